@@ -1,0 +1,219 @@
+//! The vocabulary: [`TopicName`], [`EventName`], [`EventId`], [`Event`]; parsing is validating.
+//!
+//! A value of one of these types is fit for the wire: past this module nobody checks again.
+
+use std::{borrow::Borrow, fmt, sync::Arc};
+
+use bytes::Bytes;
+
+/// One published event as the log holds it. Immutable and shared; every subscriber reads this one copy.
+#[derive(Debug)]
+pub struct Event {
+    /// Position in the log's one global sequence, from 1.
+    pub seq: u64,
+    /// When the log took it: milliseconds since the Unix epoch, never less than its predecessor's.
+    pub time_ms: u64,
+    /// The topic it was published to.
+    pub topic: TopicName,
+    /// The event type, when the publisher named one.
+    pub name: Option<EventName>,
+    /// The content as published, UTF-8. Where it has no line break it is a slice of `frame`.
+    pub content: Bytes,
+    /// The event as a plain `text/event-stream` block, encoded once when the log took it.
+    pub frame: Bytes,
+}
+
+/// The name of a topic: 1 to `limits.topic_bytes_max` bytes of UTF-8 without control characters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicName(Arc<str>);
+
+impl TopicName {
+    /// Takes `name` if it is a valid topic name of at most `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// Says which rule the name breaks.
+    pub fn parse(name: &str, bytes_max: usize) -> Result<Self, NameError> {
+        check(name, bytes_max).map(Self)
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for TopicName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TopicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The type of an event (the `event` field): 1 to [`EventName::BYTES_MAX`] bytes without control characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventName(Arc<str>);
+
+impl EventName {
+    /// The longest event name.
+    pub const BYTES_MAX: usize = 128;
+    /// Names that start so are the broker's own; a publisher using one could forge a gap or a refusal.
+    pub const RESERVED: &'static str = "broker.";
+
+    /// Takes `name` if it is a valid event name that publishers may use.
+    ///
+    /// # Errors
+    /// Says which rule the name breaks.
+    pub fn parse(name: &str) -> Result<Self, NameError> {
+        if name.starts_with(Self::RESERVED) {
+            return Err(NameError::Reserved);
+        }
+        check(name, Self::BYTES_MAX).map(Self)
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a topic or event name was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Nothing but an empty string.
+    #[error("it is empty")]
+    Empty,
+    /// Longer than the limit.
+    #[error("it has {bytes} bytes, the limit is {bytes_max}")]
+    TooLong {
+        /// Bytes given.
+        bytes: usize,
+        /// Bytes allowed.
+        bytes_max: usize,
+    },
+    /// A control character (C0, DEL or C1): line breaks among them would forge fields on the wire.
+    #[error("it has the control character U+{code:04X} at byte {at}")]
+    Control {
+        /// The character's code point.
+        code: u32,
+        /// Its offset in bytes.
+        at: usize,
+    },
+    /// The `broker.` prefix.
+    #[error("names that start with `broker.` are the broker's own")]
+    Reserved,
+}
+
+fn check(name: &str, bytes_max: usize) -> Result<Arc<str>, NameError> {
+    if name.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if name.len() > bytes_max {
+        return Err(NameError::TooLong { bytes: name.len(), bytes_max });
+    }
+    match name.char_indices().find(|(_, c)| c.is_control()) {
+        Some((at, c)) => Err(NameError::Control { code: c.into(), at }),
+        None => Ok(name.into()),
+    }
+}
+
+/// The name of one history: ids of different epochs say nothing about each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epoch(u64);
+
+impl Epoch {
+    const DIGITS: u32 = 8;
+
+    /// A random epoch, for a history that starts now.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(fastrand::u64(..36_u64.pow(Self::DIGITS)))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let canonical = text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase());
+        canonical.then(|| u64::from_str_radix(text, 36).ok()).flatten().map(Self)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (0..Self::DIGITS).rev().try_for_each(|place| {
+            let digit = u32::try_from(self.0 / 36_u64.pow(place) % 36).unwrap_or_default();
+            fmt::Write::write_char(f, char::from_digit(digit, 36).unwrap_or('0'))
+        })
+    }
+}
+
+/// An event id, `<epoch>-<seq>`: a position in one history. Opaque to clients, in `[0-9a-z.-]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventId {
+    /// Which history.
+    pub epoch: Epoch,
+    /// The position in it: everything up to and including `seq` has been seen.
+    pub seq: u64,
+}
+
+impl EventId {
+    /// Reads back what [`Display`](fmt::Display) wrote; anything else is `None`, never an error,
+    /// because a client that is answered 4xx for its cursor stops for good.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (epoch, seq) = text.split_once('-')?;
+        let canonical = seq == "0" || (seq.starts_with(|c| matches!(c, '1'..='9')) && seq.bytes().all(|b| b.is_ascii_digit()));
+        canonical.then(|| seq.parse().ok()).flatten().zip(Epoch::parse(epoch)).map(|(seq, epoch)| Self { epoch, seq })
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.seq)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_at_the_limit_and_refused_past_it() {
+        assert!(TopicName::parse(&"t".repeat(255), 255).is_ok());
+        assert_eq!(TopicName::parse(&"t".repeat(256), 255), Err(NameError::TooLong { bytes: 256, bytes_max: 255 }));
+        assert!(EventName::parse(&"e".repeat(128)).is_ok());
+        assert!(matches!(EventName::parse(&"e".repeat(129)), Err(NameError::TooLong { .. })));
+        assert_eq!(TopicName::parse("", 255), Err(NameError::Empty));
+    }
+
+    #[test]
+    fn control_characters_are_refused_and_named() {
+        for c in ['\0', '\n', '\r', '\t', '\u{7f}', '\u{85}'] {
+            let error = TopicName::parse(&format!("ab{c}"), 255).expect_err("a control character");
+            assert_eq!(error, NameError::Control { code: c.into(), at: 2 });
+            assert!(EventName::parse(&format!("ab{c}")).is_err());
+        }
+        assert!(TopicName::parse("订单/№ 7\u{2028}\u{feff}", 255).is_ok());
+    }
+
+    #[test]
+    fn the_brokers_own_names_are_reserved() {
+        assert_eq!(EventName::parse("broker.gap"), Err(NameError::Reserved));
+        assert!(EventName::parse("brokers").is_ok());
+    }
+
+    #[test]
+    fn an_id_reads_back_and_nothing_else_does() {
+        for seq in [0, 1, 48_213, u64::MAX] {
+            let id = EventId { epoch: Epoch::random(), seq };
+            assert_eq!(EventId::parse(&id.to_string()), Some(id));
+        }
+        for text in ["", "-", "k3f9x2ab", "k3f9x2ab-", "k3f9x2ab-01", "k3f9x2ab-+1", "K3F9X2AB-1", "k3f9x2a-1", "k3f9x2ab-18446744073709551616", "k3f9x2ab-1 ", "é3f9x2a-1"] {
+            assert_eq!(EventId::parse(text), None, "{text}");
+        }
+    }
+}
