@@ -1,0 +1,321 @@
+//! Configuration: defaults < `config.toml` < environment < flags, validated once.
+//!
+//! A [`Config`] that came out of [`Config::load`] lies within every range stated here, so nobody
+//! checks again. [`SETTINGS`] lists the keys; only this file reads the process environment.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use ::config::Value;
+
+mod error;
+mod layer;
+mod setting;
+mod size;
+#[cfg(test)]
+mod tests;
+
+pub use error::{ConfigError, Problem};
+pub use setting::{SETTINGS, Setting};
+pub use size::{NotASize, Size};
+
+use layer::Layer;
+
+/// The file read when none is named: in the working directory, if it exists.
+const FILE: &str = "config.toml";
+
+/// What a topic must be able to hold beside its largest event, so that history is never one event.
+const TOPIC_ROOM: Size = Size::kib(64);
+
+/// Everything that can be configured, one field a section.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    /// `[server]`: where to listen.
+    pub server: ServerConfig,
+    /// `[log]`: what history is kept.
+    pub log: LogConfig,
+    /// `[stream]`: how a subscriber's stream behaves.
+    pub stream: StreamConfig,
+    /// `[publish]`: what a publisher may send.
+    pub publish: PublishConfig,
+    /// `[limits]`: how much of everything.
+    pub limits: LimitsConfig,
+    /// `[cors]`: which pages may use the broker.
+    pub cors: CorsConfig,
+    /// `[shutdown]`: how to stop.
+    pub shutdown: ShutdownConfig,
+}
+
+/// What the command line says; each flag beats every other source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--listen`: `HOST:PORT`, or only a host; an IPv6 address with a port stands in brackets.
+    pub listen: Option<String>,
+}
+
+impl Config {
+    /// Loads from `file` (or `config.toml`, if there is one), this process' environment and flags.
+    pub fn from_environment(
+        file: Option<&Path>,
+        overrides: &Overrides,
+    ) -> Result<Self, ConfigError> {
+        let environment = layer::readable(std::env::vars_os())?;
+        Self::load(file, environment.into_iter(), overrides)
+    }
+
+    /// Loads from `file` (or `config.toml`, if there is one), `environment` and flags.
+    ///
+    /// All problems found in readable sources are reported together.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        overrides: &Overrides,
+    ) -> Result<Self, ConfigError> {
+        let file = match file {
+            Some(path) => Layer::file(path, true),
+            None => Layer::file(Path::new(FILE), false),
+        };
+        let environment = Layer::environment(environment);
+        Self::resolve([file, environment, Layer::flags(overrides)])
+    }
+
+    fn resolve(layers: [Layer; 3]) -> Result<Self, ConfigError> {
+        let values = layer::merge(layers)?;
+        let mut problems = layer::unknown(&values);
+        let mut config = Self::default();
+        for setting in SETTINGS {
+            if let Some(value) = values.get(setting.key)
+                && setting.apply(&mut config, &value.kind).is_none()
+            {
+                problems.push(Problem::invalid(setting.key, value, setting.allowed()));
+            }
+        }
+        if problems.is_empty() {
+            problems = config.contradictions(&values);
+        }
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError::Invalid(problems))
+        }
+    }
+
+    /// The rules between keys; each value alone is already known to be in its range.
+    fn contradictions(&self, values: &BTreeMap<String, Value>) -> Vec<Problem> {
+        let smallest_topic = self.publish.event_bytes_max + TOPIC_ROOM;
+        let rules = [
+            (
+                "log.topic_bytes_max",
+                self.log.topic_bytes_max,
+                smallest_topic,
+                format!("publish.event_bytes_max + {TOPIC_ROOM}"),
+            ),
+            (
+                "log.bytes_max",
+                self.log.bytes_max,
+                self.log.topic_bytes_max,
+                "log.topic_bytes_max".to_owned(),
+            ),
+        ];
+        rules
+            .into_iter()
+            .filter(|(_, actual, least, _)| actual < least)
+            .map(|(key, actual, least, why)| {
+                let allowed = format!("at least {least} ({why})");
+                match values.get(key) {
+                    Some(value) => Problem::invalid(key, value, allowed),
+                    None => Problem::invalid_default(key, &actual, allowed),
+                }
+            })
+            .collect()
+    }
+}
+
+/// `[server]`: where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Address to listen on: an IP address, or `localhost` for 127.0.0.1.
+    pub host: IpAddr,
+    /// Port to listen on, 0 to 65535; 0 picks a free one.
+    pub port: u16,
+    /// Worker threads, 0 to 256; 0 is one per core.
+    pub workers: usize,
+    /// How long an idle connection waits for its next request, 1 s to 1 h.
+    pub keep_alive: Duration,
+}
+
+impl ServerConfig {
+    /// Where to listen, as sockets want it.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.host, self.port)
+    }
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 8080,
+            workers: 0,
+            keep_alive: Duration::from_secs(75),
+        }
+    }
+}
+
+/// `[log]`: what history is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// What keeps the events.
+    pub engine: Engine,
+    /// Events kept per topic, 1 to 10 million.
+    pub topic_events_max: usize,
+    /// Bytes kept per topic, up to 1 TiB; holds the largest event and 64 KiB more.
+    pub topic_bytes_max: Size,
+    /// Bytes kept in all topics together, up to 1 TiB; not less than `topic_bytes_max`.
+    pub bytes_max: Size,
+    /// How long an event is kept, 1 s to 10 years; zero is without limit.
+    pub age_max: Duration,
+}
+
+/// What keeps the events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// `memory`: in this process; a restart forgets them.
+    #[default]
+    Memory,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            engine: Engine::Memory,
+            topic_events_max: 10_000,
+            topic_bytes_max: Size::mib(16),
+            bytes_max: Size::mib(256),
+            age_max: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+}
+
+/// `[stream]`: how a subscriber's stream behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamConfig {
+    /// An idle stream gets a sign of life this often, 100 ms to 10 min.
+    pub heartbeat: Duration,
+    /// The reconnection time offered to subscribers, before jitter, 100 ms to 10 min.
+    pub retry: Duration,
+    /// A stream is ended politely after this, 1 s to 10 years; zero is never.
+    pub lifetime_max: Duration,
+    /// A subscriber that takes nothing for this long is cut, 100 ms to 1 h.
+    pub write_timeout: Duration,
+    /// How long after its deletion a topic tells reconnecting subscribers to stop, 0 to 24 h.
+    pub gone: Duration,
+}
+
+impl Default for StreamConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(15),
+            retry: Duration::from_secs(3),
+            lifetime_max: Duration::ZERO,
+            write_timeout: Duration::from_secs(30),
+            gone: Duration::from_secs(60),
+        }
+    }
+}
+
+/// `[publish]`: what a publisher may send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishConfig {
+    /// Whether `GET /publish` publishes.
+    pub allow_get: bool,
+    /// The largest event, 1 B to 64 MiB.
+    pub event_bytes_max: Size,
+    /// How long a repeated `Idempotency-Key` is recognised, 1 s to 24 h.
+    pub idempotency_window: Duration,
+    /// Idempotency keys remembered per topic, 1 to 10 million.
+    pub idempotency_keys_max: usize,
+    /// The whole body of a request must have arrived after this, 100 ms to 10 min.
+    pub body_timeout: Duration,
+}
+
+impl Default for PublishConfig {
+    fn default() -> Self {
+        Self {
+            allow_get: true,
+            event_bytes_max: Size::mib(1),
+            idempotency_window: Duration::from_secs(5 * 60),
+            idempotency_keys_max: 10_000,
+            body_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// `[limits]`: how much of everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Subscriber streams in all, 1 to 10 million.
+    pub connections_max: usize,
+    /// Subscriber streams from one IP address, 1 to 10 million.
+    pub connections_per_ip_max: usize,
+    /// Subscribers of one topic, 1 to 10 million.
+    pub subscribers_per_topic_max: usize,
+    /// Topics alive at once, 1 to 10 million.
+    pub topics_max: usize,
+    /// Topics one request may name, 1 to 1024.
+    pub topics_per_request_max: usize,
+    /// The longest topic name, 1 B to 1 KiB of UTF-8.
+    pub topic_bytes_max: Size,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            connections_max: 100_000,
+            connections_per_ip_max: 20_000,
+            subscribers_per_topic_max: 100_000,
+            topics_max: 200_000,
+            topics_per_request_max: 128,
+            topic_bytes_max: Size::new(255),
+        }
+    }
+}
+
+/// `[cors]`: which pages may use the broker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CorsConfig {
+    /// Origins whose pages may read what the broker answers.
+    pub origins: Origins,
+}
+
+/// A set of origins, as browsers send them in `Origin`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origins {
+    /// `["*"]`: every origin.
+    Any,
+    /// At most 1000 exact origins, such as `https://app.example.com`; none is the default.
+    Only(Vec<String>),
+}
+
+impl Default for Origins {
+    fn default() -> Self {
+        Self::Only(Vec::new())
+    }
+}
+
+/// `[shutdown]`: how to stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShutdownConfig {
+    /// How long streams and requests may take to end before they are cut, 0 to 10 min.
+    pub drain: Duration,
+}
+
+impl Default for ShutdownConfig {
+    fn default() -> Self {
+        Self {
+            drain: Duration::from_secs(10),
+        }
+    }
+}

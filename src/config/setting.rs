@@ -1,0 +1,259 @@
+//! The table of keys: for each its name, what is allowed, and the field it sets.
+//!
+//! A key exists because it has a row here: file, environment and errors all read this table.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ::config::{Value, ValueKind};
+
+use super::{Config, Engine, Origins, Size};
+
+/// One key of the configuration.
+#[derive(Debug)]
+pub struct Setting {
+    /// The whole name, `section.key`.
+    pub key: &'static str,
+    rule: Rule,
+}
+
+/// What a value looks like, and the field it goes to.
+#[derive(Debug)]
+enum Rule {
+    Host(Field<IpAddr>),
+    Port(Field<u16>),
+    Flag(Field<bool>),
+    Count(RangeInclusive<usize>, Field<usize>),
+    Size(RangeInclusive<Size>, Field<Size>),
+    Time(RangeInclusive<Duration>, Field<Duration>),
+    /// As [`Rule::Time`], but zero is allowed as well and means this.
+    TimeOr(&'static str, RangeInclusive<Duration>, Field<Duration>),
+    Engine(Field<Engine>),
+    Origins(Field<Origins>),
+}
+
+type Field<T> = fn(&mut Config) -> &mut T;
+
+use Rule::{Count, Flag, Host, Port, Time, TimeOr};
+
+const MANY: usize = 10_000_000;
+const TICK: Duration = Duration::from_millis(100);
+const SECOND: Duration = Duration::from_secs(1);
+const TEN_MINUTES: Duration = Duration::from_secs(10 * 60);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// With leap days, as `10y` is read.
+const TEN_YEARS: Duration = Duration::from_secs(3_652 * 24 * 60 * 60 + 12 * 60 * 60);
+
+/// Every key, in the order of the shipped `config.toml`.
+#[rustfmt::skip]
+pub const SETTINGS: &[Setting] = &[
+    row("server.host", Host(|c| &mut c.server.host)),
+    row("server.port", Port(|c| &mut c.server.port)),
+    row("server.workers", Count(0..=256, |c| &mut c.server.workers)),
+    row("server.keep_alive", Time(SECOND..=HOUR, |c| &mut c.server.keep_alive)),
+    row("log.engine", Rule::Engine(|c| &mut c.log.engine)),
+    row("log.topic_events_max", Count(1..=MANY, |c| &mut c.log.topic_events_max)),
+    row("log.topic_bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.topic_bytes_max)),
+    row("log.bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.bytes_max)),
+    row("log.age_max", TimeOr("no limit", SECOND..=TEN_YEARS, |c| &mut c.log.age_max)),
+    row("stream.heartbeat", Time(TICK..=TEN_MINUTES, |c| &mut c.stream.heartbeat)),
+    row("stream.retry", Time(TICK..=TEN_MINUTES, |c| &mut c.stream.retry)),
+    row("stream.lifetime_max", TimeOr("never", SECOND..=TEN_YEARS, |c| &mut c.stream.lifetime_max)),
+    row("stream.write_timeout", Time(TICK..=HOUR, |c| &mut c.stream.write_timeout)),
+    row("stream.gone", Time(Duration::ZERO..=DAY, |c| &mut c.stream.gone)),
+    row("publish.allow_get", Flag(|c| &mut c.publish.allow_get)),
+    row("publish.event_bytes_max", Rule::Size(Size::new(1)..=Size::mib(64), |c| &mut c.publish.event_bytes_max)),
+    row("publish.idempotency_window", Time(SECOND..=DAY, |c| &mut c.publish.idempotency_window)),
+    row("publish.idempotency_keys_max", Count(1..=MANY, |c| &mut c.publish.idempotency_keys_max)),
+    row("publish.body_timeout", Time(TICK..=TEN_MINUTES, |c| &mut c.publish.body_timeout)),
+    row("limits.connections_max", Count(1..=MANY, |c| &mut c.limits.connections_max)),
+    row("limits.connections_per_ip_max", Count(1..=MANY, |c| &mut c.limits.connections_per_ip_max)),
+    row("limits.subscribers_per_topic_max", Count(1..=MANY, |c| &mut c.limits.subscribers_per_topic_max)),
+    row("limits.topics_max", Count(1..=MANY, |c| &mut c.limits.topics_max)),
+    row("limits.topics_per_request_max", Count(1..=1024, |c| &mut c.limits.topics_per_request_max)),
+    row("limits.topic_bytes_max", Rule::Size(Size::new(1)..=Size::kib(1), |c| &mut c.limits.topic_bytes_max)),
+    row("cors.origins", Rule::Origins(|c| &mut c.cors.origins)),
+    row("shutdown.drain", Time(Duration::ZERO..=TEN_MINUTES, |c| &mut c.shutdown.drain)),
+];
+
+const fn row(key: &'static str, rule: Rule) -> Setting {
+    Setting { key, rule }
+}
+
+impl Setting {
+    /// The section, the first half of the key.
+    pub fn section(&self) -> &'static str {
+        self.key
+            .split_once('.')
+            .map_or(self.key, |(section, _)| section)
+    }
+
+    /// The name within the section, the second half of the key.
+    pub fn name(&self) -> &'static str {
+        self.key.split_once('.').map_or(self.key, |(_, name)| name)
+    }
+
+    /// The environment variable that sets it, `TIDINGS__SECTION__KEY`.
+    pub fn variable(&self) -> String {
+        format!("TIDINGS__{}", self.key.to_uppercase().replace('.', "__"))
+    }
+
+    /// What a value may be, in words.
+    pub fn allowed(&self) -> String {
+        match &self.rule {
+            Host(_) => "an IP address or localhost".to_owned(),
+            Port(_) => "a whole number from 0 to 65535".to_owned(),
+            Flag(_) => "true or false".to_owned(),
+            Count(range, _) => format!("a whole number from {} to {}", range.start(), range.end()),
+            Rule::Size(range, _) => format!(
+                "a size with its unit (B, KiB, MiB, GiB or TiB) from {} to {}",
+                range.start(),
+                range.end()
+            ),
+            Time(range, _) => span(range),
+            TimeOr(zero, range, _) => format!("{}, or 0s for {zero}", span(range)),
+            Rule::Engine(_) => "memory".to_owned(),
+            Rule::Origins(_) => format!(
+                "[\"*\"], or up to {ORIGINS_MAX} origins as browsers send them, such as \
+                 https://app.example.com: http or https, lower case, no path, no default port"
+            ),
+        }
+    }
+
+    /// The value that `text` stands for where all values are text: in environment and flags.
+    pub(super) fn read(&self, text: &str) -> ValueKind {
+        let typed = match self.rule {
+            Port(_) | Count(..) => text.parse::<i64>().ok().map(ValueKind::from),
+            Flag(_) => text.parse::<bool>().ok().map(ValueKind::from),
+            Rule::Origins(_) => {
+                let items = text
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|item| !item.is_empty());
+                Some(ValueKind::from(items.collect::<Vec<&str>>()))
+            }
+            _ => None,
+        };
+        typed.unwrap_or_else(|| ValueKind::from(text))
+    }
+
+    /// Sets the field, or answers `None` when `value` is not allowed.
+    pub(super) fn apply(&self, config: &mut Config, value: &ValueKind) -> Option<()> {
+        match &self.rule {
+            Host(field) => *field(config) = host(text(value)?)?,
+            Port(field) => *field(config) = whole(value)?.try_into().ok()?,
+            Flag(field) => match value {
+                ValueKind::Boolean(value) => *field(config) = *value,
+                _ => return None,
+            },
+            Count(range, field) => *field(config) = within(range, whole(value)?.try_into().ok()?)?,
+            Rule::Size(range, field) => *field(config) = within(range, text(value)?.parse().ok()?)?,
+            Time(range, field) => *field(config) = within(range, time(value)?)?,
+            TimeOr(_, range, field) => {
+                let time = time(value)?;
+                *field(config) = if time.is_zero() {
+                    time
+                } else {
+                    within(range, time)?
+                };
+            }
+            Rule::Engine(field) => match text(value)? {
+                "memory" => *field(config) = Engine::Memory,
+                _ => return None,
+            },
+            Rule::Origins(field) => *field(config) = origins(value)?,
+        }
+        Some(())
+    }
+}
+
+fn span(range: &RangeInclusive<Duration>) -> String {
+    format!(
+        "a duration with its unit (ms, s, m, h or d) from {} to {}",
+        humantime::format_duration(*range.start()),
+        humantime::format_duration(*range.end())
+    )
+}
+
+fn text(value: &ValueKind) -> Option<&str> {
+    match value {
+        ValueKind::String(text) => Some(text),
+        // Zero needs no unit.
+        ValueKind::I64(0) => Some("0"),
+        _ => None,
+    }
+}
+
+fn whole(value: &ValueKind) -> Option<i64> {
+    match value {
+        ValueKind::I64(number) => Some(*number),
+        _ => None,
+    }
+}
+
+fn time(value: &ValueKind) -> Option<Duration> {
+    humantime::parse_duration(text(value)?).ok()
+}
+
+fn within<T: PartialOrd>(range: &RangeInclusive<T>, value: T) -> Option<T> {
+    range.contains(&value).then_some(value)
+}
+
+fn host(text: &str) -> Option<IpAddr> {
+    if text == "localhost" {
+        Some(Ipv4Addr::LOCALHOST.into())
+    } else {
+        text.parse().ok()
+    }
+}
+
+const ORIGINS_MAX: usize = 1000;
+
+fn origins(value: &ValueKind) -> Option<Origins> {
+    let ValueKind::Array(items) = value else {
+        return None;
+    };
+    let items: Vec<&str> = items
+        .iter()
+        .map(|Value { kind, .. }| text(kind))
+        .collect::<Option<_>>()?;
+    if items == ["*"] {
+        return Some(Origins::Any);
+    }
+    let exact = items.len() <= ORIGINS_MAX && items.iter().all(|item| is_origin(item));
+    exact.then(|| Origins::Only(items.into_iter().map(str::to_owned).collect()))
+}
+
+/// Whether a browser could send this text as `Origin`: another spelling would never match.
+fn is_origin(text: &str) -> bool {
+    let (authority, default_port) = match text.split_once("://") {
+        Some(("https", authority)) => (authority, 443),
+        Some(("http", authority)) => (authority, 80),
+        _ => return false,
+    };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !authority.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let port_fits = port.is_none_or(|text| {
+        let number = text.parse::<u16>().unwrap_or(0);
+        number != 0 && number != default_port && number.to_string() == text
+    });
+    port_fits && is_host(host)
+}
+
+fn is_host(host: &str) -> bool {
+    if let Some(inside) = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
+        return inside
+            .parse::<std::net::Ipv6Addr>()
+            .is_ok_and(|ip| ip.to_string() == inside);
+    }
+    let letter = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_".contains(&c);
+    host.split('.')
+        .all(|label| !label.is_empty() && label.bytes().all(letter))
+}
