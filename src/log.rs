@@ -1,0 +1,271 @@
+//! The one truth: what was published, in what order, and what of it is still held.
+//!
+//! An engine implements [`Log`]. What every engine must keep, and the conformance suite checks:
+//! - *One sequence.* [`Log::append`] gives positions 1, 2, 3, … over all topics, in the order of the calls; none is
+//!   given twice in an epoch.
+//! - *Commit, then tell.* The future of an append completes, and the feed carries the event, only when the engine's
+//!   durability is reached; the feed is in order of position and skips nothing but what [`Batch::lost_to`] admits.
+//! - *Exact gaps.* A read that would pass over an event that is no longer held says so in [`Page::evicted_to`].
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
+
+use crate::{
+    event::{Epoch, Event, EventId, EventName, TopicName},
+    frame::GapReason,
+};
+
+pub mod memory;
+
+#[cfg(test)]
+mod conformance;
+
+/// The contract of an engine. Calls never block on I/O: they run on the workers' threads.
+pub trait Log: Send + Sync {
+    /// The name of this history.
+    fn epoch(&self) -> Epoch;
+
+    /// What a completed [`append`](Self::append) promises.
+    fn durability(&self) -> Durability;
+
+    /// Position of the last committed event; 0 before the first.
+    fn watermark(&self) -> u64;
+
+    /// Takes a position for `draft` at once, and completes when it is committed. Dropping the future does not
+    /// take the event back.
+    fn append(&self, draft: Draft) -> BoxFuture<'static, Result<Receipt, AppendError>>;
+
+    /// Forgets what `topic` holds. The deletion takes a position of its own, which the future gives: streams that are
+    /// below it end, a cursor at or above it belongs to the topic's next life.
+    fn forget(&self, topic: &TopicName) -> BoxFuture<'static, Result<u64, AppendError>>;
+
+    /// Events of `topics` after position `after`, in order: up to `bytes_max` of frames, but at least one event.
+    fn read(&self, topics: &[TopicName], after: u64, bytes_max: usize) -> Page;
+
+    /// Where a subscription of `topics` that asks for `start` begins.
+    fn place(&self, topics: &[TopicName], start: &Start) -> Placement;
+
+    /// What is held of `topic`; `None` when nothing ever was, or no trace of it is left.
+    fn held(&self, topic: &TopicName) -> Option<Held>;
+
+    /// A new feed: everything that is committed from now on, in order.
+    fn feed(&self) -> Arc<Feed>;
+
+    /// Retention that no append would trigger: events that have grown too old.
+    fn tend(&self);
+}
+
+/// An event that has no position yet.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// The topic to publish to.
+    pub topic: TopicName,
+    /// The event type, if any.
+    pub name: Option<EventName>,
+    /// The content, UTF-8.
+    pub content: Bytes,
+}
+
+/// A committed append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The event's id.
+    pub id: EventId,
+}
+
+/// Why an append was refused; the event is then certainly not published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The engine takes no more events.
+    #[error("the log takes no events at the moment")]
+    Unavailable,
+}
+
+/// What an acknowledgement promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// As long as the process lives.
+    Memory,
+}
+
+impl Durability {
+    /// The word on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// Where a subscription asks to begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// After the last committed event.
+    Live,
+    /// After the event it saw last.
+    After(EventId),
+    /// It gave a cursor that is not an id of ours.
+    Unreadable,
+    /// With everything held.
+    All,
+    /// With the first event at or after this time, in milliseconds since the Unix epoch.
+    Since(u64),
+    /// With the last `n` events of its topics.
+    Last(usize),
+}
+
+/// Where a subscription begins, and whether it must be told of a gap before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Read after this position.
+    pub after: u64,
+    /// Events that it asked for are missing.
+    pub gap: Option<GapReason>,
+    /// The last event of its topics that is known to be missing; what it did not ask for is included.
+    pub told_to: u64,
+}
+
+/// One answer of [`Log::read`].
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Events in order.
+    pub events: Vec<Arc<Event>>,
+    /// Every event of the topics up to here that is held is in `events`.
+    pub to: u64,
+    /// When not 0: retention has removed events after the asked position, the last of them here.
+    pub evicted_to: u64,
+    /// Topics that have been deleted after the asked position; `events` has nothing of them.
+    pub deleted: Vec<TopicName>,
+}
+
+impl Page {
+    /// Notes that a reader after `after` misses events of a topic that has lost those up to `evicted_to`.
+    fn miss(&mut self, evicted_to: u64, after: u64) {
+        if evicted_to > after {
+            self.evicted_to = self.evicted_to.max(evicted_to);
+        }
+    }
+
+    /// Where a reader of this page stands before its first event: what lies between is not held.
+    #[must_use]
+    pub fn resumes_after(&self) -> u64 {
+        self.events.first().map_or(self.to, |event| event.seq - 1)
+    }
+}
+
+/// What is held of one topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Position of the oldest event held; `None` when there is none.
+    pub first: Option<u64>,
+    /// Position of the newest event held.
+    pub last: Option<u64>,
+    /// Events held.
+    pub events: usize,
+    /// Bytes held, bookkeeping included.
+    pub bytes: u64,
+}
+
+/// One committed fact.
+#[derive(Clone, Debug)]
+pub enum Commit {
+    /// An event.
+    Event(Arc<Event>),
+    /// The deletion of a topic, at a position of its own.
+    Deleted(TopicName, u64),
+}
+
+impl Commit {
+    /// Its position.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        match self {
+            Self::Event(event) => event.seq,
+            Self::Deleted(_, seq) => *seq,
+        }
+    }
+}
+
+/// What one hub has yet to take of the committed events, in order.
+///
+/// It is bounded: a hub that falls too far behind loses the feed, not the events. It is told up to where, and reads
+/// them from the log like any subscriber that lags.
+#[derive(Debug, Default)]
+pub struct Feed {
+    waiting: Mutex<Batch>,
+    arrived: Notify,
+}
+
+/// What a hub takes from its feed at once.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// In order of position.
+    pub commits: Vec<Commit>,
+    /// When not 0: everything up to here has been left out and must be read from the log.
+    pub lost_to: u64,
+    bytes: usize,
+}
+
+impl Feed {
+    /// Commits that may wait for a hub, and their bytes, before the feed is dropped in favour of the log.
+    const COMMITS_MAX: usize = 65_536;
+    const BYTES_MAX: usize = 64 << 20;
+
+    /// Hands `commit` to the hub. Engines call it in order of position.
+    pub fn push(&self, commit: Commit) {
+        let mut waiting = lock(&self.waiting);
+        let bytes = match &commit {
+            Commit::Event(event) => event.frame.len(),
+            Commit::Deleted(..) => 0,
+        };
+        if waiting.commits.len() == Self::COMMITS_MAX || waiting.bytes + bytes > Self::BYTES_MAX {
+            waiting.lost_to = waiting.commits.last().map_or(waiting.lost_to, Commit::seq);
+            waiting.commits = Vec::new();
+            waiting.bytes = 0;
+        }
+        waiting.bytes += bytes;
+        waiting.commits.push(commit);
+        let first = waiting.commits.len() == 1;
+        drop(waiting);
+        if first {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Takes all that waits, leaving `empty`'s memory for what comes next.
+    pub fn take(&self, empty: &mut Batch) {
+        empty.commits.clear();
+        (empty.bytes, empty.lost_to) = (0, 0);
+        std::mem::swap(&mut *lock(&self.waiting), empty);
+    }
+
+    /// Completes when something has come since the last [`take`](Self::take).
+    pub async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+}
+
+/// The feeds of all hubs; a hub that has gone is dropped from it.
+#[derive(Debug, Default)]
+struct Feeds(Vec<Weak<Feed>>);
+
+impl Feeds {
+    fn open(&mut self) -> Arc<Feed> {
+        let feed = Arc::new(Feed::default());
+        self.0.push(Arc::downgrade(&feed));
+        feed
+    }
+
+    fn push(&mut self, commit: &Commit) {
+        self.0.retain(|feed| feed.upgrade().inspect(|feed| feed.push(commit.clone())).is_some());
+    }
+}
+
+/// A panic under a lock is a bug, but ending every stream over it would be a worse one: go on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
