@@ -1,0 +1,247 @@
+//! The sockets of one worker: each worker thread has one hub, and every subscriber of that worker lives in it.
+//!
+//! ```text
+//!            feed of committed events ─┐
+//!  sockets handed over by HTTP ────────┼─► loop: take, adopt, look at the clock ─► fan out in slices ─► sockets
+//!  readiness (mio under AsyncFd) ──────┘
+//! ```
+//!
+//! A subscriber is a cursor into the log: history is its send queue, so a slow one costs nothing but its place, and a
+//! burst reaches a busy one in a single write. The hub shares its thread with the HTTP server, so it works in slices
+//! of time and lets the requests that came in meanwhile go first: what they publish joins the next write.
+
+use std::{
+    cell::RefCell,
+    io,
+    net::Shutdown,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Interest, Poll, Registry, Token};
+use tokio::{
+    io::unix::AsyncFd,
+    net::TcpStream,
+    sync::{Notify, mpsc, watch},
+};
+
+use crate::{
+    config::StreamConfig,
+    log::{Batch, Feed, Log},
+};
+
+mod channel;
+mod connection;
+mod fanout;
+mod handover;
+mod lifetime;
+mod visit;
+
+pub use connection::{Peer, Subscription};
+pub use fanout::Fanout;
+pub use handover::Carrier;
+pub use lifetime::jitter;
+
+/// How long the hub works before it lets the HTTP server have the thread. Shorter coalesces more of a burst, longer
+/// spares switches; at half a millisecond neither shows in the figures (README, Performance).
+const SLICE: Duration = Duration::from_micros(500);
+/// Visits between two looks at the clock.
+const VISITS_PER_LOOK: u32 = 8;
+/// Readiness events taken from the system at once.
+const EVENTS: usize = 1024;
+
+/// The way to the hub of this thread; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Hub(Rc<Door>);
+
+/// Where handed-over sockets wait for the hub's next turn.
+#[derive(Debug, Default)]
+struct Door {
+    arrivals: RefCell<Vec<(TcpStream, Subscription)>>,
+    knock: Notify,
+}
+
+/// How the server ends all hubs.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    /// Becomes the time within which the hub shall end its streams.
+    pub begin: watch::Receiver<Option<Duration>>,
+    /// Dropped when it has.
+    pub done: mpsc::Sender<()>,
+}
+
+impl Hub {
+    /// Starts this thread's hub on the running local set.
+    ///
+    /// # Errors
+    /// When the system gives no poll instance.
+    pub fn start(log: &Arc<dyn Log>, config: &StreamConfig, drain: Drain) -> io::Result<Self> {
+        let hub = Self(Rc::default());
+        let door = Rc::clone(&hub.0);
+        let (log, config) = (Arc::clone(log), config.clone());
+        let mut worker = Worker::new(&log, &config, &door)?;
+        tokio::task::spawn_local(async move {
+            // A bug that panics costs this worker's streams, which resume, and not all streams to come.
+            while let Err(error) = tokio::task::spawn_local(worker.run(drain.clone())).await {
+                tracing::error!(%error, "a hub died and is started anew; its subscribers resume with their cursors");
+                worker = match Worker::new(&log, &config, &door) {
+                    Ok(worker) => worker,
+                    Err(error) => return tracing::error!(%error, "the hub cannot be started"),
+                }
+            }
+        });
+        Ok(hub)
+    }
+
+    /// Hands over a subscriber whose response head, and the first bytes of its stream, are out.
+    pub fn adopt(&self, socket: TcpStream, subscription: Subscription) {
+        self.0.arrivals.borrow_mut().push((socket, subscription));
+        self.0.knock.notify_one();
+    }
+}
+
+struct Worker {
+    door: Rc<Door>,
+    feed: Arc<Feed>,
+    fanout: Fanout<Socket>,
+    registry: Rc<Registry>,
+    poll: AsyncFd<Poll>,
+}
+
+impl Worker {
+    fn new(log: &Arc<dyn Log>, config: &StreamConfig, door: &Rc<Door>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let registry = Rc::new(poll.registry().try_clone()?);
+        // The feed before the fan-out reads the watermark: what is committed in between comes twice, not never.
+        let feed = log.feed();
+        let fanout = Fanout::new(Arc::clone(log), config.clone(), Instant::now());
+        #[expect(deprecated, reason = "its successor is unsafe to call; a Poll owns its descriptor and never changes it")]
+        let poll = AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)?;
+        Ok(Self { door: Rc::clone(door), feed, fanout, registry, poll })
+    }
+
+    async fn run(mut self, mut drain: Drain) {
+        let (mut batch, mut events) = (Batch::default(), Events::with_capacity(EVENTS));
+        let mut ends_at = None;
+        loop {
+            // Arrivals first, the feed after: see `Fanout::adopt`.
+            let arrivals = self.door.arrivals.take();
+            self.feed.take(&mut batch);
+            let now = Instant::now();
+            self.fanout.advance(now);
+            self.fanout.take(&mut batch);
+            arrivals.into_iter().for_each(|(socket, subscription)| self.adopt(socket, subscription));
+            let more_events = self.poll_events(&mut events);
+            let until = now + SLICE;
+            let mut visits = 0;
+            let busy = self.fanout.run(|| {
+                visits += 1;
+                visits % VISITS_PER_LOOK != 0 || Instant::now() < until
+            });
+            if let Some(ends_at) = ends_at
+                && (self.fanout.is_empty() || ends_at <= now)
+            {
+                return;
+            }
+            if busy || more_events {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let wake_at = self.fanout.next_deadline().into_iter().chain(ends_at).min();
+            tokio::select! {
+                () = self.feed.arrived() => {}
+                () = self.door.knock.notified() => {}
+                ready = self.poll.readable() => ready.into_iter().for_each(|mut guard| guard.clear_ready()),
+                () = sleep_until(wake_at) => {}
+                changed = drain.begin.changed(), if ends_at.is_none() => {
+                    let within = changed.ok().and_then(|()| *drain.begin.borrow()).unwrap_or_default();
+                    ends_at = Some(now + within);
+                    // Streams that take their last bytes late still have a fifth of the time for it.
+                    self.fanout.drain(within.mul_f64(0.8));
+                }
+            }
+        }
+    }
+
+    fn adopt(&mut self, socket: TcpStream, subscription: Subscription) {
+        let adopted = socket.into_std().and_then(|socket| {
+            let socket = Socket { socket: mio::net::TcpStream::from_std(socket), registry: Rc::clone(&self.registry) };
+            self.fanout.adopt(socket, subscription, Socket::watch_readable)
+        });
+        if let Err(error) = adopted {
+            tracing::warn!(%error, "a subscriber could not be taken over");
+        }
+    }
+
+    /// Tells the fan-out of sockets that have become ready; whether there may be more of them.
+    fn poll_events(&mut self, events: &mut Events) -> bool {
+        if let Err(error) = self.poll.get_mut().poll(events, Some(Duration::ZERO)) {
+            // Interrupted by a signal: whatever is ready still is at the next turn.
+            tracing::debug!(%error, "poll");
+            return true;
+        }
+        let mut count = 0;
+        for event in &*events {
+            let Token(key) = event.token();
+            if event.is_readable() || event.is_read_closed() || event.is_error() {
+                self.fanout.readable(key);
+            }
+            if event.is_writable() {
+                self.fanout.writable(key);
+            }
+            count += 1;
+        }
+        count == EVENTS
+    }
+}
+
+/// A subscriber's socket, registered for readiness under its key.
+struct Socket {
+    socket: mio::net::TcpStream,
+    registry: Rc<Registry>,
+}
+
+impl Socket {
+    fn watch_readable(&mut self, key: usize) -> io::Result<()> {
+        self.registry.register(&mut self.socket, Token(key), Interest::READABLE)
+    }
+}
+
+impl Peer for Socket {
+    fn finish(&mut self) {
+        // It fails when the peer has gone already, and then there is nothing to finish.
+        let _ = self.socket.shutdown(Shutdown::Write);
+    }
+
+    fn watch_writable(&mut self, key: usize) -> io::Result<()> {
+        self.registry.reregister(&mut self.socket, Token(key), Interest::READABLE | Interest::WRITABLE)
+    }
+}
+
+impl io::Read for Socket {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.socket.read(buf)
+    }
+}
+
+impl io::Write for Socket {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.socket.write(buf)
+    }
+
+    fn write_vectored(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        self.socket.write_vectored(bufs)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

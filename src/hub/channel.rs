@@ -1,0 +1,159 @@
+//! One topic in one format on one hub: who sits in it, and the frames that not all of them have yet.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use super::connection::Run;
+use crate::{event::TopicName, frame::Format};
+
+/// A topic's subscribers of one format on this hub, and the window of frames between the slowest round and the tail.
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) topic: TopicName,
+    pub(super) format: Format,
+    /// Keys of the connections that sit here.
+    pub(super) members: Vec<usize>,
+    frames: VecDeque<(u64, Bytes)>,
+    bytes: usize,
+    /// The last frame that has left the window: a cursor below it must read from the log.
+    trimmed_to: u64,
+    /// The last merged run: connections that stand together, as most do, are written the same memory.
+    merged: Merged,
+    /// Members before this one have been visited in the current round.
+    pub(super) visited: usize,
+    /// When the round ends, every member that takes bytes has everything up to here.
+    pub(super) floor: u64,
+    /// It waits for its turn.
+    pub(super) active: bool,
+    /// The topic was deleted: no name leads here any more, and its members are being told.
+    pub(super) dying: bool,
+}
+
+#[derive(Debug, Default)]
+struct Merged {
+    /// It begins with this frame,
+    first: u64,
+    /// was made when this was the window's last,
+    last: u64,
+    /// and got as far as this one.
+    to: u64,
+    bytes: Bytes,
+}
+
+impl Channel {
+    /// Frames a window may hold in bytes. Past it the oldest go and whoever had not seen them reads from the log:
+    /// a window is a shortcut, never a queue.
+    const BYTES_MAX: usize = 4 << 20;
+    /// The most that one write is given.
+    pub(super) const RUN_BYTES_MAX: usize = 256 << 10;
+
+    pub(super) fn new(topic: TopicName, format: Format, seen: u64) -> Self {
+        Self {
+            topic,
+            format,
+            members: Vec::new(),
+            frames: VecDeque::new(),
+            bytes: 0,
+            trimmed_to: seen,
+            merged: Merged::default(),
+            visited: 0,
+            floor: 0,
+            active: false,
+            dying: false,
+        }
+    }
+
+    pub(super) fn push(&mut self, seq: u64, frame: Bytes) {
+        self.bytes += frame.len();
+        self.frames.push_back((seq, frame));
+        while self.bytes > Self::BYTES_MAX {
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some((seq, frame)) = self.frames.pop_front() {
+            self.trimmed_to = seq;
+            self.bytes -= frame.len();
+        }
+    }
+
+    /// Drops the frames up to `seq`.
+    pub(super) fn trim(&mut self, seq: u64) {
+        while self.frames.front().is_some_and(|(first, _)| *first <= seq) {
+            self.pop();
+        }
+        if self.frames.is_empty() {
+            self.frames = VecDeque::new();
+            self.merged = Merged::default();
+        }
+    }
+
+    /// Drops every frame: the feed has lost events up to `seq`.
+    pub(super) fn lose(&mut self, seq: u64) {
+        self.trim(u64::MAX);
+        self.trimmed_to = seq;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Whether the window still has everything after `cursor`.
+    pub(super) fn covers(&self, cursor: u64) -> bool {
+        cursor >= self.trimmed_to
+    }
+
+    /// The frames after `cursor`.
+    pub(super) fn after(&self, cursor: u64) -> impl Iterator<Item = &(u64, Bytes)> + Clone {
+        let all_new = self.frames.front().is_none_or(|(first, _)| *first > cursor);
+        let at = if all_new { 0 } else { self.frames.partition_point(|(seq, _)| *seq <= cursor) };
+        self.frames.range(at..)
+    }
+
+    /// The frames after `cursor` in one piece, up to the limit of a run; `to` where the window ends.
+    pub(super) fn run(&mut self, cursor: u64, to: u64) -> Option<Run<'_>> {
+        let first = self.after(cursor).next().map(|(seq, _)| *seq)?;
+        let last = self.frames.back().map_or(first, |(seq, _)| *seq);
+        if first == last {
+            return self.frames.back().map(|(_, frame)| Run { bytes: frame, to });
+        }
+        if self.merged.first != first || self.merged.last != last {
+            let (merged_to, bytes) = merge(self.after(cursor).map(|(seq, frame)| (*seq, frame)));
+            self.merged = Merged { first, last, to: merged_to, bytes };
+        }
+        let to = if self.merged.to == last { to } else { self.merged.to };
+        Some(Run { bytes: &self.merged.bytes, to })
+    }
+}
+
+/// Puts frames together up to the limit of a run, at least one; gives the position of the last that went in.
+pub(super) fn merge<'a>(frames: impl Iterator<Item = (u64, &'a Bytes)> + Clone) -> (u64, Bytes) {
+    let (mut to, mut total) = (0, 0);
+    for (seq, frame) in frames.clone() {
+        if total > 0 && total + frame.len() > Channel::RUN_BYTES_MAX {
+            break;
+        }
+        total += frame.len();
+        to = seq;
+    }
+    let mut bytes = BytesMut::with_capacity(total);
+    frames.take_while(|(seq, _)| *seq <= to).for_each(|(_, frame)| bytes.extend_from_slice(frame));
+    (to, bytes.freeze())
+}
+
+/// After a write that took `taken` bytes of `frames`: the position of the last frame touched, and what the socket did
+/// not take of it.
+pub(super) fn settle<'a>(frames: impl Iterator<Item = (u64, &'a Bytes)>, mut taken: usize) -> Option<(u64, Bytes)> {
+    let mut settled = None;
+    for (seq, frame) in frames {
+        if taken == 0 {
+            break;
+        }
+        let part = taken.min(frame.len());
+        settled = Some((seq, frame.slice(part..)));
+        taken -= part;
+    }
+    settled
+}

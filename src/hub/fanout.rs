@@ -1,0 +1,296 @@
+//! Who gets what next: the hub without its event loop.
+//!
+//! It owns the connections and is driven from outside, by commits from the feed, by readiness of sockets and by time;
+//! it never waits. So a test can drive it with sockets of its own.
+//!
+//! The invariant everything rests on: *a connection whose cursor is c has been given every matching event up to c, in
+//! order, once*. A visit moves the cursor from where it is to the tail, out of the windows of its channels when they
+//! reach back far enough, else out of the log. There is no other way to write an event.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+    io,
+    sync::Arc,
+    time::Instant,
+};
+
+use slab::Slab;
+use smallvec::SmallVec;
+
+use super::{
+    channel::Channel,
+    connection::{Connection, Peer, Seat, Subscription},
+    visit::Visit,
+};
+use crate::{
+    config::StreamConfig,
+    event::{Event, TopicName},
+    frame::{self, Format},
+    log::{Batch, Commit, Log},
+};
+
+/// The subscribers of one worker.
+pub struct Fanout<S> {
+    pub(super) log: Arc<dyn Log>,
+    pub(super) config: StreamConfig,
+    /// Every commit up to here has been put into the channels.
+    pub(super) seen: u64,
+    pub(super) connections: Slab<Connection<S>>,
+    pub(super) channels: Slab<Channel>,
+    /// The channels of a topic, one a format in use.
+    names: HashMap<TopicName, SmallVec<[usize; 1]>>,
+    /// Channels with a round to run, each once.
+    ready: VecDeque<usize>,
+    /// Connections that have more to read than one visit gives, each once.
+    pub(super) backlog: VecDeque<usize>,
+    /// When to look after which connection. An entry counts only while the connection's `due` agrees.
+    pub(super) deadlines: BinaryHeap<Reverse<(Instant, usize)>>,
+    pub(super) now: Instant,
+    pub(super) draining: bool,
+}
+
+/// Members of a channel that are visited before the next channel has its turn.
+const TURN: usize = 16;
+
+impl<S: Peer> Fanout<S> {
+    /// A hub without subscribers. Its feed must have been opened before.
+    #[must_use]
+    pub fn new(log: Arc<dyn Log>, config: StreamConfig, now: Instant) -> Self {
+        Self {
+            seen: log.watermark(),
+            log,
+            config,
+            connections: Slab::new(),
+            channels: Slab::new(),
+            names: HashMap::new(),
+            ready: VecDeque::new(),
+            backlog: VecDeque::new(),
+            deadlines: BinaryHeap::new(),
+            now,
+            draining: false,
+        }
+    }
+
+    /// Connections held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether it holds no connection.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    /// Takes over a subscriber; the stream's first bytes are already out. `register` learns the key under which its
+    /// readiness is to be reported.
+    ///
+    /// # Errors
+    /// As `register` says; the subscriber is then dropped.
+    pub fn adopt(
+        &mut self,
+        mut socket: S,
+        subscription: Subscription,
+        register: impl FnOnce(&mut S, usize) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let key = self.connections.vacant_key();
+        register(&mut socket, key)?;
+        let topics = subscription.topics.clone();
+        let mut connection = Connection::new(socket, subscription, self.now);
+        for topic in topics {
+            let channel = self.channel(topic, connection.format);
+            if let Some(entry) = self.channels.get_mut(channel) {
+                connection.seats.push(Seat { channel, position: entry.members.len() });
+                entry.members.push(key);
+            }
+        }
+        self.connections.insert(connection);
+        self.schedule(key);
+        if self.draining {
+            self.end(key);
+        } else {
+            self.visit(key);
+        }
+        Ok(())
+    }
+
+    /// The channel of `topic` in `format`, made if need be.
+    fn channel(&mut self, topic: TopicName, format: Format) -> usize {
+        let known = self.names.entry(topic.clone()).or_default();
+        let found = known.iter().find(|key| self.channels.get(**key).is_some_and(|channel| channel.format == format));
+        if let Some(key) = found {
+            return *key;
+        }
+        let key = self.channels.insert(Channel::new(topic, format, self.seen));
+        known.push(key);
+        key
+    }
+
+    /// Puts what has been committed into the channels and wakes those that have readers.
+    pub fn take(&mut self, batch: &mut Batch) {
+        if batch.lost_to > 0 {
+            self.seen = self.seen.max(batch.lost_to);
+            let keys: Vec<usize> = self.channels.iter().map(|(key, _)| key).collect();
+            for key in keys {
+                self.channels.get_mut(key).into_iter().for_each(|channel| channel.lose(batch.lost_to));
+                self.activate(key);
+            }
+        }
+        for commit in batch.commits.drain(..) {
+            self.seen = self.seen.max(commit.seq());
+            match commit {
+                Commit::Event(event) => self.put(&event),
+                Commit::Deleted(topic, _) => {
+                    for key in self.names.remove(&topic).unwrap_or_default() {
+                        self.channels.get_mut(key).into_iter().for_each(|channel| channel.dying = true);
+                        self.activate(key);
+                    }
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, event: &Event) {
+        let Some(keys) = self.names.get(&event.topic).cloned() else { return };
+        for key in keys {
+            if let Some(channel) = self.channels.get_mut(key) {
+                channel.push(event.seq, frame::event(channel.format, self.log.epoch(), event));
+                self.activate(key);
+            }
+        }
+    }
+
+    fn activate(&mut self, key: usize) {
+        if let Some(channel) = self.channels.get_mut(key).filter(|channel| !channel.active) {
+            channel.active = true;
+            channel.visited = 0;
+            self.ready.push_back(key);
+        }
+    }
+
+    /// Does what can be done now, turn by turn, as long as `more` says so; whether something is left.
+    pub fn run(&mut self, mut more: impl FnMut() -> bool) -> bool {
+        while !(self.ready.is_empty() && self.backlog.is_empty()) {
+            if !more() {
+                return true;
+            }
+            if let Some(key) = self.ready.pop_front() {
+                self.turn(key);
+            }
+            if let Some(key) = self.backlog.pop_front() {
+                self.connections.get_mut(key).into_iter().for_each(|connection| connection.queued = false);
+                self.visit(key);
+            }
+        }
+        false
+    }
+
+    /// Visits the next members of a channel.
+    fn turn(&mut self, key: usize) {
+        for _ in 0..TURN {
+            let Some(channel) = self.channels.get_mut(key) else { return };
+            if channel.dying && !channel.members.is_empty() {
+                let member = channel.members.last().copied().unwrap_or_default();
+                self.dismiss(member, key);
+                continue;
+            }
+            if channel.visited == 0 {
+                channel.floor = self.seen;
+            }
+            if let Some(member) = channel.members.get(channel.visited).copied() {
+                channel.visited += 1;
+                self.visit(member);
+                continue;
+            }
+            channel.trim(channel.floor);
+            channel.visited = 0;
+            if channel.is_empty() || channel.members.is_empty() {
+                channel.active = false;
+                return self.retire(key);
+            }
+        }
+        self.ready.push_back(key);
+    }
+
+    /// Tells a member that the channel's topic was deleted, after all that was published before.
+    fn dismiss(&mut self, member: usize, channel: usize) {
+        while self.visit(member) == Visit::More {}
+        if let Some(topic) = self.channels.get(channel).map(|channel| channel.topic.clone()) {
+            self.remove_topic(member, &topic);
+            self.visit(member);
+        }
+    }
+
+    pub(super) fn remove_topic(&mut self, key: usize, topic: &TopicName) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let at = connection.seats.iter().position(|seat| self.channels.get(seat.channel).is_some_and(|c| c.topic == *topic));
+        let Some(seat) = at.map(|at| connection.seats.swap_remove(at)) else { return };
+        connection.say(&frame::deleted(connection.format, topic));
+        connection.ending |= connection.seats.is_empty();
+        self.vacate(seat);
+    }
+
+    /// The socket takes bytes again.
+    pub fn writable(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get_mut(key).filter(|connection| connection.is_blocked()) {
+            connection.unblock();
+            self.queue(key);
+        }
+    }
+
+    /// The peer has sent something, or gone.
+    pub fn readable(&mut self, key: usize) {
+        if let Some(Err(error)) = self.connections.get_mut(key).map(Connection::discard) {
+            self.close(key, error);
+        }
+    }
+
+    /// Closes a connection at once and forgets it.
+    pub(super) fn close(&mut self, key: usize, why: impl std::fmt::Display) {
+        if let Some(connection) = self.connections.try_remove(key) {
+            tracing::debug!(key, %why, "stream closed");
+            for seat in connection.seats {
+                self.vacate(seat);
+            }
+        }
+    }
+
+    /// Fills a seat that has become free with the channel's last member, without letting a round skip anybody: one
+    /// that has been visited moves to the border first, so only a member not yet visited takes a place behind it.
+    pub(super) fn vacate(&mut self, seat: Seat) {
+        let Some(channel) = self.channels.get_mut(seat.channel) else { return };
+        let mut hole = seat.position;
+        if hole < channel.visited {
+            channel.visited -= 1;
+            channel.members.swap(hole, channel.visited);
+            let moved = channel.members.get(hole).copied();
+            hole = channel.visited;
+            self.reseat(moved, Seat { channel: seat.channel, position: seat.position });
+        }
+        let Some(channel) = self.channels.get_mut(seat.channel) else { return };
+        channel.members.swap_remove(hole);
+        let moved = channel.members.get(hole).copied();
+        self.reseat(moved, Seat { channel: seat.channel, position: hole });
+        self.retire(seat.channel);
+    }
+
+    fn reseat(&mut self, member: Option<usize>, to: Seat) {
+        let connection = member.and_then(|key| self.connections.get_mut(key));
+        let seats = connection.into_iter().flat_map(|connection| connection.seats.iter_mut());
+        seats.filter(|seat| seat.channel == to.channel).for_each(|seat| seat.position = to.position);
+    }
+
+    /// Removes a channel that has nobody in it, unless it waits for a turn, which will find it so.
+    fn retire(&mut self, key: usize) {
+        let Some(channel) = self.channels.get(key).filter(|c| c.members.is_empty() && !c.active) else { return };
+        if let Some(known) = self.names.get_mut(&channel.topic) {
+            known.retain(|known| *known != key);
+            if known.is_empty() {
+                self.names.remove(&channel.topic);
+            }
+        }
+        self.channels.remove(key);
+    }
+}

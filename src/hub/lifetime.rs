@@ -1,0 +1,107 @@
+//! What time does to a connection: heartbeat, write deadline, a polite end.
+
+use std::{
+    cmp::Reverse,
+    time::{Duration, Instant},
+};
+
+use super::{connection::Peer, fanout::Fanout, visit::Visit};
+use crate::{event::EventId, frame};
+
+/// The soonest that a connection is looked after again, so that one which is overdue does not spin.
+const GRAIN: Duration = Duration::from_millis(10);
+
+impl<S: Peer> Fanout<S> {
+    /// Moves the clock and does what has fallen due.
+    pub fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        while let Some(Reverse((due, key))) = self.deadlines.peek().copied() {
+            if due > self.now {
+                return;
+            }
+            self.deadlines.pop();
+            if self.connections.get(key).is_some_and(|connection| connection.due == due) {
+                self.look_after(key);
+                self.schedule(key);
+            }
+        }
+    }
+
+    /// When [`advance`](Self::advance) has something to do next.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.peek().map(|Reverse((due, _))| *due)
+    }
+
+    fn look_after(&mut self, key: usize) {
+        let Some(connection) = self.connections.get(key) else { return };
+        if connection.stalled_since.is_some_and(|since| since + self.config.write_timeout <= self.now) {
+            return self.close(key, "it took nothing for stream.write_timeout");
+        }
+        if connection.ends_at.is_some_and(|ends_at| ends_at <= self.now) {
+            return self.end(key);
+        }
+        if connection.wrote_at + self.config.heartbeat <= self.now {
+            self.visit(key);
+            let Some(connection) = self.connections.get_mut(key) else { return };
+            let idle = connection.wrote_at + self.config.heartbeat <= self.now && !connection.queued;
+            if idle && !connection.is_blocked() {
+                connection.cursor = connection.cursor.max(self.seen);
+                let id = EventId { epoch: self.log.epoch(), seq: connection.cursor };
+                connection.say(&frame::heartbeat(connection.format, id));
+                self.visit(key);
+            }
+        }
+    }
+
+    /// Ends a stream politely: all that there is, where to resume, and when.
+    pub(super) fn end(&mut self, key: usize) {
+        while self.visit(key) == Visit::More {}
+        if let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.ending) {
+            let id = EventId { epoch: self.log.epoch(), seq: connection.cursor };
+            let retry = jitter(self.config.retry);
+            connection.say(&frame::farewell(connection.format, retry, id));
+            connection.ending = true;
+            connection.ends_at = None;
+            self.visit(key);
+        }
+    }
+
+    /// Ends every stream within `within`, spread evenly, so that not all clients come back at the same moment.
+    pub fn drain(&mut self, within: Duration) {
+        self.draining = true;
+        let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.ends_at = Some(self.now + within.mul_f64(fastrand::f64()));
+                self.schedule(key);
+            }
+        }
+    }
+
+    pub(super) fn schedule(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            let patience = match connection.stalled_since {
+                Some(since) => since + self.config.write_timeout,
+                None => connection.wrote_at + self.config.heartbeat,
+            };
+            let due = connection.ends_at.map_or(patience, |ends_at| ends_at.min(patience));
+            connection.due = due.max(self.now + GRAIN);
+            self.deadlines.push(Reverse((connection.due, key)));
+        }
+    }
+
+    /// After a block: the write deadline may come before whatever it was due for.
+    pub(super) fn hasten(&mut self, key: usize) {
+        let Some(connection) = self.connections.get(key) else { return };
+        if connection.stalled_since.is_some_and(|since| since + self.config.write_timeout < connection.due) {
+            self.schedule(key);
+        }
+    }
+}
+
+/// `duration`, up to a fifth shorter or longer, so that clients that were cut together do not come back together.
+#[must_use]
+pub fn jitter(duration: Duration) -> Duration {
+    duration.mul_f64(0.8 + 0.4 * fastrand::f64())
+}

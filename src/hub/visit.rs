@@ -1,0 +1,167 @@
+//! A visit: from a connection's cursor to the tail, as far as its socket and its turn allow.
+
+use std::io;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::{
+    channel::{Channel, merge, settle},
+    connection::{Peer, Run, Seat, Wrote},
+    fanout::Fanout,
+};
+use crate::{
+    event::{EventId, TopicName},
+    frame::{self, GapReason},
+};
+
+/// What a visit left.
+#[derive(PartialEq, Eq)]
+pub(super) enum Visit {
+    /// Nothing to do until something happens.
+    Done,
+    /// More to read at once.
+    More,
+    /// Everything is out and the stream is to end.
+    End,
+}
+
+/// What one visit may read before the next connection has its turn.
+const VISIT_BYTES_MAX: usize = 4 * Channel::RUN_BYTES_MAX;
+/// What one read of the log asks for.
+const PAGE_BYTES: usize = 64 << 10;
+
+impl<S: Peer> Fanout<S> {
+    /// Brings a connection to the tail, as far as its socket and its turn allow.
+    pub(super) fn visit(&mut self, key: usize) -> Visit {
+        match self.serve(key) {
+            Ok(Visit::Done) => Visit::Done,
+            Ok(Visit::More) => {
+                self.queue(key);
+                Visit::More
+            }
+            Ok(Visit::End) => {
+                self.connections.get_mut(key).into_iter().for_each(|connection| connection.socket.finish());
+                self.close(key, "it ended");
+                Visit::End
+            }
+            Err(error) => {
+                self.close(key, error);
+                Visit::End
+            }
+        }
+    }
+
+    fn serve(&mut self, key: usize) -> io::Result<Visit> {
+        let mut budget = VISIT_BYTES_MAX;
+        while let Some(connection) = self.connections.get_mut(key) {
+            if connection.is_blocked() {
+                return Ok(Visit::Done);
+            }
+            if connection.ending || connection.cursor >= self.seen {
+                if connection.flush(key, self.now)? != Wrote::All {
+                    self.hasten(key);
+                    return Ok(Visit::Done);
+                }
+                return Ok(if connection.ending { Visit::End } else { Visit::Done });
+            }
+            if budget == 0 {
+                return Ok(Visit::More);
+            }
+            let cursor = connection.cursor;
+            let covered =
+                connection.seats.iter().all(|seat| self.channels.get(seat.channel).is_some_and(|c| c.covers(cursor)));
+            let only = connection.seats.first().copied().filter(|_| connection.seats.len() == 1);
+            let written = match only {
+                Some(seat) if covered => self.write_window(key, seat)?,
+                _ if covered => self.write_merged(key)?,
+                _ => self.write_page(key)?,
+            };
+            budget = budget.saturating_sub(written);
+        }
+        Ok(Visit::Done)
+    }
+
+    /// The common case: one topic, and its window reaches back to the cursor.
+    fn write_window(&mut self, key: usize, seat: Seat) -> io::Result<usize> {
+        let (Some(connection), Some(channel)) = (self.connections.get_mut(key), self.channels.get_mut(seat.channel))
+        else {
+            return Ok(0);
+        };
+        let Some(run) = channel.run(connection.cursor, self.seen) else {
+            connection.cursor = self.seen;
+            return Ok(0);
+        };
+        let size = run.bytes.len();
+        if let Wrote::Part { taken } = connection.write(run, key, self.now)? {
+            let frames = channel.after(connection.cursor).map(|(seq, frame)| (*seq, frame));
+            if let Some((seq, tail)) = settle(frames, taken) {
+                connection.cursor = seq;
+                connection.keep(tail);
+            }
+            self.hasten(key);
+        }
+        Ok(size)
+    }
+
+    /// Several topics, and all their windows reach back to the cursor.
+    fn write_merged(&mut self, key: usize) -> io::Result<usize> {
+        let Some(connection) = self.connections.get(key) else { return Ok(0) };
+        let channels = connection.seats.iter().filter_map(|seat| self.channels.get(seat.channel));
+        let mut frames: Vec<(u64, Bytes)> =
+            channels.flat_map(|channel| channel.after(connection.cursor).cloned()).collect();
+        frames.sort_unstable_by_key(|(seq, _)| *seq);
+        self.write_frames(key, &frames, self.seen)
+    }
+
+    /// The windows do not reach back to the cursor: out of the log, as any replay.
+    fn write_page(&mut self, key: usize) -> io::Result<usize> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
+        let topics: SmallVec<[TopicName; 4]> =
+            connection.seats.iter().filter_map(|s| self.channels.get(s.channel)).map(|c| c.topic.clone()).collect();
+        let page = self.log.read(&topics, connection.cursor, PAGE_BYTES);
+        let (epoch, format) = (self.log.epoch(), connection.format);
+        if page.evicted_to > connection.told_to {
+            let id = |seq| EventId { epoch, seq };
+            let (requested, resumed_after) = (id(connection.cursor).to_string(), id(page.resumes_after()));
+            connection.say(&frame::gap(format, GapReason::Evicted, &requested, resumed_after));
+            connection.told_to = page.evicted_to;
+            connection.cursor = resumed_after.seq;
+        }
+        for topic in &page.deleted {
+            self.remove_topic(key, topic);
+        }
+        let frames: Vec<(u64, Bytes)> =
+            page.events.iter().map(|event| (event.seq, frame::event(format, epoch, event))).collect();
+        self.write_frames(key, &frames, page.to)
+    }
+
+    /// Writes `frames`, in order, up to the limit of a run. With the last of them the subscriber has everything up to
+    /// `to`.
+    fn write_frames(&mut self, key: usize, frames: &[(u64, Bytes)], to: u64) -> io::Result<usize> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
+        let in_order = || frames.iter().map(|(seq, frame)| (*seq, frame));
+        let (merged_to, bytes) = merge(in_order());
+        let complete = frames.last().is_none_or(|(seq, _)| *seq == merged_to);
+        let run = Run { bytes: &bytes, to: if complete { to } else { merged_to } };
+        if run.bytes.is_empty() {
+            connection.cursor = connection.cursor.max(run.to);
+            return Ok(0);
+        }
+        if let Wrote::Part { taken } = connection.write(run, key, self.now)? {
+            if let Some((seq, tail)) = settle(in_order(), taken) {
+                connection.cursor = seq;
+                connection.keep(tail);
+            }
+            self.hasten(key);
+        }
+        Ok(bytes.len())
+    }
+
+    pub(super) fn queue(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.queued) {
+            connection.queued = true;
+            self.backlog.push_back(key);
+        }
+    }
+}
