@@ -1,0 +1,147 @@
+//! The edge: the routes, and what they share. Only this module and `server` see actix-web.
+
+use std::{sync::Arc, time::Duration};
+
+use actix_cors::Cors;
+use actix_web::{HttpResponse, Responder, http::StatusCode, web};
+use tokio::sync::watch;
+
+use crate::{
+    config::{Config, CorsConfig, Origins},
+    event::TopicName,
+    hub::Hub,
+    limits::Connections,
+    log::Log,
+    registry::Registry,
+};
+
+mod fields;
+mod origin;
+mod page;
+mod problem;
+mod publish;
+mod stream;
+mod subscribe;
+mod topics;
+
+pub use problem::Problem;
+
+/// Why a server that is ending refuses.
+const DRAINING: &str = "the server is shutting down";
+
+/// What the routes of one worker work with.
+pub struct Edge {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The topics.
+    pub registry: Arc<Registry>,
+    /// The subscribers' permits.
+    pub connections: Arc<Connections>,
+    /// The hub of this worker's thread.
+    pub hub: Hub,
+    /// Set once the server drains.
+    pub draining: watch::Receiver<Option<Duration>>,
+}
+
+impl Edge {
+    fn is_draining(&self) -> bool {
+        self.draining.borrow().is_some()
+    }
+
+    /// Whether a change is taken.
+    fn check_open(&self) -> Result<(), Problem> {
+        if self.is_draining() {
+            return Err(Problem::unavailable("draining", DRAINING, Duration::from_secs(1)));
+        }
+        Ok(())
+    }
+
+    /// The topics a request names, each once, and whether it named several.
+    fn topics<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<(Vec<TopicName>, bool), Problem> {
+        let limits = &self.config.limits;
+        let mut topics: Vec<TopicName> = Vec::with_capacity(1);
+        let mut given = 0;
+        for name in names {
+            given += 1;
+            if given > limits.topics_per_request_max {
+                let detail = format!("a request may name {} topics", limits.topics_per_request_max);
+                return Err(Problem::bad_request("too_many_topics_named", detail)
+                    .with("limit", limits.topics_per_request_max));
+            }
+            let topic = TopicName::parse(name, limits.topic_bytes_max.to_usize())
+                .map_err(|error| Problem::bad_request("bad_topic", format!("`topic` is refused: {error}")))?;
+            if !topics.contains(&topic) {
+                topics.push(topic);
+            }
+        }
+        if topics.is_empty() {
+            return Err(Problem::bad_request("topic_missing", "there is no `topic`"));
+        }
+        Ok((topics, given > 1))
+    }
+}
+
+/// All routes.
+pub fn routes(config: &mut web::ServiceConfig) {
+    config
+        .service(
+            web::resource("/subscribe")
+                .route(web::get().to(subscribe::subscribe))
+                .route(web::head().to(subscribe::subscribe))
+                .default_service(web::to(|| async { not_allowed("GET, HEAD") })),
+        )
+        .service(
+            web::resource("/publish")
+                .route(web::get().to(publish::publish))
+                .route(web::post().to(publish::publish))
+                .route(web::put().to(publish::publish))
+                .default_service(web::to(|| async { not_allowed("GET, POST, PUT") })),
+        )
+        .service(
+            web::resource("/topics/{topic:.+}")
+                .route(web::get().to(topics::show))
+                .route(web::delete().to(topics::delete))
+                .default_service(web::to(|| async { not_allowed("GET, DELETE") })),
+        )
+        .service(web::resource("/healthz").route(web::get().to(alive)))
+        .service(web::resource("/readyz").route(web::get().to(ready)))
+        .configure(page::routes)
+        .default_service(web::to(unknown));
+}
+
+async fn alive() -> impl Responder {
+    "ok\n"
+}
+
+async fn ready(edge: web::Data<Edge>) -> Result<&'static str, Problem> {
+    edge.check_open().map(|()| "ready\n")
+}
+
+async fn unknown() -> HttpResponse {
+    use actix_web::ResponseError as _;
+    Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address").error_response()
+}
+
+fn not_allowed(methods: &'static str) -> HttpResponse {
+    use actix_web::ResponseError as _;
+    Problem::method_not_allowed(methods).error_response()
+}
+
+/// What browsers are told about pages of other origins: exact origins with credentials, or everybody without.
+pub fn cors(config: &CorsConfig) -> Cors {
+    let cors = Cors::default()
+        .allowed_methods(["GET", "HEAD", "POST", "PUT", "DELETE"])
+        .allow_any_header()
+        .expose_headers(["last-event-id", "idempotency-replayed", "retry-after"])
+        // Refusing is the routes' business (`origin`); here an unknown origin just gets no permission.
+        .block_on_origin_mismatch(false)
+        .max_age(3600);
+    match &config.origins {
+        Origins::Any => cors.allow_any_origin().send_wildcard(),
+        Origins::Only(origins) => {
+            origins.iter().fold(cors.supports_credentials(), |cors, origin| cors.allowed_origin(origin))
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! `application/x-www-form-urlencoded`, as queries and forms come in, read strictly.
+//!
+//! A lenient reader would publish replacement characters where the sender meant something else; here a broken
+//! percent-encoding or byte is an error that says where it is.
+
+use std::borrow::Cow;
+
+use super::problem::Problem;
+
+/// The name-value pairs of a query or a form, in order.
+#[derive(Debug, Default)]
+pub(super) struct Fields(Vec<(String, String)>);
+
+impl Fields {
+    /// Reads `text`, which came as `source` ("the query", "the form").
+    pub(super) fn parse(text: &[u8], source: &str) -> Result<Self, Problem> {
+        let pairs = text.split(|b| *b == b'&').filter(|pair| !pair.is_empty());
+        let decoded = pairs.map(|pair| {
+            let mut halves = pair.splitn(2, |b| *b == b'=');
+            let (name, value) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
+            let decode = |half| decode(half, source, &String::from_utf8_lossy(name));
+            Ok((decode(name)?, decode(value)?))
+        });
+        decoded.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The first value of `name`.
+    pub(super) fn first(&self, name: &str) -> Option<&str> {
+        self.all(name).next()
+    }
+
+    /// The only value of `name`.
+    pub(super) fn only(&self, name: &str) -> Result<Option<&str>, Problem> {
+        let mut values = self.all(name);
+        let value = values.next();
+        match values.next() {
+            None => Ok(value),
+            Some(_) => Err(Problem::bad_request("repeated", format!("`{name}` is given more than once"))),
+        }
+    }
+
+    /// Every value of `name`.
+    pub(super) fn all<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a str> + use<'a, 'n> {
+        self.0.iter().filter(move |(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Undoes the percent-encoding of one name or value.
+pub(super) fn decode(text: &[u8], source: &str, name: &str) -> Result<String, Problem> {
+    let mut bytes = Cow::Borrowed(text);
+    if text.iter().any(|b| matches!(b, b'%' | b'+')) {
+        let mut decoded = Vec::with_capacity(text.len());
+        let mut rest = text;
+        while let [byte, tail @ ..] = rest {
+            rest = tail;
+            decoded.push(match (byte, tail) {
+                (b'+', _) => b' ',
+                (b'%', [high, low, tail @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                    rest = tail;
+                    hex(*high) << 4 | hex(*low)
+                }
+                (b'%', _) => {
+                    let at = text.len() - tail.len() - 1;
+                    let detail = format!("`{name}` in {source} has a `%` without two hexadecimal digits at byte {at}");
+                    return Err(Problem::bad_request("bad_encoding", detail));
+                }
+                _ => *byte,
+            });
+        }
+        bytes = Cow::Owned(decoded);
+    }
+    String::from_utf8(bytes.into_owned()).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Problem::bad_request("bad_utf8", format!("`{name}` in {source} is not valid UTF-8 at byte {at}"))
+    })
+}
+
+fn hex(digit: u8) -> u8 {
+    match digit {
+        b'0'..=b'9' => digit - b'0',
+        _ => (digit | 0x20) - b'a' + 10,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Vec<(String, String)>, &'static str> {
+        Fields::parse(text.as_bytes(), "the query").map(|fields| fields.0).map_err(|problem| problem.code())
+    }
+
+    #[test]
+    fn pairs_are_decoded_in_order() {
+        let pairs = parse("topic=a+b&topic=%E8%AE%A2&&content=&flag&x=1=2").expect("valid");
+        let pairs: Vec<_> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(pairs, [("topic", "a b"), ("topic", "订"), ("content", ""), ("flag", ""), ("x", "1=2")]);
+    }
+
+    #[test]
+    fn broken_encodings_are_refused() {
+        for text in ["topic=%", "topic=%4", "topic=%zz", "topic=%+1", "%=1"] {
+            assert_eq!(parse(text), Err("bad_encoding"), "{text}");
+        }
+        for text in ["topic=%ff", "topic=%C3%28", "topic=%ED%A0%80"] {
+            assert_eq!(parse(text), Err("bad_utf8"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The body of a subscribe response: its first bytes, then the hand-over of the socket to the hub.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use actix_web::body::{BodySize, MessageBody};
+use bytes::Bytes;
+
+use crate::hub::{Carrier, Hub, Subscription};
+
+/// Dropped before the hand-over, because the client has gone, it frees what the subscription holds.
+pub(super) struct HandOver {
+    carrier: Carrier,
+    hub: Hub,
+    first: Option<Bytes>,
+    subscription: Option<Subscription>,
+}
+
+impl HandOver {
+    pub(super) fn new(carrier: Carrier, hub: Hub, first: Bytes, subscription: Subscription) -> Self {
+        Self { carrier, hub, first: Some(first), subscription: Some(subscription) }
+    }
+}
+
+impl MessageBody for HandOver {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        if let Some(first) = self.first.take() {
+            self.carrier.expect_flush();
+            return Poll::Ready(Some(Ok(first)));
+        }
+        let socket = ready!(self.carrier.poll_take(cx));
+        if let Some((socket, subscription)) = socket.zip(self.subscription.take()) {
+            self.hub.adopt(socket, subscription);
+        }
+        Poll::Ready(None)
+    }
+}

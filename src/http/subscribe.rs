@@ -1,0 +1,252 @@
+//! `GET /subscribe`: from the request to a socket in the hub.
+
+use std::time::{Duration, Instant};
+
+use actix_http::{ConnectionType, Response};
+use actix_web::{
+    HttpRequest, HttpResponse,
+    body::{BoxBody, MessageBody},
+    http::{
+        Method, StatusCode,
+        header::{self, HeaderName, HeaderValue},
+    },
+    web,
+};
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+
+use super::{Edge, fields::Fields, problem::Problem, stream::HandOver};
+use crate::{
+    event::{EventId, TopicName},
+    frame::{self, Format},
+    hub::{Carrier, Subscription, jitter},
+    limits::{ConnectionPermit, TooManyConnections},
+    log::{Placement, Start},
+    registry::RegistryError,
+    topic::{JoinError, Membership, Subscriber},
+};
+
+/// Every spelling of the cursor parameter in use: browsers cannot set a header on the first request, and the polyfill,
+/// Mercure and Symfony each named it in their own way.
+const CURSORS: [&str; 4] = ["lastEventId", "last_event_id", "lastEventID", "Last-Event-ID"];
+/// A requested id is told back in `broker.gap`; nobody gets more than this of it.
+const REQUESTED_BYTES_MAX: usize = 128;
+/// A refused subscriber waits this many times `stream.retry`, jittered, before it comes back.
+const REFUSED_PATIENCE: u32 = 4;
+
+pub(super) async fn subscribe(edge: web::Data<Edge>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let query = Fields::parse(request.query_string().as_bytes(), "the query")?;
+    let wish = Wish::read(&edge, &request, &query)?;
+    if request.method() == Method::HEAD {
+        return Ok(head(wish.format, None, ()));
+    }
+    match admit(&edge, &request, wish).await {
+        Ok(response) => Ok(response),
+        Err((refusal, format)) => refuse(&edge, &request, format, refusal),
+    }
+}
+
+/// What the request asks for.
+struct Wish {
+    topics: SmallVec<[TopicName; 1]>,
+    format: Format,
+    start: Start,
+    /// The cursor as it was sent.
+    requested: String,
+    gap_fails: bool,
+}
+
+impl Wish {
+    fn read(edge: &Edge, request: &HttpRequest, query: &Fields) -> Result<Self, Problem> {
+        let (topics, _) = edge.topics(query.all("topic"))?;
+        let requested = cursor(request, query);
+        let start = match &requested {
+            Some(cursor) => EventId::parse(cursor).map_or(Start::Unreadable, Start::After),
+            None => start(query)?,
+        };
+        let gap_fails = match query.only("on_gap")? {
+            None | Some("event") => false,
+            Some("fail") => true,
+            Some(other) => return Err(bad_parameter("on_gap", other, "`event` or `fail`")),
+        };
+        let mut requested = requested.unwrap_or_default();
+        requested.truncate(requested.floor_char_boundary(REQUESTED_BYTES_MAX));
+        Ok(Self { topics: topics.into(), format: format(request, query)?, start, requested, gap_fails })
+    }
+}
+
+fn bad_parameter(name: &str, value: &str, allowed: &str) -> Problem {
+    Problem::bad_request("bad_parameter", format!("`{name}={value}` is not understood; allowed: {allowed}"))
+}
+
+fn accepts(request: &HttpRequest, media_type: &str) -> bool {
+    let accept = request.headers().get_all(header::ACCEPT);
+    accept.filter_map(|value| value.to_str().ok()).any(|value| value.to_ascii_lowercase().contains(media_type))
+}
+
+fn format(request: &HttpRequest, query: &Fields) -> Result<Format, Problem> {
+    let envelope = match query.only("envelope")? {
+        None | Some("none") => Format::Plain,
+        Some("json") => Format::Envelope,
+        Some(other) => return Err(bad_parameter("envelope", other, "`json` or `none`")),
+    };
+    Ok(if accepts(request, "application/x-ndjson") { Format::Lines } else { envelope })
+}
+
+/// The cursor; the header wins, because a browser's own reconnect sends it and keeps the query of the first request.
+fn cursor(request: &HttpRequest, query: &Fields) -> Option<String> {
+    let header = request.headers().get("last-event-id").map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let query = || CURSORS.iter().find_map(|name| query.first(name)).map(str::to_owned);
+    // Empty is how a client without a cursor may spell it.
+    header.or_else(query).filter(|cursor| !cursor.is_empty())
+}
+
+fn start(query: &Fields) -> Result<Start, Problem> {
+    match (query.only("since")?, query.only("last")?) {
+        (None, None) => Ok(Start::Live),
+        (Some(_), Some(_)) => Err(Problem::bad_request("bad_parameter", "`since` and `last` exclude each other")),
+        (None, Some(n)) => n.parse().map(Start::Last).map_err(|_| bad_parameter("last", n, "a number of events")),
+        (Some("all"), None) => Ok(Start::All),
+        (Some(since), None) => {
+            let allowed = "`all`, a duration such as `10m`, an RFC 3339 time, or seconds since 1970";
+            since_ms(since).map(Start::Since).ok_or_else(|| bad_parameter("since", since, allowed))
+        }
+    }
+}
+
+/// A point in time, in milliseconds since the Unix epoch.
+fn since_ms(since: &str) -> Option<u64> {
+    let epoch = std::time::UNIX_EPOCH;
+    let duration = if since.bytes().all(|b| b.is_ascii_digit()) {
+        Duration::from_secs(since.parse().ok()?)
+    } else if let Ok(time) = humantime::parse_rfc3339(since) {
+        time.duration_since(epoch).ok()?
+    } else {
+        let ago = humantime::parse_duration(since).ok()?;
+        std::time::SystemTime::now().duration_since(epoch).ok()?.saturating_sub(ago)
+    };
+    u64::try_from(duration.as_millis()).ok()
+}
+
+/// Why there will be no stream.
+enum Refusal {
+    Draining,
+    Connections(TooManyConnections),
+    Topic(RegistryError<JoinError>),
+    Gap(String),
+}
+
+async fn admit(edge: &Edge, request: &HttpRequest, wish: Wish) -> Result<HttpResponse, (Refusal, Format)> {
+    let format = wish.format;
+    if edge.is_draining() {
+        return Err((Refusal::Draining, format));
+    }
+    let remote = request.peer_addr().map(|address| address.ip());
+    let permit = edge.connections.admit(remote).map_err(|error| (Refusal::Connections(error), format))?;
+    let mut topics = SmallVec::new();
+    let mut memberships = SmallVec::new();
+    for topic in wish.topics {
+        let cursor = match wish.start {
+            Start::After(id) if id.epoch == edge.log.epoch() => Some(id.seq),
+            _ => None,
+        };
+        match edge.registry.join(&topic, Subscriber { remote, cursor }).await {
+            Ok(membership) => {
+                topics.push(topic);
+                memberships.push(membership);
+            }
+            // What is left of the wish goes on without it.
+            Err(RegistryError::Topic(JoinError::Deleted)) => {}
+            Err(error) => return Err((Refusal::Topic(error), format)),
+        }
+    }
+    if topics.is_empty() {
+        return Err((Refusal::Topic(RegistryError::Topic(JoinError::Deleted)), format));
+    }
+    let placement = edge.log.place(&topics, &wish.start);
+    if let Some(reason) = placement.gap.filter(|_| wish.gap_fails) {
+        return Err((Refusal::Gap(reason.as_str().to_owned()), format));
+    }
+    let Some(carrier) = request.conn_data::<Carrier>().cloned() else {
+        // Only a server put together in another way than `server::Server` has none.
+        return Err((Refusal::Draining, format));
+    };
+    let first = first_bytes(edge, format, placement, &wish.requested);
+    let lifetime = edge.config.stream.lifetime_max;
+    let subscription = Subscription {
+        topics,
+        format,
+        after: placement.after,
+        told_to: placement.told_to,
+        ends_at: (!lifetime.is_zero()).then(|| Instant::now() + jitter(lifetime)),
+        hold: Box::new(Hold { _memberships: memberships, _permit: permit }),
+    };
+    let id = EventId { epoch: edge.log.epoch(), seq: placement.after };
+    Ok(head(format, Some(id), HandOver::new(carrier, edge.hub.clone(), first, subscription)))
+}
+
+/// What a stream holds for as long as it lives.
+struct Hold {
+    _memberships: SmallVec<[Membership; 1]>,
+    _permit: ConnectionPermit,
+}
+
+fn first_bytes(edge: &Edge, format: Format, placement: Placement, requested: &str) -> Bytes {
+    let id = EventId { epoch: edge.log.epoch(), seq: placement.after };
+    let preamble = frame::preamble(format, jitter(edge.config.stream.retry), id);
+    let Some(reason) = placement.gap else { return preamble };
+    let mut both = BytesMut::from(&*preamble);
+    both.extend_from_slice(&frame::gap(format, reason, requested, id));
+    both.freeze()
+}
+
+/// The response of a stream. It ends with the connection (RFC 9112, section 6.3, rule 8): blocks go out as they are,
+/// without chunk framing, the same bytes for every subscriber.
+fn head<B: MessageBody + 'static>(format: Format, id: Option<EventId>, body: B) -> HttpResponse {
+    let mut response = Response::with_body(StatusCode::OK, BoxBody::new(body));
+    let mut put = |name: HeaderName, value: &'static str| {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    };
+    put(header::CONTENT_TYPE, match format {
+        Format::Plain | Format::Envelope => "text/event-stream",
+        Format::Lines => "application/x-ndjson",
+    });
+    put(header::CACHE_CONTROL, "no-cache, no-transform");
+    put(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    put(HeaderName::from_static("x-accel-buffering"), "no");
+    if let Some(id) = id.and_then(|id| HeaderValue::try_from(id.to_string()).ok()) {
+        response.headers_mut().insert(HeaderName::from_static("last-event-id"), id);
+    }
+    response.head_mut().set_connection_type(ConnectionType::Close);
+    response.head_mut().no_chunking(true);
+    response.into()
+}
+
+/// An EventSource stops for good at anything but 200, so it is told in the stream and comes back; other clients get
+/// the status that says it.
+fn refuse(edge: &Edge, request: &HttpRequest, format: Format, refusal: Refusal) -> Result<HttpResponse, Problem> {
+    let retry = jitter(edge.config.stream.retry * REFUSED_PATIENCE);
+    let unavailable = |code, detail: String| Problem::unavailable(code, detail, retry);
+    let problem = match refusal {
+        Refusal::Topic(RegistryError::Topic(JoinError::Deleted)) => return Ok(HttpResponse::NoContent().finish()),
+        Refusal::Gap(reason) => {
+            let detail = "the cursor cannot be honoured, and `on_gap=fail` was asked for";
+            return Err(Problem::new(StatusCode::GONE, "gap", detail).with("reason", reason));
+        }
+        Refusal::Draining => unavailable("draining", super::DRAINING.to_owned()),
+        Refusal::Connections(error @ TooManyConnections::Overall { .. }) => {
+            unavailable("too_many_connections", error.to_string())
+        }
+        Refusal::Connections(error @ TooManyConnections::PerIp { .. }) => {
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            Problem::new(status, "too_many_connections_per_ip", error.to_string()).retry_after(retry)
+        }
+        Refusal::Topic(error @ RegistryError::TooManyTopics(_)) => unavailable("too_many_topics", error.to_string()),
+        Refusal::Topic(error) => unavailable("too_many_subscribers", error.to_string()),
+    };
+    if format != Format::Lines && accepts(request, "text/event-stream") {
+        let body = frame::refused(format, retry, problem.code(), problem.detail());
+        return Ok(head(format, None, body));
+    }
+    Err(problem)
+}

@@ -1,0 +1,59 @@
+//! `/topics/{topic}`: what is known of a topic, and its end.
+
+use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
+use serde_json::json;
+
+use super::{Edge, fields, problem::Problem};
+use crate::{
+    event::{EventId, TopicName},
+    registry::RegistryError,
+    topic::PublishError,
+};
+
+/// `GET /topics/{topic}`.
+pub(super) async fn show(edge: web::Data<Edge>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let topic = name(&edge, &request)?;
+    let live = edge.registry.find(topic.as_str());
+    let held = edge.log.held(&topic);
+    if live.is_none() && held.is_none() {
+        return Err(unknown(&topic));
+    }
+    let held = held.unwrap_or_default();
+    let id = |seq: Option<u64>| seq.map(|seq| EventId { epoch: edge.log.epoch(), seq }.to_string());
+    Ok(HttpResponse::Ok().json(json!({
+        "topic": topic.as_str(),
+        "subscribers": live.map_or(0, |live| live.subscribers()),
+        "first_id": id(held.first),
+        "last_id": id(held.last),
+        "events": held.events,
+        "bytes": held.bytes,
+    })))
+}
+
+/// `DELETE /topics/{topic}`: ends its streams, forgets its history.
+pub(super) async fn delete(edge: web::Data<Edge>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    super::origin::check(&request, &edge.config.cors)?;
+    edge.check_open()?;
+    let topic = name(&edge, &request)?;
+    if edge.registry.find(topic.as_str()).is_none() && edge.log.held(&topic).is_none() {
+        return Err(unknown(&topic));
+    }
+    let unavailable = |error: &dyn std::fmt::Display| {
+        Problem::unavailable("unavailable", error.to_string(), std::time::Duration::from_secs(1))
+    };
+    let live = edge.registry.open(&topic).map_err(|error| unavailable(&error))?;
+    live.delete().await.map_err(|error| unavailable(&RegistryError::<PublishError>::Topic(error)))?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// The topic in the path: all that follows, so that a name may hold a slash, spelled as it is or as `%2F`.
+fn name(edge: &Edge, request: &HttpRequest) -> Result<TopicName, Problem> {
+    let raw = request.uri().path().trim_start_matches("/topics/");
+    // A plus stands for itself in a path (RFC 3986, section 3.3), unlike in a form.
+    let topic = fields::decode(raw.replace('+', "%2B").as_bytes(), "the path", "topic")?;
+    edge.topics(std::iter::once(topic.as_str())).map(|(mut topics, _)| topics.remove(0))
+}
+
+fn unknown(topic: &TopicName) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "topic_unknown", format!("nothing is known of the topic `{topic}`"))
+}
