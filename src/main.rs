@@ -1,0 +1,117 @@
+//! The command line: configuration, banner, signals, exit codes.
+
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use tidings::{
+    config::{Config, Overrides},
+    server::Server,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Most of the memory is many small blocks that come and go with connections; this allocator gives it back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The configuration is wrong (`EX_CONFIG` of sysexits.h).
+const EXIT_CONFIG: u8 = 78;
+/// The server could not start, or died.
+const EXIT_FAILURE: u8 = 1;
+
+/// A topic-based publish/subscribe broker over Server-Sent Events: publish with curl, subscribe with a browser.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the broker (what happens without a command, too).
+    Serve(Serve),
+}
+
+#[derive(Args)]
+struct Serve {
+    /// The configuration file; without it config.toml in the working directory, if there is one.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to listen, over server.host and server.port. Port 0 takes a free one and prints it.
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// Check the configuration and exit: 0 when it is good, 78 when it is not.
+    #[arg(long)]
+    check: bool,
+}
+
+const EXAMPLES: &str = "\
+Try it:
+  tidings                                              serve on http://127.0.0.1:8080/
+  curl -N 'http://127.0.0.1:8080/subscribe?topic=news'
+  curl 'http://127.0.0.1:8080/publish?topic=news' --data-urlencode 'content=hello'
+
+Every key of config.toml is also an environment variable: log.age_max is TIDINGS__LOG__AGE_MAX.";
+
+fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    let Command::Serve(serve) = line.command.unwrap_or(Command::Serve(line.serve));
+    let overrides = Overrides { listen: serve.listen };
+    let config = match Config::from_environment(serve.config.as_deref(), &overrides) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("tidings: {error}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    if serve.check {
+        println!("the configuration is good");
+        return ExitCode::SUCCESS;
+    }
+    let log_level = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(log_level).with_writer(std::io::stderr).init();
+    actix_web::rt::System::new().block_on(run(config))
+}
+
+async fn run(config: Config) -> ExitCode {
+    let drain = config.shutdown.drain;
+    // Before the banner: whoever reads that it serves may signal at once.
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        eprintln!("tidings: cannot listen for signals");
+        return ExitCode::from(EXIT_FAILURE);
+    };
+    let server = match Server::listen(config) {
+        Ok(server) => server,
+        Err(error) => {
+            eprintln!("tidings: {error}");
+            return ExitCode::from(EXIT_FAILURE);
+        }
+    };
+    // Nobody may be reading; the server serves all the same.
+    let _ = banner(&server);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!(within = ?drain, streams = server.connections().len(), "ending the streams; a second signal ends at once");
+    tokio::select! {
+        () = server.shutdown() => {}
+        _ = terminate.recv() => tracing::warn!("ended at once"),
+        _ = interrupt.recv() => tracing::warn!("ended at once"),
+    }
+    ExitCode::SUCCESS
+}
+
+fn banner(server: &Server) -> std::io::Result<()> {
+    let url = format!("http://{}", server.address());
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "Tidings {} serves on {url}/ (the page to try it)", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "  subscribe: curl -N '{url}/subscribe?topic=news'")?;
+    writeln!(out, "  publish:   curl '{url}/publish?topic=news' --data-urlencode 'content=hello'")?;
+    writeln!(out, "  history is kept in memory and ends with this process; stop with Ctrl-C")?;
+    out.flush()
+}
