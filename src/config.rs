@@ -78,10 +78,10 @@ impl Config {
             None => Layer::file(Path::new(FILE), false),
         };
         let environment = Layer::environment(environment);
-        Self::resolve([file, environment, Layer::flags(overrides)])
+        Self::resolve(vec![file, environment, Layer::flags(overrides)])
     }
 
-    fn resolve(layers: [Layer; 3]) -> Result<Self, ConfigError> {
+    fn resolve(layers: Vec<Layer>) -> Result<Self, ConfigError> {
         let values = layer::merge(layers)?;
         let mut problems = layer::unknown(&values);
         let mut config = Self::default();

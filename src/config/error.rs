@@ -45,14 +45,10 @@ pub enum Problem {
     },
 }
 
-/// Where a value without an origin comes from: only tables of a file have none.
-const SOME_FILE: &str = "configuration file";
-
 impl Problem {
     pub(super) fn unknown(key: &str, value: &Value, nearest: Option<String>) -> Self {
-        let origin = value.origin().unwrap_or(SOME_FILE).to_owned();
         Self::Unknown {
-            origin,
+            origin: origin(value),
             key: key.to_owned(),
             nearest,
         }
@@ -60,7 +56,7 @@ impl Problem {
 
     pub(super) fn invalid(key: &str, value: &Value, allowed: String) -> Self {
         Self::Invalid {
-            origin: value.origin().unwrap_or(SOME_FILE).to_owned(),
+            origin: origin(value),
             key: key.to_owned(),
             value: shown(&value.kind),
             allowed,
@@ -76,6 +72,10 @@ impl Problem {
             allowed,
         }
     }
+}
+
+fn origin(value: &Value) -> String {
+    value.origin().unwrap_or("configuration").to_owned()
 }
 
 /// A value as a configuration file would write it.

@@ -111,33 +111,35 @@ impl Source for Layer {
             }
         }
     }
+
+    /// Names are taken as they stand: the crate's own way reads them as paths into the values.
+    fn collect_to(&self, values: &mut Value) -> Result<(), ::config::ConfigError> {
+        if let ValueKind::Table(table) = &mut values.kind {
+            table.extend(self.collect()?);
+        }
+        Ok(())
+    }
 }
 
+/// Reads TOML into `section.key` and its value.
 pub(super) fn parse(
     origin: &String,
     text: &str,
 ) -> Result<Map<String, Value>, ::config::ConfigError> {
-    FileFormat::Toml
+    let sections = FileFormat::Toml
         .parse(Some(origin), text)
-        .map_err(|error| unusable(origin, &error))
-}
-
-fn unusable(path: &str, error: &dyn std::fmt::Display) -> ::config::ConfigError {
-    ::config::ConfigError::Foreign(format!("{path}: {}", error.to_string().trim_end()).into())
-}
-
-/// Puts the sources together, a later one over an earlier one, as `section.key` to value.
-pub(super) fn merge<const N: usize>(
-    layers: [Layer; N],
-) -> Result<BTreeMap<String, Value>, ConfigError> {
-    let mut builder = ::config::Config::builder();
-    for layer in layers {
-        builder = builder.add_source(layer);
-    }
-    let mut values = BTreeMap::new();
-    for (name, value) in builder.build()?.collect()? {
+        .map_err(|error| unusable(origin, &error))?;
+    let mut values = Map::new();
+    for (name, value) in sections {
+        // Quoted again, or a quoted `"log.age_max"` would pass for `age_max` in `[log]`.
+        let name = if name.contains('.') {
+            format!("\"{name}\"")
+        } else {
+            name
+        };
         match value.kind {
-            ValueKind::Table(table) => {
+            // A known section may be empty; a stranger is told of either way.
+            ValueKind::Table(table) if !table.is_empty() || is_section(&name) => {
                 values.extend(
                     table
                         .into_iter()
@@ -152,6 +154,23 @@ pub(super) fn merge<const N: usize>(
     Ok(values)
 }
 
+fn is_section(name: &str) -> bool {
+    SETTINGS.iter().any(|setting| setting.section() == name)
+}
+
+fn unusable(path: &str, error: &dyn std::fmt::Display) -> ::config::ConfigError {
+    ::config::ConfigError::Foreign(format!("{path}: {}", error.to_string().trim_end()).into())
+}
+
+/// Puts the sources together, a later one over an earlier one, as `section.key` to value.
+pub(super) fn merge(layers: Vec<Layer>) -> Result<BTreeMap<String, Value>, ConfigError> {
+    let mut values = Value::from(Map::<String, Value>::new());
+    for layer in layers {
+        layer.collect_to(&mut values)?;
+    }
+    Ok(values.into_table()?.into_iter().collect())
+}
+
 /// The keys that are none of ours.
 pub(super) fn unknown(values: &BTreeMap<String, Value>) -> Vec<Problem> {
     let unknown = values
@@ -159,7 +178,7 @@ pub(super) fn unknown(values: &BTreeMap<String, Value>) -> Vec<Problem> {
         .filter(|(key, _)| SETTINGS.iter().all(|s| s.key != key.as_str()));
     unknown
         .map(|(key, value)| {
-            if SETTINGS.iter().any(|setting| setting.section() == key) {
+            if is_section(key) {
                 return Problem::invalid(key, value, format!("a section, [{key}]"));
             }
             let nearest = match key.strip_prefix(PREFIX) {
