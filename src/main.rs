@@ -8,10 +8,7 @@ use tidings::{
     server::Server,
 };
 use tokio::signal::unix::{SignalKind, signal};
-
-/// Most of the memory is many small blocks that come and go with connections; this allocator gives it back.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use tracing_subscriber::EnvFilter;
 
 /// The configuration is wrong (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
@@ -47,6 +44,10 @@ struct Serve {
     check: bool,
 }
 
+/// What is logged unless `RUST_LOG` says otherwise. The HTTP server reports every malformed request as an error: a line a
+/// scanner could write as often as it likes.
+const LOG: &str = "info,actix_http=off,actix_server=warn";
+
 const EXAMPLES: &str = "\
 Try it:
   tidings                                              serve on http://127.0.0.1:8080/
@@ -70,10 +71,8 @@ fn main() -> ExitCode {
         println!("the configuration is good");
         return ExitCode::SUCCESS;
     }
-    let log_level = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
-        .from_env_lossy();
-    tracing_subscriber::fmt().with_env_filter(log_level).with_writer(std::io::stderr).init();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     actix_web::rt::System::new().block_on(run(config))
 }
 
