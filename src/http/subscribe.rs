@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use actix_http::{ConnectionType, Response};
 use actix_web::{
     HttpRequest, HttpResponse,
-    body::{BoxBody, MessageBody},
+    body::{self, BoxBody, MessageBody},
     http::{
         Method, StatusCode,
         header::{self, HeaderName, HeaderValue},
@@ -38,7 +38,7 @@ pub(super) async fn subscribe(edge: web::Data<Edge>, request: HttpRequest) -> Re
     let query = Fields::parse(request.query_string().as_bytes(), "the query")?;
     let wish = Wish::read(&edge, &request, &query)?;
     if request.method() == Method::HEAD {
-        return Ok(head(wish.format, None, ()));
+        return Ok(head(wish.format, None, body::None::new()));
     }
     match admit(&edge, &request, wish).await {
         Ok(response) => Ok(response),
