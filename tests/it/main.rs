@@ -1,0 +1,17 @@
+//! Tests through the real thing: a real server on a free port, real sockets, a real browser.
+
+mod harness;
+
+mod browser;
+mod cli;
+mod limits;
+mod model;
+mod publish;
+mod shutdown;
+mod slow;
+mod smoke;
+mod storm;
+mod subscribe;
+mod tidy;
+mod topics;
+mod wire;
