@@ -57,10 +57,7 @@ pub struct Overrides {
 
 impl Config {
     /// Loads from `file` (or `config.toml`, if there is one), this process' environment and flags.
-    pub fn from_environment(
-        file: Option<&Path>,
-        overrides: &Overrides,
-    ) -> Result<Self, ConfigError> {
+    pub fn from_environment(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
         let environment = layer::readable(std::env::vars_os())?;
         Self::load(file, environment.into_iter(), overrides)
     }
@@ -95,11 +92,7 @@ impl Config {
         if problems.is_empty() {
             problems = config.contradictions(&values);
         }
-        if problems.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigError::Invalid(problems))
-        }
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
     }
 
     /// The rules between keys; each value alone is already known to be in its range.
@@ -112,12 +105,7 @@ impl Config {
                 smallest_topic,
                 format!("publish.event_bytes_max + {TOPIC_ROOM}"),
             ),
-            (
-                "log.bytes_max",
-                self.log.bytes_max,
-                self.log.topic_bytes_max,
-                "log.topic_bytes_max".to_owned(),
-            ),
+            ("log.bytes_max", self.log.bytes_max, self.log.topic_bytes_max, "log.topic_bytes_max".to_owned()),
         ];
         rules
             .into_iter()
@@ -155,12 +143,7 @@ impl ServerConfig {
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self {
-            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            port: 8080,
-            workers: 0,
-            keep_alive: Duration::from_secs(75),
-        }
+        Self { host: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 8080, workers: 0, keep_alive: Duration::from_secs(75) }
     }
 }
 
@@ -194,7 +177,7 @@ impl Default for LogConfig {
             topic_events_max: 10_000,
             topic_bytes_max: Size::mib(16),
             bytes_max: Size::mib(256),
-            age_max: Duration::from_secs(24 * 60 * 60),
+            age_max: Duration::from_hours(24),
         }
     }
 }
@@ -221,7 +204,7 @@ impl Default for StreamConfig {
             retry: Duration::from_secs(3),
             lifetime_max: Duration::ZERO,
             write_timeout: Duration::from_secs(30),
-            gone: Duration::from_secs(60),
+            gone: Duration::from_mins(1),
         }
     }
 }
@@ -246,7 +229,7 @@ impl Default for PublishConfig {
         Self {
             allow_get: true,
             event_bytes_max: Size::mib(1),
-            idempotency_window: Duration::from_secs(5 * 60),
+            idempotency_window: Duration::from_mins(5),
             idempotency_keys_max: 10_000,
             body_timeout: Duration::from_secs(10),
         }
@@ -314,8 +297,6 @@ pub struct ShutdownConfig {
 
 impl Default for ShutdownConfig {
     fn default() -> Self {
-        Self {
-            drain: Duration::from_secs(10),
-        }
+        Self { drain: Duration::from_secs(10) }
     }
 }

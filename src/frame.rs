@@ -156,7 +156,7 @@ fn start(out: &mut BytesMut, id: EventId, name: Option<&EventName>) {
         out.put_u8(b'\n');
     }
     // Writing to memory that grows cannot fail.
-    let _ = writeln!(out.writer(), "id: {id}");
+    writeln!(out.writer(), "id: {id}").ok();
 }
 
 /// Writes `content` as `data` lines, one a line of it, and returns how many. The parser takes one blank after the

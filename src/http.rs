@@ -67,8 +67,9 @@ impl Edge {
             given += 1;
             if given > limits.topics_per_request_max {
                 let detail = format!("a request may name {} topics", limits.topics_per_request_max);
-                return Err(Problem::bad_request("too_many_topics_named", detail)
-                    .with("limit", limits.topics_per_request_max));
+                return Err(
+                    Problem::bad_request("too_many_topics_named", detail).with("limit", limits.topics_per_request_max)
+                );
             }
             let topic = TopicName::parse(name, limits.topic_bytes_max.to_usize())
                 .map_err(|error| Problem::bad_request("bad_topic", format!("`topic` is refused: {error}")))?;

@@ -116,7 +116,10 @@ impl Worker {
         // The feed before the fan-out reads the watermark: what is committed in between comes twice, not never.
         let feed = log.feed();
         let fanout = Fanout::new(Arc::clone(log), config.clone(), Instant::now());
-        #[expect(deprecated, reason = "its successor is unsafe to call; a Poll owns its descriptor and never changes it")]
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe to call; a Poll owns its descriptor and never changes it"
+        )]
         let poll = AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)?;
         Ok(Self { door: Rc::clone(door), feed, fanout, registry, poll })
     }
@@ -131,7 +134,9 @@ impl Worker {
             let now = Instant::now();
             self.fanout.advance(now);
             self.fanout.take(&mut batch);
-            arrivals.into_iter().for_each(|(socket, subscription)| self.adopt(socket, subscription));
+            for (socket, subscription) in arrivals {
+                self.adopt(socket, subscription);
+            }
             let more_events = self.poll_events(&mut events);
             let until = now + SLICE;
             let mut visits = 0;
@@ -211,7 +216,7 @@ impl Socket {
 impl Peer for Socket {
     fn finish(&mut self) {
         // It fails when the peer has gone already, and then there is nothing to finish.
-        let _ = self.socket.shutdown(Shutdown::Write);
+        self.socket.shutdown(Shutdown::Write).ok();
     }
 
     fn watch_writable(&mut self, key: usize) -> io::Result<()> {

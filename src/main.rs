@@ -79,7 +79,8 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> ExitCode {
     let drain = config.shutdown.drain;
     // Before the banner: whoever reads that it serves may signal at once.
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         eprintln!("tidings: cannot listen for signals");
         return ExitCode::from(EXIT_FAILURE);
     };
@@ -91,7 +92,7 @@ async fn run(config: Config) -> ExitCode {
         }
     };
     // Nobody may be reading; the server serves all the same.
-    let _ = banner(&server);
+    banner(&server).ok();
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -103,11 +103,7 @@ impl Registry {
     ///
     /// # Errors
     /// As the topic says. An actor that has died before it began is replaced, not reported.
-    pub async fn publish(
-        &self,
-        draft: Draft,
-        key: Option<Arc<str>>,
-    ) -> Result<Published, RegistryError<PublishError>> {
+    pub async fn publish(&self, draft: Draft, key: Option<Arc<str>>) -> Result<Published, RegistryError<PublishError>> {
         let mut result = Err(PublishError::NotStarted);
         for _ in 0..TRIES {
             result = self.open(&draft.topic)?.publish(draft.clone(), key.clone()).await;
@@ -122,11 +118,7 @@ impl Registry {
     ///
     /// # Errors
     /// As the topic says. An actor that has died is replaced, not reported.
-    pub async fn join(
-        &self,
-        name: &TopicName,
-        subscriber: Subscriber,
-    ) -> Result<Membership, RegistryError<JoinError>> {
+    pub async fn join(&self, name: &TopicName, subscriber: Subscriber) -> Result<Membership, RegistryError<JoinError>> {
         let mut error = JoinError::NotStarted;
         for _ in 0..TRIES {
             match self.open(name)?.join(subscriber).await {

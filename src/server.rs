@@ -10,12 +10,7 @@ use std::{
 use actix_http::{HttpService, KeepAlive, Protocol};
 use actix_server::ServerHandle;
 use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service, map_config};
-use actix_web::{
-    App,
-    dev::AppConfig,
-    middleware::Condition,
-    web,
-};
+use actix_web::{App, dev::AppConfig, middleware::Condition, web};
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::{
     net::TcpStream,

@@ -4,8 +4,6 @@
 //! says whether the actor had begun with it ([`PublishError`]).
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map::DefaultHasher},
-    hash::{Hash as _, Hasher as _},
     net::IpAddr,
     sync::{
         Arc,
@@ -14,12 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::{Actor, ActorFutureExt as _, Addr, Context, Handler, Message, MessageResult, ResponseActFuture, WrapFuture as _};
-use futures_util::{
-    FutureExt as _,
-    future::{BoxFuture, Shared},
+use actix::{
+    Actor, ActorFutureExt as _, Addr, Context, Handler, Message, MessageResult, ResponseActFuture, WrapFuture as _,
 };
+use futures_util::{FutureExt as _, future::BoxFuture};
 use slab::Slab;
+
+mod receipts;
+
+use receipts::{Kept, Receipts};
 
 use crate::{
     event::{EventId, TopicName},
@@ -133,11 +134,9 @@ impl TopicHandle {
     /// Starts a topic on this thread, which must be one of the server's workers.
     #[must_use]
     pub fn start(name: TopicName, log: Arc<dyn Log>, limits: TopicLimits) -> Self {
-        let use_ = Arc::new(Use {
-            started: Instant::now(),
-            subscribers: AtomicUsize::new(0),
-            busy_until: AtomicU64::new(0),
-        });
+        let use_ =
+            Arc::new(Use { started: Instant::now(), subscribers: AtomicUsize::new(0), busy_until: AtomicU64::new(0) });
+        let receipts = Receipts::new(limits.idempotency_window, limits.idempotency_keys_max);
         let topic = Topic {
             name: name.clone(),
             log,
@@ -146,8 +145,7 @@ impl TopicHandle {
             subscribers: Slab::new(),
             life: 0,
             deleted: None,
-            receipts: HashMap::new(),
-            keys: VecDeque::new(),
+            receipts,
         };
         let topic = Topic::create(|context: &mut Context<Topic>| {
             context.set_mailbox_capacity(MAILBOX);
@@ -225,23 +223,13 @@ struct Topic {
     /// Deletions so far: a subscriber of an earlier life that leaves late must not free somebody else's entry.
     life: u64,
     deleted: Option<(u64, Instant)>,
-    receipts: HashMap<Arc<str>, Keyed>,
-    /// Keys by age.
-    keys: VecDeque<(Instant, Arc<str>)>,
+    receipts: Receipts,
 }
 
 /// A line of the subscriber list.
 struct Entry {
     subscriber: Subscriber,
     since: Instant,
-}
-
-type Pending = Shared<BoxFuture<'static, Result<Receipt, AppendError>>>;
-
-struct Keyed {
-    fingerprint: u64,
-    subscribers: usize,
-    receipt: Pending,
 }
 
 /// What the actor answers to a publish: it is in the log's order, and this is how to learn of its commit.
@@ -278,32 +266,6 @@ impl Actor for Topic {
     type Context = Context<Self>;
 }
 
-impl Topic {
-    /// The answer given to `key` before, while it is remembered. One that failed is forgotten: the retry is the first.
-    fn remembered(&mut self, key: &str) -> Option<&Keyed> {
-        let window = self.limits.idempotency_window;
-        while let Some((at, oldest)) = self.keys.front() {
-            if at.elapsed() < window && self.keys.len() < self.limits.idempotency_keys_max {
-                break;
-            }
-            self.receipts.remove(oldest);
-            self.keys.pop_front();
-        }
-        if self.receipts.get(key).is_some_and(|keyed| matches!(keyed.receipt.peek(), Some(Err(_)))) {
-            self.receipts.remove(key);
-            self.keys.retain(|(_, other)| **other != *key);
-        }
-        self.receipts.get(key)
-    }
-
-    fn remember(&mut self, key: Arc<str>, fingerprint: u64, receipt: &Pending) {
-        let keyed = Keyed { fingerprint, subscribers: self.subscribers.len(), receipt: receipt.clone() };
-        self.keys.push_back((Instant::now(), Arc::clone(&key)));
-        self.receipts.insert(key, keyed);
-        self.use_.busy_for(self.limits.idempotency_window);
-    }
-}
-
 impl Handler<Publish> for Topic {
     type Result = MessageResult<Publish>;
 
@@ -315,13 +277,15 @@ impl Handler<Publish> for Topic {
         let Some(key) = key else {
             return MessageResult(Some(Taken { receipt: self.log.append(draft), subscribers, replayed: false }));
         };
-        let fingerprint = fingerprint(&draft);
-        if let Some(first) = self.remembered(&key) {
-            let taken = Taken { receipt: first.receipt.clone().boxed(), subscribers: first.subscribers, replayed: true };
+        let fingerprint = receipts::fingerprint(&draft);
+        if let Some(first) = self.receipts.find(&key) {
+            let taken =
+                Taken { receipt: first.receipt.clone().boxed(), subscribers: first.subscribers, replayed: true };
             return MessageResult((first.fingerprint == fingerprint).then_some(taken));
         }
         let receipt = self.log.append(draft).shared();
-        self.remember(key, fingerprint, &receipt);
+        self.receipts.keep(key, Kept { fingerprint, subscribers, receipt: receipt.clone() });
+        self.use_.busy_for(self.limits.idempotency_window);
         MessageResult(Some(Taken { receipt: receipt.boxed(), subscribers, replayed: false }))
     }
 }
@@ -376,12 +340,4 @@ impl Handler<Delete> for Topic {
             forgotten.map(|_| ())
         }))
     }
-}
-
-/// Tells whether a retry carries the same event; not a defence against a publisher that cheats itself.
-fn fingerprint(draft: &Draft) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    draft.name.as_ref().map(crate::event::EventName::as_str).hash(&mut hasher);
-    draft.content.hash(&mut hasher);
-    hasher.finish()
 }

@@ -47,20 +47,11 @@ pub enum Problem {
 
 impl Problem {
     pub(super) fn unknown(key: &str, value: &Value, nearest: Option<String>) -> Self {
-        Self::Unknown {
-            origin: origin(value),
-            key: key.to_owned(),
-            nearest,
-        }
+        Self::Unknown { origin: origin(value), key: key.to_owned(), nearest }
     }
 
     pub(super) fn invalid(key: &str, value: &Value, allowed: String) -> Self {
-        Self::Invalid {
-            origin: origin(value),
-            key: key.to_owned(),
-            value: shown(&value.kind),
-            allowed,
-        }
+        Self::Invalid { origin: origin(value), key: key.to_owned(), value: shown(&value.kind), allowed }
     }
 
     /// For a default that another key's value rules out.
@@ -92,9 +83,7 @@ fn shown(value: &ValueKind) -> String {
 }
 
 fn hint(nearest: Option<&str>) -> String {
-    nearest
-        .map(|key| format!("; did you mean {key}?"))
-        .unwrap_or_default()
+    nearest.map(|key| format!("; did you mean {key}?")).unwrap_or_default()
 }
 
 fn lines(problems: &[Problem]) -> String {

@@ -28,10 +28,7 @@ pub(super) enum Layer {
 
 impl Layer {
     pub(super) fn file(path: &Path, required: bool) -> Self {
-        Self::File {
-            path: path.to_owned(),
-            required,
-        }
+        Self::File { path: path.to_owned(), required }
     }
 
     /// A variable that only begins like ours stays under its own name, which is no known key.
@@ -84,9 +81,7 @@ fn host_and_port(listen: &str) -> (&str, Option<&str>) {
         Some((host, port)) if !host_only => (host, Some(port)),
         _ => (listen, None),
     };
-    let inside = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
+    let inside = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     (inside.unwrap_or(host), port)
 }
 
@@ -122,29 +117,16 @@ impl Source for Layer {
 }
 
 /// Reads TOML into `section.key` and its value.
-pub(super) fn parse(
-    origin: &String,
-    text: &str,
-) -> Result<Map<String, Value>, ::config::ConfigError> {
-    let sections = FileFormat::Toml
-        .parse(Some(origin), text)
-        .map_err(|error| unusable(origin, &error))?;
+pub(super) fn parse(origin: &String, text: &str) -> Result<Map<String, Value>, ::config::ConfigError> {
+    let sections = FileFormat::Toml.parse(Some(origin), text).map_err(|error| unusable(origin, &error))?;
     let mut values = Map::new();
     for (name, value) in sections {
         // Quoted again, or a quoted `"log.age_max"` would pass for `age_max` in `[log]`.
-        let name = if name.contains('.') {
-            format!("\"{name}\"")
-        } else {
-            name
-        };
+        let name = if name.contains('.') { format!("\"{name}\"") } else { name };
         match value.kind {
             // A known section may be empty; a stranger is told of either way.
             ValueKind::Table(table) if !table.is_empty() || is_section(&name) => {
-                values.extend(
-                    table
-                        .into_iter()
-                        .map(|(key, value)| (format!("{name}.{key}"), value)),
-                );
+                values.extend(table.into_iter().map(|(key, value)| (format!("{name}.{key}"), value)));
             }
             _ => {
                 values.insert(name, value);
@@ -173,18 +155,14 @@ pub(super) fn merge(layers: Vec<Layer>) -> Result<BTreeMap<String, Value>, Confi
 
 /// The keys that are none of ours.
 pub(super) fn unknown(values: &BTreeMap<String, Value>) -> Vec<Problem> {
-    let unknown = values
-        .iter()
-        .filter(|(key, _)| SETTINGS.iter().all(|s| s.key != key.as_str()));
+    let unknown = values.iter().filter(|(key, _)| SETTINGS.iter().all(|s| s.key != key.as_str()));
     unknown
         .map(|(key, value)| {
             if is_section(key) {
                 return Problem::invalid(key, value, format!("a section, [{key}]"));
             }
             let nearest = match key.strip_prefix(PREFIX) {
-                Some(name) => {
-                    nearest(&name.to_lowercase().replace("__", ".")).map(Setting::variable)
-                }
+                Some(name) => nearest(&name.to_lowercase().replace("__", ".")).map(Setting::variable),
                 None => nearest(key).map(|setting| setting.key.to_owned()),
             };
             Problem::unknown(key, value, nearest)
@@ -199,10 +177,7 @@ fn nearest(name: &str) -> Option<&'static Setting> {
         // A right name in a wrong section is one mistake.
         distance(name, setting.key).min(distance(last, setting.name()) + 1)
     };
-    let (distance, setting) = SETTINGS
-        .iter()
-        .map(|setting| (far(setting), setting))
-        .min_by_key(|(far, _)| *far)?;
+    let (distance, setting) = SETTINGS.iter().map(|setting| (far(setting), setting)).min_by_key(|(far, _)| *far)?;
     (distance <= last.chars().count().div_ceil(3)).then_some(setting)
 }
 

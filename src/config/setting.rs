@@ -40,11 +40,11 @@ use Rule::{Count, Flag, Host, Port, Time, TimeOr};
 const MANY: usize = 10_000_000;
 const TICK: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
-const TEN_MINUTES: Duration = Duration::from_secs(10 * 60);
-const HOUR: Duration = Duration::from_secs(60 * 60);
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const TEN_MINUTES: Duration = Duration::from_mins(10);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
 /// With leap days, as `10y` is read.
-const TEN_YEARS: Duration = Duration::from_secs(3_652 * 24 * 60 * 60 + 12 * 60 * 60);
+const TEN_YEARS: Duration = Duration::from_hours(87660);
 
 /// Every key, in the order of the shipped `config.toml`.
 #[rustfmt::skip]
@@ -85,9 +85,7 @@ const fn row(key: &'static str, rule: Rule) -> Setting {
 impl Setting {
     /// The section, the first half of the key.
     pub fn section(&self) -> &'static str {
-        self.key
-            .split_once('.')
-            .map_or(self.key, |(section, _)| section)
+        self.key.split_once('.').map_or(self.key, |(section, _)| section)
     }
 
     /// The name within the section, the second half of the key.
@@ -107,11 +105,9 @@ impl Setting {
             Port(_) => "a whole number from 0 to 65535".to_owned(),
             Flag(_) => "true or false".to_owned(),
             Count(range, _) => format!("a whole number from {} to {}", range.start(), range.end()),
-            Rule::Size(range, _) => format!(
-                "a size with its unit (B, KiB, MiB, GiB or TiB) from {} to {}",
-                range.start(),
-                range.end()
-            ),
+            Rule::Size(range, _) => {
+                format!("a size with its unit (B, KiB, MiB, GiB or TiB) from {} to {}", range.start(), range.end())
+            }
             Time(range, _) => span(range),
             TimeOr(zero, range, _) => format!("{}, or 0s for {zero}", span(range)),
             Rule::Engine(_) => "memory".to_owned(),
@@ -128,10 +124,7 @@ impl Setting {
             Port(_) | Count(..) => text.parse::<i64>().ok().map(ValueKind::from),
             Flag(_) => text.parse::<bool>().ok().map(ValueKind::from),
             Rule::Origins(_) => {
-                let items = text
-                    .split(',')
-                    .map(str::trim)
-                    .filter(|item| !item.is_empty());
+                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Some(ValueKind::from(items.collect::<Vec<&str>>()))
             }
             _ => None,
@@ -153,11 +146,7 @@ impl Setting {
             Time(range, field) => *field(config) = within(range, time(value)?)?,
             TimeOr(_, range, field) => {
                 let time = time(value)?;
-                *field(config) = if time.is_zero() {
-                    time
-                } else {
-                    within(range, time)?
-                };
+                *field(config) = if time.is_zero() { time } else { within(range, time)? };
             }
             Rule::Engine(field) => match text(value)? {
                 "memory" => *field(config) = Engine::Memory,
@@ -202,11 +191,7 @@ fn within<T: PartialOrd>(range: &RangeInclusive<T>, value: T) -> Option<T> {
 }
 
 fn host(text: &str) -> Option<IpAddr> {
-    if text == "localhost" {
-        Some(Ipv4Addr::LOCALHOST.into())
-    } else {
-        text.parse().ok()
-    }
+    if text == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { text.parse().ok() }
 }
 
 const ORIGINS_MAX: usize = 1000;
@@ -215,10 +200,7 @@ fn origins(value: &ValueKind) -> Option<Origins> {
     let ValueKind::Array(items) = value else {
         return None;
     };
-    let items: Vec<&str> = items
-        .iter()
-        .map(|Value { kind, .. }| text(kind))
-        .collect::<Option<_>>()?;
+    let items: Vec<&str> = items.iter().map(|Value { kind, .. }| text(kind)).collect::<Option<_>>()?;
     if items == ["*"] {
         return Some(Origins::Any);
     }
@@ -245,15 +227,9 @@ fn is_origin(text: &str) -> bool {
 }
 
 fn is_host(host: &str) -> bool {
-    if let Some(inside) = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-    {
-        return inside
-            .parse::<std::net::Ipv6Addr>()
-            .is_ok_and(|ip| ip.to_string() == inside);
+    if let Some(inside) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        return inside.parse::<std::net::Ipv6Addr>().is_ok_and(|ip| ip.to_string() == inside);
     }
     let letter = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_".contains(&c);
-    host.split('.')
-        .all(|label| !label.is_empty() && label.bytes().all(letter))
+    host.split('.').all(|label| !label.is_empty() && label.bytes().all(letter))
 }

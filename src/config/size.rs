@@ -9,13 +9,7 @@ use std::str::FromStr;
 pub struct Size(u64);
 
 /// Largest first, so that [`Size`] prints with the largest unit that divides it.
-const UNITS: [(&str, u64); 5] = [
-    ("TiB", 1 << 40),
-    ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
-    ("B", 1),
-];
+const UNITS: [(&str, u64); 5] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 impl Size {
     /// A size of `bytes` bytes.
@@ -59,10 +53,7 @@ impl Add for Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match UNITS
-            .iter()
-            .find(|(_, unit)| self.0 >= *unit && self.0.is_multiple_of(*unit))
-        {
+        match UNITS.iter().find(|(_, unit)| self.0 >= *unit && self.0.is_multiple_of(*unit)) {
             Some((name, unit)) => write!(f, "{}{name}", self.0 / unit),
             None => f.write_str("0B"),
         }
@@ -84,14 +75,8 @@ impl FromStr for Size {
         let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or(NotASize)?;
         let (number, name) = text.split_at(unit_at);
         let name = name.trim_start();
-        let (_, unit) = UNITS
-            .iter()
-            .find(|(known, _)| *known == name)
-            .ok_or(NotASize)?;
-        let bytes = number
-            .parse::<u64>()
-            .ok()
-            .and_then(|n| n.checked_mul(*unit));
+        let (_, unit) = UNITS.iter().find(|(known, _)| *known == name).ok_or(NotASize)?;
+        let bytes = number.parse::<u64>().ok().and_then(|n| n.checked_mul(*unit));
         bytes.map(Self).ok_or(NotASize)
     }
 }

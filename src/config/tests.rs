@@ -10,23 +10,14 @@ mod values;
 const SHIPPED: &str = include_str!("../../config.toml");
 
 fn pairs(environment: &[(&str, &str)]) -> Vec<(String, String)> {
-    environment
-        .iter()
-        .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
-        .collect()
+    environment.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
 }
 
 /// Loads from a file's text, an environment and `--listen`.
-fn load(
-    text: &str,
-    environment: &[(&str, &str)],
-    listen: Option<&str>,
-) -> Result<Config, ConfigError> {
+fn load(text: &str, environment: &[(&str, &str)], listen: Option<&str>) -> Result<Config, ConfigError> {
     let file = Layer::Values(parse(&FILE.to_owned(), text)?);
     let environment = Layer::environment(pairs(environment).into_iter());
-    let flags = Layer::flags(&Overrides {
-        listen: listen.map(str::to_owned),
-    });
+    let flags = Layer::flags(&Overrides { listen: listen.map(str::to_owned) });
     Config::resolve(vec![file, environment, flags])
 }
 
@@ -63,29 +54,14 @@ fn the_shipped_file_has_every_key_in_order_below_one_comment() {
 #[test]
 fn unknown_keys_are_named_with_the_nearest_known_one() {
     let cases = [
-        (
-            "[log]\nagemax = \"1h\"",
-            "log.agemax; did you mean log.age_max?",
-        ),
-        (
-            "[logs]\nage_max = \"1h\"",
-            "logs.age_max; did you mean log.age_max?",
-        ),
-        (
-            "[stream]\nage_max = \"1h\"",
-            "stream.age_max; did you mean log.age_max?",
-        ),
-        (
-            "[server]\nprot = 1",
-            "server.prot; did you mean server.port?",
-        ),
+        ("[log]\nagemax = \"1h\"", "log.agemax; did you mean log.age_max?"),
+        ("[logs]\nage_max = \"1h\"", "logs.age_max; did you mean log.age_max?"),
+        ("[stream]\nage_max = \"1h\"", "stream.age_max; did you mean log.age_max?"),
+        ("[server]\nprot = 1", "server.prot; did you mean server.port?"),
         ("port = 1", "port; did you mean server.port?"),
         ("[server]\ntls = true", "server.tls"),
         ("[database]\nurl = \"x\"", "database.url"),
-        (
-            "\"log.age_max\" = \"1h\"",
-            "\"log.age_max\"; did you mean log.age_max?",
-        ),
+        ("\"log.age_max\" = \"1h\"", "\"log.age_max\"; did you mean log.age_max?"),
         ("[extra]", "extra"),
         ("\"log[99999999999]\" = 1", "log[99999999999]"),
     ];
@@ -98,18 +74,9 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
 #[test]
 fn unknown_variables_of_ours_are_named_and_others_ignored() {
     let cases = [
-        (
-            "TIDINGS__LOG__AGEMAX",
-            "; did you mean TIDINGS__LOG__AGE_MAX?",
-        ),
-        (
-            "TIDINGS__LOG_AGE_MAX",
-            "; did you mean TIDINGS__LOG__AGE_MAX?",
-        ),
-        (
-            "TIDINGS__log__age_max",
-            "; did you mean TIDINGS__LOG__AGE_MAX?",
-        ),
+        ("TIDINGS__LOG__AGEMAX", "; did you mean TIDINGS__LOG__AGE_MAX?"),
+        ("TIDINGS__LOG_AGE_MAX", "; did you mean TIDINGS__LOG__AGE_MAX?"),
+        ("TIDINGS__log__age_max", "; did you mean TIDINGS__LOG__AGE_MAX?"),
         ("TIDINGS__PORT", "; did you mean TIDINGS__SERVER__PORT?"),
         ("TIDINGS__COLOUR__SCHEME", ""),
         ("TIDINGS__LOG[0]", ""),
@@ -119,11 +86,7 @@ fn unknown_variables_of_ours_are_named_and_others_ignored() {
         let said = complaint("", &[(name, "1h")]);
         assert_eq!(said, format!("environment: unknown key {name}{hint}"));
     }
-    let others = [
-        ("TIDINGS_LOG", "x"),
-        ("HOME", "/"),
-        ("tidings__log__age_max", "x"),
-    ];
+    let others = [("TIDINGS_LOG", "x"), ("HOME", "/"), ("tidings__log__age_max", "x")];
     assert_eq!(load("", &others, None).unwrap(), Config::default());
 }
 
@@ -131,10 +94,7 @@ fn unknown_variables_of_ours_are_named_and_others_ignored() {
 fn all_problems_are_told_together() {
     let text = "[log]\nengine = \"redis\"\n[server]\nport = -1\nbanner = true";
     let said = complaint(text, &[("TIDINGS__SHUTDOWN__DRAIN", "soon")]);
-    let starts: Vec<String> = said
-        .lines()
-        .map(|line| line.chars().take(30).collect())
-        .collect();
+    let starts: Vec<String> = said.lines().map(|line| line.chars().take(30).collect()).collect();
     assert_eq!(
         starts,
         [
@@ -149,10 +109,7 @@ fn all_problems_are_told_together() {
 #[test]
 fn flags_beat_the_environment_which_beats_the_file_which_beats_the_defaults() {
     let file = "[server]\nport = 1\nworkers = 1\n[log]\nage_max = \"1h\"";
-    let environment = [
-        ("TIDINGS__SERVER__PORT", "2"),
-        ("TIDINGS__SERVER__WORKERS", "2"),
-    ];
+    let environment = [("TIDINGS__SERVER__PORT", "2"), ("TIDINGS__SERVER__WORKERS", "2")];
     let config = load(file, &environment, Some("0.0.0.0:3")).unwrap();
     assert_eq!(config.server.address().to_string(), "0.0.0.0:3");
     assert_eq!(config.server.workers, 2);
@@ -164,12 +121,7 @@ fn flags_beat_the_environment_which_beats_the_file_which_beats_the_defaults() {
 
 #[test]
 fn the_platforms_port_beats_the_file_and_yields_to_ours() {
-    let port = |environment: &[(&str, &str)]| {
-        load("[server]\nport = 1", environment, None)
-            .unwrap()
-            .server
-            .port
-    };
+    let port = |environment: &[(&str, &str)]| load("[server]\nport = 1", environment, None).unwrap().server.port;
     assert_eq!(port(&[("PORT", "2")]), 2);
     assert_eq!(port(&[("PORT", "0")]), 0);
     assert_eq!(port(&[("PORT", "")]), 1);
@@ -195,15 +147,7 @@ fn listen_is_a_host_with_or_without_a_port() {
         let config = load("", &[], Some(listen)).unwrap();
         assert_eq!(config.server.address().to_string(), address);
     }
-    for bad in [
-        "",
-        ":9000",
-        "9000",
-        "example.com:80",
-        "127.0.0.1:",
-        "127.0.0.1:http",
-        "::1:x",
-    ] {
+    for bad in ["", ":9000", "9000", "example.com:80", "127.0.0.1:", "127.0.0.1:http", "::1:x"] {
         let said = load("", &[], Some(bad)).unwrap_err().to_string();
         assert!(said.starts_with("flag --listen: server."), "{said}");
     }
@@ -211,27 +155,11 @@ fn listen_is_a_host_with_or_without_a_port() {
 
 #[test]
 fn a_named_file_must_exist_and_be_toml_and_the_usual_one_need_not() {
-    let load = |path: &str| {
-        Config::load(
-            Some(Path::new(path)),
-            std::iter::empty(),
-            &Overrides::default(),
-        )
-    };
+    let load = |path: &str| Config::load(Some(Path::new(path)), std::iter::empty(), &Overrides::default());
     assert_eq!(load("config.toml").unwrap(), Config::default());
-    assert!(
-        load("absent.toml")
-            .unwrap_err()
-            .to_string()
-            .starts_with("absent.toml: ")
-    );
+    assert!(load("absent.toml").unwrap_err().to_string().starts_with("absent.toml: "));
     assert!(load("src").unwrap_err().to_string().starts_with("src: "));
-    assert!(
-        load("src/lib.rs")
-            .unwrap_err()
-            .to_string()
-            .starts_with("src/lib.rs: TOML parse")
-    );
+    assert!(load("src/lib.rs").unwrap_err().to_string().starts_with("src/lib.rs: TOML parse"));
     let absent = Layer::file(Path::new("absent.toml"), false);
     assert!(layer::merge(vec![absent]).unwrap().is_empty());
 }
@@ -245,10 +173,7 @@ fn only_our_variables_must_be_utf8() {
     let read = |name: OsString, value: OsString| layer::readable([(name, value)].into_iter());
     assert_eq!(read("OTHER".into(), broken()).unwrap(), []);
     assert_eq!(read(broken(), "x".into()).unwrap(), []);
-    assert_eq!(
-        read("PORT".into(), "1".into()).unwrap(),
-        pairs(&[("PORT", "1")])
-    );
+    assert_eq!(read("PORT".into(), "1".into()).unwrap(), pairs(&[("PORT", "1")]));
     for name in ["PORT", "TIDINGS__LOG__ENGINE"] {
         assert_eq!(
             read(name.into(), broken()).unwrap_err().to_string(),

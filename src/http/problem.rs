@@ -10,7 +10,10 @@ use serde_json::{Map, Value, json};
 
 /// A refusal. `code` is API: clients branch on it; `detail` is for people.
 #[derive(Clone, Debug)]
-pub struct Problem {
+pub struct Problem(Box<Parts>);
+
+#[derive(Clone, Debug)]
+struct Parts {
     status: StatusCode,
     code: &'static str,
     detail: String,
@@ -22,7 +25,14 @@ pub struct Problem {
 impl Problem {
     /// A refusal with `status`.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), retry_after: None, allow: None, members: Map::new() }
+        Self(Box::new(Parts {
+            status,
+            code,
+            detail: detail.into(),
+            retry_after: None,
+            allow: None,
+            members: Map::new(),
+        }))
     }
 
     /// 400: what is wrong and where.
@@ -32,7 +42,7 @@ impl Problem {
 
     /// 503 that is worth another try after `retry_after`.
     pub fn unavailable(code: &'static str, detail: impl Into<String>, retry_after: Duration) -> Self {
-        Self { retry_after: Some(retry_after), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail) }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(retry_after)
     }
 
     /// 413, with the limit.
@@ -44,66 +54,68 @@ impl Problem {
     /// 405, with what is allowed.
     pub fn method_not_allowed(allow: &'static str) -> Self {
         let detail = format!("this address answers {allow}");
-        Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail) }
+        let mut problem = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
+        problem.0.allow = Some(allow);
+        problem
     }
 
     /// Adds a member to the document.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.members.insert(name.to_owned(), value.into());
+        self.0.members.insert(name.to_owned(), value.into());
         self
     }
 
     /// With the time after which a retry makes sense.
     #[must_use]
     pub fn retry_after(mut self, retry_after: Duration) -> Self {
-        self.retry_after = Some(retry_after);
+        self.0.retry_after = Some(retry_after);
         self
     }
 
     /// The stable code.
     pub fn code(&self) -> &'static str {
-        self.code
+        self.0.code
     }
 
     /// The explanation.
     pub fn detail(&self) -> &str {
-        &self.detail
+        &self.0.detail
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.code, self.detail)
+        write!(f, "{}: {}", self.0.code, self.0.detail)
     }
 }
 
 impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     fn error_response(&self) -> HttpResponse {
         let mut document = json!({
             "type": "about:blank",
-            "title": self.status.canonical_reason(),
-            "status": self.status.as_u16(),
-            "code": self.code,
-            "detail": self.detail,
+            "title": self.0.status.canonical_reason(),
+            "status": self.0.status.as_u16(),
+            "code": self.0.code,
+            "detail": self.0.detail,
         });
         if let Value::Object(document) = &mut document {
-            document.extend(self.members.clone());
+            document.extend(self.0.members.clone());
         }
-        let mut response = HttpResponse::build(self.status);
+        let mut response = HttpResponse::build(self.0.status);
         response.content_type("application/problem+json");
         response.insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"));
         response.insert_header((header::CACHE_CONTROL, "no-store"));
-        if let Some(after) = self.retry_after {
+        if let Some(after) = self.0.retry_after {
             // Whole seconds (RFC 9110, section 10.2.3), rounded up: too late beats too early.
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             response.insert_header((header::RETRY_AFTER, seconds.max(1)));
         }
-        if let Some(allow) = self.allow {
+        if let Some(allow) = self.0.allow {
             response.insert_header((header::ALLOW, allow));
         }
         response.body(document.to_string())

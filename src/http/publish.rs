@@ -146,8 +146,9 @@ enum Kind {
 
 /// How the body is to be read.
 fn kind(request: &HttpRequest) -> Result<Kind, Problem> {
-    let unsupported = |detail: String| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail);
-    let encoding = request.headers().get(header::CONTENT_ENCODING).map(|value| value.as_bytes());
+    let unsupported =
+        |detail: String| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail);
+    let encoding = request.headers().get(header::CONTENT_ENCODING).map(header::HeaderValue::as_bytes);
     if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
         return Err(unsupported("the body is encoded; send it without Content-Encoding".to_owned()));
     }
@@ -163,7 +164,8 @@ fn kind(request: &HttpRequest) -> Result<Kind, Problem> {
         "application/x-www-form-urlencoded" => Ok(Kind::Form),
         "application/json" => Ok(Kind::Json),
         _ if essence.starts_with("multipart/") => {
-            let detail = format!("{essence} is not taken; send a form as application/x-www-form-urlencoded, or raw text");
+            let detail =
+                format!("{essence} is not taken; send a form as application/x-www-form-urlencoded, or raw text");
             Err(unsupported(detail))
         }
         _ => Ok(Kind::Raw),
@@ -185,11 +187,14 @@ async fn collect(
     let all = async {
         let mut body = BytesMut::new();
         while let Some(chunk) = payload.next().await {
-            let chunk = chunk.map_err(|error| Problem::bad_request("bad_body", format!("the body broke off: {error}")))?;
+            let chunk =
+                chunk.map_err(|error| Problem::bad_request("bad_body", format!("the body broke off: {error}")))?;
             if u64::try_from(body.len() + chunk.len()).is_ok_and(|length| length > bytes_max) {
                 return Err(too_large());
             }
-            if body.is_empty() && announced.is_some_and(|length| u64::try_from(chunk.len()).is_ok_and(|got| got == length)) {
+            if body.is_empty()
+                && announced.is_some_and(|length| u64::try_from(chunk.len()).is_ok_and(|got| got == length))
+            {
                 return Ok(chunk);
             }
             body.extend_from_slice(&chunk);
@@ -205,7 +210,9 @@ async fn collect(
 /// The events to publish, one a topic, and whether the answer is a list.
 fn drafts(edge: &Edge, query: &Fields, body: Body) -> Result<(Vec<Draft>, bool), Problem> {
     let content = match (query.only("content")?, body.content) {
-        (Some(_), Some(_)) => return Err(Problem::bad_request("repeated", "`content` is in the query and in the body")),
+        (Some(_), Some(_)) => {
+            return Err(Problem::bad_request("repeated", "`content` is in the query and in the body"));
+        }
         (Some(content), None) => Bytes::copy_from_slice(content.as_bytes()),
         (None, Some(content)) => content,
         (None, None) => {

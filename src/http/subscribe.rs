@@ -95,7 +95,8 @@ fn format(request: &HttpRequest, query: &Fields) -> Result<Format, Problem> {
 
 /// The cursor; the header wins, because a browser's own reconnect sends it and keeps the query of the first request.
 fn cursor(request: &HttpRequest, query: &Fields) -> Option<String> {
-    let header = request.headers().get("last-event-id").map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let header =
+        request.headers().get("last-event-id").map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let query = || CURSORS.iter().find_map(|name| query.first(name)).map(str::to_owned);
     // Empty is how a client without a cursor may spell it.
     header.or_else(query).filter(|cursor| !cursor.is_empty())
@@ -207,10 +208,13 @@ fn head<B: MessageBody + 'static>(format: Format, id: Option<EventId>, body: B) 
     let mut put = |name: HeaderName, value: &'static str| {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     };
-    put(header::CONTENT_TYPE, match format {
-        Format::Plain | Format::Envelope => "text/event-stream",
-        Format::Lines => "application/x-ndjson",
-    });
+    put(
+        header::CONTENT_TYPE,
+        match format {
+            Format::Plain | Format::Envelope => "text/event-stream",
+            Format::Lines => "application/x-ndjson",
+        },
+    );
     put(header::CACHE_CONTROL, "no-cache, no-transform");
     put(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     put(HeaderName::from_static("x-accel-buffering"), "no");
@@ -222,7 +226,7 @@ fn head<B: MessageBody + 'static>(format: Format, id: Option<EventId>, body: B) 
     response.into()
 }
 
-/// An EventSource stops for good at anything but 200, so it is told in the stream and comes back; other clients get
+/// An `EventSource` stops for good at anything but 200, so it is told in the stream and comes back; other clients get
 /// the status that says it.
 fn refuse(edge: &Edge, request: &HttpRequest, format: Format, refusal: Refusal) -> Result<HttpResponse, Problem> {
     let retry = jitter(edge.config.stream.retry * REFUSED_PATIENCE);

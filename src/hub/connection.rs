@@ -57,10 +57,7 @@ pub(super) struct Connection<S> {
     /// What the socket has not yet taken of the last blocks written: always the tail of a block, or whole blocks of
     /// the broker's own. It shares the frame's memory.
     rest: Bytes,
-    /// The socket is full; readiness will say when it is not.
-    blocked: bool,
-    /// The hub is told of that socket's readiness.
-    watched: bool,
+    room: Room,
     /// Since when the socket has taken nothing of what it was offered.
     pub(super) stalled_since: Option<Instant>,
     pub(super) wrote_at: Instant,
@@ -76,6 +73,17 @@ pub(super) struct Connection<S> {
     /// Bytes that the peer sent although it has nothing to say.
     received: usize,
     _hold: Box<dyn Any>,
+}
+
+/// Whether the socket takes bytes, as far as is known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// It has never been full, and its readiness is not watched: most never are.
+    Untried,
+    /// It is full; readiness will say when it is not.
+    Full,
+    /// It has been full, and takes bytes again.
+    Again,
 }
 
 /// Blocks that follow each other in a stream, in one piece of memory.
@@ -110,8 +118,7 @@ impl<S: Peer> Connection<S> {
             seats: SmallVec::new(),
             cursor: subscription.after,
             rest: Bytes::new(),
-            blocked: false,
-            watched: false,
+            room: Room::Untried,
             stalled_since: None,
             wrote_at: now,
             ends_at: subscription.ends_at,
@@ -126,12 +133,12 @@ impl<S: Peer> Connection<S> {
 
     /// Whether it waits for its socket.
     pub(super) fn is_blocked(&self) -> bool {
-        self.blocked
+        self.room == Room::Full
     }
 
     /// The socket may take bytes again.
     pub(super) fn unblock(&mut self) {
-        self.blocked = false;
+        self.room = Room::Again;
     }
 
     /// Puts a block of the broker's own behind what is still to be written.
@@ -178,10 +185,8 @@ impl<S: Peer> Connection<S> {
             self.cursor = self.cursor.max(run.to);
             return Ok(Wrote::All);
         }
-        self.blocked = true;
         self.stalled_since.get_or_insert(now);
-        if !self.watched {
-            self.watched = true;
+        if std::mem::replace(&mut self.room, Room::Full) == Room::Untried {
             self.socket.watch_writable(key)?;
         }
         self.rest = self.rest.slice(taken.min(rest)..);

@@ -225,7 +225,8 @@ impl<S: Peer> Fanout<S> {
 
     pub(super) fn remove_topic(&mut self, key: usize, topic: &TopicName) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let at = connection.seats.iter().position(|seat| self.channels.get(seat.channel).is_some_and(|c| c.topic == *topic));
+        let at =
+            connection.seats.iter().position(|seat| self.channels.get(seat.channel).is_some_and(|c| c.topic == *topic));
         let Some(seat) = at.map(|at| connection.seats.swap_remove(at)) else { return };
         connection.say(&frame::deleted(connection.format, topic));
         connection.ending |= connection.seats.is_empty();

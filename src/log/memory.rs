@@ -101,14 +101,8 @@ impl MemoryLog {
         let (frame, content) = frame::plain(id, draft.name.as_ref(), &draft.content);
         let log = state.topics.entry(draft.topic.clone()).or_default();
         state.time_ms = state.time_ms.max(now_ms());
-        let event = Arc::new(Event {
-            seq,
-            time_ms: state.time_ms,
-            topic: draft.topic,
-            name: draft.name,
-            content,
-            frame,
-        });
+        let event =
+            Arc::new(Event { seq, time_ms: state.time_ms, topic: draft.topic, name: draft.name, content, frame });
         let bytes = cost(&event);
         log.bytes += bytes;
         log.events.push_back((age, Arc::clone(&event)));

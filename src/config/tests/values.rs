@@ -4,72 +4,32 @@ use super::*;
 
 /// For each key: another value as the environment writes it, then values that are not allowed.
 const SAMPLES: &[(&str, &str, &[&str])] = &[
-    (
-        "server.host",
-        "::1",
-        &["", "example.com", "127.0.0.1:80", "localhost "],
-    ),
+    ("server.host", "::1", &["", "example.com", "127.0.0.1:80", "localhost "]),
     ("server.port", "0", &["", "-1", "65536", "http"]),
     ("server.workers", "256", &["-1", "257", "two", "1.5"]),
-    (
-        "server.keep_alive",
-        "1h",
-        &["", "0s", "999ms", "3601s", "75"],
-    ),
+    ("server.keep_alive", "1h", &["", "0s", "999ms", "3601s", "75"]),
     ("log.engine", "memory", &["", "disk", "Memory"]),
-    (
-        "log.topic_events_max",
-        "10000000",
-        &["0", "10000001", "1e3"],
-    ),
-    (
-        "log.topic_bytes_max",
-        "8MiB",
-        &["0", "65535B", "1025GiB", "16777216", "16MB", "-1MiB"],
-    ),
-    (
-        "log.bytes_max",
-        "1TiB",
-        &["0", "65535B", "1025GiB", "1.5GiB", "99999999999TiB"],
-    ),
-    (
-        "log.age_max",
-        "10y",
-        &["24", "999ms", "3653d", "tomorrow", "-1s"],
-    ),
+    ("log.topic_events_max", "10000000", &["0", "10000001", "1e3"]),
+    ("log.topic_bytes_max", "8MiB", &["0", "65535B", "1025GiB", "16777216", "16MB", "-1MiB"]),
+    ("log.bytes_max", "1TiB", &["0", "65535B", "1025GiB", "1.5GiB", "99999999999TiB"]),
+    ("log.age_max", "10y", &["24", "999ms", "3653d", "tomorrow", "-1s"]),
     ("stream.heartbeat", "100ms", &["0s", "99ms", "601s", "15"]),
     ("stream.retry", "10m", &["0", "99ms", "601s", "3"]),
     ("stream.lifetime_max", "1s", &["1ms", "11y", "never"]),
     ("stream.write_timeout", "1h", &["0s", "99ms", "3601s"]),
     ("stream.gone", "0s", &["86401s", "60"]),
     ("publish.allow_get", "false", &["", "no", "0", "TRUE"]),
-    (
-        "publish.event_bytes_max",
-        "15MiB",
-        &["0", "0B", "67108865B", "1024"],
-    ),
-    (
-        "publish.idempotency_window",
-        "24h",
-        &["0s", "999ms", "86401s"],
-    ),
+    ("publish.event_bytes_max", "15MiB", &["0", "0B", "67108865B", "1024"]),
+    ("publish.idempotency_window", "24h", &["0s", "999ms", "86401s"]),
     ("publish.idempotency_keys_max", "1", &["0", "10000001"]),
     ("publish.body_timeout", "10m", &["0s", "99ms", "601s"]),
-    (
-        "limits.connections_max",
-        "1",
-        &["0", "10000001", "99999999999999999999"],
-    ),
+    ("limits.connections_max", "1", &["0", "10000001", "99999999999999999999"]),
     ("limits.connections_per_ip_max", "1", &["0", "10000001"]),
     ("limits.subscribers_per_topic_max", "1", &["0", "10000001"]),
     ("limits.topics_max", "1", &["0", "10000001"]),
     ("limits.topics_per_request_max", "1024", &["0", "1025"]),
     ("limits.topic_bytes_max", "1KiB", &["0", "1025B", "255"]),
-    (
-        "cors.origins",
-        "https://a.example, http://localhost:3000",
-        &["*,*", "null", "a.example"],
-    ),
+    ("cors.origins", "https://a.example, http://localhost:3000", &["*,*", "null", "a.example"]),
     ("shutdown.drain", "0s", &["601s", "10"]),
 ];
 
@@ -86,9 +46,7 @@ fn every_key_is_set_by_its_variable_and_changes_only_its_field() {
         let variable = setting(key).variable();
         let config = load(SHIPPED, &[(variable.as_str(), *other)], None).unwrap();
         let mut expected = Config::default();
-        setting(key)
-            .apply(&mut expected, &setting(key).read(other))
-            .unwrap();
+        setting(key).apply(&mut expected, &setting(key).read(other)).unwrap();
         assert_eq!(config, expected, "{key}");
         // `memory` is the only engine so far, so it cannot differ from the default.
         assert_eq!(config == Config::default(), *key == "log.engine", "{key}");
@@ -103,10 +61,7 @@ fn every_bad_value_names_its_variable_key_value_and_what_is_allowed() {
         for value in *bad {
             let said = complaint(SHIPPED, &[(variable.as_str(), *value)]);
             assert!(said.starts_with(&format!("environment variable {variable}: {key} = ")));
-            assert!(
-                said.ends_with(&format!("; allowed: {}", setting.allowed())),
-                "{said}"
-            );
+            assert!(said.ends_with(&format!("; allowed: {}", setting.allowed())), "{said}");
             let pieces: Vec<&str> = value.split(',').collect();
             assert!(pieces.iter().all(|piece| said.contains(piece)), "{said}");
         }
@@ -116,18 +71,9 @@ fn every_bad_value_names_its_variable_key_value_and_what_is_allowed() {
 #[test]
 fn bad_values_of_a_file_are_said_exactly() {
     let cases = [
-        (
-            "[server]\nport = 70000",
-            "server.port = 70000; allowed: a whole number from 0 to 65535",
-        ),
-        (
-            "[server]\nport = \"80\"",
-            "server.port = \"80\"; allowed: a whole number from 0 to 65535",
-        ),
-        (
-            "[log]\nengine = \"redis\"",
-            "log.engine = \"redis\"; allowed: memory",
-        ),
+        ("[server]\nport = 70000", "server.port = 70000; allowed: a whole number from 0 to 65535"),
+        ("[server]\nport = \"80\"", "server.port = \"80\"; allowed: a whole number from 0 to 65535"),
+        ("[log]\nengine = \"redis\"", "log.engine = \"redis\"; allowed: memory"),
         (
             "[log]\nage_max = 24",
             "log.age_max = 24; allowed: a duration with its unit (ms, s, m, h or d) \
@@ -138,14 +84,8 @@ fn bad_values_of_a_file_are_said_exactly() {
             "publish.event_bytes_max = 1024; allowed: a size with its unit \
              (B, KiB, MiB, GiB or TiB) from 1B to 64MiB",
         ),
-        (
-            "[publish]\nallow_get = 1",
-            "publish.allow_get = 1; allowed: true or false",
-        ),
-        (
-            "[publish.allow_get]\nx = 1",
-            "publish.allow_get = a table; allowed: true or false",
-        ),
+        ("[publish]\nallow_get = 1", "publish.allow_get = 1; allowed: true or false"),
+        ("[publish.allow_get]\nx = 1", "publish.allow_get = a table; allowed: true or false"),
         ("log = 5", "log = 5; allowed: a section, [log]"),
     ];
     for (text, said) in cases {
@@ -162,13 +102,7 @@ fn values_at_a_bound_are_taken_and_one_past_it_refused() {
         ("server.workers", "0", "-1", "256", "257"),
         ("server.keep_alive", "1s", "999ms", "1h", "3601s"),
         ("log.topic_events_max", "1", "0", "10000000", "10000001"),
-        (
-            "log.topic_bytes_max",
-            "64KiB",
-            "65535B",
-            "1TiB",
-            "1099511627777B",
-        ),
+        ("log.topic_bytes_max", "64KiB", "65535B", "1TiB", "1099511627777B"),
         ("log.bytes_max", "64KiB", "65535B", "1TiB", "1099511627777B"),
         ("log.age_max", "1s", "999ms", "10y", "10y 1s"),
         ("stream.heartbeat", "100ms", "99ms", "10m", "601s"),
@@ -177,47 +111,19 @@ fn values_at_a_bound_are_taken_and_one_past_it_refused() {
         ("stream.write_timeout", "100ms", "99ms", "1h", "3601s"),
         ("stream.gone", "0s", "-1s", "24h", "24h 1ms"),
         ("publish.event_bytes_max", "1B", "0B", "64MiB", "67108865B"),
-        (
-            "publish.idempotency_window",
-            "1s",
-            "999ms",
-            "24h",
-            "24h 1ms",
-        ),
-        (
-            "publish.idempotency_keys_max",
-            "1",
-            "0",
-            "10000000",
-            "10000001",
-        ),
+        ("publish.idempotency_window", "1s", "999ms", "24h", "24h 1ms"),
+        ("publish.idempotency_keys_max", "1", "0", "10000000", "10000001"),
         ("publish.body_timeout", "100ms", "99ms", "10m", "601s"),
         ("limits.connections_max", "1", "0", "10000000", "10000001"),
-        (
-            "limits.connections_per_ip_max",
-            "1",
-            "0",
-            "10000000",
-            "10000001",
-        ),
-        (
-            "limits.subscribers_per_topic_max",
-            "1",
-            "0",
-            "10000000",
-            "10000001",
-        ),
+        ("limits.connections_per_ip_max", "1", "0", "10000000", "10000001"),
+        ("limits.subscribers_per_topic_max", "1", "0", "10000000", "10000001"),
         ("limits.topics_max", "1", "0", "10000000", "10000001"),
         ("limits.topics_per_request_max", "1", "0", "1024", "1025"),
         ("limits.topic_bytes_max", "1B", "0B", "1KiB", "1025B"),
         ("shutdown.drain", "0s", "-1s", "10m", "601s"),
     ];
     for (key, least, below, most, above) in cases {
-        let takes = |text: &str| {
-            setting(key)
-                .apply(&mut Config::default(), &setting(key).read(text))
-                .is_some()
-        };
+        let takes = |text: &str| setting(key).apply(&mut Config::default(), &setting(key).read(text)).is_some();
         assert!(takes(least) && takes(most), "{key}");
         assert!(!takes(below) && !takes(above), "{key}");
     }
@@ -234,18 +140,10 @@ fn zero_needs_no_unit_where_zero_is_allowed() {
 
 #[test]
 fn a_topic_holds_its_largest_event_and_the_log_its_largest_topic() {
-    let topic = |size: &str| {
-        load(
-            &format!("[publish]\nevent_bytes_max = \"1MiB\"\n[log]\n{size}"),
-            &[],
-            None,
-        )
-    };
+    let topic = |size: &str| load(&format!("[publish]\nevent_bytes_max = \"1MiB\"\n[log]\n{size}"), &[], None);
     assert!(topic("topic_bytes_max = \"1088KiB\"").is_ok());
     assert_eq!(
-        topic("topic_bytes_max = \"1114111B\"")
-            .unwrap_err()
-            .to_string(),
+        topic("topic_bytes_max = \"1114111B\"").unwrap_err().to_string(),
         "config.toml: log.topic_bytes_max = \"1114111B\"; \
          allowed: at least 1088KiB (publish.event_bytes_max + 64KiB)"
     );
@@ -263,24 +161,14 @@ fn a_topic_holds_its_largest_event_and_the_log_its_largest_topic() {
 
 #[test]
 fn origins_are_exact_or_any() {
-    let origins = |text: &str| {
-        load("", &[("TIDINGS__CORS__ORIGINS", text)], None).map(|config| config.cors.origins)
-    };
+    let origins = |text: &str| load("", &[("TIDINGS__CORS__ORIGINS", text)], None).map(|config| config.cors.origins);
     let only = |items: &[&str]| Origins::Only(items.iter().map(|&item| item.to_owned()).collect());
     assert_eq!(origins("").unwrap(), only(&[]));
     assert_eq!(origins("*").unwrap(), Origins::Any);
-    for good in [
-        "https://app.example.com",
-        "http://[::1]:8080",
-        "http://10.0.0.1",
-        "https://x:80",
-    ] {
+    for good in ["https://app.example.com", "http://[::1]:8080", "http://10.0.0.1", "https://x:80"] {
         assert_eq!(origins(good).unwrap(), only(&[good]));
     }
-    assert_eq!(
-        origins(" https://a , https://b, ").unwrap(),
-        only(&["https://a", "https://b"])
-    );
+    assert_eq!(origins(" https://a , https://b, ").unwrap(), only(&["https://a", "https://b"]));
     for bad in [
         "null",
         "https://a,*",
@@ -305,10 +193,7 @@ fn origins_are_exact_or_any() {
         assert!(origins(bad).is_err(), "{bad}");
     }
     let file = "[cors]\norigins = [\"https://a\", \"https://b\"]";
-    assert_eq!(
-        load(file, &[], None).unwrap().cors.origins,
-        only(&["https://a", "https://b"])
-    );
+    assert_eq!(load(file, &[], None).unwrap().cors.origins, only(&["https://a", "https://b"]));
     let many = |n: usize| vec!["https://a"; n].join(",");
     assert!(origins(&many(1000)).is_ok());
     assert!(origins(&many(1001)).is_err());
@@ -316,20 +201,12 @@ fn origins_are_exact_or_any() {
 
 #[test]
 fn sizes_print_with_the_largest_unit_that_fits_and_read_back() {
-    for (bytes, text) in [
-        (0, "0B"),
-        (1, "1B"),
-        (1023, "1023B"),
-        (1536, "1536B"),
-        (65536, "64KiB"),
-    ] {
+    for (bytes, text) in [(0, "0B"), (1, "1B"), (1023, "1023B"), (1536, "1536B"), (65536, "64KiB")] {
         assert_eq!(Size::new(bytes).to_string(), text);
         assert_eq!(text.parse(), Ok(Size::new(bytes)));
     }
     assert_eq!("2 MiB".parse(), Ok(Size::mib(2)));
-    for bad in [
-        "", "1", "MiB", "1mib", "1MB", "1.5MiB", "+1B", "-1B", " 1B", "1Bx", "1é",
-    ] {
+    for bad in ["", "1", "MiB", "1mib", "1MB", "1.5MiB", "+1B", "-1B", " 1B", "1Bx", "1é"] {
         assert_eq!(bad.parse::<Size>(), Err(NotASize), "{bad}");
     }
 }

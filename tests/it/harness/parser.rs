@@ -73,7 +73,9 @@ impl Parser {
                 self.data.push('\n');
             }
             "id" if !value.contains('\0') => self.id = value.to_owned(),
-            "retry" if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => self.retry = value.parse().ok(),
+            "retry" if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => {
+                self.retry = value.parse().ok()
+            }
             _ => {}
         }
     }

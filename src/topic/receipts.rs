@@ -1,0 +1,73 @@
+//! What a topic answered under which idempotency key: the last so many keys, for so long.
+
+use std::{
+    collections::{HashMap, VecDeque, hash_map::DefaultHasher},
+    hash::{Hash as _, Hasher as _},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::{BoxFuture, Shared};
+
+use crate::{
+    event::EventName,
+    log::{AppendError, Draft, Receipt},
+};
+
+/// The answers kept.
+pub(super) struct Receipts {
+    window: Duration,
+    keys_max: usize,
+    kept: HashMap<Arc<str>, Kept>,
+    /// The keys, oldest first.
+    keys: VecDeque<(Instant, Arc<str>)>,
+}
+
+/// One answer. It may still be on its way: a retry that overtakes the commit waits for the same one.
+pub(super) struct Kept {
+    /// Of the event; see [`fingerprint`].
+    pub(super) fingerprint: u64,
+    pub(super) subscribers: usize,
+    pub(super) receipt: Shared<BoxFuture<'static, Result<Receipt, AppendError>>>,
+}
+
+impl Receipts {
+    pub(super) fn new(window: Duration, keys_max: usize) -> Self {
+        Self { window, keys_max, kept: HashMap::new(), keys: VecDeque::new() }
+    }
+
+    /// The answer given to `key` before. One that failed is forgotten: the retry counts as the first.
+    pub(super) fn find(&mut self, key: &str) -> Option<&Kept> {
+        while self.keys.front().is_some_and(|(at, _)| at.elapsed() >= self.window) {
+            self.drop_oldest();
+        }
+        if self.kept.get(key).is_some_and(|kept| matches!(kept.receipt.peek(), Some(Err(_)))) {
+            self.kept.remove(key);
+            self.keys.retain(|(_, other)| **other != *key);
+        }
+        self.kept.get(key)
+    }
+
+    /// Keeps the answer to `key`, which has none; the oldest one makes room.
+    pub(super) fn keep(&mut self, key: Arc<str>, answer: Kept) {
+        while self.keys.len() >= self.keys_max {
+            self.drop_oldest();
+        }
+        self.keys.push_back((Instant::now(), Arc::clone(&key)));
+        self.kept.insert(key, answer);
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some((_, key)) = self.keys.pop_front() {
+            self.kept.remove(&key);
+        }
+    }
+}
+
+/// Tells whether a retry carries the same event; not a defence against a publisher that cheats itself.
+pub(super) fn fingerprint(draft: &Draft) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    draft.name.as_ref().map(EventName::as_str).hash(&mut hasher);
+    draft.content.hash(&mut hasher);
+    hasher.finish()
+}
