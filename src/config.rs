@@ -26,7 +26,10 @@ use layer::Layer;
 /// The file read when none is named: in the working directory, if it exists.
 const FILE: &str = "config.toml";
 
-/// What a topic must be able to hold beside its largest event, so that history is never one event.
+/// How much more than its content an event may take: content that is all line breaks becomes seven bytes each on the
+/// wire (`data: ` and the break), and is kept as it was published, too.
+const EVENT_EXPANSION: u64 = 8;
+/// What a topic must be able to hold beside its largest event, so that no event is evicted by its own arrival.
 const TOPIC_ROOM: Size = Size::kib(64);
 
 /// Everything that can be configured, one field a section.
@@ -97,13 +100,13 @@ impl Config {
 
     /// The rules between keys; each value alone is already known to be in its range.
     fn contradictions(&self, values: &BTreeMap<String, Value>) -> Vec<Problem> {
-        let smallest_topic = self.publish.event_bytes_max + TOPIC_ROOM;
+        let smallest_topic = Size::new(self.publish.event_bytes_max.get() * EVENT_EXPANSION) + TOPIC_ROOM;
         let rules = [
             (
                 "log.topic_bytes_max",
                 self.log.topic_bytes_max,
                 smallest_topic,
-                format!("publish.event_bytes_max + {TOPIC_ROOM}"),
+                format!("{EVENT_EXPANSION} x publish.event_bytes_max + {TOPIC_ROOM}"),
             ),
             ("log.bytes_max", self.log.bytes_max, self.log.topic_bytes_max, "log.topic_bytes_max".to_owned()),
         ];

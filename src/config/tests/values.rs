@@ -10,7 +10,7 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("server.keep_alive", "1h", &["", "0s", "999ms", "3601s", "75"]),
     ("log.engine", "memory", &["", "disk", "Memory"]),
     ("log.topic_events_max", "10000000", &["0", "10000001", "1e3"]),
-    ("log.topic_bytes_max", "8MiB", &["0", "65535B", "1025GiB", "16777216", "16MB", "-1MiB"]),
+    ("log.topic_bytes_max", "9MiB", &["0", "65535B", "1025GiB", "16777216", "16MB", "-1MiB"]),
     ("log.bytes_max", "1TiB", &["0", "65535B", "1025GiB", "1.5GiB", "99999999999TiB"]),
     ("log.age_max", "10y", &["24", "999ms", "3653d", "tomorrow", "-1s"]),
     ("stream.heartbeat", "100ms", &["0s", "99ms", "601s", "15"]),
@@ -19,7 +19,7 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("stream.write_timeout", "1h", &["0s", "99ms", "3601s"]),
     ("stream.gone", "0s", &["86401s", "60"]),
     ("publish.allow_get", "false", &["", "no", "0", "TRUE"]),
-    ("publish.event_bytes_max", "15MiB", &["0", "0B", "67108865B", "1024"]),
+    ("publish.event_bytes_max", "1536KiB", &["0", "0B", "67108865B", "1024"]),
     ("publish.idempotency_window", "24h", &["0s", "999ms", "86401s"]),
     ("publish.idempotency_keys_max", "1", &["0", "10000001"]),
     ("publish.body_timeout", "10m", &["0s", "99ms", "601s"]),
@@ -141,11 +141,11 @@ fn zero_needs_no_unit_where_zero_is_allowed() {
 #[test]
 fn a_topic_holds_its_largest_event_and_the_log_its_largest_topic() {
     let topic = |size: &str| load(&format!("[publish]\nevent_bytes_max = \"1MiB\"\n[log]\n{size}"), &[], None);
-    assert!(topic("topic_bytes_max = \"1088KiB\"").is_ok());
+    assert!(topic("topic_bytes_max = \"8256KiB\"").is_ok());
     assert_eq!(
-        topic("topic_bytes_max = \"1114111B\"").unwrap_err().to_string(),
-        "config.toml: log.topic_bytes_max = \"1114111B\"; \
-         allowed: at least 1088KiB (publish.event_bytes_max + 64KiB)"
+        topic("topic_bytes_max = \"8454143B\"").unwrap_err().to_string(),
+        "config.toml: log.topic_bytes_max = \"8454143B\"; \
+         allowed: at least 8256KiB (8 x publish.event_bytes_max + 64KiB)"
     );
     assert!(topic("bytes_max = \"16MiB\"").is_ok());
     assert_eq!(
@@ -155,7 +155,7 @@ fn a_topic_holds_its_largest_event_and_the_log_its_largest_topic() {
     assert_eq!(
         complaint("", &[("TIDINGS__PUBLISH__EVENT_BYTES_MAX", "64MiB")]),
         "built-in default: log.topic_bytes_max = \"16MiB\"; \
-         allowed: at least 65600KiB (publish.event_bytes_max + 64KiB)"
+         allowed: at least 524352KiB (8 x publish.event_bytes_max + 64KiB)"
     );
 }
 
