@@ -20,6 +20,8 @@ use crate::{
 
 pub mod memory;
 
+mod index;
+
 #[cfg(test)]
 mod conformance;
 
@@ -140,6 +142,8 @@ pub struct Page {
     pub evicted_to: u64,
     /// Topics that have been deleted after the asked position; `events` has nothing of them.
     pub deleted: Vec<TopicName>,
+    /// The next event is not in memory: nothing else in this page counts, and it has to be fetched.
+    pub is_cold: bool,
 }
 
 impl Page {

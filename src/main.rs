@@ -84,6 +84,7 @@ async fn run(config: Config) -> ExitCode {
         eprintln!("tidings: cannot listen for signals");
         return ExitCode::from(EXIT_FAILURE);
     };
+    raise_descriptor_limit(config.limits.connections_max);
     let server = match Server::listen(config) {
         Ok(server) => server,
         Err(error) => {
@@ -104,6 +105,17 @@ async fn run(config: Config) -> ExitCode {
         _ = interrupt.recv() => tracing::warn!("ended at once"),
     }
     ExitCode::SUCCESS
+}
+
+/// Every subscriber takes a descriptor, and the limit that a shell sets is far below what the system allows.
+fn raise_descriptor_limit(connections_max: usize) {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) if usize::try_from(limit).is_ok_and(|limit| limit < connections_max) => {
+            tracing::info!(limit, connections_max, "the open-files limit (ulimit -n) is below limits.connections_max");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the open-files limit cannot be raised"),
+    }
 }
 
 fn banner(server: &Server) -> std::io::Result<()> {

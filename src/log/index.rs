@@ -1,0 +1,359 @@
+//! What is held, of which topic, where: the part of a log that every engine has in memory.
+//!
+//! It knows every event held by position, and keeps the newest of them whole, up to a budget (the hot tail). It decides
+//! what retention removes and remembers up to where something is missing, so that a gap is told exactly.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+    iter::Peekable,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{Held, Page, Placement, Start};
+use crate::{
+    config::LogConfig,
+    event::{Epoch, Event, TopicName},
+    frame::GapReason,
+};
+
+/// The events held. Time is the log's own: since some moment before its first event, on a clock that never jumps.
+#[derive(Debug)]
+pub(super) struct Index {
+    epoch: Epoch,
+    retention: LogConfig,
+    /// Bytes of events that are kept whole.
+    hot_bytes_max: u64,
+    /// Position of the last committed event.
+    watermark: u64,
+    topics: HashMap<TopicName, TopicLog>,
+    /// Every event held, oldest first. Entries whose event has gone stay until they reach the front or outnumber the
+    /// living: removing from the middle would make every append pay for the length of the log.
+    order: VecDeque<(u64, TopicName)>,
+    /// Events up to here are not kept whole.
+    cold_to: u64,
+    hot_bytes: u64,
+    events: usize,
+    bytes: u64,
+    /// Topics that hold nothing, with the mark they were queued under, longest empty first.
+    empty: VecDeque<(u64, TopicName)>,
+    /// Topics without an entry have lost nothing after this position.
+    forgotten_to: u64,
+}
+
+#[derive(Debug, Default)]
+struct TopicLog {
+    events: VecDeque<Entry>,
+    bytes: u64,
+    /// Position of the last event removed from the front.
+    evicted_to: u64,
+    /// Position of the last deletion of the topic.
+    deleted_to: u64,
+}
+
+/// One event held.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) seq: u64,
+    /// Its age: when it was committed, by the log's own time.
+    pub(super) at: Duration,
+    pub(super) time_ms: u64,
+    pub(super) bytes: u64,
+    /// The event itself, when it is hot.
+    pub(super) event: Option<Arc<Event>>,
+}
+
+/// What is no longer held; the engine is told, so that it can make room.
+#[derive(Debug)]
+pub(super) enum Removed<'a> {
+    /// An event, by retention or a deletion.
+    Event(&'a TopicName, u64),
+    /// The last trace of a topic: it has lost events up to here.
+    Topic(&'a TopicName, u64),
+}
+
+/// The events of a page, some of which may have to be fetched.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Everything about the page but its events.
+    pub(super) page: Page,
+    pub(super) entries: Vec<(TopicName, Entry)>,
+}
+
+impl Entry {
+    pub(super) fn hot(event: Arc<Event>, at: Duration) -> Self {
+        Self { seq: event.seq, at, time_ms: event.time_ms, bytes: cost(&event), event: Some(event) }
+    }
+}
+
+impl TopicLog {
+    /// Nothing after this position has been removed.
+    fn whole_after(&self) -> u64 {
+        self.evicted_to.max(self.deleted_to)
+    }
+
+    fn after(&self, seq: u64) -> usize {
+        self.events.partition_point(|entry| entry.seq <= seq)
+    }
+}
+
+/// What an event costs besides its frame: its own fields, the index entries, the allocator.
+const EVENT_OVERHEAD: u64 = 256;
+
+/// Empty topics whose last position is remembered, so that a gap is reported exactly when there is one.
+const EMPTY_MAX: usize = 65_536;
+
+impl Index {
+    pub(super) fn new(epoch: Epoch, retention: LogConfig, hot_bytes_max: u64) -> Self {
+        Self {
+            epoch,
+            retention,
+            hot_bytes_max,
+            watermark: 0,
+            topics: HashMap::new(),
+            order: VecDeque::new(),
+            cold_to: 0,
+            hot_bytes: 0,
+            events: 0,
+            bytes: 0,
+            empty: VecDeque::new(),
+            forgotten_to: 0,
+        }
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    pub(super) fn watermark(&self) -> u64 {
+        self.watermark
+    }
+
+    /// Adds the next event of `topic`. What that drives out goes to `removed`.
+    pub(super) fn push(&mut self, topic: &TopicName, entry: Entry, removed: &mut dyn FnMut(Removed<'_>)) {
+        debug_assert!(entry.seq > self.watermark, "positions only grow");
+        let (seq, now) = (entry.seq, entry.at);
+        self.watermark = seq;
+        self.events += 1;
+        self.bytes += entry.bytes;
+        self.hot_bytes += if entry.event.is_some() { entry.bytes } else { 0 };
+        self.order.push_back((seq, topic.clone()));
+        let log = self.topics.entry(topic.clone()).or_default();
+        log.bytes += entry.bytes;
+        log.events.push_back(entry);
+        self.trim_topic(topic, removed);
+        self.trim(now, removed);
+        self.cool();
+    }
+
+    /// Forgets what `topic` holds; the deletion stands at `seq`.
+    pub(super) fn forget(&mut self, topic: &TopicName, seq: u64, removed: &mut dyn FnMut(Removed<'_>)) {
+        self.watermark = self.watermark.max(seq);
+        while self.topics.get(topic).is_some_and(|log| !log.events.is_empty()) {
+            self.evict(topic, removed);
+        }
+        self.topics.entry(topic.clone()).or_default().deleted_to = seq;
+        self.empty.push_back((seq, topic.clone()));
+    }
+
+    fn trim_topic(&mut self, topic: &TopicName, removed: &mut dyn FnMut(Removed<'_>)) {
+        let (events_max, bytes_max) = (self.retention.topic_events_max, self.retention.topic_bytes_max.get());
+        while self.topics.get(topic).is_some_and(|log| log.events.len() > events_max || log.bytes > bytes_max) {
+            self.evict(topic, removed);
+        }
+    }
+
+    /// Removes from the front what the bounds over all topics do not allow, then tidies the books.
+    pub(super) fn trim(&mut self, now: Duration, removed: &mut dyn FnMut(Removed<'_>)) {
+        let (bytes_max, age_max) = (self.retention.bytes_max.get(), self.retention.age_max);
+        while let Some((seq, topic)) = self.order.front() {
+            let oldest = self.topics.get(topic).and_then(|log| log.events.front());
+            if let Some(entry) = oldest.filter(|entry| entry.seq == *seq) {
+                let aged = !age_max.is_zero() && now.saturating_sub(entry.at) > age_max;
+                if self.bytes <= bytes_max && !aged {
+                    break;
+                }
+                let topic = topic.clone();
+                self.evict(&topic, removed);
+            }
+            self.order.pop_front();
+        }
+        if self.order.len() > 2 * self.events + 1024 {
+            let topics = &self.topics;
+            self.order.retain(|(seq, topic)| {
+                topics.get(topic).and_then(|log| log.events.front()).is_some_and(|oldest| oldest.seq <= *seq)
+            });
+        }
+        while self.empty.len() > EMPTY_MAX {
+            self.forget_longest_empty(removed);
+        }
+    }
+
+    fn evict(&mut self, topic: &TopicName, removed: &mut dyn FnMut(Removed<'_>)) {
+        let Some(log) = self.topics.get_mut(topic) else { return };
+        if let Some(entry) = log.events.pop_front() {
+            log.evicted_to = entry.seq;
+            log.bytes -= entry.bytes;
+            self.bytes -= entry.bytes;
+            self.hot_bytes -= if entry.event.is_some() { entry.bytes } else { 0 };
+            self.events -= 1;
+            removed(Removed::Event(topic, entry.seq));
+        }
+        if log.events.is_empty() {
+            log.events = VecDeque::new();
+            self.empty.push_back((log.whole_after(), topic.clone()));
+        }
+    }
+
+    /// Lets go of the oldest events that are kept whole, until the rest is within the budget.
+    fn cool(&mut self) {
+        if self.hot_bytes <= self.hot_bytes_max {
+            return;
+        }
+        let first = self.order.partition_point(|(seq, _)| *seq <= self.cold_to);
+        for (seq, topic) in self.order.range(first..) {
+            if self.hot_bytes <= self.hot_bytes_max {
+                return;
+            }
+            self.cold_to = *seq;
+            let Some(log) = self.topics.get_mut(topic) else { continue };
+            let at = log.events.partition_point(|entry| entry.seq < *seq);
+            if let Some(entry) = log.events.get_mut(at).filter(|entry| entry.seq == *seq)
+                && entry.event.take().is_some()
+            {
+                self.hot_bytes -= entry.bytes;
+            }
+        }
+    }
+
+    fn forget_longest_empty(&mut self, removed: &mut dyn FnMut(Removed<'_>)) {
+        let Some((mark, topic)) = self.empty.pop_front() else { return };
+        if self.topics.get(&topic).is_some_and(|log| log.events.is_empty() && log.whole_after() == mark) {
+            self.topics.remove(&topic);
+            self.forgotten_to = self.forgotten_to.max(mark);
+            removed(Removed::Topic(&topic, mark));
+        }
+    }
+
+    /// Nothing of `topic` after this position has been removed.
+    fn whole_after(&self, topic: &TopicName) -> u64 {
+        self.topics.get(topic).map_or(self.forgotten_to, TopicLog::whole_after)
+    }
+
+    /// The page after `after`, as far as it is hot: up to `bytes_max`, but at least one event.
+    pub(super) fn read(&self, topics: &[TopicName], after: u64, bytes_max: usize) -> Page {
+        let Plan { mut page, entries } = self.plan(topics, after, bytes_max);
+        for (_, entry) in entries {
+            let Some(event) = entry.event else {
+                page.is_cold = page.events.is_empty();
+                page.to = entry.seq - 1;
+                break;
+            };
+            page.events.push(event);
+        }
+        page
+    }
+
+    /// What belongs into the page after `after`, hot or not.
+    pub(super) fn plan(&self, topics: &[TopicName], after: u64, bytes_max: usize) -> Plan {
+        let mut page = Page { to: self.watermark.max(after), ..Page::default() };
+        let mut rests = Vec::with_capacity(topics.len());
+        for topic in topics {
+            let Some(log) = self.topics.get(topic) else {
+                page.miss(self.forgotten_to, after);
+                continue;
+            };
+            if after < log.deleted_to {
+                page.deleted.push(topic.clone());
+                continue;
+            }
+            page.miss(log.evicted_to, after);
+            rests.push(log.events.range(log.after(after)..).map(move |entry| (topic, entry)).peekable());
+        }
+        let (mut bytes, mut entries) = (0, Vec::new());
+        for (topic, entry) in merge(rests) {
+            let size = entry.event.as_ref().map_or(entry.bytes.try_into().unwrap_or(usize::MAX), |e| e.frame.len());
+            if bytes > 0 && bytes + size > bytes_max {
+                page.to = entry.seq - 1;
+                break;
+            }
+            bytes += size;
+            entries.push((topic.clone(), entry.clone()));
+        }
+        Plan { page, entries }
+    }
+
+    /// Where a subscription of `topics` that asks for `start` begins.
+    pub(super) fn place(&self, topics: &[TopicName], start: &Start) -> Placement {
+        let everything = || self.before_first(topics, |_| true);
+        let told_to = topics.iter().map(|topic| self.whole_after(topic)).max().unwrap_or_default();
+        let at = |after| Placement { after, gap: None, told_to };
+        let gap = |reason, after| Placement { after, gap: Some(reason), told_to };
+        match *start {
+            Start::Live => at(self.watermark),
+            Start::All => at(everything()),
+            Start::Since(time_ms) => at(self.before_first(topics, |entry| entry.time_ms >= time_ms)),
+            Start::Last(n) => at(self.before_last(topics, n)),
+            Start::Unreadable => gap(GapReason::Unreadable, everything()),
+            Start::After(id) if id.epoch != self.epoch || id.seq > self.watermark => {
+                gap(GapReason::Reset, everything())
+            }
+            Start::After(id) if id.seq < told_to => {
+                gap(GapReason::Evicted, self.before_first(topics, |entry| entry.seq > id.seq))
+            }
+            Start::After(id) => at(id.seq),
+        }
+    }
+
+    /// The position before the first event of `topics` that `wanted` accepts, found by halving.
+    fn before_first(&self, topics: &[TopicName], wanted: impl Fn(&Entry) -> bool) -> u64 {
+        let logs = topics.iter().filter_map(|topic| self.topics.get(topic));
+        let firsts = logs.filter_map(|log| {
+            let at = log.events.partition_point(|entry| !wanted(entry));
+            log.events.get(at).map(|entry| entry.seq - 1)
+        });
+        firsts.min().unwrap_or(self.watermark)
+    }
+
+    /// The position before the last `n` events of `topics`.
+    fn before_last(&self, topics: &[TopicName], n: usize) -> u64 {
+        let logs = topics.iter().filter_map(|topic| self.topics.get(topic));
+        let mut newest: Vec<u64> =
+            logs.flat_map(|log| log.events.iter().rev().take(n).map(|entry| entry.seq)).collect();
+        newest.sort_unstable_by_key(|seq| Reverse(*seq));
+        newest.truncate(n);
+        newest.last().map_or(self.watermark, |seq| seq - 1)
+    }
+
+    pub(super) fn held(&self, topic: &TopicName) -> Option<Held> {
+        self.topics.get(topic).map(|log| Held {
+            first: log.events.front().map(|entry| entry.seq),
+            last: log.events.back().map(|entry| entry.seq),
+            events: log.events.len(),
+            bytes: log.bytes,
+        })
+    }
+}
+
+/// Several topics' entries as one sequence, the lowest position first.
+fn merge<'a>(
+    mut rests: Vec<Peekable<impl Iterator<Item = (&'a TopicName, &'a Entry)>>>,
+) -> impl Iterator<Item = (&'a TopicName, &'a Entry)> {
+    let seq = |(_, entry): &(&TopicName, &Entry)| Reverse(entry.seq);
+    let mut next: BinaryHeap<(Reverse<u64>, usize)> =
+        rests.iter_mut().enumerate().filter_map(|(at, rest)| Some((rest.peek().map(seq)?, at))).collect();
+    std::iter::from_fn(move || {
+        let (_, at) = next.pop()?;
+        let rest = rests.get_mut(at)?;
+        let item = rest.next();
+        next.extend(rest.peek().map(seq).map(|seq| (seq, at)));
+        item
+    })
+}
+
+fn cost(event: &Event) -> u64 {
+    let shared = event.content.is_empty() || event.frame.as_ptr_range().contains(&event.content.as_ptr());
+    let content = if shared { 0 } else { event.content.len() };
+    u64::try_from(event.frame.len() + content).unwrap_or(u64::MAX) + EVENT_OVERHEAD
+}
