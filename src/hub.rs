@@ -67,8 +67,8 @@ struct Door {
 pub struct Drain {
     /// Becomes the time within which the hub shall end its streams.
     pub begin: watch::Receiver<Option<Duration>>,
-    /// Dropped when it has.
-    pub done: mpsc::Sender<()>,
+    /// Dropped when it has. The server keeps one, and drops it, too, when it begins to wait.
+    pub done: mpsc::WeakSender<()>,
 }
 
 impl Hub {
@@ -78,10 +78,13 @@ impl Hub {
     /// When the system gives no poll instance.
     pub fn start(log: &Arc<dyn Log>, config: &StreamConfig, drain: Drain) -> io::Result<Self> {
         let hub = Self(Rc::default());
+        // Held by the hub's task, so that it goes when that ends.
+        let done = drain.done.upgrade();
         let door = Rc::clone(&hub.0);
         let (log, config) = (Arc::clone(log), config.clone());
         let mut worker = Worker::new(&log, &config, &door)?;
         tokio::task::spawn_local(async move {
+            let _done = done;
             // A bug that panics costs this worker's streams, which resume, and not all streams to come.
             while let Err(error) = tokio::task::spawn_local(worker.run(drain.clone())).await {
                 tracing::error!(%error, "a hub died and is started anew; its subscribers resume with their cursors");

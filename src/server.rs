@@ -36,6 +36,7 @@ pub struct Server {
     connections: Arc<Connections>,
     workers: ServerHandle,
     drain: watch::Sender<Option<Duration>>,
+    done: mpsc::Sender<()>,
     drained: mpsc::Receiver<()>,
 }
 
@@ -99,11 +100,11 @@ impl Server {
             log: Arc::clone(&log),
             registry: Arc::clone(&registry),
             connections: Arc::clone(&connections),
-            drain: Drain { begin, done },
+            drain: Drain { begin, done: done.downgrade() },
         };
         let workers = serve(listener, parts).map_err(failed)?;
         actix_rt::spawn(tend(log, Arc::clone(&registry)));
-        Ok(Self { address, config, registry, connections, workers, drain, drained })
+        Ok(Self { address, config, registry, connections, workers, drain, done, drained })
     }
 
     /// Where it listens; the port is the system's choice when 0 was asked for.
@@ -131,6 +132,7 @@ impl Server {
         let streams = drain.saturating_sub(LAST_REQUESTS);
         self.drain.send_replace(Some(streams));
         // Every hub drops its sender when its streams have ended; the drain time has an end all the same.
+        drop(self.done);
         if timeout(drain, self.drained.recv()).await.is_err() {
             tracing::warn!("some streams did not end within shutdown.drain and are cut");
         }
