@@ -44,8 +44,9 @@ pub trait Log: Send + Sync {
     /// below it end, a cursor at or above it belongs to the topic's next life.
     fn forget(&self, topic: &TopicName) -> BoxFuture<'static, Result<u64, AppendError>>;
 
-    /// Events of `topics` after position `after`, in order: up to `bytes_max` of frames, but at least one event.
-    fn read(&self, topics: &[TopicName], after: u64, bytes_max: usize) -> Page;
+    /// Events of `topics` after position `after`, in order: up to `bytes_max` of frames, but at least one event. The
+    /// reader knows of the first `told_to` removals.
+    fn read(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page;
 
     /// Where a subscription of `topics` that asks for `start` begins.
     fn place(&self, topics: &[TopicName], start: &Start) -> Placement;
@@ -127,7 +128,7 @@ pub struct Placement {
     pub after: u64,
     /// Events that it asked for are missing.
     pub gap: Option<GapReason>,
-    /// The last event of its topics that is known to be missing; what it did not ask for is included.
+    /// Removals so far: what is missing by then is in `gap`, or was not asked for.
     pub told_to: u64,
 }
 
@@ -138,10 +139,13 @@ pub struct Page {
     pub events: Vec<Arc<Event>>,
     /// Every event of the topics up to here that is held is in `events`.
     pub to: u64,
-    /// When not 0: retention has removed events after the asked position, the last of them here.
+    /// When not 0: retention has removed events after the asked position that the reader does not know of, the last of
+    /// them here.
     pub evicted_to: u64,
-    /// Topics that have been deleted after the asked position; `events` has nothing of them.
+    /// Topics that have been deleted since the reader was told last; `events` has nothing of them.
     pub deleted: Vec<TopicName>,
+    /// Removals so far, all of which this page tells of.
+    pub told_to: u64,
     /// The next event is not in memory: nothing else in this page counts, and it has to be fetched.
     pub is_cold: bool,
 }

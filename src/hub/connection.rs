@@ -32,7 +32,7 @@ pub struct Subscription {
     pub format: Format,
     /// It has everything up to this position.
     pub after: u64,
-    /// It knows of every event missing up to this position.
+    /// It knows of this many removals of the log.
     pub told_to: u64,
     /// When the stream is to end by itself.
     pub ends_at: Option<Instant>,
@@ -68,7 +68,7 @@ pub(super) struct Connection<S> {
     pub(super) queued: bool,
     /// When to look after it next.
     pub(super) due: Instant,
-    /// It has been told of every event missing up to here.
+    /// It has been told of this many removals of the log.
     pub(super) told_to: u64,
     /// Bytes that the peer sent although it has nothing to say.
     received: usize,

@@ -215,7 +215,7 @@ impl<S: Peer> Fanout<S> {
     }
 
     /// Tells a member that the channel's topic was deleted, after all that was published before.
-    fn dismiss(&mut self, member: usize, channel: usize) {
+    pub(super) fn dismiss(&mut self, member: usize, channel: usize) {
         while self.visit(member) == Visit::More {}
         if let Some(topic) = self.channels.get(channel).map(|channel| channel.topic.clone()) {
             self.remove_topic(member, &topic);

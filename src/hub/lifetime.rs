@@ -5,7 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{connection::Peer, fanout::Fanout, visit::Visit};
+use smallvec::SmallVec;
+
+use super::{
+    connection::{Peer, Seat},
+    fanout::Fanout,
+    visit::Visit,
+};
 use crate::{event::EventId, frame};
 
 /// The soonest that a connection is looked after again, so that one which is overdue does not spin.
@@ -38,6 +44,13 @@ impl<S: Peer> Fanout<S> {
         if connection.stalled_since.is_some_and(|since| since + self.config.write_timeout <= self.now) {
             return self.close(key, "it took nothing for stream.write_timeout");
         }
+        // Whoever waits to be told of a deletion must not be given a cursor past it first.
+        let dying = |seat: &&Seat| self.channels.get(seat.channel).is_some_and(|channel| channel.dying);
+        let channels: SmallVec<[usize; 1]> = connection.seats.iter().filter(dying).map(|seat| seat.channel).collect();
+        for channel in channels {
+            self.dismiss(key, channel);
+        }
+        let Some(connection) = self.connections.get(key) else { return };
         if connection.ends_at.is_some_and(|ends_at| ends_at <= self.now) {
             return self.end(key);
         }
@@ -82,7 +95,8 @@ impl<S: Peer> Fanout<S> {
     pub(super) fn schedule(&mut self, key: usize) {
         if let Some(connection) = self.connections.get_mut(key) {
             let patience = match connection.stalled_since {
-                Some(since) => since + self.config.write_timeout,
+                // It may take bytes again long before: not later than a heartbeat would then be due.
+                Some(since) => (since + self.config.write_timeout).min(self.now + self.config.heartbeat),
                 None => connection.wrote_at + self.config.heartbeat,
             };
             let due = connection.ends_at.map_or(patience, |ends_at| ends_at.min(patience));

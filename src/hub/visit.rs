@@ -119,13 +119,13 @@ impl<S: Peer> Fanout<S> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
         let topics: SmallVec<[TopicName; 4]> =
             connection.seats.iter().filter_map(|s| self.channels.get(s.channel)).map(|c| c.topic.clone()).collect();
-        let page = self.log.read(&topics, connection.cursor, PAGE_BYTES);
+        let page = self.log.read(&topics, connection.cursor, connection.told_to, PAGE_BYTES);
         let (epoch, format) = (self.log.epoch(), connection.format);
-        if page.evicted_to > connection.told_to {
+        connection.told_to = page.told_to;
+        if page.evicted_to > 0 {
             let id = |seq| EventId { epoch, seq };
             let (requested, resumed_after) = (id(connection.cursor).to_string(), id(page.resumes_after()));
             connection.say(&frame::gap(format, GapReason::Evicted, &requested, resumed_after));
-            connection.told_to = page.evicted_to;
             connection.cursor = resumed_after.seq;
         }
         for topic in &page.deleted {

@@ -38,18 +38,23 @@ pub(super) struct Index {
     bytes: u64,
     /// Topics that hold nothing, with the mark they were queued under, longest empty first.
     empty: VecDeque<(u64, TopicName)>,
-    /// Topics without an entry have lost nothing after this position.
+    /// Topics without an entry have lost nothing after this position, and nothing since this removal.
     forgotten_to: u64,
+    forgotten_at: u64,
+    /// Evictions and deletions so far. Positions cannot tell a reader what is news to it: retention removes the events
+    /// of several topics in any order.
+    removals: u64,
 }
 
 #[derive(Debug, Default)]
 struct TopicLog {
     events: VecDeque<Entry>,
     bytes: u64,
-    /// Position of the last event removed from the front.
+    /// Position of the last event removed, and which removal that was.
     evicted_to: u64,
-    /// Position of the last deletion of the topic.
-    deleted_to: u64,
+    evicted_at: u64,
+    /// Which removal the last deletion of the topic was.
+    deleted_at: u64,
 }
 
 /// One event held.
@@ -88,11 +93,6 @@ impl Entry {
 }
 
 impl TopicLog {
-    /// Nothing after this position has been removed.
-    fn whole_after(&self) -> u64 {
-        self.evicted_to.max(self.deleted_to)
-    }
-
     fn after(&self, seq: u64) -> usize {
         self.events.partition_point(|entry| entry.seq <= seq)
     }
@@ -119,11 +119,9 @@ impl Index {
             bytes: 0,
             empty: VecDeque::new(),
             forgotten_to: 0,
+            forgotten_at: 0,
+            removals: 0,
         }
-    }
-
-    pub(super) fn epoch(&self) -> Epoch {
-        self.epoch
     }
 
     pub(super) fn watermark(&self) -> u64 {
@@ -139,7 +137,7 @@ impl Index {
         self.bytes += entry.bytes;
         self.hot_bytes += if entry.event.is_some() { entry.bytes } else { 0 };
         self.order.push_back((seq, topic.clone()));
-        let log = self.topics.entry(topic.clone()).or_default();
+        let log = self.entry(topic);
         log.bytes += entry.bytes;
         log.events.push_back(entry);
         self.trim_topic(topic, removed);
@@ -153,8 +151,19 @@ impl Index {
         while self.topics.get(topic).is_some_and(|log| !log.events.is_empty()) {
             self.evict(topic, removed);
         }
-        self.topics.entry(topic.clone()).or_default().deleted_to = seq;
-        self.empty.push_back((seq, topic.clone()));
+        self.removals += 1;
+        let removals = self.removals;
+        let log = self.entry(topic);
+        log.deleted_at = removals;
+        let mark = log.evicted_to;
+        self.empty.push_back((mark, topic.clone()));
+    }
+
+    /// The entry of `topic`. A new one takes over what is known of topics without: it may have had one before.
+    fn entry(&mut self, topic: &TopicName) -> &mut TopicLog {
+        let (evicted_to, evicted_at) = (self.forgotten_to, self.forgotten_at);
+        let fresh = || TopicLog { evicted_to, evicted_at, ..TopicLog::default() };
+        self.topics.entry(topic.clone()).or_insert_with(fresh)
     }
 
     fn trim_topic(&mut self, topic: &TopicName, removed: &mut dyn FnMut(Removed<'_>)) {
@@ -193,7 +202,8 @@ impl Index {
     fn evict(&mut self, topic: &TopicName, removed: &mut dyn FnMut(Removed<'_>)) {
         let Some(log) = self.topics.get_mut(topic) else { return };
         if let Some(entry) = log.events.pop_front() {
-            log.evicted_to = entry.seq;
+            self.removals += 1;
+            (log.evicted_to, log.evicted_at) = (entry.seq, self.removals);
             log.bytes -= entry.bytes;
             self.bytes -= entry.bytes;
             self.hot_bytes -= if entry.event.is_some() { entry.bytes } else { 0 };
@@ -202,7 +212,7 @@ impl Index {
         }
         if log.events.is_empty() {
             log.events = VecDeque::new();
-            self.empty.push_back((log.whole_after(), topic.clone()));
+            self.empty.push_back((log.evicted_to, topic.clone()));
         }
     }
 
@@ -229,21 +239,22 @@ impl Index {
 
     fn forget_longest_empty(&mut self, removed: &mut dyn FnMut(Removed<'_>)) {
         let Some((mark, topic)) = self.empty.pop_front() else { return };
-        if self.topics.get(&topic).is_some_and(|log| log.events.is_empty() && log.whole_after() == mark) {
+        if self.topics.get(&topic).is_some_and(|log| log.events.is_empty() && log.evicted_to == mark) {
             self.topics.remove(&topic);
             self.forgotten_to = self.forgotten_to.max(mark);
+            self.forgotten_at = self.removals;
             removed(Removed::Topic(&topic, mark));
         }
     }
 
-    /// Nothing of `topic` after this position has been removed.
+    /// No event of `topic` after this position has been removed.
     fn whole_after(&self, topic: &TopicName) -> u64 {
-        self.topics.get(topic).map_or(self.forgotten_to, TopicLog::whole_after)
+        self.topics.get(topic).map_or(self.forgotten_to, |log| log.evicted_to)
     }
 
     /// The page after `after`, as far as it is hot: up to `bytes_max`, but at least one event.
-    pub(super) fn read(&self, topics: &[TopicName], after: u64, bytes_max: usize) -> Page {
-        let Plan { mut page, entries } = self.plan(topics, after, bytes_max);
+    pub(super) fn read(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page {
+        let Plan { mut page, entries } = self.plan(topics, after, told_to, bytes_max);
         for (_, entry) in entries {
             let Some(event) = entry.event else {
                 page.is_cold = page.events.is_empty();
@@ -256,19 +267,23 @@ impl Index {
     }
 
     /// What belongs into the page after `after`, hot or not.
-    pub(super) fn plan(&self, topics: &[TopicName], after: u64, bytes_max: usize) -> Plan {
-        let mut page = Page { to: self.watermark.max(after), ..Page::default() };
+    pub(super) fn plan(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Plan {
+        let mut page = Page { to: self.watermark.max(after), told_to: self.removals, ..Page::default() };
         let mut rests = Vec::with_capacity(topics.len());
         for topic in topics {
             let Some(log) = self.topics.get(topic) else {
-                page.miss(self.forgotten_to, after);
+                if self.forgotten_at > told_to {
+                    page.miss(self.forgotten_to, after);
+                }
                 continue;
             };
-            if after < log.deleted_to {
+            if log.deleted_at > told_to {
                 page.deleted.push(topic.clone());
                 continue;
             }
-            page.miss(log.evicted_to, after);
+            if log.evicted_at > told_to {
+                page.miss(log.evicted_to, after);
+            }
             rests.push(log.events.range(log.after(after)..).map(move |entry| (topic, entry)).peekable());
         }
         let (mut bytes, mut entries) = (0, Vec::new());
@@ -287,7 +302,8 @@ impl Index {
     /// Where a subscription of `topics` that asks for `start` begins.
     pub(super) fn place(&self, topics: &[TopicName], start: &Start) -> Placement {
         let everything = || self.before_first(topics, |_| true);
-        let told_to = topics.iter().map(|topic| self.whole_after(topic)).max().unwrap_or_default();
+        let whole_after = topics.iter().map(|topic| self.whole_after(topic)).max().unwrap_or_default();
+        let told_to = self.removals;
         let at = |after| Placement { after, gap: None, told_to };
         let gap = |reason, after| Placement { after, gap: Some(reason), told_to };
         match *start {
@@ -299,7 +315,7 @@ impl Index {
             Start::After(id) if id.epoch != self.epoch || id.seq > self.watermark => {
                 gap(GapReason::Reset, everything())
             }
-            Start::After(id) if id.seq < told_to => {
+            Start::After(id) if id.seq < whole_after => {
                 gap(GapReason::Evicted, self.before_first(topics, |entry| entry.seq > id.seq))
             }
             Start::After(id) => at(id.seq),

@@ -102,8 +102,8 @@ impl Log for MemoryLog {
         ready(Ok(seq)).boxed()
     }
 
-    fn read(&self, topics: &[TopicName], after: u64, bytes_max: usize) -> Page {
-        lock(&self.state).index.read(topics, after, bytes_max)
+    fn read(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page {
+        lock(&self.state).index.read(topics, after, told_to, bytes_max)
     }
 
     fn place(&self, topics: &[TopicName], start: &Start) -> Placement {
