@@ -16,8 +16,10 @@ use tokio::{
 };
 
 pub mod parser;
+pub mod process;
 
 pub use parser::Block;
+pub use process::Process;
 
 /// How long anything may take before a test gives up. Never waited for when all is well.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -259,6 +261,21 @@ impl Stream {
             blocks.push(self.next().await.expect("another event"));
         }
         blocks
+    }
+
+    /// Takes bytes that a test has read from `socket` itself, and gives the events that are complete with them.
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<Block> {
+        self.feed(bytes);
+        self.blocks.drain(..).collect()
+    }
+
+    /// Reads to the end, be it clean or not, and gives the events that came.
+    pub async fn until_cut(&mut self) -> Vec<Block> {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(n @ 1..) = timeout(PATIENCE, self.socket.read(&mut buffer)).await.expect("an end in time") {
+            self.feed(&buffer[..n]);
+        }
+        self.blocks.drain(..).collect()
     }
 
     /// Events that have been read and not taken.
