@@ -127,6 +127,8 @@ export class Subscription {
     this.cursor = cursor;
     addEventListener('online', this.#networkChanged);
     addEventListener('offline', this.#networkChanged);
+    addEventListener('pagehide', this.#leave);
+    addEventListener('pageshow', this.#comeBack);
     this.#connect();
   }
 
@@ -135,6 +137,8 @@ export class Subscription {
     this.#stop();
     removeEventListener('online', this.#networkChanged);
     removeEventListener('offline', this.#networkChanged);
+    removeEventListener('pagehide', this.#leave);
+    removeEventListener('pageshow', this.#comeBack);
   }
 
   /** Does not wait for the back-off; also the way back from `refused` and `ended`. */
@@ -155,6 +159,18 @@ export class Subscription {
   // "offline" does not rule out success: a broker on this very machine still answers.
   #networkChanged = () => {
     if (!this.#stopped) this.#connect();
+  };
+
+  // A page that is left may be kept for the way back, and its connection with it, for a minute or
+  // more: one of the six that a browser opens, and a subscriber whom nobody reads.
+  #leave = () => {
+    clearTimeout(this.#timer);
+    this.#connection?.abort();
+    this.#connection = null;
+  };
+
+  #comeBack = (event) => {
+    if (event.persisted && !this.#stopped) this.#connect();
   };
 
   #startAfresh() {
