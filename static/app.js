@@ -71,6 +71,7 @@ function topicDeleted(topic) {
   if (topics.length === 1) return;
   topics = topics.filter((other) => other !== topic);
   showTopics();
+  if (state === 'open') sayReason('open', {});
   keepLinkInStep();
 }
 
