@@ -113,6 +113,13 @@ impl TestServer {
         Stream::open(self.address, path, headers).await
     }
 
+    /// What `GET /topics/{topic}` says of a topic that is known.
+    pub async fn held(&self, topic: &str) -> serde_json::Value {
+        let response = reqwest::get(self.url(&format!("/topics/{topic}"))).await.expect("an answer");
+        assert_eq!(response.status(), 200, "{topic} is known");
+        response.json().await.expect("JSON")
+    }
+
     /// Waits until the topic has `n` subscribers.
     pub async fn until_subscribers(&self, topic: &str, n: u64) {
         let url = self.url(&format!("/topics/{topic}"));
