@@ -1,7 +1,10 @@
+//! The shortest way through everything.
+
 use crate::harness::TestServer;
 
 #[tokio::test]
 async fn an_event_reaches_a_subscriber() {
+    // Subscribe, publish, receive.
     let server = TestServer::start();
     let mut stream = server.subscribe("topic=news").await;
     assert_eq!(stream.status, 200);

@@ -1,0 +1,143 @@
+//! The README says what is, all of it and nothing else.
+
+use std::collections::BTreeSet;
+
+use tidings::config::SETTINGS;
+
+use super::source::{Source, read, rust, words};
+
+type Names = BTreeSet<String>;
+
+/// The rows of the tables in `text`: the cells of each.
+fn rows(text: &str) -> Vec<Vec<String>> {
+    let rows = text.lines().map(str::trim).filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
+    // A `\|` is a bar within a cell.
+    let cells = |row: &str| row.replace("\\|", "\0").split('|').map(|cell| cell.trim().replace('\0', "|")).collect();
+    rows.map(cells).collect()
+}
+
+/// What follows the heading, up to the next one of its level or above.
+fn section<'a>(text: &'a str, heading: &str) -> &'a str {
+    let level = heading.split(' ').next().unwrap_or_default().len();
+    let begin = text.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("README.md has the heading `{heading}`"));
+    let rest = &text[begin + heading.len() + 2..];
+    let end = (1..=level).filter_map(|level| rest.find(&format!("\n{} ", "#".repeat(level)))).min();
+    &rest[..end.unwrap_or(rest.len())]
+}
+
+/// The words in backticks.
+fn quoted(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+/// What of each row is in backticks and passes `is_name`, in the first cell that has any.
+fn names(rows: &[Vec<String>], is_name: fn(&str) -> bool) -> Names {
+    let name = |cell: &String| quoted(cell).filter(|word| is_name(word)).map(str::to_owned).collect();
+    let of_row = |row: &Vec<String>| row.iter().map(name).find(|names: &Names| !names.is_empty());
+    rows.iter().filter_map(of_row).flatten().collect()
+}
+
+fn same(what: &str, code: &Names, readme: &Names) {
+    let missing: Vec<_> = code.difference(readme).collect();
+    let unknown: Vec<_> = readme.difference(code).collect();
+    assert!(
+        missing.is_empty() && unknown.is_empty(),
+        "{what}: README.md lacks {missing:?}, the code lacks {unknown:?}"
+    );
+}
+
+fn is_code(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+}
+
+fn is_key(word: &str) -> bool {
+    word.split_once('.').is_some_and(|(section, name)| is_code(section) && is_code(name))
+}
+
+fn http() -> Vec<Source> {
+    let mut files = rust(&["src"]);
+    files.retain(|file| file.path.starts_with("src/http"));
+    files
+}
+
+/// The first literal among the arguments of the call whose bracket `text` begins with, not those of calls within.
+fn first_literal(text: &str) -> Option<&str> {
+    let mut depth = 0;
+    for (at, c) in text.char_indices() {
+        match c {
+            '(' => depth += 1,
+            ')' if depth == 1 => return None,
+            ')' => depth -= 1,
+            '"' => return (depth == 1).then(|| text[at + 1..].split('"').next()).flatten(),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// The codes of problem documents: what the constructors of `Problem` are given, or a `code` is set to.
+fn codes(text: &str) -> Names {
+    let mut codes = Names::new();
+    for constructor in ["Problem::new(", "Self::new(", "bad_request(", "unavailable("] {
+        let calls = words(text, constructor).map(|at| &text[at + constructor.len() - 1..]);
+        codes.extend(calls.filter_map(first_literal).filter(|code| is_code(code)).map(str::to_owned));
+    }
+    for at in words(text, "let code =") {
+        let statement = text[at..].split(';').next().unwrap_or_default();
+        codes.extend(statement.split('"').skip(1).step_by(2).map(str::to_owned));
+    }
+    codes
+}
+
+#[test]
+fn every_error_code_is_in_the_readme_and_no_other() {
+    // Clients branch on codes: the table under `### Errors` has each of them.
+    let code: Names = http().iter().flat_map(|file| codes(file.product())).collect();
+    for known in ["bad_topic", "bad_json", "too_large", "draining", "too_many_connections_per_ip"] {
+        assert!(code.contains(known), "{known} is found in the code: {code:?}");
+    }
+    same("error codes", &code, &names(&rows(section(&read("README.md"), "### Errors")), is_code));
+}
+
+#[test]
+fn every_key_is_in_the_readme_and_no_other() {
+    // The tables under `## Configuration` have each key of the configuration.
+    let keys: Names = SETTINGS.iter().map(|setting| setting.key.to_owned()).collect();
+    same("configuration keys", &keys, &names(&rows(section(&read("README.md"), "## Configuration")), is_key));
+}
+
+#[test]
+fn every_route_is_in_the_readme_and_no_other() {
+    // Some table's row begins with each route, such as `GET /subscribe?topic=T`; the page's own parts are not routes to use.
+    let mut routes = Names::from(["/".to_owned()]);
+    for file in http() {
+        let literals = file.product().split("web::resource(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        // A pattern is no part of the parameter's name.
+        routes.extend(literals.map(|route| route.replace(":.+}", "}")));
+    }
+    assert!(routes.contains("/subscribe") && routes.contains("/topics/{topic}"), "{routes:?}");
+    let mut told = Names::new();
+    for row in rows(&read("README.md")) {
+        let words = quoted(&row[0]).flat_map(|quoted| quoted.split(' ')).filter(|word| word.starts_with('/'));
+        told.extend(words.map(|word| word.split(['?', '[']).next().unwrap_or_default().to_owned()));
+    }
+    same("routes", &routes, &told);
+}
+
+#[test]
+fn the_readme_is_read_as_it_is_written() {
+    // The control of the other tests, on a page that has every case.
+    let page = "# T\n## Configuration\nAlso `x.y` in text.\n| key | is |\n|--|--|\n| `log.age_max` | as `a.b` |\n### Errors\n\
+                | status | code |\n|---|:--|\n| 400 | `bad_topic`, `gap` | `topic` |\n## Next\n| `no_more` |\n";
+    let keys = names(&rows(section(page, "## Configuration")), is_key);
+    assert_eq!(keys, Names::from(["log.age_max".to_owned()]));
+    assert_eq!(
+        names(&rows(section(page, "### Errors")), is_code),
+        Names::from(["bad_topic".to_owned(), "gap".to_owned()])
+    );
+    assert_eq!(rows("| `GET\\|PUT /a` | b |"), [["`GET|PUT /a`", "b"]]);
+    let code = "Problem::new(status(x), \"one\", y); unavailable(&error); let code = if a { \"two\" } else { \"three\" }; \
+                Problem::bad_request(code, format!(\"no_code\", 1))";
+    assert_eq!(codes(code).into_iter().collect::<Vec<_>>(), ["one", "three", "two"]);
+    assert!(!is_code("on_gap=fail") && !is_code("400") && !is_key("config"));
+}
