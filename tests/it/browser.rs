@@ -53,7 +53,7 @@ fn left_out(missing: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     assert!(std::env::var_os("TIDINGS_TEST_ALL").is_none_or(|all| all != "1"), "{test}: {missing}");
     // Not `eprintln!`, which the test runner keeps to itself when the test passes.
-    let _ = writeln!(std::io::stderr(), "left out: {test}: {missing}");
+    let _ = std::io::stderr().write_all(format!("left out: {test}: {missing}\n").as_bytes());
 }
 
 /// A file that `tests/run` has fetched from npm, which is never part of the repository.

@@ -11,8 +11,8 @@ use super::{
 #[tokio::test]
 async fn the_polyfill_sends_its_header_and_misses_nothing() {
     // From another site, with `Authorization`: it resumes with its own `lastEventId` parameter, none missing, none twice.
-    let Some(browser) = Browser::start().await else { return };
     let Some(script) = from_npm("event-source-polyfill/src/eventsource.js") else { return };
+    let Some(browser) = Browser::start().await else { return };
     let page = include_str!("pages/polyfill.html").to_owned();
     let site = Site::serve(vec![("/page", page), ("/polyfill.js", script)]).await;
     let server = open_to(&site.origin(), |config| {
