@@ -1,0 +1,291 @@
+//! One subscriber, and the check of all that it receives against the plain model.
+//!
+//! Its own parser reads its bytes. Whatever moves its position (an event, an id-only block, a gap) claims that it has
+//! been given everything up to there; the claim is checked at once.
+
+use std::{
+    cell::{Cell, RefCell},
+    ops::RangeInclusive,
+    rc::Rc,
+    time::Instant,
+};
+
+use serde_json::Value;
+use tidings::{
+    event::EventId,
+    frame::{Format, GapReason},
+};
+
+use super::{
+    history::{Fact, History},
+    peer::Pipe,
+};
+use crate::harness::parser::{Block, Parser};
+
+/// One subscriber.
+#[derive(Debug)]
+pub struct Client {
+    pub pipe: Rc<RefCell<Pipe>>,
+    pub format: Format,
+    /// The topics it asked for.
+    pub asked: Vec<usize>,
+    /// Those of them of which it has not been told that they were deleted.
+    pub topics: Vec<usize>,
+    pub ends_at: Option<Instant>,
+    /// What the hub holds on its behalf is still held.
+    pub held: Rc<Cell<bool>>,
+    /// The watermark when it subscribed.
+    placed: u64,
+    /// It has been given everything up to here.
+    pos: u64,
+    /// It has been told of what was removed up to a stamp between these: a notice may be long under way.
+    told: RangeInclusive<usize>,
+    parser: Parser,
+    line: Vec<u8>,
+    last_id: String,
+}
+
+impl Client {
+    /// A subscriber that was placed after `pos`, now. What was removed before is no loss of this stream's.
+    pub fn new(pipe: Rc<RefCell<Pipe>>, format: Format, asked: Vec<usize>, pos: u64, history: &History) -> Self {
+        Self {
+            pipe,
+            format,
+            topics: asked.clone(),
+            asked,
+            ends_at: None,
+            held: Rc::new(Cell::new(true)),
+            placed: history.watermark,
+            pos,
+            told: history.stamp..=history.stamp,
+            parser: Parser::default(),
+            line: Vec::new(),
+            last_id: EventId { epoch: history.epoch, seq: pos }.to_string(),
+        }
+    }
+
+    /// The id it would resume with.
+    pub fn last_id(&self) -> &str {
+        &self.last_id
+    }
+
+    /// How often it was told when to come back: first and, if the stream ended politely, last.
+    pub fn retries(&self) -> usize {
+        self.parser.lines.iter().filter(|name| *name == "retry").count()
+    }
+
+    /// Reads what HTTP wrote before the hand-over, which is always whole: the preamble, and the gap if there was one.
+    pub fn begin(&mut self, bytes: &[u8], gap: Option<(GapReason, &str)>, history: &History) -> Result<(), String> {
+        let blocks = self.parse(bytes)?;
+        match (&blocks[..], gap) {
+            ([], None) => {}
+            ([block], Some((reason, requested))) => {
+                let notice = Notice::read(block)?;
+                let expected = (reason.as_str(), requested, self.pos);
+                let resumed_after = self.seq(notice.text("resumed_after")?, history)?;
+                if (notice.text("reason")?, notice.text("requested")?, resumed_after) != expected {
+                    return Err(format!("the gap should be {expected:?}: {notice:?}"));
+                }
+            }
+            _ => return Err(format!("the stream begins with {blocks:?}")),
+        }
+        if self.last_id != (EventId { epoch: history.epoch, seq: self.pos }).to_string() {
+            return Err(format!("the stream begins at {}, it was placed after {}", self.last_id, self.pos));
+        }
+        Ok(())
+    }
+
+    /// Reads what has arrived.
+    pub fn receive(&mut self, history: &History) -> Result<(), String> {
+        let (bytes, made_from) = self.pipe.borrow_mut().read();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        for block in self.parse(&bytes)? {
+            match block.event.as_str() {
+                "broker.gap" => self.gap(&block, made_from, history)?,
+                "broker.deleted" => self.deleted(&block, history)?,
+                _ => self.event(&block, history)?,
+            }
+        }
+        let to = self.seq(&self.last_id, history)?;
+        if to < self.pos {
+            return Err(format!("its cursor went back from {} to {to}", self.pos));
+        }
+        self.advance(to, history)
+    }
+
+    /// The blocks in `bytes`. Of a line of NDJSON `data` is the whole object.
+    fn parse(&mut self, bytes: &[u8]) -> Result<Vec<Block>, String> {
+        if self.format != Format::Lines {
+            let blocks = self.parser.feed(bytes);
+            self.last_id.clone_from(&self.parser.last_event_id);
+            return Ok(blocks);
+        }
+        let mut blocks = Vec::new();
+        self.line.extend_from_slice(bytes);
+        while let Some(end) = self.line.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.line.drain(..=end).collect();
+            if line == b"\n" {
+                continue;
+            }
+            let object: Value = serde_json::from_slice(&line).map_err(|error| error.to_string())?;
+            if let Some(id) = object["id"].as_str() {
+                id.clone_into(&mut self.last_id);
+            }
+            let event = object["event"].as_str().unwrap_or("message").to_owned();
+            let notice = event.starts_with("broker.");
+            let data = if notice { object["data"].to_string() } else { object.to_string() };
+            blocks.push(Block { event, id: self.last_id.clone(), data });
+        }
+        Ok(blocks)
+    }
+
+    fn seq(&self, id: &str, history: &History) -> Result<u64, String> {
+        let id = EventId::parse(id).filter(|id| id.epoch == history.epoch);
+        id.map(|id| id.seq).ok_or_else(|| format!("its cursor is {:?}", self.last_id))
+    }
+
+    /// Takes the claim that it has everything up to `to`.
+    fn advance(&mut self, to: u64, history: &History) -> Result<(), String> {
+        self.has_all(to, history)?;
+        self.pos = self.pos.max(to);
+        Ok(())
+    }
+
+    fn has_all(&self, to: u64, history: &History) -> Result<(), String> {
+        if to > history.watermark {
+            return Err(format!("it was moved to {to}, and {} was the last", history.watermark));
+        }
+        // Of a topic that was deleted it is owed the notice, and no event.
+        let owed = |topic| self.topics.contains(&topic) && history.deleted_after(topic, self.placed).is_none();
+        let from = history.facts.partition_point(|fact| fact.seq <= self.pos);
+        for fact in history.facts[from..].iter().take_while(|fact| fact.seq <= to) {
+            if owed(fact.topic) && fact.removed.is_none_or(|stamp| stamp > *self.told.end()) {
+                let (pos, seq, removed) = (self.pos, fact.seq, fact.removed.is_some());
+                return Err(format!("event {seq} is missing on the way from {pos} to {to}; removed: {removed}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, block: &Block, history: &History) -> Result<(), String> {
+        let seq = self.seq(&block.id, history)?;
+        let at = history.facts.binary_search_by_key(&seq, |fact| fact.seq);
+        let fact = at.map(|at| &history.facts[at]).map_err(|_| format!("event {seq} was never published"))?;
+        if seq <= self.pos {
+            return Err(format!("event {seq} came when it had been given everything up to {}", self.pos));
+        }
+        if !self.topics.contains(&fact.topic) {
+            return Err(format!("event {seq} is of topic {}, it has {:?}", fact.topic, self.topics));
+        }
+        if history.deleted_after(fact.topic, self.placed).is_some_and(|deleted| deleted < seq) {
+            return Err(format!("event {seq} is of a later life of topic {}", fact.topic));
+        }
+        let name = fact.name.as_deref();
+        if block.event != name.unwrap_or("message") {
+            return Err(format!("event {seq} has the type {:?}, not {name:?}", block.event));
+        }
+        let as_published = match self.format {
+            Format::Plain => block.data == normalised(&fact.content),
+            Format::Envelope | Format::Lines => {
+                let object: Value = serde_json::from_str(&block.data).map_err(|error| error.to_string())?;
+                let topic = history.names[fact.topic].as_str();
+                object["id"] == block.id
+                    && object["topic"] == topic
+                    && object["event"].as_str() == name
+                    && object["data"] == *fact.content
+            }
+        };
+        if !as_published {
+            return Err(format!("event {seq} was {:?}, and came as {:?}", fact.content, block.data));
+        }
+        self.advance(seq - 1, history)?;
+        self.pos = seq;
+        Ok(())
+    }
+
+    fn gap(&mut self, block: &Block, made_from: usize, history: &History) -> Result<(), String> {
+        let notice = Notice::read(block)?;
+        let after = self.seq(notice.text("requested")?, history)?;
+        let resumed_after = self.seq(notice.text("resumed_after")?, history)?;
+        if notice.text("reason")? != "evicted" || self.seq(&block.id, history)? != resumed_after {
+            return Err(format!("a gap within a stream: {notice:?}"));
+        }
+        self.advance(after, history)?;
+        let mine = history.facts.iter().filter(|fact| self.topics.contains(&fact.topic) && fact.seq > after);
+        let lost = |fact: &Fact| fact.removed.is_some_and(|stamp| stamp > *self.told.start());
+        if after != self.pos || !mine.clone().any(lost) {
+            return Err(format!("nothing that it has not been told of was removed after {}: {notice:?}", self.pos));
+        }
+        // The deletion of a topic takes its events out of the reckoning, and may have come after the notice was made.
+        let living = |topic| history.deleted_after(topic, self.placed).is_none();
+        if mine.clone().any(|fact| fact.seq <= resumed_after && fact.removed.is_none() && living(fact.topic)) {
+            return Err(format!("it passes over an event that is held: {notice:?}"));
+        }
+        // It goes on before the next event that is held, or, when there is none, at the tail, past what was lost.
+        let mut passed = mine.filter(|fact| fact.seq <= resumed_after);
+        if !history.has(&self.topics, resumed_after + 1) && !passed.any(lost) {
+            return Err(format!("it goes on where there is nothing: {notice:?}"));
+        }
+        self.told = made_from.max(*self.told.start())..=history.stamp;
+        self.advance(resumed_after, history)
+    }
+
+    fn deleted(&mut self, block: &Block, history: &History) -> Result<(), String> {
+        let notice = Notice::read(block)?;
+        let name = notice.text("topic")?;
+        let at = self.topics.iter().position(|topic| history.names[*topic].as_str() == name);
+        let at = at.ok_or_else(|| format!("it was told of the deletion of {name}, which it does not have"))?;
+        if history.deleted_after(self.topics[at], self.placed).is_none() {
+            return Err(format!("{name} has not been deleted since it subscribed"));
+        }
+        self.topics.remove(at);
+        Ok(())
+    }
+
+    /// Once nothing is left to be done: it must have everything, and know of every deletion.
+    pub fn at_the_tail(&self, history: &History) -> Result<(), String> {
+        if let Some(topic) = self.topics.iter().find(|topic| history.deleted_after(**topic, self.placed).is_some()) {
+            return Err(format!("it was not told that topic {topic} was deleted"));
+        }
+        self.has_all(history.watermark, history)
+    }
+
+    /// After a clean end: it was due to end, and its cursor tells the broker what to do with it when it comes back.
+    pub fn ended_well(&self, now: Instant, history: &History) -> Result<(), String> {
+        if self.topics.is_empty() {
+            let cursor = self.seq(&self.last_id, history)?;
+            return match self.asked[..] {
+                [topic] if history.deleted_after(topic, self.placed).is_none_or(|deleted| deleted <= cursor) => {
+                    Err(format!("with the cursor {cursor} it would not be told to stop"))
+                }
+                _ => Ok(()),
+            };
+        }
+        let farewell = self.format == Format::Lines || self.retries() == 2;
+        if self.ends_at.is_some_and(|ends_at| ends_at <= now) && farewell {
+            return Ok(());
+        }
+        Err("its stream was ended without a reason".to_owned())
+    }
+}
+
+/// The data of a block of the broker's own.
+#[derive(Debug)]
+struct Notice(Value);
+
+impl Notice {
+    fn read(block: &Block) -> Result<Self, String> {
+        serde_json::from_str(&block.data).map(Self).map_err(|error| format!("{block:?}: {error}"))
+    }
+
+    fn text(&self, field: &str) -> Result<&str, String> {
+        self.0[field].as_str().ok_or_else(|| format!("no {field} in {self:?}"))
+    }
+}
+
+/// `content` as the standard's parser reads it: every line end is LF.
+pub fn normalised(content: &str) -> String {
+    content.replace("\r\n", "\n").replace('\r', "\n")
+}

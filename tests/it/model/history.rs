@@ -1,0 +1,96 @@
+//! The plain model of the log: every event ever committed, and since when it is no longer held.
+
+use tidings::{
+    event::{Epoch, TopicName},
+    frame::GapReason,
+    log::{Log, Start},
+};
+
+/// One event ever committed.
+#[derive(Debug)]
+pub struct Fact {
+    pub seq: u64,
+    pub topic: usize,
+    pub name: Option<String>,
+    pub content: String,
+    /// The stamp of the change with which it was no longer held.
+    pub removed: Option<usize>,
+}
+
+/// Everything that ever happened.
+#[derive(Debug)]
+pub struct History {
+    pub epoch: Epoch,
+    pub names: Vec<TopicName>,
+    pub facts: Vec<Fact>,
+    /// Topic and position of each deletion.
+    pub deletions: Vec<(usize, u64)>,
+    pub watermark: u64,
+    /// Changes so far.
+    pub stamp: usize,
+}
+
+impl History {
+    pub fn new(epoch: Epoch, names: Vec<TopicName>) -> Self {
+        Self { epoch, names, facts: Vec::new(), deletions: Vec::new(), watermark: 0, stamp: 0 }
+    }
+
+    /// Looks up what retention has removed. How much it may remove is the conformance suite's business; here it must
+    /// be the oldest of a topic, for good, and be told.
+    pub fn look(&mut self, log: &dyn Log, topic_events_max: usize) -> Result<(), String> {
+        self.stamp += 1;
+        for (topic, name) in self.names.iter().enumerate() {
+            let held = log.held(name).unwrap_or_default();
+            let first = held.first.unwrap_or(u64::MAX);
+            let mut count = 0;
+            for fact in self.facts.iter_mut().filter(|fact| fact.topic == topic && fact.removed.is_none()) {
+                if fact.seq < first {
+                    fact.removed = Some(self.stamp);
+                } else {
+                    count += 1;
+                }
+            }
+            if count != held.events || count > topic_events_max {
+                return Err(format!("{name}: {held:?}, the model has {count}, the limit is {topic_events_max}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The deletion of `topic` after position `after`, if there was one.
+    pub fn deleted_after(&self, topic: usize, after: u64) -> Option<u64> {
+        self.deletions.iter().find(|(other, seq)| *other == topic && *seq > after).map(|(_, seq)| *seq)
+    }
+
+    /// Whether `seq` is a position of an event of `topics`.
+    pub fn has(&self, topics: &[usize], seq: u64) -> bool {
+        self.facts.iter().any(|fact| fact.seq == seq && topics.contains(&fact.topic))
+    }
+
+    /// Where a subscription of `topics` must begin: after which position, and told of which gap.
+    pub fn place(&self, topics: &[usize], start: &Start) -> (u64, Option<GapReason>) {
+        let mine = || self.facts.iter().filter(|fact| topics.contains(&fact.topic));
+        let held = || mine().filter(|fact| fact.removed.is_none());
+        let before = |fact: Option<&Fact>| fact.map_or(self.watermark, |fact| fact.seq - 1);
+        match *start {
+            Start::Live => (self.watermark, None),
+            Start::All => (before(held().next()), None),
+            Start::Last(0) => (self.watermark, None),
+            Start::Last(n) => (before(held().rev().take(n).last()), None),
+            // The clock of the log is not the model's: all or nothing.
+            Start::Since(0) => (before(held().next()), None),
+            Start::Since(_) => (self.watermark, None),
+            Start::Unreadable => (before(held().next()), Some(GapReason::Unreadable)),
+            Start::After(id) if id.epoch != self.epoch || id.seq > self.watermark => {
+                (before(held().next()), Some(GapReason::Reset))
+            }
+            Start::After(id) => {
+                if mine().any(|fact| fact.seq > id.seq && fact.removed.is_some()) {
+                    (before(held().find(|fact| fact.seq > id.seq)), Some(GapReason::Evicted))
+                } else {
+                    (id.seq, None)
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! A hub and a log driven as `src/hub.rs` and `src/http/subscribe.rs` drive them, one step at a time.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt as _;
+use tidings::{
+    config::{LogConfig, StreamConfig},
+    event::{Epoch, EventId, EventName, TopicName},
+    frame::{self, Format},
+    hub::{Fanout, Subscription},
+    log::{Batch, Commit, Draft, Feed, Log, Start, memory::MemoryLog},
+};
+
+use super::{
+    client::Client,
+    history::{Fact, History},
+    peer::{Now, Pipe, Wire},
+};
+
+pub const TOPICS: usize = 6;
+pub const HEARTBEAT: Duration = Duration::from_secs(2);
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The hub looks after nobody more often than this.
+const GRAIN: Duration = Duration::from_millis(10);
+/// What a peer may send before it must be cut.
+const CHATTER_MAX: usize = 64 << 10;
+
+/// How the driver is broken, so that the checks can be seen to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// Topics are fanned out by two shards: the odd ones' commits come a turn later than the even ones'.
+    Sharded,
+    /// Every seventh commit is dropped from the feed and nobody is told.
+    Swallowed,
+}
+
+/// What bounds a subscriber's socket and stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Manners {
+    pub room: usize,
+    pub gulp: usize,
+    pub lifetime: Option<Duration>,
+}
+
+/// Everything.
+pub struct World {
+    pub history: History,
+    pub clients: Vec<Client>,
+    /// Those whose stream has ended or who have hung up: they may come back.
+    pub left: Vec<Client>,
+    pub now: Rc<Now>,
+    pub log: Arc<dyn Log>,
+    topic_events_max: usize,
+    feed: Arc<Feed>,
+    batch: Batch,
+    fanout: Fanout<Wire>,
+    /// Handed over by HTTP, not yet adopted.
+    door: Vec<(Wire, Subscription)>,
+    fault: Fault,
+    late: VecDeque<Commit>,
+    commits: usize,
+}
+
+/// Released with the stream that holds it.
+struct Hold(Rc<Cell<bool>>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+impl World {
+    pub fn new(retention: &LogConfig, fault: Fault) -> Self {
+        let log: Arc<dyn Log> = Arc::new(MemoryLog::new(retention.clone()));
+        let feed = log.feed();
+        let config = StreamConfig { heartbeat: HEARTBEAT, write_timeout: WRITE_TIMEOUT, ..StreamConfig::default() };
+        let now = Rc::new(Now { clock: Cell::new(Instant::now()), stamp: Cell::new(0) });
+        let names = (0..TOPICS).map(|n| TopicName::parse(&format!("topic {n}"), 255).expect("a valid name")).collect();
+        Self {
+            history: History::new(log.epoch(), names),
+            clients: Vec::new(),
+            left: Vec::new(),
+            fanout: Fanout::new(Arc::clone(&log), config, now.clock.get()),
+            now,
+            log,
+            topic_events_max: retention.topic_events_max,
+            feed,
+            batch: Batch::default(),
+            door: Vec::new(),
+            fault,
+            late: VecDeque::new(),
+            commits: 0,
+        }
+    }
+
+    pub fn publish(&mut self, topic: usize, name: Option<&str>, content: &str) -> Result<(), String> {
+        let draft = Draft {
+            topic: self.history.names[topic].clone(),
+            name: name.map(|name| EventName::parse(name).expect("a valid name")),
+            content: content.to_owned().into(),
+        };
+        let receipt = self.log.append(draft).now_or_never().ok_or("memory commits at once")?;
+        let seq = receipt.map_err(|error| error.to_string())?.id.seq;
+        self.history.watermark += 1;
+        if seq != self.history.watermark {
+            return Err(format!("the log gave the position {seq}, the next was {}", self.history.watermark));
+        }
+        let name = name.map(str::to_owned);
+        self.history.facts.push(Fact { seq, topic, name, content: content.to_owned(), removed: None });
+        self.look()
+    }
+
+    pub fn delete(&mut self, topic: usize) -> Result<(), String> {
+        let forgotten = self.log.forget(&self.history.names[topic]).now_or_never().ok_or("memory commits at once")?;
+        let seq = forgotten.map_err(|error| error.to_string())?;
+        self.history.watermark += 1;
+        if seq != self.history.watermark {
+            return Err(format!("the log gave the position {seq}, the next was {}", self.history.watermark));
+        }
+        self.history.deletions.push((topic, seq));
+        self.look()
+    }
+
+    fn look(&mut self) -> Result<(), String> {
+        let looked = self.history.look(&*self.log, self.topic_events_max);
+        self.now.stamp.set(self.history.stamp);
+        looked
+    }
+
+    /// An id of this history, or of another one.
+    pub fn id(&self, ours: bool, seq: u64) -> EventId {
+        let other = || (0..).map(|_| Epoch::random()).find(|epoch| *epoch != self.history.epoch);
+        EventId { epoch: if ours { self.history.epoch } else { other().unwrap_or(self.history.epoch) }, seq }
+    }
+
+    /// What `GET /subscribe` does.
+    pub fn subscribe(
+        &mut self,
+        topics: &[usize],
+        format: Format,
+        start: &Start,
+        manners: Manners,
+    ) -> Result<(), String> {
+        let names: Vec<TopicName> = topics.iter().map(|topic| self.history.names[*topic].clone()).collect();
+        let placement = self.log.place(&names, start);
+        let expected = self.history.place(topics, start);
+        if (placement.after, placement.gap) != expected {
+            return Err(format!("{topics:?} from {start:?}: {placement:?}, the model says {expected:?}"));
+        }
+        let requested = match start {
+            Start::After(id) => id.to_string(),
+            _ => "no id\r\n\r\ndata: of ours".to_owned(),
+        };
+        let id = EventId { epoch: self.history.epoch, seq: placement.after };
+        let mut first = frame::preamble(format, Duration::from_secs(3), id).to_vec();
+        let gap = placement.gap.map(|reason| (reason, requested.as_str()));
+        if let Some((reason, requested)) = gap {
+            first.extend_from_slice(&frame::gap(format, reason, requested, id));
+        }
+        let pipe = Rc::new(RefCell::new(Pipe::new(manners.room, manners.gulp, &self.now)));
+        let mut client = Client::new(Rc::clone(&pipe), format, topics.to_vec(), placement.after, &self.history);
+        client.begin(&first, gap, &self.history)?;
+        client.ends_at = manners.lifetime.map(|lifetime| self.now.clock.get() + lifetime);
+        let subscription = Subscription {
+            topics: names.into(),
+            format,
+            after: placement.after,
+            told_to: placement.told_to,
+            ends_at: client.ends_at,
+            hold: Box::new(Hold(Rc::clone(&client.held))),
+        };
+        self.door.push((Wire(pipe), subscription));
+        self.clients.push(client);
+        Ok(())
+    }
+
+    /// A client closes its connection, wherever in its stream it is.
+    pub fn hang_up(&mut self, at: usize) {
+        let client = self.clients.remove(at);
+        client.pipe.borrow_mut().hang_up();
+        self.left.push(client);
+    }
+
+    /// One that has left comes back with the id that its own parser holds. While deleted topics are remembered they
+    /// are left out, as the topic's actor says; when nothing is left it is told to stop.
+    pub fn resume(&mut self, at: usize, deletions_are_remembered: bool, manners: Manners) -> Result<(), String> {
+        let (topics, format, id) = {
+            let client = &self.left[at];
+            (client.asked.clone(), client.format, EventId::parse(client.last_id()).ok_or("an id")?)
+        };
+        let told_to_stop =
+            |topic: &usize| deletions_are_remembered && self.history.deleted_after(*topic, id.seq).is_some();
+        let topics: Vec<usize> = topics.into_iter().filter(|topic| !told_to_stop(topic)).collect();
+        if topics.is_empty() { Ok(()) } else { self.subscribe(&topics, format, &Start::After(id), manners) }
+    }
+
+    /// A turn of the hub that takes what waits at its door and in its feed, of which the first `lost` commits have
+    /// been lost, and makes at most `visits` steps.
+    pub fn turn(&mut self, lost: usize, visits: usize) -> Result<bool, String> {
+        let arrivals = std::mem::take(&mut self.door);
+        self.feed.take(&mut self.batch);
+        self.lose(lost);
+        self.break_feed();
+        self.fanout.advance(self.now.clock.get());
+        self.fanout.take(&mut self.batch);
+        for (wire, subscription) in arrivals {
+            let register = |wire: &mut Wire, key| {
+                let mut pipe = wire.0.borrow_mut();
+                pipe.register(key);
+                if pipe.broken { Err(io::ErrorKind::NotConnected.into()) } else { Ok(()) }
+            };
+            let pipe = Rc::clone(&wire.0);
+            if self.fanout.adopt(wire, subscription, register).is_err() {
+                pipe.borrow_mut().failed = true;
+            }
+        }
+        self.work(visits)
+    }
+
+    /// A turn in which the hub does not get to its feed.
+    pub fn idle_turn(&mut self, visits: usize) -> Result<bool, String> {
+        self.fanout.advance(self.now.clock.get());
+        self.work(visits)
+    }
+
+    fn work(&mut self, mut visits: usize) -> Result<bool, String> {
+        for client in self.clients.iter().chain(&self.left) {
+            let ready = client.pipe.borrow_mut().poll();
+            if let Some((key, readable, writable)) = ready {
+                if readable {
+                    self.fanout.readable(key);
+                }
+                if writable {
+                    self.fanout.writable(key);
+                }
+            }
+        }
+        let busy = self.fanout.run(|| {
+            visits = visits.saturating_sub(1);
+            visits > 0
+        });
+        self.check()?;
+        Ok(busy
+            || !self.late.is_empty()
+            || self.clients.iter().chain(&self.left).any(|client| client.pipe.borrow().is_ready()))
+    }
+
+    /// As a feed that overflowed: the first `lost` commits are left out, and the hub is told.
+    fn lose(&mut self, lost: usize) {
+        let lost = lost.min(self.batch.commits.len());
+        if let Some(last) = self.batch.commits.drain(..lost).next_back() {
+            self.batch.lost_to = last.seq();
+        }
+    }
+
+    fn break_feed(&mut self) {
+        match self.fault {
+            Fault::None => {}
+            Fault::Sharded => {
+                let odd = |commit: &Commit| match commit {
+                    Commit::Event(event) => event.topic.as_str().ends_with(['1', '3', '5']),
+                    Commit::Deleted(..) => false,
+                };
+                let late = std::mem::take(&mut self.late);
+                let (odd, even): (Vec<_>, Vec<_>) = self.batch.commits.drain(..).partition(odd);
+                self.batch.commits.extend(even.into_iter().chain(late));
+                self.late = odd.into();
+            }
+            Fault::Swallowed => self.batch.commits.retain(|_| {
+                self.commits += 1;
+                !self.commits.is_multiple_of(7)
+            }),
+        }
+    }
+
+    /// Lets every client read, and asks why each stream that has ended did.
+    fn check(&mut self) -> Result<(), String> {
+        let now = self.now.clock.get();
+        for (at, client) in self.clients.iter_mut().enumerate() {
+            let told = |error: String| format!("client {at}: {error}");
+            client.receive(&self.history).map_err(told)?;
+            let pipe = client.pipe.borrow();
+            if let Some(fault) = pipe.fault {
+                return Err(told(fault.to_owned()));
+            }
+            if pipe.dropped == client.held.get() {
+                return Err(told("what it holds goes with its socket".to_owned()));
+            }
+            let stalled = pipe.refusing_for();
+            if pipe.dropped && pipe.finished {
+                client.ended_well(now, &self.history).map_err(told)?;
+            } else if pipe.dropped && !pipe.failed && stalled < WRITE_TIMEOUT && pipe.said <= CHATTER_MAX {
+                return Err(told(format!("it was cut without a reason, stalled for {stalled:?}")));
+            } else if !pipe.dropped && stalled >= WRITE_TIMEOUT + GRAIN {
+                return Err(told(format!("it has taken nothing for {stalled:?} and was not cut")));
+            }
+        }
+        self.left.extend(self.clients.extract_if(.., |client| client.pipe.borrow().dropped));
+        let open = self.clients.iter().chain(&self.left).filter(|client| !client.pipe.borrow().dropped).count();
+        let held = self.fanout.len() + self.door.len();
+        if held == open { Ok(()) } else { Err(format!("{open} sockets are open, {held} are held")) }
+    }
+
+    /// Every peer takes whatever there is, and all that can be done is done: everybody must be at the tail. Then an
+    /// idle stream's heartbeat must move its cursor there.
+    pub fn settle(&mut self) -> Result<(), String> {
+        for client in &self.clients {
+            let mut pipe = client.pipe.borrow_mut();
+            (pipe.gulp, pipe.broken) = (usize::MAX, false);
+            pipe.make_room(usize::MAX);
+        }
+        let mut turns = 0;
+        while self.turn(0, usize::MAX)? {
+            turns += 1;
+            if turns > 1000 {
+                return Err("the hub is never done".to_owned());
+            }
+        }
+        for (at, client) in self.clients.iter().enumerate() {
+            client.at_the_tail(&self.history).map_err(|error| format!("client {at}, at the end: {error}"))?;
+        }
+        self.now.clock.set(self.now.clock.get() + HEARTBEAT + GRAIN);
+        self.turn(0, usize::MAX)?;
+        let tail = self.id(true, self.history.watermark).to_string();
+        match self.clients.iter().find(|client| client.format != Format::Lines && client.last_id() != tail) {
+            Some(client) => Err(format!("after a heartbeat a cursor is {}, the tail is {tail}", client.last_id())),
+            None => Ok(()),
+        }
+    }
+}
