@@ -23,6 +23,7 @@ mod history;
 mod peer;
 mod world;
 
+pub use client::normalised;
 use world::{Fault, Manners, TOPICS, World};
 
 /// One thing that happens. Clients are chosen among those that there are.
@@ -195,7 +196,8 @@ fn run(retention: &LogConfig, steps: &[Step], fault: Fault) -> Result<(), String
     world.settle()
 }
 
-fn cases(default: u32) -> u32 {
+/// How many cases to run: `default`, or what the environment says.
+pub fn cases(default: u32) -> u32 {
     std::env::var("TIDINGS_TEST_CASES").ok().map_or(default, |cases| cases.parse().expect("a number"))
 }
 
