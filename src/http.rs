@@ -93,13 +93,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 .route(web::head().to(subscribe::subscribe))
                 .default_service(web::to(|| async { not_allowed("GET, HEAD") })),
         )
-        .service(
-            web::resource("/publish")
-                .route(web::get().to(publish::publish))
-                .route(web::post().to(publish::publish))
-                .route(web::put().to(publish::publish))
-                .default_service(web::to(|| async { not_allowed("GET, POST, PUT") })),
-        )
+        // Which methods it takes is configured, so it judges them itself.
+        .service(web::resource("/publish").to(publish::publish))
         .service(
             web::resource("/topics/{topic:.+}")
                 .route(web::get().to(topics::show))

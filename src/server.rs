@@ -70,6 +70,8 @@ const SEND_BUFFER: usize = 128 << 10;
 const TEND: Duration = Duration::from_secs(1);
 /// Connections that publish or ask, beside the subscribers', before the system keeps new ones waiting.
 const OTHER_CONNECTIONS: usize = 10_000;
+/// How long a client may go on sending a body that has been answered already.
+const LINGER: Duration = Duration::from_secs(2);
 /// What is left of the drain time, at least, for requests that are under way.
 const LAST_REQUESTS: Duration = Duration::from_millis(250);
 
@@ -197,6 +199,9 @@ fn serve(listener: TcpListener, parts: Parts) -> io::Result<ServerHandle> {
                 HttpService::build()
                     .keep_alive(KeepAlive::Timeout(parts.config.server.keep_alive))
                     .h1_allow_half_closed(false)
+                    // An answer that comes before the body is through, such as a 413, would be lost to a reset; so the
+                    // rest is read and dropped, for so long.
+                    .client_disconnect_timeout(LINGER)
                     .on_connect_ext(|carrier: &Carrier, data| drop(data.insert(carrier.clone())))
                     .finish(map_config(app, |()| AppConfig::default())),
             )

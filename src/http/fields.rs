@@ -12,14 +12,19 @@ use super::problem::Problem;
 pub(super) struct Fields(Vec<(String, String)>);
 
 impl Fields {
-    /// Reads `text`, which came as `source` ("the query", "the form").
-    pub(super) fn parse(text: &[u8], source: &str) -> Result<Self, Problem> {
+    /// Reads `text`, which came as `source` ("the query", "the form"). A broken value of a name that is in `lenient` is
+    /// taken as it is.
+    pub(super) fn parse(text: &[u8], source: &str, lenient: &[&str]) -> Result<Self, Problem> {
         let pairs = text.split(|b| *b == b'&').filter(|pair| !pair.is_empty());
         let decoded = pairs.map(|pair| {
             let mut halves = pair.splitn(2, |b| *b == b'=');
             let (name, value) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
             let decode = |half| decode(half, source, &String::from_utf8_lossy(name));
-            Ok((decode(name)?, decode(value)?))
+            let name = decode(name)?;
+            match decode(value) {
+                Err(_) if lenient.contains(&name.as_str()) => Ok((name, String::from_utf8_lossy(value).into_owned())),
+                decoded => Ok((name, decoded?)),
+            }
         });
         decoded.collect::<Result<_, _>>().map(Self)
     }
@@ -87,7 +92,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Vec<(String, String)>, &'static str> {
-        Fields::parse(text.as_bytes(), "the query").map(|fields| fields.0).map_err(|problem| problem.code())
+        Fields::parse(text.as_bytes(), "the query", &["id"]).map(|fields| fields.0).map_err(|problem| problem.code())
     }
 
     #[test]
@@ -95,6 +100,12 @@ mod tests {
         let pairs = parse("topic=a+b&topic=%E8%AE%A2&&content=&flag&x=1=2").expect("valid");
         let pairs: Vec<_> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(pairs, [("topic", "a b"), ("topic", "订"), ("content", ""), ("flag", ""), ("x", "1=2")]);
+    }
+
+    #[test]
+    fn a_lenient_value_is_taken_as_it_is() {
+        assert_eq!(parse("id=100%"), Ok(vec![("id".to_owned(), "100%".to_owned())]));
+        assert_eq!(parse("id=%ff&topic=%ff"), Err("bad_utf8"));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(super) fn check(request: &HttpRequest, cors: &CorsConfig) -> Result<(), Prob
             same || listed
         }
         // `none` is the address bar; a form or an image of another page is not.
-        (None, Some(site)) => matches!(site, "same-origin" | "none"),
+        (None, Some(site)) => matches!(site, "same-origin" | "none") || cors.origins == Origins::Any,
         (None, None) => true,
     };
     if allowed {

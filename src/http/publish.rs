@@ -34,12 +34,15 @@ pub(super) async fn publish(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    if request.method() == Method::GET && !edge.config.publish.allow_get {
-        return Err(Problem::method_not_allowed("POST, PUT"));
+    let allow_get = edge.config.publish.allow_get;
+    let allowed =
+        matches!(*request.method(), Method::POST | Method::PUT) || (*request.method() == Method::GET && allow_get);
+    if !allowed {
+        return Err(Problem::method_not_allowed(if allow_get { "GET, POST, PUT" } else { "POST, PUT" }));
     }
     origin::check(&request, &edge.config.cors)?;
     edge.check_open()?;
-    let query = Fields::parse(request.query_string().as_bytes(), "the query")?;
+    let query = Fields::parse(request.query_string().as_bytes(), "the query", &[])?;
     let body = Body::read(&edge, &request, payload).await?;
     let (drafts, several) = drafts(&edge, &query, body)?;
     let key = key(&request)?;
@@ -93,7 +96,7 @@ impl Body {
         match kind {
             Kind::Raw => Self::raw(request, bytes),
             Kind::Form => {
-                let form = Fields::parse(&bytes, "the form")?;
+                let form = Fields::parse(&bytes, "the form", &[])?;
                 let content = form.only("content")?;
                 if content.is_none() && !bytes.is_empty() {
                     let detail = "the form has no field `content`; to send the body as it is, give it another \

@@ -35,7 +35,7 @@ const REQUESTED_BYTES_MAX: usize = 128;
 const REFUSED_PATIENCE: u32 = 4;
 
 pub(super) async fn subscribe(edge: web::Data<Edge>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let query = Fields::parse(request.query_string().as_bytes(), "the query")?;
+    let query = Fields::parse(request.query_string().as_bytes(), "the query", &CURSORS)?;
     let wish = Wish::read(&edge, &request, &query)?;
     if request.method() == Method::HEAD {
         return Ok(head(wish.format, None, body::None::new()));

@@ -48,7 +48,8 @@ pub(super) async fn delete(edge: web::Data<Edge>, request: HttpRequest) -> Resul
 
 /// The topic in the path: all that follows, so that a name may hold a slash, spelled as it is or as `%2F`.
 fn name(edge: &Edge, request: &HttpRequest) -> Result<TopicName, Problem> {
-    let raw = request.uri().path().trim_start_matches("/topics/");
+    let path = request.uri().path();
+    let raw = path.strip_prefix("/topics/").unwrap_or(path);
     // A plus stands for itself in a path (RFC 3986, section 3.3), unlike in a form.
     let topic = fields::decode(raw.replace('+', "%2B").as_bytes(), "the path", "topic")?;
     edge.topics(std::iter::once(topic.as_str())).map(|(mut topics, _)| topics.remove(0))

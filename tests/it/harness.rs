@@ -15,9 +15,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+pub mod answer;
 pub mod parser;
 pub mod process;
 
+pub use answer::{Answer, encoded};
 pub use parser::Block;
 pub use process::Process;
 
@@ -120,6 +122,13 @@ impl TestServer {
         response.json().await.expect("JSON")
     }
 
+    /// Sends `request` as it is; its response is read as a stream.
+    pub async fn send(&self, request: &[u8]) -> Stream {
+        let mut socket = TcpStream::connect(self.address).await.expect("a connection");
+        socket.write_all(request).await.expect("the request is sent");
+        Stream::receive(socket).await
+    }
+
     /// Waits until the topic has `n` subscribers.
     pub async fn until_subscribers(&self, topic: &str, n: u64) {
         let url = self.url(&format!("/topics/{topic}"));
@@ -192,6 +201,11 @@ impl Stream {
         let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
         socket.write_all(request.as_bytes()).await.expect("the request is sent");
+        Self::receive(socket).await
+    }
+
+    /// Reads the head of the response to a request that has been sent on `socket`.
+    pub async fn receive(mut socket: TcpStream) -> Self {
         let (mut bytes, mut buffer) = (Vec::new(), [0; 16 << 10]);
         let head_end = loop {
             if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -283,6 +297,15 @@ impl Stream {
             self.feed(&buffer[..n]);
         }
         self.blocks.drain(..).collect()
+    }
+
+    /// Every event up to the clean end.
+    pub async fn all(&mut self) -> Vec<Block> {
+        let mut blocks = Vec::new();
+        while let Some(block) = self.next().await {
+            blocks.push(block);
+        }
+        blocks
     }
 
     /// Events that have been read and not taken.

@@ -1,0 +1,86 @@
+//! Requests to the last byte as a test wants them, and answers that are not streams.
+
+use std::fmt;
+
+use super::TestServer;
+use serde_json::Value;
+
+/// A whole response.
+pub struct Answer {
+    /// The beginning of the request, for messages.
+    request: String,
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl TestServer {
+    /// Sends a request as it is, with a `Content-Length` where there is a body, and reads the answer.
+    pub async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let length = if body.is_empty() && method != "POST" && method != "PUT" {
+            String::new()
+        } else {
+            format!("Content-Length: {}\r\n", body.len())
+        };
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{length}{headers}\r\n", self.address);
+        self.ask_bytes(&[head.as_bytes(), body].concat()).await
+    }
+
+    /// Sends `request` and reads the answer to the end of the connection.
+    pub async fn ask_bytes(&self, request: &[u8]) -> Answer {
+        let mut stream = self.send(request).await;
+        let body = stream.rest().await;
+        let request = String::from_utf8_lossy(&request[..request.len().min(300)]).into_owned();
+        Answer { request, status: stream.status, headers: std::mem::take(&mut stream.headers), body }
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\n{}\n→ {} {:?}\n{}", self.request, self.status, self.headers, self.body)
+    }
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The JSON of a 200.
+    #[track_caller]
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.status, 200, "{self:?}");
+        self.json()
+    }
+
+    /// The document, after it has been found to be a problem document of this status and code.
+    #[track_caller]
+    pub fn problem(&self, status: u16, code: &str) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        let document = self.json();
+        assert_eq!(document["code"], code, "{self:?}");
+        assert_eq!(document["type"], "about:blank", "{self:?}");
+        assert_eq!(document["status"], status, "{self:?}");
+        assert!(document["title"].as_str().is_some_and(|title| !title.is_empty()), "{self:?}");
+        assert!(document["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{self:?}");
+        document
+    }
+}
+
+/// `text` for a query or a path: everything percent-encoded but letters, digits and `-._~`.
+pub fn encoded(text: &str) -> String {
+    let encode = |b: u8| match b {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(b).to_string(),
+        _ => format!("%{b:02X}"),
+    };
+    text.bytes().map(encode).collect()
+}

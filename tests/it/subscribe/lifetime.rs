@@ -1,0 +1,117 @@
+//! What time does to a stream: heartbeats, and a polite end.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{blocks_of_text, data};
+use crate::harness::{PATIENCE, TestServer};
+
+#[tokio::test]
+async fn a_heartbeat_moves_the_cursor() {
+    // A quiet subscriber is told how far the log has come, so that its cursor does not age out of the history.
+    let server = TestServer::with(|config| {
+        config.stream.heartbeat = Duration::from_millis(50);
+        config.log.topic_events_max = 2;
+    });
+    let mut quiet = server.subscribe("topic=quiet").await;
+    let mut last = String::new();
+    for n in 0..5 {
+        last = server.publish("busy", &n.to_string()).await;
+    }
+    while quiet.last_event_id() != last {
+        assert!(quiet.read().await);
+    }
+    assert_eq!(quiet.pending(), 0, "a heartbeat dispatches nothing");
+    drop(quiet);
+    // Of `busy` nothing after that id is missing, and of `quiet` it sees what comes next.
+    let mut stream = server.resume("topic=quiet&topic=busy", &last).await;
+    server.publish("quiet", "next").await;
+    let block = stream.next().await.expect("an event");
+    assert_eq!((block.event.as_str(), block.data.as_str()), ("message", "next"));
+}
+
+#[tokio::test]
+async fn a_heartbeat_is_an_id_and_nothing_else() {
+    // To the letter; one follows another for as long as the stream is idle, none sooner than it should.
+    let server = TestServer::with(|config| config.stream.heartbeat = Duration::from_millis(200));
+    let last = server.publish("a", "x").await;
+    let begin = Instant::now();
+    let mut stream = server.subscribe("topic=a").await;
+    let text = blocks_of_text(&mut stream, 4).await;
+    assert!(begin.elapsed() >= Duration::from_millis(590), "{:?}", begin.elapsed());
+    let (_, beats) = text.split_once("\n\n").expect("the first bytes");
+    assert!(beats.starts_with(&format!("id: {last}\n\n").repeat(3)), "{text}");
+}
+
+#[tokio::test]
+async fn a_busy_stream_needs_no_heartbeat() {
+    // Events are signs of life: a stream that has them more often than `stream.heartbeat` gets nothing else.
+    let server = TestServer::with(|config| config.stream.heartbeat = Duration::from_secs(2));
+    let mut stream = server.subscribe("topic=a").await;
+    let begin = Instant::now();
+    let mut n = 0;
+    while begin.elapsed() < Duration::from_secs(3) {
+        server.publish("a", &n.to_string()).await;
+        stream.next().await.expect("an event");
+        n += 1;
+    }
+    let text = String::from_utf8(stream.body.clone()).expect("UTF-8");
+    assert_eq!(text.matches("\n\n").count(), n + 1, "{text}");
+}
+
+#[tokio::test]
+async fn a_stream_that_reaches_its_age_ends_politely() {
+    // Every event that there is, then `retry:` and the id to resume with, then a clean end, within the jitter.
+    let server = TestServer::with(|config| config.stream.lifetime_max = Duration::from_secs(1));
+    let begin = Instant::now();
+    let mut stream = server.subscribe("topic=a").await;
+    server.publish("a", "x").await;
+    let last = server.publish("elsewhere", "y").await;
+    assert_eq!(data(&stream.all().await), ["x"]);
+    let lived = begin.elapsed();
+    assert!(lived >= Duration::from_millis(790), "{lived:?}");
+    let retry = stream.retry().expect("a reconnection time");
+    assert!((2400..=3600).contains(&retry), "{retry}");
+    let text = String::from_utf8(stream.body.clone()).expect("UTF-8");
+    assert!(text.ends_with(&format!("\n\nretry: {retry}\nid: {last}\n\n")), "{text}");
+    server.until_subscribers("a", 0).await;
+}
+
+#[tokio::test]
+async fn a_client_resumes_over_many_ends_without_loss() {
+    // Streams that end every 300 ms while publishers run: the client sees every event once, in order.
+    let server = TestServer::with(|config| config.stream.lifetime_max = Duration::from_millis(300));
+    let server = Arc::new(server);
+    let stop = Arc::new(AtomicBool::new(false));
+    let publisher = tokio::spawn({
+        let (server, stop) = (Arc::clone(&server), Arc::clone(&stop));
+        async move {
+            let mut n = 0;
+            while !stop.load(Ordering::Relaxed) {
+                server.publish(["a", "b"][n % 2], &n.to_string()).await;
+                n += 1;
+            }
+            n
+        }
+    });
+    let (mut cursor, mut seen) = (None::<String>, Vec::new());
+    for _ in 0..8 {
+        let mut stream = match &cursor {
+            None => server.subscribe("topic=a&topic=b&since=all").await,
+            Some(id) => server.resume("topic=a&topic=b", id).await,
+        };
+        seen.extend(stream.all().await);
+        cursor = Some(stream.last_event_id().to_owned());
+    }
+    stop.store(true, Ordering::Relaxed);
+    let published = tokio::time::timeout(PATIENCE, publisher).await.expect("an end").expect("no panic");
+    let mut stream = server.resume("topic=a&topic=b", &cursor.expect("an id")).await;
+    seen.extend(stream.all().await);
+    let expected: Vec<_> = (0..published).map(|n| n.to_string()).collect();
+    assert_eq!(data(&seen), expected);
+}
