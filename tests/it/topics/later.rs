@@ -1,0 +1,89 @@
+//! Streams that begin before a deletion in the log but after it in time: they belong to the topic's next life.
+
+use std::time::Duration;
+
+use super::deletion::{delete, told};
+use crate::harness::{Stream, TestServer, until};
+
+#[tokio::test]
+async fn a_new_stream_of_several_topics_keeps_the_reborn_one() {
+    // History of `b` from before the deletion of `a` must not make a fresh subscriber lose `a`.
+    let server = TestServer::start();
+    server.publish("b", "b1").await;
+    server.publish("a", "a1").await;
+    delete(&server, "a").await;
+    server.publish("a", "a2").await;
+    for query in ["since=all", "since=1h", "last=10"] {
+        let mut stream = server.subscribe(&format!("topic=a&topic=b&{query}")).await;
+        assert_eq!(told(&stream.take(2).await), [("message", "b1"), ("message", "a2")], "{query}");
+        assert_eq!(stream.status, 200);
+        let id = server.publish("a", "live").await;
+        assert_eq!(stream.next().await.expect("an event").id, id, "{query}");
+        delete(&server, "a").await;
+        server.publish("a", "a2").await;
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_of_no_use_keeps_the_reborn_topic() {
+    // After a gap a stream begins with everything held, of all of its topics.
+    let server = TestServer::start();
+    server.publish("b", "b1").await;
+    server.publish("a", "a1").await;
+    delete(&server, "a").await;
+    server.publish("a", "a2").await;
+    let mut stream = server.resume("topic=a&topic=b", "rubbish").await;
+    assert_eq!(stream.next().await.expect("a notice").event, "broker.gap");
+    assert_eq!(told(&stream.take(2).await), [("message", "b1"), ("message", "a2")]);
+}
+
+#[tokio::test]
+async fn after_gone_an_old_cursor_keeps_the_reborn_topic() {
+    // The gap has told of what is missing; what is held of either topic follows.
+    let server = TestServer::with(|config| config.stream.gone = Duration::ZERO);
+    let first = server.publish("b", "b1").await;
+    server.publish("b", "b2").await;
+    server.publish("a", "a1").await;
+    delete(&server, "a").await;
+    server.publish("a", "a2").await;
+    let mut stream = server.resume("topic=a&topic=b", &first).await;
+    assert_eq!(stream.next().await.expect("a notice").event, "broker.gap");
+    assert_eq!(told(&stream.take(2).await), [("message", "b2"), ("message", "a2")]);
+}
+
+#[tokio::test]
+async fn subscribers_of_two_lives_are_counted_apart() {
+    // One that leaves late must not free the place of one that came after the deletion.
+    let server = TestServer::with(|config| config.limits.subscribers_per_topic_max = 2);
+    let mut old = Vec::new();
+    for _ in 0..2 {
+        old.push(server.subscribe("topic=a").await);
+    }
+    delete(&server, "a").await;
+    let new: [Stream; 2] = [server.subscribe("topic=a").await, server.subscribe("topic=a").await];
+    assert!(new.iter().all(|stream| stream.status == 200));
+    for mut stream in old {
+        assert_eq!(stream.all().await.len(), 1);
+    }
+    // The old streams' sockets have ended; their places are of a life that is over.
+    server.publish("a", "x").await;
+    server.until_subscribers("a", 2).await;
+    server.ask("GET", "/subscribe?topic=a", &[], b"").await.problem(503, "too_many_subscribers");
+    drop(new);
+    server.until_subscribers("a", 0).await;
+}
+
+#[tokio::test]
+async fn a_deletion_is_remembered_while_nobody_is_there() {
+    // The topic has no subscriber and no event left, and still is not forgotten before `gone` is over.
+    let server = TestServer::with(|config| config.limits.topics_max = 2);
+    let seen = server.publish("a", "x").await;
+    delete(&server, "a").await;
+    server.publish("passing", "x").await;
+    // The registry has looked for idle topics when the other one's place is free.
+    until("a round of the registry", async || {
+        server.ask("POST", "/publish?topic=next&content=x", &[], b"").await.status == 200
+    })
+    .await;
+    assert_eq!(server.resume("topic=a", &seen).await.status, 204);
+}
