@@ -69,10 +69,8 @@ async fn subscribers_of_one_address_are_bounded() {
     let server = TestServer::with(|config| config.limits.connections_per_ip_max = 2);
     let streams = [server.subscribe("topic=a").await, server.subscribe("topic=b").await];
     refused(&server, "topic=c", 429, "too_many_connections_per_ip").await;
-    let others = [
-        subscribe_from(&server, "127.0.0.9", "topic=a").await,
-        subscribe_from(&server, "127.0.0.9", "topic=a").await,
-    ];
+    let others =
+        [subscribe_from(&server, "127.0.0.9", "topic=a").await, subscribe_from(&server, "127.0.0.9", "topic=a").await];
     server.publish("a", "x").await;
     for mut stream in others {
         assert_eq!(stream.next().await.expect("an event").data, "x");

@@ -110,7 +110,8 @@ async fn names_mean_the_same_everywhere() {
 async fn a_path_may_spell_a_name_as_it_is() {
     // A slash or a plus in a path needs no encoding (RFC 3986, section 3.3), wherever in the name it stands.
     let server = TestServer::start();
-    let names = ["a/b", "a//b", "/leading", "trailing/", "a+b", "a:b@c", "topics/a", "/topics/a", "/topics//topics/a", "a"];
+    let names =
+        ["a/b", "a//b", "/leading", "trailing/", "a+b", "a:b@c", "topics/a", "/topics/a", "/topics//topics/a", "a"];
     for name in names {
         server.publish(name, name).await;
     }

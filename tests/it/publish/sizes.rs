@@ -157,10 +157,8 @@ async fn a_connection_serves_many_publishes() {
     let server = TestServer::start();
     let mut socket = TcpStream::connect(server.address).await.expect("a connection");
     for (content, status) in [("one", 200), ("\u{1}two", 200), ("three", 200)] {
-        let request = format!(
-            "POST /publish?topic=a HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{content}",
-            content.len()
-        );
+        let head = "POST /publish?topic=a HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n";
+        let request = format!("{head}Content-Length: {}\r\n\r\n{content}", content.len());
         socket.write_all(request.as_bytes()).await.expect("the request is sent");
         let mut answer = Stream::receive(socket).await;
         assert_eq!(answer.status, status);

@@ -1,6 +1,6 @@
 //! Where a stream begins: cursors, `since`, `last`.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::data;
-use crate::harness::{Block, TestServer, encoded};
+use crate::harness::{Block, TestServer, encoded, until};
 
 /// A server that keeps `n` events a topic.
 fn keeps(n: usize) -> TestServer {
@@ -91,7 +91,7 @@ async fn an_unreadable_cursor_is_never_an_error() {
     // Garbage, long or not ASCII: a browser would stop for good at a 4xx. It is told back, up to a bound.
     let server = TestServer::start();
     let last = server.publish("a", "held").await;
-    let long = "x".repeat(7000);
+    let long = "x".repeat(30_000);
     let epoch = last.split('-').next().expect("an epoch");
     let shaped =
         [format!("{epoch}-"), format!("{epoch}-01"), format!("{epoch}-1x"), format!("{epoch}-18446744073709551616")];
@@ -105,8 +105,7 @@ async fn an_unreadable_cursor_is_never_an_error() {
             assert_eq!(stream.status, 200, "{cursor}");
             let blocks = stream.take(2).await;
             let gap = gap(&blocks[0]);
-            // Upper case or not, an epoch of digits alone reads the same.
-            assert!(gap["reason"] == "unreadable" || cursor == last, "{gap}");
+            assert_eq!(gap["reason"], "unreadable", "{gap}");
             let told = gap["requested"].as_str().expect("text");
             assert!(cursor.starts_with(told) && told.len() >= cursor.len().min(125), "{cursor}: {told}");
             assert!(told.len() <= 128, "{told}");
@@ -133,7 +132,7 @@ async fn a_cursor_of_broken_bytes_is_never_an_error() {
             "{cursor}"
         );
     }
-    let head = b"GET /subscribe?topic=a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nLast-Event-ID: \xff\xfe-1\r\n\r\n";
+    let head = b"GET /subscribe?topic=a HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: \xff\xfe-1\r\n\r\n";
     let mut stream = server.send(head).await;
     assert_eq!(stream.status, 200);
     let blocks = stream.take(2).await;
@@ -236,10 +235,7 @@ async fn old_age_is_a_gap_too() {
     let server = TestServer::with(|config| config.log.age_max = std::time::Duration::from_millis(300));
     let before = server.publish("other", "x").await;
     let last = server.publish("a", "short-lived").await;
-    crate::harness::until("the event to be removed", async || {
-        server.ask("GET", "/topics/a", &[], b"").await.ok()["events"] == 0
-    })
-    .await;
+    until("the event to be removed", async || server.ask("GET", "/topics/a", &[], b"").await.ok()["events"] == 0).await;
     let mut stream = server.resume("topic=a", &before).await;
     let notice = json!({"reason": "evicted", "requested": before, "resumed_after": last});
     assert_eq!(gap(&stream.next().await.expect("a notice")), notice);

@@ -56,8 +56,11 @@ async fn a_deletion_ends_every_stream_of_the_topic() {
     }
     for mut stream in lines {
         let body = stream.rest().await;
-        let lines: Vec<Value> =
-            body.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let lines: Vec<Value> = body
+            .lines()
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
         let (notice, events) = lines.split_last().expect("lines");
         assert_eq!(events.iter().map(|event| event["data"].clone()).collect::<Vec<_>>(), contents);
         assert_eq!(*notice, json!({"id": null, "event": "broker.deleted", "data": {"topic": "a"}}));
@@ -171,7 +174,7 @@ async fn what_was_deleted_is_not_replayed() {
 #[tokio::test]
 async fn after_a_while_an_old_cursor_is_a_gap() {
     // Once `stream.gone` is over a client that comes back is a subscriber like any other, and told what it missed.
-    let server = TestServer::with(|config| config.stream.gone = Duration::from_secs(1));
+    let server = TestServer::with(|config| config.stream.gone = Duration::from_secs(2));
     server.publish("a", "one").await;
     let seen = server.publish("a", "two").await;
     delete(&server, "a").await;
