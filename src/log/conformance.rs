@@ -1,1 +1,399 @@
+//! What every engine must keep, whatever it keeps its events in. An engine joins with one line, the last of this file.
 
+use std::{
+    collections::BTreeSet,
+    iter::repeat_n,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt as _;
+use tokio::runtime::{Builder, Runtime};
+
+use super::{Arc, Batch, Bytes, Commit, Draft, Epoch, Event, EventId, Feed, GapReason, Log, Page, Start, TopicName};
+use crate::config::{LogConfig, Size};
+
+type New = fn(LogConfig) -> Arc<dyn Log>;
+
+/// How long anything may take before a test gives up. Never waited for when all is well.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Topics that hold nothing and are remembered all the same, so that a gap is told exactly.
+const MARKS_MAX: u32 = 65_536;
+
+thread_local!(static RUNTIME: Runtime = Builder::new_current_thread().enable_all().build().expect("a runtime"));
+
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    RUNTIME.with(|runtime| runtime.block_on(future))
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < PATIENCE, "gave up waiting for {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Limits that nothing here reaches.
+fn roomy() -> LogConfig {
+    let (topic_events_max, bytes_max) = (1 << 20, Size::mib(1 << 10));
+    let (topic_bytes_max, age_max) = (bytes_max, Duration::ZERO);
+    LogConfig { topic_events_max, topic_bytes_max, bytes_max, age_max, ..LogConfig::default() }
+}
+
+fn names<const N: usize>(names: [&str; N]) -> [TopicName; N] {
+    names.map(|name| TopicName::parse(name, 255).expect("a valid name"))
+}
+
+fn draft(topic: &TopicName, content: &str) -> Draft {
+    Draft { topic: topic.clone(), name: None, content: Bytes::copy_from_slice(content.as_bytes()) }
+}
+
+/// Appends and gives the position.
+fn append(log: &dyn Log, topic: &TopicName) -> u64 {
+    let id = wait(log.append(draft(topic, "content"))).expect("it is taken").id;
+    assert_eq!(id.epoch, log.epoch());
+    id.seq
+}
+
+fn append_all<'a>(log: &dyn Log, topics: impl IntoIterator<Item = &'a TopicName>) {
+    topics.into_iter().for_each(|topic| assert!(append(log, topic) > 0));
+}
+
+/// A page for a reader that has been told of what `told_to` stands for.
+fn read(log: &dyn Log, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page {
+    log.read(topics, after, told_to, bytes_max)
+}
+
+/// A page without a limit, for a reader that has not been told of anything.
+fn page(log: &dyn Log, topics: &[TopicName], after: u64) -> Page {
+    read(log, topics, after, 0, usize::MAX)
+}
+
+fn seqs(page: &Page) -> Vec<u64> {
+    page.events.iter().map(|event| event.seq).collect()
+}
+
+/// Positions of the next `n` commits of the feed.
+fn take(feed: &Feed, n: usize) -> Vec<u64> {
+    let (mut taken, mut batch) = (Vec::new(), Batch::default());
+    until("the feed", || {
+        feed.take(&mut batch);
+        assert_eq!(batch.lost_to, 0);
+        taken.extend(batch.commits.iter().map(Commit::seq));
+        taken.len() >= n
+    });
+    taken
+}
+
+/// Where a subscription of `topics` begins, and the gap that it is told of.
+fn place(log: &dyn Log, topics: &[TopicName], start: &Start) -> (u64, Option<GapReason>) {
+    let placement = log.place(topics, start);
+    (placement.after, placement.gap)
+}
+
+fn after(log: &dyn Log, seq: u64) -> Start {
+    Start::After(EventId { epoch: log.epoch(), seq })
+}
+
+/// What one event of `append` costs.
+fn cost(new: New, topic: &TopicName) -> u64 {
+    let log = new(roomy());
+    append(&*log, topic);
+    log.held(topic).expect("an event").bytes
+}
+
+fn positions_count_from_one_over_all_topics(new: New) {
+    // Goal: one sequence, whichever topic; deletions have their places in it.
+    let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
+    assert_eq!(log.watermark(), 0);
+    assert_eq!([append(&*log, &a), append(&*log, &b), append(&*log, &a)], [1, 2, 3]);
+    assert_eq!(wait(log.forget(&b)), Ok(4));
+    assert_eq!((append(&*log, &b), log.watermark()), (5, 5));
+    assert_ne!(log.epoch(), new(roomy()).epoch(), "another log, another history");
+}
+
+fn concurrent_appends_come_out_in_one_order(new: New) {
+    // Goal: from 8 threads: no position twice, none left out, the feed in order, every receipt's event in the log once.
+    let (log, topics) = (new(roomy()), names(["a", "b", "c"]));
+    let feed = log.feed();
+    let receipts: Vec<Vec<u64>> = std::thread::scope(|scope| {
+        let publish = |n: usize| (0..200).map(|i| append(&*log, &topics[(n + i) % 3])).collect();
+        let threads: Vec<_> = (0..8).map(|n| scope.spawn(move || publish(n))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("it publishes")).collect()
+    });
+    let all: Vec<u64> = (1..=1600).collect();
+    assert!(receipts.iter().all(|of_one| of_one.is_sorted()), "a publisher's own order is the order of its calls");
+    let given: BTreeSet<u64> = receipts.into_iter().flatten().collect();
+    assert_eq!(given.into_iter().collect::<Vec<_>>(), all);
+    assert_eq!(take(&feed, 1600), all);
+    let page = page(&*log, &topics, 0);
+    assert_eq!((seqs(&page), page.to), (all, 1600));
+    assert!(page.events.is_sorted_by_key(|event| event.time_ms), "time never runs backwards");
+}
+
+fn a_feed_carries_what_comes_after_it_was_opened(new: New) {
+    // Goal: nothing from before, everything from then on, events and deletions, and it says when something has come.
+    let (log, [a]) = (new(roomy()), names(["a"]));
+    append(&*log, &a);
+    let feed = log.feed();
+    assert!(feed.arrived().now_or_never().is_none());
+    append(&*log, &a);
+    wait(log.forget(&a)).expect("it is taken");
+    wait(feed.arrived());
+    assert_eq!(take(&feed, 2), [2, 3]);
+    append(&*log, &a);
+    wait(feed.arrived());
+    assert_eq!(take(&feed, 1), [4]);
+}
+
+fn an_append_that_nobody_awaits_is_published(new: New) {
+    // Goal: a publisher that goes away does not take its event back, and leaves no hole.
+    let (log, [a]) = (new(roomy()), names(["a"]));
+    let feed = log.feed();
+    drop(log.append(draft(&a, "dropped")));
+    assert_eq!(append(&*log, &a), 2);
+    assert_eq!(take(&feed, 2), [1, 2]);
+    assert_eq!(page(&*log, &[a], 0).events[0].content, "dropped");
+}
+
+fn a_topic_keeps_its_number_of_events(new: New) {
+    // Goal: `topic_events_max` are held; one more, and the oldest of that topic goes.
+    let (log, [a, b]) = (new(LogConfig { topic_events_max: 3, ..roomy() }), names(["a", "b"]));
+    append(&*log, &b);
+    append_all(&*log, [&a; 3]);
+    assert_eq!((seqs(&page(&*log, &[a.clone()], 0)), page(&*log, &[a.clone()], 0).evicted_to), (vec![2, 3, 4], 0));
+    append(&*log, &a);
+    let held = log.held(&a).expect("events");
+    assert_eq!((held.first, held.last, held.events), (Some(3), Some(5), 3));
+    assert_eq!(page(&*log, &[a], 0).evicted_to, 2);
+    assert_eq!(log.held(&b).expect("an event").events, 1, "another topic's limit is its own");
+}
+
+fn a_topic_keeps_its_bytes(new: New) {
+    // Goal: events of exactly `topic_bytes_max` are held; with a byte less, one of them goes.
+    let [a] = names(["a"]);
+    let three = 3 * cost(new, &a);
+    for (bytes_max, first) in [(three, 1), (three - 1, 2)] {
+        let log = new(LogConfig { topic_bytes_max: Size::new(bytes_max), ..roomy() });
+        append_all(&*log, [&a; 3]);
+        let held = log.held(&a).expect("events");
+        assert_eq!((held.first, held.bytes), (Some(first), (4 - first) * three / 3), "{bytes_max}");
+        assert_eq!(page(&*log, &[a.clone()], 0).evicted_to, first - 1);
+    }
+}
+
+fn all_topics_keep_their_bytes(new: New) {
+    // Goal: events of exactly `bytes_max` are held; with a byte less, the oldest of all topics goes.
+    let [a, b] = names(["a", "b"]);
+    let four = 4 * cost(new, &a);
+    for (bytes_max, left) in [(four, vec![1, 2, 3, 4]), (four - 1, vec![2, 3, 4])] {
+        let log = new(LogConfig { bytes_max: Size::new(bytes_max), ..roomy() });
+        append_all(&*log, [&a, &b, &b, &a]);
+        let page = page(&*log, &[a.clone(), b.clone()], 0);
+        assert_eq!(seqs(&page), left, "{bytes_max}");
+        assert_eq!(page.evicted_to, left[0] - 1);
+    }
+}
+
+fn an_event_is_kept_until_it_is_too_old(new: New) {
+    // Goal: it goes when it is older than `age_max`, not sooner, and is known to have gone.
+    let (log, [a]) = (new(LogConfig { age_max: Duration::from_millis(40), ..roomy() }), names(["a"]));
+    let begin = Instant::now();
+    append(&*log, &a);
+    until("the event to be too old", || {
+        log.tend();
+        log.held(&a).is_none_or(|held| held.events == 0)
+    });
+    assert!(begin.elapsed() > Duration::from_millis(40), "it went too soon");
+    assert_eq!(page(&*log, &[a.clone()], 0).evicted_to, 1);
+    assert_eq!(place(&*log, &[a.clone()], &after(&*log, 0)), (1, Some(GapReason::Evicted)));
+    assert_eq!(place(&*log, &[a], &after(&*log, 1)), (1, None));
+}
+
+fn a_reader_is_told_exactly_of_what_it_misses(new: New) {
+    // Goal: `evicted_to` is the last event removed after the reader's position, of its topics, and 0 when there is none.
+    let (log, [a, b, c]) = (new(LogConfig { topic_events_max: 1, ..roomy() }), names(["a", "b", "c"]));
+    append_all(&*log, [&a, &a, &b, &b, &a, &b]);
+    // Held are 5 of a and 6 of b; removed were 1 and 2 of a, 3 and 4 of b.
+    let both = [a.clone(), b.clone()];
+    for at in 0..=6 {
+        let evicted_to = |topics: &[TopicName]| page(&*log, topics, at).evicted_to;
+        assert_eq!(evicted_to(&[a.clone()]), if at < 2 { 2 } else { 0 }, "after {at}");
+        assert_eq!(evicted_to(&both), if at < 4 { 4 } else { 0 }, "after {at}");
+        assert_eq!(evicted_to(&[c.clone()]), 0, "after {at}");
+    }
+    assert_eq!(page(&*log, &both, 0).resumes_after(), 4);
+    assert_eq!(page(&*log, &[b], 6).resumes_after(), 6);
+    assert_eq!(
+        read(&*log, &both, 0, log.place(&both, &Start::All).told_to, 1).evicted_to,
+        0,
+        "it did not ask for them"
+    );
+}
+
+fn a_page_ends_where_it_says(new: New) {
+    // Goal: in order over topics; no more than was asked for, at least one event, and `to` is right before the next.
+    let (log, topics) = (new(roomy()), names(["a", "b", "c"]));
+    append_all(&*log, [0, 1, 2, 1, 0, 0, 2, 0].map(|at: usize| &topics[at]));
+    let ours = &topics[..2];
+    assert_eq!(seqs(&page(&*log, ours, 0)), [1, 2, 4, 5, 6, 8]);
+    assert_eq!(page(&*log, &topics, 0).to, 8);
+    let frame = page(&*log, ours, 0).events[0].frame.len();
+    let part = |from, bytes_max| {
+        let page = read(&*log, ours, from, 0, bytes_max);
+        (seqs(&page), page.to)
+    };
+    assert_eq!(part(0, 0), (vec![1], 1));
+    assert_eq!(part(0, 2 * frame - 1), (vec![1], 1));
+    assert_eq!(part(0, 2 * frame), (vec![1, 2], 3), "up to the event that did not fit");
+    assert_eq!(part(3, 3 * frame), (vec![4, 5, 6], 7));
+    assert_eq!(part(3, 4 * frame), (vec![4, 5, 6, 8], 8));
+    assert_eq!(part(8, 0), (vec![], 8));
+}
+
+fn a_subscription_begins_where_it_asks(new: New) {
+    // Goal: each start, over several topics; the bounds and one past them.
+    let (log, [a, b, c]) = (new(roomy()), names(["a", "b", "c"]));
+    append_all(&*log, [&c, &a, &b, &c, &a, &c]);
+    let ours = [a, b];
+    let from = |start: Start| place(&*log, &ours, &start);
+    assert_eq!(from(Start::Live), (6, None));
+    assert_eq!(from(Start::All), (1, None));
+    assert_eq!([0, 1, 2, 3, 4, usize::MAX].map(|n| from(Start::Last(n)).0), [6, 4, 2, 1, 1, 1]);
+    assert_eq!([0, 3, 6].map(|seq| from(after(&*log, seq))), [(0, None), (3, None), (6, None)]);
+    assert_eq!(from(after(&*log, 7)), (1, Some(GapReason::Reset)), "ahead of the log");
+    assert_eq!(from(Start::After(EventId { epoch: Epoch::random(), seq: 3 })), (1, Some(GapReason::Reset)));
+    assert_eq!(from(Start::Unreadable), (1, Some(GapReason::Unreadable)));
+    let newest = page(&*log, &ours, 0).events.last().expect("an event").time_ms;
+    assert_eq!(from(Start::Since(newest + 1)), (6, None));
+    let (since, gap) = from(Start::Since(newest));
+    assert!(since <= 4 && gap.is_none(), "at that very time counts");
+    assert_eq!(from(Start::Since(0)), (1, None));
+    assert_eq!(place(&*log, &names(["nobody's"]), &Start::All), (6, None));
+}
+
+fn a_cursor_before_a_loss_is_told_of_it(new: New) {
+    // Goal: `evicted` exactly when an event of its topics after the cursor has gone; it goes on before the next one held.
+    let (log, [a, b]) = (new(LogConfig { topic_events_max: 2, ..roomy() }), names(["a", "b"]));
+    append_all(&*log, [&a, &b, &a, &a, &a]);
+    // Held are 4 and 5 of a, 2 of b; removed were 1 and 3 of a.
+    let both = [a.clone(), b.clone()];
+    let at = |topics: &[TopicName], seq| place(&*log, topics, &after(&*log, seq));
+    assert_eq!(at(&[a.clone()], 2), (3, Some(GapReason::Evicted)));
+    assert_eq!(at(&[a], 3), (3, None));
+    assert_eq!(at(&both, 0), (1, Some(GapReason::Evicted)));
+    assert_eq!(at(&both, 2), (3, Some(GapReason::Evicted)));
+    assert_eq!(at(&[b], 0), (0, None), "another topic's loss is not its own");
+    assert_eq!(place(&*log, &both, &Start::All), (1, None), "who asks for what is held misses nothing");
+}
+
+fn a_deleted_topic_is_forgotten_and_lives_again(new: New) {
+    // Goal: readers from before learn of it, those of the next life do not, and nothing of the old life is left.
+    let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
+    append_all(&*log, [&a, &b, &a]);
+    assert_eq!(wait(log.forget(&a)), Ok(4));
+    let both = [a.clone(), b.clone()];
+    let before = page(&*log, &both, 3);
+    assert_eq!((seqs(&before), before.deleted, before.evicted_to, before.to), (vec![], vec![a.clone()], 0, 4));
+    assert_eq!(log.held(&a).unwrap_or_default().events, 0);
+    let placement = log.place(&both, &Start::All);
+    assert_eq!(placement.after, 1);
+    assert_eq!(append(&*log, &a), 5);
+    let next_life = read(&*log, &both, placement.after, placement.told_to, usize::MAX);
+    assert_eq!((seqs(&next_life), next_life.deleted), (vec![2, 5], vec![]));
+    assert_eq!(place(&*log, &[a.clone()], &after(&*log, 2)), (4, Some(GapReason::Evicted)), "3 is lost to it");
+    assert_eq!(place(&*log, &[a.clone()], &after(&*log, 3)), (3, None), "no event is lost to it");
+    assert_eq!(place(&*log, &[a], &after(&*log, 4)), (4, None));
+}
+
+fn what_is_held_is_known(new: New) {
+    // Goal: nothing is known of a topic that nothing was published to; reading or asking does not make one.
+    let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
+    page(&*log, &[a.clone()], 0);
+    log.place(&[a.clone()], &Start::All);
+    assert_eq!(log.held(&a), None);
+    append_all(&*log, [&b; 2]);
+    let held = log.held(&b).expect("events");
+    assert_eq!((held.first, held.last, held.events), (Some(1), Some(2), 2));
+    assert!(held.bytes > 2 * page(&*log, &[b], 0).events[0].frame.len() as u64, "bookkeeping counts");
+}
+
+fn a_feed_that_nobody_takes_is_lost_and_says_so(new: New) {
+    // Goal: it holds its number of commits; with one more the hub is told up to where to read from the log.
+    let (log, [a]) = (new(LogConfig { topic_events_max: 1, ..roomy() }), names(["a"]));
+    let (full, over) = (log.feed(), log.feed());
+    let max = Feed::COMMITS_MAX;
+    append_all(&*log, repeat_n(&a, max));
+    assert_eq!(take(&full, max).len(), max);
+    append(&*log, &a);
+    let mut batch = Batch::default();
+    until("the loss", || {
+        over.take(&mut batch);
+        batch.lost_to > 0
+    });
+    let seqs: Vec<u64> = batch.commits.iter().map(Commit::seq).collect();
+    assert_eq!((batch.lost_to, seqs), (max as u64, vec![max as u64 + 1]));
+    over.take(&mut batch);
+    assert_eq!((batch.lost_to, batch.commits.len()), (0, 0), "it is told once");
+}
+
+fn the_memory_of_empty_topics_is_bounded(new: New) {
+    // Goal: one topic too many and the one that has been empty longest is forgotten, but never what it lost.
+    let topic = |n: u32| names([&n.to_string()])[0].clone();
+    let log = new(LogConfig { bytes_max: Size::new(cost(new, &topic(0)) * 3 / 2), ..roomy() });
+    (0..=MARKS_MAX).for_each(|n| append_all(&*log, [&topic(n)]));
+    let first = topic(0);
+    assert!(log.held(&first).is_some_and(|held| held.events == 0), "as many as may be are remembered");
+    append(&*log, &topic(MARKS_MAX + 1));
+    assert_eq!(log.held(&first), None);
+    let remembered = (0..=MARKS_MAX + 1).filter(|n| log.held(&topic(*n)).is_some()).count();
+    assert_eq!(remembered, MARKS_MAX as usize + 1, "and the one that holds an event");
+    for life in ["empty", "again"] {
+        assert_eq!(place(&*log, &[first.clone()], &after(&*log, 0)).1, Some(GapReason::Evicted), "{life}");
+        assert!(page(&*log, &[first.clone()], 0).evicted_to >= 1, "{life}");
+        append(&*log, &first);
+    }
+}
+
+#[test]
+fn a_feed_holds_its_bytes() {
+    // Goal: commits of exactly the limit wait; with one byte more they are lost.
+    let [topic] = names(["a"]);
+    let event = |seq, bytes| {
+        let frame = Bytes::from(vec![b'x'; bytes]);
+        Commit::Event(Arc::new(Event {
+            seq,
+            time_ms: 0,
+            topic: topic.clone(),
+            name: None,
+            content: Bytes::new(),
+            frame,
+        }))
+    };
+    for (last, lost_to, left) in [(Feed::BYTES_MAX / 2, 0, 2), (Feed::BYTES_MAX / 2 + 1, 1, 1)] {
+        let (feed, mut batch) = (Feed::default(), Batch::default());
+        feed.push(event(1, Feed::BYTES_MAX / 2));
+        feed.push(event(2, last));
+        feed.take(&mut batch);
+        assert_eq!((batch.lost_to, batch.commits.len()), (lost_to, left));
+    }
+}
+
+macro_rules! conforms {
+    ($engine:ident, $new:expr) => {
+        mod $engine {
+            conforms!(@ $new;
+                positions_count_from_one_over_all_topics, concurrent_appends_come_out_in_one_order,
+                a_feed_carries_what_comes_after_it_was_opened, an_append_that_nobody_awaits_is_published,
+                a_topic_keeps_its_number_of_events, a_topic_keeps_its_bytes, all_topics_keep_their_bytes,
+                an_event_is_kept_until_it_is_too_old, a_reader_is_told_exactly_of_what_it_misses,
+                a_page_ends_where_it_says, a_subscription_begins_where_it_asks, a_cursor_before_a_loss_is_told_of_it,
+                a_deleted_topic_is_forgotten_and_lives_again, what_is_held_is_known,
+                a_feed_that_nobody_takes_is_lost_and_says_so, the_memory_of_empty_topics_is_bounded,
+            );
+        }
+    };
+    (@ $new:expr; $($behaviour:ident,)*) => { $(#[test] fn $behaviour() { super::$behaviour($new); })* };
+}
+
+conforms!(in_memory, |config| std::sync::Arc::new(crate::log::memory::MemoryLog::new(config)));
