@@ -183,7 +183,7 @@ fn start_of(world: &World, from: &From) -> Start {
         From::Last(n) => Start::Last(n),
         From::Since(time) => Start::Since(time),
         From::Unreadable => Start::Unreadable,
-        From::Position(at) => Start::After(world.id(true, at.index(watermark + 3) as u64)),
+        From::Position(at) => Start::After(world.id(true, u64::try_from(at.index(watermark + 3)).expect("few events"))),
         From::Foreign(seq) => Start::After(world.id(false, seq)),
     }
 }

@@ -284,5 +284,5 @@ async fn a_cursor_that_looks_like_a_stream_is_quoted() {
 
 /// Every byte percent-encoded.
 fn encoded(text: &str) -> String {
-    text.bytes().map(|b| format!("%{b:02X}")).collect()
+    text.bytes().fold(String::new(), |all, b| all + &format!("%{b:02X}"))
 }

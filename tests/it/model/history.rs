@@ -73,13 +73,10 @@ impl History {
         let held = || mine().filter(|fact| fact.removed.is_none());
         let before = |fact: Option<&Fact>| fact.map_or(self.watermark, |fact| fact.seq - 1);
         match *start {
-            Start::Live => (self.watermark, None),
-            Start::All => (before(held().next()), None),
-            Start::Last(0) => (self.watermark, None),
+            // The clock of the log is not the model's: since the beginning, or since the end of time.
+            Start::All | Start::Since(0) => (before(held().next()), None),
+            Start::Live | Start::Last(0) | Start::Since(_) => (self.watermark, None),
             Start::Last(n) => (before(held().rev().take(n).last()), None),
-            // The clock of the log is not the model's: all or nothing.
-            Start::Since(0) => (before(held().next()), None),
-            Start::Since(_) => (self.watermark, None),
             Start::Unreadable => (before(held().next()), Some(GapReason::Unreadable)),
             Start::After(id) if id.epoch != self.epoch || id.seq > self.watermark => {
                 (before(held().next()), Some(GapReason::Reset))

@@ -18,6 +18,7 @@ pub struct Now {
 
 /// The test's end of a connection, and what it has seen of the other one.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "a socket has that many independent states")]
 pub struct Pipe {
     /// Bytes it takes before it is full.
     pub room: usize,
