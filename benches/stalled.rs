@@ -28,7 +28,7 @@ const EVENT_BYTES: usize = 1_000;
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_secs(5);
 /// Longer than a round: the stalled reader is there for all of it.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(8);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// History that the stalled reader asks for: its buffers are full before the round begins.
 const HISTORY: usize = 40;
 const HISTORY_EVENT_BYTES: usize = 128 << 10;
@@ -201,7 +201,9 @@ async fn run() -> io::Result<()> {
         round(&server, &client, origin, &received).await?;
         with.push(percentiles(&latencies)?);
         if server.subscribers().await? != SUBSCRIBERS as u64 + 1 {
-            return Err(io::Error::other("the stalled reader was cut within the round"));
+            return Err(io::Error::other(
+                "a round took longer than stream.write_timeout: this machine is too busy to measure",
+            ));
         }
         server.until_subscribers(SUBSCRIBERS).await?;
         cuts.push(since.elapsed().as_secs_f64());

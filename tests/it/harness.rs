@@ -206,7 +206,7 @@ impl Stream {
 
     /// Reads the head of the response to a request that has been sent on `socket`.
     pub async fn receive(mut socket: TcpStream) -> Self {
-        let (mut bytes, mut buffer) = (Vec::new(), [0; 16 << 10]);
+        let (mut bytes, mut buffer) = (Vec::new(), vec![0; 16 << 10]);
         let head_end = loop {
             if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
                 break end;

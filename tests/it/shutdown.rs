@@ -132,7 +132,7 @@ async fn thousands_of_streams_end_cleanly_and_resume_on_the_restarted_server() {
     ended.sort_unstable_by_key(|stream| stream.at);
     let at = |part: usize| ended[STREAMS * part / 10].at - begin;
     println!("a tenth had ended after {:?}, half after {:?}, nine tenths after {:?}", at(1), at(5), at(9));
-    assert!(at(9) - at(1) > drain / 4, "they all ended at once");
+    assert!(at(9) > at(1) + drain / 4, "they all ended at once");
     assert!(at(5) > at(1) && at(9) > at(5), "they ended in clumps");
     comes_back(address, &ended, TOPICS).await;
 }
@@ -290,12 +290,12 @@ async fn a_publish_under_way_is_answered_during_the_drain() {
     for streams in [40, 0] {
         let mut server = TestServer::with(|config| config.shutdown.drain = Duration::from_secs(5));
         let held = open(server.address, streams, 1, Vec::new()).await;
-        let mut half = TcpStream::connect(server.address).await.expect("a connection");
+        let mut publisher = TcpStream::connect(server.address).await.expect("a connection");
         let head = "POST /publish?topic=t0 HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\
                     Content-Type: text/plain\r\nContent-Length: 8\r\n\r\n";
-        half.write_all(head.as_bytes()).await.expect("a head");
+        publisher.write_all(head.as_bytes()).await.expect("a head");
         let mut answer = [0; 1024];
-        let n = timeout(PATIENCE, half.read(&mut answer)).await.expect("an answer in time").expect("an answer");
+        let n = timeout(PATIENCE, publisher.read(&mut answer)).await.expect("an answer in time").expect("an answer");
         assert!(answer[..n].starts_with(b"HTTP/1.1 100 "), "it has read the head and waits for the body");
         server.begin_shutdown();
         let readyz = server.url("/readyz");
@@ -305,8 +305,8 @@ async fn a_publish_under_way_is_answered_during_the_drain() {
             Err(_) => true,
         })
         .await;
-        half.write_all(b"complete").await.expect("the body");
-        let n = timeout(PATIENCE, half.read(&mut answer)).await.expect("an answer in time").expect("an answer");
+        publisher.write_all(b"complete").await.expect("the body");
+        let n = timeout(PATIENCE, publisher.read(&mut answer)).await.expect("an answer in time").expect("an answer");
         let answer = String::from_utf8_lossy(&answer[..n]);
         assert!(answer.starts_with("HTTP/1.1 200 "), "{streams} streams: {answer:?}");
         drop(held);

@@ -54,14 +54,14 @@ impl Process {
         let mut out = BufReader::new(child.stdout.take().expect("its output")).lines();
         let mut banner = Vec::new();
         while banner.last().is_none_or(|line: &String| !line.contains("Ctrl-C")) {
-            match timeout(PATIENCE, out.next_line()).await.expect("a banner in time").expect("a banner") {
-                Some(line) => banner.push(line),
-                None => {
-                    let mut error = String::new();
-                    child.stderr.take().expect("its errors").read_to_string(&mut error).await.expect("UTF-8");
-                    panic!("it ended without a banner: {error}");
-                }
+            let line = timeout(PATIENCE, out.next_line()).await.expect("a banner in time").expect("a banner");
+            if let Some(line) = line {
+                banner.push(line);
+                continue;
             }
+            let mut error = String::new();
+            child.stderr.take().expect("its errors").read_to_string(&mut error).await.expect("UTF-8");
+            panic!("it ended without a banner: {error}");
         }
         let address = banner[0].split_once("http://").and_then(|(_, rest)| rest.split('/').next());
         let address = address.and_then(|address| address.parse().ok()).expect("a banner that says where it serves");
@@ -72,7 +72,7 @@ impl Process {
         format!("http://{}{path}", self.address)
     }
 
-    /// Subscribes to `query` (`topic=a&topic=b&…`) as an EventSource does.
+    /// Subscribes to `query` (`topic=a&topic=b&…`) as an `EventSource` does.
     pub async fn subscribe(&self, query: &str) -> Stream {
         Stream::open(self.address, &format!("/subscribe?{query}"), &[("accept", "text/event-stream")]).await
     }
