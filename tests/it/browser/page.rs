@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::{Row, driver::Browser, left_out, on_path, rows, until_rows, until_state};
-use crate::harness::TestServer;
+use crate::harness::{TestServer, until};
 
 /// The keys as `WebDriver` spells them.
 const ENTER: &str = "\u{e007}";
@@ -41,6 +41,22 @@ async fn what_one_window_publishes_both_show() {
     assert_eq!(one.text("#publish-answer").await, format!("Published as {}, to 2 subscribers.", first[0].id));
     let time = one.value("Math.abs(Date.now() - Date.parse(document.querySelector('#events time').dateTime))").await;
     assert!(time.as_f64().expect("a number") < 60_000.0, "the event's time is now: {time}");
+}
+
+#[tokio::test]
+async fn a_connected_page_does_not_say_that_it_waits() {
+    // The hint for a connection that takes long, after five seconds, is for one that is not there yet.
+    let Some(browser) = Browser::start().await else { return };
+    let server = TestServer::start();
+    let window = browser.open(&server.url("/?topic=a")).await;
+    until_state(&window, "open").await;
+    // Absence can only be watched for as long as it takes to show.
+    until("seven seconds of it", async || {
+        assert_eq!(window.text("#countdown").await, "");
+        window.value("performance.now() > 7000").await == true
+    })
+    .await;
+    until_state(&window, "open").await;
 }
 
 #[tokio::test]
