@@ -98,7 +98,7 @@ function showState(name, details) {
   clearInterval(ticker);
   sayNothing(find('#countdown'));
   if (name === 'connecting') ticker = setInterval(() => say(find('#countdown'), 'slow'), SLOW_AFTER_MS);
-  if ('attempt' in details) countDown(details);
+  else if ('attempt' in details) countDown(details);
   // The cursor of topics that are gone leads nowhere; the next subscription begins afresh.
   if (name === 'ended') cursor = '';
   showCursor();
