@@ -197,8 +197,7 @@ impl TopicHandle {
     /// # Errors
     /// See [`JoinError`].
     pub async fn join(self: &Arc<Self>, subscriber: Subscriber) -> Result<Membership, JoinError> {
-        let leave = self.topic.send(Join(subscriber)).await.map_err(|_| JoinError::NotStarted)??;
-        Ok(Membership { topic: Arc::clone(self), leave })
+        self.topic.send(Join(subscriber, Arc::clone(self))).await.map_err(|_| JoinError::NotStarted)?
     }
 
     /// Deletes the topic: forgets what it holds and ends its streams. For `stream.gone` those that come back with an
@@ -247,9 +246,10 @@ struct Publish {
     begun: Arc<AtomicBool>,
 }
 
+/// The answer is the membership itself: when the client has gone meanwhile and nobody takes it, it is given back.
 #[derive(Message)]
-#[rtype(result = "Result<Leave, JoinError>")]
-struct Join(Subscriber);
+#[rtype(result = "Result<Membership, JoinError>")]
+struct Join(Subscriber, Arc<TopicHandle>);
 
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
@@ -293,7 +293,7 @@ impl Handler<Publish> for Topic {
 impl Handler<Join> for Topic {
     type Result = MessageResult<Join>;
 
-    fn handle(&mut self, Join(subscriber): Join, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, Join(subscriber, topic): Join, _: &mut Context<Self>) -> Self::Result {
         let gone = self.deleted.filter(|(_, at)| at.elapsed() < self.limits.gone);
         if gone.is_some_and(|(deleted, _)| subscriber.cursor.is_some_and(|cursor| cursor < deleted)) {
             return MessageResult(Err(JoinError::Deleted));
@@ -304,7 +304,7 @@ impl Handler<Join> for Topic {
         tracing::debug!(topic = %self.name, remote = ?subscriber.remote, "subscribed");
         let entry = self.subscribers.insert(Entry { subscriber, since: Instant::now() });
         self.use_.subscribers.store(self.subscribers.len(), Ordering::Relaxed);
-        MessageResult(Ok(Leave { life: self.life, entry }))
+        MessageResult(Ok(Membership { topic, leave: Leave { life: self.life, entry } }))
     }
 }
 
