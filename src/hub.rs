@@ -148,7 +148,7 @@ impl Worker {
                 visits % VISITS_PER_LOOK != 0 || Instant::now() < until
             });
             if let Some(ends_at) = ends_at
-                && (self.fanout.is_empty() || ends_at <= now)
+                && (ends_at <= now || (self.fanout.is_empty() && self.door.arrivals.borrow().is_empty()))
             {
                 return;
             }
@@ -185,9 +185,8 @@ impl Worker {
     /// Tells the fan-out of sockets that have become ready; whether there may be more of them.
     fn poll_events(&mut self, events: &mut Events) -> bool {
         if let Err(error) = self.poll.get_mut().poll(events, Some(Duration::ZERO)) {
-            // Interrupted by a signal: whatever is ready still is at the next turn.
-            tracing::debug!(%error, "poll");
-            return true;
+            tracing::warn!(%error, "the readiness of sockets cannot be read");
+            return false;
         }
         let mut count = 0;
         for event in &*events {

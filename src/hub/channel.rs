@@ -93,7 +93,7 @@ impl Channel {
     /// Drops every frame: the feed has lost events up to `seq`.
     pub(super) fn lose(&mut self, seq: u64) {
         self.trim(u64::MAX);
-        self.trimmed_to = seq;
+        self.trimmed_to = self.trimmed_to.max(seq);
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -87,6 +87,9 @@ impl<S: Peer> Fanout<S> {
     /// Takes over a subscriber; the stream's first bytes are already out. `register` learns the key under which its
     /// readiness is to be reported.
     ///
+    /// The feed must have been taken after the subscription was placed in the log: a deletion that the subscription
+    /// knows of would otherwise still be in the feed, and end the topic's next life for it.
+    ///
     /// # Errors
     /// As `register` says; the subscriber is then dropped.
     pub fn adopt(
@@ -111,7 +114,8 @@ impl<S: Peer> Fanout<S> {
         if self.draining {
             self.end(key);
         } else {
-            self.visit(key);
+            // Not at once: what it has missed may be long, and others wait for their turn, too.
+            self.queue(key);
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
-    connection::{Peer, Seat},
+    connection::{Connection, Peer, Seat},
     fanout::Fanout,
     visit::Visit,
 };
@@ -39,11 +39,22 @@ impl<S: Peer> Fanout<S> {
         self.deadlines.peek().map(|Reverse((due, _))| *due)
     }
 
+    fn is_overdue(&self, key: usize) -> bool {
+        let stalled_since = self.connections.get(key).and_then(|connection| connection.stalled_since);
+        stalled_since.is_some_and(|since| since + self.config.write_timeout <= self.now)
+    }
+
     fn look_after(&mut self, key: usize) {
-        let Some(connection) = self.connections.get(key) else { return };
-        if connection.stalled_since.is_some_and(|since| since + self.config.write_timeout <= self.now) {
-            return self.close(key, "it took nothing for stream.write_timeout");
+        if self.is_overdue(key) {
+            // The kernel says that there is room only when a third of the buffer is free: a slow reader may have taken
+            // something without a word of it.
+            self.connections.get_mut(key).into_iter().for_each(Connection::unblock);
+            self.visit(key);
+            if self.is_overdue(key) {
+                return self.close(key, "it took nothing for stream.write_timeout");
+            }
         }
+        let Some(connection) = self.connections.get(key) else { return };
         // Whoever waits to be told of a deletion must not be given a cursor past it first.
         let dying = |seat: &&Seat| self.channels.get(seat.channel).is_some_and(|channel| channel.dying);
         let channels: SmallVec<[usize; 1]> = connection.seats.iter().filter(dying).map(|seat| seat.channel).collect();
@@ -70,12 +81,13 @@ impl<S: Peer> Fanout<S> {
     /// Ends a stream politely: all that there is, where to resume, and when.
     pub(super) fn end(&mut self, key: usize) {
         while self.visit(key) == Visit::More {}
-        if let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.ending) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.ends_at = None;
+        if !connection.ending {
             let id = EventId { epoch: self.log.epoch(), seq: connection.cursor };
             let retry = jitter(self.config.retry);
             connection.say(&frame::farewell(connection.format, retry, id));
             connection.ending = true;
-            connection.ends_at = None;
             self.visit(key);
         }
     }
