@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use actix_cors::Cors;
 use actix_web::{HttpResponse, Responder, http::StatusCode, web};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     config::{Config, CorsConfig, Origins},
@@ -41,6 +41,8 @@ pub struct Edge {
     pub connections: Arc<Connections>,
     /// The hub of this worker's thread.
     pub hub: Hub,
+    /// Requests that the drain shall wait for hold it for as long as they take.
+    pub under_way: mpsc::WeakSender<()>,
     /// Set once the server drains.
     pub draining: watch::Receiver<Option<Duration>>,
 }

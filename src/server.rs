@@ -133,10 +133,11 @@ impl Server {
         let drain = self.config.shutdown.drain;
         let streams = drain.saturating_sub(LAST_REQUESTS);
         self.drain.send_replace(Some(streams));
-        // Every hub drops its sender when its streams have ended; the drain time has an end all the same.
+        // Every hub drops its sender when its streams have ended, every publish when it is answered; the drain time has
+        // an end all the same.
         drop(self.done);
         if timeout(drain, self.drained.recv()).await.is_err() {
-            tracing::warn!("some streams did not end within shutdown.drain and are cut");
+            tracing::warn!("some streams or requests did not end within shutdown.drain and are cut");
         }
         self.workers.stop(false).await;
     }
@@ -221,6 +222,7 @@ impl Parts {
             registry: Arc::clone(&self.registry),
             connections: Arc::clone(&self.connections),
             hub,
+            under_way: self.drain.done.clone(),
             draining: self.drain.begin.clone(),
         })
     }

@@ -42,6 +42,7 @@ pub(super) async fn publish(
     }
     origin::check(&request, &edge.config.cors)?;
     edge.check_open()?;
+    let _under_way = edge.under_way.upgrade();
     let query = Fields::parse(request.query_string().as_bytes(), "the query", &[])?;
     let body = Body::read(&edge, &request, payload).await?;
     let (drafts, several) = drafts(&edge, &query, body)?;

@@ -31,6 +31,8 @@ use crate::{
 const CURSORS: [&str; 4] = ["lastEventId", "last_event_id", "lastEventID", "Last-Event-ID"];
 /// A requested id is told back in `broker.gap`; nobody gets more than this of it.
 const REQUESTED_BYTES_MAX: usize = 128;
+/// The most that `last=` may ask for: the log is searched under its lock.
+const LAST_MAX: usize = 10_000;
 /// A refused subscriber waits this many times `stream.retry`, jittered, before it comes back.
 const REFUSED_PATIENCE: u32 = 4;
 
@@ -106,7 +108,10 @@ fn start(query: &Fields) -> Result<Start, Problem> {
     match (query.only("since")?, query.only("last")?) {
         (None, None) => Ok(Start::Live),
         (Some(_), Some(_)) => Err(Problem::bad_request("bad_parameter", "`since` and `last` exclude each other")),
-        (None, Some(n)) => n.parse().map(Start::Last).map_err(|_| bad_parameter("last", n, "a number of events")),
+        (None, Some(n)) => match n.parse() {
+            Ok(n) if n <= LAST_MAX => Ok(Start::Last(n)),
+            _ => Err(bad_parameter("last", n, &format!("a number of events up to {LAST_MAX}"))),
+        },
         (Some("all"), None) => Ok(Start::All),
         (Some(since), None) => {
             let allowed = "`all`, a duration such as `10m`, an RFC 3339 time, or seconds since 1970";
@@ -144,7 +149,7 @@ async fn admit(edge: &Edge, request: &HttpRequest, wish: Wish) -> Result<HttpRes
     }
     let remote = request.peer_addr().map(|address| address.ip());
     let permit = edge.connections.admit(remote).map_err(|error| (Refusal::Connections(error), format))?;
-    let mut topics = SmallVec::new();
+    let (mut topics, mut deleted) = (SmallVec::new(), Vec::new());
     let mut memberships = SmallVec::new();
     for topic in wish.topics {
         let cursor = match wish.start {
@@ -157,7 +162,7 @@ async fn admit(edge: &Edge, request: &HttpRequest, wish: Wish) -> Result<HttpRes
                 memberships.push(membership);
             }
             // What is left of the wish goes on without it.
-            Err(RegistryError::Topic(JoinError::Deleted)) => {}
+            Err(RegistryError::Topic(JoinError::Deleted)) => deleted.push(topic),
             Err(error) => return Err((Refusal::Topic(error), format)),
         }
     }
@@ -172,7 +177,7 @@ async fn admit(edge: &Edge, request: &HttpRequest, wish: Wish) -> Result<HttpRes
         // Only a server put together in another way than `server::Server` has none.
         return Err((Refusal::Draining, format));
     };
-    let first = first_bytes(edge, format, placement, &wish.requested);
+    let first = first_bytes(edge, format, placement, &wish.requested, &deleted);
     let lifetime = edge.config.stream.lifetime_max;
     let subscription = Subscription {
         topics,
@@ -192,13 +197,16 @@ struct Hold {
     _permit: ConnectionPermit,
 }
 
-fn first_bytes(edge: &Edge, format: Format, placement: Placement, requested: &str) -> Bytes {
+fn first_bytes(edge: &Edge, format: Format, placement: Placement, requested: &str, deleted: &[TopicName]) -> Bytes {
     let id = EventId { epoch: edge.log.epoch(), seq: placement.after };
-    let preamble = frame::preamble(format, jitter(edge.config.stream.retry), id);
-    let Some(reason) = placement.gap else { return preamble };
-    let mut both = BytesMut::from(&*preamble);
-    both.extend_from_slice(&frame::gap(format, reason, requested, id));
-    both.freeze()
+    let mut bytes = BytesMut::from(&*frame::preamble(format, jitter(edge.config.stream.retry), id));
+    if let Some(reason) = placement.gap {
+        bytes.extend_from_slice(&frame::gap(format, reason, requested, id));
+    }
+    for topic in deleted {
+        bytes.extend_from_slice(&frame::deleted(format, topic));
+    }
+    bytes.freeze()
 }
 
 /// The response of a stream. It ends with the connection (RFC 9112, section 6.3, rule 8): blocks go out as they are,
