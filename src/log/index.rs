@@ -148,6 +148,7 @@ impl Index {
     /// Forgets what `topic` holds; the deletion stands at `seq`.
     pub(super) fn forget(&mut self, topic: &TopicName, seq: u64, removed: &mut dyn FnMut(Removed<'_>)) {
         self.watermark = self.watermark.max(seq);
+        let is_new = !self.topics.contains_key(topic);
         while self.topics.get(topic).is_some_and(|log| !log.events.is_empty()) {
             self.evict(topic, removed);
         }
@@ -156,7 +157,10 @@ impl Index {
         let log = self.entry(topic);
         log.deleted_at = removals;
         let mark = log.evicted_to;
-        self.empty.push_back((mark, topic.clone()));
+        // One that was known is in the queue since it became empty.
+        if is_new {
+            self.empty.push_back((mark, topic.clone()));
+        }
     }
 
     /// The entry of `topic`. A new one takes over what is known of topics without: it may have had one before.
@@ -335,11 +339,16 @@ impl Index {
     /// The position before the last `n` events of `topics`.
     fn before_last(&self, topics: &[TopicName], n: usize) -> u64 {
         let logs = topics.iter().filter_map(|topic| self.topics.get(topic));
-        let mut newest: Vec<u64> =
-            logs.flat_map(|log| log.events.iter().rev().take(n).map(|entry| entry.seq)).collect();
-        newest.sort_unstable_by_key(|seq| Reverse(*seq));
-        newest.truncate(n);
-        newest.last().map_or(self.watermark, |seq| seq - 1)
+        let mut rests: Vec<_> = logs.map(|log| log.events.iter().rev().map(|entry| entry.seq)).collect();
+        let mut newest: BinaryHeap<(u64, usize)> =
+            rests.iter_mut().enumerate().filter_map(|(at, rest)| Some((rest.next()?, at))).collect();
+        let mut before = self.watermark;
+        for _ in 0..n {
+            let Some((seq, at)) = newest.pop() else { break };
+            before = seq - 1;
+            newest.extend(rests.get_mut(at).and_then(Iterator::next).map(|seq| (seq, at)));
+        }
+        before
     }
 
     pub(super) fn held(&self, topic: &TopicName) -> Option<Held> {
