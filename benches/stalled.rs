@@ -4,6 +4,13 @@
 //! without and with the stalled reader alternate, so that whatever else the machine does falls on both alike. A latency
 //! is the time from before the publisher's request to the arrival of the event at one subscriber.
 
+#![expect(
+    clippy::as_conversions,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a benchmark that fails says where; nobody serves from here"
+)]
+
 use std::{
     io,
     process::Stdio,

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ::config::Value;
@@ -31,6 +31,9 @@ const FILE: &str = "config.toml";
 const EVENT_EXPANSION: u64 = 8;
 /// What a topic must be able to hold beside its largest event, so that no event is evicted by its own arrival.
 const TOPIC_ROOM: Size = Size::kib(64);
+
+/// What the queue needs beside the largest event.
+const QUEUE_ROOM: Size = Size::kib(4);
 
 /// Everything that can be configured, one field a section.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -109,6 +112,12 @@ impl Config {
                 format!("{EVENT_EXPANSION} x publish.event_bytes_max + {TOPIC_ROOM}"),
             ),
             ("log.bytes_max", self.log.bytes_max, self.log.topic_bytes_max, "log.topic_bytes_max".to_owned()),
+            (
+                "log.queue_bytes_max",
+                self.log.queue_bytes_max,
+                self.publish.event_bytes_max + QUEUE_ROOM,
+                format!("publish.event_bytes_max + {QUEUE_ROOM}"),
+            ),
         ];
         rules
             .into_iter()
@@ -155,19 +164,40 @@ impl Default for ServerConfig {
 pub struct LogConfig {
     /// What keeps the events.
     pub engine: Engine,
+    /// Directory of the disk engine's files.
+    pub path: PathBuf,
+    /// What an acknowledgement of the disk engine survives.
+    pub durability: Durability,
     /// Events kept per topic, 1 to 10 million.
     pub topic_events_max: usize,
     /// Bytes kept per topic, up to 1 TiB; holds the largest event and 64 KiB more.
     pub topic_bytes_max: Size,
     /// Bytes kept in all topics together, up to 1 TiB; not less than `topic_bytes_max`.
     pub bytes_max: Size,
+    /// Bytes of the newest events that the disk engine keeps in memory, too, up to 1 TiB.
+    pub hot_bytes_max: Size,
+    /// Bytes of events that may wait to be written, up to 1 TiB; holds the largest event.
+    pub queue_bytes_max: Size,
+    /// How long a publish waits for room among them, 0 to 10 min.
+    pub queue_wait: Duration,
     /// How long an event is kept, 1 s to 10 years; zero is without limit.
     pub age_max: Duration,
+}
+
+/// What an acknowledgement survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// `disk`: a power cut; a commit waits until the disk has it.
+    Disk,
+    /// `os`: the end of the process; a power cut may take the last seconds.
+    Os,
 }
 
 /// What keeps the events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Engine {
+    /// `disk`: in a file; they survive what `durability` says.
+    Disk,
     /// `memory`: in this process; a restart forgets them.
     #[default]
     Memory,
@@ -177,9 +207,14 @@ impl Default for LogConfig {
     fn default() -> Self {
         Self {
             engine: Engine::Memory,
+            path: PathBuf::from("tidings-data"),
+            durability: Durability::Disk,
             topic_events_max: 10_000,
             topic_bytes_max: Size::mib(16),
             bytes_max: Size::mib(256),
+            hot_bytes_max: Size::mib(64),
+            queue_bytes_max: Size::mib(64),
+            queue_wait: Duration::from_secs(1),
             age_max: Duration::from_hours(24),
         }
     }

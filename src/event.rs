@@ -136,6 +136,18 @@ impl Epoch {
         Self(fastrand::u64(..36_u64.pow(Self::DIGITS)))
     }
 
+    /// The epoch as a number, to be stored.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// Reads back what [`number`](Self::number) gave.
+    #[must_use]
+    pub fn from_number(number: u64) -> Option<Self> {
+        (number < 36_u64.pow(Self::DIGITS)).then_some(Self(number))
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let canonical = text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase());
         canonical.then(|| u64::from_str_radix(text, 36).ok()).flatten().map(Self)

@@ -114,7 +114,10 @@ async fn alive() -> impl Responder {
 }
 
 async fn ready(edge: web::Data<Edge>) -> Result<&'static str, Problem> {
-    edge.check_open().map(|()| "ready\n")
+    edge.check_open()?;
+    let writable = edge.log.check();
+    writable.map_err(|error| Problem::unavailable("unavailable", error.to_string(), Duration::from_secs(1)))?;
+    Ok("ready\n")
 }
 
 async fn unknown() -> HttpResponse {

@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream::FuturesUnordered};
 use mio::{Events, Interest, Poll, Registry, Token};
 use tokio::{
     io::unix::AsyncFd,
@@ -28,7 +29,7 @@ use tokio::{
 
 use crate::{
     config::StreamConfig,
-    log::{Batch, Feed, Log},
+    log::{Batch, Feed, FetchError, Log, Page},
 };
 
 mod channel;
@@ -39,7 +40,7 @@ mod lifetime;
 mod visit;
 
 pub use connection::{Peer, Subscription};
-pub use fanout::Fanout;
+pub use fanout::{Fanout, Wanted};
 pub use handover::Carrier;
 pub use lifetime::jitter;
 
@@ -48,6 +49,8 @@ pub use lifetime::jitter;
 const SLICE: Duration = Duration::from_micros(500);
 /// Visits between two looks at the clock.
 const VISITS_PER_LOOK: u32 = 8;
+/// Pages that are fetched at once; more wait their turn, so that replays of cold history share the disk.
+const FETCHES_MAX: usize = 8;
 /// Readiness events taken from the system at once.
 const EVENTS: usize = 1024;
 
@@ -110,6 +113,15 @@ struct Worker {
     fanout: Fanout<Socket>,
     registry: Rc<Registry>,
     poll: AsyncFd<Poll>,
+    log: Arc<dyn Log>,
+    fetching: FuturesUnordered<LocalBoxFuture<'static, Fetched>>,
+}
+
+/// A page, the connection that waits for it, and under which ticket.
+struct Fetched {
+    key: usize,
+    ticket: u64,
+    page: Result<Page, FetchError>,
 }
 
 impl Worker {
@@ -124,7 +136,8 @@ impl Worker {
             reason = "its successor is unsafe to call; a Poll owns its descriptor and never changes it"
         )]
         let poll = AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)?;
-        Ok(Self { door: Rc::clone(door), feed, fanout, registry, poll })
+        let log = Arc::clone(log);
+        Ok(Self { door: Rc::clone(door), feed, fanout, registry, poll, log, fetching: FuturesUnordered::new() })
     }
 
     async fn run(mut self, mut drain: Drain) {
@@ -156,11 +169,15 @@ impl Worker {
                 tokio::task::yield_now().await;
                 continue;
             }
+            self.fetch();
             let wake_at = self.fanout.next_deadline().into_iter().chain(ends_at).min();
             tokio::select! {
                 () = self.feed.arrived() => {}
                 () = self.door.knock.notified() => {}
                 ready = self.poll.readable() => ready.into_iter().for_each(|mut guard| guard.clear_ready()),
+                Some(Fetched { key, ticket, page }) = self.fetching.next(), if !self.fetching.is_empty() => {
+                    self.fanout.supply(key, ticket, page);
+                }
                 () = sleep_until(wake_at) => {}
                 changed = drain.begin.changed(), if ends_at.is_none() => {
                     let within = changed.ok().and_then(|()| *drain.begin.borrow()).unwrap_or_default();
@@ -169,6 +186,16 @@ impl Worker {
                     self.fanout.drain(within.mul_f64(0.8));
                 }
             }
+        }
+    }
+
+    /// Asks for pages that connections wait for, a few at a time.
+    fn fetch(&mut self) {
+        while self.fetching.len() < FETCHES_MAX
+            && let Some(Wanted { key, ticket, topics, after, told_to, bytes_max }) = self.fanout.next_wanted()
+        {
+            let page = self.log.fetch(topics, after, told_to, bytes_max);
+            self.fetching.push(page.map(move |page| Fetched { key, ticket, page }).boxed_local());
         }
     }
 

@@ -7,10 +7,13 @@
 //!   durability is reached; the feed is in order of position and skips nothing but what [`Batch::lost_to`] admits.
 //! - *Exact gaps.* A read that would pass over an event that is no longer held says so in [`Page::evicted_to`].
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::sync::Notify;
 
 use crate::{
@@ -18,6 +21,7 @@ use crate::{
     frame::GapReason,
 };
 
+pub mod disk;
 pub mod memory;
 
 mod index;
@@ -51,6 +55,37 @@ pub trait Log: Send + Sync {
     /// Where a subscription of `topics` that asks for `start` begins.
     fn place(&self, topics: &[TopicName], start: &Start) -> Placement;
 
+    /// As [`read`](Self::read), for what is not in memory; off the workers' threads.
+    fn fetch(
+        &self,
+        topics: Vec<TopicName>,
+        after: u64,
+        told_to: u64,
+        bytes_max: usize,
+    ) -> BoxFuture<'static, Result<Page, FetchError>> {
+        std::future::ready(Ok(self.read(&topics, after, told_to, bytes_max))).boxed()
+    }
+
+    /// Receipts of `topic` that were given before this process, for its topic's next life; each is given once.
+    fn receipts(&self, _topic: &TopicName) -> Vec<KeptReceipt> {
+        Vec::new()
+    }
+
+    /// Whether it takes events, as far as is known.
+    fn check(&self) -> Result<(), AppendError> {
+        Ok(())
+    }
+
+    /// Completes when the engine has failed for good, with the reason: the process must end, and start anew.
+    fn failed(&self) -> BoxFuture<'static, String> {
+        std::future::pending().boxed()
+    }
+
+    /// Writes what is waiting and closes; nothing is taken any more.
+    fn close(&self) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
+
     /// What is held of `topic`; `None` when nothing ever was, or no trace of it is left.
     fn held(&self, topic: &TopicName) -> Option<Held>;
 
@@ -70,6 +105,34 @@ pub struct Draft {
     pub name: Option<EventName>,
     /// The content, UTF-8.
     pub content: Bytes,
+    /// When its receipt is to be kept beyond this process.
+    pub key: Option<DraftKey>,
+}
+
+/// Under what an event's receipt is kept.
+#[derive(Clone, Debug)]
+pub struct DraftKey {
+    /// The idempotency key.
+    pub key: Arc<str>,
+    /// Tells whether a retry carries the same event.
+    pub fingerprint: u64,
+    /// The topic's subscribers when it was taken: part of the answer.
+    pub subscribers: usize,
+}
+
+/// A receipt that outlived its process.
+#[derive(Clone, Debug)]
+pub struct KeptReceipt {
+    /// The idempotency key.
+    pub key: Arc<str>,
+    /// The receipt.
+    pub receipt: Receipt,
+    /// Of the event that was published with it.
+    pub fingerprint: u64,
+    /// The topic's subscribers then.
+    pub subscribers: usize,
+    /// When, in milliseconds since the Unix epoch.
+    pub time_ms: u64,
 }
 
 /// A committed append.
@@ -79,19 +142,37 @@ pub struct Receipt {
     pub id: EventId,
 }
 
-/// Why an append was refused; the event is then certainly not published.
+/// Why an append was not acknowledged. Unless it says so, the event is certainly not published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
     /// The engine takes no more events.
     #[error("the log takes no events at the moment")]
     Unavailable,
+    /// More is waiting to be written than `log.queue_bytes_max`, and was not written within `log.queue_wait`.
+    #[error("more events are waiting to be written than may wait")]
+    QueueFull,
+    /// There is no room on the disk.
+    #[error("the disk is full")]
+    DiskFull,
+    /// The disk failed over it: it may be published, or not.
+    #[error("the disk failed; the event may have been published")]
+    Unknown,
 }
+
+/// The log could not read what it holds; it has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the log cannot be read")]
+pub struct FetchError;
 
 /// What an acknowledgement promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// As long as the process lives.
     Memory,
+    /// The process may die, the machine may not.
+    Os,
+    /// The power may go.
+    Disk,
 }
 
 impl Durability {
@@ -100,6 +181,8 @@ impl Durability {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Memory => "memory",
+            Self::Os => "os",
+            Self::Disk => "disk",
         }
     }
 }
@@ -276,4 +359,10 @@ impl Feeds {
 /// A panic under a lock is a bug, but ending every stream over it would be a worse one: go on.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The wall clock.
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -12,7 +12,9 @@ use tracing_subscriber::EnvFilter;
 
 /// The configuration is wrong (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
-/// The server could not start, or died.
+/// The log failed while it was in use (`EX_IOERR`).
+const EXIT_LOG: u8 = 74;
+/// The server could not start.
 const EXIT_FAILURE: u8 = 1;
 
 /// A topic-based publish/subscribe broker over Server-Sent Events: publish with curl, subscribe with a browser.
@@ -97,6 +99,10 @@ async fn run(config: Config) -> ExitCode {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        reason = server.failed() => {
+            eprintln!("tidings: the log has failed: {reason}");
+            return ExitCode::from(EXIT_LOG);
+        }
     }
     tracing::info!(within = ?drain, streams = server.connections().len(), "ending the streams; a second signal ends at once");
     tokio::select! {

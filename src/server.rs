@@ -19,11 +19,15 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, Origins},
+    config::{Config, Engine, Origins},
     http::{self, Edge},
     hub::{Carrier, Drain, Hub},
     limits::Connections,
-    log::{Log, memory::MemoryLog},
+    log::{
+        Log,
+        disk::{DiskLog, OpenError},
+        memory::MemoryLog,
+    },
     registry::Registry,
     topic::TopicLimits,
 };
@@ -32,6 +36,7 @@ use crate::{
 pub struct Server {
     address: SocketAddr,
     config: Arc<Config>,
+    log: Arc<dyn Log>,
     registry: Arc<Registry>,
     connections: Arc<Connections>,
     workers: ServerHandle,
@@ -51,6 +56,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] OpenError),
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -86,7 +94,10 @@ impl Server {
         let listener = bind(requested, &config).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let config = Arc::new(config);
-        let log: Arc<dyn Log> = Arc::new(MemoryLog::new(config.log.clone()));
+        let log: Arc<dyn Log> = match config.log.engine {
+            Engine::Memory => Arc::new(MemoryLog::new(config.log.clone())),
+            Engine::Disk => Arc::new(DiskLog::open(&config.log, config.publish.idempotency_window)?),
+        };
         let limits = TopicLimits {
             subscribers_max: config.limits.subscribers_per_topic_max,
             idempotency_window: config.publish.idempotency_window,
@@ -105,8 +116,8 @@ impl Server {
             drain: Drain { begin, done: done.downgrade() },
         };
         let workers = serve(listener, parts).map_err(failed)?;
-        actix_rt::spawn(tend(log, Arc::clone(&registry)));
-        Ok(Self { address, config, registry, connections, workers, drain, done, drained })
+        actix_rt::spawn(tend(Arc::clone(&log), Arc::clone(&registry)));
+        Ok(Self { address, config, log, registry, connections, workers, drain, done, drained })
     }
 
     /// Where it listens; the port is the system's choice when 0 was asked for.
@@ -127,6 +138,11 @@ impl Server {
         &self.connections
     }
 
+    /// Completes when the log has failed for good, with the reason: the process must end, and start anew.
+    pub async fn failed(&self) -> String {
+        self.log.failed().await
+    }
+
     /// Ends every stream within `shutdown.drain`, cleanly and spread over that time, then stops. From the start, new
     /// publishes and streams are refused in a way that makes clients come back.
     pub async fn shutdown(mut self) {
@@ -140,6 +156,7 @@ impl Server {
             tracing::warn!("some streams or requests did not end within shutdown.drain and are cut");
         }
         self.workers.stop(false).await;
+        self.log.close().await;
     }
 }
 

@@ -24,7 +24,7 @@ use receipts::{Kept, Receipts};
 
 use crate::{
     event::{EventId, TopicName},
-    log::{AppendError, Draft, Log, Receipt},
+    log::{AppendError, Draft, DraftKey, Log, Receipt},
 };
 
 /// What bounds a topic; the same for all.
@@ -136,7 +136,11 @@ impl TopicHandle {
     pub fn start(name: TopicName, log: Arc<dyn Log>, limits: TopicLimits) -> Self {
         let use_ =
             Arc::new(Use { started: Instant::now(), subscribers: AtomicUsize::new(0), busy_until: AtomicU64::new(0) });
-        let receipts = Receipts::new(limits.idempotency_window, limits.idempotency_keys_max);
+        let mut receipts = Receipts::new(limits.idempotency_window, limits.idempotency_keys_max);
+        for kept in log.receipts(&name) {
+            use_.busy_for(limits.idempotency_window);
+            receipts.restore(kept);
+        }
         let topic = Topic {
             name: name.clone(),
             log,
@@ -283,6 +287,7 @@ impl Handler<Publish> for Topic {
                 Taken { receipt: first.receipt.clone().boxed(), subscribers: first.subscribers, replayed: true };
             return MessageResult((first.fingerprint == fingerprint).then_some(taken));
         }
+        let draft = Draft { key: Some(DraftKey { key: Arc::clone(&key), fingerprint, subscribers }), ..draft };
         let receipt = self.log.append(draft).shared();
         self.receipts.keep(key, Kept { fingerprint, subscribers, receipt: receipt.clone() });
         self.use_.busy_for(self.limits.idempotency_window);

@@ -4,11 +4,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ::config::{Value, ValueKind};
 
-use super::{Config, Engine, Origins, Size};
+use super::{Config, Durability, Engine, Origins, Size};
 
 /// One key of the configuration.
 #[derive(Debug)]
@@ -29,13 +30,19 @@ enum Rule {
     Time(RangeInclusive<Duration>, Field<Duration>),
     /// As [`Rule::Time`], but zero is allowed as well and means this.
     TimeOr(&'static str, RangeInclusive<Duration>, Field<Duration>),
-    Engine(Field<Engine>),
+    /// One of some words, each with what it does.
+    Word(&'static [Choice]),
+    Path(Field<PathBuf>),
     Origins(Field<Origins>),
 }
 
+/// A word, and what it sets.
+#[derive(Debug)]
+struct Choice(&'static str, fn(&mut Config));
+
 type Field<T> = fn(&mut Config) -> &mut T;
 
-use Rule::{Count, Flag, Host, Port, Time, TimeOr};
+use Rule::{Count, Flag, Host, Port, Time, TimeOr, Word};
 
 const MANY: usize = 10_000_000;
 const TICK: Duration = Duration::from_millis(100);
@@ -53,10 +60,15 @@ pub const SETTINGS: &[Setting] = &[
     row("server.port", Port(|c| &mut c.server.port)),
     row("server.workers", Count(0..=256, |c| &mut c.server.workers)),
     row("server.keep_alive", Time(SECOND..=HOUR, |c| &mut c.server.keep_alive)),
-    row("log.engine", Rule::Engine(|c| &mut c.log.engine)),
+    row("log.engine", Word(&[Choice("disk", |c| c.log.engine = Engine::Disk), Choice("memory", |c| c.log.engine = Engine::Memory)])),
+    row("log.path", Rule::Path(|c| &mut c.log.path)),
+    row("log.durability", Word(&[Choice("disk", |c| c.log.durability = Durability::Disk), Choice("os", |c| c.log.durability = Durability::Os)])),
     row("log.topic_events_max", Count(1..=MANY, |c| &mut c.log.topic_events_max)),
     row("log.topic_bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.topic_bytes_max)),
     row("log.bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.bytes_max)),
+    row("log.hot_bytes_max", Rule::Size(Size::new(0)..=Size::tib(1), |c| &mut c.log.hot_bytes_max)),
+    row("log.queue_bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.queue_bytes_max)),
+    row("log.queue_wait", Time(Duration::ZERO..=TEN_MINUTES, |c| &mut c.log.queue_wait)),
     row("log.age_max", TimeOr("no limit", SECOND..=TEN_YEARS, |c| &mut c.log.age_max)),
     row("stream.heartbeat", Time(TICK..=TEN_MINUTES, |c| &mut c.stream.heartbeat)),
     row("stream.retry", Time(TICK..=TEN_MINUTES, |c| &mut c.stream.retry)),
@@ -110,7 +122,8 @@ impl Setting {
             }
             Time(range, _) => span(range),
             TimeOr(zero, range, _) => format!("{}, or 0s for {zero}", span(range)),
-            Rule::Engine(_) => "memory".to_owned(),
+            Word(words) => words.iter().map(|Choice(word, _)| *word).collect::<Vec<_>>().join(" or "),
+            Rule::Path(_) => "the path of a directory".to_owned(),
             Rule::Origins(_) => format!(
                 "[\"*\"], or up to {ORIGINS_MAX} origins as browsers send them, such as \
                  https://app.example.com: http or https, lower case, no path, no default port"
@@ -148,10 +161,11 @@ impl Setting {
                 let time = time(value)?;
                 *field(config) = if time.is_zero() { time } else { within(range, time)? };
             }
-            Rule::Engine(field) => match text(value)? {
-                "memory" => *field(config) = Engine::Memory,
-                _ => return None,
-            },
+            Word(words) => {
+                let word = text(value)?;
+                words.iter().find(|Choice(other, _)| *other == word).map(|Choice(_, set)| set(config))?;
+            }
+            Rule::Path(field) => *field(config) = Some(text(value)?).filter(|path| !path.is_empty())?.into(),
             Rule::Origins(field) => *field(config) = origins(value)?,
         }
         Some(())

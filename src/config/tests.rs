@@ -113,7 +113,7 @@ fn flags_beat_the_environment_which_beats_the_file_which_beats_the_defaults() {
     let config = load(file, &environment, Some("0.0.0.0:3")).unwrap();
     assert_eq!(config.server.address().to_string(), "0.0.0.0:3");
     assert_eq!(config.server.workers, 2);
-    assert_eq!(config.log.age_max, Duration::from_secs(3600));
+    assert_eq!(config.log.age_max, Duration::from_hours(1));
     assert_eq!(config.stream, StreamConfig::default());
     // An overridden mistake does no harm.
     assert!(load("[server]\nport = -1", &environment, None).is_ok());

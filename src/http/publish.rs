@@ -239,7 +239,7 @@ fn drafts(edge: &Edge, query: &Fields, body: Body) -> Result<(Vec<Draft>, bool),
     let name = name.map_err(|error| Problem::bad_request("bad_event", format!("`event` is refused: {error}")))?;
     let given = query.all("topic").chain(body.topics.iter().map(String::as_str));
     let (topics, several) = edge.topics(given)?;
-    let draft = |topic: TopicName| Draft { topic, name: name.clone(), content: content.clone() };
+    let draft = |topic: TopicName| Draft { topic, name: name.clone(), content: content.clone(), key: None };
     Ok((topics.into_iter().map(draft).collect(), several))
 }
 
@@ -295,7 +295,13 @@ fn refusal(error: RegistryError<PublishError>) -> Problem {
         RegistryError::Topic(PublishError::NotStarted | PublishError::Log(AppendError::Unavailable)) => {
             Problem::unavailable("unavailable", detail, RETRY_AFTER)
         }
-        RegistryError::Topic(PublishError::Unknown) => {
+        RegistryError::Topic(PublishError::Log(AppendError::QueueFull)) => {
+            Problem::unavailable("queue_full", detail, RETRY_AFTER)
+        }
+        RegistryError::Topic(PublishError::Log(AppendError::DiskFull)) => {
+            Problem::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail).retry_after(RETRY_AFTER)
+        }
+        RegistryError::Topic(PublishError::Unknown | PublishError::Log(AppendError::Unknown)) => {
             let detail = format!("{detail}; a retry with the same Idempotency-Key settles it");
             Problem::unavailable("outcome_unknown", detail, RETRY_AFTER)
         }

@@ -64,6 +64,8 @@ pub(super) struct Connection<S> {
     pub(super) ends_at: Option<Instant>,
     /// Nothing follows what is in `rest`.
     pub(super) ending: bool,
+    /// It waits for a page that is fetched under this ticket.
+    pub(super) fetching: Option<u64>,
     /// It waits in the hub's backlog.
     pub(super) queued: bool,
     /// When to look after it next.
@@ -123,6 +125,7 @@ impl<S: Peer> Connection<S> {
             wrote_at: now,
             ends_at: subscription.ends_at,
             ending: false,
+            fetching: None,
             queued: false,
             due: now,
             told_to: subscription.told_to,

@@ -46,8 +46,28 @@ pub struct Fanout<S> {
     pub(super) backlog: VecDeque<usize>,
     /// When to look after which connection. An entry counts only while the connection's `due` agrees.
     pub(super) deadlines: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// Pages to be fetched, in order.
+    pub(super) wanted: VecDeque<Wanted>,
+    pub(super) tickets: u64,
     pub(super) now: Instant,
     pub(super) draining: bool,
+}
+
+/// A page of the log that a connection waits for: to be fetched, and given to [`Fanout::supply`].
+#[derive(Debug)]
+pub struct Wanted {
+    /// The connection.
+    pub key: usize,
+    /// Tells a late answer from the one waited for.
+    pub ticket: u64,
+    /// The arguments of [`Log::fetch`].
+    pub topics: Vec<TopicName>,
+    /// See `topics`.
+    pub after: u64,
+    /// See `topics`.
+    pub told_to: u64,
+    /// See `topics`.
+    pub bytes_max: usize,
 }
 
 /// Members of a channel that are visited before the next channel has its turn.
@@ -67,6 +87,8 @@ impl<S: Peer> Fanout<S> {
             ready: VecDeque::new(),
             backlog: VecDeque::new(),
             deadlines: BinaryHeap::new(),
+            wanted: VecDeque::new(),
+            tickets: 0,
             now,
             draining: false,
         }
@@ -172,6 +194,12 @@ impl<S: Peer> Fanout<S> {
             channel.visited = 0;
             self.ready.push_back(key);
         }
+    }
+
+    /// The next page to fetch, if there is one whose connection still waits for it.
+    pub fn next_wanted(&mut self) -> Option<Wanted> {
+        std::iter::from_fn(|| self.wanted.pop_front())
+            .find(|wanted| self.connections.get(wanted.key).is_some_and(|c| c.fetching == Some(wanted.ticket)))
     }
 
     /// Does what can be done now, turn by turn, as long as `more` says so; whether something is left.

@@ -68,7 +68,9 @@ impl<S: Peer> Fanout<S> {
         if connection.wrote_at + self.config.heartbeat <= self.now {
             self.visit(key);
             let Some(connection) = self.connections.get_mut(key) else { return };
-            let idle = connection.wrote_at + self.config.heartbeat <= self.now && !connection.queued;
+            let idle = connection.wrote_at + self.config.heartbeat <= self.now
+                && !connection.queued
+                && connection.fetching.is_none();
             if idle && !connection.is_blocked() {
                 connection.cursor = connection.cursor.max(self.seen);
                 let id = EventId { epoch: self.log.epoch(), seq: connection.cursor };

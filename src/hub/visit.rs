@@ -8,11 +8,12 @@ use smallvec::SmallVec;
 use super::{
     channel::{Channel, merge, settle},
     connection::{Peer, Run, Seat, Wrote},
-    fanout::Fanout,
+    fanout::{Fanout, Wanted},
 };
 use crate::{
     event::{EventId, TopicName},
     frame::{self, GapReason},
+    log::{FetchError, Page},
 };
 
 /// What a visit left.
@@ -64,6 +65,9 @@ impl<S: Peer> Fanout<S> {
                     return Ok(Visit::Done);
                 }
                 return Ok(if connection.ending { Visit::End } else { Visit::Done });
+            }
+            if connection.fetching.is_some() {
+                return Ok(Visit::Done);
             }
             if budget == 0 {
                 return Ok(Visit::More);
@@ -120,6 +124,29 @@ impl<S: Peer> Fanout<S> {
         let topics: SmallVec<[TopicName; 4]> =
             connection.seats.iter().filter_map(|s| self.channels.get(s.channel)).map(|c| c.topic.clone()).collect();
         let page = self.log.read(&topics, connection.cursor, connection.told_to, PAGE_BYTES);
+        if page.is_cold {
+            self.tickets += 1;
+            connection.fetching = Some(self.tickets);
+            let (ticket, after, told_to) = (self.tickets, connection.cursor, connection.told_to);
+            let topics = topics.to_vec();
+            self.wanted.push_back(Wanted { key, ticket, topics, after, told_to, bytes_max: PAGE_BYTES });
+            return Ok(0);
+        }
+        self.write_given(key, &page)
+    }
+
+    /// Takes a page that was wanted, and goes on with its connection, if that is still there.
+    pub fn supply(&mut self, key: usize, ticket: u64, page: Result<Page, FetchError>) {
+        let Some(connection) = self.connections.get_mut(key).filter(|c| c.fetching == Some(ticket)) else { return };
+        connection.fetching = None;
+        match page.map_err(io::Error::other).and_then(|page| self.write_given(key, &page)) {
+            Ok(_) => self.queue(key),
+            Err(error) => self.close(key, error),
+        }
+    }
+
+    fn write_given(&mut self, key: usize, page: &Page) -> io::Result<usize> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
         let (epoch, format) = (self.log.epoch(), connection.format);
         connection.told_to = page.told_to;
         if page.evicted_to > 0 {
@@ -128,11 +155,20 @@ impl<S: Peer> Fanout<S> {
             connection.say(&frame::gap(format, GapReason::Evicted, &requested, resumed_after));
             connection.cursor = resumed_after.seq;
         }
+        // A topic of the page may have left the connection while it was fetched.
+        let seated = |topic: &TopicName| {
+            let mut channels = connection.seats.iter().filter_map(|seat| self.channels.get(seat.channel));
+            channels.any(|channel| channel.topic == *topic)
+        };
+        let frames: Vec<(u64, Bytes)> = page
+            .events
+            .iter()
+            .filter(|event| seated(&event.topic))
+            .map(|event| (event.seq, frame::event(format, epoch, event)))
+            .collect();
         for topic in &page.deleted {
             self.remove_topic(key, topic);
         }
-        let frames: Vec<(u64, Bytes)> =
-            page.events.iter().map(|event| (event.seq, frame::event(format, epoch, event))).collect();
         self.write_frames(key, &frames, page.to)
     }
 

@@ -46,7 +46,7 @@ fn names<const N: usize>(names: [&str; N]) -> [TopicName; N] {
 }
 
 fn draft(topic: &TopicName, content: &str) -> Draft {
-    Draft { topic: topic.clone(), name: None, content: Bytes::copy_from_slice(content.as_bytes()) }
+    Draft { topic: topic.clone(), name: None, content: Bytes::copy_from_slice(content.as_bytes()), key: None }
 }
 
 /// Appends and gives the position.

@@ -40,6 +40,8 @@ pub(super) struct Index {
     empty: VecDeque<(u64, TopicName)>,
     /// Topics without an entry have lost nothing after this position, and nothing since this removal.
     forgotten_to: u64,
+    /// Any topic may have lost events up to here: the machine stopped before they were on disk.
+    hole_to: u64,
     forgotten_at: u64,
     /// Evictions and deletions so far. Positions cannot tell a reader what is news to it: retention removes the events
     /// of several topics in any order.
@@ -70,12 +72,23 @@ pub(super) struct Entry {
 }
 
 /// What is no longer held; the engine is told, so that it can make room.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Removed<'a> {
     /// An event, by retention or a deletion.
     Event(&'a TopicName, u64),
     /// The last trace of a topic: it has lost events up to here.
     Topic(&'a TopicName, u64),
+}
+
+/// What an engine remembers of all topics together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Marks {
+    /// The last position that may have been given.
+    pub(super) last: u64,
+    /// Topics of which nothing else is remembered have lost nothing after this position.
+    pub(super) forgotten_to: u64,
+    /// Any topic may have lost events up to here.
+    pub(super) hole_to: u64,
 }
 
 /// The events of a page, some of which may have to be fetched.
@@ -119,6 +132,7 @@ impl Index {
             bytes: 0,
             empty: VecDeque::new(),
             forgotten_to: 0,
+            hole_to: 0,
             forgotten_at: 0,
             removals: 0,
         }
@@ -143,6 +157,53 @@ impl Index {
         self.trim_topic(topic, removed);
         self.trim(now, removed);
         self.cool();
+    }
+
+    /// Takes back a topic that has lost events up to `evicted_to`, before its events.
+    pub(super) fn restore_topic(&mut self, topic: &TopicName, evicted_to: u64) {
+        let log = TopicLog { evicted_to, ..TopicLog::default() };
+        self.topics.insert(topic.clone(), log);
+    }
+
+    /// Takes back an event, in order of position. One at or before `deleted_to` is gone, and that is noted.
+    pub(super) fn restore(&mut self, topic: &TopicName, deleted_to: u64, entry: Entry) -> bool {
+        let Some(log) = self.topics.get_mut(topic) else { return false };
+        self.watermark = entry.seq;
+        if entry.seq <= deleted_to || entry.seq <= log.evicted_to {
+            log.evicted_to = log.evicted_to.max(entry.seq);
+            return false;
+        }
+        self.events += 1;
+        self.bytes += entry.bytes;
+        self.order.push_back((entry.seq, topic.clone()));
+        log.bytes += entry.bytes;
+        log.events.push_back(entry);
+        true
+    }
+
+    /// Takes back what concerns all topics, after their events, and does what retention would have done meanwhile.
+    pub(super) fn restore_marks(
+        &mut self,
+        Marks { last, forgotten_to, hole_to }: Marks,
+        now: Duration,
+        removed: &mut dyn FnMut(Removed<'_>),
+    ) {
+        self.watermark = self.watermark.max(last);
+        (self.forgotten_to, self.hole_to) = (forgotten_to, hole_to);
+        let topics: Vec<TopicName> = self.topics.keys().cloned().collect();
+        for topic in topics {
+            self.trim_topic(&topic, removed);
+        }
+        let empty = self.topics.iter().filter(|(_, log)| log.events.is_empty());
+        let mut empty: Vec<_> = empty.map(|(topic, log)| (log.evicted_to, topic.clone())).collect();
+        empty.sort_unstable();
+        self.empty = empty.into();
+        self.trim(now, removed);
+    }
+
+    /// Events and topics held.
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.events, self.topics.len())
     }
 
     /// Forgets what `topic` holds; the deletion stands at `seq`.
@@ -253,7 +314,7 @@ impl Index {
 
     /// No event of `topic` after this position has been removed.
     fn whole_after(&self, topic: &TopicName) -> u64 {
-        self.topics.get(topic).map_or(self.forgotten_to, |log| log.evicted_to)
+        self.topics.get(topic).map_or(self.forgotten_to, |log| log.evicted_to).max(self.hole_to)
     }
 
     /// The page after `after`, as far as it is hot: up to `bytes_max`, but at least one event.
@@ -377,7 +438,8 @@ fn merge<'a>(
     })
 }
 
-fn cost(event: &Event) -> u64 {
+/// What `event` takes of the budgets.
+pub(super) fn cost(event: &Event) -> u64 {
     let shared = event.content.is_empty() || event.frame.as_ptr_range().contains(&event.content.as_ptr());
     let content = if shared { 0 } else { event.content.len() };
     u64::try_from(event.frame.len() + content).unwrap_or(u64::MAX) + EVENT_OVERHEAD

@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
@@ -13,7 +13,7 @@ use futures_util::future::{BoxFuture, FutureExt as _, ready};
 use super::{
     AppendError, Commit, Draft, Durability, Feed, Feeds, Held, Log, Page, Placement, Receipt, Start,
     index::{Entry, Index},
-    lock,
+    lock, now_ms,
 };
 use crate::{
     config::LogConfig,
@@ -121,9 +121,4 @@ impl Log for MemoryLog {
     fn tend(&self) {
         lock(&self.state).index.trim(self.now(), &mut |_| {});
     }
-}
-
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -4,14 +4,17 @@ use std::{
     collections::{HashMap, VecDeque, hash_map::DefaultHasher},
     hash::{Hash as _, Hasher as _},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use futures_util::future::{BoxFuture, Shared};
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
 
 use crate::{
     event::EventName,
-    log::{AppendError, Draft, Receipt},
+    log::{AppendError, Draft, KeptReceipt, Receipt},
 };
 
 /// The answers kept.
@@ -50,11 +53,25 @@ impl Receipts {
 
     /// Keeps the answer to `key`, which has none; the oldest one makes room.
     pub(super) fn keep(&mut self, key: Arc<str>, answer: Kept) {
+        self.insert(Instant::now(), key, answer);
+    }
+
+    fn insert(&mut self, at: Instant, key: Arc<str>, answer: Kept) {
         while self.keys.len() >= self.keys_max {
             self.drop_oldest();
         }
-        self.keys.push_back((Instant::now(), Arc::clone(&key)));
+        self.keys.push_back((at, Arc::clone(&key)));
         self.kept.insert(key, answer);
+    }
+
+    /// Takes back an answer that was given before this process; to be called by age, before any other.
+    pub(super) fn restore(&mut self, kept: KeptReceipt) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let age = now.saturating_sub(Duration::from_millis(kept.time_ms));
+        let Some(at) = Instant::now().checked_sub(age) else { return };
+        let receipt = std::future::ready(Ok(kept.receipt)).boxed().shared();
+        let answer = Kept { fingerprint: kept.fingerprint, subscribers: kept.subscribers, receipt };
+        self.insert(at, kept.key, answer);
     }
 
     fn drop_oldest(&mut self) {

@@ -1,10 +1,20 @@
 //! Tests through the real thing: a real server on a free port, real sockets, a real browser.
 
 #![expect(
+    clippy::as_conversions,
+    clippy::assigning_clones,
+    clippy::case_sensitive_file_extension_comparisons,
+    clippy::disallowed_methods,
     clippy::expect_used,
+    clippy::format_collect,
+    clippy::format_push_string,
     clippy::indexing_slicing,
-    clippy::large_futures,
-    reason = "a test that fails says where; nobody serves from here"
+    clippy::let_underscore_must_use,
+    clippy::needless_for_each,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::type_complexity,
+    reason = "a test that fails says where, and nobody serves from here"
 )]
 
 mod harness;

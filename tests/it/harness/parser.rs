@@ -74,7 +74,7 @@ impl Parser {
             }
             "id" if !value.contains('\0') => self.id = value.to_owned(),
             "retry" if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => {
-                self.retry = value.parse().ok()
+                self.retry = value.parse().ok();
             }
             _ => {}
         }

@@ -107,6 +107,7 @@ impl World {
             topic: self.history.names[topic].clone(),
             name: name.map(|name| EventName::parse(name).expect("a valid name")),
             content: content.to_owned().into(),
+            key: None,
         };
         let receipt = self.log.append(draft).now_or_never().ok_or("memory commits at once")?;
         let seq = receipt.map_err(|error| error.to_string())?.id.seq;

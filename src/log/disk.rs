@@ -1,0 +1,349 @@
+//! Engine: SQLite, in one file, written by one thread; what was acknowledged survives the process, and the power.
+//!
+//! ```text
+//!  append ─► bounded queue ─► writer: one transaction a batch ─► index, feed, acknowledgements
+//!                             (what queued during the last fsync is the next batch)
+//!  read ───► index: hot ─► page
+//!                   cold ─► fetch: a reading connection, off the workers' threads ─► page
+//! ```
+//!
+//! One thread alone writes and checkpoints, so no two ever contend, and a batch costs one fsync however many publishers
+//! wait for it. Only after the commit does an event enter the index, the feed and the answers: nobody sees an event
+//! that a crash could take back, and a position is never given to two events.
+
+use std::{
+    collections::HashMap,
+    fs::{File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::{BoxFuture, FutureExt as _};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    time::timeout,
+};
+
+use super::{
+    AppendError, Draft, Durability, Feed, Feeds, FetchError, Held, KeptReceipt, Log, Page, Placement, Receipt, Start,
+    index::{Index, Plan},
+    lock,
+};
+use crate::{
+    config::{self, LogConfig},
+    event::{Epoch, TopicName},
+};
+
+mod load;
+mod store;
+mod writer;
+
+use store::Reader;
+pub use store::StoreError;
+use writer::{Job, Work};
+
+/// The log on disk.
+pub struct DiskLog {
+    shared: Arc<Shared>,
+    /// Room in the queue, in units of [`ROOM_UNIT`].
+    room: Arc<Semaphore>,
+    queue_wait: Duration,
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    readers: Arc<Semaphore>,
+    /// Held for as long as the directory is ours.
+    _lock: File,
+}
+
+/// What the writer and the readers share with the workers.
+struct Shared {
+    epoch: Epoch,
+    durability: config::Durability,
+    file: PathBuf,
+    clock: Clock,
+    watermark: AtomicU64,
+    state: Mutex<State>,
+    /// Set for good when the disk has failed; the process must end.
+    failed: watch::Sender<Option<String>>,
+    /// The last batch did not fit on the disk.
+    full: AtomicBool,
+    idle_readers: Mutex<Vec<Reader>>,
+}
+
+struct State {
+    index: Index,
+    /// Time of the newest event, so that time never runs backwards in the log.
+    time_ms: u64,
+    feeds: Feeds,
+    /// Receipts from before the start that no topic has asked for yet.
+    receipts: HashMap<TopicName, Vec<KeptReceipt>>,
+}
+
+/// The log's own time: since its oldest event when it was opened. It runs with the monotonic clock, so a jump of the wall
+/// clock makes no event older than it is.
+struct Clock {
+    opened_at: Duration,
+    opened: Instant,
+}
+
+impl Clock {
+    fn now(&self) -> Duration {
+        self.opened_at + self.opened.elapsed()
+    }
+}
+
+/// Why the log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory or its lock file.
+    #[error("log.path {}: {source}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error("log.path {}: another Tidings uses it; stop that one, or choose another log.path", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The file in it.
+    #[error("{}: {source}", path.display())]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: StoreError,
+    },
+}
+
+/// What one unit of the queue's room stands for.
+const ROOM_UNIT: usize = 1 << 10;
+/// Reads of the disk under way at once, over all workers.
+const READERS: usize = 4;
+
+impl DiskLog {
+    /// Opens the log in the directory `config.path`, which is made if need be. Takes a while when there is much in it,
+    /// and says so.
+    pub fn open(config: &LogConfig, receipts_for: Duration) -> Result<Self, OpenError> {
+        let path = &config.path;
+        let in_directory = |source| OpenError::Directory { path: path.clone(), source };
+        std::fs::create_dir_all(path).map_err(in_directory)?;
+        let lock_file = File::create(path.join("lock")).map_err(in_directory)?;
+        lock_file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => OpenError::InUse { path: path.clone() },
+            TryLockError::Error(source) => in_directory(source),
+        })?;
+        let file = path.join("tidings.db");
+        let (shared, writer) = load::load(&file, config, receipts_for)
+            .map_err(|source| OpenError::Store { path: file.clone(), source })?;
+        // The file's own name must survive a power cut, too.
+        sync_directory(path).map_err(in_directory)?;
+        let (jobs, queue) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&queue));
+        Ok(Self {
+            shared,
+            room: Arc::new(Semaphore::new(config.queue_bytes_max.to_usize() / ROOM_UNIT)),
+            queue_wait: config.queue_wait,
+            jobs: Mutex::new(Some(jobs)),
+            writer: Mutex::new(Some(thread.map_err(in_directory)?)),
+            readers: Arc::new(Semaphore::new(READERS)),
+            _lock: lock_file,
+        })
+    }
+
+    /// Closes the queue; the writer ends when it has written what is in it.
+    fn stop(&self) -> Option<JoinHandle<()>> {
+        lock(&self.jobs).take();
+        lock(&self.writer).take()
+    }
+
+    /// Queues `work`, waiting a while for room, and gives its outcome.
+    fn queue<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce(oneshot::Sender<Result<T, AppendError>>) -> Work + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, AppendError>> {
+        let (done, outcome) = oneshot::channel();
+        let units = u32::try_from(1 + bytes / ROOM_UNIT).unwrap_or(u32::MAX);
+        let Some(jobs) = lock(&self.jobs).clone() else {
+            return std::future::ready(Err(AppendError::Unavailable)).boxed();
+        };
+        let send = move |room: OwnedSemaphorePermit| {
+            jobs.send(Job { work: work(done), room }).map_err(|_| AppendError::Unavailable)
+        };
+        // A writer that ends without an answer has failed in the middle of it.
+        let outcome = outcome.map(|outcome| outcome.unwrap_or(Err(AppendError::Unknown)));
+        if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(units) {
+            // At once, not when it is polled: the order of the calls is the order of the log.
+            let queued = send(room);
+            return async move { queued.and(outcome.await) }.boxed();
+        }
+        let (room, wait) = (Arc::clone(&self.room), self.queue_wait);
+        let queued = async move {
+            let room = timeout(wait, room.acquire_many_owned(units)).await;
+            send(room.map_err(|_| AppendError::QueueFull)?.map_err(|_| AppendError::Unavailable)?)?;
+            outcome.await
+        };
+        queued.boxed()
+    }
+}
+
+impl Drop for DiskLog {
+    fn drop(&mut self) {
+        join(self.stop());
+    }
+}
+
+impl Log for DiskLog {
+    fn epoch(&self) -> Epoch {
+        self.shared.epoch
+    }
+
+    fn durability(&self) -> Durability {
+        match self.shared.durability {
+            config::Durability::Disk => Durability::Disk,
+            config::Durability::Os => Durability::Os,
+        }
+    }
+
+    fn watermark(&self) -> u64 {
+        self.shared.watermark.load(Ordering::Acquire)
+    }
+
+    fn append(&self, draft: Draft) -> BoxFuture<'static, Result<Receipt, AppendError>> {
+        self.queue(draft.content.len(), |done| Work::Append { draft, done })
+    }
+
+    fn forget(&self, topic: &TopicName) -> BoxFuture<'static, Result<u64, AppendError>> {
+        let topic = topic.clone();
+        self.queue(0, |done| Work::Forget { topic, done })
+    }
+
+    fn read(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page {
+        lock(&self.shared.state).index.read(topics, after, told_to, bytes_max)
+    }
+
+    fn fetch(
+        &self,
+        topics: Vec<TopicName>,
+        after: u64,
+        told_to: u64,
+        bytes_max: usize,
+    ) -> BoxFuture<'static, Result<Page, FetchError>> {
+        let (shared, readers) = (Arc::clone(&self.shared), Arc::clone(&self.readers));
+        async move {
+            let _turn = readers.acquire_owned().await.map_err(|_| FetchError)?;
+            let plan = move |shared: &Shared| lock(&shared.state).index.plan(&topics, after, told_to, bytes_max);
+            let fetched = tokio::task::spawn_blocking(move || shared.fetch(plan)).await;
+            fetched.unwrap_or(Err(FetchError))
+        }
+        .boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        let writer = self.stop();
+        tokio::task::spawn_blocking(move || join(writer)).map(drop).boxed()
+    }
+
+    fn place(&self, topics: &[TopicName], start: &Start) -> Placement {
+        lock(&self.shared.state).index.place(topics, start)
+    }
+
+    fn held(&self, topic: &TopicName) -> Option<Held> {
+        lock(&self.shared.state).index.held(topic)
+    }
+
+    fn receipts(&self, topic: &TopicName) -> Vec<KeptReceipt> {
+        lock(&self.shared.state).receipts.remove(topic).unwrap_or_default()
+    }
+
+    fn feed(&self) -> Arc<Feed> {
+        lock(&self.shared.state).feeds.open()
+    }
+
+    /// The writer does it, between batches.
+    fn tend(&self) {}
+
+    fn check(&self) -> Result<(), AppendError> {
+        if self.shared.failed.borrow().is_some() {
+            return Err(AppendError::Unavailable);
+        }
+        if self.shared.full.load(Ordering::Relaxed) { Err(AppendError::DiskFull) } else { Ok(()) }
+    }
+
+    fn failed(&self) -> BoxFuture<'static, String> {
+        let mut failed = self.shared.failed.subscribe();
+        async move {
+            let failure = failed.wait_for(Option::is_some).await.map(|failure| failure.clone());
+            match failure {
+                Ok(failure) => failure.unwrap_or_default(),
+                // Closed in order.
+                Err(_) => std::future::pending().await,
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Shared {
+    /// Says that the disk has failed. The first report counts.
+    fn fail(&self, what: &str, error: &StoreError) {
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            if first {
+                *failed = Some(format!("{}: {what}: {error}", self.file.display()));
+            }
+            first
+        });
+    }
+
+    /// A page out of memory and the file. The index is not locked while the disk is read.
+    fn fetch(&self, plan: impl Fn(&Self) -> Plan) -> Result<Page, FetchError> {
+        let reader = lock(&self.idle_readers).pop().map_or_else(|| Reader::open(&self.file), Ok);
+        let fetched = reader.and_then(|reader| {
+            let page = self.fetch_with(&reader, plan)?;
+            lock(&self.idle_readers).push(reader);
+            Ok(page)
+        });
+        fetched.map_err(|error| {
+            self.fail("cannot be read", &error);
+            FetchError
+        })
+    }
+
+    fn fetch_with(&self, reader: &Reader, plan: impl Fn(&Self) -> Plan) -> Result<Page, StoreError> {
+        'again: loop {
+            let Plan { mut page, entries } = plan(self);
+            for (topic, entry) in entries {
+                let event = match entry.event {
+                    Some(event) => Some(event),
+                    None => reader.event(self.epoch, entry.seq, &topic)?,
+                };
+                // Removed since the plan was made; the next plan knows, so this ends.
+                let Some(event) = event else { continue 'again };
+                page.events.push(event);
+            }
+            return Ok(page);
+        }
+    }
+}
+
+fn join(writer: Option<JoinHandle<()>>) {
+    if writer.is_some_and(|writer| writer.join().is_err()) {
+        tracing::error!("the log's writer panicked");
+    }
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}

@@ -1,0 +1,428 @@
+//! The file: its tables, and every SQL statement.
+//!
+//! Events are keyed by position alone, so that an append touches the right edge of one B-tree and nothing else; which
+//! topic holds what is in memory ([`crate::log::index`]). Every row carries a checksum of its own, because SQLite has
+//! none for the pages of its main file.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, params};
+
+use crate::{
+    event::{Epoch, Event, EventId, EventName, TopicName},
+    frame,
+    log::{KeptReceipt, Receipt},
+};
+
+/// "TIDI": tells our files from other SQLite databases.
+const APPLICATION_ID: i32 = 0x5449_4449;
+/// The layout of the tables below.
+const FORMAT: i32 = 1;
+
+const TABLES: &str = "
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE boot (id TEXT NOT NULL) STRICT;
+CREATE TABLE topic (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+    evicted_to INTEGER NOT NULL DEFAULT 0, deleted_to INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE TABLE event (
+    seq INTEGER PRIMARY KEY, topic INTEGER NOT NULL, time_ms INTEGER NOT NULL, cost INTEGER NOT NULL,
+    checksum INTEGER NOT NULL, name TEXT, content BLOB NOT NULL) STRICT;
+CREATE TABLE receipt (
+    topic INTEGER NOT NULL, key TEXT NOT NULL, seq INTEGER NOT NULL, fingerprint INTEGER NOT NULL,
+    subscribers INTEGER NOT NULL, time_ms INTEGER NOT NULL, PRIMARY KEY (topic, key)) STRICT, WITHOUT ROWID;
+CREATE INDEX receipt_age ON receipt (time_ms);
+";
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Not one of ours.
+    #[error("it is not a log of Tidings; choose another log.path")]
+    Foreign,
+    /// Written by a later version.
+    #[error("it has format {found}, and this version reads {FORMAT}; start the version that wrote it, or a later one")]
+    Newer {
+        /// The format found.
+        found: i32,
+    },
+    /// The file is damaged.
+    #[error("it is corrupt ({0}); restore a backup, or move it away to start with an empty history")]
+    Corrupt(String),
+    /// Anything else that SQLite or the system says.
+    #[error(transparent)]
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => Self::Foreign,
+            Some(ErrorCode::DatabaseCorrupt) => Self::Corrupt(error.to_string()),
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
+impl StoreError {
+    /// Whether it is only that the disk has no room: nothing is broken, and nothing was written.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, Self::Sqlite(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull))
+    }
+}
+
+/// What the file says before its events.
+pub(super) struct Meta {
+    pub(super) epoch: Epoch,
+    /// Positions up to here may have been given.
+    pub(super) reserved: u64,
+    /// Topics without a row have lost nothing after this position.
+    pub(super) forgotten_to: u64,
+    /// Any topic may have lost events up to here.
+    pub(super) hole_to: u64,
+    /// The machine has stopped under the process before this one, whose commits did not wait for the disk.
+    pub(super) lost_power: bool,
+}
+
+/// One row of the event table, without what it says.
+pub(super) struct EventRow {
+    pub(super) seq: u64,
+    pub(super) topic: i64,
+    pub(super) time_ms: u64,
+    pub(super) cost: u64,
+}
+
+/// A topic's row.
+pub(super) struct TopicRow {
+    pub(super) id: i64,
+    pub(super) name: TopicName,
+    pub(super) evicted_to: u64,
+    pub(super) deleted_to: u64,
+}
+
+/// A connection to the file that writes; there is one, on the writer's thread.
+pub(super) struct Store {
+    connection: Connection,
+}
+
+/// Opens the file, makes its tables when it is new, and refuses one that is not ours to read.
+fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    // Memory-mapped reads would turn an I/O error into a signal that ends the process.
+    connection.execute_batch(
+        "PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;",
+    )?;
+    Ok(connection)
+}
+
+impl Store {
+    /// Opens the file for writing. `durable` is whether a commit waits for the disk.
+    pub(super) fn open(path: &Path, durable: bool) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = open(path, flags)?;
+        let application: i32 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+        let format: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let objects: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        match (application, format, objects) {
+            (0, 0, 0) | (APPLICATION_ID, FORMAT, _) => {}
+            (APPLICATION_ID, found, _) => return Err(StoreError::Newer { found }),
+            _ => return Err(StoreError::Foreign),
+        }
+        let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+        debug_assert_eq!(mode, "wal");
+        // FULL even when commits do not wait: set per transaction from here on.
+        connection.execute_batch(
+            "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;
+             PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -16384;
+             PRAGMA locking_mode = NORMAL;",
+        )?;
+        let mut store = Self { connection };
+        if objects == 0 {
+            store.create()?;
+        }
+        store.set_durable(durable)?;
+        Ok(store)
+    }
+
+    fn create(&mut self) -> Result<(), StoreError> {
+        let transaction = self.connection.transaction()?;
+        transaction.execute_batch(TABLES)?;
+        let epoch = i64::try_from(Epoch::random().number()).unwrap_or_default();
+        transaction.execute(
+            "INSERT INTO meta VALUES ('epoch', ?1), ('reserved', 0), ('forgotten_to', 0), ('hole_to', 0),
+             ('clean', 1), ('durable', 1)",
+            [epoch],
+        )?;
+        transaction.execute("INSERT INTO boot VALUES ('')", [])?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", FORMAT)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    fn set_durable(&self, durable: bool) -> Result<(), StoreError> {
+        let level = if durable { "FULL" } else { "NORMAL" };
+        Ok(self.connection.pragma_update(None, "synchronous", level)?)
+    }
+
+    /// Reads what the file says of itself, and notes that it is in use, on which boot of the machine, and whether
+    /// commits wait for the disk.
+    pub(super) fn begin(&mut self, boot: &str, durable: bool) -> Result<Meta, StoreError> {
+        let number_of = |name: &str| -> Result<u64, StoreError> {
+            let sql = "SELECT value FROM meta WHERE name = ?1";
+            Ok(position(self.connection.query_row(sql, [name], |row| row.get(0))?))
+        };
+        let epoch =
+            Epoch::from_number(number_of("epoch")?).ok_or_else(|| StoreError::Corrupt("its epoch".to_owned()))?;
+        let before: String = self.connection.query_row("SELECT id FROM boot", [], |row| row.get(0))?;
+        let reserved = number_of("reserved")?;
+        let lost_power = number_of("clean")? == 0 && number_of("durable")? == 0 && before != boot;
+        let hole_to = if lost_power { reserved } else { number_of("hole_to")? };
+        let meta = Meta { epoch, reserved, forgotten_to: number_of("forgotten_to")?, hole_to, lost_power };
+        self.set_durable(true)?;
+        let transaction = self.connection.transaction()?;
+        for (name, value) in [("clean", 0), ("durable", u64::from(durable)), ("hole_to", hole_to)] {
+            transaction.execute("UPDATE meta SET value = ?2 WHERE name = ?1", params![name, number(value)])?;
+        }
+        transaction.execute("UPDATE boot SET id = ?1", [boot])?;
+        transaction.commit()?;
+        self.set_durable(durable)?;
+        Ok(meta)
+    }
+
+    /// Every topic that has a row.
+    pub(super) fn topics(&self, mut each: impl FnMut(TopicRow)) -> Result<(), StoreError> {
+        let mut statement = self.connection.prepare("SELECT id, name, evicted_to, deleted_to FROM topic")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let name: String = row.get(1)?;
+            let name =
+                TopicName::parse(&name, usize::MAX).map_err(|_| StoreError::Corrupt(format!("a topic {name:?}")))?;
+            let (evicted_to, deleted_to) = (position(row.get(2)?), position(row.get(3)?));
+            each(TopicRow { id: row.get(0)?, name, evicted_to, deleted_to });
+        }
+        Ok(())
+    }
+
+    /// Every event, by position, without its content.
+    pub(super) fn events(&self, mut each: impl FnMut(EventRow)) -> Result<(), StoreError> {
+        let mut statement = self.connection.prepare("SELECT seq, topic, time_ms, cost FROM event ORDER BY seq")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (seq, topic) = (position(row.get(0)?), row.get(1)?);
+            each(EventRow { seq, topic, time_ms: position(row.get(2)?), cost: position(row.get(3)?) });
+        }
+        Ok(())
+    }
+
+    /// How many events there are, for the progress line; an estimate is enough.
+    pub(super) fn span(&self) -> Result<u64, StoreError> {
+        let span: i64 =
+            self.connection
+                .query_row("SELECT coalesce(max(seq) - min(seq) + 1, 0) FROM event", [], |row| row.get(0))?;
+        Ok(position(span))
+    }
+
+    /// The receipts given after `since_ms`, with the topic's row id.
+    pub(super) fn receipts(
+        &self,
+        epoch: Epoch,
+        since_ms: u64,
+        mut each: impl FnMut(i64, KeptReceipt),
+    ) -> Result<(), StoreError> {
+        let sql = "SELECT topic, key, seq, fingerprint, subscribers, time_ms FROM receipt WHERE time_ms >= ?1 ORDER BY time_ms";
+        let mut statement = self.connection.prepare(sql)?;
+        let mut rows = statement.query([number(since_ms)])?;
+        while let Some(row) = rows.next()? {
+            let key: String = row.get(1)?;
+            let kept = KeptReceipt {
+                key: key.into(),
+                receipt: Receipt { id: EventId { epoch, seq: position(row.get(2)?) } },
+                fingerprint: row.get::<_, i64>(3)?.cast_unsigned(),
+                subscribers: usize::try_from(row.get::<_, i64>(4)?).unwrap_or_default(),
+                time_ms: position(row.get(5)?),
+            };
+            each(row.get(0)?, kept);
+        }
+        Ok(())
+    }
+
+    /// Starts a batch. Until [`Batch::commit`] nothing of it counts.
+    pub(super) fn batch(&mut self) -> Result<Batch<'_>, StoreError> {
+        Ok(Batch { transaction: self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)? })
+    }
+
+    /// Promises on disk, whatever the durability of commits, that positions up to `to` may be given.
+    pub(super) fn reserve(&mut self, to: u64, durable: bool) -> Result<(), StoreError> {
+        self.set_durable(true)?;
+        let reserved = self.connection.execute("UPDATE meta SET value = ?1 WHERE name = 'reserved'", [number(to)]);
+        self.set_durable(durable)?;
+        reserved?;
+        Ok(())
+    }
+
+    /// Moves the write-ahead log into the file, as far as readers allow; `all` waits for them. Whether all was moved.
+    pub(super) fn checkpoint(&self, all: bool) -> Result<bool, StoreError> {
+        let sql = if all { "PRAGMA wal_checkpoint(TRUNCATE)" } else { "PRAGMA wal_checkpoint(PASSIVE)" };
+        let moved = |row: &Row<'_>| Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?);
+        Ok(self.connection.query_row(sql, [], moved)?)
+    }
+
+    /// Notes the last position and that nothing is lost.
+    pub(super) fn end(&mut self, last: u64) -> Result<(), StoreError> {
+        self.set_durable(true)?;
+        let transaction = self.connection.transaction()?;
+        transaction.execute("UPDATE meta SET value = ?1 WHERE name = 'reserved'", [number(last)])?;
+        transaction.execute("UPDATE meta SET value = 1 WHERE name = 'clean'", [])?;
+        transaction.commit()?;
+        self.checkpoint(true).map(drop)
+    }
+}
+
+/// A transaction of the writer.
+pub(super) struct Batch<'a> {
+    transaction: rusqlite::Transaction<'a>,
+}
+
+impl Batch<'_> {
+    /// The row of a topic, made if need be.
+    pub(super) fn topic(&self, name: &TopicName) -> Result<i64, StoreError> {
+        let mut find = self.transaction.prepare_cached("SELECT id FROM topic WHERE name = ?1")?;
+        if let Some(id) = find.query_row([name.as_str()], |row| row.get(0)).optional()? {
+            return Ok(id);
+        }
+        self.transaction.prepare_cached("INSERT INTO topic (name) VALUES (?1)")?.execute([name.as_str()])?;
+        Ok(self.transaction.last_insert_rowid())
+    }
+
+    pub(super) fn insert(&self, topic: i64, event: &Event, cost: u64) -> Result<(), StoreError> {
+        let sql = "INSERT INTO event (seq, topic, time_ms, cost, checksum, name, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let name = event.name.as_ref().map(EventName::as_str);
+        let checksum = checksum(event.seq, event.topic.as_str(), event.time_ms, name, &event.content);
+        self.transaction.prepare_cached(sql)?.execute(params![
+            number(event.seq),
+            topic,
+            number(event.time_ms),
+            number(cost),
+            checksum,
+            name,
+            &event.content[..]
+        ])?;
+        Ok(())
+    }
+
+    pub(super) fn keep(&self, topic: i64, kept: &KeptReceipt) -> Result<(), StoreError> {
+        let sql = "INSERT OR REPLACE INTO receipt VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let subscribers = i64::try_from(kept.subscribers).unwrap_or(i64::MAX);
+        let (seq, time_ms) = (number(kept.receipt.id.seq), number(kept.time_ms));
+        let row = params![topic, &*kept.key, seq, kept.fingerprint.cast_signed(), subscribers, time_ms];
+        self.transaction.prepare_cached(sql)?.execute(row)?;
+        Ok(())
+    }
+
+    /// Removes events that are no longer held, given in any order.
+    pub(super) fn remove(&self, seqs: &mut [u64]) -> Result<(), StoreError> {
+        // By position, so that each page is written once.
+        seqs.sort_unstable();
+        let mut delete = self.transaction.prepare_cached("DELETE FROM event WHERE seq BETWEEN ?1 AND ?2")?;
+        for run in seqs.chunk_by(|a, b| *a + 1 == *b) {
+            if let (Some(first), Some(last)) = (run.first(), run.last()) {
+                delete.execute([number(*first), number(*last)])?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn mark_evicted(&self, topic: &TopicName, to: u64) -> Result<(), StoreError> {
+        let sql = "UPDATE topic SET evicted_to = max(evicted_to, ?2) WHERE name = ?1";
+        self.transaction.prepare_cached(sql)?.execute(params![topic.as_str(), number(to)])?;
+        Ok(())
+    }
+
+    pub(super) fn mark_deleted(&self, topic: &TopicName, at: u64) -> Result<(), StoreError> {
+        let id = self.topic(topic)?;
+        self.transaction
+            .prepare_cached("UPDATE topic SET deleted_to = ?2 WHERE id = ?1")?
+            .execute(params![id, number(at)])?;
+        self.transaction.prepare_cached("DELETE FROM receipt WHERE topic = ?1")?.execute([id])?;
+        Ok(())
+    }
+
+    /// Removes the row of a topic that holds nothing; what it has lost is remembered with all others'.
+    pub(super) fn forget_topic(&self, topic: &TopicName, lost_to: u64) -> Result<(), StoreError> {
+        self.transaction.prepare_cached("DELETE FROM topic WHERE name = ?1")?.execute([topic.as_str()])?;
+        let sql = "UPDATE meta SET value = max(value, ?1) WHERE name = 'forgotten_to'";
+        self.transaction.prepare_cached(sql)?.execute([number(lost_to)])?;
+        Ok(())
+    }
+
+    pub(super) fn expire_receipts(&self, before_ms: u64) -> Result<(), StoreError> {
+        self.transaction.prepare_cached("DELETE FROM receipt WHERE time_ms < ?1")?.execute([number(before_ms)])?;
+        Ok(())
+    }
+
+    /// Makes the batch count. When this returns, it is as durable as was asked for.
+    pub(super) fn commit(self) -> Result<(), StoreError> {
+        Ok(self.transaction.commit()?)
+    }
+}
+
+/// A connection that only reads.
+pub(super) struct Reader {
+    connection: Connection,
+}
+
+impl Reader {
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        open(path, flags).map(|connection| Self { connection })
+    }
+
+    /// The event at `seq`; `None` when it has been removed.
+    pub(super) fn event(&self, epoch: Epoch, seq: u64, topic: &TopicName) -> Result<Option<Arc<Event>>, StoreError> {
+        let sql = "SELECT time_ms, checksum, name, content FROM event WHERE seq = ?1";
+        let mut select = self.connection.prepare_cached(sql)?;
+        let mut rows = select.query([number(seq)])?;
+        rows.next()?.map(|row| read_event(row, epoch, seq, topic)).transpose()
+    }
+}
+
+fn read_event(row: &Row<'_>, epoch: Epoch, seq: u64, topic: &TopicName) -> Result<Arc<Event>, StoreError> {
+    let time_ms = position(row.get(0)?);
+    let name: Option<String> = row.get(2)?;
+    let content: Vec<u8> = row.get(3)?;
+    if row.get::<_, u32>(1)? != checksum(seq, topic.as_str(), time_ms, name.as_deref(), &content) {
+        return Err(StoreError::Corrupt(format!("the event at position {seq} has changed")));
+    }
+    let name = name.map(|name| EventName::parse(&name)).transpose();
+    let name = name.map_err(|error| StoreError::Corrupt(format!("the event at position {seq}: {error}")))?;
+    let (frame, content) = frame::plain(EventId { epoch, seq }, name.as_ref(), &Bytes::from(content));
+    Ok(Arc::new(Event { seq, time_ms, topic: topic.clone(), name, content, frame }))
+}
+
+fn checksum(seq: u64, topic: &str, time_ms: u64, name: Option<&str>, content: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for part in [
+        &seq.to_le_bytes(),
+        &time_ms.to_le_bytes(),
+        topic.as_bytes(),
+        &[0],
+        name.unwrap_or_default().as_bytes(),
+        &[0],
+        content,
+    ] {
+        hasher.update(part);
+    }
+    hasher.finalize()
+}
+
+/// SQLite's integers are signed; ours never come near the sign.
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn position(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or_default()
+}

@@ -1,0 +1,330 @@
+//! The writer's thread: batches, commits, removal of what is no longer held, checkpoints.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{self, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{
+    Shared,
+    store::{Batch, Store, StoreError},
+};
+use crate::{
+    config::Durability,
+    event::{Event, EventId, TopicName},
+    frame,
+    log::{
+        AppendError, Commit, Draft, KeptReceipt, Receipt,
+        index::{Entry, Removed, cost},
+        lock, now_ms,
+    },
+};
+
+/// Something for the writer to do, and the room in the queue that it takes until it is done.
+pub(super) struct Job {
+    pub(super) work: Work,
+    pub(super) room: OwnedSemaphorePermit,
+}
+
+pub(super) enum Work {
+    Append { draft: Draft, done: oneshot::Sender<Result<Receipt, AppendError>> },
+    Forget { topic: TopicName, done: oneshot::Sender<Result<u64, AppendError>> },
+}
+
+/// What is in the file although it is no longer held. It is removed in bulk: row by row every publish would write the
+/// page of some old event.
+#[derive(Default)]
+pub(super) struct Garbage {
+    pub(super) seqs: Vec<u64>,
+    evicted: HashMap<TopicName, u64>,
+    forgotten: Vec<(TopicName, u64)>,
+}
+
+impl Garbage {
+    pub(super) fn note(&mut self, removed: Removed<'_>) {
+        match removed {
+            Removed::Event(topic, seq) => {
+                self.seqs.push(seq);
+                self.evicted.insert(topic.clone(), seq);
+            }
+            Removed::Topic(topic, lost_to) => self.forgotten.push((topic.clone(), lost_to)),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.seqs.is_empty() && self.evicted.is_empty() && self.forgotten.is_empty()
+    }
+}
+
+pub(super) struct Writer {
+    store: Store,
+    shared: Arc<Shared>,
+    /// The last position given.
+    last: u64,
+    /// Positions that the file knows may have been given.
+    reserved: u64,
+    /// Row ids of topics.
+    topics: HashMap<TopicName, i64>,
+    garbage: Garbage,
+    receipts_for: Duration,
+    /// Bytes written since the last checkpoint, roughly.
+    written: u64,
+}
+
+/// A step of a batch, with its position.
+enum Step {
+    Event { event: Arc<Event>, kept: Option<KeptReceipt>, done: oneshot::Sender<Result<Receipt, AppendError>> },
+    Forget { topic: TopicName, seq: u64, done: oneshot::Sender<Result<u64, AppendError>> },
+}
+
+/// Jobs and bytes that make one transaction at most, so that the first of them need not wait long for the last.
+const BATCH_JOBS_MAX: usize = 4096;
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Positions that are promised to the file at once; each time costs one more fsync.
+const RESERVATION: u64 = 1 << 16;
+/// Events removed from the file at once.
+const GARBAGE_MAX: usize = 8192;
+/// How often retention by age, garbage and old receipts are looked after.
+const TEND: Duration = Duration::from_secs(1);
+/// Bytes written after which the write-ahead log is moved into the file, as far as readers allow, and after which the
+/// writer waits for them, because the log could grow without end.
+const CHECKPOINT_BYTES: u64 = 16 << 20;
+/// What the write-ahead log takes for a small event: its share of a page.
+const ROW_OVERHEAD: u64 = 128;
+
+impl Writer {
+    pub(super) fn new(store: Store, shared: Arc<Shared>, last: u64, receipts_for: Duration) -> Self {
+        let (topics, garbage) = (HashMap::new(), Garbage::default());
+        Self { store, shared, last, reserved: last, topics, garbage, receipts_for, written: 0 }
+    }
+
+    /// What is known of the file: the rows of its topics, and what in it is no longer held.
+    pub(super) fn with(self, topics: HashMap<TopicName, i64>, garbage: Garbage) -> Self {
+        Self { topics, garbage, ..self }
+    }
+
+    /// Works until the queue is closed, then closes the file; or until the disk fails.
+    pub(super) fn run(mut self, queue: &mpsc::Receiver<Job>) {
+        let mut tended = Instant::now();
+        loop {
+            let first = match queue.recv_timeout(TEND) {
+                Ok(job) => Some(job),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let begun = self.last;
+            // The room is given back when the batch is through.
+            let (steps, _rooms) = self.collect(first, queue);
+            let tend = tended.elapsed() >= TEND;
+            if tend {
+                tended = Instant::now();
+            }
+            if let Err(error) = self.batch(steps, begun, tend) {
+                return self.shared.fail("cannot be written", &error);
+            }
+        }
+        if let Err(error) = self.store.end(self.last) {
+            tracing::error!(%error, "the log could not be closed in order; the next start repairs it");
+        }
+    }
+
+    /// What makes the next batch: all that has queued, up to a limit.
+    fn collect(&mut self, first: Option<Job>, queue: &mpsc::Receiver<Job>) -> (Vec<Step>, Vec<OwnedSemaphorePermit>) {
+        let (mut steps, mut rooms, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut next = first;
+        while let Some(job) = next {
+            rooms.push(job.room);
+            steps.push(match job.work {
+                Work::Append { draft, done } => {
+                    bytes += draft.content.len();
+                    self.event(draft, done)
+                }
+                Work::Forget { topic, done } => {
+                    self.last += 1;
+                    Step::Forget { topic, seq: self.last, done }
+                }
+            });
+            let full = steps.len() >= BATCH_JOBS_MAX || bytes >= BATCH_BYTES_MAX;
+            next = if full { None } else { queue.try_recv().ok() };
+        }
+        (steps, rooms)
+    }
+
+    fn event(&mut self, draft: Draft, done: oneshot::Sender<Result<Receipt, AppendError>>) -> Step {
+        self.last += 1;
+        let id = EventId { epoch: self.shared.epoch, seq: self.last };
+        let (frame, content) = frame::plain(id, draft.name.as_ref(), &draft.content);
+        let time_ms = {
+            let mut state = lock(&self.shared.state);
+            state.time_ms = state.time_ms.max(now_ms());
+            state.time_ms
+        };
+        let kept = draft.key.map(|key| KeptReceipt {
+            key: key.key,
+            receipt: Receipt { id },
+            fingerprint: key.fingerprint,
+            subscribers: key.subscribers,
+            time_ms,
+        });
+        let event = Event { seq: id.seq, time_ms, topic: draft.topic, name: draft.name, content, frame };
+        Step::Event { event: Arc::new(event), kept, done }
+    }
+
+    /// Writes one batch. An error here is final; a full disk is not one.
+    fn batch(&mut self, steps: Vec<Step>, begun: u64, tend: bool) -> Result<(), StoreError> {
+        if tend {
+            let now = self.shared.clock.now();
+            let garbage = &mut self.garbage;
+            lock(&self.shared.state).index.trim(now, &mut |removed| garbage.note(removed));
+        }
+        let clean = self.garbage.seqs.len() >= GARBAGE_MAX || (tend && !self.garbage.is_empty());
+        if steps.is_empty() && !clean {
+            return Ok(());
+        }
+        match self.write(&steps, tend, clean) {
+            Ok(()) => {
+                self.shared.full.store(false, Ordering::Relaxed);
+                self.publish(steps);
+                self.checkpoint()
+            }
+            Err(error) if error.is_full() => {
+                if !self.shared.full.swap(true, Ordering::Relaxed) {
+                    tracing::error!("the disk is full: publishes are refused until there is room");
+                }
+                // Nothing of the batch exists, so its positions are free again.
+                self.last = begun;
+                self.topics.clear();
+                refuse(steps, AppendError::DiskFull);
+                Ok(())
+            }
+            Err(error) => {
+                // It may or may not have reached the disk, and asking again would prove nothing: after a failed fsync
+                // the kernel forgets what it could not write.
+                refuse(steps, AppendError::Unknown);
+                Err(error)
+            }
+        }
+    }
+
+    fn write(&mut self, steps: &[Step], tend: bool, clean: bool) -> Result<(), StoreError> {
+        if self.last > self.reserved {
+            let to = self.last + RESERVATION;
+            self.store.reserve(to, self.shared.durability == Durability::Disk)?;
+            self.reserved = to;
+        }
+        let batch = self.store.batch()?;
+        for step in steps {
+            match step {
+                Step::Event { event, kept, .. } => {
+                    let topic = match self.topics.get(&event.topic) {
+                        Some(id) => *id,
+                        None => batch.topic(&event.topic)?,
+                    };
+                    self.topics.insert(event.topic.clone(), topic);
+                    let cost = cost(event);
+                    self.written += cost + ROW_OVERHEAD;
+                    batch.insert(topic, event, cost)?;
+                    if let Some(kept) = kept {
+                        batch.keep(topic, kept)?;
+                    }
+                }
+                Step::Forget { topic, seq, .. } => batch.mark_deleted(topic, *seq)?,
+            }
+        }
+        let mut forgotten = Vec::new();
+        if clean {
+            forgotten = remove(&batch, &mut self.garbage, &self.shared)?;
+        }
+        if tend {
+            let window = u64::try_from(self.receipts_for.as_millis()).unwrap_or(u64::MAX);
+            batch.expire_receipts(now_ms().saturating_sub(window))?;
+        }
+        batch.commit()?;
+        if clean {
+            self.garbage = Garbage::default();
+            for topic in forgotten {
+                self.topics.remove(&topic);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the world know of a batch that is committed.
+    fn publish(&mut self, steps: Vec<Step>) {
+        let mut state = lock(&self.shared.state);
+        let state = &mut *state;
+        let garbage = &mut self.garbage;
+        let mut note = |removed: Removed<'_>| garbage.note(removed);
+        let now = self.shared.clock.now();
+        let mut answers = Vec::with_capacity(steps.len());
+        for step in steps {
+            match step {
+                Step::Event { event, done, .. } => {
+                    let id = EventId { epoch: self.shared.epoch, seq: event.seq };
+                    state.index.push(&event.topic, Entry::hot(Arc::clone(&event), now), &mut note);
+                    state.feeds.push(&Commit::Event(event));
+                    answers.push((done, Receipt { id }));
+                }
+                Step::Forget { topic, seq, done } => {
+                    state.index.forget(&topic, seq, &mut note);
+                    state.feeds.push(&Commit::Deleted(topic, seq));
+                    // Whoever asked has gone when this fails; the deletion stands.
+                    done.send(Ok(seq)).ok();
+                }
+            }
+        }
+        self.shared.watermark.store(state.index.watermark(), Ordering::Release);
+        for (done, receipt) in answers {
+            done.send(Ok(receipt)).ok();
+        }
+    }
+
+    fn checkpoint(&mut self) -> Result<(), StoreError> {
+        if self.written < CHECKPOINT_BYTES {
+            return Ok(());
+        }
+        match self.store.checkpoint(self.written >= 4 * CHECKPOINT_BYTES) {
+            Ok(true) => self.written = 0,
+            // Readers hold it up: the log grows on, and is moved next time.
+            Ok(false) => {}
+            // The events are safe in the write-ahead log; what is missing is room to move them.
+            Err(error) if error.is_full() => tracing::warn!("the disk is too full to tidy the log"),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+/// Removes garbage within `batch`; gives the topics whose rows have gone.
+fn remove(batch: &Batch<'_>, garbage: &mut Garbage, shared: &Shared) -> Result<Vec<TopicName>, StoreError> {
+    batch.remove(&mut garbage.seqs)?;
+    for (topic, to) in &garbage.evicted {
+        batch.mark_evicted(topic, *to)?;
+    }
+    let mut forgotten = Vec::new();
+    for (topic, lost_to) in &garbage.forgotten {
+        // It may have come back to life since.
+        if lock(&shared.state).index.held(topic).is_none() {
+            batch.forget_topic(topic, *lost_to)?;
+            forgotten.push(topic.clone());
+        }
+    }
+    Ok(forgotten)
+}
+
+fn refuse(steps: Vec<Step>, error: AppendError) {
+    for step in steps {
+        // Whoever asked may have gone.
+        match step {
+            Step::Event { done, .. } => drop(done.send(Err(error))),
+            Step::Forget { done, .. } => drop(done.send(Err(error))),
+        }
+    }
+}
