@@ -117,7 +117,7 @@ async fn run(config: Config) -> ExitCode {
 fn raise_descriptor_limit(connections_max: usize) {
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) if usize::try_from(limit).is_ok_and(|limit| limit < connections_max) => {
-            tracing::info!(limit, connections_max, "the open-files limit (ulimit -n) is below limits.connections_max");
+            tracing::debug!(limit, connections_max, "the open-files limit (ulimit -n) is below limits.connections_max");
         }
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "the open-files limit cannot be raised"),

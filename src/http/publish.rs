@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::{Edge, fields::Fields, origin, problem::Problem};
 use crate::{
     event::{EventName, TopicName},
+    hub::Carrier,
     log::{AppendError, Draft},
     registry::RegistryError,
     topic::{PublishError, Published},
@@ -24,6 +25,8 @@ use crate::{
 const KEY_BYTES_MAX: usize = 128;
 /// What a publisher waits before it tries again when the server cannot take the event.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long a client may go on sending a body that has been refused.
+const LINGER: Duration = Duration::from_secs(2);
 /// How much larger than the content a form or a JSON body may be: either can spell a byte with six (`\u0000`).
 const ENCODED_FACTOR: u64 = 6;
 /// What a form or a JSON body may hold besides the content.
@@ -44,7 +47,10 @@ pub(super) async fn publish(
     edge.check_open()?;
     let _under_way = edge.under_way.upgrade();
     let query = Fields::parse(request.query_string().as_bytes(), "the query", &[])?;
-    let body = Body::read(&edge, &request, payload).await?;
+    let body = Body::read(&edge, &request, payload).await.inspect_err(|_| {
+        // The rest of the body is not waited for.
+        request.conn_data::<Carrier>().into_iter().for_each(|carrier| carrier.end_reading_in(LINGER));
+    })?;
     let (drafts, several) = drafts(&edge, &query, body)?;
     let key = key(&request)?;
     let published = drafts.into_iter().map(|draft| async {

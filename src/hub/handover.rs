@@ -11,15 +11,18 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::Future as _,
     io,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::{Sleep, sleep},
 };
 
 /// A connection's socket for as long as the HTTP server serves it. Clones share the one socket.
@@ -32,6 +35,8 @@ struct Inner {
     /// All that was written since [`Carrier::expect_flush`] has left for the kernel.
     flushed: Cell<bool>,
     waiting: RefCell<Option<Waker>>,
+    /// From then on the peer has nothing more to say.
+    reading_ends: RefCell<Option<Pin<Box<Sleep>>>>,
 }
 
 impl Carrier {
@@ -42,6 +47,7 @@ impl Carrier {
             socket: RefCell::new(Some(socket)),
             flushed: Cell::new(false),
             waiting: RefCell::default(),
+            reading_ends: RefCell::default(),
         }))
     }
 
@@ -59,6 +65,12 @@ impl Carrier {
         Poll::Pending
     }
 
+    /// Reads as closed after `time`. The HTTP server would wait for the end of a chunked body that has been answered
+    /// already as long as its sender likes, and with it the connection would be held.
+    pub fn end_reading_in(&self, time: Duration) {
+        *self.0.reading_ends.borrow_mut() = Some(Box::pin(sleep(time)));
+    }
+
     fn with<T>(&self, none: T, f: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match self.0.socket.borrow_mut().as_mut() {
             Some(socket) => f(Pin::new(socket)),
@@ -69,7 +81,8 @@ impl Carrier {
 
 impl AsyncRead for Carrier {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.with((), |socket| socket.poll_read(cx, buf))
+        let ended = self.0.reading_ends.borrow_mut().as_mut().is_some_and(|end| end.as_mut().poll(cx).is_ready());
+        if ended { Poll::Ready(Ok(())) } else { self.with((), |socket| socket.poll_read(cx, buf)) }
     }
 }
 

@@ -42,10 +42,11 @@ use crate::{
 };
 
 mod load;
+mod reader;
 mod store;
 mod writer;
 
-use store::Reader;
+use reader::Reader;
 pub use store::StoreError;
 use writer::{Job, Work};
 

@@ -18,6 +18,10 @@ use crate::{
     frame::GapReason,
 };
 
+mod restore;
+
+pub(super) use restore::Marks;
+
 /// The events held. Time is the log's own: since some moment before its first event, on a clock that never jumps.
 #[derive(Debug)]
 pub(super) struct Index {
@@ -78,17 +82,6 @@ pub(super) enum Removed<'a> {
     Event(&'a TopicName, u64),
     /// The last trace of a topic: it has lost events up to here.
     Topic(&'a TopicName, u64),
-}
-
-/// What an engine remembers of all topics together.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Marks {
-    /// The last position that may have been given.
-    pub(super) last: u64,
-    /// Topics of which nothing else is remembered have lost nothing after this position.
-    pub(super) forgotten_to: u64,
-    /// Any topic may have lost events up to here.
-    pub(super) hole_to: u64,
 }
 
 /// The events of a page, some of which may have to be fetched.
@@ -157,53 +150,6 @@ impl Index {
         self.trim_topic(topic, removed);
         self.trim(now, removed);
         self.cool();
-    }
-
-    /// Takes back a topic that has lost events up to `evicted_to`, before its events.
-    pub(super) fn restore_topic(&mut self, topic: &TopicName, evicted_to: u64) {
-        let log = TopicLog { evicted_to, ..TopicLog::default() };
-        self.topics.insert(topic.clone(), log);
-    }
-
-    /// Takes back an event, in order of position. One at or before `deleted_to` is gone, and that is noted.
-    pub(super) fn restore(&mut self, topic: &TopicName, deleted_to: u64, entry: Entry) -> bool {
-        let Some(log) = self.topics.get_mut(topic) else { return false };
-        self.watermark = entry.seq;
-        if entry.seq <= deleted_to || entry.seq <= log.evicted_to {
-            log.evicted_to = log.evicted_to.max(entry.seq);
-            return false;
-        }
-        self.events += 1;
-        self.bytes += entry.bytes;
-        self.order.push_back((entry.seq, topic.clone()));
-        log.bytes += entry.bytes;
-        log.events.push_back(entry);
-        true
-    }
-
-    /// Takes back what concerns all topics, after their events, and does what retention would have done meanwhile.
-    pub(super) fn restore_marks(
-        &mut self,
-        Marks { last, forgotten_to, hole_to }: Marks,
-        now: Duration,
-        removed: &mut dyn FnMut(Removed<'_>),
-    ) {
-        self.watermark = self.watermark.max(last);
-        (self.forgotten_to, self.hole_to) = (forgotten_to, hole_to);
-        let topics: Vec<TopicName> = self.topics.keys().cloned().collect();
-        for topic in topics {
-            self.trim_topic(&topic, removed);
-        }
-        let empty = self.topics.iter().filter(|(_, log)| log.events.is_empty());
-        let mut empty: Vec<_> = empty.map(|(topic, log)| (log.evicted_to, topic.clone())).collect();
-        empty.sort_unstable();
-        self.empty = empty.into();
-        self.trim(now, removed);
-    }
-
-    /// Events and topics held.
-    pub(super) fn size(&self) -> (usize, usize) {
-        (self.events, self.topics.len())
     }
 
     /// Forgets what `topic` holds; the deletion stands at `seq`.

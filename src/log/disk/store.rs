@@ -4,14 +4,12 @@
 //! topic holds what is in memory ([`crate::log::index`]). Every row carries a checksum of its own, because SQLite has
 //! none for the pages of its main file.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
-use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, params};
 
 use crate::{
     event::{Epoch, Event, EventId, EventName, TopicName},
-    frame,
     log::{KeptReceipt, Receipt},
 };
 
@@ -107,7 +105,7 @@ pub(super) struct Store {
 }
 
 /// Opens the file, makes its tables when it is new, and refuses one that is not ours to read.
-fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+pub(super) fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     // Memory-mapped reads would turn an I/O error into a signal that ends the process.
@@ -369,40 +367,7 @@ impl Batch<'_> {
     }
 }
 
-/// A connection that only reads.
-pub(super) struct Reader {
-    connection: Connection,
-}
-
-impl Reader {
-    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        open(path, flags).map(|connection| Self { connection })
-    }
-
-    /// The event at `seq`; `None` when it has been removed.
-    pub(super) fn event(&self, epoch: Epoch, seq: u64, topic: &TopicName) -> Result<Option<Arc<Event>>, StoreError> {
-        let sql = "SELECT time_ms, checksum, name, content FROM event WHERE seq = ?1";
-        let mut select = self.connection.prepare_cached(sql)?;
-        let mut rows = select.query([number(seq)])?;
-        rows.next()?.map(|row| read_event(row, epoch, seq, topic)).transpose()
-    }
-}
-
-fn read_event(row: &Row<'_>, epoch: Epoch, seq: u64, topic: &TopicName) -> Result<Arc<Event>, StoreError> {
-    let time_ms = position(row.get(0)?);
-    let name: Option<String> = row.get(2)?;
-    let content: Vec<u8> = row.get(3)?;
-    if row.get::<_, u32>(1)? != checksum(seq, topic.as_str(), time_ms, name.as_deref(), &content) {
-        return Err(StoreError::Corrupt(format!("the event at position {seq} has changed")));
-    }
-    let name = name.map(|name| EventName::parse(&name)).transpose();
-    let name = name.map_err(|error| StoreError::Corrupt(format!("the event at position {seq}: {error}")))?;
-    let (frame, content) = frame::plain(EventId { epoch, seq }, name.as_ref(), &Bytes::from(content));
-    Ok(Arc::new(Event { seq, time_ms, topic: topic.clone(), name, content, frame }))
-}
-
-fn checksum(seq: u64, topic: &str, time_ms: u64, name: Option<&str>, content: &[u8]) -> u32 {
+pub(super) fn checksum(seq: u64, topic: &str, time_ms: u64, name: Option<&str>, content: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     for part in [
         &seq.to_le_bytes(),
@@ -419,10 +384,10 @@ fn checksum(seq: u64, topic: &str, time_ms: u64, name: Option<&str>, content: &[
 }
 
 /// SQLite's integers are signed; ours never come near the sign.
-fn number(value: u64) -> i64 {
+pub(super) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn position(value: i64) -> u64 {
+pub(super) fn position(value: i64) -> u64 {
     u64::try_from(value).unwrap_or_default()
 }

@@ -15,8 +15,12 @@ const MIB: u64 = 1 << 20;
 async fn stalled_readers_do_not_cost_memory() {
     const STALLED: u64 = 300;
     const EVENTS: usize = 300;
-    let server =
-        Process::start(&[("TIDINGS__STREAM__WRITE_TIMEOUT", "8s"), ("TIDINGS__LOG__TOPIC_BYTES_MAX", "4MiB")]).await;
+    let server = Process::start(&[
+        ("TIDINGS__STREAM__WRITE_TIMEOUT", "8s"),
+        ("TIDINGS__PUBLISH__EVENT_BYTES_MAX", "128KiB"),
+        ("TIDINGS__LOG__TOPIC_BYTES_MAX", "4MiB"),
+    ])
+    .await;
     let client = reqwest::Client::new();
     let mut reader = server.subscribe("topic=big").await;
     let mut round = async |n: usize| {

@@ -117,7 +117,7 @@ async fn last_counts_over_all_topics_together() {
         ("topic=a&topic=b&last=100", &["a1", "b1", "a2", "b2", "a3"]),
         ("topic=a&topic=b&topic=c&last=4", &["a2", "c2", "b2", "a3"]),
         ("topic=empty&topic=b&last=2", &["b1", "b2"]),
-        ("topic=a&last=18446744073709551615", &["a1", "a2", "a3"]),
+        ("topic=a&last=10000", &["a1", "a2", "a3"]),
     ];
     for (query, expected) in cases {
         let mut stream = server.subscribe(query).await;

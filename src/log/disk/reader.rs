@@ -1,0 +1,45 @@
+//! Reading single events back from the file, beside the writer.
+
+use std::{path::Path, sync::Arc};
+
+use bytes::Bytes;
+use rusqlite::{Connection, OpenFlags, Row};
+
+use super::store::{StoreError, checksum, number, open, position};
+use crate::{
+    event::{Epoch, Event, EventId, EventName, TopicName},
+    frame,
+};
+
+/// A connection that only reads.
+pub(super) struct Reader {
+    connection: Connection,
+}
+
+impl Reader {
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        open(path, flags).map(|connection| Self { connection })
+    }
+
+    /// The event at `seq`; `None` when it has been removed.
+    pub(super) fn event(&self, epoch: Epoch, seq: u64, topic: &TopicName) -> Result<Option<Arc<Event>>, StoreError> {
+        let sql = "SELECT time_ms, checksum, name, content FROM event WHERE seq = ?1";
+        let mut select = self.connection.prepare_cached(sql)?;
+        let mut rows = select.query([number(seq)])?;
+        rows.next()?.map(|row| read_event(row, epoch, seq, topic)).transpose()
+    }
+}
+
+fn read_event(row: &Row<'_>, epoch: Epoch, seq: u64, topic: &TopicName) -> Result<Arc<Event>, StoreError> {
+    let time_ms = position(row.get(0)?);
+    let name: Option<String> = row.get(2)?;
+    let content: Vec<u8> = row.get(3)?;
+    if row.get::<_, u32>(1)? != checksum(seq, topic.as_str(), time_ms, name.as_deref(), &content) {
+        return Err(StoreError::Corrupt(format!("the event at position {seq} has changed")));
+    }
+    let name = name.map(|name| EventName::parse(&name)).transpose();
+    let name = name.map_err(|error| StoreError::Corrupt(format!("the event at position {seq}: {error}")))?;
+    let (frame, content) = frame::plain(EventId { epoch, seq }, name.as_ref(), &Bytes::from(content));
+    Ok(Arc::new(Event { seq, time_ms, topic: topic.clone(), name, content, frame }))
+}

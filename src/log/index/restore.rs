@@ -1,0 +1,66 @@
+//! From what an engine has stored back to an index: topics, then events in order of position, then the marks.
+
+use std::time::Duration;
+
+use super::{Entry, Index, Removed, TopicLog};
+use crate::event::TopicName;
+
+/// What an engine remembers of all topics together.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::log) struct Marks {
+    /// The last position that may have been given.
+    pub(in crate::log) last: u64,
+    /// Topics of which nothing else is remembered have lost nothing after this position.
+    pub(in crate::log) forgotten_to: u64,
+    /// Any topic may have lost events up to here.
+    pub(in crate::log) hole_to: u64,
+}
+
+impl Index {
+    /// Takes back a topic that has lost events up to `evicted_to`, before its events.
+    pub(in crate::log) fn restore_topic(&mut self, topic: &TopicName, evicted_to: u64) {
+        let log = TopicLog { evicted_to, ..TopicLog::default() };
+        self.topics.insert(topic.clone(), log);
+    }
+
+    /// Takes back an event, in order of position. One at or before `deleted_to` is gone, and that is noted.
+    pub(in crate::log) fn restore(&mut self, topic: &TopicName, deleted_to: u64, entry: Entry) -> bool {
+        let Some(log) = self.topics.get_mut(topic) else { return false };
+        self.watermark = entry.seq;
+        if entry.seq <= deleted_to || entry.seq <= log.evicted_to {
+            log.evicted_to = log.evicted_to.max(entry.seq);
+            return false;
+        }
+        self.events += 1;
+        self.bytes += entry.bytes;
+        self.order.push_back((entry.seq, topic.clone()));
+        log.bytes += entry.bytes;
+        log.events.push_back(entry);
+        true
+    }
+
+    /// Takes back what concerns all topics, after their events, and does what retention would have done meanwhile.
+    pub(in crate::log) fn restore_marks(
+        &mut self,
+        Marks { last, forgotten_to, hole_to }: Marks,
+        now: Duration,
+        removed: &mut dyn FnMut(Removed<'_>),
+    ) {
+        self.watermark = self.watermark.max(last);
+        (self.forgotten_to, self.hole_to) = (forgotten_to, hole_to);
+        let topics: Vec<TopicName> = self.topics.keys().cloned().collect();
+        for topic in topics {
+            self.trim_topic(&topic, removed);
+        }
+        let empty = self.topics.iter().filter(|(_, log)| log.events.is_empty());
+        let mut empty: Vec<_> = empty.map(|(topic, log)| (log.evicted_to, topic.clone())).collect();
+        empty.sort_unstable();
+        self.empty = empty.into();
+        self.trim(now, removed);
+    }
+
+    /// Events and topics held.
+    pub(in crate::log) fn size(&self) -> (usize, usize) {
+        (self.events, self.topics.len())
+    }
+}
