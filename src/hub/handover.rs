@@ -11,7 +11,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::Future as _,
     io,
     pin::Pin,
     rc::Rc,
@@ -22,7 +21,8 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Sleep, sleep},
+    task::spawn_local,
+    time::sleep,
 };
 
 /// A connection's socket for as long as the HTTP server serves it. Clones share the one socket.
@@ -35,8 +35,10 @@ struct Inner {
     /// All that was written since [`Carrier::expect_flush`] has left for the kernel.
     flushed: Cell<bool>,
     waiting: RefCell<Option<Waker>>,
-    /// From then on the peer has nothing more to say.
-    reading_ends: RefCell<Option<Pin<Box<Sleep>>>>,
+    /// Who waits for the peer to say something.
+    reader: RefCell<Option<Waker>>,
+    /// What the peer still has to say is of no interest.
+    deaf: Cell<bool>,
 }
 
 impl Carrier {
@@ -47,7 +49,8 @@ impl Carrier {
             socket: RefCell::new(Some(socket)),
             flushed: Cell::new(false),
             waiting: RefCell::default(),
-            reading_ends: RefCell::default(),
+            reader: RefCell::default(),
+            deaf: Cell::new(false),
         }))
     }
 
@@ -68,7 +71,12 @@ impl Carrier {
     /// Reads as closed after `time`. The HTTP server would wait for the end of a chunked body that has been answered
     /// already as long as its sender likes, and with it the connection would be held.
     pub fn end_reading_in(&self, time: Duration) {
-        *self.0.reading_ends.borrow_mut() = Some(Box::pin(sleep(time)));
+        let inner = Rc::clone(&self.0);
+        spawn_local(async move {
+            sleep(time).await;
+            inner.deaf.set(true);
+            inner.reader.take().into_iter().for_each(Waker::wake);
+        });
     }
 
     fn with<T>(&self, none: T, f: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -81,8 +89,14 @@ impl Carrier {
 
 impl AsyncRead for Carrier {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let ended = self.0.reading_ends.borrow_mut().as_mut().is_some_and(|end| end.as_mut().poll(cx).is_ready());
-        if ended { Poll::Ready(Ok(())) } else { self.with((), |socket| socket.poll_read(cx, buf)) }
+        if self.0.deaf.get() {
+            return Poll::Ready(Ok(()));
+        }
+        let read = self.with((), |socket| socket.poll_read(cx, buf));
+        if read.is_pending() && self.0.reader.borrow().as_ref().is_none_or(|reader| !reader.will_wake(cx.waker())) {
+            *self.0.reader.borrow_mut() = Some(cx.waker().clone());
+        }
+        read
     }
 }
 

@@ -199,8 +199,9 @@ async fn after_a_while_an_old_cursor_is_a_gap() {
 async fn without_gone_nobody_is_told_to_stop() {
     // `stream.gone = 0s` ends the streams and forgets the history, and no more.
     let server = TestServer::with(|config| config.stream.gone = Duration::ZERO);
+    let seen = server.publish("elsewhere", "x").await;
     let mut stream = server.subscribe("topic=a").await;
-    let seen = server.publish("a", "one").await;
+    server.publish("a", "one").await;
     delete(&server, "a").await;
     assert_eq!(told(&stream.all().await), [("message", "one"), DELETED_A]);
     let mut stream = server.resume("topic=a", &seen).await;
