@@ -8,100 +8,15 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use tokio::runtime::{Builder, Runtime};
 
-use super::{Arc, Batch, Bytes, Commit, Draft, Epoch, Event, EventId, Feed, GapReason, Log, Page, Start, TopicName};
+use super::{Arc, Batch, Bytes, Commit, Epoch, Event, EventId, Feed, GapReason, Start, TopicName};
 use crate::config::{LogConfig, Size};
 
-type New = fn(LogConfig) -> Arc<dyn Log>;
+mod steps;
 
-/// How long anything may take before a test gives up. Never waited for when all is well.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Topics that hold nothing and are remembered all the same, so that a gap is told exactly.
-const MARKS_MAX: usize = 65_536;
-
-thread_local!(static RUNTIME: Runtime = Builder::new_current_thread().enable_all().build().expect("a runtime"));
-
-fn wait<T>(future: impl Future<Output = T>) -> T {
-    RUNTIME.with(|runtime| runtime.block_on(future))
-}
-
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !condition() {
-        assert!(begin.elapsed() < PATIENCE, "gave up waiting for {what}");
-        std::thread::yield_now();
-    }
-}
-
-/// Limits that nothing here reaches.
-fn roomy() -> LogConfig {
-    let (topic_events_max, bytes_max) = (1 << 20, Size::mib(1 << 10));
-    let (topic_bytes_max, age_max) = (bytes_max, Duration::ZERO);
-    LogConfig { topic_events_max, topic_bytes_max, bytes_max, age_max, ..LogConfig::default() }
-}
-
-fn names<const N: usize>(names: [&str; N]) -> [TopicName; N] {
-    names.map(|name| TopicName::parse(name, 255).expect("a valid name"))
-}
-
-fn draft(topic: &TopicName, content: &str) -> Draft {
-    Draft { topic: topic.clone(), name: None, content: Bytes::copy_from_slice(content.as_bytes()), key: None }
-}
-
-/// Appends and gives the position.
-fn append(log: &dyn Log, topic: &TopicName) -> u64 {
-    let id = wait(log.append(draft(topic, "content"))).expect("it is taken").id;
-    assert_eq!(id.epoch, log.epoch());
-    id.seq
-}
-
-fn append_all<'a>(log: &dyn Log, topics: impl IntoIterator<Item = &'a TopicName>) {
-    topics.into_iter().for_each(|topic| assert!(append(log, topic) > 0));
-}
-
-/// A page for a reader that has been told of what `told_to` stands for.
-fn read(log: &dyn Log, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page {
-    log.read(topics, after, told_to, bytes_max)
-}
-
-/// A page without a limit, for a reader that has not been told of anything.
-fn page(log: &dyn Log, topics: &[TopicName], after: u64) -> Page {
-    read(log, topics, after, 0, usize::MAX)
-}
-
-fn seqs(page: &Page) -> Vec<u64> {
-    page.events.iter().map(|event| event.seq).collect()
-}
-
-/// Positions of the next `n` commits of the feed.
-fn take(feed: &Feed, n: usize) -> Vec<u64> {
-    let (mut taken, mut batch) = (Vec::new(), Batch::default());
-    until("the feed", || {
-        feed.take(&mut batch);
-        assert_eq!(batch.lost_to, 0);
-        taken.extend(batch.commits.iter().map(Commit::seq));
-        taken.len() >= n
-    });
-    taken
-}
-
-/// Where a subscription of `topics` begins, and the gap that it is told of.
-fn place(log: &dyn Log, topics: &[TopicName], start: &Start) -> (u64, Option<GapReason>) {
-    let placement = log.place(topics, start);
-    (placement.after, placement.gap)
-}
-
-fn after(log: &dyn Log, seq: u64) -> Start {
-    Start::After(EventId { epoch: log.epoch(), seq })
-}
-
-/// What one event of `append` costs.
-fn cost(new: New, topic: &TopicName) -> u64 {
-    let log = new(roomy());
-    append(&*log, topic);
-    log.held(topic).expect("an event").bytes
-}
+use steps::{
+    MARKS_MAX, New, after, append, append_all, cost, draft, names, page, place, read, roomy, seqs, take, until, wait,
+};
 
 fn positions_count_from_one_over_all_topics(new: New) {
     // Goal: one sequence, whichever topic; deletions have their places in it.
@@ -346,7 +261,7 @@ fn the_memory_of_empty_topics_is_bounded(new: New) {
     // Goal: one topic too many and the one that has been empty longest is forgotten, but never what it lost.
     let topic = |n: usize| names([&n.to_string()])[0].clone();
     let log = new(LogConfig { bytes_max: Size::new(cost(new, &topic(0)) * 3 / 2), ..roomy() });
-    (0..=MARKS_MAX).for_each(|n| append_all(&*log, [&topic(n)]));
+    append_all(&*log, &(0..=MARKS_MAX).map(topic).collect::<Vec<_>>());
     let first = topic(0);
     assert!(log.held(&first).is_some_and(|held| held.events == 0), "as many as may be are remembered");
     append(&*log, &topic(MARKS_MAX + 1));
@@ -395,3 +310,4 @@ macro_rules! conforms {
 }
 
 conforms!(in_memory, |config| std::sync::Arc::new(crate::log::memory::MemoryLog::new(config)));
+conforms!(on_disk, super::steps::on_disk);

@@ -41,6 +41,7 @@ use crate::{
     event::{Epoch, TopicName},
 };
 
+mod batch;
 mod load;
 mod reader;
 mod store;
@@ -56,7 +57,7 @@ pub struct DiskLog {
     /// Room in the queue, in units of [`ROOM_UNIT`].
     room: Arc<Semaphore>,
     queue_wait: Duration,
-    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    jobs: Mutex<Option<Arc<mpsc::Sender<Job>>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     readers: Arc<Semaphore>,
     /// Held for as long as the directory is ours.
@@ -138,7 +139,7 @@ impl DiskLog {
     pub fn open(config: &LogConfig, receipts_for: Duration) -> Result<Self, OpenError> {
         let path = &config.path;
         let in_directory = |source| OpenError::Directory { path: path.clone(), source };
-        std::fs::create_dir_all(path).map_err(in_directory)?;
+        create_directory(path).map_err(in_directory)?;
         let lock_file = File::create(path.join("lock")).map_err(in_directory)?;
         lock_file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => OpenError::InUse { path: path.clone() },
@@ -150,12 +151,16 @@ impl DiskLog {
         // The file's own name must survive a power cut, too.
         sync_directory(path).map_err(in_directory)?;
         let (jobs, queue) = mpsc::channel();
-        let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&queue));
+        let alarmed = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+            let _alarm = Alarm(Arc::clone(&alarmed));
+            writer.run(&queue);
+        });
         Ok(Self {
             shared,
             room: Arc::new(Semaphore::new(config.queue_bytes_max.to_usize() / ROOM_UNIT)),
             queue_wait: config.queue_wait,
-            jobs: Mutex::new(Some(jobs)),
+            jobs: Mutex::new(Some(Arc::new(jobs))),
             writer: Mutex::new(Some(thread.map_err(in_directory)?)),
             readers: Arc::new(Semaphore::new(READERS)),
             _lock: lock_file,
@@ -176,10 +181,12 @@ impl DiskLog {
     ) -> BoxFuture<'static, Result<T, AppendError>> {
         let (done, outcome) = oneshot::channel();
         let units = u32::try_from(1 + bytes / ROOM_UNIT).unwrap_or(u32::MAX);
-        let Some(jobs) = lock(&self.jobs).clone() else {
+        let Some(jobs) = lock(&self.jobs).as_ref().map(Arc::downgrade) else {
             return std::future::ready(Err(AppendError::Unavailable)).boxed();
         };
+        // Weak: the writer ends when the log lets go of the queue, not when the last of those who wait for room does.
         let send = move |room: OwnedSemaphorePermit| {
+            let jobs = jobs.upgrade().ok_or(AppendError::Unavailable)?;
             jobs.send(Job { work: work(done), room }).map_err(|_| AppendError::Unavailable)
         };
         // A writer that ends without an answer has failed in the middle of it.
@@ -243,9 +250,14 @@ impl Log for DiskLog {
     ) -> BoxFuture<'static, Result<Page, FetchError>> {
         let (shared, readers) = (Arc::clone(&self.shared), Arc::clone(&self.readers));
         async move {
-            let _turn = readers.acquire_owned().await.map_err(|_| FetchError)?;
+            let turn = readers.acquire_owned().await.map_err(|_| FetchError)?;
             let plan = move |shared: &Shared| lock(&shared.state).index.plan(&topics, after, told_to, bytes_max);
-            let fetched = tokio::task::spawn_blocking(move || shared.fetch(plan)).await;
+            let fetch = move || {
+                // Whoever asked may go meanwhile; the turn is over when the read is.
+                let _turn = turn;
+                shared.fetch(plan)
+            };
+            let fetched = tokio::task::spawn_blocking(fetch).await;
             fetched.unwrap_or(Err(FetchError))
         }
         .boxed()
@@ -323,6 +335,7 @@ impl Shared {
     }
 
     fn fetch_with(&self, reader: &Reader, plan: impl Fn(&Self) -> Plan) -> Result<Page, StoreError> {
+        let mut missing = None;
         'again: loop {
             let Plan { mut page, entries } = plan(self);
             for (topic, entry) in entries {
@@ -330,11 +343,27 @@ impl Shared {
                     Some(event) => Some(event),
                     None => reader.event(self.epoch, entry.seq, &topic)?,
                 };
-                // Removed since the plan was made; the next plan knows, so this ends.
-                let Some(event) = event else { continue 'again };
+                // Removed since the plan was made, which the next plan knows; if not, the file has lost it.
+                let Some(event) = event else {
+                    if missing.replace(entry.seq) == Some(entry.seq) {
+                        return Err(StoreError::Corrupt(format!("the event at position {} has gone", entry.seq)));
+                    }
+                    continue 'again;
+                };
                 page.events.push(event);
             }
             return Ok(page);
+        }
+    }
+}
+
+/// Says that the writer has panicked, when it has: without it the process would refuse every event for ever.
+struct Alarm(Arc<Shared>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.failed.send_replace(Some("the log's writer panicked".to_owned()));
         }
     }
 }
@@ -343,6 +372,19 @@ fn join(writer: Option<JoinHandle<()>>) {
     if writer.is_some_and(|writer| writer.join().is_err()) {
         tracing::error!("the log's writer panicked");
     }
+}
+
+/// Makes `path` and what is missing above it. A name survives a power cut when the directory it is in is synced.
+fn create_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        create_directory(parent)?;
+    }
+    std::fs::create_dir(path)?;
+    sync_directory(parent.unwrap_or(Path::new(".")))
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {

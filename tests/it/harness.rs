@@ -16,6 +16,7 @@ use tokio::{
 };
 
 pub mod answer;
+pub mod blocking;
 pub mod parser;
 pub mod process;
 

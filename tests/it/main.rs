@@ -21,8 +21,12 @@ mod harness;
 
 mod browser;
 mod cli;
+mod crash;
+mod disk;
+mod disk_log;
 mod limits;
 mod model;
+mod power;
 mod publish;
 mod shutdown;
 mod slow;

@@ -10,7 +10,8 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    Clock, Shared, State, StoreError,
+    Clock, READERS, Shared, State, StoreError,
+    reader::Reader,
     store::{Meta, Store},
     writer::{Garbage, Writer},
 };
@@ -19,7 +20,7 @@ use crate::{
     event::TopicName,
     log::{
         Feeds,
-        index::{Entry, Index, Marks},
+        index::{Entry, Index, Marks, Removed},
         now_ms,
     },
 };
@@ -55,6 +56,8 @@ pub(super) fn load(
             receipts.entry(topic.clone()).or_default().push(kept);
         }
     })?;
+    // All of them now: later the process may have no descriptor left, and a log that cannot be read has failed.
+    let readers: Result<Vec<Reader>, StoreError> = (0..READERS).map(|_| Reader::open(file)).collect();
     report(&meta, &index, begun.elapsed());
     let shared = Arc::new(Shared {
         epoch: meta.epoch,
@@ -65,7 +68,7 @@ pub(super) fn load(
         state: Mutex::new(State { index, time_ms, feeds: Feeds::default(), receipts }),
         failed: watch::Sender::new(None),
         full: AtomicBool::new(false),
-        idle_readers: Mutex::default(),
+        idle_readers: Mutex::new(readers?),
     });
     let writer = Writer::new(store, Arc::clone(&shared), meta.reserved, receipts_for).with(ids, garbage);
     Ok((shared, writer))
@@ -93,8 +96,12 @@ fn load_events(
         let at = Duration::from_millis(row.time_ms.saturating_sub(zero_ms));
         let entry = Entry { seq: row.seq, at, time_ms: row.time_ms, bytes: row.cost, event: None };
         match topics.get(&row.topic) {
-            Some((topic, deleted_to)) if index.restore(topic, *deleted_to, entry) => {}
-            _ => garbage.seqs.push(row.seq),
+            Some((topic, deleted_to)) => {
+                if !index.restore(topic, *deleted_to, entry) {
+                    garbage.note(Removed::Event(topic, row.seq));
+                }
+            }
+            None => garbage.seqs.push(row.seq),
         }
     })?;
     let zero_ms = zero_ms.unwrap_or_else(now_ms);

@@ -19,7 +19,10 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        open(path, flags).map(|connection| Self { connection })
+        let connection = open(path, flags)?;
+        // The first read is what opens the write-ahead log.
+        connection.query_row("SELECT count(*) FROM boot", [], |_| Ok(()))?;
+        Ok(Self { connection })
     }
 
     /// The event at `seq`; `None` when it has been removed.

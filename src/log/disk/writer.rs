@@ -1,7 +1,7 @@
 //! The writer's thread: batches, commits, removal of what is no longer held, checkpoints.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::Ordering,
@@ -14,7 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
     Shared,
-    store::{Batch, Store, StoreError},
+    batch::Batch,
+    store::{Store, StoreError},
 };
 use crate::{
     config::Durability,
@@ -84,6 +85,15 @@ enum Step {
     Forget { topic: TopicName, seq: u64, done: oneshot::Sender<Result<u64, AppendError>> },
 }
 
+impl Step {
+    fn topic(&self) -> &TopicName {
+        match self {
+            Self::Event { event, .. } => &event.topic,
+            Self::Forget { topic, .. } => topic,
+        }
+    }
+}
+
 /// Jobs and bytes that make one transaction at most, so that the first of them need not wait long for the last.
 const BATCH_JOBS_MAX: usize = 4096;
 const BATCH_BYTES_MAX: usize = 4 << 20;
@@ -98,6 +108,8 @@ const TEND: Duration = Duration::from_secs(1);
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// What the write-ahead log takes for a small event: its share of a page.
 const ROW_OVERHEAD: u64 = 128;
+/// What it takes for a commit, however small: the pages at the right edge, whole.
+const COMMIT_OVERHEAD: u64 = 8 << 10;
 
 impl Writer {
     pub(super) fn new(store: Store, shared: Arc<Shared>, last: u64, receipts_for: Duration) -> Self {
@@ -182,13 +194,23 @@ impl Writer {
         if tend {
             let now = self.shared.clock.now();
             let garbage = &mut self.garbage;
-            lock(&self.shared.state).index.trim(now, &mut |removed| garbage.note(removed));
+            let mut state = lock(&self.shared.state);
+            state.index.trim(now, &mut |removed| garbage.note(removed));
+            if self.shared.clock.opened.elapsed() > self.receipts_for {
+                // None of them counts any more.
+                state.receipts = HashMap::new();
+            }
         }
         let clean = self.garbage.seqs.len() >= GARBAGE_MAX || (tend && !self.garbage.is_empty());
-        if steps.is_empty() && !clean {
+        // While the disk is full nobody may be publishing, because we say that we are not ready: try ourselves.
+        let probe = tend && self.shared.full.load(Ordering::Relaxed);
+        if probe {
+            self.make_room()?;
+        }
+        if steps.is_empty() && !clean && !probe {
             return Ok(());
         }
-        match self.write(&steps, tend, clean) {
+        match self.write(&steps, tend, clean, probe) {
             Ok(()) => {
                 self.shared.full.store(false, Ordering::Relaxed);
                 self.publish(steps);
@@ -213,7 +235,15 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, steps: &[Step], tend: bool, clean: bool) -> Result<(), StoreError> {
+    /// Moves the write-ahead log into the file: it starts anew, in the room that it has.
+    fn make_room(&mut self) -> Result<(), StoreError> {
+        match self.store.checkpoint(true) {
+            Err(error) if error.is_full() => Ok(()),
+            moved => moved.map(drop),
+        }
+    }
+
+    fn write(&mut self, steps: &[Step], tend: bool, clean: bool, probe: bool) -> Result<(), StoreError> {
         if self.last > self.reserved {
             let to = self.last + RESERVATION;
             self.store.reserve(to, self.shared.durability == Durability::Disk)?;
@@ -240,13 +270,17 @@ impl Writer {
         }
         let mut forgotten = Vec::new();
         if clean {
-            forgotten = remove(&batch, &mut self.garbage, &self.shared)?;
+            forgotten = remove(&batch, &mut self.garbage, &self.shared, steps)?;
         }
         if tend {
             let window = u64::try_from(self.receipts_for.as_millis()).unwrap_or(u64::MAX);
             batch.expire_receipts(now_ms().saturating_sub(window))?;
         }
+        if probe {
+            batch.probe()?;
+        }
         batch.commit()?;
+        self.written += COMMIT_OVERHEAD;
         if clean {
             self.garbage = Garbage::default();
             for topic in forgotten {
@@ -302,16 +336,23 @@ impl Writer {
     }
 }
 
-/// Removes garbage within `batch`; gives the topics whose rows have gone.
-fn remove(batch: &Batch<'_>, garbage: &mut Garbage, shared: &Shared) -> Result<Vec<TopicName>, StoreError> {
+/// Removes garbage within `batch`, which has `steps`, too; gives the topics whose rows have gone.
+fn remove(
+    batch: &Batch<'_>,
+    garbage: &mut Garbage,
+    shared: &Shared,
+    steps: &[Step],
+) -> Result<Vec<TopicName>, StoreError> {
     batch.remove(&mut garbage.seqs)?;
     for (topic, to) in &garbage.evicted {
         batch.mark_evicted(topic, *to)?;
     }
     let mut forgotten = Vec::new();
+    let returning: HashSet<&TopicName> =
+        if garbage.forgotten.is_empty() { HashSet::new() } else { steps.iter().map(Step::topic).collect() };
     for (topic, lost_to) in &garbage.forgotten {
-        // It may have come back to life since.
-        if lock(&shared.state).index.held(topic).is_none() {
+        // It may have come back to life since, or do so in this batch.
+        if !returning.contains(topic) && lock(&shared.state).index.held(topic).is_none() {
             batch.forget_topic(topic, *lost_to)?;
             forgotten.push(topic.clone());
         }

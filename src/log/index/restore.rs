@@ -34,6 +34,8 @@ impl Index {
         self.events += 1;
         self.bytes += entry.bytes;
         self.order.push_back((entry.seq, topic.clone()));
+        // Else the first event to cool would look at every one restored, all at once.
+        self.cold_to = entry.seq;
         log.bytes += entry.bytes;
         log.events.push_back(entry);
         true

@@ -1,0 +1,120 @@
+//! What the behaviours are made of: logs to try, events to append, answers in short.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{
+    config::{LogConfig, Size},
+    event::{EventId, TopicName},
+    frame::GapReason,
+    log::{Arc, Batch, Bytes, Commit, Draft, Feed, Log, Page, Start, disk::DiskLog},
+};
+
+pub(super) type New = fn(LogConfig) -> Arc<dyn Log>;
+
+/// How long anything may take before a test gives up. Never waited for when all is well.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// Topics that hold nothing and are remembered all the same, so that a gap is told exactly.
+pub(super) const MARKS_MAX: usize = 65_536;
+
+thread_local!(static RUNTIME: Runtime = Builder::new_current_thread().enable_all().build().expect("a runtime"));
+
+pub(super) fn wait<T>(future: impl Future<Output = T>) -> T {
+    RUNTIME.with(|runtime| runtime.block_on(future))
+}
+
+pub(super) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < PATIENCE, "gave up waiting for {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Limits that nothing here reaches.
+pub(super) fn roomy() -> LogConfig {
+    let (topic_events_max, bytes_max) = (1 << 20, Size::mib(1 << 10));
+    let (topic_bytes_max, age_max) = (bytes_max, Duration::ZERO);
+    LogConfig { topic_events_max, topic_bytes_max, bytes_max, age_max, ..LogConfig::default() }
+}
+
+pub(super) fn names<const N: usize>(names: [&str; N]) -> [TopicName; N] {
+    names.map(|name| TopicName::parse(name, 255).expect("a valid name"))
+}
+
+pub(super) fn draft(topic: &TopicName, content: &str) -> Draft {
+    Draft { topic: topic.clone(), name: None, content: Bytes::copy_from_slice(content.as_bytes()), key: None }
+}
+
+/// Appends and gives the position.
+pub(super) fn append(log: &dyn Log, topic: &TopicName) -> u64 {
+    let id = wait(log.append(draft(topic, "content"))).expect("it is taken").id;
+    assert_eq!(id.epoch, log.epoch());
+    id.seq
+}
+
+pub(super) fn append_all<'a>(log: &dyn Log, topics: impl IntoIterator<Item = &'a TopicName>) {
+    let appends: Vec<_> = topics.into_iter().map(|topic| log.append(draft(topic, "content"))).collect();
+    for append in appends {
+        assert!(wait(append).expect("it is taken").id.seq > 0);
+    }
+}
+
+/// A page for a reader that has been told of what `told_to` stands for.
+pub(super) fn read(log: &dyn Log, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page {
+    log.read(topics, after, told_to, bytes_max)
+}
+
+/// A page without a limit, for a reader that has not been told of anything.
+pub(super) fn page(log: &dyn Log, topics: &[TopicName], after: u64) -> Page {
+    read(log, topics, after, 0, usize::MAX)
+}
+
+pub(super) fn seqs(page: &Page) -> Vec<u64> {
+    page.events.iter().map(|event| event.seq).collect()
+}
+
+/// Positions of the next `n` commits of the feed.
+pub(super) fn take(feed: &Feed, n: usize) -> Vec<u64> {
+    let (mut taken, mut batch) = (Vec::new(), Batch::default());
+    until("the feed", || {
+        feed.take(&mut batch);
+        assert_eq!(batch.lost_to, 0);
+        taken.extend(batch.commits.iter().map(Commit::seq));
+        taken.len() >= n
+    });
+    taken
+}
+
+/// Where a subscription of `topics` begins, and the gap that it is told of.
+pub(super) fn place(log: &dyn Log, topics: &[TopicName], start: &Start) -> (u64, Option<GapReason>) {
+    let placement = log.place(topics, start);
+    (placement.after, placement.gap)
+}
+
+pub(super) fn after(log: &dyn Log, seq: u64) -> Start {
+    Start::After(EventId { epoch: log.epoch(), seq })
+}
+
+/// What one event of `append` costs.
+pub(super) fn cost(new: New, topic: &TopicName) -> u64 {
+    let log = new(roomy());
+    append(&*log, topic);
+    log.held(topic).expect("an event").bytes
+}
+
+/// A log on disk, in a directory that goes with its name: what is open stays.
+pub(super) fn on_disk(mut config: LogConfig) -> Arc<dyn Log> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("conformance-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp").join(name);
+    config.path.clone_from(&path);
+    let log = DiskLog::open(&config, Duration::from_mins(5)).expect("it opens");
+    std::fs::remove_dir_all(path).expect("its directory");
+    Arc::new(log)
+}

@@ -1,0 +1,109 @@
+//! A transaction of the writer: all of it counts, or nothing.
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::store::{StoreError, checksum, number};
+use crate::{
+    event::{Event, EventName, TopicName},
+    log::KeptReceipt,
+};
+
+/// A transaction of the writer.
+pub(super) struct Batch<'a> {
+    pub(super) transaction: rusqlite::Transaction<'a>,
+}
+
+impl Batch<'_> {
+    /// The row of a topic, made if need be.
+    pub(super) fn topic(&self, name: &TopicName) -> Result<i64, StoreError> {
+        let mut find = self.transaction.prepare_cached("SELECT id FROM topic WHERE name = ?1")?;
+        if let Some(id) = find.query_row([name.as_str()], |row| row.get(0)).optional()? {
+            return Ok(id);
+        }
+        // It may have had a row before, and what it lost then is remembered with all others'.
+        let sql = "INSERT INTO topic (name, evicted_to) SELECT ?1, value FROM meta WHERE name = 'forgotten_to'";
+        self.transaction.prepare_cached(sql)?.execute([name.as_str()])?;
+        Ok(self.transaction.last_insert_rowid())
+    }
+
+    pub(super) fn insert(&self, topic: i64, event: &Event, cost: u64) -> Result<(), StoreError> {
+        let sql = "INSERT INTO event (seq, topic, time_ms, cost, checksum, name, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let name = event.name.as_ref().map(EventName::as_str);
+        let checksum = checksum(event.seq, event.topic.as_str(), event.time_ms, name, &event.content);
+        self.transaction.prepare_cached(sql)?.execute(params![
+            number(event.seq),
+            topic,
+            number(event.time_ms),
+            number(cost),
+            checksum,
+            name,
+            &event.content[..]
+        ])?;
+        Ok(())
+    }
+
+    pub(super) fn keep(&self, topic: i64, kept: &KeptReceipt) -> Result<(), StoreError> {
+        let sql = "INSERT OR REPLACE INTO receipt VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let subscribers = i64::try_from(kept.subscribers).unwrap_or(i64::MAX);
+        let (seq, time_ms) = (number(kept.receipt.id.seq), number(kept.time_ms));
+        let row = params![topic, &*kept.key, seq, kept.fingerprint.cast_signed(), subscribers, time_ms];
+        self.transaction.prepare_cached(sql)?.execute(row)?;
+        Ok(())
+    }
+
+    /// Removes events that are no longer held, given in any order.
+    pub(super) fn remove(&self, seqs: &mut [u64]) -> Result<(), StoreError> {
+        // By position, so that each page is written once.
+        seqs.sort_unstable();
+        let mut delete = self.transaction.prepare_cached("DELETE FROM event WHERE seq BETWEEN ?1 AND ?2")?;
+        for run in seqs.chunk_by(|a, b| *a + 1 == *b) {
+            if let (Some(first), Some(last)) = (run.first(), run.last()) {
+                delete.execute([number(*first), number(*last)])?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn mark_evicted(&self, topic: &TopicName, to: u64) -> Result<(), StoreError> {
+        let sql = "UPDATE topic SET evicted_to = max(evicted_to, ?2) WHERE name = ?1";
+        self.transaction.prepare_cached(sql)?.execute(params![topic.as_str(), number(to)])?;
+        Ok(())
+    }
+
+    pub(super) fn mark_deleted(&self, topic: &TopicName, at: u64) -> Result<(), StoreError> {
+        let id = self.topic(topic)?;
+        self.transaction
+            .prepare_cached("UPDATE topic SET deleted_to = ?2 WHERE id = ?1")?
+            .execute(params![id, number(at)])?;
+        self.transaction.prepare_cached("DELETE FROM receipt WHERE topic = ?1")?.execute([id])?;
+        Ok(())
+    }
+
+    /// Removes the row of a topic that holds nothing; what it has lost is remembered with all others'. One that has
+    /// receipts keeps its row: without it they would be nobody's, and later perhaps another topic's.
+    pub(super) fn forget_topic(&self, topic: &TopicName, lost_to: u64) -> Result<(), StoreError> {
+        let sql =
+            "DELETE FROM topic WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM receipt WHERE receipt.topic = topic.id)";
+        self.transaction.prepare_cached(sql)?.execute([topic.as_str()])?;
+        let sql = "UPDATE meta SET value = max(value, ?1) WHERE name = 'forgotten_to'";
+        self.transaction.prepare_cached(sql)?.execute([number(lost_to)])?;
+        Ok(())
+    }
+
+    pub(super) fn expire_receipts(&self, before_ms: u64) -> Result<(), StoreError> {
+        self.transaction.prepare_cached("DELETE FROM receipt WHERE time_ms < ?1")?.execute([number(before_ms)])?;
+        Ok(())
+    }
+
+    /// Writes something, so that a disk without room shows.
+    pub(super) fn probe(&self) -> Result<(), StoreError> {
+        let sql = "UPDATE meta SET value = value + 1 WHERE name = 'probe'";
+        self.transaction.prepare_cached(sql)?.execute([])?;
+        Ok(())
+    }
+
+    /// Makes the batch count. When this returns, it is as durable as was asked for.
+    pub(super) fn commit(self) -> Result<(), StoreError> {
+        Ok(self.transaction.commit()?)
+    }
+}
