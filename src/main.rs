@@ -4,7 +4,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use tidings::{
-    config::{Config, Overrides},
+    config::{Config, Engine, LogConfig, Overrides},
     server::Server,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -79,7 +79,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config) -> ExitCode {
-    let drain = config.shutdown.drain;
+    let (drain, log) = (config.shutdown.drain, config.log.clone());
     // Before the banner: whoever reads that it serves may signal at once.
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
@@ -95,7 +95,7 @@ async fn run(config: Config) -> ExitCode {
         }
     };
     // Nobody may be reading; the server serves all the same.
-    banner(&server).ok();
+    banner(&server, &log).ok();
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -124,12 +124,16 @@ fn raise_descriptor_limit(connections_max: usize) {
     }
 }
 
-fn banner(server: &Server) -> std::io::Result<()> {
+fn banner(server: &Server, log: &LogConfig) -> std::io::Result<()> {
     let url = format!("http://{}", server.address());
     let mut out = std::io::stdout().lock();
     writeln!(out, "Tidings {} serves on {url}/ (the page to try it)", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "  subscribe: curl -N '{url}/subscribe?topic=news'")?;
     writeln!(out, "  publish:   curl '{url}/publish?topic=news' --data-urlencode 'content=hello'")?;
-    writeln!(out, "  history is kept in memory and ends with this process; stop with Ctrl-C")?;
+    match log.engine {
+        Engine::Memory => writeln!(out, "  history:   in memory, it ends with this process (log.engine)")?,
+        Engine::Disk => writeln!(out, "  history:   in {}", log.path.display())?,
+    }
+    writeln!(out, "  stop with Ctrl-C")?;
     out.flush()
 }
