@@ -170,6 +170,10 @@ impl Worker {
                 continue;
             }
             self.fetch();
+            if self.fanout.is_empty() && self.door.arrivals.borrow().is_empty() {
+                // A worker without subscribers sleeps through what others publish.
+                self.feed.pause();
+            }
             let wake_at = self.fanout.next_deadline().into_iter().chain(ends_at).min();
             tokio::select! {
                 () = self.feed.arrived() => {}

@@ -299,6 +299,7 @@ pub struct Batch {
     /// When not 0: everything up to here has been left out and must be read from the log.
     pub lost_to: u64,
     bytes: usize,
+    paused: bool,
 }
 
 impl Feed {
@@ -309,14 +310,16 @@ impl Feed {
     /// Hands `commit` to the hub. Engines call it in order of position.
     pub fn push(&self, commit: Commit) {
         let mut waiting = lock(&self.waiting);
+        if waiting.paused {
+            waiting.lost_to = commit.seq();
+            return;
+        }
         let bytes = match &commit {
             Commit::Event(event) => event.frame.len(),
             Commit::Deleted(..) => 0,
         };
         if waiting.commits.len() == Self::COMMITS_MAX || waiting.bytes + bytes > Self::BYTES_MAX {
-            waiting.lost_to = waiting.commits.last().map_or(waiting.lost_to, Commit::seq);
-            waiting.commits = Vec::new();
-            waiting.bytes = 0;
+            waiting.lose();
         }
         waiting.bytes += bytes;
         waiting.commits.push(commit);
@@ -330,13 +333,28 @@ impl Feed {
     /// Takes all that waits, leaving `empty`'s memory for what comes next.
     pub fn take(&self, empty: &mut Batch) {
         empty.commits.clear();
-        (empty.bytes, empty.lost_to) = (0, 0);
+        (empty.bytes, empty.lost_to, empty.paused) = (0, 0, false);
         std::mem::swap(&mut *lock(&self.waiting), empty);
+    }
+
+    /// Until the next [`take`](Self::take) nobody listens: what is committed is left out, and wakes nobody.
+    pub fn pause(&self) {
+        let mut waiting = lock(&self.waiting);
+        waiting.lose();
+        waiting.paused = true;
     }
 
     /// Completes when something has come since the last [`take`](Self::take).
     pub async fn arrived(&self) {
         self.arrived.notified().await;
+    }
+}
+
+impl Batch {
+    fn lose(&mut self) {
+        self.lost_to = self.commits.last().map_or(self.lost_to, Commit::seq);
+        self.commits = Vec::new();
+        self.bytes = 0;
     }
 }
 
