@@ -16,7 +16,9 @@ use std::{
 };
 
 /// How long each measurement lasts.
-const LASTS: Duration = Duration::from_secs(5);
+const LASTS: Duration = Duration::from_secs(3);
+/// How many of each; the disk's turns are between ours, so that both see the same neighbours.
+const ROUNDS: usize = 5;
 const EVENT_BYTES: usize = 100;
 const TOPICS: usize = 64;
 const MILLION: usize = 1_000_000;
@@ -30,17 +32,54 @@ fn main() -> io::Result<()> {
 }
 
 fn publishes(directory: &Path) -> io::Result<()> {
-    println!("{EVENT_BYTES}-byte events over {TOPICS} topics, {LASTS:?} each");
-    println!("| publishers | acknowledged/s | p50 | p99 | bare disk, events/s | its p50 | its p99 |");
-    println!("|---|---|---|---|---|---|---|");
+    println!("{EVENT_BYTES}-byte events over {TOPICS} topics; medians of {ROUNDS} rounds of {LASTS:?} each");
+    println!("| publishers | acknowledged/s | p50 | p99 | bare disk, events/s | its p50 | its p99 | p50 / its p50 |");
+    println!("|---|---|---|---|---|---|---|---|");
     for publishers in [1, 16, 256] {
-        let (rate, [p50, p99]) = through_http(&directory.join(format!("log-{publishers}")), publishers)?;
-        let (bare_rate, [bare_p50, bare_p99]) = bare(&directory.join("bare"), publishers)?;
+        let (mut ours, mut bares) = (Vec::new(), Vec::new());
+        for round in 0..ROUNDS {
+            ours.push(through_http(&directory.join(format!("log-{publishers}-{round}")), publishers)?);
+            bares.push(bare(&directory.join("bare"), publishers)?);
+        }
+        let Measured { rate, p50, p99 } = median(&ours);
+        let bare = median(&bares);
+        let ratio = p50.as_secs_f64() / bare.p50.as_secs_f64();
         println!(
-            "| {publishers} | {rate:.0} | {p50:.2?} | {p99:.2?} | {bare_rate:.0} | {bare_p50:.2?} | {bare_p99:.2?} |"
+            "| {publishers} | {rate:.0} | {p50:.0?} | {p99:.0?} | {:.0} | {:.0?} | {:.0?} | {ratio:.2} |",
+            bare.rate, bare.p50, bare.p99
         );
     }
     Ok(())
+}
+
+/// One round.
+struct Measured {
+    /// Events a second.
+    rate: f64,
+    /// Of the time that one took.
+    p50: Duration,
+    p99: Duration,
+}
+
+impl Measured {
+    fn new(mut times: Vec<Duration>, each: usize, took: Duration) -> Self {
+        let events = u32::try_from(times.len() * each).unwrap_or(u32::MAX);
+        times.sort_unstable();
+        let percentile = |percent: usize| times.get(times.len() * percent / 100).copied().unwrap_or_default();
+        Self { rate: f64::from(events) / took.as_secs_f64(), p50: percentile(50), p99: percentile(99) }
+    }
+}
+
+fn median(rounds: &[Measured]) -> Measured {
+    let mut rates: Vec<f64> = rounds.iter().map(|round| round.rate).collect();
+    rates.sort_unstable_by(f64::total_cmp);
+    let time = |of: fn(&Measured) -> Duration| {
+        let mut times: Vec<Duration> = rounds.iter().map(of).collect();
+        times.sort_unstable();
+        times.get(times.len() / 2).copied().unwrap_or_default()
+    };
+    let rate = rates.get(rates.len() / 2).copied().unwrap_or_default();
+    Measured { rate, p50: time(|round| round.p50), p99: time(|round| round.p99) }
 }
 
 /// Starts the broker on `path`; how long that took.
@@ -57,7 +96,7 @@ fn start(path: &Path) -> io::Result<(Child, SocketAddr, Duration)> {
     Ok((child, address.ok_or_else(|| io::Error::other(banner))?, begun.elapsed()))
 }
 
-fn through_http(path: &Path, publishers: usize) -> io::Result<(f64, [Duration; 2])> {
+fn through_http(path: &Path, publishers: usize) -> io::Result<Measured> {
     let (mut child, address, _) = start(path)?;
     let begun = Instant::now();
     let threads: Vec<_> = (0..publishers)
@@ -70,7 +109,7 @@ fn through_http(path: &Path, publishers: usize) -> io::Result<(f64, [Duration; 2
     let took = begun.elapsed();
     child.kill()?;
     child.wait()?;
-    Ok((rate(times.len(), took), percentiles(times)))
+    Ok(Measured::new(times, 1, took))
 }
 
 /// Publishes one event after the other over one connection; how long each took.
@@ -109,7 +148,7 @@ fn publisher(address: SocketAddr, n: usize, events: usize, lasts: Duration) -> i
 }
 
 /// One thread that appends batches of `batch` events and waits for each.
-fn bare(path: &Path, batch: usize) -> io::Result<(f64, [Duration; 2])> {
+fn bare(path: &Path, batch: usize) -> io::Result<Measured> {
     let mut file = File::create(path)?;
     let bytes = vec![b'x'; batch * EVENT_BYTES];
     let (begun, mut times) = (Instant::now(), Vec::new());
@@ -119,7 +158,7 @@ fn bare(path: &Path, batch: usize) -> io::Result<(f64, [Duration; 2])> {
         file.sync_data()?;
         times.push(sent.elapsed());
     }
-    Ok((rate(times.len() * batch, begun.elapsed()), percentiles(times)))
+    Ok(Measured::new(times, batch, begun.elapsed()))
 }
 
 /// Fills a log with a million events, kills the broker, and times the start.
@@ -144,13 +183,4 @@ fn restart(directory: &Path) -> io::Result<()> {
         println!("| {what} | {took:.2?} |");
     }
     Ok(())
-}
-
-fn rate(events: usize, took: Duration) -> f64 {
-    f64::from(u32::try_from(events).unwrap_or(u32::MAX)) / took.as_secs_f64()
-}
-
-fn percentiles(mut times: Vec<Duration>) -> [Duration; 2] {
-    times.sort_unstable();
-    [50, 99].map(|percent| times.get(times.len() * percent / 100).copied().unwrap_or_default())
 }
