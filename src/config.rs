@@ -197,16 +197,16 @@ pub enum Durability {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Engine {
     /// `disk`: in a file; they survive what `durability` says.
+    #[default]
     Disk,
     /// `memory`: in this process; a restart forgets them.
-    #[default]
     Memory,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
         Self {
-            engine: Engine::Memory,
+            engine: Engine::Disk,
             path: PathBuf::from("tidings-data"),
             durability: Durability::Disk,
             topic_events_max: 10_000,

@@ -105,7 +105,7 @@ async fn bad_values_are_named_before_any_socket_is_bound() {
         ("server", "workers", "1000", "256"),
         ("stream", "write_timeout", "\"soon\"", "100ms"),
         ("log", "bytes_max", "\"1 furlong\"", "64KiB"),
-        ("log", "engine", "\"papyrus\"", "memory"),
+        ("log", "engine", "\"papyrus\"", "disk"),
         ("publish", "allow_get", "\"perhaps\"", "true or false"),
         ("cors", "origins", "[\"https://example.com/path\"]", "\"*\""),
     ];

@@ -21,6 +21,7 @@ pub mod parser;
 pub mod process;
 
 pub use answer::{Answer, encoded};
+use blocking::Directory;
 pub use parser::Block;
 pub use process::Process;
 
@@ -32,6 +33,7 @@ pub struct TestServer {
     pub address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    _log: Directory,
 }
 
 impl TestServer {
@@ -45,6 +47,8 @@ impl TestServer {
         let mut config = Config::default();
         config.server.port = 0;
         config.server.workers = 2;
+        let log = Directory::new();
+        config.log.path.clone_from(&log.0);
         config.shutdown.drain = Duration::from_millis(500);
         configure(&mut config);
         let (started, address) = std::sync::mpsc::channel();
@@ -59,7 +63,7 @@ impl TestServer {
             });
         });
         let address = address.recv_timeout(PATIENCE).expect("the server starts");
-        Self { address, stop: Some(stop), thread: Some(thread) }
+        Self { address, stop: Some(stop), thread: Some(thread), _log: log }
     }
 
     pub fn url(&self, path: &str) -> String {

@@ -18,7 +18,7 @@ async fn get_post_and_put_publish() {
     for method in ["GET", "POST", "PUT"] {
         let answer = server.ask(method, &format!("/publish?topic=news&content={method}"), &[], b"").await;
         let block = stream.next().await.expect("an event");
-        let expected = json!({"id": block.id, "topic": "news", "subscribers": 1, "durability": "memory"});
+        let expected = json!({"id": block.id, "topic": "news", "subscribers": 1, "durability": "disk"});
         assert_eq!(answer.ok(), expected);
         assert_eq!(answer.header("content-type"), Some("application/json"));
         assert_eq!(answer.header("cache-control"), Some("no-store"));
@@ -64,7 +64,7 @@ async fn several_topics_each_get_the_event() {
         for (topic, receipt) in topics.iter().zip(published) {
             let held = server.ask("GET", &format!("/topics/{topic}"), &[], b"").await.ok();
             assert_eq!((held["events"].as_u64(), &held["last_id"]), (Some(1), &receipt["id"]), "{answer:?}");
-            assert_eq!((&receipt["subscribers"], &receipt["durability"]), (&json!(0), &json!("memory")));
+            assert_eq!((&receipt["subscribers"], &receipt["durability"]), (&json!(0), &json!("disk")));
         }
     }
 }

@@ -8,7 +8,7 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("server.port", "0", &["", "-1", "65536", "http"]),
     ("server.workers", "256", &["-1", "257", "two", "1.5"]),
     ("server.keep_alive", "1h", &["", "0s", "999ms", "3601s", "75"]),
-    ("log.engine", "disk", &["", "redis", "Memory"]),
+    ("log.engine", "memory", &["", "redis", "Memory"]),
     ("log.path", "elsewhere", &[""]),
     ("log.durability", "os", &["", "memory", "OS"]),
     ("log.topic_events_max", "10000000", &["0", "10000001", "1e3"]),

@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{PATIENCE, Stream, until};
+use super::{PATIENCE, Stream, blocking::Directory, until};
 
 /// The program, ready to be started with nothing of this process' configuration, in a directory without a `config.toml`.
 pub fn program() -> Command {
@@ -33,6 +33,7 @@ pub struct Process {
     /// What it says when it has started.
     pub banner: Vec<String>,
     child: Child,
+    _log: Directory,
     out: Lines<BufReader<ChildStdout>>,
 }
 
@@ -48,8 +49,10 @@ impl Process {
         Self::spawn(&mut command).await
     }
 
-    /// Starts `command`, which must serve, and waits until it says where.
+    /// Starts `command`, which must serve, with a log of its own, and waits until it says where.
     pub async fn spawn(command: &mut Command) -> Self {
+        let log = Directory::new();
+        command.env("TIDINGS__LOG__PATH", &log.0);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
         let mut out = BufReader::new(child.stdout.take().expect("its output")).lines();
         let mut banner = Vec::new();
@@ -65,7 +68,7 @@ impl Process {
         }
         let address = banner[0].split_once("http://").and_then(|(_, rest)| rest.split('/').next());
         let address = address.and_then(|address| address.parse().ok()).expect("a banner that says where it serves");
-        Self { address, banner, child, out }
+        Self { address, banner, child, _log: log, out }
     }
 
     pub fn url(&self, path: &str) -> String {
