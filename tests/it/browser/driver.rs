@@ -183,6 +183,13 @@ impl Driver {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("browser-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let profile = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        // It takes a free port of IPv4 and gives up when that is not free in IPv6, too.
+        let (process, port, output) =
+            (0..10).find_map(|_| Self::listen(chromedriver)).expect("chromedriver says its port");
+        Self { process, port, profile, _output: output }
+    }
+
+    fn listen(chromedriver: &Path) -> Option<(Child, u16, Lines<BufReader<ChildStdout>>)> {
         let mut command = Command::new(chromedriver);
         command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = command.spawn().expect("chromedriver starts");
@@ -191,7 +198,11 @@ impl Driver {
             let (_, port) = line.split_once("started successfully on port ")?;
             port.trim_end_matches('.').parse().ok()
         });
-        Self { process, port: port.expect("chromedriver says its port"), profile, _output: lines }
+        let Some(port) = port else {
+            process.wait().expect("it has ended");
+            return None;
+        };
+        Some((process, port, lines))
     }
 
     fn url(&self) -> String {
