@@ -41,11 +41,11 @@ pub struct TopicLimits {
 }
 
 /// The way to a topic. Dropping the last one retires the actor.
-#[derive(Debug)]
 pub struct TopicHandle {
     name: TopicName,
     topic: Addr<Topic>,
     use_: Arc<Use>,
+    log: Arc<dyn Log>,
 }
 
 /// What the registry needs to know of a topic without asking it.
@@ -116,7 +116,6 @@ pub struct Subscriber {
 }
 
 /// A place in a topic's subscriber list; given back on drop.
-#[derive(Debug)]
 pub struct Membership {
     topic: Arc<TopicHandle>,
     leave: Leave,
@@ -143,7 +142,7 @@ impl TopicHandle {
         }
         let topic = Topic {
             name: name.clone(),
-            log,
+            log: Arc::clone(&log),
             limits,
             use_: Arc::clone(&use_),
             subscribers: Slab::new(),
@@ -155,7 +154,7 @@ impl TopicHandle {
             context.set_mailbox_capacity(MAILBOX);
             topic
         });
-        Self { name, topic, use_ }
+        Self { name, topic, use_, log }
     }
 
     /// The topic's name.
@@ -185,9 +184,17 @@ impl TopicHandle {
 
     /// Publishes, in the order of the calls.
     ///
+    /// Only an event with a key has to be gated: the log itself puts all others in order, so they go straight there and
+    /// spare the way through the actor's mailbox.
+    ///
     /// # Errors
     /// See [`PublishError`].
     pub async fn publish(&self, draft: Draft, key: Option<Arc<str>>) -> Result<Published, PublishError> {
+        let Some(key) = key else {
+            let subscribers = self.subscribers();
+            let receipt = self.log.append(draft).await?;
+            return Ok(Published { id: receipt.id, subscribers, replayed: false });
+        };
         let begun = Arc::new(AtomicBool::new(false));
         let answer = self.topic.send(Publish { draft, key, begun: Arc::clone(&begun) }).await;
         let lost = || if begun.load(Ordering::Acquire) { PublishError::Unknown } else { PublishError::NotStarted };
@@ -246,7 +253,7 @@ struct Taken {
 #[rtype(result = "Option<Taken>")]
 struct Publish {
     draft: Draft,
-    key: Option<Arc<str>>,
+    key: Arc<str>,
     begun: Arc<AtomicBool>,
 }
 
@@ -278,9 +285,6 @@ impl Handler<Publish> for Topic {
     fn handle(&mut self, Publish { draft, key, begun }: Publish, _: &mut Context<Self>) -> Self::Result {
         begun.store(true, Ordering::Release);
         let subscribers = self.subscribers.len();
-        let Some(key) = key else {
-            return MessageResult(Some(Taken { receipt: self.log.append(draft), subscribers, replayed: false }));
-        };
         let fingerprint = receipts::fingerprint(&draft);
         if let Some(first) = self.receipts.find(&key) {
             let taken =
