@@ -123,43 +123,58 @@ fn check(name: &str, bytes_max: usize) -> Result<Arc<str>, NameError> {
     }
 }
 
-/// The name of one history: ids of different epochs say nothing about each other.
+/// The name of one history: ids of different epochs say nothing about each other. Eight digits to the base 36, kept as
+/// they are written, because every event's id has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Epoch(u64);
+pub struct Epoch([u8; 8]);
 
 impl Epoch {
-    const DIGITS: u32 = 8;
+    const COUNT: u64 = 36_u64.pow(8);
 
     /// A random epoch, for a history that starts now.
     #[must_use]
     pub fn random() -> Self {
-        Self(fastrand::u64(..36_u64.pow(Self::DIGITS)))
+        Self::spell(fastrand::u64(..Self::COUNT))
     }
 
     /// The epoch as a number, to be stored.
     #[must_use]
     pub fn number(self) -> u64 {
-        self.0
+        u64::from_str_radix(self.as_str(), 36).unwrap_or_default()
     }
 
     /// Reads back what [`number`](Self::number) gave.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
-        (number < 36_u64.pow(Self::DIGITS)).then_some(Self(number))
+        (number < Self::COUNT).then(|| Self::spell(number))
+    }
+
+    /// The epoch as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    fn spell(number: u64) -> Self {
+        let mut rest = number;
+        let mut digits = [b'0'; 8];
+        for place in digits.iter_mut().rev() {
+            let digit = u8::try_from(rest % 36).unwrap_or_default();
+            *place = if digit < 10 { b'0' + digit } else { b'a' + digit - 10 };
+            rest /= 36;
+        }
+        Self(digits)
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let canonical = text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase());
-        canonical.then(|| u64::from_str_radix(text, 36).ok()).flatten().map(Self)
+        let canonical = text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase());
+        if canonical { text.as_bytes().try_into().ok().map(Self) } else { None }
     }
 }
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (0..Self::DIGITS).rev().try_for_each(|place| {
-            let digit = u32::try_from(self.0 / 36_u64.pow(place) % 36).unwrap_or_default();
-            fmt::Write::write_char(f, char::from_digit(digit, 36).unwrap_or('0'))
-        })
+        f.write_str(self.as_str())
     }
 }
 
@@ -186,7 +201,9 @@ impl EventId {
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.epoch, self.seq)
+        f.write_str(self.epoch.as_str())?;
+        f.write_str("-")?;
+        f.write_str(itoa::Buffer::new().format(self.seq))
     }
 }
 

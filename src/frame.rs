@@ -4,7 +4,7 @@
 //! alike, so content is split at all three; names cannot hold any of them ([`crate::event`]). That is
 //! what makes a second field or a second event impossible to inject.
 
-use std::{io::Write as _, time::Duration};
+use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde_json::json;
@@ -155,8 +155,11 @@ fn start(out: &mut BytesMut, id: EventId, name: Option<&EventName>) {
         out.put_slice(name.as_str().as_bytes());
         out.put_u8(b'\n');
     }
-    // Writing to memory that grows cannot fail.
-    writeln!(out.writer(), "id: {id}").ok();
+    out.put_slice(b"id: ");
+    out.put_slice(id.epoch.as_str().as_bytes());
+    out.put_u8(b'-');
+    out.put_slice(itoa::Buffer::new().format(id.seq).as_bytes());
+    out.put_u8(b'\n');
 }
 
 /// Writes `content` as `data` lines, one a line of it, and returns how many. The parser takes one blank after the
