@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use actix_cors::Cors;
 use actix_web::{HttpResponse, Responder, http::StatusCode, web};
+use smallvec::SmallVec;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -15,16 +16,20 @@ use crate::{
     registry::Registry,
 };
 
+mod answer;
 mod fields;
+mod head;
 mod origin;
 mod page;
 mod problem;
 mod publish;
+mod short;
 mod stream;
 mod subscribe;
 mod topics;
 
 pub use problem::Problem;
+pub use short::{FullServer, ShortWay};
 
 /// Why a server that is ending refuses.
 const DRAINING: &str = "the server is shutting down";
@@ -61,9 +66,9 @@ impl Edge {
     }
 
     /// The topics a request names, each once, and whether it named several.
-    fn topics<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<(Vec<TopicName>, bool), Problem> {
+    fn topics<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<(SmallVec<[TopicName; 1]>, bool), Problem> {
         let limits = &self.config.limits;
-        let mut topics: Vec<TopicName> = Vec::with_capacity(1);
+        let mut topics = SmallVec::new();
         let mut given = 0;
         for name in names {
             given += 1;
@@ -91,12 +96,12 @@ pub fn routes(config: &mut web::ServiceConfig) {
     config
         .service(
             web::resource("/subscribe")
-                .route(web::get().to(subscribe::subscribe))
-                .route(web::head().to(subscribe::subscribe))
+                .route(web::get().to(subscribe::route))
+                .route(web::head().to(subscribe::route))
                 .default_service(web::to(|| async { not_allowed("GET, HEAD") })),
         )
         // Which methods it takes is configured, so it judges them itself.
-        .service(web::resource("/publish").to(publish::publish))
+        .service(web::resource("/publish").to(publish::route))
         .service(
             web::resource("/topics/{topic:.+}")
                 .route(web::get().to(topics::show))

@@ -13,7 +13,7 @@
 use std::{
     cell::RefCell,
     io,
-    net::Shutdown,
+    net::{Shutdown, TcpStream},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,7 +23,6 @@ use futures_util::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, strea
 use mio::{Events, Interest, Poll, Registry, Token};
 use tokio::{
     io::unix::AsyncFd,
-    net::TcpStream,
     sync::{Notify, mpsc, watch},
 };
 
@@ -100,7 +99,8 @@ impl Hub {
         Ok(hub)
     }
 
-    /// Hands over a subscriber whose response head, and the first bytes of its stream, are out.
+    /// Hands over a subscriber whose response head, and the first bytes of its stream, are out. Its socket does not
+    /// block, and no other poll knows it.
     pub fn adopt(&self, socket: TcpStream, subscription: Subscription) {
         self.0.arrivals.borrow_mut().push((socket, subscription));
         self.0.knock.notify_one();
@@ -204,11 +204,8 @@ impl Worker {
     }
 
     fn adopt(&mut self, socket: TcpStream, subscription: Subscription) {
-        let adopted = socket.into_std().and_then(|socket| {
-            let socket = Socket { socket: mio::net::TcpStream::from_std(socket), registry: Rc::clone(&self.registry) };
-            self.fanout.adopt(socket, subscription, Socket::watch_readable)
-        });
-        if let Err(error) = adopted {
+        let socket = Socket { socket: mio::net::TcpStream::from_std(socket), registry: Rc::clone(&self.registry) };
+        if let Err(error) = self.fanout.adopt(socket, subscription, Socket::watch_readable) {
             tracing::warn!(%error, "a subscriber could not be taken over");
         }
     }

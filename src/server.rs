@@ -7,21 +7,17 @@ use std::{
     time::Duration,
 };
 
-use actix_http::{HttpService, KeepAlive, Protocol};
-use actix_server::ServerHandle;
-use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service, map_config};
-use actix_web::{App, dev::AppConfig, middleware::Condition, web};
-use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
+use actix_rt::Arbiter;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    net::TcpStream,
     sync::{mpsc, watch},
+    task::spawn_local,
     time::{interval, timeout},
 };
 
 use crate::{
-    config::{Config, Engine, Origins},
-    http::{self, Edge},
-    hub::{Carrier, Drain, Hub},
+    config::{Config, Engine},
+    hub::Drain,
     limits::Connections,
     log::{
         Log,
@@ -32,6 +28,10 @@ use crate::{
     topic::TopicLimits,
 };
 
+mod worker;
+
+use worker::Parts;
+
 /// A server that listens.
 pub struct Server {
     address: SocketAddr,
@@ -39,7 +39,7 @@ pub struct Server {
     log: Arc<dyn Log>,
     registry: Arc<Registry>,
     connections: Arc<Connections>,
-    workers: ServerHandle,
+    workers: Vec<Arbiter>,
     drain: watch::Sender<Option<Duration>>,
     done: mpsc::Sender<()>,
     drained: mpsc::Receiver<()>,
@@ -76,10 +76,6 @@ const BACKLOG: i32 = 4096;
 const SEND_BUFFER: usize = 128 << 10;
 /// How often retention and idle topics are looked after.
 const TEND: Duration = Duration::from_secs(1);
-/// Connections that publish or ask, beside the subscribers', before the system keeps new ones waiting.
-const OTHER_CONNECTIONS: usize = 10_000;
-/// How long a client may go on sending a body that has been answered already.
-const LINGER: Duration = Duration::from_secs(2);
 /// What is left of the drain time, at least, for requests that are under way.
 const LAST_REQUESTS: Duration = Duration::from_millis(250);
 
@@ -91,8 +87,8 @@ impl Server {
     pub fn listen(config: Config) -> Result<Self, StartError> {
         let requested = config.server.address();
         let failed = |source| StartError::Listen { address: requested, source };
-        let listener = bind(requested, &config).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let listeners = listeners(requested, &config).map_err(failed)?;
+        let address = listeners.first().map_or(Ok(requested), TcpListener::local_addr).map_err(failed)?;
         let config = Arc::new(config);
         let log: Arc<dyn Log> = match config.log.engine {
             Engine::Memory => Arc::new(MemoryLog::new(config.log.clone())),
@@ -115,7 +111,7 @@ impl Server {
             connections: Arc::clone(&connections),
             drain: Drain { begin, done: done.downgrade() },
         };
-        let workers = serve(listener, parts).map_err(failed)?;
+        let workers = listeners.into_iter().map(|listener| start_worker(listener, parts.clone())).collect();
         actix_rt::spawn(tend(Arc::clone(&log), Arc::clone(&registry)));
         Ok(Self { address, config, log, registry, connections, workers, drain, done, drained })
     }
@@ -155,24 +151,46 @@ impl Server {
         if timeout(drain, self.drained.recv()).await.is_err() {
             tracing::warn!("some streams or requests did not end within shutdown.drain and are cut");
         }
-        self.workers.stop(false).await;
+        let workers = self.workers;
+        let stop = move || {
+            for worker in workers {
+                worker.stop();
+                // An error is a worker that has panicked, which was reported when it did.
+                worker.join().ok();
+            }
+        };
+        tokio::task::spawn_blocking(stop).await.ok();
         self.log.close().await;
     }
 }
 
-/// What a worker is made from.
-#[derive(Clone)]
-struct Parts {
-    config: Arc<Config>,
-    log: Arc<dyn Log>,
-    registry: Arc<Registry>,
-    connections: Arc<Connections>,
-    drain: Drain,
+/// A listener for each worker.
+///
+/// On Linux each has a queue of its own and the kernel spreads the connections (`SO_REUSEPORT`): a connection costs no
+/// other thread anything, and none is accepted while its worker is busy. Elsewhere they share one.
+fn listeners(address: SocketAddr, config: &Config) -> io::Result<Vec<TcpListener>> {
+    let workers = match config.server.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    };
+    let shared = cfg!(target_os = "linux") && workers > 1;
+    if shared {
+        // A port that is shared would be shared with another Tidings, too: this fails when there is one.
+        bind(address, config, false)?;
+    }
+    let first = listen(bind(address, config, shared)?)?;
+    let address = first.local_addr()?;
+    let others: io::Result<Vec<TcpListener>> =
+        (1..workers).map(|_| if shared { listen(bind(address, config, shared)?) } else { first.try_clone() }).collect();
+    Ok(std::iter::once(first).chain(others?).collect())
 }
 
-fn bind(address: SocketAddr, config: &Config) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(SocketProtocol::TCP))?;
+fn bind(address: SocketAddr, config: &Config, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
@@ -185,64 +203,19 @@ fn bind(address: SocketAddr, config: &Config) -> io::Result<TcpListener> {
     socket.set_tcp_user_timeout(Some(config.stream.write_timeout))?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn listen(socket: Socket) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// Starts the workers: each thread has an HTTP server and a hub, and the topics it was the first to use.
-fn serve(listener: TcpListener, parts: Parts) -> io::Result<ServerHandle> {
-    let config = Arc::clone(&parts.config);
-    let workers = match config.server.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        workers => workers,
-    };
-    let server = actix_server::Server::build()
-        .workers(workers)
-        .max_concurrent_connections(config.limits.connections_max.saturating_add(OTHER_CONNECTIONS))
-        .disable_signals()
-        .listen("tidings", listener, move || {
-            let edge = parts.start_worker().map(web::Data::new);
-            let cors = parts.config.cors.clone();
-            let app = move || {
-                let app = App::new().configure(http::routes);
-                let app = edge.iter().fold(app, |app, edge| app.app_data(web::Data::clone(edge)));
-                app.wrap(Condition::new(cors.origins != Origins::default(), http::cors(&cors)))
-            };
-            let app = app().into_factory().map_err(|error: actix_web::Error| error.error_response());
-            fn_service(|socket: TcpStream| async move {
-                let remote = socket.peer_addr().ok();
-                Ok((Carrier::new(socket), Protocol::Http1, remote))
-            })
-            .and_then(
-                HttpService::build()
-                    .keep_alive(KeepAlive::Timeout(parts.config.server.keep_alive))
-                    .h1_allow_half_closed(false)
-                    // An answer that comes before the body is through, such as a 413, would be lost to a reset; so the
-                    // rest is read and dropped, for so long.
-                    .client_disconnect_timeout(LINGER)
-                    .on_connect_ext(|carrier: &Carrier, data| drop(data.insert(carrier.clone())))
-                    .finish(map_config(app, |()| AppConfig::default())),
-            )
-        })?
-        .run();
-    let handle = server.handle();
-    actix_rt::spawn(server);
-    Ok(handle)
-}
-
-impl Parts {
-    fn start_worker(&self) -> io::Result<Edge> {
-        let hub = Hub::start(&self.log, &self.config.stream, self.drain.clone())?;
-        Ok(Edge {
-            config: Arc::clone(&self.config),
-            log: Arc::clone(&self.log),
-            registry: Arc::clone(&self.registry),
-            connections: Arc::clone(&self.connections),
-            hub,
-            under_way: self.drain.done.clone(),
-            draining: self.drain.begin.clone(),
-        })
-    }
+/// Starts a worker on a thread of its own.
+fn start_worker(listener: TcpListener, parts: Parts) -> Arbiter {
+    let worker = Arbiter::new();
+    worker.spawn_fn(move || drop(spawn_local(worker::run(listener, parts))));
+    worker
 }
 
 async fn tend(log: Arc<dyn Log>, registry: Arc<Registry>) {

@@ -5,16 +5,18 @@
 
 use std::borrow::Cow;
 
+use smallvec::SmallVec;
+
 use super::problem::Problem;
 
 /// The name-value pairs of a query or a form, in order.
 #[derive(Debug, Default)]
-pub(super) struct Fields(Vec<(String, String)>);
+pub(super) struct Fields<'a>(SmallVec<[(Cow<'a, str>, Cow<'a, str>); 3]>);
 
-impl Fields {
+impl<'a> Fields<'a> {
     /// Reads `text`, which came as `source` ("the query", "the form"). A broken value of a name that is in `lenient` is
     /// taken as it is.
-    pub(super) fn parse(text: &[u8], source: &str, lenient: &[&str]) -> Result<Self, Problem> {
+    pub(super) fn parse(text: &'a [u8], source: &str, lenient: &[&str]) -> Result<Self, Problem> {
         let pairs = text.split(|b| *b == b'&').filter(|pair| !pair.is_empty());
         let decoded = pairs.map(|pair| {
             let mut halves = pair.splitn(2, |b| *b == b'=');
@@ -22,7 +24,7 @@ impl Fields {
             let decode = |half| decode(half, source, &String::from_utf8_lossy(name));
             let name = decode(name)?;
             match decode(value) {
-                Err(_) if lenient.contains(&name.as_str()) => Ok((name, String::from_utf8_lossy(value).into_owned())),
+                Err(_) if lenient.contains(&&*name) => Ok((name, String::from_utf8_lossy(value))),
                 decoded => Ok((name, decoded?)),
             }
         });
@@ -45,39 +47,37 @@ impl Fields {
     }
 
     /// Every value of `name`.
-    pub(super) fn all<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a str> + use<'a, 'n> {
-        self.0.iter().filter(move |(other, _)| other == name).map(|(_, value)| value.as_str())
+    pub(super) fn all<'s, 'n>(&'s self, name: &'n str) -> impl Iterator<Item = &'s str> + use<'a, 's, 'n> {
+        self.0.iter().filter(move |(other, _)| other == name).map(|(_, value)| &**value)
     }
 }
 
 /// Undoes the percent-encoding of one name or value.
-pub(super) fn decode(text: &[u8], source: &str, name: &str) -> Result<String, Problem> {
-    let mut bytes = Cow::Borrowed(text);
-    if text.iter().any(|b| matches!(b, b'%' | b'+')) {
-        let mut decoded = Vec::with_capacity(text.len());
-        let mut rest = text;
-        while let [byte, tail @ ..] = rest {
-            rest = tail;
-            decoded.push(match (byte, tail) {
-                (b'+', _) => b' ',
-                (b'%', [high, low, tail @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-                    rest = tail;
-                    hex(*high) << 4 | hex(*low)
-                }
-                (b'%', _) => {
-                    let at = text.len() - tail.len() - 1;
-                    let detail = format!("`{name}` in {source} has a `%` without two hexadecimal digits at byte {at}");
-                    return Err(Problem::bad_request("bad_encoding", detail));
-                }
-                _ => *byte,
-            });
-        }
-        bytes = Cow::Owned(decoded);
+pub(super) fn decode<'a>(text: &'a [u8], source: &str, name: &str) -> Result<Cow<'a, str>, Problem> {
+    let bad_utf8 =
+        |at: usize| Problem::bad_request("bad_utf8", format!("`{name}` in {source} is not valid UTF-8 at byte {at}"));
+    if !text.iter().any(|b| matches!(b, b'%' | b'+')) {
+        return std::str::from_utf8(text).map(Cow::Borrowed).map_err(|error| bad_utf8(error.valid_up_to()));
     }
-    String::from_utf8(bytes.into_owned()).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        Problem::bad_request("bad_utf8", format!("`{name}` in {source} is not valid UTF-8 at byte {at}"))
-    })
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [byte, tail @ ..] = rest {
+        rest = tail;
+        decoded.push(match (byte, tail) {
+            (b'+', _) => b' ',
+            (b'%', [high, low, tail @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                rest = tail;
+                hex(*high) << 4 | hex(*low)
+            }
+            (b'%', _) => {
+                let at = text.len() - tail.len() - 1;
+                let detail = format!("`{name}` in {source} has a `%` without two hexadecimal digits at byte {at}");
+                return Err(Problem::bad_request("bad_encoding", detail));
+            }
+            _ => *byte,
+        });
+    }
+    String::from_utf8(decoded).map(Cow::Owned).map_err(|error| bad_utf8(error.utf8_error().valid_up_to()))
 }
 
 fn hex(digit: u8) -> u8 {
@@ -92,7 +92,8 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Vec<(String, String)>, &'static str> {
-        Fields::parse(text.as_bytes(), "the query", &["id"]).map(|fields| fields.0).map_err(|problem| problem.code())
+        let fields = Fields::parse(text.as_bytes(), "the query", &["id"]).map_err(|problem| problem.code())?;
+        Ok(fields.0.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
     }
 
     #[test]

@@ -4,21 +4,20 @@
 //! sending that publishes. So a browser's cross-site request is refused unless its origin is in `cors.origins`. Other
 //! clients send neither `Origin` nor `Sec-Fetch-Site` and are not concerned.
 
-use actix_web::{
-    HttpRequest,
-    http::{StatusCode, header},
-};
+use actix_web::http::StatusCode;
 
-use super::problem::Problem;
+use super::{
+    head::{Head, visible},
+    problem::Problem,
+};
 use crate::config::{CorsConfig, Origins};
 
-pub(super) fn check(request: &HttpRequest, cors: &CorsConfig) -> Result<(), Problem> {
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let allowed = match (request.headers().get(header::ORIGIN), header("sec-fetch-site")) {
+pub(super) fn check(request: &impl Head, cors: &CorsConfig) -> Result<(), Problem> {
+    let allowed = match (request.value("origin"), request.text("sec-fetch-site")) {
         (Some(origin), _) => {
-            let origin = origin.to_str().unwrap_or_default();
+            let origin = visible(origin).unwrap_or_default();
             let authority = origin.split_once("://").map(|(_, authority)| authority);
-            let same = authority.is_some() && authority == header("host");
+            let same = authority.is_some() && authority == request.text("host");
             let listed = match &cors.origins {
                 Origins::Any => true,
                 Origins::Only(origins) => origins.iter().any(|allowed| allowed == origin),

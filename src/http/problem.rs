@@ -2,11 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use actix_web::{
-    HttpResponse, ResponseError,
-    http::{StatusCode, header},
-};
+use actix_web::{HttpResponse, ResponseError, http::StatusCode};
 use serde_json::{Map, Value, json};
+
+use super::answer::Answer;
 
 /// A refusal. `code` is API: clients branch on it; `detail` is for people.
 #[derive(Clone, Debug)]
@@ -82,6 +81,31 @@ impl Problem {
     pub fn detail(&self) -> &str {
         &self.0.detail
     }
+
+    /// The response.
+    pub(super) fn answer(&self) -> Answer {
+        let mut document = json!({
+            "type": "about:blank",
+            "title": self.0.status.canonical_reason(),
+            "status": self.0.status.as_u16(),
+            "code": self.0.code,
+            "detail": self.0.detail,
+        });
+        if let Value::Object(document) = &mut document {
+            document.extend(self.0.members.clone());
+        }
+        let mut answer = Answer::new(self.0.status).with("content-type", "application/problem+json");
+        answer = answer.with("x-content-type-options", "nosniff").with("cache-control", "no-store");
+        if let Some(after) = self.0.retry_after {
+            // Whole seconds (RFC 9110, section 10.2.3), rounded up: too late beats too early.
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            answer = answer.with("retry-after", seconds.max(1).to_string());
+        }
+        if let Some(allow) = self.0.allow {
+            answer = answer.with("allow", allow);
+        }
+        answer.body(document.to_string())
+    }
 }
 
 impl fmt::Display for Problem {
@@ -96,28 +120,6 @@ impl ResponseError for Problem {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let mut document = json!({
-            "type": "about:blank",
-            "title": self.0.status.canonical_reason(),
-            "status": self.0.status.as_u16(),
-            "code": self.0.code,
-            "detail": self.0.detail,
-        });
-        if let Value::Object(document) = &mut document {
-            document.extend(self.0.members.clone());
-        }
-        let mut response = HttpResponse::build(self.0.status);
-        response.content_type("application/problem+json");
-        response.insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"));
-        response.insert_header((header::CACHE_CONTROL, "no-store"));
-        if let Some(after) = self.0.retry_after {
-            // Whole seconds (RFC 9110, section 10.2.3), rounded up: too late beats too early.
-            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-            response.insert_header((header::RETRY_AFTER, seconds.max(1)));
-        }
-        if let Some(allow) = self.0.allow {
-            response.insert_header((header::ALLOW, allow));
-        }
-        response.body(document.to_string())
+        self.answer().into()
     }
 }

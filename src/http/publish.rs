@@ -2,17 +2,21 @@
 
 use std::{sync::Arc, time::Duration};
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    http::{Method, StatusCode, header},
-    web,
-};
-use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt as _, future::join_all};
-use serde::{Deserialize, Deserializer};
-use serde_json::{Value, json};
+use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use serde::Serialize;
+use smallvec::SmallVec;
+use tokio::sync::mpsc;
 
-use super::{Edge, fields::Fields, origin, problem::Problem};
+use super::{
+    Edge,
+    answer::Answer,
+    fields::Fields,
+    head::{Head, visible},
+    origin,
+    problem::Problem,
+};
 use crate::{
     event::{EventName, TopicName},
     hub::Carrier,
@@ -21,204 +25,103 @@ use crate::{
     topic::{PublishError, Published},
 };
 
+mod body;
+
+use body::{Body, Kind};
+
 /// The longest `Idempotency-Key`.
 const KEY_BYTES_MAX: usize = 128;
 /// What a publisher waits before it tries again when the server cannot take the event.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long a client may go on sending a body that has been refused.
 const LINGER: Duration = Duration::from_secs(2);
-/// How much larger than the content a form or a JSON body may be: either can spell a byte with six (`\u0000`).
-const ENCODED_FACTOR: u64 = 6;
-/// What a form or a JSON body may hold besides the content.
-const ENCODED_EXTRA: u64 = 64 << 10;
 
-pub(super) async fn publish(
+/// The route in the full HTTP server.
+pub(super) async fn route(
     edge: web::Data<Edge>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let allow_get = edge.config.publish.allow_get;
-    let allowed =
-        matches!(*request.method(), Method::POST | Method::PUT) || (*request.method() == Method::GET && allow_get);
-    if !allowed {
-        return Err(Problem::method_not_allowed(if allow_get { "GET, POST, PUT" } else { "POST, PUT" }));
-    }
-    origin::check(&request, &edge.config.cors)?;
-    edge.check_open()?;
-    let _under_way = edge.under_way.upgrade();
-    let query = Fields::parse(request.query_string().as_bytes(), "the query", &[])?;
-    let body = Body::read(&edge, &request, payload).await.inspect_err(|_| {
+    let under_way = begin(&edge, &request)?;
+    // A query that cannot be read is refused before the body is waited for.
+    Fields::parse(request.query().as_bytes(), "the query", &[])?;
+    let config = &edge.config.publish;
+    let body = async {
+        let bytes_max = Kind::of(&request)?.bytes_max(config);
+        body::collect(&request, payload, bytes_max, config.body_timeout).await
+    };
+    let bytes = body.await.inspect_err(|_| {
         // The rest of the body is not waited for.
         request.conn_data::<Carrier>().into_iter().for_each(|carrier| carrier.end_reading_in(LINGER));
     })?;
-    let (drafts, several) = drafts(&edge, &query, body)?;
-    let key = key(&request)?;
-    let published = drafts.into_iter().map(|draft| async {
-        let topic = draft.topic.clone();
-        (topic, edge.registry.publish(draft, key.clone()).await)
-    });
-    answer(&edge, join_all(published).await, several)
+    let order = Order::read(&edge, &request, bytes, under_way)?;
+    Ok(order.carry_out(&edge).await?.into())
 }
 
-/// What the body says.
-#[derive(Default)]
-struct Body {
-    topics: Vec<String>,
-    event: Option<String>,
-    content: Option<Bytes>,
+/// What a publish asks for.
+pub(super) struct Order {
+    /// One a topic.
+    drafts: SmallVec<[Draft; 1]>,
+    /// The answer is a list.
+    several: bool,
+    key: Option<Arc<str>>,
+    /// A drain waits for it.
+    _under_way: Option<mpsc::Sender<()>>,
 }
 
-/// The JSON body.
-#[derive(Deserialize)]
-struct JsonBody {
-    #[serde(default)]
-    topic: Option<Topics>,
-    #[serde(default)]
-    event: Option<String>,
-    /// Absent is not null: null is content.
-    #[serde(default, deserialize_with = "present")]
-    content: Option<Value>,
+/// Whether a publish may be taken; what is given back is held for as long as it takes.
+fn begin(edge: &Edge, request: &impl Head) -> Result<Option<mpsc::Sender<()>>, Problem> {
+    let allow_get = edge.config.publish.allow_get;
+    match request.method() {
+        "POST" | "PUT" => {}
+        "GET" if allow_get => {}
+        _ => return Err(Problem::method_not_allowed(if allow_get { "GET, POST, PUT" } else { "POST, PUT" })),
+    }
+    origin::check(request, &edge.config.cors)?;
+    edge.check_open()?;
+    Ok(edge.under_way.upgrade())
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Topics {
-    One(String),
-    Several(Vec<String>),
-}
+impl Order {
+    /// Reads a request whose body is at hand.
+    pub(super) fn whole(edge: &Edge, request: &impl Head, body: &[u8]) -> Result<Self, Problem> {
+        let under_way = begin(edge, request)?;
+        let bytes_max = Kind::of(request)?.bytes_max(&edge.config.publish);
+        if u64::try_from(body.len()).is_ok_and(|length| length > bytes_max) {
+            return Err(body::too_large(bytes_max));
+        }
+        Self::read(edge, request, Bytes::copy_from_slice(body), under_way)
+    }
 
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(deserializer).map(Some)
-}
+    fn read(
+        edge: &Edge,
+        request: &impl Head,
+        bytes: Bytes,
+        under_way: Option<mpsc::Sender<()>>,
+    ) -> Result<Self, Problem> {
+        let query = Fields::parse(request.query().as_bytes(), "the query", &[])?;
+        let body = Body::parse(Kind::of(request)?, request, bytes)?;
+        let (drafts, several) = drafts(edge, &query, body)?;
+        Ok(Self { drafts, several, key: key(request)?, _under_way: under_way })
+    }
 
-impl Body {
-    async fn read(edge: &Edge, request: &HttpRequest, payload: web::Payload) -> Result<Self, Problem> {
-        let kind = kind(request)?;
-        let content_max = edge.config.publish.event_bytes_max.get();
-        let bytes_max = match kind {
-            Kind::Raw => content_max,
-            Kind::Form | Kind::Json => content_max * ENCODED_FACTOR + ENCODED_EXTRA,
+    /// Publishes.
+    pub(super) async fn carry_out(self, edge: &Edge) -> Result<Answer, Problem> {
+        let publish = async |draft: Draft| {
+            let topic = draft.topic.clone();
+            (topic, edge.registry.publish(draft, self.key.clone()).await)
         };
-        let bytes = collect(request, payload, bytes_max, edge.config.publish.body_timeout).await?;
-        match kind {
-            Kind::Raw => Self::raw(request, bytes),
-            Kind::Form => {
-                let form = Fields::parse(&bytes, "the form", &[])?;
-                let content = form.only("content")?;
-                if content.is_none() && !bytes.is_empty() {
-                    let detail = "the form has no field `content`; to send the body as it is, give it another \
-                                  Content-Type, such as text/plain";
-                    return Err(Problem::bad_request("content_missing", detail));
-                }
-                Ok(Self {
-                    topics: form.all("topic").map(str::to_owned).collect(),
-                    event: form.only("event")?.map(str::to_owned),
-                    content: content.map(|content| Bytes::copy_from_slice(content.as_bytes())),
-                })
-            }
-            Kind::Json => Self::json(&bytes),
-        }
-    }
-
-    fn raw(request: &HttpRequest, bytes: Bytes) -> Result<Self, Problem> {
-        if let Err(error) = std::str::from_utf8(&bytes) {
-            let detail = format!("the body is not valid UTF-8 at byte {}", error.valid_up_to());
-            return Err(Problem::bad_request("bad_utf8", detail));
-        }
-        // A Content-Type announces a body, be it an empty one.
-        let announced = !bytes.is_empty() || request.headers().contains_key(header::CONTENT_TYPE);
-        Ok(Self { content: announced.then_some(bytes), ..Self::default() })
-    }
-
-    fn json(bytes: &[u8]) -> Result<Self, Problem> {
-        let body: JsonBody = serde_json::from_slice(bytes).map_err(|error| {
-            let code = if std::str::from_utf8(bytes).is_err() { "bad_utf8" } else { "bad_json" };
-            Problem::bad_request(code, format!("the JSON body cannot be read: {error}"))
-        })?;
-        let topics = match body.topic {
-            None => Vec::new(),
-            Some(Topics::One(topic)) => vec![topic],
-            Some(Topics::Several(topics)) => topics,
+        let mut drafts = self.drafts;
+        let outcomes = match drafts.pop() {
+            Some(draft) if drafts.is_empty() => SmallVec::from_buf([publish(draft).await]),
+            last => join_all(drafts.into_iter().chain(last).map(publish)).await.into(),
         };
-        let content = body.content.map(|content| match content {
-            Value::String(text) => text.into(),
-            other => other.to_string().into(),
-        });
-        Ok(Self { topics, event: body.event, content })
+        answer(edge, &outcomes, self.several)
     }
-}
-
-enum Kind {
-    Raw,
-    Form,
-    Json,
-}
-
-/// How the body is to be read.
-fn kind(request: &HttpRequest) -> Result<Kind, Problem> {
-    let unsupported =
-        |detail: String| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail);
-    let encoding = request.headers().get(header::CONTENT_ENCODING).map(header::HeaderValue::as_bytes);
-    if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
-        return Err(unsupported("the body is encoded; send it without Content-Encoding".to_owned()));
-    }
-    let Some(value) = request.headers().get(header::CONTENT_TYPE) else { return Ok(Kind::Raw) };
-    let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
-    let mut parts = text.split(';').map(str::trim);
-    let essence = parts.next().unwrap_or_default();
-    let charset = parts.find_map(|part| part.strip_prefix("charset=")).map(|name| name.trim_matches('"'));
-    if let Some(charset) = charset.filter(|name| !matches!(*name, "utf-8" | "utf8" | "us-ascii")) {
-        return Err(unsupported(format!("the body is in {charset}; send UTF-8")));
-    }
-    match essence {
-        "application/x-www-form-urlencoded" => Ok(Kind::Form),
-        "application/json" => Ok(Kind::Json),
-        _ if essence.starts_with("multipart/") => {
-            let detail =
-                format!("{essence} is not taken; send a form as application/x-www-form-urlencoded, or raw text");
-            Err(unsupported(detail))
-        }
-        _ => Ok(Kind::Raw),
-    }
-}
-
-/// The whole body, if it is not too large and comes in time: a sender that dribbles would hold its connection for ever.
-async fn collect(
-    request: &HttpRequest,
-    mut payload: web::Payload,
-    bytes_max: u64,
-    timeout: Duration,
-) -> Result<Bytes, Problem> {
-    let too_large = || Problem::too_large("the body", bytes_max);
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: u64| length > bytes_max) {
-        return Err(too_large());
-    }
-    let all = async {
-        let mut body = BytesMut::new();
-        while let Some(chunk) = payload.next().await {
-            let chunk =
-                chunk.map_err(|error| Problem::bad_request("bad_body", format!("the body broke off: {error}")))?;
-            if u64::try_from(body.len() + chunk.len()).is_ok_and(|length| length > bytes_max) {
-                return Err(too_large());
-            }
-            if body.is_empty()
-                && announced.is_some_and(|length| u64::try_from(chunk.len()).is_ok_and(|got| got == length))
-            {
-                return Ok(chunk);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body.freeze())
-    };
-    tokio::time::timeout(timeout, all).await.unwrap_or_else(|_| {
-        let detail = format!("the body did not arrive within {}", humantime::format_duration(timeout));
-        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail))
-    })
 }
 
 /// The events to publish, one a topic, and whether the answer is a list.
-fn drafts(edge: &Edge, query: &Fields, body: Body) -> Result<(Vec<Draft>, bool), Problem> {
+fn drafts(edge: &Edge, query: &Fields<'_>, body: Body) -> Result<(SmallVec<[Draft; 1]>, bool), Problem> {
     let content = match (query.only("content")?, body.content) {
         (Some(_), Some(_)) => {
             return Err(Problem::bad_request("repeated", "`content` is in the query and in the body"));
@@ -249,10 +152,10 @@ fn drafts(edge: &Edge, query: &Fields, body: Body) -> Result<(Vec<Draft>, bool),
     Ok((topics.into_iter().map(draft).collect(), several))
 }
 
-fn key(request: &HttpRequest) -> Result<Option<Arc<str>>, Problem> {
-    let Some(value) = request.headers().get("idempotency-key") else { return Ok(None) };
-    match value.to_str() {
-        Ok(key) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => Ok(Some(key.into())),
+fn key(request: &impl Head) -> Result<Option<Arc<str>>, Problem> {
+    let Some(value) = request.value("idempotency-key") else { return Ok(None) };
+    match visible(value) {
+        Some(key) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => Ok(Some(key.into())),
         _ => {
             let detail = format!("Idempotency-Key takes 1 to {KEY_BYTES_MAX} visible ASCII characters");
             Err(Problem::bad_request("bad_idempotency_key", detail))
@@ -262,36 +165,51 @@ fn key(request: &HttpRequest) -> Result<Option<Arc<str>>, Problem> {
 
 type Outcome = (TopicName, Result<Published, RegistryError<PublishError>>);
 
-fn answer(edge: &Edge, outcomes: Vec<Outcome>, several: bool) -> Result<HttpResponse, Problem> {
-    let mut receipts = Vec::with_capacity(outcomes.len());
+/// The answer for one topic.
+#[derive(Serialize)]
+struct Receipt<'a> {
+    id: String,
+    topic: &'a str,
+    subscribers: usize,
+    durability: &'static str,
+}
+
+#[derive(Serialize)]
+struct Receipts<'a> {
+    published: &'a [Receipt<'a>],
+}
+
+fn answer(edge: &Edge, outcomes: &[Outcome], several: bool) -> Result<Answer, Problem> {
+    let mut receipts: SmallVec<[Receipt<'_>; 1]> = SmallVec::new();
     let (mut failed, mut replayed) = (None, true);
+    let durability = edge.log.durability().as_str();
     for (topic, outcome) in outcomes {
         match outcome {
-            Ok(published) => {
-                replayed &= published.replayed;
-                receipts.push(json!({
-                    "id": published.id.to_string(),
-                    "topic": topic.as_str(),
-                    "subscribers": published.subscribers,
-                    "durability": edge.log.durability().as_str(),
-                }));
+            Ok(Published { id, subscribers, replayed: again }) => {
+                replayed &= again;
+                let (id, subscribers) = (id.to_string(), *subscribers);
+                receipts.push(Receipt { id, topic: topic.as_str(), subscribers, durability });
             }
             Err(error) => failed = Some(refusal(error)),
         }
     }
     if let Some(problem) = failed {
         // Of several topics some may have the event: say which, so that a retry need not guess.
-        return Err(if several { problem.with("published", receipts) } else { problem });
+        let published = || serde_json::to_value(&*receipts).unwrap_or_default();
+        return Err(if several { problem.with("published", published()) } else { problem });
     }
-    let mut response = HttpResponse::Ok();
+    let body = match &*receipts {
+        [receipt] if !several => serde_json::to_vec(receipt),
+        receipts => serde_json::to_vec(&Receipts { published: receipts }),
+    };
+    let mut answer = Answer::new(StatusCode::OK).with("cache-control", "no-store");
     if replayed {
-        response.insert_header(("idempotency-replayed", "true"));
+        answer = answer.with("idempotency-replayed", "true");
     }
-    response.insert_header((header::CACHE_CONTROL, "no-store"));
-    Ok(response.json(if several { json!({"published": receipts}) } else { receipts.pop().unwrap_or_default() }))
+    Ok(answer.with("content-type", "application/json").body(body.unwrap_or_default()))
 }
 
-fn refusal(error: RegistryError<PublishError>) -> Problem {
+fn refusal(error: &RegistryError<PublishError>) -> Problem {
     let detail = error.to_string();
     match error {
         RegistryError::TooManyTopics(_) => Problem::unavailable("too_many_topics", detail, RETRY_AFTER),

@@ -39,7 +39,10 @@ impl MessageBody for HandOver {
         }
         let socket = ready!(self.carrier.poll_take(cx));
         if let Some((socket, subscription)) = socket.zip(self.subscription.take()) {
-            self.hub.adopt(socket, subscription);
+            match socket.into_std() {
+                Ok(socket) => self.hub.adopt(socket, subscription),
+                Err(error) => tracing::warn!(%error, "a subscriber could not be handed over"),
+            }
         }
         Poll::Ready(None)
     }

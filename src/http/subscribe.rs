@@ -1,21 +1,27 @@
 //! `GET /subscribe`: from the request to a socket in the hub.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
-use actix_http::{ConnectionType, Response};
 use actix_web::{
     HttpRequest, HttpResponse,
-    body::{self, BoxBody, MessageBody},
-    http::{
-        Method, StatusCode,
-        header::{self, HeaderName, HeaderValue},
-    },
+    body::{self, BoxBody},
+    http::StatusCode,
     web,
 };
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
-use super::{Edge, fields::Fields, problem::Problem, stream::HandOver};
+use super::{
+    Edge,
+    answer::Answer,
+    fields::Fields,
+    head::{Head, visible},
+    problem::Problem,
+    stream::HandOver,
+};
 use crate::{
     event::{EventId, TopicName},
     frame::{self, Format},
@@ -36,30 +42,50 @@ const LAST_MAX: usize = 10_000;
 /// A refused subscriber waits this many times `stream.retry`, jittered, before it comes back.
 const REFUSED_PATIENCE: u32 = 4;
 
-pub(super) async fn subscribe(edge: web::Data<Edge>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let query = Fields::parse(request.query_string().as_bytes(), "the query", &CURSORS)?;
-    let wish = Wish::read(&edge, &request, &query)?;
-    if request.method() == Method::HEAD {
-        return Ok(head(wish.format, None, body::None::new()));
+/// The route in the full HTTP server.
+pub(super) async fn route(edge: web::Data<Edge>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let wish = Wish::read(&edge, &request)?;
+    if Head::method(&request) == "HEAD" {
+        return Ok(HttpResponse::from(head(wish.format, None)).set_body(BoxBody::new(body::None::new())));
     }
-    match admit(&edge, &request, wish).await {
-        Ok(response) => Ok(response),
-        Err((refusal, format)) => refuse(&edge, &request, format, refusal),
-    }
+    Ok(match wish.grant(&edge).await? {
+        Granted::Answer(answer) => answer.into(),
+        Granted::Stream(mut head, subscription) => {
+            let Some(carrier) = request.conn_data::<Carrier>().cloned() else {
+                // Only a server put together in another way than `server::Server` has none.
+                return Err(Problem::unavailable("draining", super::DRAINING, edge.config.stream.retry));
+            };
+            let first = std::mem::take(&mut head.body);
+            let body = HandOver::new(carrier, edge.hub.clone(), first, *subscription);
+            HttpResponse::from(head).set_body(BoxBody::new(body))
+        }
+    })
 }
 
-/// What the request asks for.
-struct Wish {
+/// What a request asks for.
+pub(super) struct Wish {
     topics: SmallVec<[TopicName; 1]>,
     format: Format,
     start: Start,
     /// The cursor as it was sent.
     requested: String,
     gap_fails: bool,
+    /// A refusal is told in a stream of its own: an `EventSource` stops for good at anything but 200.
+    as_stream: bool,
+    remote: Option<IpAddr>,
+}
+
+/// What comes of a wish.
+pub(super) enum Granted {
+    /// The head of a stream with its first bytes, and who is to be given to the hub once they are out.
+    Stream(Answer, Box<Subscription>),
+    /// All there is.
+    Answer(Answer),
 }
 
 impl Wish {
-    fn read(edge: &Edge, request: &HttpRequest, query: &Fields) -> Result<Self, Problem> {
+    pub(super) fn read(edge: &Edge, request: &impl Head) -> Result<Self, Problem> {
+        let query = &Fields::parse(request.query().as_bytes(), "the query", &CURSORS)?;
         let (topics, _) = edge.topics(query.all("topic"))?;
         let requested = cursor(request, query);
         let start = match &requested {
@@ -73,7 +99,18 @@ impl Wish {
         };
         let mut requested = requested.unwrap_or_default();
         requested.truncate(requested.floor_char_boundary(REQUESTED_BYTES_MAX));
-        Ok(Self { topics: topics.into(), format: format(request, query)?, start, requested, gap_fails })
+        let format = format(request, query)?;
+        let as_stream = format != Format::Lines && accepts(request, "text/event-stream");
+        Ok(Self { topics, format, start, requested, gap_fails, as_stream, remote: request.remote() })
+    }
+
+    /// Takes the subscriber in, or says why not.
+    pub(super) async fn grant(self, edge: &Edge) -> Result<Granted, Problem> {
+        let (format, as_stream) = (self.format, self.as_stream);
+        match admit(edge, self).await {
+            Ok((head, subscription)) => Ok(Granted::Stream(head, Box::new(subscription))),
+            Err(refusal) => refuse(edge, format, as_stream, refusal).map(Granted::Answer),
+        }
     }
 }
 
@@ -81,12 +118,12 @@ fn bad_parameter(name: &str, value: &str, allowed: &str) -> Problem {
     Problem::bad_request("bad_parameter", format!("`{name}={value}` is not understood; allowed: {allowed}"))
 }
 
-fn accepts(request: &HttpRequest, media_type: &str) -> bool {
-    let accept = request.headers().get_all(header::ACCEPT);
-    accept.filter_map(|value| value.to_str().ok()).any(|value| value.to_ascii_lowercase().contains(media_type))
+fn accepts(request: &impl Head, media_type: &str) -> bool {
+    let mut accept = request.values("accept").filter_map(visible);
+    accept.any(|value| value.to_ascii_lowercase().contains(media_type))
 }
 
-fn format(request: &HttpRequest, query: &Fields) -> Result<Format, Problem> {
+fn format(request: &impl Head, query: &Fields<'_>) -> Result<Format, Problem> {
     let envelope = match query.only("envelope")? {
         None | Some("none") => Format::Plain,
         Some("json") => Format::Envelope,
@@ -96,15 +133,14 @@ fn format(request: &HttpRequest, query: &Fields) -> Result<Format, Problem> {
 }
 
 /// The cursor; the header wins, because a browser's own reconnect sends it and keeps the query of the first request.
-fn cursor(request: &HttpRequest, query: &Fields) -> Option<String> {
-    let header =
-        request.headers().get("last-event-id").map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+fn cursor(request: &impl Head, query: &Fields<'_>) -> Option<String> {
+    let header = request.value("last-event-id").map(|value| String::from_utf8_lossy(value).into_owned());
     let query = || CURSORS.iter().find_map(|name| query.first(name)).map(str::to_owned);
     // Empty is how a client without a cursor may spell it.
     header.or_else(query).filter(|cursor| !cursor.is_empty())
 }
 
-fn start(query: &Fields) -> Result<Start, Problem> {
+fn start(query: &Fields<'_>) -> Result<Start, Problem> {
     match (query.only("since")?, query.only("last")?) {
         (None, None) => Ok(Start::Live),
         (Some(_), Some(_)) => Err(Problem::bad_request("bad_parameter", "`since` and `last` exclude each other")),
@@ -142,13 +178,12 @@ enum Refusal {
     Gap(String),
 }
 
-async fn admit(edge: &Edge, request: &HttpRequest, wish: Wish) -> Result<HttpResponse, (Refusal, Format)> {
-    let format = wish.format;
+async fn admit(edge: &Edge, wish: Wish) -> Result<(Answer, Subscription), Refusal> {
+    let (format, remote) = (wish.format, wish.remote);
     if edge.is_draining() {
-        return Err((Refusal::Draining, format));
+        return Err(Refusal::Draining);
     }
-    let remote = request.peer_addr().map(|address| address.ip());
-    let permit = edge.connections.admit(remote).map_err(|error| (Refusal::Connections(error), format))?;
+    let permit = edge.connections.admit(remote).map_err(Refusal::Connections)?;
     let (mut topics, mut deleted) = (SmallVec::new(), Vec::new());
     let mut memberships = SmallVec::new();
     for topic in wish.topics {
@@ -163,20 +198,16 @@ async fn admit(edge: &Edge, request: &HttpRequest, wish: Wish) -> Result<HttpRes
             }
             // What is left of the wish goes on without it.
             Err(RegistryError::Topic(JoinError::Deleted)) => deleted.push(topic),
-            Err(error) => return Err((Refusal::Topic(error), format)),
+            Err(error) => return Err(Refusal::Topic(error)),
         }
     }
     if topics.is_empty() {
-        return Err((Refusal::Topic(RegistryError::Topic(JoinError::Deleted)), format));
+        return Err(Refusal::Topic(RegistryError::Topic(JoinError::Deleted)));
     }
     let placement = edge.log.place(&topics, &wish.start);
     if let Some(reason) = placement.gap.filter(|_| wish.gap_fails) {
-        return Err((Refusal::Gap(reason.as_str().to_owned()), format));
+        return Err(Refusal::Gap(reason.as_str().to_owned()));
     }
-    let Some(carrier) = request.conn_data::<Carrier>().cloned() else {
-        // Only a server put together in another way than `server::Server` has none.
-        return Err((Refusal::Draining, format));
-    };
     let first = first_bytes(edge, format, placement, &wish.requested, &deleted);
     let lifetime = edge.config.stream.lifetime_max;
     let subscription = Subscription {
@@ -188,7 +219,7 @@ async fn admit(edge: &Edge, request: &HttpRequest, wish: Wish) -> Result<HttpRes
         hold: Box::new(Hold { _memberships: memberships, _permit: permit }),
     };
     let id = EventId { epoch: edge.log.epoch(), seq: placement.after };
-    Ok(head(format, Some(id), HandOver::new(carrier, edge.hub.clone(), first, subscription)))
+    Ok((head(format, Some(id)).body(first), subscription))
 }
 
 /// What a stream holds for as long as it lives.
@@ -209,38 +240,30 @@ fn first_bytes(edge: &Edge, format: Format, placement: Placement, requested: &st
     bytes.freeze()
 }
 
-/// The response of a stream. It ends with the connection (RFC 9112, section 6.3, rule 8): blocks go out as they are,
-/// without chunk framing, the same bytes for every subscriber.
-fn head<B: MessageBody + 'static>(format: Format, id: Option<EventId>, body: B) -> HttpResponse {
-    let mut response = Response::with_body(StatusCode::OK, BoxBody::new(body));
-    let mut put = |name: HeaderName, value: &'static str| {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+/// The response of a stream: blocks go out as they are, without chunk framing, the same bytes for every subscriber.
+fn head(format: Format, id: Option<EventId>) -> Answer {
+    let media_type = match format {
+        Format::Plain | Format::Envelope => "text/event-stream",
+        Format::Lines => "application/x-ndjson",
     };
-    put(
-        header::CONTENT_TYPE,
-        match format {
-            Format::Plain | Format::Envelope => "text/event-stream",
-            Format::Lines => "application/x-ndjson",
-        },
-    );
-    put(header::CACHE_CONTROL, "no-cache, no-transform");
-    put(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-    put(HeaderName::from_static("x-accel-buffering"), "no");
-    if let Some(id) = id.and_then(|id| HeaderValue::try_from(id.to_string()).ok()) {
-        response.headers_mut().insert(HeaderName::from_static("last-event-id"), id);
+    let mut head = Answer::new(StatusCode::OK)
+        .with("content-type", media_type)
+        .with("cache-control", "no-cache, no-transform")
+        .with("x-content-type-options", "nosniff")
+        .with("x-accel-buffering", "no");
+    if let Some(id) = id {
+        head = head.with("last-event-id", id.to_string());
     }
-    response.head_mut().set_connection_type(ConnectionType::Close);
-    response.head_mut().no_chunking(true);
-    response.into()
+    (head.is_stream, head.is_last) = (true, true);
+    head
 }
 
-/// An `EventSource` stops for good at anything but 200, so it is told in the stream and comes back; other clients get
-/// the status that says it.
-fn refuse(edge: &Edge, request: &HttpRequest, format: Format, refusal: Refusal) -> Result<HttpResponse, Problem> {
+/// An `EventSource` is told in a stream, and comes back; other clients get the status that says it.
+fn refuse(edge: &Edge, format: Format, as_stream: bool, refusal: Refusal) -> Result<Answer, Problem> {
     let retry = jitter(edge.config.stream.retry * REFUSED_PATIENCE);
     let unavailable = |code, detail: String| Problem::unavailable(code, detail, retry);
     let problem = match refusal {
-        Refusal::Topic(RegistryError::Topic(JoinError::Deleted)) => return Ok(HttpResponse::NoContent().finish()),
+        Refusal::Topic(RegistryError::Topic(JoinError::Deleted)) => return Ok(Answer::new(StatusCode::NO_CONTENT)),
         Refusal::Gap(reason) => {
             let detail = "the cursor cannot be honoured, and `on_gap=fail` was asked for";
             return Err(Problem::new(StatusCode::GONE, "gap", detail).with("reason", reason));
@@ -256,9 +279,8 @@ fn refuse(edge: &Edge, request: &HttpRequest, format: Format, refusal: Refusal) 
         Refusal::Topic(error @ RegistryError::TooManyTopics(_)) => unavailable("too_many_topics", error.to_string()),
         Refusal::Topic(error) => unavailable("too_many_subscribers", error.to_string()),
     };
-    if format != Format::Lines && accepts(request, "text/event-stream") {
-        let body = frame::refused(format, retry, problem.code(), problem.detail());
-        return Ok(head(format, None, body));
+    if !as_stream {
+        return Err(problem);
     }
-    Err(problem)
+    Ok(head(format, None).body(frame::refused(format, retry, problem.code(), problem.detail())))
 }

@@ -51,8 +51,9 @@ fn name(edge: &Edge, request: &HttpRequest) -> Result<TopicName, Problem> {
     let path = request.uri().path();
     let raw = path.strip_prefix("/topics/").unwrap_or(path);
     // A plus stands for itself in a path (RFC 3986, section 3.3), unlike in a form.
-    let topic = fields::decode(raw.replace('+', "%2B").as_bytes(), "the path", "topic")?;
-    edge.topics(std::iter::once(topic.as_str())).map(|(mut topics, _)| topics.remove(0))
+    let raw = raw.replace('+', "%2B");
+    let topic = fields::decode(raw.as_bytes(), "the path", "topic")?;
+    edge.topics(std::iter::once(&*topic)).map(|(mut topics, _)| topics.remove(0))
 }
 
 fn unknown(topic: &TopicName) -> Problem {

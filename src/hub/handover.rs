@@ -1,6 +1,6 @@
 //! The socket's way from the HTTP server to the hub.
 //!
-//! The HTTP server is given a [`Carrier`] instead of the bare socket. It reads the request and writes the response
+//! The full HTTP server is given a [`Carrier`] instead of the bare socket. It reads the request and writes the response
 //! head through it; once the head is out, the response body takes the socket away:
 //!
 //! ```text
@@ -32,6 +32,8 @@ pub struct Carrier(Rc<Inner>);
 #[derive(Debug)]
 struct Inner {
     socket: RefCell<Option<TcpStream>>,
+    /// What was read from it before, to be read again.
+    before: RefCell<Vec<u8>>,
     /// All that was written since [`Carrier::expect_flush`] has left for the kernel.
     flushed: Cell<bool>,
     waiting: RefCell<Option<Waker>>,
@@ -42,11 +44,12 @@ struct Inner {
 }
 
 impl Carrier {
-    /// Carries `socket`.
+    /// Carries `socket`, from which `before` has been read already.
     #[must_use]
-    pub fn new(socket: TcpStream) -> Self {
+    pub fn new(socket: TcpStream, before: Vec<u8>) -> Self {
         Self(Rc::new(Inner {
             socket: RefCell::new(Some(socket)),
+            before: RefCell::new(before),
             flushed: Cell::new(false),
             waiting: RefCell::default(),
             reader: RefCell::default(),
@@ -92,6 +95,14 @@ impl AsyncRead for Carrier {
         if self.0.deaf.get() {
             return Poll::Ready(Ok(()));
         }
+        let mut before = self.0.before.borrow_mut();
+        if !before.is_empty() {
+            let fits = before.len().min(buf.remaining());
+            let rest = before.split_off(fits);
+            buf.put_slice(&std::mem::replace(&mut *before, rest));
+            return Poll::Ready(Ok(()));
+        }
+        drop(before);
         let read = self.with((), |socket| socket.poll_read(cx, buf));
         if read.is_pending() && self.0.reader.borrow().as_ref().is_none_or(|reader| !reader.will_wake(cx.waker())) {
             *self.0.reader.borrow_mut() = Some(cx.waker().clone());

@@ -28,6 +28,7 @@ mod limits;
 mod model;
 mod power;
 mod publish;
+mod short;
 mod shutdown;
 mod slow;
 mod smoke;

@@ -1,0 +1,53 @@
+//! A request's head, whichever server read it: the full HTTP server, or the short way ([`super::short`]).
+
+use std::net::IpAddr;
+
+use actix_web::HttpRequest;
+
+/// What the routes of events ask of a request.
+pub(super) trait Head {
+    fn method(&self) -> &str;
+
+    /// What follows the `?`.
+    fn query(&self) -> &str;
+
+    /// Where it comes from.
+    fn remote(&self) -> Option<IpAddr>;
+
+    /// The values of a header, in order; `name` is in lower case.
+    fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]>;
+
+    /// The first value of a header.
+    fn value(&self, name: &'static str) -> Option<&[u8]> {
+        self.values(name).next()
+    }
+
+    /// The first value of a header, if it is visible ASCII.
+    fn text(&self, name: &'static str) -> Option<&str> {
+        self.value(name).and_then(visible)
+    }
+}
+
+/// A value of a header as text, if it is visible ASCII.
+pub(super) fn visible(value: &[u8]) -> Option<&str> {
+    let visible = value.iter().all(|b| matches!(b, b'\t' | b' '..=b'~'));
+    if visible { std::str::from_utf8(value).ok() } else { None }
+}
+
+impl Head for HttpRequest {
+    fn method(&self) -> &str {
+        Self::method(self).as_str()
+    }
+
+    fn query(&self) -> &str {
+        self.query_string()
+    }
+
+    fn remote(&self) -> Option<IpAddr> {
+        self.peer_addr().map(|address| address.ip())
+    }
+
+    fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
+        self.headers().get_all(name).map(actix_web::http::header::HeaderValue::as_bytes)
+    }
+}

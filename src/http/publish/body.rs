@@ -1,0 +1,188 @@
+//! The body of a publish: raw, a form or JSON.
+
+use std::time::Duration;
+
+use actix_web::{HttpRequest, http::StatusCode, web};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::{
+    config::PublishConfig,
+    http::{fields::Fields, head::Head, problem::Problem},
+};
+
+/// How much larger than the content a form or a JSON body may be: either can spell a byte with six (`\u0000`).
+const ENCODED_FACTOR: u64 = 6;
+/// What a form or a JSON body may hold besides the content.
+const ENCODED_EXTRA: u64 = 64 << 10;
+
+/// What the body says.
+#[derive(Default)]
+pub(super) struct Body {
+    pub(super) topics: Vec<String>,
+    pub(super) event: Option<String>,
+    pub(super) content: Option<Bytes>,
+}
+
+/// The JSON body.
+#[derive(Deserialize)]
+struct JsonBody {
+    #[serde(default)]
+    topic: Option<Topics>,
+    #[serde(default)]
+    event: Option<String>,
+    /// Absent is not null: null is content.
+    #[serde(default, deserialize_with = "present")]
+    content: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Topics {
+    One(String),
+    Several(Vec<String>),
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
+/// How a body is to be read.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Raw,
+    Form,
+    Json,
+}
+
+impl Kind {
+    /// As the head says.
+    pub(super) fn of(request: &impl Head) -> Result<Self, Problem> {
+        let unsupported =
+            |detail: String| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail);
+        let encoding = request.value("content-encoding");
+        if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
+            return Err(unsupported("the body is encoded; send it without Content-Encoding".to_owned()));
+        }
+        if request.value("content-type").is_none_or(|value| value == b"text/plain") {
+            return Ok(Self::Raw);
+        }
+        let text = request.text("content-type").unwrap_or_default().to_ascii_lowercase();
+        let mut parts = text.split(';').map(str::trim);
+        let essence = parts.next().unwrap_or_default();
+        let charset = parts.find_map(|part| part.strip_prefix("charset=")).map(|name| name.trim_matches('"'));
+        if let Some(charset) = charset.filter(|name| !matches!(*name, "utf-8" | "utf8" | "us-ascii")) {
+            return Err(unsupported(format!("the body is in {charset}; send UTF-8")));
+        }
+        match essence {
+            "application/x-www-form-urlencoded" => Ok(Self::Form),
+            "application/json" => Ok(Self::Json),
+            _ if essence.starts_with("multipart/") => Err(unsupported(format!(
+                "{essence} is not taken; send a form as application/x-www-form-urlencoded, or raw text"
+            ))),
+            _ => Ok(Self::Raw),
+        }
+    }
+
+    /// The largest body.
+    pub(super) fn bytes_max(self, config: &PublishConfig) -> u64 {
+        let content_max = config.event_bytes_max.get();
+        match self {
+            Self::Raw => content_max,
+            Self::Form | Self::Json => content_max * ENCODED_FACTOR + ENCODED_EXTRA,
+        }
+    }
+}
+
+/// What is said of a body that is larger.
+pub(super) fn too_large(bytes_max: u64) -> Problem {
+    Problem::too_large("the body", bytes_max)
+}
+
+impl Body {
+    pub(super) fn parse(kind: Kind, request: &impl Head, bytes: Bytes) -> Result<Self, Problem> {
+        match kind {
+            Kind::Raw => Self::raw(request, bytes),
+            Kind::Form => Self::form(&bytes),
+            Kind::Json => Self::json(&bytes),
+        }
+    }
+
+    fn raw(request: &impl Head, bytes: Bytes) -> Result<Self, Problem> {
+        if let Err(error) = std::str::from_utf8(&bytes) {
+            let detail = format!("the body is not valid UTF-8 at byte {}", error.valid_up_to());
+            return Err(Problem::bad_request("bad_utf8", detail));
+        }
+        // A Content-Type announces a body, be it an empty one.
+        let announced = !bytes.is_empty() || request.value("content-type").is_some();
+        Ok(Self { content: announced.then_some(bytes), ..Self::default() })
+    }
+
+    fn form(bytes: &[u8]) -> Result<Self, Problem> {
+        let form = Fields::parse(bytes, "the form", &[])?;
+        let content = form.only("content")?;
+        if content.is_none() && !bytes.is_empty() {
+            let detail = "the form has no field `content`; to send the body as it is, give it another \
+                          Content-Type, such as text/plain";
+            return Err(Problem::bad_request("content_missing", detail));
+        }
+        Ok(Self {
+            topics: form.all("topic").map(str::to_owned).collect(),
+            event: form.only("event")?.map(str::to_owned),
+            content: content.map(|content| Bytes::copy_from_slice(content.as_bytes())),
+        })
+    }
+
+    fn json(bytes: &[u8]) -> Result<Self, Problem> {
+        let body: JsonBody = serde_json::from_slice(bytes).map_err(|error| {
+            let code = if std::str::from_utf8(bytes).is_err() { "bad_utf8" } else { "bad_json" };
+            Problem::bad_request(code, format!("the JSON body cannot be read: {error}"))
+        })?;
+        let topics = match body.topic {
+            None => Vec::new(),
+            Some(Topics::One(topic)) => vec![topic],
+            Some(Topics::Several(topics)) => topics,
+        };
+        let content = body.content.map(|content| match content {
+            Value::String(text) => text.into(),
+            other => other.to_string().into(),
+        });
+        Ok(Self { topics, event: body.event, content })
+    }
+}
+
+/// The whole body, if it is not too large and comes in time: a sender that dribbles would hold its connection for ever.
+pub(super) async fn collect(
+    request: &HttpRequest,
+    mut payload: web::Payload,
+    bytes_max: u64,
+    timeout: Duration,
+) -> Result<Bytes, Problem> {
+    let announced = request.text("content-length").and_then(|length| length.parse().ok());
+    if announced.is_some_and(|length: u64| length > bytes_max) {
+        return Err(too_large(bytes_max));
+    }
+    let all = async {
+        let mut body = BytesMut::new();
+        while let Some(chunk) = payload.next().await {
+            let chunk =
+                chunk.map_err(|error| Problem::bad_request("bad_body", format!("the body broke off: {error}")))?;
+            if u64::try_from(body.len() + chunk.len()).is_ok_and(|length| length > bytes_max) {
+                return Err(too_large(bytes_max));
+            }
+            if body.is_empty()
+                && announced.is_some_and(|length| u64::try_from(chunk.len()).is_ok_and(|got| got == length))
+            {
+                return Ok(chunk);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
+    };
+    tokio::time::timeout(timeout, all).await.unwrap_or_else(|_| {
+        let detail = format!("the body did not arrive within {}", humantime::format_duration(timeout));
+        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail))
+    })
+}

@@ -1,0 +1,313 @@
+//! The short way: what comes by the thousand, publishes and subscriptions, without the full HTTP server.
+//!
+//! ```text
+//!  accept ─► read ─► plain request? ─ yes ─► publish ─► answer ─► the next one
+//!                         │                  subscribe ─► head, first bytes ─► the socket goes to the hub
+//!                         └─ no ─► the full HTTP server has the connection, and every byte read so far
+//! ```
+//!
+//! The routes are the same ([`super::publish`], [`super::subscribe`]); what is spared is the machinery around them, which
+//! costs more than the event does. A connection that waits has no buffer, and one that subscribes at once is never
+//! known to the runtime's poll, only to the hub's.
+
+use std::{
+    cell::RefCell,
+    io::{self, ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpStream as BareStream},
+    pin::Pin,
+    rc::Rc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use actix_web::web;
+use futures_util::future::LocalBoxFuture;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until, timeout},
+};
+
+use super::{
+    Edge,
+    answer::Answer,
+    problem::Problem,
+    publish::Order,
+    subscribe::{Granted, Wish},
+};
+use crate::hub::Carrier;
+
+mod request;
+
+use request::{BYTES_MAX, Look, Request, Route};
+
+/// What is not a whole request by then is left to the full HTTP server and its time limits.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Serves the connections of one worker.
+pub struct ShortWay {
+    edge: web::Data<Edge>,
+    full: FullServer,
+    /// What is read goes here first: only a request that comes in pieces gets memory of its own.
+    scratch: RefCell<Vec<u8>>,
+    /// Where an answer is put together.
+    out: RefCell<Vec<u8>>,
+    date: RefCell<(u64, String)>,
+}
+
+/// Serves a connection to its end as an HTTP server does.
+pub type FullServer = Box<dyn Fn(Carrier, SocketAddr) -> LocalBoxFuture<'static, ()>>;
+
+/// What to do next on a connection.
+enum Step {
+    /// Publish, answer, and go on unless it was the last request.
+    Publish(Result<Order, Problem>, bool),
+    /// Subscribe; likewise when that is refused.
+    Subscribe(Result<Wish, Problem>, bool),
+    /// Wait for more.
+    Wait,
+    /// Give it to the full server.
+    Full,
+    /// The peer has gone.
+    End,
+}
+
+/// A connection's socket. The runtime's poll knows it only once it had to wait.
+enum Socket {
+    Bare(BareStream),
+    Watched(TcpStream),
+    Gone,
+}
+
+impl ShortWay {
+    /// `full` serves what is not plain.
+    pub fn new(edge: web::Data<Edge>, full: FullServer) -> Rc<Self> {
+        let scratch = RefCell::new(vec![0; BYTES_MAX]);
+        Rc::new(Self { edge, full, scratch, out: RefCell::default(), date: RefCell::default() })
+    }
+
+    /// Serves a connection to its end, or until it belongs to the hub.
+    pub async fn serve(self: Rc<Self>, socket: BareStream, remote: SocketAddr) {
+        // An error means that the peer has gone, and nobody is left to be told.
+        self.run(Socket::Bare(socket), remote).await.ok();
+    }
+
+    async fn run(&self, mut socket: Socket, remote: SocketAddr) -> io::Result<()> {
+        let keep_alive = self.edge.config.server.keep_alive;
+        // What was read and is not done with; and whether it has been looked at since.
+        let (mut held, mut looked) = (Vec::new(), true);
+        let (mut whole_by, mut timer) = (None, None);
+        loop {
+            let step = if looked { self.read(&socket, &mut held, remote)? } else { self.look(&mut held, &[], remote) };
+            if !matches!(step, Step::Wait) {
+                whole_by = None;
+            }
+            looked = match step {
+                Step::Publish(order, is_last) => {
+                    let answer = match order {
+                        Ok(order) => order.carry_out(&self.edge).await,
+                        Err(problem) => Err(problem),
+                    };
+                    let mut answer = answer.unwrap_or_else(|problem| problem.answer());
+                    answer.is_last = is_last;
+                    self.send(&mut socket, &answer).await?;
+                    if answer.is_last {
+                        return Ok(());
+                    }
+                    held.is_empty()
+                }
+                Step::Subscribe(wish, is_last) => {
+                    let granted = match wish {
+                        Ok(wish) => wish.grant(&self.edge).await,
+                        Err(problem) => Err(problem),
+                    };
+                    match granted.unwrap_or_else(|problem| Granted::Answer(problem.answer())) {
+                        Granted::Stream(first, subscription) => {
+                            self.send(&mut socket, &first).await?;
+                            self.edge.hub.adopt(socket.into_bare()?, *subscription);
+                            return Ok(());
+                        }
+                        Granted::Answer(mut answer) => {
+                            answer.is_last |= is_last;
+                            self.send(&mut socket, &answer).await?;
+                            if answer.is_last {
+                                return Ok(());
+                            }
+                        }
+                    }
+                    held.is_empty()
+                }
+                Step::Wait if held.is_empty() => {
+                    if !socket.readable(&mut timer, Instant::now() + keep_alive).await? {
+                        // A connection that is idle between requests ends without a word.
+                        return Ok(());
+                    }
+                    true
+                }
+                Step::Wait => {
+                    let due = *whole_by.get_or_insert_with(|| Instant::now() + PATIENCE);
+                    if !socket.readable(&mut timer, due).await? {
+                        return self.give_up(socket, held, remote).await;
+                    }
+                    true
+                }
+                Step::Full => return self.give_up(socket, held, remote).await,
+                Step::End => return Ok(()),
+            };
+        }
+    }
+
+    /// Reads what is there, and looks at it.
+    fn read(&self, socket: &Socket, held: &mut Vec<u8>, remote: SocketAddr) -> io::Result<Step> {
+        let mut scratch = self.scratch.borrow_mut();
+        match socket.try_read(&mut scratch) {
+            Ok(0) => Ok(Step::End),
+            Ok(n) => Ok(self.look(held, scratch.get(..n).unwrap_or_default(), remote)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Step::Wait),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Step::Wait),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks at `held` and `new` after it; what is not used stays in `held`.
+    fn look(&self, held: &mut Vec<u8>, new: &[u8], remote: SocketAddr) -> Step {
+        let whole = if held.is_empty() {
+            new
+        } else {
+            held.extend_from_slice(new);
+            &**held
+        };
+        let (step, used) = match request::look(whole, Some(remote.ip()), |request| self.take(request)) {
+            Look::Plain(step, used) => (step, used),
+            Look::More => (Step::Wait, 0),
+            Look::Other => (Step::Full, 0),
+        };
+        if held.is_empty() {
+            held.extend_from_slice(new.get(used..).unwrap_or_default());
+        } else {
+            held.drain(..used);
+        }
+        if held.is_empty() {
+            // A connection that waits keeps nothing.
+            *held = Vec::new();
+        }
+        step
+    }
+
+    fn take(&self, request: &Request<'_>) -> Step {
+        match request.route {
+            Route::Publish => Step::Publish(Order::whole(&self.edge, request, request.body), request.is_last),
+            Route::Subscribe => Step::Subscribe(Wish::read(&self.edge, request), request.is_last),
+        }
+    }
+
+    async fn send(&self, socket: &mut Socket, answer: &Answer) -> io::Result<()> {
+        let rest = {
+            let mut out = self.out.borrow_mut();
+            out.clear();
+            answer.write(&self.date(), &mut out);
+            let sent = match socket.try_write(&out) {
+                Ok(sent) => sent,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+                Err(error) => return Err(error),
+            };
+            out.get(sent..).unwrap_or_default().to_vec()
+        };
+        if rest.is_empty() {
+            return Ok(());
+        }
+        // It sends requests and does not read the answers.
+        let write_timeout = self.edge.config.stream.write_timeout;
+        timeout(write_timeout, socket.write_all(&rest)).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+    }
+
+    async fn give_up(&self, socket: Socket, held: Vec<u8>, remote: SocketAddr) -> io::Result<()> {
+        (self.full)(Carrier::new(socket.into_watched()?, held), remote).await;
+        Ok(())
+    }
+
+    /// The time as headers have it, formatted once a second.
+    fn date(&self) -> std::cell::Ref<'_, str> {
+        let now = SystemTime::now();
+        let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if self.date.borrow().0 != second {
+            *self.date.borrow_mut() = (second, httpdate::fmt_http_date(now));
+        }
+        std::cell::Ref::map(self.date.borrow(), |(_, date)| &**date)
+    }
+}
+
+impl Socket {
+    fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Bare(socket) => (&*socket).read(buf),
+            Self::Watched(socket) => socket.try_read(buf),
+            Self::Gone => Ok(0),
+        }
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Bare(socket) => (&*socket).write(bytes),
+            Self::Watched(socket) => socket.try_write(bytes),
+            Self::Gone => Err(ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Waits for something to read, until `due`; whether it came. The timer is the connection's: setting it anew for
+    /// every request would cost more than letting it ring early once in a while.
+    async fn readable(&mut self, timer: &mut Option<Pin<Box<Sleep>>>, due: Instant) -> io::Result<bool> {
+        let socket = self.watch()?;
+        let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if timer.deadline() > due {
+            timer.as_mut().reset(due);
+        }
+        loop {
+            tokio::select! {
+                biased;
+                ready = socket.readable() => return ready.map(|()| true),
+                () = timer.as_mut() => {
+                    if Instant::now() >= due {
+                        return Ok(false);
+                    }
+                    timer.as_mut().reset(due);
+                }
+            }
+        }
+    }
+
+    async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let socket = self.watch()?;
+        while !bytes.is_empty() {
+            socket.writable().await?;
+            match socket.try_write(bytes) {
+                Ok(sent) => bytes = bytes.get(sent..).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self) -> io::Result<&TcpStream> {
+        *self = Self::Watched(std::mem::replace(self, Self::Gone).into_watched()?);
+        match self {
+            Self::Watched(socket) => Ok(socket),
+            _ => Err(ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn into_watched(self) -> io::Result<TcpStream> {
+        match self {
+            Self::Bare(socket) => TcpStream::from_std(socket),
+            Self::Watched(socket) => Ok(socket),
+            Self::Gone => Err(ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn into_bare(self) -> io::Result<BareStream> {
+        match self {
+            Self::Bare(socket) => Ok(socket),
+            Self::Watched(socket) => socket.into_std(),
+            Self::Gone => Err(ErrorKind::NotConnected.into()),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The short way: plain publishes and subscriptions that never see the full HTTP server. Nobody may be able to tell.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tidings::config::Config;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::harness::{Answer, PATIENCE, Stream, TestServer};
+
+/// A request that has it is not plain, and means the same.
+const FULL: (&str, &str) = ("Content-Encoding", "identity");
+
+fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> String {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n{length}{headers}\r\n{body}")
+}
+
+/// What may differ: the time, the position, and the order of the headers.
+fn normal(answer: &Answer) -> (u16, Vec<(String, String)>, Value) {
+    let differs = |name: &str| matches!(name, "date" | "content-length");
+    let mut headers: Vec<_> = answer.headers.iter().filter(|(name, _)| !differs(name)).cloned().collect();
+    headers.sort();
+    let mut body: Value = serde_json::from_str(&answer.body).unwrap_or_else(|_| Value::String(answer.body.clone()));
+    let receipts = body.get_mut("published").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
+    for mut receipt in receipts.into_iter().chain([body.take()]) {
+        if let Some(id) = receipt.get_mut("id") {
+            *id = Value::Null;
+        }
+        body = if body.is_null() { receipt } else { Value::Array(vec![body, receipt]) };
+    }
+    (answer.status, headers, body)
+}
+
+#[tokio::test]
+async fn both_ways_answer_alike() {
+    // Goal: status, headers and body are the same, whether a request is plain or not.
+    let server = TestServer::with(|config| config.publish.event_bytes_max = tidings::config::Size::new(1000));
+    let long = "x".repeat(1001);
+    let (json, form) = (("Content-Type", "application/json"), ("Content-Type", "application/x-www-form-urlencoded"));
+    let (text, key) = (("Content-Type", "text/plain"), ("Idempotency-Key", "k"));
+    let requests: &[(&str, &str, &[(&str, &str)], &str)] = &[
+        ("POST", "/publish?topic=a", &[text], "content"),
+        ("PUT", "/publish?topic=a&event=e", &[], "content"),
+        ("GET", "/publish?topic=a&content=c", &[], ""),
+        ("POST", "/publish?topic=a&topic=b", &[text], "content"),
+        ("POST", "/publish", &[json], r#"{"topic":"a","content":{"b":1}}"#),
+        ("POST", "/publish", &[form], "topic=a&content=b+c"),
+        ("POST", "/publish?topic=a", &[text, key], "once"),
+        ("POST", "/publish?topic=a", &[text, key], "once"),
+        ("POST", "/publish?topic=a", &[text, key], "something else"),
+        ("POST", "/publish?topic=a", &[text], ""),
+        ("POST", "/publish?topic=a", &[], ""),
+        ("POST", "/publish", &[text], "content"),
+        ("POST", "/publish?topic=%ff", &[text], "content"),
+        ("POST", "/publish?topic=a", &[json], "{"),
+        ("POST", "/publish?topic=a", &[("Content-Type", "multipart/form-data; boundary=x")], "--x--"),
+        ("POST", "/publish?topic=a", &[text], &long),
+        ("POST", "/publish?topic=a", &[("sec-fetch-site", "cross-site")], "content"),
+        ("GET", "/subscribe", &[], ""),
+        ("GET", "/subscribe?topic=a&since=yesterday", &[], ""),
+        ("GET", "/subscribe?topic=a&on_gap=fail&lastEventId=elsewhere-1", &[], ""),
+    ];
+    for (method, target, headers, body) in requests {
+        let mut answers = Vec::new();
+        for full in [false, true] {
+            // Each way has its own keys, and the same history of them.
+            let target = target.replace("topic=a", if full { "topic=z" } else { "topic=a" });
+            let mut headers = headers.to_vec();
+            headers.push(("Connection", "close"));
+            headers.extend(full.then_some(FULL));
+            let answer = server.ask_bytes(request(method, &target, &headers, body).as_bytes()).await;
+            let (status, headers, body) = normal(&answer);
+            answers.push((status, headers, body.to_string().replace("\"z\"", "\"a\"")));
+        }
+        assert_eq!(answers[0], answers[1], "{method} {target} {headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn both_ways_open_the_same_stream() {
+    let server = TestServer::start();
+    server.publish("a", "the one").await;
+    for accept in ["text/event-stream", "application/x-ndjson"] {
+        let mut streams = Vec::new();
+        for full in [false, true] {
+            let mut headers = vec![("accept", accept), ("last-event-id", "elsewhere-7")];
+            headers.extend(full.then_some(FULL));
+            let mut stream = server.get("/subscribe?topic=a", &headers).await;
+            let mut headers: Vec<_> = stream.headers.iter().filter(|(name, _)| name != "date").cloned().collect();
+            headers.sort();
+            while !String::from_utf8_lossy(&stream.body).contains("one") {
+                assert!(stream.read().await, "the gap is told, then what is held");
+            }
+            // The reconnection time is jittered.
+            let body = String::from_utf8_lossy(&stream.body).into_owned();
+            let lines: Vec<_> = body.lines().filter(|line| !line.starts_with("retry: ")).map(str::to_owned).collect();
+            streams.push((stream.status, headers, lines));
+        }
+        assert_eq!(streams[0], streams[1], "{accept}");
+    }
+}
+
+/// A connection that takes one answer after the other.
+struct Connection(Option<TcpStream>);
+
+impl Connection {
+    async fn open(server: &TestServer) -> Self {
+        Self(Some(TcpStream::connect(server.address).await.expect("a connection")))
+    }
+
+    fn socket(&mut self) -> &mut TcpStream {
+        self.0.as_mut().expect("a connection")
+    }
+
+    async fn write(&mut self, bytes: &[u8]) {
+        self.socket().write_all(bytes).await.expect("it is taken");
+    }
+
+    /// Reads one answer and not a byte more.
+    async fn answer(&mut self) -> (u16, String) {
+        let socket = self.socket();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(timeout(PATIENCE, socket.read_u8()).await.expect("an answer in time").expect("an answer"));
+        }
+        let head = String::from_utf8(head).expect("ASCII").to_ascii_lowercase();
+        let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+        let mut body = vec![0; length.expect("a length")];
+        timeout(PATIENCE, socket.read_exact(&mut body)).await.expect("a body in time").expect("a body");
+        (head[9..12].parse().expect("a status"), String::from_utf8(body).expect("UTF-8"))
+    }
+
+    /// What comes until the server closes, and how long that took.
+    async fn end(&mut self) -> (String, Duration) {
+        let (begun, mut rest) = (Instant::now(), Vec::new());
+        timeout(PATIENCE, self.socket().read_to_end(&mut rest)).await.expect("an end in time").expect("a clean end");
+        (String::from_utf8(rest).expect("UTF-8"), begun.elapsed())
+    }
+}
+
+fn publish(content: &str) -> String {
+    request("POST", "/publish?topic=a", &[("Content-Type", "text/plain")], content)
+}
+
+#[tokio::test]
+async fn requests_may_come_in_pieces_or_several_at_once() {
+    // Goal: how the bytes are cut on their way changes nothing, and answers come in the order of the requests.
+    let server = TestServer::start();
+    let mut all = server.subscribe("topic=a").await;
+    let mut connection = Connection::open(&server).await;
+    let several = [publish("first"), publish("second"), publish("third")].concat();
+    for size in [1, 7, several.len()] {
+        for piece in several.as_bytes().chunks(size) {
+            connection.write(piece).await;
+        }
+        for content in ["first", "second", "third"] {
+            assert_eq!(connection.answer().await.0, 200, "pieces of {size}");
+            assert_eq!(all.next().await.expect("an event").data, content, "pieces of {size}");
+        }
+    }
+    // One that the full server must answer, plain ones before and after it.
+    let health = request("GET", "/healthz", &[], "");
+    connection.write([publish("before"), health, publish("after")].concat().as_bytes()).await;
+    assert_eq!(connection.answer().await.0, 200);
+    assert_eq!(connection.answer().await, (200, "ok\n".to_owned()));
+    assert_eq!(connection.answer().await.0, 200);
+    assert_eq!([all.next().await, all.next().await].map(|e| e.expect("an event").data), ["before", "after"]);
+    // A publish and a subscription in one go: the stream begins behind the publish.
+    connection = Connection::open(&server).await;
+    connection.write([publish("last"), request("GET", "/subscribe?topic=a", &[], "")].concat().as_bytes()).await;
+    assert_eq!(connection.answer().await.0, 200);
+    let mut stream = Stream::receive(connection.0.take().expect("a connection")).await;
+    server.publish("a", "live").await;
+    assert_eq!(stream.next().await.expect("an event").data, "live");
+}
+
+#[tokio::test]
+async fn a_request_that_dawdles_is_still_answered() {
+    // Goal: one that is not whole in time for the short way is taken up by the full server where it is.
+    let server = TestServer::start();
+    let text = publish("slowly");
+    for at in [30, text.len() - 3] {
+        let mut connection = Connection::open(&server).await;
+        connection.write(&text.as_bytes()[..at]).await;
+        // Nobody answers meanwhile; this is how it is seen that time has passed.
+        let silence = timeout(Duration::from_millis(1500), connection.socket().read_u8()).await;
+        assert!(silence.is_err(), "an answer to half a request: {silence:?}");
+        connection.write(&text.as_bytes()[at..]).await;
+        assert_eq!(connection.answer().await.0, 200, "cut at {at}");
+    }
+}
+
+fn impatient(config: &mut Config) {
+    config.server.keep_alive = Duration::from_secs(2);
+}
+
+#[tokio::test]
+async fn an_idle_connection_closes_quietly_and_not_before_its_time() {
+    // Goal: no 408 out of the blue to somebody who has asked nothing, whichever server has the connection.
+    let server = TestServer::with(impatient);
+    let health = request("GET", "/healthz", &[], "");
+    for before in [None, Some(publish("one")), Some(health)] {
+        let mut connection = Connection::open(&server).await;
+        if let Some(request) = &before {
+            connection.write(request.as_bytes()).await;
+            assert_eq!(connection.answer().await.0, 200);
+        }
+        let (rest, took) = connection.end().await;
+        assert_eq!(rest, "", "after {before:?}");
+        assert!(took >= Duration::from_millis(1900), "after {before:?} it was closed within {took:?}");
+    }
+    // The control: half a request is somebody's, who is told.
+    let mut connection = Connection::open(&server).await;
+    connection.write(b"POST /publish?to").await;
+    let (rest, _) = connection.end().await;
+    assert!(rest.starts_with("HTTP/1.1 408"), "{rest}");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_answers_is_cut() {
+    // Goal: whoever sends requests and reads nothing is cut, and holds no more memory than its socket meanwhile.
+    let server = TestServer::with(|config| config.stream.write_timeout = Duration::from_secs(1));
+    let mut connection = Connection::open(&server).await;
+    let many = publish("unanswered").repeat(1000);
+    let deadline = Instant::now() + PATIENCE;
+    let cut = async {
+        loop {
+            if connection.socket().write_all(many.as_bytes()).await.is_err() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "it goes on taking requests");
+        }
+    };
+    timeout(PATIENCE, cut).await.expect("it is cut in time");
+}
