@@ -370,7 +370,16 @@ impl Feeds {
     }
 
     fn push(&mut self, commit: &Commit) {
-        self.0.retain(|feed| feed.upgrade().inspect(|feed| feed.push(commit.clone())).is_some());
+        let mut gone = false;
+        for feed in &self.0 {
+            match feed.upgrade() {
+                Some(feed) => feed.push(commit.clone()),
+                None => gone = true,
+            }
+        }
+        if gone {
+            self.0.retain(|feed| feed.strong_count() > 0);
+        }
     }
 }
 

@@ -12,18 +12,21 @@
 
 use std::{
     cell::RefCell,
+    future::poll_fn,
     io::{self, ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream as BareStream},
     pin::Pin,
     rc::Rc,
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use actix_web::web;
 use futures_util::future::LocalBoxFuture;
 use tokio::{
+    io::{AsyncRead as _, ReadBuf},
     net::TcpStream,
-    time::{Instant, Sleep, sleep_until, timeout},
+    time::{Instant, Sleep, sleep, timeout},
 };
 
 use super::{
@@ -40,7 +43,7 @@ mod request;
 use request::{BYTES_MAX, Look, Request, Route};
 
 /// What is not a whole request by then is left to the full HTTP server and its time limits.
-const PATIENCE: Duration = Duration::from_secs(1);
+const WHOLE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Serves the connections of one worker.
 pub struct ShortWay {
@@ -91,14 +94,17 @@ impl ShortWay {
     }
 
     async fn run(&self, mut socket: Socket, remote: SocketAddr) -> io::Result<()> {
-        let keep_alive = self.edge.config.server.keep_alive;
         // What was read and is not done with; and whether it has been looked at since.
         let (mut held, mut looked) = (Vec::new(), true);
-        let (mut whole_by, mut timer) = (None, None);
+        let mut patience = Patience::new(self.edge.config.server.keep_alive);
         loop {
-            let step = if looked { self.read(&socket, &mut held, remote)? } else { self.look(&mut held, &[], remote) };
-            if !matches!(step, Step::Wait) {
-                whole_by = None;
+            let step = if looked {
+                self.next(&mut socket, &mut held, &mut patience, remote).await?
+            } else {
+                self.look(&mut held, &[], remote)
+            };
+            if matches!(step, Step::Publish(..) | Step::Subscribe(..)) {
+                patience.met();
             }
             looked = match step {
                 Step::Publish(order, is_last) => {
@@ -135,36 +141,46 @@ impl ShortWay {
                     }
                     held.is_empty()
                 }
-                Step::Wait if held.is_empty() => {
-                    if !socket.readable(&mut timer, Instant::now() + keep_alive).await? {
-                        // A connection that is idle between requests ends without a word.
-                        return Ok(());
-                    }
-                    true
-                }
-                Step::Wait => {
-                    let due = *whole_by.get_or_insert_with(|| Instant::now() + PATIENCE);
-                    if !socket.readable(&mut timer, due).await? {
-                        return self.give_up(socket, held, remote).await;
-                    }
-                    true
-                }
+                Step::Wait => true,
                 Step::Full => return self.give_up(socket, held, remote).await,
                 Step::End => return Ok(()),
             };
         }
     }
 
-    /// Reads what is there, and looks at it.
-    fn read(&self, socket: &Socket, held: &mut Vec<u8>, remote: SocketAddr) -> io::Result<Step> {
-        let mut scratch = self.scratch.borrow_mut();
-        match socket.try_read(&mut scratch) {
-            Ok(0) => Ok(Step::End),
-            Ok(n) => Ok(self.look(held, scratch.get(..n).unwrap_or_default(), remote)),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Step::Wait),
-            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Step::Wait),
-            Err(error) => Err(error),
+    /// Waits for something to read, and looks at it.
+    async fn next(
+        &self,
+        socket: &mut Socket,
+        held: &mut Vec<u8>,
+        patience: &mut Patience,
+        remote: SocketAddr,
+    ) -> io::Result<Step> {
+        if let Socket::Bare(bare) = socket {
+            let mut scratch = self.scratch.borrow_mut();
+            match bare.read(&mut scratch) {
+                Ok(0) => return Ok(Step::End),
+                Ok(n) => return Ok(self.look(held, scratch.get(..n).unwrap_or_default(), remote)),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                Err(error) => return Err(error),
+            }
         }
+        let socket = socket.watch()?;
+        patience.begin(held.is_empty());
+        poll_fn(|cx| {
+            let mut scratch = self.scratch.borrow_mut();
+            let mut buffer = ReadBuf::new(&mut scratch);
+            if let Poll::Ready(read) = Pin::new(&mut *socket).poll_read(cx, &mut buffer) {
+                return Poll::Ready(read.map(|()| match buffer.filled() {
+                    [] => Step::End,
+                    new => self.look(held, new, remote),
+                }));
+            }
+            ready!(patience.poll(cx));
+            // A connection that is idle between requests ends without a word.
+            Poll::Ready(Ok(if held.is_empty() { Step::End } else { Step::Full }))
+        })
+        .await
     }
 
     /// Looks at `held` and `new` after it; what is not used stays in `held`.
@@ -235,42 +251,55 @@ impl ShortWay {
     }
 }
 
-impl Socket {
-    fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Bare(socket) => (&*socket).read(buf),
-            Self::Watched(socket) => socket.try_read(buf),
-            Self::Gone => Ok(0),
+/// How long a connection may wait for the rest of a request, or for the next one.
+struct Patience {
+    keep_alive: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// A request is under way since the timer was set for it.
+    pressed: bool,
+    /// There were requests since the timer was set.
+    active: bool,
+}
+
+impl Patience {
+    fn new(keep_alive: Duration) -> Self {
+        Self { keep_alive, timer: None, pressed: false, active: false }
+    }
+
+    /// A wait begins, for the next request or for the rest of one. Between requests the timer runs on as it is: to set it
+    /// anew for each would cost more than to let it ring once in vain.
+    fn begin(&mut self, idle: bool) {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.keep_alive)));
+        if !idle && !self.pressed {
+            self.pressed = true;
+            timer.as_mut().reset(Instant::now() + WHOLE_WITHIN);
         }
     }
 
+    /// A request was whole.
+    fn met(&mut self) {
+        (self.active, self.pressed) = (true, false);
+    }
+
+    /// Ready when it is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(timer) = &mut self.timer else { return Poll::Pending };
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if self.pressed || !std::mem::take(&mut self.active) {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(Instant::now() + self.keep_alive);
+        }
+    }
+}
+
+impl Socket {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Bare(socket) => (&*socket).write(bytes),
             Self::Watched(socket) => socket.try_write(bytes),
             Self::Gone => Err(ErrorKind::NotConnected.into()),
-        }
-    }
-
-    /// Waits for something to read, until `due`; whether it came. The timer is the connection's: setting it anew for
-    /// every request would cost more than letting it ring early once in a while.
-    async fn readable(&mut self, timer: &mut Option<Pin<Box<Sleep>>>, due: Instant) -> io::Result<bool> {
-        let socket = self.watch()?;
-        let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        if timer.deadline() > due {
-            timer.as_mut().reset(due);
-        }
-        loop {
-            tokio::select! {
-                biased;
-                ready = socket.readable() => return ready.map(|()| true),
-                () = timer.as_mut() => {
-                    if Instant::now() >= due {
-                        return Ok(false);
-                    }
-                    timer.as_mut().reset(due);
-                }
-            }
         }
     }
 
@@ -287,8 +316,10 @@ impl Socket {
         Ok(())
     }
 
-    fn watch(&mut self) -> io::Result<&TcpStream> {
-        *self = Self::Watched(std::mem::replace(self, Self::Gone).into_watched()?);
+    fn watch(&mut self) -> io::Result<&mut TcpStream> {
+        if !matches!(self, Self::Watched(_)) {
+            *self = Self::Watched(std::mem::replace(self, Self::Gone).into_watched()?);
+        }
         match self {
             Self::Watched(socket) => Ok(socket),
             _ => Err(ErrorKind::NotConnected.into()),

@@ -1,6 +1,6 @@
 //! A request that is plain enough for the short way.
 
-use std::net::IpAddr;
+use std::{mem::MaybeUninit, net::IpAddr};
 
 use crate::http::head::Head;
 
@@ -44,9 +44,9 @@ pub(super) enum Route {
 /// request can be refused or framed differently nowhere: whatever asks for more than one length, another transfer
 /// coding, another protocol, an early answer, or permission for another origin is left to it.
 pub(super) fn look<T>(bytes: &[u8], remote: Option<IpAddr>, take: impl FnOnce(&Request<'_>) -> T) -> Look<T> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut parsed = httparse::Request::new(&mut headers);
-    let head = match parsed.parse(bytes) {
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    let head = match parsed.parse_with_uninit_headers(bytes, &mut headers) {
         Ok(httparse::Status::Complete(head)) => head,
         Ok(httparse::Status::Partial) if bytes.len() < BYTES_MAX => return Look::More,
         _ => return Look::Other,
