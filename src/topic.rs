@@ -189,7 +189,9 @@ impl TopicHandle {
     ///
     /// # Errors
     /// See [`PublishError`].
-    pub async fn publish(&self, draft: Draft, key: Option<Arc<str>>) -> Result<Published, PublishError> {
+    pub async fn publish(&self, mut draft: Draft, key: Option<Arc<str>>) -> Result<Published, PublishError> {
+        // All events of a topic share one copy of its name.
+        draft.topic.clone_from(&self.name);
         let Some(key) = key else {
             let subscribers = self.subscribers();
             let receipt = self.log.append(draft).await?;

@@ -114,7 +114,8 @@ impl Order {
         let mut drafts = self.drafts;
         let outcomes = match drafts.pop() {
             Some(draft) if drafts.is_empty() => SmallVec::from_buf([publish(draft).await]),
-            last => join_all(drafts.into_iter().chain(last).map(publish)).await.into(),
+            // In memory of its own: a connection that publishes one event must not hold room for many.
+            last => Box::pin(join_all(drafts.into_iter().chain(last).map(publish))).await.into(),
         };
         answer(edge, &outcomes, self.several)
     }

@@ -122,7 +122,8 @@ impl ShortWay {
                 }
                 Step::Subscribe(wish, is_last) => {
                     let granted = match wish {
-                        Ok(wish) => wish.grant(&self.edge).await,
+                        // In memory of its own, so that a publisher's connection need not hold room for it.
+                        Ok(wish) => Box::pin(wish.grant(&self.edge)).await,
                         Err(problem) => Err(problem),
                     };
                     match granted.unwrap_or_else(|problem| Granted::Answer(problem.answer())) {
