@@ -46,8 +46,6 @@ pub use lifetime::jitter;
 /// How long the hub works before it lets the HTTP server have the thread. Shorter coalesces more of a burst, longer
 /// spares switches; at half a millisecond neither shows in the figures (README, Performance).
 const SLICE: Duration = Duration::from_micros(500);
-/// Visits between two looks at the clock.
-const VISITS_PER_LOOK: u32 = 8;
 /// Pages that are fetched at once; more wait their turn, so that replays of cold history share the disk.
 const FETCHES_MAX: usize = 8;
 /// Readiness events taken from the system at once.
@@ -155,11 +153,7 @@ impl Worker {
             }
             let more_events = self.poll_events(&mut events);
             let until = now + SLICE;
-            let mut visits = 0;
-            let busy = self.fanout.run(|| {
-                visits += 1;
-                visits % VISITS_PER_LOOK != 0 || Instant::now() < until
-            });
+            let busy = self.fanout.run(|| Instant::now() < until);
             if let Some(ends_at) = ends_at
                 && (ends_at <= now || (self.fanout.is_empty() && self.door.arrivals.borrow().is_empty()))
             {

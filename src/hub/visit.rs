@@ -27,8 +27,8 @@ pub(super) enum Visit {
     End,
 }
 
-/// What one visit may read before the next connection has its turn.
-const VISIT_BYTES_MAX: usize = 4 * Channel::RUN_BYTES_MAX;
+/// What one visit may read before the next connection has its turn: live events wait for it.
+const VISIT_BYTES_MAX: usize = Channel::RUN_BYTES_MAX;
 /// What one read of the log asks for.
 const PAGE_BYTES: usize = 64 << 10;
 
