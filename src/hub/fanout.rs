@@ -262,6 +262,8 @@ impl<S: Peer> Fanout<S> {
         let Some(seat) = at.map(|at| connection.seats.swap_remove(at)) else { return };
         connection.say(&frame::deleted(connection.format, topic));
         connection.ending |= connection.seats.is_empty();
+        // The page that it waits for may tell of a loss of this topic's: it wants another one.
+        connection.fetching = None;
         self.vacate(seat);
     }
 

@@ -90,6 +90,8 @@ impl<S: Peer> Fanout<S> {
             let retry = jitter(self.config.retry);
             connection.say(&frame::farewell(connection.format, retry, id));
             connection.ending = true;
+            // Nothing follows the farewell.
+            connection.fetching = None;
             self.visit(key);
         }
     }

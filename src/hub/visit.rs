@@ -155,17 +155,8 @@ impl<S: Peer> Fanout<S> {
             connection.say(&frame::gap(format, GapReason::Evicted, &requested, resumed_after));
             connection.cursor = resumed_after.seq;
         }
-        // A topic of the page may have left the connection while it was fetched.
-        let seated = |topic: &TopicName| {
-            let mut channels = connection.seats.iter().filter_map(|seat| self.channels.get(seat.channel));
-            channels.any(|channel| channel.topic == *topic)
-        };
-        let frames: Vec<(u64, Bytes)> = page
-            .events
-            .iter()
-            .filter(|event| seated(&event.topic))
-            .map(|event| (event.seq, frame::event(format, epoch, event)))
-            .collect();
+        let frames: Vec<(u64, Bytes)> =
+            page.events.iter().map(|event| (event.seq, frame::event(format, epoch, event))).collect();
         for topic in &page.deleted {
             self.remove_topic(key, topic);
         }
