@@ -18,28 +18,72 @@ use tidings::{
 };
 
 mod client;
+mod engine;
+mod fault;
 mod found;
 mod history;
 mod peer;
 mod world;
 
 pub use client::normalised;
-use world::{Fault, Manners, TOPICS, World};
+use engine::{End, Engine};
+use fault::Fault;
+use world::{Manners, TOPICS, World};
 
 /// One thing that happens. Clients are chosen among those that there are.
 #[derive(Clone, Debug)]
 enum Step {
-    Publish { topic: usize, name: usize, content: usize, times: usize },
-    Subscribe { topics: Vec<bool>, format: Format, start: From, manners: Manners },
-    Resume { client: Index, deletions_are_remembered: bool, manners: Manners },
-    Turn { lost: usize, visits: usize },
-    IdleTurn { visits: usize },
-    Room { client: Index, bytes: usize },
-    Break { client: Index },
-    HangUp { client: Index },
-    Chatter { client: Index, bytes: usize },
-    Delete { topic: usize },
-    Clock { milliseconds: u64 },
+    Publish {
+        topic: usize,
+        name: usize,
+        content: usize,
+        times: usize,
+    },
+    Subscribe {
+        topics: Vec<bool>,
+        format: Format,
+        start: From,
+        manners: Manners,
+    },
+    Resume {
+        client: Index,
+        deletions_are_remembered: bool,
+        manners: Manners,
+    },
+    Turn {
+        lost: usize,
+        visits: usize,
+    },
+    IdleTurn {
+        visits: usize,
+    },
+    Room {
+        client: Index,
+        bytes: usize,
+    },
+    Break {
+        client: Index,
+    },
+    HangUp {
+        client: Index,
+    },
+    Chatter {
+        client: Index,
+        bytes: usize,
+    },
+    Delete {
+        topic: usize,
+    },
+    Clock {
+        milliseconds: u64,
+    },
+    /// From now on a page takes as many turns from the disk to the hub.
+    Delay {
+        turns: usize,
+    },
+    Restart {
+        end: End,
+    },
 }
 
 /// Where a subscription asks to begin, before it is known what there is.
@@ -122,18 +166,25 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(client, bytes)| Step::Chatter { client, bytes }),
         1 => (0..TOPICS).prop_map(|topic| Step::Delete { topic }),
         3 => (1..1_500_u64).prop_map(|milliseconds| Step::Clock { milliseconds }),
+        2 => (0..5_usize).prop_map(|turns| Step::Delay { turns }),
+        1 => prop_oneof![Just(End::Ordered), Just(End::Killed)].prop_map(|end| Step::Restart { end }),
     ]
 }
 
-/// Small limits, so that what is not read soon is gone: by count, by bytes of a topic, by bytes of all.
+/// Small limits, so that what is not read soon is gone: by count, by bytes of a topic, by bytes of all. And little
+/// memory for those that keep some of it elsewhere.
 fn retention() -> impl Strategy<Value = LogConfig> {
     let bytes = || prop_oneof![1 => 300..3_000_u64, 1 => Just(1 << 30)].prop_map(Size::new);
-    (1..9_usize, bytes(), bytes()).prop_map(|(topic_events_max, topic_bytes_max, bytes_max)| LogConfig {
-        topic_events_max,
-        topic_bytes_max,
-        bytes_max,
-        age_max: Duration::ZERO,
-        ..LogConfig::default()
+    let hot = prop_oneof![1 => Just(0), 2 => 0..3_000_u64].prop_map(Size::new);
+    (1..9_usize, bytes(), bytes(), hot).prop_map(|(topic_events_max, topic_bytes_max, bytes_max, hot_bytes_max)| {
+        LogConfig {
+            topic_events_max,
+            topic_bytes_max,
+            bytes_max,
+            hot_bytes_max,
+            age_max: Duration::ZERO,
+            ..LogConfig::default()
+        }
     })
 }
 
@@ -141,7 +192,7 @@ fn apply(world: &mut World, step: &Step) -> Result<(), String> {
     let client = |world: &World, index: &Index| (!world.clients.is_empty()).then(|| index.index(world.clients.len()));
     match step {
         Step::Publish { topic, name, content: kind, times } => {
-            (0..*times).try_for_each(|_| world.publish(*topic, NAMES[*name], &content(*kind)))
+            world.publish(*topic, NAMES[*name], &content(*kind), *times)
         }
         Step::Subscribe { topics, format, start, manners } => {
             let topics: Vec<usize> = (0..TOPICS).filter(|topic| topics[*topic]).collect();
@@ -158,6 +209,11 @@ fn apply(world: &mut World, step: &Step) -> Result<(), String> {
             world.now.clock.set(world.now.clock.get() + Duration::from_millis(*milliseconds));
             Ok(())
         }
+        Step::Delay { turns } => {
+            world.delay = *turns;
+            Ok(())
+        }
+        Step::Restart { end } => world.restart(*end),
         Step::Room { client: index, .. }
         | Step::Break { client: index }
         | Step::HangUp { client: index }
@@ -176,20 +232,19 @@ fn apply(world: &mut World, step: &Step) -> Result<(), String> {
 }
 
 fn start_of(world: &World, from: &From) -> Start {
-    let watermark = usize::try_from(world.history.watermark).expect("few events");
     match *from {
         From::Live => Start::Live,
         From::All => Start::All,
         From::Last(n) => Start::Last(n),
         From::Since(time) => Start::Since(time),
         From::Unreadable => Start::Unreadable,
-        From::Position(at) => Start::After(world.id(true, u64::try_from(at.index(watermark + 3)).expect("few events"))),
+        From::Position(at) => Start::After(world.id(true, *at.get(&world.history.positions()))),
         From::Foreign(seq) => Start::After(world.id(false, seq)),
     }
 }
 
-fn run(retention: &LogConfig, steps: &[Step], fault: Fault) -> Result<(), String> {
-    let mut world = World::new(retention, fault);
+fn run(engine: Engine, retention: &LogConfig, steps: &[Step], fault: Fault) -> Result<(), String> {
+    let mut world = World::new(engine, retention, fault);
     for (at, step) in steps.iter().enumerate() {
         apply(&mut world, step).map_err(|error| format!("step {at}: {error}"))?;
     }
@@ -202,41 +257,56 @@ pub fn cases(default: u32) -> u32 {
 }
 
 /// Runs random histories; the first that fails, made as short as can be.
-fn explore(cases: u32) -> Result<(), String> {
+fn explore(engine: Engine, cases: u32) -> Result<(), String> {
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
     let histories = (retention(), vec(step(), 1..60));
+    let run = |retention: &LogConfig, steps: &[Step]| run(engine, retention, steps, Fault::None);
     TestRunner::new(config)
-        .run(&histories, |(retention, steps)| run(&retention, &steps, Fault::None).map_err(TestCaseError::fail))
+        .run(&histories, |(retention, steps)| run(&retention, &steps).map_err(TestCaseError::fail))
         .map_err(|error| error.to_string())
 }
 
 #[test]
 fn every_subscriber_receives_exactly_what_the_model_says() {
     // Goal: in any history each subscriber is given every event of its topics once, in order, or told that it is gone.
-    if let Err(error) = explore(cases(2_000)) {
+    if let Err(error) = explore(Engine::Memory, cases(2_000)) {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn every_subscriber_receives_exactly_what_the_model_says_from_disk_and_over_restarts() {
+    // Goal: as above; with pages that come from the disk, soon or late, and processes that end and start again.
+    if let Err(error) = explore(Engine::Disk, cases(600)) {
         panic!("{error}");
     }
 }
 
 /// Whether the checks catch `fault`: histories that pass without it fail with it, and for the right reason.
-fn is_caught(fault: Fault) -> bool {
+fn is_caught(engine: Engine, fault: Fault) -> bool {
     let mut runner = TestRunner::deterministic();
     let histories = (retention(), vec(step(), 1..60));
     (0..200).any(|_| {
         let (retention, steps) = histories.new_tree(&mut runner).expect("a history").current();
-        run(&retention, &steps, Fault::None).is_ok()
-            && run(&retention, &steps, fault).is_err_and(|error| error.contains("is missing on the way"))
+        run(engine, &retention, &steps, Fault::None).is_ok()
+            && run(engine, &retention, &steps, fault).is_err_and(|error| error.contains("is missing on the way"))
     })
 }
 
 #[test]
 fn a_fan_out_sharded_by_topic_is_caught() {
     // Goal: the checks above can fail: with a feed for each half of the topics a cursor passes over events.
-    assert!(is_caught(Fault::Sharded));
+    assert!(is_caught(Engine::Memory, Fault::Sharded));
 }
 
 #[test]
 fn a_feed_that_swallows_events_is_caught() {
     // Goal: the checks above can fail: a commit that never reaches the hub is missed.
-    assert!(is_caught(Fault::Swallowed));
+    assert!(is_caught(Engine::Memory, Fault::Swallowed));
+}
+
+#[test]
+fn a_torn_page_from_the_disk_is_caught() {
+    // Goal: the checks above can fail: pages do come from the disk, and what lacks in one is missed.
+    assert!(is_caught(Engine::Disk, Fault::Torn));
 }

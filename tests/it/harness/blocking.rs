@@ -20,9 +20,19 @@ pub struct Directory(pub PathBuf);
 
 impl Directory {
     pub fn new() -> Self {
+        Self::in_directory(Path::new(env!("CARGO_TARGET_TMPDIR")))
+    }
+
+    /// In memory where the system has such a place: for tests that make many, and sync none.
+    pub fn in_memory() -> Self {
+        let shared_memory = Path::new("/dev/shm");
+        if shared_memory.is_dir() { Self::in_directory(shared_memory) } else { Self::new() }
+    }
+
+    fn in_directory(parent: &Path) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("log-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let name = format!("tidings-log-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = parent.join(name);
         std::fs::create_dir_all(&path).expect("a directory");
         Self(path)
     }

@@ -6,6 +6,8 @@ use tidings::{
     log::{Log, Start},
 };
 
+use super::engine::End;
+
 /// One event ever committed.
 #[derive(Debug)]
 pub struct Fact {
@@ -33,6 +35,46 @@ pub struct History {
 impl History {
     pub fn new(epoch: Epoch, names: Vec<TopicName>) -> Self {
         Self { epoch, names, facts: Vec::new(), deletions: Vec::new(), watermark: 0, stamp: 0 }
+    }
+
+    /// Takes note that `seq` was given: the next one.
+    pub fn give(&mut self, seq: u64) -> Result<(), String> {
+        self.watermark += 1;
+        if seq == self.watermark {
+            Ok(())
+        } else {
+            Err(format!("the log gave the position {seq}, the next was {}", self.watermark))
+        }
+    }
+
+    /// Positions worth asking for: of everything there ever was, before it, and past the end.
+    pub fn positions(&self) -> Vec<u64> {
+        let given = self.facts.iter().map(|fact| fact.seq).chain(self.deletions.iter().map(|(_, seq)| *seq));
+        let mut positions: Vec<u64> =
+            given.chain([0, self.watermark, self.watermark + 1, self.watermark + 2]).collect();
+        positions.sort_unstable();
+        positions.dedup();
+        positions
+    }
+
+    /// Another process has opened the log after this `end` of the last one.
+    pub fn reopened(&mut self, log: &dyn Log, end: End) -> Result<(), String> {
+        let watermark = log.watermark();
+        if log.epoch() != self.epoch {
+            return Err("it is another history".to_owned());
+        }
+        if watermark < self.watermark || (end == End::Ordered && watermark > self.watermark) {
+            return Err(format!("after its {end:?} end it goes on at {watermark}, it was at {}", self.watermark));
+        }
+        self.watermark = watermark;
+        // What retention has removed leaves the file a little later: it may be back, the newest of it first.
+        for (topic, name) in self.names.iter().enumerate() {
+            let first = log.held(name).and_then(|held| held.first).unwrap_or(u64::MAX);
+            let deleted_to = self.deletions.iter().filter(|(other, _)| *other == topic).map(|(_, seq)| *seq).max();
+            let is_back = |fact: &&mut Fact| fact.topic == topic && fact.seq >= first && Some(fact.seq) > deleted_to;
+            self.facts.iter_mut().filter(is_back).for_each(|fact| fact.removed = None);
+        }
+        Ok(())
     }
 
     /// Looks up what retention has removed. How much it may remove is the conformance suite's business; here it must

@@ -55,6 +55,8 @@ pub struct Pipe {
     made_from: Option<usize>,
     /// What has been taken since it was last abreast was made at this stamp, or later.
     behind_from: usize,
+    /// A page that it is given next, in part or whole, was read at this stamp.
+    expected_from: Option<usize>,
     now: Rc<Now>,
 }
 
@@ -80,6 +82,7 @@ impl Pipe {
             behind: false,
             made_from: None,
             behind_from: 0,
+            expected_from: None,
             now: Rc::clone(now),
         }
     }
@@ -103,6 +106,13 @@ impl Pipe {
     /// The hub has registered it under `key`.
     pub fn register(&mut self, key: usize) {
         self.key = Some(key);
+    }
+
+    /// A page for the socket under `key` comes, which was read when the log was at `stamp`.
+    pub fn expect(&mut self, key: usize, stamp: usize) {
+        if !self.dropped && self.key == Some(key) {
+            self.expected_from = Some(self.expected_from.map_or(stamp, |from| from.min(stamp)));
+        }
     }
 
     /// What a poll would report: the key, readable, writable. Each edge once.
@@ -144,7 +154,8 @@ impl Pipe {
         if !self.behind {
             self.behind_from = self.now.stamp.get();
         }
-        self.made_from.get_or_insert(self.behind_from);
+        self.behind_from = self.expected_from.map_or(self.behind_from, |from| from.min(self.behind_from));
+        self.made_from = Some(self.made_from.map_or(self.behind_from, |from| from.min(self.behind_from)));
         let taken = offered.min(self.room).min(self.gulp);
         let mut left = taken;
         for buf in bufs {
@@ -157,6 +168,7 @@ impl Pipe {
             self.refusing_since = None;
         }
         self.behind = taken < offered;
+        self.expected_from = self.expected_from.filter(|_| self.behind);
         if self.behind {
             self.refusing_since.get_or_insert(self.now.clock.get());
             // It only paused for breath: room is left, so readiness comes at once.

@@ -2,24 +2,25 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
     io,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use tidings::{
     config::{LogConfig, StreamConfig},
     event::{Epoch, EventId, EventName, TopicName},
     frame::{self, Format},
-    hub::{Fanout, Subscription},
-    log::{Batch, Commit, Draft, Feed, Log, Start, memory::MemoryLog},
+    hub::{Fanout, Subscription, Wanted},
+    log::{Batch, Draft, Feed, Page, Start},
 };
 
 use super::{
     client::Client,
+    engine::{End, Engine, Life},
+    fault::{Breaker, Fault},
     history::{Fact, History},
     peer::{Now, Pipe, Wire},
 };
@@ -31,16 +32,6 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
 const GRAIN: Duration = Duration::from_millis(10);
 /// What a peer may send before it must be cut.
 const CHATTER_MAX: usize = 64 << 10;
-
-/// How the driver is broken, so that the checks can be seen to fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    None,
-    /// Topics are fanned out by two shards: the odd ones' commits come a turn later than the even ones'.
-    Sharded,
-    /// Every seventh commit is dropped from the feed and nobody is told.
-    Swallowed,
-}
 
 /// What bounds a subscriber's socket and stream.
 #[derive(Clone, Copy, Debug)]
@@ -57,16 +48,28 @@ pub struct World {
     /// Those whose stream has ended or who have hung up: they may come back.
     pub left: Vec<Client>,
     pub now: Rc<Now>,
-    pub log: Arc<dyn Log>,
+    pub life: Life,
     topic_events_max: usize,
     feed: Arc<Feed>,
     batch: Batch,
     fanout: Fanout<Wire>,
     /// Handed over by HTTP, not yet adopted.
     door: Vec<(Wire, Subscription)>,
-    fault: Fault,
-    late: VecDeque<Commit>,
-    commits: usize,
+    /// Pages that were read from the disk, and have yet to reach the hub.
+    fetched: Vec<Fetched>,
+    /// How many turns that takes.
+    pub delay: usize,
+    breaker: Breaker,
+}
+
+/// A page on its way to the connection that wants it.
+struct Fetched {
+    key: usize,
+    ticket: u64,
+    page: Page,
+    /// The log was at this stamp when it was read.
+    stamp: usize,
+    turns_left: usize,
 }
 
 /// Released with the stream that holds it.
@@ -79,60 +82,71 @@ impl Drop for Hold {
 }
 
 impl World {
-    pub fn new(retention: &LogConfig, fault: Fault) -> Self {
-        let log: Arc<dyn Log> = Arc::new(MemoryLog::new(retention.clone()));
-        let feed = log.feed();
-        let config = StreamConfig { heartbeat: HEARTBEAT, write_timeout: WRITE_TIMEOUT, ..StreamConfig::default() };
+    pub fn new(engine: Engine, retention: &LogConfig, fault: Fault) -> Self {
+        let life = Life::first(engine, retention);
         let now = Rc::new(Now { clock: Cell::new(Instant::now()), stamp: Cell::new(0) });
         let names = (0..TOPICS).map(|n| TopicName::parse(&format!("topic {n}"), 255).expect("a valid name")).collect();
         Self {
-            history: History::new(log.epoch(), names),
+            history: History::new(life.log.epoch(), names),
             clients: Vec::new(),
             left: Vec::new(),
-            fanout: Fanout::new(Arc::clone(&log), config, now.clock.get()),
+            feed: life.log.feed(),
+            fanout: fanout(&life, &now),
             now,
-            log,
+            life,
             topic_events_max: retention.topic_events_max,
-            feed,
             batch: Batch::default(),
             door: Vec::new(),
-            fault,
-            late: VecDeque::new(),
-            commits: 0,
+            fetched: Vec::new(),
+            delay: 0,
+            breaker: Breaker::new(fault),
         }
     }
 
-    pub fn publish(&mut self, topic: usize, name: Option<&str>, content: &str) -> Result<(), String> {
+    /// Publishes `content` as often, all at once.
+    pub fn publish(&mut self, topic: usize, name: Option<&str>, content: &str, times: usize) -> Result<(), String> {
         let draft = Draft {
             topic: self.history.names[topic].clone(),
             name: name.map(|name| EventName::parse(name).expect("a valid name")),
             content: content.to_owned().into(),
             key: None,
         };
-        let receipt = self.log.append(draft).now_or_never().ok_or("memory commits at once")?;
-        let seq = receipt.map_err(|error| error.to_string())?.id.seq;
-        self.history.watermark += 1;
-        if seq != self.history.watermark {
-            return Err(format!("the log gave the position {seq}, the next was {}", self.history.watermark));
+        let appends: Vec<_> = (0..times).map(|_| self.life.log.append(draft.clone())).collect();
+        for receipt in self.life.wait(Box::pin(join_all(appends)))? {
+            let seq = receipt.map_err(|error| error.to_string())?.id.seq;
+            self.history.give(seq)?;
+            let name = name.map(str::to_owned);
+            self.history.facts.push(Fact { seq, topic, name, content: content.to_owned(), removed: None });
         }
-        let name = name.map(str::to_owned);
-        self.history.facts.push(Fact { seq, topic, name, content: content.to_owned(), removed: None });
         self.look()
     }
 
     pub fn delete(&mut self, topic: usize) -> Result<(), String> {
-        let forgotten = self.log.forget(&self.history.names[topic]).now_or_never().ok_or("memory commits at once")?;
+        let forgotten = self.life.wait(self.life.log.forget(&self.history.names[topic]))?;
         let seq = forgotten.map_err(|error| error.to_string())?;
-        self.history.watermark += 1;
-        if seq != self.history.watermark {
-            return Err(format!("the log gave the position {seq}, the next was {}", self.history.watermark));
-        }
+        self.history.give(seq)?;
         self.history.deletions.push((topic, seq));
         self.look()
     }
 
+    /// The process ends, and with it every stream; another one starts on what it left. In memory nothing happens.
+    pub fn restart(&mut self, end: End) -> Result<(), String> {
+        let Some(next) = self.life.next(end) else { return Ok(()) };
+        for client in self.clients.iter().chain(&self.left) {
+            client.pipe.borrow_mut().failed = true;
+        }
+        self.life = next?;
+        (self.feed, self.batch) = (self.life.log.feed(), Batch::default());
+        self.door.clear();
+        self.fetched.clear();
+        self.fanout = fanout(&self.life, &self.now);
+        self.check()?;
+        self.history.reopened(&*self.life.log, end)?;
+        self.look()
+    }
+
     fn look(&mut self) -> Result<(), String> {
-        let looked = self.history.look(&*self.log, self.topic_events_max);
+        let looked = self.history.look(&*self.life.log, self.topic_events_max);
         self.now.stamp.set(self.history.stamp);
         looked
     }
@@ -151,7 +165,7 @@ impl World {
         manners: Manners,
     ) -> Result<(), String> {
         let names: Vec<TopicName> = topics.iter().map(|topic| self.history.names[*topic].clone()).collect();
-        let placement = self.log.place(&names, start);
+        let placement = self.life.log.place(&names, start);
         let expected = self.history.place(topics, start);
         if (placement.after, placement.gap) != expected {
             return Err(format!("{topics:?} from {start:?}: {placement:?}, the model says {expected:?}"));
@@ -209,7 +223,7 @@ impl World {
         let arrivals = std::mem::take(&mut self.door);
         self.feed.take(&mut self.batch);
         self.lose(lost);
-        self.break_feed();
+        self.breaker.break_feed(&mut self.batch);
         self.fanout.advance(self.now.clock.get());
         self.fanout.take(&mut self.batch);
         for (wire, subscription) in arrivals {
@@ -223,7 +237,12 @@ impl World {
                 pipe.borrow_mut().failed = true;
             }
         }
-        self.work(visits)
+        let busy = self.work(visits)?;
+        if !busy && self.fanout.is_empty() {
+            // Nobody is at the door either: it was emptied above.
+            self.feed.pause();
+        }
+        Ok(busy)
     }
 
     /// A turn in which the hub does not get to its feed.
@@ -233,6 +252,7 @@ impl World {
     }
 
     fn work(&mut self, mut visits: usize) -> Result<bool, String> {
+        self.supply();
         for client in self.clients.iter().chain(&self.left) {
             let ready = client.pipe.borrow_mut().poll();
             if let Some((key, readable, writable)) = ready {
@@ -248,10 +268,40 @@ impl World {
             visits = visits.saturating_sub(1);
             visits > 0
         });
+        if !busy {
+            self.fetch()?;
+        }
         self.check()?;
         Ok(busy
-            || !self.late.is_empty()
+            || self.breaker.is_holding()
+            || !self.fetched.is_empty()
             || self.clients.iter().chain(&self.left).any(|client| client.pipe.borrow().is_ready()))
+    }
+
+    /// Reads the pages that connections wait for.
+    fn fetch(&mut self) -> Result<(), String> {
+        while let Some(Wanted { key, ticket, topics, after, told_to, bytes_max }) = self.fanout.next_wanted() {
+            let page = self.life.wait(self.life.log.fetch(topics, after, told_to, bytes_max))?;
+            let mut page = page.map_err(|error| error.to_string())?;
+            self.breaker.break_page(&mut page);
+            let (stamp, turns_left) = (self.history.stamp, self.delay);
+            self.fetched.push(Fetched { key, ticket, page, stamp, turns_left });
+        }
+        Ok(())
+    }
+
+    /// Hands the pages to the hub whose time has come.
+    fn supply(&mut self) {
+        for fetched in std::mem::take(&mut self.fetched) {
+            if fetched.turns_left > 0 {
+                self.fetched.push(Fetched { turns_left: fetched.turns_left - 1, ..fetched });
+                continue;
+            }
+            for client in self.clients.iter().chain(&self.left) {
+                client.pipe.borrow_mut().expect(fetched.key, fetched.stamp);
+            }
+            self.fanout.supply(fetched.key, fetched.ticket, Ok(fetched.page));
+        }
     }
 
     /// As a feed that overflowed: the first `lost` commits are left out, and the hub is told.
@@ -259,26 +309,6 @@ impl World {
         let lost = lost.min(self.batch.commits.len());
         if let Some(last) = self.batch.commits.drain(..lost).next_back() {
             self.batch.lost_to = last.seq();
-        }
-    }
-
-    fn break_feed(&mut self) {
-        match self.fault {
-            Fault::None => {}
-            Fault::Sharded => {
-                let odd = |commit: &Commit| match commit {
-                    Commit::Event(event) => event.topic.as_str().ends_with(['1', '3', '5']),
-                    Commit::Deleted(..) => false,
-                };
-                let late = std::mem::take(&mut self.late);
-                let (odd, even): (Vec<_>, Vec<_>) = self.batch.commits.drain(..).partition(odd);
-                self.batch.commits.extend(even.into_iter().chain(late));
-                self.late = odd.into();
-            }
-            Fault::Swallowed => self.batch.commits.retain(|_| {
-                self.commits += 1;
-                !self.commits.is_multiple_of(7)
-            }),
         }
     }
 
@@ -313,6 +343,7 @@ impl World {
     /// Every peer takes whatever there is, and all that can be done is done: everybody must be at the tail. Then an
     /// idle stream's heartbeat must move its cursor there.
     pub fn settle(&mut self) -> Result<(), String> {
+        self.delay = 0;
         for client in &self.clients {
             let mut pipe = client.pipe.borrow_mut();
             (pipe.gulp, pipe.broken) = (usize::MAX, false);
@@ -336,4 +367,9 @@ impl World {
             None => Ok(()),
         }
     }
+}
+
+fn fanout(life: &Life, now: &Now) -> Fanout<Wire> {
+    let config = StreamConfig { heartbeat: HEARTBEAT, write_timeout: WRITE_TIMEOUT, ..StreamConfig::default() };
+    Fanout::new(Arc::clone(&life.log), config, now.clock.get())
 }

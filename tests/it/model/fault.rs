@@ -1,0 +1,60 @@
+//! How the driver is broken, so that the checks can be seen to fail.
+
+use std::collections::VecDeque;
+
+use tidings::log::{Batch, Commit, Page};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// Topics are fanned out by two shards: the odd ones' commits come a turn later than the even ones'.
+    Sharded,
+    /// Every seventh commit is dropped from the feed and nobody is told.
+    Swallowed,
+    /// A page that was read from the disk lacks its last event.
+    Torn,
+}
+
+/// A fault at work.
+pub struct Breaker {
+    fault: Fault,
+    late: VecDeque<Commit>,
+    commits: usize,
+}
+
+impl Breaker {
+    pub fn new(fault: Fault) -> Self {
+        Self { fault, late: VecDeque::new(), commits: 0 }
+    }
+
+    /// Whether it holds commits back.
+    pub fn is_holding(&self) -> bool {
+        !self.late.is_empty()
+    }
+
+    pub fn break_feed(&mut self, batch: &mut Batch) {
+        match self.fault {
+            Fault::None | Fault::Torn => {}
+            Fault::Sharded => {
+                let odd = |commit: &Commit| match commit {
+                    Commit::Event(event) => event.topic.as_str().ends_with(['1', '3', '5']),
+                    Commit::Deleted(..) => false,
+                };
+                let late = std::mem::take(&mut self.late);
+                let (odd, even): (Vec<_>, Vec<_>) = batch.commits.drain(..).partition(odd);
+                batch.commits.extend(even.into_iter().chain(late));
+                self.late = odd.into();
+            }
+            Fault::Swallowed => batch.commits.retain(|_| {
+                self.commits += 1;
+                !self.commits.is_multiple_of(7)
+            }),
+        }
+    }
+
+    pub fn break_page(&self, page: &mut Page) {
+        if self.fault == Fault::Torn && page.events.len() > 1 {
+            page.events.pop();
+        }
+    }
+}
