@@ -101,6 +101,7 @@ async fn run(config: Config) -> ExitCode {
         _ = interrupt.recv() => {}
         reason = server.failed() => {
             eprintln!("tidings: the log has failed: {reason}");
+            server.abandon().await;
             return ExitCode::from(EXIT_LOG);
         }
     }

@@ -78,6 +78,8 @@ const SEND_BUFFER: usize = 128 << 10;
 const TEND: Duration = Duration::from_secs(1);
 /// What is left of the drain time, at least, for requests that are under way.
 const LAST_REQUESTS: Duration = Duration::from_millis(250);
+/// How long the last answers may take after the log has failed.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 impl Server {
     /// Listens and serves. Runs within an actix system, whose workers it starts.
@@ -161,6 +163,17 @@ impl Server {
         };
         tokio::task::spawn_blocking(stop).await.ok();
         self.log.close().await;
+    }
+
+    /// Stops after the log has failed. Publishers that wait are told that the outcome is unknown, and streams end where
+    /// they are, as far as a moment allows.
+    pub async fn abandon(mut self) {
+        self.drain.send_replace(Some(Duration::ZERO));
+        drop(self.done);
+        if timeout(LAST_ANSWERS, self.drained.recv()).await.is_err() {
+            tracing::warn!("some streams or requests are cut");
+        }
+        self.workers.stop(false).await;
     }
 }
 
