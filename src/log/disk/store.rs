@@ -49,6 +49,12 @@ pub enum StoreError {
     /// The file is damaged.
     #[error("it is corrupt ({0}); restore a backup, or move it away to start with an empty history")]
     Corrupt(String),
+    /// As above, or the disk has a read error, for which SQLite has the same word.
+    #[error(
+        "it is corrupt, or the disk cannot read it ({0}); look for I/O errors in the system's log, \
+         then restore a backup, or move it away to start with an empty history"
+    )]
+    Unreadable(rusqlite::Error),
     /// The file system has no shared memory between connections, or is read-only.
     #[error("the file system takes no write-ahead log (journal mode {0}); choose a log.path on a local disk")]
     NoWal(String),
@@ -61,7 +67,7 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(ErrorCode::NotADatabase) => Self::Foreign,
-            Some(ErrorCode::DatabaseCorrupt) => Self::Corrupt(error.to_string()),
+            Some(ErrorCode::DatabaseCorrupt) => Self::Unreadable(error),
             _ => Self::Sqlite(error),
         }
     }
