@@ -5,6 +5,7 @@ use std::{fs, io::Write as _, thread};
 use crate::harness::blocking::{Broker, Client, Directory, Line, seq, wait_for};
 
 mod cold;
+mod failing;
 mod full;
 mod refused;
 

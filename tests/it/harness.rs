@@ -18,6 +18,7 @@ use tokio::{
 pub mod answer;
 pub mod blocking;
 pub mod parser;
+pub mod preload;
 pub mod process;
 
 pub use answer::{Answer, encoded};

@@ -1,7 +1,7 @@
 //! A power cut, simulated: every write and sync of the log's files is recorded, then played back up to many moments.
 //! What had been synced is there; of what had not, any page may be there, be missing or be torn.
 
-use std::{env, fs, path::Path, process::Command, thread, time::Duration};
+use std::{env, fs, thread, time::Duration};
 
 use tidings::{
     config::{LogConfig, Size},
@@ -9,7 +9,10 @@ use tidings::{
     log::{Log as _, disk::DiskLog},
 };
 
-use crate::harness::blocking::{Broker, Client, Directory, seq};
+use crate::harness::{
+    blocking::{Broker, Client, Directory, seq},
+    preload,
+};
 
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;
@@ -30,21 +33,11 @@ struct Recording {
     acknowledged: Vec<(usize, u64, String)>,
 }
 
-/// `None` where there is no C compiler.
-fn build_recorder(directory: &Directory) -> Option<String> {
-    let library = directory.0.join("record.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/power/record.c");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
-    let built = compiler.output().ok()?;
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    Some(library.to_str().expect("a path in UTF-8").to_owned())
-}
-
-/// Publishes to a broker that is recorded, long enough for its write-ahead log to be moved and begun anew.
+/// Publishes to a broker that is recorded, long enough for its write-ahead log to be moved and begun anew. `None` where
+/// there is no C compiler.
 fn record(durability: &str) -> Option<Recording> {
     let directory = Directory::new();
-    let library = build_recorder(&directory)?;
+    let library = preload::build("power/record.c", &directory)?;
     let file = directory.0.join("record");
     let environment = [("LD_PRELOAD", &*library), ("RECORD", file.to_str().expect("a path in UTF-8"))];
     let settings = [("LOG__DURABILITY", durability), ("LOG__TOPIC_BYTES_MAX", "256MiB")];
@@ -198,10 +191,7 @@ fn cuts() -> usize {
 #[test]
 fn a_power_cut_loses_nothing_acknowledged() {
     // Goal: whatever of the writes that nobody waited for is lost or torn, what `disk` acknowledged is there.
-    let Some(recording) = record("disk") else {
-        eprintln!("left out: there is no C compiler (cc)");
-        return;
-    };
+    let Some(recording) = record("disk") else { return };
     let moved = recording.steps.iter().filter(|(_, step)| matches!(step, Step::Write { file: 0, .. })).count();
     assert!(moved > 1000, "the write-ahead log was moved into the file: {moved} writes");
     let seed = fastrand::u64(..);
@@ -213,10 +203,7 @@ fn a_power_cut_loses_nothing_acknowledged() {
 #[test]
 fn a_power_cut_may_lose_what_only_the_system_had() {
     // Goal: the control; what `os` acknowledged is lost at some moments, so that the simulation does lose what it may.
-    let Some(recording) = record("os") else {
-        eprintln!("left out: there is no C compiler (cc)");
-        return;
-    };
+    let Some(recording) = record("os") else { return };
     let (lossy, loss) = lose_power(&recording, 20, 1);
     println!("{lossy} of 20 power cuts lost an acknowledged event: {loss:?}");
     assert!(lossy > 5 && loss.is_some_and(|loss| loss.ends_with("is not there")), "{lossy} cuts lost something");

@@ -1,36 +1,12 @@
 /* Preloaded into the broker: writes down every write and sync of the log's files, in the order in which the system took
  * them, to the file that RECORD names. One record: what, which file, offset, length, as four 64-bit numbers, then the
  * bytes of a write. */
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/uio.h>
-#include <unistd.h>
+#include "../harness/preload.h"
 
 enum { WRITE, SYNC, TRUNCATE };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int record = -1;
-
-/* 0 is the database, 1 its write-ahead log, -1 anything else. */
-static int file_of(int fd)
-{
-    char link[64], path[4096];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t n = readlink(link, path, sizeof path - 1);
-    if (n < 0)
-        return -1;
-    path[n] = 0;
-    const char *name = strrchr(path, '/');
-    if (!name)
-        return -1;
-    return !strcmp(name, "/tidings.db") ? 0 : !strcmp(name, "/tidings.db-wal") ? 1 : -1;
-}
 
 static void note(uint64_t what, uint64_t file, uint64_t offset, uint64_t length, const void *bytes)
 {
@@ -41,8 +17,6 @@ static void note(uint64_t what, uint64_t file, uint64_t offset, uint64_t length,
     if (writev(record, parts, 2) != (ssize_t)(sizeof head + parts[1].iov_len))
         abort();
 }
-
-#define REAL(type, name, ...) ((type(*)(__VA_ARGS__))dlsym(RTLD_NEXT, name))
 
 static ssize_t put(int fd, const void *bytes, size_t n, off_t at, int positioned)
 {

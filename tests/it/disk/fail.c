@@ -1,0 +1,30 @@
+/* Preloaded into the broker: a disk that fails. From the moment that the file FAIL_FROM exists, what FAIL names ("sync",
+ * "write" or "read") ends with EIO on the log's files, and does nothing. */
+#include "../harness/preload.h"
+
+static int fails(int fd, const char *what)
+{
+    if (strcmp(getenv("FAIL"), what) || file_of(fd) < 0 || access(getenv("FAIL_FROM"), F_OK))
+        return 0;
+    errno = EIO;
+    return 1;
+}
+
+static ssize_t put(int fd, const void *bytes, size_t n, off_t at)
+{
+    return fails(fd, "write") ? -1 : REAL(ssize_t, "pwrite64", int, const void *, size_t, off_t)(fd, bytes, n, at);
+}
+
+ssize_t pwrite(int fd, const void *bytes, size_t n, off_t at) { return put(fd, bytes, n, at); }
+ssize_t pwrite64(int fd, const void *bytes, size_t n, off_t at) { return put(fd, bytes, n, at); }
+
+static ssize_t get(int fd, void *bytes, size_t n, off_t at)
+{
+    return fails(fd, "read") ? -1 : REAL(ssize_t, "pread64", int, void *, size_t, off_t)(fd, bytes, n, at);
+}
+
+ssize_t pread(int fd, void *bytes, size_t n, off_t at) { return get(fd, bytes, n, at); }
+ssize_t pread64(int fd, void *bytes, size_t n, off_t at) { return get(fd, bytes, n, at); }
+
+int fsync(int fd) { return fails(fd, "sync") ? -1 : REAL(int, "fsync", int)(fd); }
+int fdatasync(int fd) { return fails(fd, "sync") ? -1 : REAL(int, "fdatasync", int)(fd); }

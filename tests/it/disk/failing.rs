@@ -1,0 +1,194 @@
+//! A disk that fails in use: what is unknown is said to be, and the process ends rather than promise what it cannot keep.
+
+use std::{
+    collections::HashMap,
+    fs,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use super::subscribe;
+use crate::harness::{
+    blocking::{Broker, Client, Directory, wait_for},
+    preload,
+};
+
+const PUBLISHERS: usize = 8;
+/// Acknowledged before the disk fails.
+const BEFORE: usize = 100;
+
+/// A disk on which some kind of operation fails once it is told to.
+struct FailingDisk {
+    library: String,
+    log: Directory,
+    /// Goes last: the log is in it.
+    directory: Directory,
+}
+
+impl FailingDisk {
+    /// `None` where it cannot be built.
+    fn new() -> Option<Self> {
+        let directory = Directory::new();
+        let library = preload::build("disk/fail.c", &directory)?;
+        Some(Self { library, log: Directory(directory.0.join("log")), directory })
+    }
+
+    fn start(&self, what: &str, settings: &[(&str, &str)]) -> Broker {
+        let from = self.directory.0.join("fail");
+        let from = from.to_str().expect("a path in UTF-8");
+        let environment = [("LD_PRELOAD", &*self.library), ("FAIL", what), ("FAIL_FROM", from)];
+        Broker::start_with("disk", &self.log.0, settings, &environment).unwrap_or_else(|(_, errors)| panic!("{errors}"))
+    }
+
+    fn fail(&self) {
+        fs::write(self.directory.0.join("fail"), "").expect("it is written");
+    }
+}
+
+/// How a publish went.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Acknowledged(String),
+    Unknown,
+    /// With this code: certainly not published.
+    Refused(String),
+    /// There was no answer.
+    Cut,
+}
+
+struct Sent {
+    content: String,
+    outcome: Outcome,
+}
+
+impl Sent {
+    /// Its idempotency key: no two contents are the same.
+    fn key(&self) -> &str {
+        &self.content
+    }
+}
+
+fn publish(client: &mut Client, content: String) -> Sent {
+    let outcome = match client.publish("t", &content, Some(&content)) {
+        Err(_) => Outcome::Cut,
+        Ok(answer) => match (answer.id(), answer.body["code"].as_str()) {
+            (Some(id), _) => Outcome::Acknowledged(id.to_owned()),
+            (None, Some("outcome_unknown")) => {
+                let detail = answer.body["detail"].as_str().expect("a detail");
+                assert!(detail.contains("may have been published") && detail.contains("Idempotency-Key"), "{detail}");
+                assert_eq!(answer.status, 503);
+                Outcome::Unknown
+            }
+            (None, code) => Outcome::Refused(code.expect("a code").to_owned()),
+        },
+    };
+    Sent { content, outcome }
+}
+
+/// Several publish, one event after the other, until the broker has no good word for each; `meanwhile` happens when many
+/// have been acknowledged.
+fn load(broker: &Broker, meanwhile: impl FnOnce()) -> Vec<Sent> {
+    let acknowledged = AtomicUsize::new(0);
+    let (acknowledged, address) = (&acknowledged, broker.address);
+    let publish_until_it_fails = move |publisher| {
+        let mut client = Client::connect(address).expect("a connection");
+        let mut sent: Vec<Sent> = Vec::new();
+        while sent.last().is_none_or(|sent| matches!(sent.outcome, Outcome::Acknowledged(_))) {
+            sent.push(publish(&mut client, format!("{publisher}-{}", sent.len())));
+            acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
+        sent
+    };
+    thread::scope(|scope| {
+        let publishers: Vec<_> = (0..PUBLISHERS).map(|n| scope.spawn(move || publish_until_it_fails(n))).collect();
+        wait_for("acknowledgements", || acknowledged.load(Ordering::Relaxed) > BEFORE);
+        meanwhile();
+        publishers.into_iter().flat_map(|publisher| publisher.join().expect("no panic")).collect()
+    })
+}
+
+/// It has ended by itself, with the code for it and one line that says why.
+fn assert_failed(broker: Broker, words: &[&str]) {
+    let (status, errors) = broker.end();
+    assert_eq!(status.code(), Some(74), "{errors}");
+    let lines: Vec<&str> = errors.lines().filter(|line| line.contains("the log has failed")).collect();
+    assert_eq!(lines.len(), 1, "{errors}");
+    for word in ["tidings: the log has failed: ", "tidings.db: "].iter().chain(words) {
+        assert!(lines[0].contains(word), "{word:?} is not in {:?}", lines[0]);
+    }
+    assert!(!errors.contains("panicked"), "{errors}");
+}
+
+/// What the next process has of `sent`: every acknowledged event at its place, and of the rest what a retry settles.
+fn assert_settled(broker: &Broker, sent: &[Sent]) {
+    let held: HashMap<String, String> =
+        subscribe(broker, "topic=t&since=all", None).into_iter().map(|line| (line.data, line.id)).collect();
+    let mut ids = HashMap::new();
+    for sent in sent {
+        let there = held.get(&sent.content);
+        match &sent.outcome {
+            Outcome::Acknowledged(id) => assert_eq!(there, Some(id), "{} was acknowledged", sent.content),
+            Outcome::Refused(code) => assert_eq!(there, None, "{} was refused: {code}", sent.content),
+            Outcome::Unknown | Outcome::Cut => {}
+        }
+        let again = broker.client().publish("t", &sent.content, Some(sent.key())).expect("an answer");
+        let id = again.id().unwrap_or_else(|| panic!("{}", again.body)).to_owned();
+        assert_eq!(again.replayed(), there.is_some(), "{}", sent.content);
+        assert!(there.is_none_or(|there| *there == id), "{}", sent.content);
+        ids.insert(id, sent.content.clone());
+    }
+    let lines = subscribe(broker, "topic=t&since=all", None);
+    assert_eq!(lines.len(), sent.len(), "each is there once");
+    assert!(lines.iter().all(|line| ids.get(&line.id) == Some(&line.data)), "each at its place");
+}
+
+#[test]
+fn when_the_disk_fails_under_load_the_outcome_is_unknown_until_a_retry_settles_it() {
+    // Goal: a failed fsync, or a failed write: those in flight are told that it may be published, the process ends with
+    // 74 and says why, and the next one has all that was acknowledged, once, and settles the rest.
+    for what in ["sync", "write"] {
+        let Some(disk) = FailingDisk::new() else { return };
+        let broker = disk.start(what, &[]);
+        let sent = load(&broker, || disk.fail());
+        assert_failed(broker, &["cannot be written: ", "disk I/O error"]);
+        let count = |wanted: fn(&Outcome) -> bool| sent.iter().filter(|sent| wanted(&sent.outcome)).count();
+        let unknown = count(|outcome| *outcome == Outcome::Unknown);
+        let cut = count(|outcome| *outcome == Outcome::Cut);
+        println!("{what}: {} publishes, {unknown} unknown, {cut} without an answer", sent.len());
+        assert!(unknown > 0, "{what}: those that waited for the disk were told");
+        assert_settled(&Broker::disk(&disk.log, &[]), &sent);
+    }
+}
+
+#[test]
+fn when_history_cannot_be_read_the_process_ends() {
+    // Goal: a replay that meets a read error is no silent end of history.
+    let Some(disk) = FailingDisk::new() else { return };
+    let settings = [("LOG__HOT_BYTES_MAX", "0B")];
+    let broker = disk.start("read", &settings);
+    let texts: Vec<String> = (0..200).map(|n| format!("{n} {}", "x".repeat(1000))).collect();
+    for text in &texts {
+        broker.client().must_publish("t", text);
+    }
+    broker.kill();
+    let broker = disk.start("read", &settings);
+    disk.fail();
+    let mut stream = Client::subscribe(broker.address, "topic=t&since=all", None).expect("a stream");
+    assert_eq!(stream.next(), None, "no event, and no gap");
+    assert_failed(broker, &["cannot be read: ", "the disk cannot read it", "I/O errors in the system's log"]);
+    let lines = subscribe(&Broker::disk(&disk.log, &[]), "topic=t&since=all", None);
+    assert!(lines.iter().map(|line| &line.data).eq(&texts), "all of it is there");
+}
+
+#[test]
+fn a_disk_that_does_not_fail_is_left_alone() {
+    // Goal: the control; the same broker on the same disk goes on as long as it is not told to fail.
+    for what in ["sync", "write", "read"] {
+        let Some(disk) = FailingDisk::new() else { return };
+        let broker = disk.start(what, &[("LOG__HOT_BYTES_MAX", "0B")]);
+        let sent: Vec<Sent> = (0..20).map(|n| publish(&mut broker.client(), n.to_string())).collect();
+        assert!(sent.iter().all(|sent| matches!(sent.outcome, Outcome::Acknowledged(_))), "{what}");
+        assert_settled(&broker, &sent);
+        assert!(broker.stop().success(), "{what}");
+    }
+}
