@@ -135,8 +135,11 @@ impl Broker {
         (status, self.errors.take().map(Errors::all).unwrap_or_default())
     }
 
-    /// `kill -9`, and waits until it has gone.
+    /// `kill -9`, and waits until it has gone. It must not have ended by itself.
     pub fn kill(mut self) {
+        if let Some(status) = self.child.try_wait().expect("its status") {
+            panic!("{status}: {}", self.errors.take().map(Errors::all).unwrap_or_default());
+        }
         self.child.kill().expect("it is killed");
         self.child.wait().expect("it ends");
     }
@@ -158,7 +161,10 @@ impl Drop for Broker {
     fn drop(&mut self) {
         // Fails when it has ended already.
         self.child.kill().ok();
-        self.child.wait().ok();
+        let status = self.child.wait();
+        if let Some(errors) = self.errors.take().filter(|_| std::thread::panicking()) {
+            eprintln!("the broker, {status:?}: {}", errors.all());
+        }
     }
 }
 
