@@ -153,15 +153,7 @@ impl Server {
         if timeout(drain, self.drained.recv()).await.is_err() {
             tracing::warn!("some streams or requests did not end within shutdown.drain and are cut");
         }
-        let workers = self.workers;
-        let stop = move || {
-            for worker in workers {
-                worker.stop();
-                // An error is a worker that has panicked, which was reported when it did.
-                worker.join().ok();
-            }
-        };
-        tokio::task::spawn_blocking(stop).await.ok();
+        stop(self.workers).await;
         self.log.close().await;
     }
 
@@ -173,7 +165,7 @@ impl Server {
         if timeout(LAST_ANSWERS, self.drained.recv()).await.is_err() {
             tracing::warn!("some streams or requests are cut");
         }
-        self.workers.stop(false).await;
+        stop(self.workers).await;
     }
 }
 
@@ -229,6 +221,18 @@ fn start_worker(listener: TcpListener, parts: Parts) -> Arbiter {
     let worker = Arbiter::new();
     worker.spawn_fn(move || drop(spawn_local(worker::run(listener, parts))));
     worker
+}
+
+/// Ends the workers' threads, and every connection with them.
+async fn stop(workers: Vec<Arbiter>) {
+    let ends = tokio::task::spawn_blocking(|| {
+        for worker in workers {
+            worker.stop();
+            // An error is a worker that has panicked, which was reported when it did.
+            worker.join().ok();
+        }
+    });
+    ends.await.ok();
 }
 
 async fn tend(log: Arc<dyn Log>, registry: Arc<Registry>) {
