@@ -10,6 +10,8 @@ use tidings::{
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+mod bench;
+
 /// The configuration is wrong (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
 /// The log failed while it was in use (`EX_IOERR`).
@@ -31,6 +33,8 @@ struct CommandLine {
 enum Command {
     /// Run the broker (what happens without a command, too).
     Serve(Serve),
+    /// Measure a server: publish to it, subscribe to it, and check every delivery.
+    Bench(bench::Arguments),
 }
 
 #[derive(Args)]
@@ -60,7 +64,11 @@ Every key of config.toml is also an environment variable: log.age_max is TIDINGS
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
-    let Command::Serve(serve) = line.command.unwrap_or(Command::Serve(line.serve));
+    let serve = match line.command {
+        None => line.serve,
+        Some(Command::Serve(serve)) => serve,
+        Some(Command::Bench(arguments)) => return bench::bench(arguments),
+    };
     let overrides = Overrides { listen: serve.listen };
     let config = match Config::from_environment(serve.config.as_deref(), &overrides) {
         Ok(config) => config,

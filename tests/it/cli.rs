@@ -45,6 +45,7 @@ async fn help_teaches() {
         "--check",
         "--version",
         "serve",
+        "bench",
         "config.toml",
         "TIDINGS__",
         "curl -N 'http://127.0.0.1:8080/subscribe?topic=news'",

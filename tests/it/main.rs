@@ -19,6 +19,7 @@
 
 mod harness;
 
+mod bench;
 mod browser;
 mod cli;
 mod crash;

@@ -116,7 +116,7 @@ impl Process {
         Duration::from_millis((ticks(11) + ticks(12)) * 10)
     }
 
-    fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.child.id().expect("it runs")
     }
 

@@ -1,0 +1,207 @@
+//! The modes: what is done in which order, and between which moments it is measured.
+
+use std::time::Duration;
+
+use super::{
+    load::Load,
+    plan::{Amount, Mode, Plan},
+    process::{Process, Usage},
+    progress::Progress,
+    report::{Connected, Delivered, DeliveryCpu, Idle, Published, Report, Server},
+};
+
+/// What new connections have time for before anything is measured: the server may still be tidying up.
+const SETTLE: Duration = Duration::from_millis(500);
+/// How long it waits for what should not come: events that are repeated.
+const LINGER: Duration = Duration::from_millis(300);
+
+/// A run under way.
+struct Run<'a> {
+    load: Load<'a>,
+    server: Option<&'a Process>,
+    report: Report,
+    costs: Server,
+}
+
+/// A moment, and what the server had used by then.
+#[derive(Clone, Copy)]
+struct Mark {
+    at: u64,
+    usage: Usage,
+}
+
+/// Does what `plan` says.
+pub fn run(plan: &Plan, server: Option<&Process>) -> Result<Report, String> {
+    let own = Process::own();
+    let (load, before) = (Load::new(plan, Progress::new())?, own.usage());
+    let report = Report {
+        url: plan.target.to_string(),
+        mode: plan.mode.name(),
+        subscribers: plan.subscribers,
+        topics: plan.topics,
+        publishers: plan.publishers,
+        event_bytes: plan.sizes.to_string(),
+        ..Report::default()
+    };
+    let mut run = Run { load, server, report, costs: Server::default() };
+    match plan.mode {
+        Mode::Live => run.live(plan)?,
+        Mode::Replay => run.replay(plan)?,
+        Mode::Storm => run.storm(plan)?,
+        Mode::Idle(time) => run.idle(time)?,
+    }
+    run.load.hold("looking for repeated events", LINGER)?;
+    let used = (own.usage() - before).total();
+    let lasted = Duration::from_nanos(run.load.shared.clock.now());
+    Ok(run.finish(used.as_secs_f64() / lasted.as_secs_f64() * 100.0))
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Replay => "replay",
+            Self::Storm => "storm",
+            Self::Idle(_) => "idle",
+        }
+    }
+}
+
+impl Run<'_> {
+    fn live(&mut self, plan: &Plan) -> Result<(), String> {
+        self.connect()?;
+        let begun = self.mark();
+        self.load.publish(plan.amount)?;
+        self.published();
+        self.delivered(begun);
+        Ok(())
+    }
+
+    fn replay(&mut self, plan: &Plan) -> Result<(), String> {
+        self.load.publish(plan.amount)?;
+        self.published();
+        let (begun, resident) = (self.mark(), self.resident());
+        self.load.connect()?;
+        self.connected(begun)?;
+        self.load.deliver()?;
+        self.delivered(begun);
+        self.keeps(resident);
+        Ok(())
+    }
+
+    fn storm(&mut self, plan: &Plan) -> Result<(), String> {
+        let Amount::Messages(messages) = plan.amount else { return Err("a storm is of --messages".into()) };
+        let before = Plan::before_storm(messages);
+        self.connect()?;
+        self.load.publish(Amount::Messages(before))?;
+        self.load.subscribers.drop_all();
+        self.load.publish(Amount::Messages(messages - before))?;
+        self.published();
+        self.load.hold("away", SETTLE)?;
+        self.load.shared.tally.restart();
+        let begun = self.mark();
+        self.load.connect()?;
+        self.load.deliver()?;
+        self.costs.connect_cpu_us = self.cpu_each(begun, self.load.subscribers.open);
+        let time = self.load.shared.tally.moved.saturating_sub(begun.at);
+        self.report.resumed = Some(Connected::new(self.load.subscribers.open, Duration::from_nanos(time)));
+        if messages > before {
+            self.delivered(begun);
+        }
+        Ok(())
+    }
+
+    fn idle(&mut self, time: Duration) -> Result<(), String> {
+        self.connect()?;
+        let tally = &self.load.shared.tally;
+        let (begun, blocks, bytes) = (self.mark(), tally.quiet_blocks, tally.bytes);
+        self.load.hold("idle", time)?;
+        let used = (self.mark().usage - begun.usage).total();
+        self.costs.idle_cpu_percent = Some(used.as_secs_f64() / time.as_secs_f64() * 100.0);
+        let tally = &self.load.shared.tally;
+        self.report.idle = Some(Idle {
+            seconds: time.as_secs_f64(),
+            blocks: tally.quiet_blocks - blocks,
+            bytes: tally.bytes - bytes,
+            still_connected: self.load.subscribers.open,
+        });
+        Ok(())
+    }
+
+    /// Connects all, and waits a moment. Without any there is nothing to measure.
+    fn connect(&mut self) -> Result<(), String> {
+        let (begun, resident) = (self.mark(), self.resident());
+        self.load.connect()?;
+        self.connected(begun)?;
+        self.load.hold("settling", SETTLE)?;
+        self.keeps(resident);
+        Ok(())
+    }
+
+    fn connected(&mut self, begun: Mark) -> Result<(), String> {
+        let open = self.load.subscribers.open;
+        if open == 0 {
+            let errors = &self.load.shared.tally.errors;
+            let reasons: Vec<_> = errors.iter().map(|(reason, n)| format!("{n} × {reason}")).collect();
+            return Err(format!("not one subscriber was let in: {}", reasons.join(", ")));
+        }
+        let now = self.mark();
+        self.costs.connect_cpu_us = self.cpu_each(begun, open);
+        self.report.connected = Connected::new(open, Duration::from_nanos(now.at - begun.at));
+        Ok(())
+    }
+
+    fn published(&mut self) {
+        let tally = &self.load.shared.tally;
+        let time = tally.first_sent.map_or(0, |first| tally.last_answered.saturating_sub(first));
+        let time = Duration::from_nanos(time);
+        self.report.published = Some(Published::new(tally.acknowledged, tally.sent, time, &tally.answers));
+    }
+
+    fn delivered(&mut self, begun: Mark) {
+        let tally = &self.load.shared.tally;
+        let time = Duration::from_nanos(tally.last_delivered.saturating_sub(begun.at));
+        self.report.delivered = Some(Delivered::new(tally.delivered, time, &tally.latency));
+        let used = self.mark().usage - begun.usage;
+        let each = |time: Duration| if tally.delivered == 0 { 0.0 } else { per(time, tally.delivered) };
+        self.costs.delivery =
+            Some(DeliveryCpu { total_us: each(used.total()), user_us: each(used.user), system_us: each(used.system) });
+    }
+
+    /// What the server's memory has grown by since it was `resident`.
+    fn keeps(&mut self, resident: u64) {
+        let grown = self.resident().saturating_sub(resident);
+        let open = u64::try_from(self.load.subscribers.open).unwrap_or(u64::MAX).max(1);
+        self.costs.resident_bytes_per_subscriber = super::report::ratio(grown, open);
+    }
+
+    fn mark(&self) -> Mark {
+        Mark { at: self.load.shared.clock.now(), usage: self.server.map(Process::usage).unwrap_or_default() }
+    }
+
+    fn resident(&self) -> u64 {
+        self.server.map(Process::resident).unwrap_or_default()
+    }
+
+    /// Microseconds of the server's CPU time since `begun`, for each of `n`.
+    fn cpu_each(&self, begun: Mark, n: usize) -> f64 {
+        per((self.mark().usage - begun.usage).total(), u64::try_from(n).unwrap_or(u64::MAX).max(1))
+    }
+
+    fn finish(mut self, generator_cpu_percent: f64) -> Report {
+        self.costs.resident_bytes = self.resident();
+        let Load { shared, subscribers, .. } = &self.load;
+        let Self { mut report, .. } = self;
+        report.lost = subscribers.lost(&shared.topics);
+        (report.repeated, report.out_of_order) = (shared.tally.repeated, shared.tally.out_of_order);
+        report.errors.clone_from(&shared.tally.errors);
+        report.generator_cpu_percent = generator_cpu_percent;
+        report.server = self.server.map(|_| self.costs.clone());
+        report
+    }
+}
+
+/// Microseconds of `time` for each of `n`.
+fn per(time: Duration, n: u64) -> f64 {
+    time.as_secs_f64() * 1e6 / Duration::from_secs(n).as_secs_f64()
+}
