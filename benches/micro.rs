@@ -1,0 +1,185 @@
+//! The broker's inner parts one by one, through the crate's own interface: `cargo bench --bench micro`.
+//!
+//! They tell where a change of the whole comes from; what counts is the whole, `cargo bench --bench compare`.
+
+#![expect(clippy::expect_used, reason = "a bench that fails says where; nobody serves from here")]
+
+use std::{
+    fs, io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use divan::{Bencher, black_box, counter::ItemsCount};
+use futures_util::future::join_all;
+use tidings::{
+    config::{LogConfig, Size, StreamConfig},
+    event::{Epoch, Event, EventId, TopicName},
+    frame::{self, Format},
+    hub::{Fanout, Peer, Subscription},
+    log::{Batch, Commit, Draft, Feed, Log, disk::DiskLog, memory::MemoryLog},
+};
+use tokio::runtime::{Builder, Runtime};
+
+const EVENT_BYTES: usize = 100;
+const PEERS: u64 = 1_000;
+const EVENTS: u64 = 10_000;
+/// What a visit reads of the log at once.
+const PAGE_BYTES: usize = 256 << 10;
+
+fn main() {
+    divan::main();
+}
+
+fn topic() -> TopicName {
+    TopicName::parse("bench", 255).expect("a name")
+}
+
+fn draft(topic: &TopicName) -> Draft {
+    Draft { topic: topic.clone(), name: None, content: Bytes::from_static(&[b'x'; EVENT_BYTES]), key: None }
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+fn roomy() -> LogConfig {
+    LogConfig { topic_events_max: 1_000_000, topic_bytes_max: Size::mib(256), ..LogConfig::default() }
+}
+
+fn encode(bencher: Bencher<'_, '_>, content: &Bytes) {
+    let id = EventId { epoch: Epoch::random(), seq: 123_456 };
+    bencher.bench_local(|| frame::plain(id, None, black_box(content)));
+}
+
+#[divan::bench]
+fn encode_plain_100_bytes(bencher: Bencher<'_, '_>) {
+    encode(bencher, &Bytes::from(vec![b'x'; 100]));
+}
+
+#[divan::bench]
+fn encode_plain_10_kb_in_lines(bencher: Bencher<'_, '_>) {
+    encode(bencher, &Bytes::from([vec![b'x'; 99], vec![b'\n']].concat().repeat(100)));
+}
+
+#[divan::bench]
+fn encode_ndjson_100_bytes(bencher: Bencher<'_, '_>) {
+    let epoch = Epoch::random();
+    let (frame, content) = frame::plain(EventId { epoch, seq: 1 }, None, &Bytes::from(vec![b'x'; 100]));
+    let event = Event { seq: 1, time_ms: 1_700_000_000_000, topic: topic(), name: None, content, frame };
+    bencher.bench_local(|| frame::event(Format::Lines, epoch, black_box(&event)));
+}
+
+#[divan::bench]
+fn append_memory(bencher: Bencher<'_, '_>) {
+    let (log, topic, runtime) = (MemoryLog::new(LogConfig::default()), topic(), runtime());
+    bencher.counter(1_usize).bench_local(|| runtime.block_on(log.append(draft(&topic))));
+}
+
+/// With so many at once; the writer has one fsync for what has queued.
+#[divan::bench(args = [1, 256], max_time = 3)]
+fn append_disk(bencher: Bencher<'_, '_>, in_flight: usize) {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("micro-{}-{in_flight}", std::process::id()));
+    let log = DiskLog::open(&LogConfig { path: path.clone(), ..roomy() }, Duration::ZERO);
+    let (log, topic, runtime) = (log.expect("a log"), topic(), runtime());
+    bencher.counter(ItemsCount::new(in_flight)).bench_local(|| {
+        runtime.block_on(join_all((0..in_flight).map(|_| log.append(draft(&topic)))));
+    });
+    runtime.block_on(log.close());
+    drop(log);
+    fs::remove_dir_all(path).expect("it goes");
+}
+
+#[divan::bench]
+fn feed_push_and_take_1000(bencher: Bencher<'_, '_>) {
+    let (log, topic, runtime) = (MemoryLog::new(roomy()), topic(), runtime());
+    let source = log.feed();
+    for _ in 0..1_000 {
+        runtime.block_on(log.append(draft(&topic))).expect("it is taken");
+    }
+    let (mut taken, feed, mut batch) = (Batch::default(), Feed::default(), Batch::default());
+    source.take(&mut taken);
+    let commits: Vec<Commit> = taken.commits;
+    bencher.counter(ItemsCount::new(commits.len())).bench_local(|| {
+        for commit in &commits {
+            feed.push(commit.clone());
+        }
+        feed.take(&mut batch);
+    });
+}
+
+/// From the first event to the last, page by page, as a subscriber that catches up.
+#[divan::bench]
+fn cursor_walk_10000(bencher: Bencher<'_, '_>) {
+    let (log, topic, runtime) = (MemoryLog::new(roomy()), topic(), runtime());
+    for _ in 0..EVENTS {
+        runtime.block_on(log.append(draft(&topic))).expect("it is taken");
+    }
+    let topics = [topic];
+    bencher.counter(ItemsCount::new(EVENTS)).bench_local(|| {
+        let mut after = 0;
+        while after < EVENTS {
+            after = black_box(log.read(&topics, after, 0, PAGE_BYTES)).to;
+        }
+    });
+}
+
+/// Takes everything and keeps nothing.
+struct Sink;
+
+impl io::Read for Sink {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+impl io::Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(black_box(bytes).len())
+    }
+
+    fn write_vectored(&mut self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        Ok(parts.iter().map(|part| part.len()).sum())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Peer for Sink {
+    fn finish(&mut self) {}
+
+    fn watch_writable(&mut self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// One event to everybody: what the hub costs without the system's writes.
+#[divan::bench]
+fn fanout_one_event_to_1000(bencher: Bencher<'_, '_>) {
+    let (topic, runtime) = (topic(), runtime());
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new(LogConfig::default()));
+    let (feed, mut batch) = (log.feed(), Batch::default());
+    let mut fanout = Fanout::new(Arc::clone(&log), StreamConfig::default(), Instant::now());
+    for _ in 0..PEERS {
+        let subscription = Subscription {
+            topics: [topic.clone()].into_iter().collect(),
+            format: Format::Plain,
+            after: 0,
+            told_to: 0,
+            ends_at: None,
+            hold: Box::new(()),
+        };
+        fanout.adopt(Sink, subscription, |_, _| Ok(())).expect("it is taken");
+    }
+    bencher.counter(ItemsCount::new(PEERS)).bench_local(|| {
+        runtime.block_on(log.append(draft(&topic))).expect("it is taken");
+        feed.take(&mut batch);
+        fanout.take(&mut batch);
+        fanout.run(|| true)
+    });
+    assert_eq!(u64::try_from(fanout.len()).ok(), Some(PEERS), "nobody was cut");
+}
