@@ -87,7 +87,8 @@ fn append_disk(bencher: Bencher<'_, '_>, in_flight: usize) {
     bencher.counter(ItemsCount::new(in_flight)).bench_local(|| {
         runtime.block_on(join_all((0..in_flight).map(|_| log.append(draft(&topic)))));
     });
-    runtime.block_on(log.close());
+    // Within the runtime, of which it takes a thread.
+    runtime.block_on(async { log.close().await });
     drop(log);
     fs::remove_dir_all(path).expect("it goes");
 }
