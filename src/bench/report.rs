@@ -30,7 +30,7 @@ pub struct Report {
     pub errors: BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<Server>,
-    /// How much of its one core the load generator itself has used; near 100, it is what was measured.
+    /// How much of its one core the load generator itself used meanwhile; near 100, it is what was measured.
     pub generator_cpu_percent: f64,
 }
 

@@ -19,21 +19,22 @@ const LINGER: Duration = Duration::from_millis(300);
 struct Run<'a> {
     load: Load<'a>,
     server: Option<&'a Process>,
+    own: Process,
     report: Report,
     costs: Server,
 }
 
-/// A moment, and what the server had used by then.
+/// A moment, and what the server and this process had used by then.
 #[derive(Clone, Copy)]
 struct Mark {
     at: u64,
     usage: Usage,
+    own: Usage,
 }
 
 /// Does what `plan` says.
 pub fn run(plan: &Plan, server: Option<&Process>) -> Result<Report, String> {
-    let own = Process::own();
-    let (load, before) = (Load::new(plan, Progress::new())?, own.usage());
+    let load = Load::new(plan, Progress::new())?;
     let report = Report {
         url: plan.target.to_string(),
         mode: plan.mode.name(),
@@ -43,7 +44,7 @@ pub fn run(plan: &Plan, server: Option<&Process>) -> Result<Report, String> {
         event_bytes: plan.sizes.to_string(),
         ..Report::default()
     };
-    let mut run = Run { load, server, report, costs: Server::default() };
+    let mut run = Run { load, server, own: Process::own(), report, costs: Server::default() };
     match plan.mode {
         Mode::Live => run.live(plan)?,
         Mode::Replay => run.replay(plan)?,
@@ -51,9 +52,7 @@ pub fn run(plan: &Plan, server: Option<&Process>) -> Result<Report, String> {
         Mode::Idle(time) => run.idle(time)?,
     }
     run.load.hold("looking for repeated events", LINGER)?;
-    let used = (own.usage() - before).total();
-    let lasted = Duration::from_nanos(run.load.shared.clock.now());
-    Ok(run.finish(used.as_secs_f64() / lasted.as_secs_f64() * 100.0))
+    Ok(run.finish())
 }
 
 impl Mode {
@@ -116,7 +115,9 @@ impl Run<'_> {
         let tally = &self.load.shared.tally;
         let (begun, blocks, bytes) = (self.mark(), tally.quiet_blocks, tally.bytes);
         self.load.hold("idle", time)?;
-        let used = (self.mark().usage - begun.usage).total();
+        let now = self.mark();
+        self.busy(begun, now);
+        let used = (now.usage - begun.usage).total();
         self.costs.idle_cpu_percent = Some(used.as_secs_f64() / time.as_secs_f64() * 100.0);
         let tally = &self.load.shared.tally;
         self.report.idle = Some(Idle {
@@ -159,10 +160,12 @@ impl Run<'_> {
     }
 
     fn delivered(&mut self, begun: Mark) {
+        let now = self.mark();
+        self.busy(begun, now);
         let tally = &self.load.shared.tally;
         let time = Duration::from_nanos(tally.last_delivered.saturating_sub(begun.at));
         self.report.delivered = Some(Delivered::new(tally.delivered, time, &tally.latency));
-        let used = self.mark().usage - begun.usage;
+        let used = now.usage - begun.usage;
         let each = |time: Duration| if tally.delivered == 0 { 0.0 } else { per(time, tally.delivered) };
         self.costs.delivery =
             Some(DeliveryCpu { total_us: each(used.total()), user_us: each(used.user), system_us: each(used.system) });
@@ -175,8 +178,16 @@ impl Run<'_> {
         self.costs.resident_bytes_per_subscriber = super::report::ratio(grown, open);
     }
 
+    /// How much of its core the generator used while it measured.
+    fn busy(&mut self, begun: Mark, now: Mark) {
+        let time = Duration::from_nanos(now.at.saturating_sub(begun.at).max(1));
+        let used = (now.own - begun.own).total();
+        self.report.generator_cpu_percent = used.as_secs_f64() / time.as_secs_f64() * 100.0;
+    }
+
     fn mark(&self) -> Mark {
-        Mark { at: self.load.shared.clock.now(), usage: self.server.map(Process::usage).unwrap_or_default() }
+        let usage = self.server.map(Process::usage).unwrap_or_default();
+        Mark { at: self.load.shared.clock.now(), usage, own: self.own.usage() }
     }
 
     fn resident(&self) -> u64 {
@@ -188,14 +199,13 @@ impl Run<'_> {
         per((self.mark().usage - begun.usage).total(), u64::try_from(n).unwrap_or(u64::MAX).max(1))
     }
 
-    fn finish(mut self, generator_cpu_percent: f64) -> Report {
+    fn finish(mut self) -> Report {
         self.costs.resident_bytes = self.resident();
         let Load { shared, subscribers, .. } = &self.load;
         let Self { mut report, .. } = self;
         report.lost = subscribers.lost(&shared.topics);
         (report.repeated, report.out_of_order) = (shared.tally.repeated, shared.tally.out_of_order);
         report.errors.clone_from(&shared.tally.errors);
-        report.generator_cpu_percent = generator_cpu_percent;
         report.server = self.server.map(|_| self.costs.clone());
         report
     }
