@@ -140,7 +140,7 @@ impl Worker {
 
     async fn run(mut self, mut drain: Drain) {
         let (mut batch, mut events) = (Batch::default(), Events::with_capacity(EVENTS));
-        let mut ends_at = None;
+        let (mut ends_at, mut polled) = (None, true);
         loop {
             // Arrivals first, the feed after: see `Fanout::adopt`.
             let arrivals = self.door.arrivals.take();
@@ -151,7 +151,14 @@ impl Worker {
             for (socket, subscription) in arrivals {
                 self.adopt(socket, subscription);
             }
-            let more_events = self.poll_events(&mut events);
+            // Without a system call as long as nothing is ready.
+            if let Some(Ok(mut ready)) = self.poll.readable().now_or_never() {
+                ready.clear_ready();
+                polled = false;
+            }
+            if !polled {
+                polled = !self.poll_events(&mut events);
+            }
             let until = now + SLICE;
             let busy = self.fanout.run(|| Instant::now() < until);
             if let Some(ends_at) = ends_at
@@ -159,7 +166,7 @@ impl Worker {
             {
                 return;
             }
-            if busy || more_events {
+            if busy || !polled {
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -172,7 +179,7 @@ impl Worker {
             tokio::select! {
                 () = self.feed.arrived() => {}
                 () = self.door.knock.notified() => {}
-                ready = self.poll.readable() => ready.into_iter().for_each(|mut guard| guard.clear_ready()),
+                ready = self.poll.readable() => drop(ready),
                 Some(Fetched { key, ticket, page }) = self.fetching.next(), if !self.fetching.is_empty() => {
                     self.fanout.supply(key, ticket, page);
                 }

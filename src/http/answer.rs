@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
-    pub(super) headers: SmallVec<[(&'static str, Cow<'static, str>); 6]>,
+    pub(super) headers: SmallVec<[(&'static str, Cow<'static, str>); 3]>,
     pub(super) body: Bytes,
     /// It ends with the connection (RFC 9112, section 6.3, rule 8): its length is not told.
     pub(super) is_stream: bool,
