@@ -127,7 +127,7 @@ fn every_file_is_part_of_the_build() {
     }
     let unused = |file: &&Source| {
         let (_, name) = file.path.rsplit_once('/').expect("a folder");
-        let included = || all.iter().any(|other| other.path != file.path && other.text.contains(&format!("{name}\")")));
+        let included = || all.iter().any(|other| other.path != file.path && other.text.contains(&format!("{name}\"")));
         !reached.contains(file.path.as_str()) && file.path != "tests/run" && (file.path.ends_with(".rs") || !included())
     };
     let faults: Vec<String> = all.iter().filter(unused).map(|file| file.path.clone()).collect();
