@@ -15,7 +15,7 @@ use std::{
     collections::HashMap,
     fs::{File, TryLockError},
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -42,6 +42,7 @@ use crate::{
 };
 
 mod batch;
+mod filesystem;
 mod load;
 mod reader;
 mod store;
@@ -112,6 +113,15 @@ pub enum OpenError {
         /// What the system says.
         source: io::Error,
     },
+    /// It is where a write-ahead log cannot be kept.
+    #[error("log.path {}: it is on a network file system ({kind}), which keeps neither the locks nor the shared memory \
+             that the log needs; choose a log.path on a local disk", path.display())]
+    Network {
+        /// The directory.
+        path: PathBuf,
+        /// The type of the file system.
+        kind: String,
+    },
     /// Another process has it.
     #[error("log.path {}: another Tidings uses it; stop that one, or choose another log.path", path.display())]
     InUse {
@@ -139,7 +149,10 @@ impl DiskLog {
     pub fn open(config: &LogConfig, receipts_for: Duration) -> Result<Self, OpenError> {
         let path = &config.path;
         let in_directory = |source| OpenError::Directory { path: path.clone(), source };
-        create_directory(path).map_err(in_directory)?;
+        filesystem::create_directory(path).map_err(in_directory)?;
+        if let Some(kind) = filesystem::network(path).map_err(in_directory)? {
+            return Err(OpenError::Network { path: path.clone(), kind });
+        }
         let lock_file = File::create(path.join("lock")).map_err(in_directory)?;
         lock_file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => OpenError::InUse { path: path.clone() },
@@ -149,7 +162,7 @@ impl DiskLog {
         let (shared, writer) = load::load(&file, config, receipts_for)
             .map_err(|source| OpenError::Store { path: file.clone(), source })?;
         // The file's own name must survive a power cut, too.
-        sync_directory(path).map_err(in_directory)?;
+        filesystem::sync_directory(path).map_err(in_directory)?;
         let (jobs, queue) = mpsc::channel();
         let alarmed = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
@@ -372,21 +385,4 @@ fn join(writer: Option<JoinHandle<()>>) {
     if writer.is_some_and(|writer| writer.join().is_err()) {
         tracing::error!("the log's writer panicked");
     }
-}
-
-/// Makes `path` and what is missing above it. A name survives a power cut when the directory it is in is synced.
-fn create_directory(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if let Some(parent) = parent {
-        create_directory(parent)?;
-    }
-    std::fs::create_dir(path)?;
-    sync_directory(parent.unwrap_or(Path::new(".")))
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }

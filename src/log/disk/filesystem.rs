@@ -1,0 +1,119 @@
+//! The log's directory: how it is made, and where it may not be.
+//!
+//! The write-ahead log needs memory that is shared between connections, and locks and syncs that do what they say. A
+//! network file system may have the words for all of it and keep none of them (<https://sqlite.org/wal.html>,
+//! <https://sqlite.org/faq.html#q5>), so it is refused by its name, not by a trial.
+
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
+
+/// The types, as the system's table of mounts names them.
+const NETWORK: [&str; 24] = [
+    "9p",
+    "afs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "coda",
+    "davfs",
+    "fuse.ceph",
+    "fuse.cephfs",
+    "fuse.davfs2",
+    "fuse.gcsfuse",
+    "fuse.glusterfs",
+    "fuse.juicefs",
+    "fuse.mount-s3",
+    "fuse.rclone",
+    "fuse.s3fs",
+    "fuse.sshfs",
+    "gpfs",
+    "lustre",
+    "nfs",
+    "nfs4",
+    "smb3",
+    "smbfs",
+    "vboxsf",
+];
+
+/// The type of the network file system that `directory` is on; `None` when it is on another one, or that cannot be known:
+/// there is no such table elsewhere than on Linux.
+pub(super) fn network(directory: &Path) -> io::Result<Option<String>> {
+    let device = fs::metadata(directory)?.dev();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    Ok(kind(&mounts, device).filter(|kind| is_network(kind)).map(str::to_owned))
+}
+
+fn is_network(kind: &str) -> bool {
+    NETWORK.contains(&kind)
+}
+
+/// The type of the file system on `device`, from the text of the table (`proc_pid_mountinfo(5)`).
+fn kind(mounts: &str, device: u64) -> Option<&str> {
+    // As glibc has a device number, whose halves the table has in decimal.
+    let major = ((device >> 8) & 0xfff) | ((device >> 32) & !0xfff);
+    let minor = (device & 0xff) | ((device >> 12) & !0xff);
+    let device = format!("{major}:{minor}");
+    mounts.lines().find_map(|line| {
+        // Before the dash is a number of fields that varies.
+        let (mount, source) = line.split_once(" - ")?;
+        (mount.split(' ').nth(2)? == device).then(|| source.split(' ').next())?
+    })
+}
+
+/// Makes `path` and what is missing above it. A name survives a power cut when the directory it is in is synced.
+pub(super) fn create_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        create_directory(parent)?;
+    }
+    fs::create_dir(path)?;
+    sync_directory(parent.unwrap_or(Path::new(".")))
+}
+
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "\
+22 28 0:21 / /proc rw,nosuid,nodev,noexec,relatime shared:12 - proc proc rw
+28 1 254:16 / / rw,relatime shared:1 - ext4 /dev/vdb rw
+31 28 0:27 / /dev/shm rw,nosuid,nodev - tmpfs tmpfs rw
+57 28 0:45 / /mnt/nas rw,relatime shared:30 master:2 - nfs4 nas:/export rw,vers=4.2
+58 28 0:46 / /mnt/with\\040blank rw,relatime - fuse.sshfs host:/ rw
+59 28 0:47 / /var/lib/overlay rw,relatime - overlay overlay rw,lowerdir=/a - b
+60 28 259:1048577 / /big rw - xfs /dev/nvme0n1p1 rw
+";
+
+    #[test]
+    fn the_type_is_found_by_the_device() {
+        // Goal: whatever options a mount has, and however large the halves of its number are.
+        let large = (259 << 8) | (1 << 32);
+        let devices = [(21, "proc"), (254 << 8 | 16, "ext4"), (45, "nfs4"), (46, "fuse.sshfs"), (47, "overlay")];
+        for (device, expected) in devices.into_iter().chain([(large | 1, "xfs")]) {
+            assert_eq!(kind(MOUNTS, device), Some(expected), "{device:#x}");
+        }
+        assert_eq!(kind(MOUNTS, 99), None, "a device that the table does not have is not refused");
+        assert_eq!(kind("", 21), None);
+        assert_eq!(kind("torn", 21), None);
+    }
+
+    #[test]
+    fn network_file_systems_are_refused_and_local_ones_are_not() {
+        // Goal: each of the table by its name, and no local one.
+        assert!(NETWORK.is_sorted() && NETWORK.iter().all(|kind| is_network(kind)));
+        for local in
+            ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "f2fs", "fuseblk", "fuse.gocryptfs", "virtiofs"]
+        {
+            assert!(!is_network(local), "{local}");
+        }
+        for directory in [".", "/", "/dev/shm", "/tmp"].map(Path::new).into_iter().filter(|path| path.is_dir()) {
+            assert_eq!(network(directory).expect("its type"), None, "{}", directory.display());
+        }
+    }
+}
