@@ -8,6 +8,7 @@ mod cold;
 mod failing;
 mod full;
 mod refused;
+mod start;
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug)]

@@ -25,7 +25,8 @@ use crate::{
     },
 };
 
-/// How often a long start says how far it is.
+/// When a long start says for the first time how far it is, and how often from then on.
+const FIRST_PROGRESS: Duration = Duration::from_millis(250);
 const PROGRESS: Duration = Duration::from_secs(1);
 
 /// Opens the file and reads what it holds.
@@ -83,14 +84,14 @@ fn load_events(
 ) -> Result<(Clock, u64, Garbage), StoreError> {
     let span = store.span()?;
     let (mut first, mut count, mut garbage) = (None, 0_u64, Garbage::default());
-    let (mut zero_ms, mut newest_ms, mut said) = (None, 0, Instant::now());
+    let (mut zero_ms, mut newest_ms, mut say_at) = (None, 0, Instant::now() + FIRST_PROGRESS);
     store.events(|row| {
         let first = *first.get_or_insert(row.seq);
         let zero_ms = *zero_ms.get_or_insert(row.time_ms);
         newest_ms = newest_ms.max(row.time_ms);
         count += 1;
-        if count.is_multiple_of(4096) && said.elapsed() >= PROGRESS {
-            said = Instant::now();
+        if count.is_multiple_of(4096) && Instant::now() >= say_at {
+            say_at = Instant::now() + PROGRESS;
             tracing::info!(events = count, percent = (row.seq - first) * 100 / span.max(1), "reading the log");
         }
         let at = Duration::from_millis(row.time_ms.saturating_sub(zero_ms));

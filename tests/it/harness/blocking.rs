@@ -145,11 +145,16 @@ impl Broker {
     }
 
     /// Ends it in order.
-    pub fn stop(mut self) -> ExitStatus {
+    pub fn stop(self) -> ExitStatus {
+        self.stop_and_tell().0
+    }
+
+    /// Ends it in order; how, and all that it has said.
+    pub fn stop_and_tell(self) -> (ExitStatus, String) {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args(["-TERM", &id]).status().expect("kill runs");
         assert!(sent.success());
-        self.child.wait().expect("it ends")
+        self.end()
     }
 
     pub fn client(&self) -> Client {
