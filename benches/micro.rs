@@ -180,7 +180,7 @@ fn fanout_one_event_to_1000(bencher: Bencher<'_, '_>) {
         runtime.block_on(log.append(draft(&topic))).expect("it is taken");
         feed.take(&mut batch);
         fanout.take(&mut batch);
-        fanout.run(|| true)
+        fanout.run(|_| true)
     });
     assert_eq!(u64::try_from(fanout.len()).ok(), Some(PEERS), "nobody was cut");
 }

@@ -46,6 +46,8 @@ pub use lifetime::jitter;
 /// How long the hub works before it lets the HTTP server have the thread. Shorter coalesces more of a burst, longer
 /// spares switches; at half a millisecond neither shows in the figures (README, Performance).
 const SLICE: Duration = Duration::from_micros(500);
+/// Turns between two looks at the clock, as long as none is heavy.
+const TURNS_PER_LOOK: u32 = 8;
 /// Pages that are fetched at once; more wait their turn, so that replays of cold history share the disk.
 const FETCHES_MAX: usize = 8;
 /// Readiness events taken from the system at once.
@@ -160,7 +162,11 @@ impl Worker {
                 polled = !self.poll_events(&mut events);
             }
             let until = now + SLICE;
-            let busy = self.fanout.run(|| Instant::now() < until);
+            let mut turns = 0;
+            let busy = self.fanout.run(|heavy| {
+                turns += 1;
+                (!heavy && turns % TURNS_PER_LOOK != 0) || Instant::now() < until
+            });
             if let Some(ends_at) = ends_at
                 && (ends_at <= now || (self.fanout.is_empty() && self.door.arrivals.borrow().is_empty()))
             {

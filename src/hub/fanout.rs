@@ -202,10 +202,11 @@ impl<S: Peer> Fanout<S> {
             .find(|wanted| self.connections.get(wanted.key).is_some_and(|c| c.fetching == Some(wanted.ticket)))
     }
 
-    /// Does what can be done now, turn by turn, as long as `more` says so; whether something is left.
-    pub fn run(&mut self, mut more: impl FnMut() -> bool) -> bool {
+    /// Does what can be done now, turn by turn, as long as `more` says so, which is told whether the turn may be a heavy
+    /// one; whether something is left.
+    pub fn run(&mut self, mut more: impl FnMut(bool) -> bool) -> bool {
         while !(self.ready.is_empty() && self.backlog.is_empty()) {
-            if !more() {
+            if !more(!self.backlog.is_empty()) {
                 return true;
             }
             if let Some(key) = self.ready.pop_front() {

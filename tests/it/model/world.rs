@@ -264,7 +264,7 @@ impl World {
                 }
             }
         }
-        let busy = self.fanout.run(|| {
+        let busy = self.fanout.run(|_| {
             visits = visits.saturating_sub(1);
             visits > 0
         });
