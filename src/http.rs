@@ -57,12 +57,13 @@ impl Edge {
         self.draining.borrow().is_some()
     }
 
+    fn draining() -> Problem {
+        Problem::unavailable("draining", DRAINING, Duration::from_secs(1))
+    }
+
     /// Whether a change is taken.
     fn check_open(&self) -> Result<(), Problem> {
-        if self.is_draining() {
-            return Err(Problem::unavailable("draining", DRAINING, Duration::from_secs(1)));
-        }
-        Ok(())
+        if self.is_draining() { Err(Self::draining()) } else { Ok(()) }
     }
 
     /// The topics a request names, each once, and whether it named several.

@@ -11,7 +11,7 @@
 //! of time and lets the requests that came in meanwhile go first: what they publish joins the next write.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     net::{Shutdown, TcpStream},
     rc::Rc,
@@ -62,6 +62,8 @@ pub struct Hub(Rc<Door>);
 struct Door {
     arrivals: RefCell<Vec<(TcpStream, Subscription)>>,
     knock: Notify,
+    /// The hub has ended: nobody would open.
+    closed: Cell<bool>,
 }
 
 /// How the server ends all hubs.
@@ -92,9 +94,14 @@ impl Hub {
                 tracing::error!(%error, "a hub died and is started anew; its subscribers resume with their cursors");
                 worker = match Worker::new(&log, &config, &door) {
                     Ok(worker) => worker,
-                    Err(error) => return tracing::error!(%error, "the hub cannot be started"),
+                    Err(error) => {
+                        tracing::error!(%error, "the hub cannot be started");
+                        break;
+                    }
                 }
             }
+            door.closed.set(true);
+            door.arrivals.take();
         });
         Ok(hub)
     }
@@ -102,8 +109,11 @@ impl Hub {
     /// Hands over a subscriber whose response head, and the first bytes of its stream, are out. Its socket does not
     /// block, and no other poll knows it.
     pub fn adopt(&self, socket: TcpStream, subscription: Subscription) {
-        self.0.arrivals.borrow_mut().push((socket, subscription));
-        self.0.knock.notify_one();
+        // Dropped, the client comes back, and what the subscription holds is free.
+        if !self.0.closed.get() {
+            self.0.arrivals.borrow_mut().push((socket, subscription));
+            self.0.knock.notify_one();
+        }
     }
 }
 
@@ -221,7 +231,7 @@ impl Worker {
     fn poll_events(&mut self, events: &mut Events) -> bool {
         if let Err(error) = self.poll.get_mut().poll(events, Some(Duration::ZERO)) {
             tracing::warn!(%error, "the readiness of sockets cannot be read");
-            return false;
+            return error.kind() == io::ErrorKind::Interrupted;
         }
         let mut count = 0;
         for event in &*events {

@@ -10,7 +10,7 @@ use std::{
 use actix_rt::Arbiter;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::spawn_local,
     time::{interval, timeout},
 };
@@ -59,6 +59,9 @@ pub enum StartError {
     /// The log cannot be opened.
     #[error(transparent)]
     Log(#[from] OpenError),
+    /// The system gives no thread, or nothing to wait with.
+    #[error("cannot start a worker: {0}")]
+    Worker(#[source] io::Error),
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -74,6 +77,8 @@ fn hint(error: &io::Error) -> &'static str {
 const BACKLOG: i32 = 4096;
 /// What the kernel holds of a subscriber that does not read; it would grow to several MiB each by itself.
 const SEND_BUFFER: usize = 128 << 10;
+/// Connections that publish or ask, beside the subscribers', before new ones are refused.
+const OTHER_CONNECTIONS: usize = 10_000;
 /// How often retention and idle topics are looked after.
 const TEND: Duration = Duration::from_secs(1);
 /// What is left of the drain time, at least, for requests that are under way.
@@ -89,8 +94,7 @@ impl Server {
     pub fn listen(config: Config) -> Result<Self, StartError> {
         let requested = config.server.address();
         let failed = |source| StartError::Listen { address: requested, source };
-        let listeners = listeners(requested, &config).map_err(failed)?;
-        let address = listeners.first().map_or(Ok(requested), TcpListener::local_addr).map_err(failed)?;
+        let sockets = sockets(requested, &config).map_err(failed)?;
         let config = Arc::new(config);
         let log: Arc<dyn Log> = match config.log.engine {
             Engine::Memory => Arc::new(MemoryLog::new(config.log.clone())),
@@ -112,8 +116,13 @@ impl Server {
             registry: Arc::clone(&registry),
             connections: Arc::clone(&connections),
             drain: Drain { begin, done: done.downgrade() },
+            room: Arc::new(Semaphore::new(config.limits.connections_max.saturating_add(OTHER_CONNECTIONS))),
         };
-        let workers = listeners.into_iter().map(|listener| start_worker(listener, parts.clone())).collect();
+        // Not before the log is open: nobody shall wait for a server that does not start.
+        let listeners: io::Result<Vec<TcpListener>> = sockets.into_iter().map(listen).collect();
+        let listeners = listeners.map_err(failed)?;
+        let address = listeners.first().map_or(Ok(requested), TcpListener::local_addr).map_err(failed)?;
+        let workers = start_workers(listeners, &parts).map_err(StartError::Worker)?;
         actix_rt::spawn(tend(Arc::clone(&log), Arc::clone(&registry)));
         Ok(Self { address, config, log, registry, connections, workers, drain, done, drained })
     }
@@ -169,11 +178,11 @@ impl Server {
     }
 }
 
-/// A listener for each worker.
+/// A socket for each worker, bound and not yet listening.
 ///
-/// On Linux each has a queue of its own and the kernel spreads the connections (`SO_REUSEPORT`): a connection costs no
-/// other thread anything, and none is accepted while its worker is busy. Elsewhere they share one.
-fn listeners(address: SocketAddr, config: &Config) -> io::Result<Vec<TcpListener>> {
+/// On Linux each has a queue of its own and the kernel spreads the connections (`SO_REUSEPORT`): accepting costs no other
+/// thread anything. Elsewhere they share one.
+fn sockets(address: SocketAddr, config: &Config) -> io::Result<Vec<Socket>> {
     let workers = match config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
@@ -183,10 +192,10 @@ fn listeners(address: SocketAddr, config: &Config) -> io::Result<Vec<TcpListener
         // A port that is shared would be shared with another Tidings, too: this fails when there is one.
         bind(address, config, false)?;
     }
-    let first = listen(bind(address, config, shared)?)?;
-    let address = first.local_addr()?;
-    let others: io::Result<Vec<TcpListener>> =
-        (1..workers).map(|_| if shared { listen(bind(address, config, shared)?) } else { first.try_clone() }).collect();
+    let first = bind(address, config, shared)?;
+    let address = first.local_addr()?.as_socket().unwrap_or(address);
+    let others: io::Result<Vec<Socket>> =
+        (1..workers).map(|_| if shared { bind(address, config, shared) } else { first.try_clone() }).collect();
     Ok(std::iter::once(first).chain(others?).collect())
 }
 
@@ -216,23 +225,38 @@ fn listen(socket: Socket) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Starts a worker on a thread of its own.
-fn start_worker(listener: TcpListener, parts: Parts) -> Arbiter {
-    let worker = Arbiter::new();
-    worker.spawn_fn(move || drop(spawn_local(worker::run(listener, parts))));
-    worker
+/// Starts the workers, each on a thread of its own, and waits until they serve.
+fn start_workers(listeners: Vec<TcpListener>, parts: &Parts) -> io::Result<Vec<Arbiter>> {
+    let (started, starts) = std::sync::mpsc::channel();
+    let mut workers = Vec::with_capacity(listeners.len());
+    for listener in listeners {
+        let (worker, parts, started) = (Arbiter::try_new()?, parts.clone(), started.clone());
+        worker.spawn_fn(move || drop(spawn_local(worker::run(listener, parts, started))));
+        workers.push(worker);
+    }
+    drop(started);
+    starts.iter().collect::<io::Result<()>>()?;
+    Ok(workers)
 }
 
 /// Ends the workers' threads, and every connection with them.
 async fn stop(workers: Vec<Arbiter>) {
-    let ends = tokio::task::spawn_blocking(|| {
-        for worker in workers {
+    let (ended, end) = oneshot::channel();
+    // Not a task that blocks: the process could not end without it.
+    let joiner = std::thread::Builder::new().name("stop".to_owned()).spawn(move || {
+        // All are told before one is waited for: a worker must not go on with the topics of another that has gone.
+        for worker in &workers {
             worker.stop();
+        }
+        for worker in workers {
             // An error is a worker that has panicked, which was reported when it did.
             worker.join().ok();
         }
+        ended.send(()).ok();
     });
-    ends.await.ok();
+    if joiner.is_ok() && timeout(LAST_ANSWERS, end).await.is_err() {
+        tracing::warn!("a worker does not stop, and is left behind");
+    }
 }
 
 async fn tend(log: Arc<dyn Log>, registry: Arc<Registry>) {

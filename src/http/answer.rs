@@ -34,8 +34,9 @@ impl Answer {
         self
     }
 
-    /// As it goes over the wire; `date` is the time in the form of RFC 9110, section 5.6.7.
-    pub(super) fn write(&self, date: &str, out: &mut Vec<u8>) {
+    /// As it goes over the wire; `date` is the time in the form of RFC 9110, section 5.6.7. `varies` is whether a page of
+    /// another origin might be answered with more.
+    pub(super) fn write(&self, date: &str, varies: bool, out: &mut Vec<u8>) {
         let mut put = |parts: &[&str]| parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
         put(&["HTTP/1.1 ", self.status.as_str(), " ", self.status.canonical_reason().unwrap_or_default(), "\r\n"]);
         if self.is_last {
@@ -46,6 +47,9 @@ impl Answer {
         }
         for (name, value) in &self.headers {
             put(&[name, ": ", value, "\r\n"]);
+        }
+        if varies {
+            put(&["vary: Origin, Access-Control-Request-Method, Access-Control-Request-Headers\r\n"]);
         }
         put(&["date: ", date, "\r\n\r\n"]);
         out.extend_from_slice(&self.body);

@@ -66,11 +66,11 @@ pub(super) struct Order {
     several: bool,
     key: Option<Arc<str>>,
     /// A drain waits for it.
-    _under_way: Option<mpsc::Sender<()>>,
+    _under_way: mpsc::Sender<()>,
 }
 
 /// Whether a publish may be taken; what is given back is held for as long as it takes.
-fn begin(edge: &Edge, request: &impl Head) -> Result<Option<mpsc::Sender<()>>, Problem> {
+fn begin(edge: &Edge, request: &impl Head) -> Result<mpsc::Sender<()>, Problem> {
     let allow_get = edge.config.publish.allow_get;
     match request.method() {
         "POST" | "PUT" => {}
@@ -79,13 +79,15 @@ fn begin(edge: &Edge, request: &impl Head) -> Result<Option<mpsc::Sender<()>>, P
     }
     origin::check(request, &edge.config.cors)?;
     edge.check_open()?;
-    Ok(edge.under_way.upgrade())
+    // The drain may have begun, and ended, since.
+    edge.under_way.upgrade().ok_or_else(Edge::draining)
 }
 
 impl Order {
     /// Reads a request whose body is at hand.
     pub(super) fn whole(edge: &Edge, request: &impl Head, body: &[u8]) -> Result<Self, Problem> {
         let under_way = begin(edge, request)?;
+        Fields::parse(request.query().as_bytes(), "the query", &[])?;
         let bytes_max = Kind::of(request)?.bytes_max(&edge.config.publish);
         if u64::try_from(body.len()).is_ok_and(|length| length > bytes_max) {
             return Err(body::too_large(bytes_max));
@@ -93,12 +95,7 @@ impl Order {
         Self::read(edge, request, Bytes::copy_from_slice(body), under_way)
     }
 
-    fn read(
-        edge: &Edge,
-        request: &impl Head,
-        bytes: Bytes,
-        under_way: Option<mpsc::Sender<()>>,
-    ) -> Result<Self, Problem> {
+    fn read(edge: &Edge, request: &impl Head, bytes: Bytes, under_way: mpsc::Sender<()>) -> Result<Self, Problem> {
         let query = Fields::parse(request.query().as_bytes(), "the query", &[])?;
         let body = Body::parse(Kind::of(request)?, request, bytes)?;
         let (drafts, several) = drafts(edge, &query, body)?;

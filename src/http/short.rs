@@ -26,6 +26,7 @@ use futures_util::future::LocalBoxFuture;
 use tokio::{
     io::{AsyncRead as _, ReadBuf},
     net::TcpStream,
+    task::yield_now,
     time::{Instant, Sleep, sleep, timeout},
 };
 
@@ -36,7 +37,7 @@ use super::{
     publish::Order,
     subscribe::{Granted, Wish},
 };
-use crate::hub::Carrier;
+use crate::{config::Origins, hub::Carrier};
 
 mod request;
 
@@ -44,6 +45,9 @@ use request::{BYTES_MAX, Look, Request, Route};
 
 /// What is not a whole request by then is left to the full HTTP server and its time limits.
 const WHOLE_WITHIN: Duration = Duration::from_secs(1);
+/// Requests of one connection that are served before others have their turn. One that sends without end would otherwise
+/// never have to wait, and nobody else on this thread would be served, or told to stop.
+const TURN: u32 = 16;
 
 /// Serves the connections of one worker.
 pub struct ShortWay {
@@ -97,6 +101,7 @@ impl ShortWay {
         // What was read and is not done with; and whether it has been looked at since.
         let (mut held, mut looked) = (Vec::new(), true);
         let mut patience = Patience::new(self.edge.config.server.keep_alive);
+        let mut served = 0;
         loop {
             let step = if looked {
                 self.next(&mut socket, &mut held, &mut patience, remote).await?
@@ -105,6 +110,10 @@ impl ShortWay {
             };
             if matches!(step, Step::Publish(..) | Step::Subscribe(..)) {
                 patience.met();
+                served += 1;
+                if served % TURN == 0 {
+                    yield_now().await;
+                }
             }
             looked = match step {
                 Step::Publish(order, is_last) => {
@@ -192,6 +201,11 @@ impl ShortWay {
             held.extend_from_slice(new);
             &**held
         };
+        if whole.iter().all(|b| matches!(b, b'\r' | b'\n')) {
+            // Empty lines before a request are nothing (RFC 9112, section 2.2): nobody has begun to ask.
+            *held = Vec::new();
+            return Step::Wait;
+        }
         let (step, used) = match request::look(whole, Some(remote.ip()), |request| self.take(request)) {
             Look::Plain(step, used) => (step, used),
             Look::More => (Step::Wait, 0),
@@ -220,7 +234,8 @@ impl ShortWay {
         let rest = {
             let mut out = self.out.borrow_mut();
             out.clear();
-            answer.write(&self.date(), &mut out);
+            let varies = self.edge.config.cors.origins != Origins::default();
+            answer.write(&self.date(), varies, &mut out);
             let sent = match socket.try_write(&out) {
                 Ok(sent) => sent,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => 0,

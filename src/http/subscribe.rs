@@ -282,5 +282,7 @@ fn refuse(edge: &Edge, format: Format, as_stream: bool, refusal: Refusal) -> Res
     if !as_stream {
         return Err(problem);
     }
-    Ok(head(format, None).body(frame::refused(format, retry, problem.code(), problem.detail())))
+    let mut answer = head(format, None).body(frame::refused(format, retry, problem.code(), problem.detail()));
+    answer.is_stream = false;
+    Ok(answer)
 }

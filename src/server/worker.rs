@@ -1,6 +1,12 @@
 //! A worker: a thread with its own listener, HTTP server and hub, and the topics it was the first to use.
 
-use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    io::{self, Write as _},
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, mpsc::Sender},
+    time::Duration,
+};
 
 use actix_http::{HttpService, KeepAlive, Protocol};
 use actix_service::{IntoServiceFactory as _, Service as _, ServiceFactory as _, ServiceFactoryExt as _};
@@ -31,11 +37,13 @@ pub(super) struct Parts {
     pub(super) registry: Arc<Registry>,
     pub(super) connections: Arc<Connections>,
     pub(super) drain: Drain,
+    /// Places for connections that are not yet, or will never be, a subscriber's.
+    pub(super) room: Arc<Semaphore>,
 }
 
-/// Connections of a worker that publish or ask; past that the system keeps new ones waiting. Subscribers are the hub's,
-/// and have their own limit.
-const CONNECTIONS_MAX: usize = 10_000;
+/// The answer when there are as many connections as there may be.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\nretry-after: 1\r\n\r\n";
 /// Connections accepted before those accepted have their turn.
 const ACCEPTS: usize = 64;
 /// How long a worker that has no descriptor left waits for one.
@@ -43,12 +51,18 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 /// How long a client may go on sending a body that has been answered already.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Serves what comes to `listener` for as long as the thread's runtime lives.
-pub(super) async fn run(listener: std::net::TcpListener, parts: Parts) {
-    match begin(listener, parts).await {
-        Ok((listener, way)) => accept(&listener, &way).await,
-        // Its listener goes with it, so that the others get its share.
-        Err(error) => tracing::error!(%error, "a worker cannot be started"),
+/// Serves what comes to `listener` for as long as the thread's runtime lives; tells `started` that it does, or why not.
+pub(super) async fn run(listener: std::net::TcpListener, parts: Parts, started: Sender<io::Result<()>>) {
+    let room = Arc::clone(&parts.room);
+    let begun = begin(listener, parts).await;
+    // Whoever waits for it has ended itself when this fails.
+    match begun {
+        Ok((listener, way)) => {
+            started.send(Ok(())).ok();
+            drop(started);
+            accept(&listener, &way, &room).await;
+        }
+        Err(error) => drop(started.send(Err(error))),
     }
 }
 
@@ -95,24 +109,33 @@ async fn full_server(edge: &web::Data<Edge>) -> io::Result<FullServer> {
     }))
 }
 
-async fn accept(listener: &AsyncFd<TcpListener>, way: &Rc<ShortWay>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut accepted = 0;
-    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
-        let (socket, remote) = match next(listener).await {
+async fn accept(listener: &AsyncFd<TcpListener>, way: &Rc<ShortWay>, room: &Arc<Semaphore>) {
+    let (mut accepted, mut exhausted) = (0, false);
+    loop {
+        let (mut socket, remote) = match next(listener).await {
             Ok(connection) => connection,
-            Err(error) if is_of_one_connection(&error) => continue,
-            Err(error) => {
-                tracing::warn!(%error, "no connection can be accepted; the limit of open files (ulimit -n) may be too low");
+            Err(error) if is_exhaustion(&error) => {
+                if !std::mem::replace(&mut exhausted, true) {
+                    tracing::error!(%error, "no connection can be accepted; raise the limit of open files (ulimit -n)");
+                }
                 sleep(EXHAUSTED).await;
                 continue;
             }
+            // Of that one connection, whose peer has gone.
+            Err(_) => continue,
         };
-        let way = Rc::clone(way);
-        spawn_local(async move {
-            way.serve(socket.into(), remote).await;
-            drop(place);
-        });
+        exhausted = false;
+        match Arc::clone(room).try_acquire_owned() {
+            Ok(place) => {
+                let way = Rc::clone(way);
+                spawn_local(async move {
+                    way.serve(socket.into(), remote).await;
+                    drop(place);
+                });
+            }
+            // Told at once, as far as that goes: left in the queue it would wait for nobody knows what.
+            Err(_) => drop(socket.write(FULL)),
+        }
         accepted += 1;
         if accepted % ACCEPTS == 0 {
             yield_now().await;
@@ -129,8 +152,8 @@ async fn next(listener: &AsyncFd<TcpListener>) -> io::Result<(TcpStream, SocketA
     }
 }
 
-/// Whether it is only that a peer has gone before it was accepted.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+/// Whether the process or the system has no room for another connection.
+fn is_exhaustion(error: &io::Error) -> bool {
+    let codes = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
