@@ -161,6 +161,23 @@ fn a_deleted_topic_stays_deleted() {
 }
 
 #[test]
+fn the_write_ahead_log_does_not_grow_from_crash_to_crash() {
+    // Goal: processes that are killed before they have written much leave no more to the next one than one of them did.
+    let directory = Directory::new();
+    let length = || fs::metadata(directory.0.join("tidings.db-wal")).expect("a write-ahead log").len();
+    for life in 1..=5 {
+        let broker = Broker::disk(&directory, &[]);
+        assert!(length() < 200_000, "life {life} begins with {} bytes", length());
+        for n in 0..20 {
+            broker.client().must_publish("t", &format!("{life} {n} {}", "x".repeat(50_000)));
+        }
+        assert!(length() > 1_000_000, "there is something to leave: {} bytes", length());
+        broker.kill();
+    }
+    assert_eq!(subscribe(&Broker::disk(&directory, &[]), "topic=t&since=all", None).len(), 100);
+}
+
+#[test]
 fn a_torn_tail_of_the_write_ahead_log_loses_nothing_acknowledged() {
     // Goal: whatever half-written bytes follow the last commit, every acknowledged event is there.
     let mut random = fastrand::Rng::with_seed(7);

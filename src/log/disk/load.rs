@@ -38,6 +38,8 @@ pub(super) fn load(
     let begun = Instant::now();
     let mut store = Store::open(file, config.durability == Durability::Disk)?;
     let meta = store.begin(&boot_id(), config.durability == Durability::Disk)?;
+    // What a killed process has left there: many of them, one after the other, would let it grow without end.
+    store.make_room()?;
     let mut index = Index::new(meta.epoch, config.clone(), config.hot_bytes_max.get());
     let mut topics = HashMap::new();
     let mut ids = HashMap::new();

@@ -280,6 +280,15 @@ impl Store {
         Ok(self.connection.query_row(sql, [], moved)?)
     }
 
+    /// Moves all of the write-ahead log into the file, unless that has no room: the log starts anew, in the room that it
+    /// has.
+    pub(super) fn make_room(&self) -> Result<(), StoreError> {
+        match self.checkpoint(true) {
+            Err(error) if error.is_full() => Ok(()),
+            moved => moved.map(drop),
+        }
+    }
+
     /// Notes the last position and that nothing is lost.
     pub(super) fn end(&mut self, last: u64) -> Result<(), StoreError> {
         self.set_durable(true)?;

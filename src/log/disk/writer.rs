@@ -205,7 +205,7 @@ impl Writer {
         // While the disk is full nobody may be publishing, because we say that we are not ready: try ourselves.
         let probe = tend && self.shared.full.load(Ordering::Relaxed);
         if probe {
-            self.make_room()?;
+            self.store.make_room()?;
         }
         if steps.is_empty() && !clean && !probe {
             return Ok(());
@@ -232,14 +232,6 @@ impl Writer {
                 refuse(steps, AppendError::Unknown);
                 Err(error)
             }
-        }
-    }
-
-    /// Moves the write-ahead log into the file: it starts anew, in the room that it has.
-    fn make_room(&mut self) -> Result<(), StoreError> {
-        match self.store.checkpoint(true) {
-            Err(error) if error.is_full() => Ok(()),
-            moved => moved.map(drop),
         }
     }
 
