@@ -123,10 +123,12 @@ impl Run {
             let query = if cursor.is_none() { format!("{}&since=all", query(topics)) } else { query(topics) };
             let mark = mark.map(str::to_owned);
             thread::spawn(move || {
-                let mut stream = Client::subscribe(address, &query, cursor.as_deref()).expect("a stream");
-                match mark {
-                    Some(mark) => stream.until(&mark),
-                    None => std::iter::from_fn(|| stream.next()).collect(),
+                let stream = Client::subscribe(address, &query, cursor.as_deref());
+                match (stream, mark) {
+                    (stream, Some(mark)) => stream.expect("a stream").until(&mark),
+                    (Ok(mut stream), None) => std::iter::from_fn(|| stream.next()).collect(),
+                    // The broker was killed before it had answered.
+                    (Err(_), None) => Vec::new(),
                 }
             })
         };
