@@ -50,6 +50,9 @@ struct Serve {
     check: bool,
 }
 
+/// Descriptors that are no subscriber's.
+const SPARE_DESCRIPTORS: usize = 10_000;
+
 /// What is logged unless `RUST_LOG` says otherwise. The HTTP server reports every malformed request as an error: a line a
 /// scanner could write as often as it likes.
 const LOG: &str = "info,actix_http=off,actix_server=warn";
@@ -130,6 +133,19 @@ fn raise_descriptor_limit(connections_max: usize) {
         }
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "the open-files limit cannot be raised"),
+    }
+    grow_descriptor_table(connections_max);
+}
+
+/// Has the kernel make room for all descriptors at once, while there is one thread. It doubles the table otherwise, at
+/// 1,024, 2,048, 4,096 …, and in a process with several threads each time waits until no processor can be looking at the
+/// old one: a tenth of a second in which a storm of connections overflows the queue of those to be accepted.
+fn grow_descriptor_table(connections_max: usize) {
+    let limit = rlimit::Resource::NOFILE.get_soft().map_or(0, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let last = limit.min(connections_max.saturating_add(SPARE_DESCRIPTORS)).saturating_sub(1);
+    if let Ok(last) = i32::try_from(last) {
+        // What it is a copy of does not matter, nor does it matter much when there is none.
+        rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), last).ok();
     }
 }
 
