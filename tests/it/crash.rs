@@ -106,6 +106,7 @@ impl Run {
         for Subscriber { topics, checked, lines, .. } in &mut self.subscribers {
             *checked = self.checker.received(topics, *checked, &std::mem::take(lines));
         }
+        self.checker.settle(&mark);
         broker
     }
 

@@ -21,7 +21,9 @@ pub struct Checker {
     /// Events that a topic may hold.
     topic_events_max: usize,
     epoch: Option<String>,
-    /// Topic and content by position: nothing ever takes the place of another.
+    /// Every check was done up to here.
+    settled: u64,
+    /// Topic and content by position: nothing ever takes the place of another. Without what has been evicted since.
     truth: BTreeMap<u64, (String, String)>,
     /// Where a content is: each was sent once, so it is at one place.
     places: HashMap<String, u64>,
@@ -55,6 +57,12 @@ impl Checker {
         let place = *self.places.entry(event.1.clone()).or_insert(seq(id));
         if place != seq(id) {
             self.fault(format!("{who}: {id} repeats what is at {place}: {event:?}"));
+        }
+        if seq(id) <= self.settled && !self.truth.contains_key(&seq(id)) {
+            self.fault(format!(
+                "{who}: {id} was gone, or nothing, when all up to {} was known: {event:?}",
+                self.settled
+            ));
         }
         let there = self.truth.entry(seq(id)).or_insert_with(|| event.clone()).clone();
         if there != event {
@@ -100,6 +108,8 @@ impl Checker {
         // What was sent to anybody, or told, and lies in what is held, must be in it: else it was told before it was
         // safe. What is gone for good is not looked at again.
         let oldest = self.acknowledged.keys().next().copied().unwrap_or_default();
+        let (truth, settled) = (&mut self.truth, self.settled);
+        truth.retain(|at, (topic, _)| *at > settled || held(topic).first().is_none_or(|first| at >= first));
         let ghosts: Vec<String> = self
             .truth
             .range(oldest..)
@@ -109,6 +119,11 @@ impl Checker {
             .map(|(at, event)| format!("{at} was told and is not held: {event:?}"))
             .collect();
         self.faults.extend(ghosts);
+    }
+
+    /// All that was told up to `id` has been checked against all.
+    pub fn settle(&mut self, id: &str) {
+        self.settled = seq(id);
     }
 
     /// What one subscriber of `topics` was sent since it had seen everything up to `last`; up to where it has now.
