@@ -44,17 +44,18 @@ pub(super) async fn route(
 ) -> Result<HttpResponse, Problem> {
     let under_way = begin(&edge, &request)?;
     // A query that cannot be read is refused before the body is waited for.
-    Fields::parse(request.query().as_bytes(), "the query", &[])?;
+    let query = Fields::parse(request.query().as_bytes(), "the query", &[])?;
     let config = &edge.config.publish;
     let body = async {
-        let bytes_max = Kind::of(&request)?.bytes_max(config);
-        body::collect(&request, payload, bytes_max, config.body_timeout).await
+        let kind = Kind::of(&request)?;
+        let bytes = body::collect(&request, payload, kind.bytes_max(config), config.body_timeout).await?;
+        Ok((kind, bytes))
     };
-    let bytes = body.await.inspect_err(|_| {
+    let (kind, bytes) = body.await.inspect_err(|_: &Problem| {
         // The rest of the body is not waited for.
         request.conn_data::<Carrier>().into_iter().for_each(|carrier| carrier.end_reading_in(LINGER));
     })?;
-    let order = Order::read(&edge, &request, bytes, under_way)?;
+    let order = Order::read(&edge, &request, &query, Body::parse(kind, &request, bytes)?, under_way)?;
     Ok(order.carry_out(&edge).await?.into())
 }
 
@@ -87,18 +88,24 @@ impl Order {
     /// Reads a request whose body is at hand.
     pub(super) fn whole(edge: &Edge, request: &impl Head, body: &[u8]) -> Result<Self, Problem> {
         let under_way = begin(edge, request)?;
-        Fields::parse(request.query().as_bytes(), "the query", &[])?;
-        let bytes_max = Kind::of(request)?.bytes_max(&edge.config.publish);
+        let query = Fields::parse(request.query().as_bytes(), "the query", &[])?;
+        let kind = Kind::of(request)?;
+        let bytes_max = kind.bytes_max(&edge.config.publish);
         if u64::try_from(body.len()).is_ok_and(|length| length > bytes_max) {
             return Err(body::too_large(bytes_max));
         }
-        Self::read(edge, request, Bytes::copy_from_slice(body), under_way)
+        let body = Body::parse(kind, request, Bytes::copy_from_slice(body))?;
+        Self::read(edge, request, &query, body, under_way)
     }
 
-    fn read(edge: &Edge, request: &impl Head, bytes: Bytes, under_way: mpsc::Sender<()>) -> Result<Self, Problem> {
-        let query = Fields::parse(request.query().as_bytes(), "the query", &[])?;
-        let body = Body::parse(Kind::of(request)?, request, bytes)?;
-        let (drafts, several) = drafts(edge, &query, body)?;
+    fn read(
+        edge: &Edge,
+        request: &impl Head,
+        query: &Fields<'_>,
+        body: Body,
+        under_way: mpsc::Sender<()>,
+    ) -> Result<Self, Problem> {
+        let (drafts, several) = drafts(edge, query, body)?;
         Ok(Self { drafts, several, key: key(request)?, _under_way: under_way })
     }
 
