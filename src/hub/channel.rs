@@ -1,6 +1,10 @@
 //! One topic in one format on one hub: who sits in it, and the frames that not all of them have yet.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 
@@ -20,9 +24,11 @@ pub(super) struct Channel {
     trimmed_to: u64,
     /// The last merged run: connections that stand together, as most do, are written the same memory.
     merged: Merged,
-    /// Members before this one have been visited in the current round.
+    /// When the current round began.
+    pub(super) began: Instant,
+    /// Members before this one have been visited in it.
     pub(super) visited: usize,
-    /// When the round ends, every member that takes bytes has everything up to here.
+    /// When it ends, every member that takes bytes has everything up to here.
     pub(super) floor: u64,
     /// It waits for its turn.
     pub(super) active: bool,
@@ -48,7 +54,15 @@ impl Channel {
     /// The most that one write is given.
     pub(super) const RUN_BYTES_MAX: usize = 256 << 10;
 
-    pub(super) fn new(topic: TopicName, format: Format, seen: u64) -> Self {
+    /// Rounds that a rest follows. After shorter ones it would be too short for any timer; longer ones have collected
+    /// enough by themselves.
+    const RESTFUL: Range<Duration> = Duration::from_millis(1)..Duration::from_millis(8);
+    /// The longest rest.
+    pub(super) const REST_MAX: Duration = Duration::from_millis(2);
+    /// With more than this the bytes of a write cost more than the write: nothing is gained by waiting.
+    const REST_BYTES_MAX: usize = 32 << 10;
+
+    pub(super) fn new(topic: TopicName, format: Format, seen: u64, now: Instant) -> Self {
         Self {
             topic,
             format,
@@ -57,6 +71,7 @@ impl Channel {
             bytes: 0,
             trimmed_to: seen,
             merged: Merged::default(),
+            began: now,
             visited: 0,
             floor: 0,
             active: false,
@@ -98,6 +113,17 @@ impl Channel {
 
     pub(super) fn is_empty(&self) -> bool {
         self.frames.is_empty()
+    }
+
+    /// How long a round that has ended, and left frames, is followed by nothing: as long as it took, up to a limit.
+    ///
+    /// A topic that is always busy would otherwise be written to its members as fast as the thread can, a few frames at a
+    /// time, and the write costs much more than the frames. In the rest the publishers have the thread, and what they
+    /// bring goes out with the same write.
+    pub(super) fn rest(&self, now: Instant) -> Duration {
+        let took = now.saturating_duration_since(self.began);
+        let rests = Self::RESTFUL.contains(&took) && self.bytes <= Self::REST_BYTES_MAX && !self.dying;
+        if rests { took.min(Self::REST_MAX) } else { Duration::ZERO }
     }
 
     /// Whether the window still has everything after `cursor`.

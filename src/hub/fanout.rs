@@ -12,7 +12,7 @@ use std::{
     collections::{BinaryHeap, HashMap, VecDeque},
     io,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use slab::Slab;
@@ -41,7 +41,9 @@ pub struct Fanout<S> {
     /// The channels of a topic, one a format in use.
     names: HashMap<TopicName, SmallVec<[usize; 1]>>,
     /// Channels with a round to run, each once.
-    ready: VecDeque<usize>,
+    pub(super) ready: VecDeque<usize>,
+    /// Channels with a round to run from then on, each once, and in none of the others.
+    pub(super) resting: BinaryHeap<Reverse<(Instant, usize)>>,
     /// Connections that have more to read than one visit gives, each once.
     pub(super) backlog: VecDeque<usize>,
     /// When to look after which connection. An entry counts only while the connection's `due` agrees.
@@ -85,6 +87,7 @@ impl<S: Peer> Fanout<S> {
             channels: Slab::new(),
             names: HashMap::new(),
             ready: VecDeque::new(),
+            resting: BinaryHeap::new(),
             backlog: VecDeque::new(),
             deadlines: BinaryHeap::new(),
             wanted: VecDeque::new(),
@@ -105,6 +108,9 @@ impl<S: Peer> Fanout<S> {
     pub fn is_empty(&self) -> bool {
         self.connections.is_empty()
     }
+
+    /// After this long a topic whose members have been given a part of what it has is ready for them again.
+    pub const REST_MAX: Duration = Channel::REST_MAX;
 
     /// Takes over a subscriber; the stream's first bytes are already out. `register` learns the key under which its
     /// readiness is to be reported.
@@ -149,7 +155,7 @@ impl<S: Peer> Fanout<S> {
         if let Some(key) = found {
             return *key;
         }
-        let key = self.channels.insert(Channel::new(topic, format, self.seen));
+        let key = self.channels.insert(Channel::new(topic, format, self.seen, self.now));
         known.push(key);
         key
     }
@@ -230,7 +236,7 @@ impl<S: Peer> Fanout<S> {
                 continue;
             }
             if channel.visited == 0 {
-                channel.floor = self.seen;
+                (channel.floor, channel.began) = (self.seen, self.now);
             }
             if let Some(member) = channel.members.get(channel.visited).copied() {
                 channel.visited += 1;
@@ -242,6 +248,10 @@ impl<S: Peer> Fanout<S> {
             if channel.is_empty() || channel.members.is_empty() {
                 channel.active = false;
                 return self.retire(key);
+            }
+            let rest = channel.rest(self.now);
+            if !rest.is_zero() {
+                return self.resting.push(Reverse((self.now + rest, key)));
             }
         }
         self.ready.push_back(key);

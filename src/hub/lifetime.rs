@@ -21,6 +21,12 @@ impl<S: Peer> Fanout<S> {
     /// Moves the clock and does what has fallen due.
     pub fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
+        while let Some(Reverse((at, key))) = self.resting.peek().copied()
+            && at <= self.now
+        {
+            self.resting.pop();
+            self.ready.push_back(key);
+        }
         while let Some(Reverse((due, key))) = self.deadlines.peek().copied() {
             if due > self.now {
                 return;
@@ -36,7 +42,7 @@ impl<S: Peer> Fanout<S> {
     /// When [`advance`](Self::advance) has something to do next.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.peek().map(|Reverse((due, _))| *due)
+        [&self.deadlines, &self.resting].into_iter().filter_map(|heap| heap.peek()).map(|Reverse((at, _))| *at).min()
     }
 
     fn is_overdue(&self, key: usize) -> bool {

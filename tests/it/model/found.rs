@@ -129,3 +129,28 @@ fn a_page_that_was_fetched_for_a_topic_deleted_meanwhile_tells_of_no_gap() -> Re
         world.settle()
     })
 }
+
+#[test]
+fn a_topic_that_is_always_busy_rests_between_its_rounds() -> Result<(), String> {
+    // Goal: what comes in while a long round runs is collected, and goes out with one write; after a round that is short,
+    // or has collected enough, it goes out at once.
+    let lagging =
+        |world: &World| world.clients.iter().filter(|client| client.at_the_tail(&world.history).is_err()).count();
+    for (took, bytes, lag) in [(0, 10, false), (1, 10, true), (7, 10, true), (8, 10, false), (1, 40 << 10, false)] {
+        replay(9, |world| {
+            for _ in 0..100 {
+                world.subscribe(&[0], Format::Plain, &Start::Live, OPEN)?;
+            }
+            world.finish()?;
+            publish(world, 0, 1)?;
+            // Some have it when the next one comes.
+            world.turn(0, 3)?;
+            world.now.clock.set(world.now.clock.get() + Duration::from_millis(took));
+            world.publish(0, None, &"x".repeat(bytes), 1)?;
+            world.finish()?;
+            assert_eq!(lagging(world) > 0, lag, "a round of {took} ms, {bytes} bytes wait");
+            world.settle()
+        })?;
+    }
+    Ok(())
+}
