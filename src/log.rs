@@ -8,13 +8,12 @@
 //! - *Exact gaps.* A read that would pass over an event that is no longer held says so in [`Page::evicted_to`].
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
-use tokio::sync::Notify;
 
 use crate::{
     event::{Epoch, Event, EventId, EventName, TopicName},
@@ -24,10 +23,14 @@ use crate::{
 pub mod disk;
 pub mod memory;
 
+mod feed;
 mod index;
 
 #[cfg(test)]
 mod conformance;
+
+use feed::Feeds;
+pub use feed::{Batch, Commit, Feed};
 
 /// The contract of an engine. Calls never block on I/O: they run on the workers' threads.
 pub trait Log: Send + Sync {
@@ -259,128 +262,6 @@ pub struct Held {
     pub events: usize,
     /// Bytes held, bookkeeping included.
     pub bytes: u64,
-}
-
-/// One committed fact.
-#[derive(Clone, Debug)]
-pub enum Commit {
-    /// An event.
-    Event(Arc<Event>),
-    /// The deletion of a topic, at a position of its own.
-    Deleted(TopicName, u64),
-}
-
-impl Commit {
-    /// Its position.
-    #[must_use]
-    pub fn seq(&self) -> u64 {
-        match self {
-            Self::Event(event) => event.seq,
-            Self::Deleted(_, seq) => *seq,
-        }
-    }
-}
-
-/// What one hub has yet to take of the committed events, in order.
-///
-/// It is bounded: a hub that falls too far behind loses the feed, not the events. It is told up to where, and reads
-/// them from the log like any subscriber that lags.
-#[derive(Debug, Default)]
-pub struct Feed {
-    waiting: Mutex<Batch>,
-    arrived: Notify,
-}
-
-/// What a hub takes from its feed at once.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// In order of position.
-    pub commits: Vec<Commit>,
-    /// When not 0: everything up to here has been left out and must be read from the log.
-    pub lost_to: u64,
-    bytes: usize,
-    paused: bool,
-}
-
-impl Feed {
-    /// Commits that may wait for a hub, and their bytes, before the feed is dropped in favour of the log.
-    const COMMITS_MAX: usize = 65_536;
-    const BYTES_MAX: usize = 64 << 20;
-
-    /// Hands `commit` to the hub. Engines call it in order of position.
-    pub fn push(&self, commit: Commit) {
-        let mut waiting = lock(&self.waiting);
-        if waiting.paused {
-            waiting.lost_to = commit.seq();
-            return;
-        }
-        let bytes = match &commit {
-            Commit::Event(event) => event.frame.len(),
-            Commit::Deleted(..) => 0,
-        };
-        if waiting.commits.len() == Self::COMMITS_MAX || waiting.bytes + bytes > Self::BYTES_MAX {
-            waiting.lose();
-        }
-        waiting.bytes += bytes;
-        waiting.commits.push(commit);
-        let first = waiting.commits.len() == 1;
-        drop(waiting);
-        if first {
-            self.arrived.notify_one();
-        }
-    }
-
-    /// Takes all that waits, leaving `empty`'s memory for what comes next.
-    pub fn take(&self, empty: &mut Batch) {
-        empty.commits.clear();
-        (empty.bytes, empty.lost_to, empty.paused) = (0, 0, false);
-        std::mem::swap(&mut *lock(&self.waiting), empty);
-    }
-
-    /// Until the next [`take`](Self::take) nobody listens: what is committed is left out, and wakes nobody.
-    pub fn pause(&self) {
-        let mut waiting = lock(&self.waiting);
-        waiting.lose();
-        waiting.paused = true;
-    }
-
-    /// Completes when something has come since the last [`take`](Self::take).
-    pub async fn arrived(&self) {
-        self.arrived.notified().await;
-    }
-}
-
-impl Batch {
-    fn lose(&mut self) {
-        self.lost_to = self.commits.last().map_or(self.lost_to, Commit::seq);
-        self.commits = Vec::new();
-        self.bytes = 0;
-    }
-}
-
-/// The feeds of all hubs; a hub that has gone is dropped from it.
-#[derive(Debug, Default)]
-struct Feeds(Vec<Weak<Feed>>);
-
-impl Feeds {
-    fn open(&mut self) -> Arc<Feed> {
-        let feed = Arc::new(Feed::default());
-        self.0.push(Arc::downgrade(&feed));
-        feed
-    }
-
-    fn push(&mut self, commit: &Commit) {
-        let mut gone = false;
-        for feed in &self.0 {
-            match feed.upgrade() {
-                Some(feed) => feed.push(commit.clone()),
-                None => gone = true,
-            }
-        }
-        if gone {
-            self.0.retain(|feed| feed.strong_count() > 0);
-        }
-    }
 }
 
 /// A panic under a lock is a bug, but ending every stream over it would be a worse one: go on.
