@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde::{Serialize, Serializer};
 
 /// One published event as the log holds it. Immutable and shared; every subscriber reads this one copy.
 #[derive(Debug)]
@@ -222,6 +223,12 @@ impl fmt::Display for EventId {
         f.write_str(self.epoch.as_str())?;
         f.write_str("-")?;
         f.write_str(itoa::Buffer::new().format(self.seq))
+    }
+}
+
+impl Serialize for EventId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::future::{BoxFuture, Either, FutureExt as _, Ready};
 
 use crate::{
     event::{Epoch, Event, EventId, EventName, TopicName},
@@ -45,7 +45,7 @@ pub trait Log: Send + Sync {
 
     /// Takes a position for `draft` at once, and completes when it is committed. Dropping the future does not
     /// take the event back.
-    fn append(&self, draft: Draft) -> BoxFuture<'static, Result<Receipt, AppendError>>;
+    fn append(&self, draft: Draft) -> Append;
 
     /// Forgets what `topic` holds. The deletion takes a position of its own, which the future gives: streams that are
     /// below it end, a cursor at or above it belongs to the topic's next life.
@@ -98,6 +98,12 @@ pub trait Log: Send + Sync {
     /// Retention that no append would trigger: events that have grown too old.
     fn tend(&self);
 }
+
+/// An append under way: an engine that commits at once gives the outcome as it is.
+pub type Append = Either<Ready<Appended>, BoxFuture<'static, Appended>>;
+
+/// How an append ended.
+pub type Appended = Result<Receipt, AppendError>;
 
 /// An event that has no position yet.
 #[derive(Clone, Debug)]

@@ -104,9 +104,13 @@ impl Registry {
     /// # Errors
     /// As the topic says. An actor that has died before it began is replaced, not reported.
     pub async fn publish(&self, draft: Draft, key: Option<Arc<str>>) -> Result<Published, RegistryError<PublishError>> {
+        let Some(key) = key else {
+            let published = self.open(&draft.topic)?.publish(draft).await;
+            return published.map_err(|error| RegistryError::Topic(error.into()));
+        };
         let mut result = Err(PublishError::NotStarted);
         for _ in 0..TRIES {
-            result = self.open(&draft.topic)?.publish(draft.clone(), key.clone()).await;
+            result = self.open(&draft.topic)?.publish_once(draft.clone(), Arc::clone(&key)).await;
             if result != Err(PublishError::NotStarted) {
                 break;
             }

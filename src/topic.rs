@@ -182,27 +182,34 @@ impl TopicHandle {
         self.topic.connected()
     }
 
-    /// Publishes, in the order of the calls.
+    /// Publishes, in the order of the calls. The log itself puts the events in order, so they go straight there and spare
+    /// the way through the actor's mailbox.
     ///
-    /// Only an event with a key has to be gated: the log itself puts all others in order, so they go straight there and
-    /// spare the way through the actor's mailbox.
+    /// # Errors
+    /// As the log says.
+    pub async fn publish(&self, draft: Draft) -> Result<Published, AppendError> {
+        let subscribers = self.subscribers();
+        let receipt = self.log.append(self.named(draft)).await?;
+        Ok(Published { id: receipt.id, subscribers, replayed: false })
+    }
+
+    /// Publishes unless `key` was used before; then the answer is the one given then.
     ///
     /// # Errors
     /// See [`PublishError`].
-    pub async fn publish(&self, mut draft: Draft, key: Option<Arc<str>>) -> Result<Published, PublishError> {
-        // All events of a topic share one copy of its name.
-        draft.topic.clone_from(&self.name);
-        let Some(key) = key else {
-            let subscribers = self.subscribers();
-            let receipt = self.log.append(draft).await?;
-            return Ok(Published { id: receipt.id, subscribers, replayed: false });
-        };
+    pub async fn publish_once(&self, draft: Draft, key: Arc<str>) -> Result<Published, PublishError> {
+        let draft = self.named(draft);
         let begun = Arc::new(AtomicBool::new(false));
         let answer = self.topic.send(Publish { draft, key, begun: Arc::clone(&begun) }).await;
         let lost = || if begun.load(Ordering::Acquire) { PublishError::Unknown } else { PublishError::NotStarted };
         let taken = answer.map_err(|_| lost())?.ok_or(PublishError::KeyReused)?;
         let receipt = taken.receipt.await?;
         Ok(Published { id: receipt.id, subscribers: taken.subscribers, replayed: taken.replayed })
+    }
+
+    /// All events of a topic share one copy of its name.
+    fn named(&self, draft: Draft) -> Draft {
+        Draft { topic: self.name.clone(), ..draft }
     }
 
     /// Adds a subscriber to the list.

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use actix_http::ConnectionType;
 use actix_web::{HttpResponse, http::StatusCode};
-use bytes::Bytes;
 use smallvec::SmallVec;
 
 /// A whole response, or the head of a stream and its first bytes.
@@ -12,7 +11,7 @@ use smallvec::SmallVec;
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: SmallVec<[(&'static str, Cow<'static, str>); 3]>,
-    pub(super) body: Bytes,
+    pub(super) body: Vec<u8>,
     /// It ends with the connection (RFC 9112, section 6.3, rule 8): its length is not told.
     pub(super) is_stream: bool,
     /// The connection ends with it.
@@ -21,7 +20,7 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn new(status: StatusCode) -> Self {
-        Self { status, headers: SmallVec::new(), body: Bytes::new(), is_stream: false, is_last: false }
+        Self { status, headers: SmallVec::new(), body: Vec::new(), is_stream: false, is_last: false }
     }
 
     pub(super) fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
@@ -29,7 +28,7 @@ impl Answer {
         self
     }
 
-    pub(super) fn body(mut self, body: impl Into<Bytes>) -> Self {
+    pub(super) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
     }

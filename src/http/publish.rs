@@ -18,7 +18,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    event::{EventName, TopicName},
+    event::{EventId, EventName, TopicName},
     hub::Carrier,
     log::{AppendError, Draft},
     registry::RegistryError,
@@ -31,6 +31,8 @@ use body::{Body, Kind};
 
 /// The longest `Idempotency-Key`.
 const KEY_BYTES_MAX: usize = 128;
+/// What the answer for one topic takes, unless the topic's name is long.
+const RECEIPT_BYTES: usize = 160;
 /// What a publisher waits before it tries again when the server cannot take the event.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long a client may go on sending a body that has been refused.
@@ -153,8 +155,10 @@ fn drafts(edge: &Edge, query: &Fields<'_>, body: Body) -> Result<(SmallVec<[Draf
     let name = name.map_err(|error| Problem::bad_request("bad_event", format!("`event` is refused: {error}")))?;
     let given = query.all("topic").chain(body.topics.iter().map(String::as_str));
     let (topics, several) = edge.topics(given)?;
-    let draft = |topic: TopicName| Draft { topic, name: name.clone(), content: content.clone(), key: None };
-    Ok((topics.into_iter().map(draft).collect(), several))
+    let events = std::iter::repeat_n((name, content), topics.len());
+    let drafts =
+        topics.into_iter().zip(events).map(|(topic, (name, content))| Draft { topic, name, content, key: None });
+    Ok((drafts.collect(), several))
 }
 
 fn key(request: &impl Head) -> Result<Option<Arc<str>>, Problem> {
@@ -173,7 +177,7 @@ type Outcome = (TopicName, Result<Published, RegistryError<PublishError>>);
 /// The answer for one topic.
 #[derive(Serialize)]
 struct Receipt<'a> {
-    id: String,
+    id: EventId,
     topic: &'a str,
     subscribers: usize,
     durability: &'static str,
@@ -192,8 +196,7 @@ fn answer(edge: &Edge, outcomes: &[Outcome], several: bool) -> Result<Answer, Pr
         match outcome {
             Ok(Published { id, subscribers, replayed: again }) => {
                 replayed &= again;
-                let (id, subscribers) = (id.to_string(), *subscribers);
-                receipts.push(Receipt { id, topic: topic.as_str(), subscribers, durability });
+                receipts.push(Receipt { id: *id, topic: topic.as_str(), subscribers: *subscribers, durability });
             }
             Err(error) => failed = Some(refusal(error)),
         }
@@ -203,15 +206,17 @@ fn answer(edge: &Edge, outcomes: &[Outcome], several: bool) -> Result<Answer, Pr
         let published = || serde_json::to_value(&*receipts).unwrap_or_default();
         return Err(if several { problem.with("published", published()) } else { problem });
     }
-    let body = match &*receipts {
-        [receipt] if !several => serde_json::to_vec(receipt),
-        receipts => serde_json::to_vec(&Receipts { published: receipts }),
+    let mut body = Vec::with_capacity(RECEIPT_BYTES * receipts.len());
+    let written = match &*receipts {
+        [receipt] if !several => serde_json::to_writer(&mut body, receipt),
+        receipts => serde_json::to_writer(&mut body, &Receipts { published: receipts }),
     };
+    debug_assert!(written.is_ok(), "numbers and strings, into memory");
     let mut answer = Answer::new(StatusCode::OK).with("cache-control", "no-store");
     if replayed {
         answer = answer.with("idempotency-replayed", "true");
     }
-    Ok(answer.with("content-type", "application/json").body(body.unwrap_or_default()))
+    Ok(answer.with("content-type", "application/json").body(body))
 }
 
 fn refusal(error: &RegistryError<PublishError>) -> Problem {

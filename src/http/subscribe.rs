@@ -56,7 +56,7 @@ pub(super) async fn route(edge: web::Data<Edge>, request: HttpRequest) -> Result
                 return Err(Problem::unavailable("draining", super::DRAINING, edge.config.stream.retry));
             };
             let first = std::mem::take(&mut head.body);
-            let body = HandOver::new(carrier, edge.hub.clone(), first, *subscription);
+            let body = HandOver::new(carrier, edge.hub.clone(), first.into(), *subscription);
             HttpResponse::from(head).set_body(BoxBody::new(body))
         }
     })

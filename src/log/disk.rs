@@ -32,7 +32,7 @@ use tokio::{
 };
 
 use super::{
-    AppendError, Draft, Durability, Feed, Feeds, FetchError, Held, KeptReceipt, Log, Page, Placement, Receipt, Start,
+    Append, AppendError, Draft, Durability, Feed, Feeds, FetchError, Held, KeptReceipt, Log, Page, Placement, Start,
     index::{Index, Plan},
     lock,
 };
@@ -241,8 +241,8 @@ impl Log for DiskLog {
         self.shared.watermark.load(Ordering::Acquire)
     }
 
-    fn append(&self, draft: Draft) -> BoxFuture<'static, Result<Receipt, AppendError>> {
-        self.queue(draft.content.len(), |done| Work::Append { draft, done })
+    fn append(&self, draft: Draft) -> Append {
+        Append::Right(self.queue(draft.content.len(), |done| Work::Append { draft, done }))
     }
 
     fn forget(&self, topic: &TopicName) -> BoxFuture<'static, Result<u64, AppendError>> {

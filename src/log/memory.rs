@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
 
 use super::{
-    AppendError, Commit, Draft, Durability, Feed, Feeds, Held, Log, Page, Placement, Receipt, Start,
+    Append, AppendError, Commit, Draft, Durability, Feed, Feeds, Held, Log, Page, Placement, Receipt, Start,
     index::{Entry, Index},
     lock, now_ms,
 };
@@ -88,8 +88,8 @@ impl Log for MemoryLog {
         self.watermark.load(Ordering::Acquire)
     }
 
-    fn append(&self, draft: Draft) -> BoxFuture<'static, Result<Receipt, AppendError>> {
-        ready(Ok(Receipt { id: self.commit(draft) })).boxed()
+    fn append(&self, draft: Draft) -> Append {
+        Append::Left(ready(Ok(Receipt { id: self.commit(draft) })))
     }
 
     fn forget(&self, topic: &TopicName) -> BoxFuture<'static, Result<u64, AppendError>> {

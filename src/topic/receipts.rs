@@ -9,12 +9,12 @@ use std::{
 
 use futures_util::{
     FutureExt as _,
-    future::{BoxFuture, Shared},
+    future::{Shared, ready},
 };
 
 use crate::{
     event::EventName,
-    log::{AppendError, Draft, KeptReceipt, Receipt},
+    log::{Append, Draft, KeptReceipt},
 };
 
 /// The answers kept.
@@ -31,7 +31,7 @@ pub(super) struct Kept {
     /// Of the event; see [`fingerprint`].
     pub(super) fingerprint: u64,
     pub(super) subscribers: usize,
-    pub(super) receipt: Shared<BoxFuture<'static, Result<Receipt, AppendError>>>,
+    pub(super) receipt: Shared<Append>,
 }
 
 impl Receipts {
@@ -69,7 +69,7 @@ impl Receipts {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let age = now.saturating_sub(Duration::from_millis(kept.time_ms));
         let Some(at) = Instant::now().checked_sub(age) else { return };
-        let receipt = std::future::ready(Ok(kept.receipt)).boxed().shared();
+        let receipt = Append::Left(ready(Ok(kept.receipt))).shared();
         let answer = Kept { fingerprint: kept.fingerprint, subscribers: kept.subscribers, receipt };
         self.insert(at, kept.key, answer);
     }
