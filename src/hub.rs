@@ -46,12 +46,14 @@ pub use lifetime::jitter;
 /// How long the hub works before it lets the HTTP server have the thread. Shorter coalesces more of a burst, longer
 /// spares switches; at half a millisecond neither shows in the figures (README, Performance).
 const SLICE: Duration = Duration::from_micros(500);
+/// As above, as long as there are backlogs: what others publish meanwhile waits behind far larger writes.
+const HEAVY_SLICE: Duration = Duration::from_micros(250);
 /// Turns between two looks at the clock, as long as none is heavy.
 const TURNS_PER_LOOK: u32 = 8;
 /// Pages that are fetched at once; more wait their turn, so that replays of cold history share the disk.
 const FETCHES_MAX: usize = 8;
-/// Readiness events taken from the system at once.
-const EVENTS: usize = 1024;
+/// Readiness events taken from the system at once: each may be a stream to close, and a thousand can go together.
+const EVENTS: usize = 128;
 
 /// The way to the hub of this thread; cheap to clone.
 #[derive(Clone, Debug)]
@@ -171,11 +173,11 @@ impl Worker {
             if !polled {
                 polled = !self.poll_events(&mut events);
             }
-            let until = now + SLICE;
             let mut turns = 0;
             let busy = self.fanout.run(|heavy| {
                 turns += 1;
-                (!heavy && turns % TURNS_PER_LOOK != 0) || Instant::now() < until
+                let (look, slice) = if heavy { (true, HEAVY_SLICE) } else { (turns % TURNS_PER_LOOK == 0, SLICE) };
+                !look || Instant::now() < now + slice
             });
             if let Some(ends_at) = ends_at
                 && (ends_at <= now || (self.fanout.is_empty() && self.door.arrivals.borrow().is_empty()))

@@ -44,8 +44,8 @@ pub(super) struct Parts {
 /// The answer when there are as many connections as there may be.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\nretry-after: 1\r\n\r\n";
-/// Connections accepted before those accepted have their turn.
-const ACCEPTS: usize = 64;
+/// Connections accepted before all else has its turn: each costs far more when it is served.
+const ACCEPTS: usize = 16;
 /// How long a worker that has no descriptor left waits for one.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 /// How long a client may go on sending a body that has been answered already.
