@@ -283,7 +283,7 @@ pub struct LimitsConfig {
     pub connections_per_ip_max: usize,
     /// Subscribers of one topic, 1 to 10 million.
     pub subscribers_per_topic_max: usize,
-    /// Topics alive at once, 1 to 10 million.
+    /// Topics alive at once, 1 to 10 million: those with subscribers, and those that remember a key or a deletion.
     pub topics_max: usize,
     /// Topics one request may name, 1 to 1024.
     pub topics_per_request_max: usize,

@@ -1,4 +1,4 @@
-//! Name to live topic: started on first use, found by everyone, retired when nobody would miss it.
+//! Name to live topic: started when it is needed, found by everyone, retired when nobody would miss it.
 
 use std::sync::{
     Arc,
@@ -105,7 +105,12 @@ impl Registry {
     /// As the topic says. An actor that has died before it began is replaced, not reported.
     pub async fn publish(&self, draft: Draft, key: Option<Arc<str>>) -> Result<Published, RegistryError<PublishError>> {
         let Some(key) = key else {
-            let published = self.open(&draft.topic)?.publish(draft).await;
+            let published = match self.find(draft.topic.as_str()) {
+                Some(topic) => topic.publish(draft).await,
+                // Nobody subscribes, and there is nothing to remember but the event: no actor is needed for that, and to
+                // start one and retire it again would cost twice what the publish does.
+                None => self.log.append(draft).await.map(|receipt| Published::new(receipt, 0)),
+            };
             return published.map_err(|error| RegistryError::Topic(error.into()));
         };
         let mut result = Err(PublishError::NotStarted);

@@ -75,6 +75,12 @@ pub struct Published {
     pub replayed: bool,
 }
 
+impl Published {
+    pub(crate) fn new(receipt: Receipt, subscribers: usize) -> Self {
+        Self { id: receipt.id, subscribers, replayed: false }
+    }
+}
+
 /// Why a publish was not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
@@ -189,8 +195,7 @@ impl TopicHandle {
     /// As the log says.
     pub async fn publish(&self, draft: Draft) -> Result<Published, AppendError> {
         let subscribers = self.subscribers();
-        let receipt = self.log.append(self.named(draft)).await?;
-        Ok(Published { id: receipt.id, subscribers, replayed: false })
+        Ok(Published::new(self.log.append(self.named(draft)).await?, subscribers))
     }
 
     /// Publishes unless `key` was used before; then the answer is the one given then.

@@ -1,6 +1,6 @@
 //! `[limits]`: at each limit all is well, one past it there is a clear refusal.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use tidings::config::{Config, Size};
 use tokio::net::TcpSocket;
@@ -90,18 +90,22 @@ async fn subscribers_of_one_topic_are_bounded() {
 
 #[tokio::test]
 async fn topics_are_bounded() {
-    // `topics_max`: neither a subscriber nor a publisher starts one too many; those that live are served.
+    // `topics_max`: neither a subscriber nor a publisher with a key starts one too many; those that live are served, and
+    // an event that nobody waits for needs no live topic.
     let server = TestServer::with(|config| config.limits.topics_max = 2);
     let _streams = [server.subscribe("topic=a").await, server.subscribe("topic=b").await];
     refused(&server, "topic=c", 503, "too_many_topics").await;
-    let answer = server.ask("POST", "/publish?topic=c&content=x", &[], b"").await;
+    let key = [("idempotency-key", "k")];
+    let answer = server.ask("POST", "/publish?topic=c&content=x", &key, b"").await;
     answer.problem(503, "too_many_topics");
     assert_eq!(answer.header("retry-after"), Some("1"));
     server.ask("GET", "/topics/c", &[], b"").await.problem(404, "topic_unknown");
     server.publish("a", "x").await;
+    server.publish("d", "x").await;
+    assert_eq!(server.ask("GET", "/topics/d", &[], b"").await.ok()["events"], 1);
     assert_eq!(server.subscribe("topic=a&topic=b").await.status, 200);
     // Of several topics those that took the event are named, so that a retry need not guess.
-    let partly = server.ask("POST", "/publish?topic=a&topic=c&content=y", &[], b"").await;
+    let partly = server.ask("POST", "/publish?topic=a&topic=c&content=y", &key, b"").await;
     let problem = partly.problem(503, "too_many_topics");
     assert_eq!(problem["published"][0]["topic"], "a", "{problem}");
     assert_eq!(problem["published"].as_array().map(Vec::len), Some(1), "{problem}");
@@ -109,8 +113,13 @@ async fn topics_are_bounded() {
 
 #[tokio::test]
 async fn idle_topics_make_room() {
-    // With room for one topic, a second can be used once nobody needs the first, by a subscriber and by a publisher.
-    let server = TestServer::with(|config| config.limits.topics_max = 1);
+    // With room for one topic, a second can be used once nobody needs the first, by a subscriber and by a publisher with
+    // a key.
+    let server = TestServer::with(|config| {
+        config.limits.topics_max = 1;
+        config.publish.idempotency_window = Duration::from_millis(1);
+    });
+    let key = [("idempotency-key", "k")];
     for n in 0..2 {
         let mut stream = None;
         until("room for a subscriber", async || {
@@ -119,10 +128,10 @@ async fn idle_topics_make_room() {
             stream.is_some()
         })
         .await;
-        server.ask("POST", "/publish?topic=other&content=x", &[], b"").await.problem(503, "too_many_topics");
+        server.ask("POST", "/publish?topic=other&content=x", &key, b"").await.problem(503, "too_many_topics");
         drop(stream);
         until("room for a publisher", async || {
-            server.ask("POST", &format!("/publish?topic=published-{n}&content=x"), &[], b"").await.status == 200
+            server.ask("POST", &format!("/publish?topic=published-{n}&content=x"), &key, b"").await.status == 200
         })
         .await;
         server.ask("GET", &format!("/topics/subscribed-{n}"), &[], b"").await.problem(404, "topic_unknown");
@@ -133,12 +142,11 @@ async fn idle_topics_make_room() {
 async fn a_retired_topic_keeps_its_history() {
     // Retiring frees the actor, not the events: a subscriber that comes back later finds them all.
     let server = TestServer::with(|config| config.limits.topics_max = 1);
+    let stream = server.subscribe("topic=a").await;
     let first = server.publish("a", "one").await;
     server.publish("a", "two").await;
-    until("the idle topic to be retired", async || {
-        server.ask("POST", "/publish?topic=b&content=x", &[], b"").await.status == 200
-    })
-    .await;
+    drop(stream);
+    until("the idle topic to be retired", async || server.subscribe("topic=b").await.status == 200).await;
     assert_eq!(server.ask("GET", "/topics/a", &[], b"").await.ok()["events"], 2);
     until("the other one to be retired", async || {
         let mut stream = server.resume("topic=a", &first).await;
