@@ -204,6 +204,9 @@ impl Worker {
                 () = sleep_until(wake_at) => {}
                 changed = drain.begin.changed(), if ends_at.is_none() => {
                     let within = changed.ok().and_then(|()| *drain.begin.borrow()).unwrap_or_default();
+                    // The hub may have slept for long.
+                    let now = Instant::now();
+                    self.fanout.advance(now);
                     ends_at = Some(now + within);
                     // Streams that take their last bytes late still have a fifth of the time for it.
                     self.fanout.drain(within.mul_f64(0.8));

@@ -240,6 +240,26 @@ async fn an_idle_server_exits_at_once() {
     }
 }
 
+/// Goal: streams on which nothing has happened for longer than the drain takes end spread over it like all others.
+#[tokio::test]
+async fn streams_that_were_quiet_for_long_do_not_all_end_at_once() {
+    let drain = Duration::from_secs(1);
+    let mut server = Process::start(&[("TIDINGS__SHUTDOWN__DRAIN", "1s")]).await;
+    let streams = open(server.address, 100, 1, Vec::new()).await;
+    server.until_subscribers("t0", 100).await;
+    let quiet_since = Instant::now();
+    until("a long quiet", async || quiet_since.elapsed() > drain + drain / 4).await;
+    let mut subscribers = JoinSet::new();
+    for stream in streams {
+        subscribers.spawn(to_the_end(stream, 0));
+    }
+    server.signal("TERM").await;
+    let mut ended: Vec<_> = subscribers.join_all().await.into_iter().map(|stream| stream.at).collect();
+    assert!(server.exit().await.success());
+    ended.sort_unstable();
+    assert!(ended[90] > ended[10] + drain / 4, "they ended within {:?}", ended[90] - ended[10]);
+}
+
 /// Goal: a drain of nothing ends the program at once, and its streams still end without a reset.
 #[tokio::test]
 async fn a_drain_of_zero_ends_at_once() {
