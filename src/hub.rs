@@ -177,7 +177,8 @@ impl Worker {
             let busy = self.fanout.run(|heavy| {
                 turns += 1;
                 let (look, slice) = if heavy { (true, HEAVY_SLICE) } else { (turns % TURNS_PER_LOOK == 0, SLICE) };
-                !look || Instant::now() < now + slice
+                // One at least: what came before it may have taken the slice.
+                turns == 1 || !look || Instant::now() < now + slice
             });
             if let Some(ends_at) = ends_at
                 && (ends_at <= now || (self.fanout.is_empty() && self.door.arrivals.borrow().is_empty()))
