@@ -184,6 +184,7 @@ impl<S: Peer> Fanout<S> {
                     for key in self.names.remove(&topic).unwrap_or_default() {
                         self.channels.get_mut(key).into_iter().for_each(|channel| channel.dying = true);
                         self.activate(key);
+                        self.rouse(key);
                     }
                 }
             }
@@ -205,6 +206,15 @@ impl<S: Peer> Fanout<S> {
             channel.active = true;
             channel.visited = 0;
             self.ready.push_back(key);
+        }
+    }
+
+    /// Ends a rest. A deletion must be told before events of other topics that came after it.
+    fn rouse(&mut self, key: usize) {
+        let resting = self.resting.len();
+        self.resting.retain(|Reverse((_, other))| *other != key);
+        if self.resting.len() < resting {
+            self.ready.push_front(key);
         }
     }
 
@@ -255,7 +265,8 @@ impl<S: Peer> Fanout<S> {
             }
             channel.trim(channel.floor);
             channel.visited = 0;
-            if channel.is_empty() || channel.members.is_empty() {
+            // A window that has lost frames since is empty, too, but those who were visited before have not had them.
+            if (channel.is_empty() && channel.covers(channel.floor)) || channel.members.is_empty() {
                 channel.active = false;
                 return self.retire(key);
             }

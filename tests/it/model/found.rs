@@ -134,14 +134,9 @@ fn a_page_that_was_fetched_for_a_topic_deleted_meanwhile_tells_of_no_gap() -> Re
 fn a_topic_that_is_always_busy_rests_between_its_rounds() -> Result<(), String> {
     // Goal: what comes in while a long round runs is collected, and goes out with one write; after a round that is short,
     // or has collected enough, it goes out at once.
-    let lagging =
-        |world: &World| world.clients.iter().filter(|client| client.at_the_tail(&world.history).is_err()).count();
     for (took, bytes, lag) in [(0, 10, false), (1, 10, true), (7, 10, true), (8, 10, false), (1, 40 << 10, false)] {
         replay(9, |world| {
-            for _ in 0..100 {
-                world.subscribe(&[0], Format::Plain, &Start::Live, OPEN)?;
-            }
-            world.finish()?;
+            crowd(world, &[0])?;
             publish(world, 0, 1)?;
             // Some have it when the next one comes.
             world.turn(0, 3)?;
@@ -153,4 +148,48 @@ fn a_topic_that_is_always_busy_rests_between_its_rounds() -> Result<(), String> 
         })?;
     }
     Ok(())
+}
+
+#[test]
+fn a_loss_in_the_middle_of_a_round_is_made_up_for() -> Result<(), String> {
+    // Goal: the feed is lost when some members of a topic have been visited and others not; the former must not wait for
+    // the next event, or for a heartbeat.
+    replay(9, |world| {
+        crowd(world, &[0])?;
+        publish(world, 0, 1)?;
+        world.turn(0, 3)?;
+        publish(world, 0, 1)?;
+        world.turn(1, 3)?;
+        world.finish()?;
+        if lagging(world) == 0 { Ok(()) } else { Err(format!("{} have not all of it", lagging(world))) }
+    })
+}
+
+#[test]
+fn the_deletion_of_a_topic_at_rest_is_told_at_once() -> Result<(), String> {
+    // Goal: an event of another topic must not overtake it: it would carry the cursor past the deletion.
+    replay(9, |world| {
+        crowd(world, &[0, 1])?;
+        publish(world, 0, 1)?;
+        world.turn(0, 3)?;
+        world.now.clock.set(world.now.clock.get() + Duration::from_millis(1));
+        publish(world, 0, 1)?;
+        world.finish()?;
+        assert!(lagging(world) > 0, "it rests");
+        world.delete(0)?;
+        publish(world, 1, 1)?;
+        world.finish()?;
+        if lagging(world) == 0 { Ok(()) } else { Err(format!("{} have not been told", lagging(world))) }
+    })
+}
+
+/// More subscribers of `topics` than one turn visits.
+fn crowd(world: &mut World, topics: &[usize]) -> Result<(), String> {
+    (0..100).try_for_each(|_| world.subscribe(topics, Format::Plain, &Start::Live, OPEN))?;
+    world.finish()
+}
+
+/// How many have not all there is.
+fn lagging(world: &World) -> usize {
+    world.clients.iter().filter(|client| client.at_the_tail(&world.history).is_err()).count()
 }
