@@ -1,13 +1,15 @@
 //! Tidings: a topic-based publish/subscribe broker over Server-Sent Events.
 //!
 //! ```text
-//!  publish ─► http ─► limits ─► registry ─► topic (actor) ─► log ─┐ append: position, commit
+//!  publish ─► http ─► limits ─► registry ─► [topic] ───────► log ─┐ append: position, commit
 //!                                                                 │ one ordered feed of commits
 //!  subscribe ─► http ─► limits ─► registry ─► topic (actor)       ▼
 //!                └── the socket itself is handed to ───────────► hub (one a worker) ─► sockets
 //!                                                                 ▲ catch up: read(topics, after)
 //!                                                                log
 //! ```
+//!
+//! A publish passes its topic's actor only if it has a key; all others the registry hands straight to the log.
 //!
 //! # Invariants
 //! - *One sequence.* The log gives every event a position in one global sequence; an id is that position and the name

@@ -105,7 +105,11 @@ impl Registry {
     /// As the topic says. An actor that has died before it began is replaced, not reported.
     pub async fn publish(&self, draft: Draft, key: Option<Arc<str>>) -> Result<Published, RegistryError<PublishError>> {
         let Some(key) = key else {
-            let published = match self.find(draft.topic.as_str()) {
+            let live = match self.find(draft.topic.as_str()) {
+                Some(topic) if !topic.is_alive() => Some(self.open(&draft.topic)?),
+                live => live,
+            };
+            let published = match live {
                 Some(topic) => topic.publish(draft).await,
                 // Nobody subscribes, and there is nothing to remember but the event: no actor is needed for that, and to
                 // start one and retire it again would cost twice what the publish does.

@@ -1,4 +1,5 @@
-//! One topic: the actor that holds its subscriber list and gates its publishes, and [`TopicHandle`], the only way to it.
+//! One topic: the actor that holds its subscriber list and gates publishes with a key, and [`TopicHandle`], the only way
+//! to it.
 //!
 //! No other file names the `actix` crate. A message to an actor that has died is never lost in silence: the answer
 //! says whether the actor had begun with it ([`PublishError`]).

@@ -388,5 +388,6 @@ fn merge<'a>(
 pub(super) fn cost(event: &Event) -> u64 {
     let shared = event.content.is_empty() || event.frame.as_ptr_range().contains(&event.content.as_ptr());
     let content = if shared { 0 } else { event.content.len() };
-    u64::try_from(event.frame.len() + content).unwrap_or(u64::MAX) + EVENT_OVERHEAD
+    // The name may be the event's own.
+    u64::try_from(event.topic.as_str().len() + event.frame.len() + content).unwrap_or(u64::MAX) + EVENT_OVERHEAD
 }
