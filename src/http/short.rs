@@ -115,19 +115,13 @@ impl ShortWay {
                     yield_now().await;
                 }
             }
-            looked = match step {
+            let (mut answer, is_last) = match step {
                 Step::Publish(order, is_last) => {
                     let answer = match order {
                         Ok(order) => order.carry_out(&self.edge).await,
                         Err(problem) => Err(problem),
                     };
-                    let mut answer = answer.unwrap_or_else(|problem| problem.answer());
-                    answer.is_last = is_last;
-                    self.send(&mut socket, &answer).await?;
-                    if answer.is_last {
-                        return Ok(());
-                    }
-                    held.is_empty()
+                    (answer.unwrap_or_else(|problem| problem.answer()), is_last)
                 }
                 Step::Subscribe(wish, is_last) => {
                     let granted = match wish {
@@ -141,20 +135,22 @@ impl ShortWay {
                             self.edge.hub.adopt(socket.into_bare()?, *subscription);
                             return Ok(());
                         }
-                        Granted::Answer(mut answer) => {
-                            answer.is_last |= is_last;
-                            self.send(&mut socket, &answer).await?;
-                            if answer.is_last {
-                                return Ok(());
-                            }
-                        }
+                        Granted::Answer(answer) => (answer, is_last),
                     }
-                    held.is_empty()
                 }
-                Step::Wait => true,
+                Step::Wait => {
+                    looked = true;
+                    continue;
+                }
                 Step::Full => return self.give_up(socket, held, remote).await,
                 Step::End => return Ok(()),
             };
+            answer.is_last |= is_last;
+            self.send(&mut socket, &answer).await?;
+            if answer.is_last {
+                return Ok(());
+            }
+            looked = held.is_empty();
         }
     }
 

@@ -122,7 +122,7 @@ impl Channel {
     /// bring goes out with the same write.
     pub(super) fn rest(&self, now: Instant) -> Duration {
         let took = now.saturating_duration_since(self.began);
-        let rests = Self::RESTFUL.contains(&took) && self.bytes <= Self::REST_BYTES_MAX && !self.dying;
+        let rests = Self::RESTFUL.contains(&took) && self.bytes <= Self::REST_BYTES_MAX;
         if rests { took.min(Self::REST_MAX) } else { Duration::ZERO }
     }
 

@@ -81,6 +81,9 @@ const TURN: usize = 16;
 const TURNS_PER_VISIT: u32 = 4;
 
 impl<S: Peer> Fanout<S> {
+    /// The longest that a busy topic's members wait between two rounds.
+    pub const REST_MAX: Duration = Channel::REST_MAX;
+
     /// A hub without subscribers. Its feed must have been opened before.
     #[must_use]
     pub fn new(log: Arc<dyn Log>, config: StreamConfig, now: Instant) -> Self {
@@ -114,9 +117,6 @@ impl<S: Peer> Fanout<S> {
     pub fn is_empty(&self) -> bool {
         self.connections.is_empty()
     }
-
-    /// After this long a topic whose members have been given a part of what it has is ready for them again.
-    pub const REST_MAX: Duration = Channel::REST_MAX;
 
     /// Takes over a subscriber; the stream's first bytes are already out. `register` learns the key under which its
     /// readiness is to be reported.
