@@ -6,10 +6,14 @@ use std::sync::{
 };
 
 use dashmap::{DashMap, Entry};
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Either, Ready, ready},
+};
 
 use crate::{
     event::TopicName,
-    log::{Draft, Log},
+    log::{Appended, Draft, Log},
     topic::{JoinError, Membership, PublishError, Published, Subscriber, TopicHandle, TopicLimits},
 };
 
@@ -41,6 +45,12 @@ pub enum RegistryError<E> {
     #[error(transparent)]
     Topic(E),
 }
+
+/// How a publish ended.
+pub type Outcome = Result<Published, RegistryError<PublishError>>;
+
+/// A publish under way, as [`Append`](crate::log::Append): where the log commits at once, the outcome is at hand.
+pub type Publishing = Either<Ready<Outcome>, BoxFuture<'static, Outcome>>;
 
 /// How often a call moves on to a new actor before it gives up: each try means that an actor has died under it.
 const TRIES: usize = 3;
@@ -80,7 +90,7 @@ impl Registry {
         {
             return Ok(Arc::clone(&topic));
         }
-        let start = || Arc::new(TopicHandle::start(name.clone(), Arc::clone(&self.log), self.limits.clone()));
+        let start = || TopicHandle::start(name.clone(), &self.log, self.limits.clone());
         match self.topics.entry(name.clone()) {
             Entry::Occupied(mut entry) => {
                 if !entry.get().is_alive() {
@@ -99,24 +109,37 @@ impl Registry {
         }
     }
 
-    /// Publishes to the topic that `draft` names.
+    /// Publishes to the topic that `draft` names. The log itself puts the events in order, so they go straight there and
+    /// spare the way through an actor's mailbox. Where no topic lives nobody subscribes, and there is nothing to remember
+    /// but the event: to start an actor for that and retire it again would cost twice what the publish does.
+    pub fn publish(&self, draft: Draft) -> Publishing {
+        // All events of a live topic share its copy of the name.
+        let audience = |topic: &TopicHandle| (topic.name().clone(), topic.subscribers());
+        let live = self.topics.get(draft.topic.as_str()).map(|topic| topic.is_alive().then(|| audience(&topic)));
+        let (topic, subscribers) = match live {
+            None => (draft.topic, 0),
+            Some(Some(live)) => live,
+            // An actor that has died is replaced, not reported.
+            Some(None) => match self.open(&draft.topic) {
+                Ok(topic) => audience(&topic),
+                Err(error) => return Either::Left(ready(Err(error.into()))),
+            },
+        };
+        let outcome = move |appended: Appended| match appended {
+            Ok(receipt) => Ok(Published::new(receipt, subscribers)),
+            Err(error) => Err(RegistryError::Topic(error.into())),
+        };
+        match self.log.append(Draft { topic, ..draft }) {
+            Either::Left(appended) => Either::Left(ready(outcome(appended.into_inner()))),
+            Either::Right(append) => Either::Right(append.map(outcome).boxed()),
+        }
+    }
+
+    /// As [`publish`](Self::publish), unless `key` was used before; then the answer is the one given then.
     ///
     /// # Errors
-    /// As the topic says. An actor that has died before it began is replaced, not reported.
-    pub async fn publish(&self, draft: Draft, key: Option<Arc<str>>) -> Result<Published, RegistryError<PublishError>> {
-        let Some(key) = key else {
-            let live = match self.find(draft.topic.as_str()) {
-                Some(topic) if !topic.is_alive() => Some(self.open(&draft.topic)?),
-                live => live,
-            };
-            let published = match live {
-                Some(topic) => topic.publish(draft).await,
-                // Nobody subscribes, and there is nothing to remember but the event: no actor is needed for that, and to
-                // start one and retire it again would cost twice what the publish does.
-                None => self.log.append(draft).await.map(|receipt| Published::new(receipt, 0)),
-            };
-            return published.map_err(|error| RegistryError::Topic(error.into()));
-        };
+    /// As the topic says.
+    pub async fn publish_once(&self, draft: Draft, key: Arc<str>) -> Outcome {
         let mut result = Err(PublishError::NotStarted);
         for _ in 0..TRIES {
             result = self.open(&draft.topic)?.publish_once(draft.clone(), Arc::clone(&key)).await;

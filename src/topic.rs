@@ -7,7 +7,7 @@
 use std::{
     net::IpAddr,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -41,28 +41,19 @@ pub struct TopicLimits {
     pub gone: Duration,
 }
 
-/// The way to a topic. Dropping the last one retires the actor.
+/// The way to a topic. Dropping the last one retires the actor, which itself holds none.
+///
+/// What a publish needs to know without asking the actor is in here, so that it costs no further place in memory:
+/// with many topics each is a cache line that is far away.
 pub struct TopicHandle {
     name: TopicName,
     topic: Addr<Topic>,
-    use_: Arc<Use>,
-    log: Arc<dyn Log>,
-}
-
-/// What the registry needs to know of a topic without asking it.
-#[derive(Debug)]
-struct Use {
     started: Instant,
+    /// The actor has not died.
+    alive: AtomicBool,
     subscribers: AtomicUsize,
     /// Until this many milliseconds after the start the topic has something to remember.
     busy_until: AtomicU64,
-}
-
-impl Use {
-    fn busy_for(&self, duration: Duration) {
-        let until = self.started.elapsed() + duration;
-        self.busy_until.fetch_max(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
 }
 
 /// An acknowledged publish.
@@ -128,6 +119,14 @@ pub struct Membership {
     leave: Leave,
 }
 
+impl Membership {
+    /// The topic's name, the one copy of it.
+    #[must_use]
+    pub fn topic(&self) -> &TopicName {
+        self.topic.name()
+    }
+}
+
 impl Drop for Membership {
     fn drop(&mut self) {
         // Unlike `try_send` this ignores the mailbox's bound. It must: a membership that is not given back would count
@@ -139,29 +138,39 @@ impl Drop for Membership {
 impl TopicHandle {
     /// Starts a topic on this thread, which must be one of the server's workers.
     #[must_use]
-    pub fn start(name: TopicName, log: Arc<dyn Log>, limits: TopicLimits) -> Self {
-        let use_ =
-            Arc::new(Use { started: Instant::now(), subscribers: AtomicUsize::new(0), busy_until: AtomicU64::new(0) });
+    pub fn start(name: TopicName, log: &Arc<dyn Log>, limits: TopicLimits) -> Arc<Self> {
         let mut receipts = Receipts::new(limits.idempotency_window, limits.idempotency_keys_max);
-        for kept in log.receipts(&name) {
-            use_.busy_for(limits.idempotency_window);
+        let kept = log.receipts(&name);
+        let busy_for = if kept.is_empty() { Duration::ZERO } else { limits.idempotency_window };
+        for kept in kept {
             receipts.restore(kept);
         }
-        let topic = Topic {
-            name: name.clone(),
-            log: Arc::clone(&log),
-            limits,
-            use_: Arc::clone(&use_),
-            subscribers: Slab::new(),
-            life: 0,
-            deleted: None,
-            receipts,
-        };
-        let topic = Topic::create(|context: &mut Context<Topic>| {
-            context.set_mailbox_capacity(MAILBOX);
-            topic
+        let handle = Arc::new_cyclic(|handle| {
+            let topic = Topic {
+                name: name.clone(),
+                log: Arc::clone(log),
+                limits,
+                handle: Weak::clone(handle),
+                subscribers: Slab::new(),
+                life: 0,
+                deleted: None,
+                receipts,
+            };
+            let topic = Topic::create(|context: &mut Context<Topic>| {
+                context.set_mailbox_capacity(MAILBOX);
+                topic
+            });
+            Self {
+                name,
+                topic,
+                started: Instant::now(),
+                alive: AtomicBool::new(true),
+                subscribers: AtomicUsize::new(0),
+                busy_until: AtomicU64::new(0),
+            }
         });
-        Self { name, topic, use_, log }
+        handle.busy_for(busy_for);
+        handle
     }
 
     /// The topic's name.
@@ -173,30 +182,25 @@ impl TopicHandle {
     /// Subscribers now.
     #[must_use]
     pub fn subscribers(&self) -> usize {
-        self.use_.subscribers.load(Ordering::Relaxed)
+        self.subscribers.load(Ordering::Relaxed)
     }
 
     /// Whether nobody would miss it: no subscriber, no idempotency key and no deletion to remember.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        let now = u64::try_from(self.use_.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.subscribers() == 0 && self.use_.busy_until.load(Ordering::Relaxed) < now
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.subscribers() == 0 && self.busy_until.load(Ordering::Relaxed) < now
     }
 
     /// Whether its actor lives.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.topic.connected()
+        self.alive.load(Ordering::Relaxed)
     }
 
-    /// Publishes, in the order of the calls. The log itself puts the events in order, so they go straight there and spare
-    /// the way through the actor's mailbox.
-    ///
-    /// # Errors
-    /// As the log says.
-    pub async fn publish(&self, draft: Draft) -> Result<Published, AppendError> {
-        let subscribers = self.subscribers();
-        Ok(Published::new(self.log.append(self.named(draft)).await?, subscribers))
+    fn busy_for(&self, duration: Duration) {
+        let until = self.started.elapsed() + duration;
+        self.busy_until.fetch_max(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Publishes unless `key` was used before; then the answer is the one given then.
@@ -204,18 +208,13 @@ impl TopicHandle {
     /// # Errors
     /// See [`PublishError`].
     pub async fn publish_once(&self, draft: Draft, key: Arc<str>) -> Result<Published, PublishError> {
-        let draft = self.named(draft);
+        let draft = Draft { topic: self.name.clone(), ..draft };
         let begun = Arc::new(AtomicBool::new(false));
         let answer = self.topic.send(Publish { draft, key, begun: Arc::clone(&begun) }).await;
         let lost = || if begun.load(Ordering::Acquire) { PublishError::Unknown } else { PublishError::NotStarted };
         let taken = answer.map_err(|_| lost())?.ok_or(PublishError::KeyReused)?;
         let receipt = taken.receipt.await?;
         Ok(Published { id: receipt.id, subscribers: taken.subscribers, replayed: taken.replayed })
-    }
-
-    /// All events of a topic share one copy of its name.
-    fn named(&self, draft: Draft) -> Draft {
-        Draft { topic: self.name.clone(), ..draft }
     }
 
     /// Adds a subscriber to the list.
@@ -243,7 +242,8 @@ struct Topic {
     name: TopicName,
     log: Arc<dyn Log>,
     limits: TopicLimits,
-    use_: Arc<Use>,
+    /// Gone as soon as nobody would ask it.
+    handle: Weak<TopicHandle>,
     subscribers: Slab<Entry>,
     /// Deletions so far: a subscriber of an earlier life that leaves late must not free somebody else's entry.
     life: u64,
@@ -292,6 +292,23 @@ impl Actor for Topic {
     type Context = Context<Self>;
 }
 
+impl Topic {
+    fn busy_for(&self, duration: Duration) {
+        self.handle.upgrade().into_iter().for_each(|handle| handle.busy_for(duration));
+    }
+
+    fn count(&self) {
+        let handle = self.handle.upgrade().into_iter();
+        handle.for_each(|handle| handle.subscribers.store(self.subscribers.len(), Ordering::Relaxed));
+    }
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        self.handle.upgrade().into_iter().for_each(|handle| handle.alive.store(false, Ordering::Relaxed));
+    }
+}
+
 impl Handler<Publish> for Topic {
     type Result = MessageResult<Publish>;
 
@@ -309,7 +326,7 @@ impl Handler<Publish> for Topic {
         let draft = Draft { key: Some(DraftKey { key: Arc::clone(&key), fingerprint, subscribers }), ..draft };
         let receipt = self.log.append(draft).shared();
         self.receipts.keep(key, Kept { fingerprint, subscribers, receipt: receipt.clone() });
-        self.use_.busy_for(self.limits.idempotency_window);
+        self.busy_for(self.limits.idempotency_window);
         MessageResult(Some(Taken { receipt: receipt.boxed(), subscribers, replayed: false }))
     }
 }
@@ -327,7 +344,7 @@ impl Handler<Join> for Topic {
         }
         tracing::debug!(topic = %self.name, remote = ?subscriber.remote, "subscribed");
         let entry = self.subscribers.insert(Entry { subscriber, since: Instant::now() });
-        self.use_.subscribers.store(self.subscribers.len(), Ordering::Relaxed);
+        self.count();
         MessageResult(Ok(Membership { topic, leave: Leave { life: self.life, entry } }))
     }
 }
@@ -340,7 +357,7 @@ impl Handler<Leave> for Topic {
             && let Some(Entry { subscriber, since }) = self.subscribers.try_remove(entry)
         {
             tracing::debug!(topic = %self.name, remote = ?subscriber.remote, after = ?since.elapsed(), "left");
-            self.use_.subscribers.store(self.subscribers.len(), Ordering::Relaxed);
+            self.count();
         }
     }
 }
@@ -353,13 +370,13 @@ impl Handler<Delete> for Topic {
         let before = self.deleted;
         // Until the deletion has its position, every cursor is older.
         self.deleted = Some((u64::MAX, Instant::now()));
-        self.use_.busy_for(self.limits.gone);
+        self.busy_for(self.limits.gone);
         Box::pin(self.log.forget(&self.name).into_actor(self).map(move |forgotten, topic, _| {
             topic.deleted = forgotten.map_or(before, |seq| Some((seq, Instant::now())));
             if forgotten.is_ok() {
                 topic.subscribers.clear();
                 topic.life += 1;
-                topic.use_.subscribers.store(0, Ordering::Relaxed);
+                topic.count();
             }
             forgotten.map(|_| ())
         }))

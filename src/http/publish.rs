@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::{
+    FutureExt as _,
+    future::{Either, LocalBoxFuture, Ready, join_all, ready},
+};
 use serde::Serialize;
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
@@ -21,7 +24,7 @@ use crate::{
     event::{EventId, EventName, TopicName},
     hub::Carrier,
     log::{AppendError, Draft},
-    registry::RegistryError,
+    registry::{Outcome, RegistryError},
     topic::{PublishError, Published},
 };
 
@@ -69,8 +72,11 @@ pub(super) struct Order {
     several: bool,
     key: Option<Arc<str>>,
     /// A drain waits for it.
-    _under_way: mpsc::Sender<()>,
+    under_way: mpsc::Sender<()>,
 }
+
+/// What comes of it. Where the log commits at once it is at hand.
+pub(super) type Carried<'a> = Either<Ready<Result<Answer, Problem>>, LocalBoxFuture<'a, Result<Answer, Problem>>>;
 
 /// Whether a publish may be taken; what is given back is held for as long as it takes.
 fn begin(edge: &Edge, request: &impl Head) -> Result<mpsc::Sender<()>, Problem> {
@@ -108,21 +114,38 @@ impl Order {
         under_way: mpsc::Sender<()>,
     ) -> Result<Self, Problem> {
         let (drafts, several) = drafts(edge, query, body)?;
-        Ok(Self { drafts, several, key: key(request)?, _under_way: under_way })
+        Ok(Self { drafts, several, key: key(request)?, under_way })
     }
 
     /// Publishes.
-    pub(super) async fn carry_out(self, edge: &Edge) -> Result<Answer, Problem> {
+    pub(super) fn carry_out(mut self, edge: &Edge) -> Carried<'_> {
+        let only = if self.key.is_none() && self.drafts.len() == 1 { self.drafts.pop() } else { None };
+        let Some(draft) = only else { return Either::Right(self.carry_out_each(edge).boxed_local()) };
+        let (topic, several) = (draft.topic.clone(), self.several);
+        match edge.registry.publish(draft) {
+            Either::Left(outcome) => Either::Left(ready(answer(edge, &[(topic, outcome.into_inner())], several))),
+            Either::Right(outcome) => {
+                let answered = async move {
+                    let outcome = outcome.await;
+                    drop(self.under_way);
+                    answer(edge, &[(topic, outcome)], several)
+                };
+                Either::Right(answered.boxed_local())
+            }
+        }
+    }
+
+    async fn carry_out_each(self, edge: &Edge) -> Result<Answer, Problem> {
         let publish = async |draft: Draft| {
             let topic = draft.topic.clone();
-            (topic, edge.registry.publish(draft, self.key.clone()).await)
+            let outcome = match self.key.clone() {
+                None => edge.registry.publish(draft).await,
+                Some(key) => edge.registry.publish_once(draft, key).await,
+            };
+            (topic, outcome)
         };
-        let mut drafts = self.drafts;
-        let outcomes = match drafts.pop() {
-            Some(draft) if drafts.is_empty() => SmallVec::from_buf([publish(draft).await]),
-            // In memory of its own: a connection that publishes one event must not hold room for many.
-            last => Box::pin(join_all(drafts.into_iter().chain(last).map(publish))).await.into(),
-        };
+        let outcomes = join_all(self.drafts.into_iter().map(publish)).await;
+        drop(self.under_way);
         answer(edge, &outcomes, self.several)
     }
 }
@@ -172,8 +195,6 @@ fn key(request: &impl Head) -> Result<Option<Arc<str>>, Problem> {
     }
 }
 
-type Outcome = (TopicName, Result<Published, RegistryError<PublishError>>);
-
 /// The answer for one topic.
 #[derive(Serialize)]
 struct Receipt<'a> {
@@ -188,7 +209,7 @@ struct Receipts<'a> {
     published: &'a [Receipt<'a>],
 }
 
-fn answer(edge: &Edge, outcomes: &[Outcome], several: bool) -> Result<Answer, Problem> {
+fn answer(edge: &Edge, outcomes: &[(TopicName, Outcome)], several: bool) -> Result<Answer, Problem> {
     let mut receipts: SmallVec<[Receipt<'_>; 1]> = SmallVec::new();
     let (mut failed, mut replayed) = (None, true);
     let durability = edge.log.durability().as_str();

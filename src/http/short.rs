@@ -22,7 +22,10 @@ use std::{
 };
 
 use actix_web::web;
-use futures_util::future::LocalBoxFuture;
+use futures_util::{
+    FutureExt as _,
+    future::{Either, LocalBoxFuture},
+};
 use tokio::{
     io::{AsyncRead as _, ReadBuf},
     net::TcpStream,
@@ -55,8 +58,8 @@ pub struct ShortWay {
     full: FullServer,
     /// What is read goes here first: only a request that comes in pieces gets memory of its own.
     scratch: RefCell<Vec<u8>>,
-    /// Where an answer is put together.
-    out: RefCell<Vec<u8>>,
+    /// Memory for the next response.
+    spare: RefCell<Vec<u8>>,
     date: RefCell<(u64, String)>,
 }
 
@@ -64,17 +67,26 @@ pub struct ShortWay {
 pub type FullServer = Box<dyn Fn(Carrier, SocketAddr) -> LocalBoxFuture<'static, ()>>;
 
 /// What to do next on a connection.
-enum Step {
-    /// Publish, answer, and go on unless it was the last request.
-    Publish(Result<Order, Problem>, bool),
+enum Step<'a> {
+    /// Answer, and go on unless it was the last request.
+    Answer(Response),
+    /// Likewise, once the log has the event.
+    Publish(LocalBoxFuture<'a, Result<Answer, Problem>>, bool),
     /// Subscribe; likewise when that is refused.
-    Subscribe(Result<Wish, Problem>, bool),
+    Subscribe(LocalBoxFuture<'a, Result<Granted, Problem>>, bool),
     /// Wait for more.
     Wait,
     /// Give it to the full server.
     Full,
     /// The peer has gone.
     End,
+}
+
+/// What goes over the wire.
+struct Response {
+    bytes: Vec<u8>,
+    /// The connection ends with it.
+    is_last: bool,
 }
 
 /// A connection's socket. The runtime's poll knows it only once it had to wait.
@@ -88,7 +100,7 @@ impl ShortWay {
     /// `full` serves what is not plain.
     pub fn new(edge: web::Data<Edge>, full: FullServer) -> Rc<Self> {
         let scratch = RefCell::new(vec![0; BYTES_MAX]);
-        Rc::new(Self { edge, full, scratch, out: RefCell::default(), date: RefCell::default() })
+        Rc::new(Self { edge, full, scratch, spare: RefCell::default(), date: RefCell::default() })
     }
 
     /// Serves a connection to its end, or until it belongs to the hub.
@@ -108,36 +120,18 @@ impl ShortWay {
             } else {
                 self.look(&mut held, &[], remote)
             };
-            if matches!(step, Step::Publish(..) | Step::Subscribe(..)) {
-                patience.met();
-                served += 1;
-                if served % TURN == 0 {
-                    yield_now().await;
-                }
-            }
-            let (mut answer, is_last) = match step {
-                Step::Publish(order, is_last) => {
-                    let answer = match order {
-                        Ok(order) => order.carry_out(&self.edge).await,
-                        Err(problem) => Err(problem),
-                    };
-                    (answer.unwrap_or_else(|problem| problem.answer()), is_last)
-                }
-                Step::Subscribe(wish, is_last) => {
-                    let granted = match wish {
-                        // In memory of its own, so that a publisher's connection need not hold room for it.
-                        Ok(wish) => Box::pin(wish.grant(&self.edge)).await,
-                        Err(problem) => Err(problem),
-                    };
-                    match granted.unwrap_or_else(|problem| Granted::Answer(problem.answer())) {
-                        Granted::Stream(first, subscription) => {
-                            self.send(&mut socket, &first).await?;
-                            self.edge.hub.adopt(socket.into_bare()?, *subscription);
-                            return Ok(());
-                        }
-                        Granted::Answer(answer) => (answer, is_last),
+            let response = match step {
+                Step::Answer(response) => response,
+                Step::Publish(answer, is_last) => self.respond(answer.await, is_last),
+                Step::Subscribe(granted, is_last) => match granted.await {
+                    Ok(Granted::Stream(first, subscription)) => {
+                        self.send(&mut socket, self.respond(Ok(first), true).bytes).await?;
+                        self.edge.hub.adopt(socket.into_bare()?, *subscription);
+                        return Ok(());
                     }
-                }
+                    Ok(Granted::Answer(answer)) => self.respond(Ok(answer), is_last),
+                    Err(problem) => self.respond(Err(problem), is_last),
+                },
                 Step::Wait => {
                     looked = true;
                     continue;
@@ -145,12 +139,16 @@ impl ShortWay {
                 Step::Full => return self.give_up(socket, held, remote).await,
                 Step::End => return Ok(()),
             };
-            answer.is_last |= is_last;
-            self.send(&mut socket, &answer).await?;
-            if answer.is_last {
+            self.send(&mut socket, response.bytes).await?;
+            if response.is_last {
                 return Ok(());
             }
+            patience.met();
             looked = held.is_empty();
+            served += 1;
+            if served % TURN == 0 {
+                yield_now().await;
+            }
         }
     }
 
@@ -161,7 +159,7 @@ impl ShortWay {
         held: &mut Vec<u8>,
         patience: &mut Patience,
         remote: SocketAddr,
-    ) -> io::Result<Step> {
+    ) -> io::Result<Step<'_>> {
         if let Socket::Bare(bare) = socket {
             let mut scratch = self.scratch.borrow_mut();
             match bare.read(&mut scratch) {
@@ -190,7 +188,7 @@ impl ShortWay {
     }
 
     /// Looks at `held` and `new` after it; what is not used stays in `held`.
-    fn look(&self, held: &mut Vec<u8>, new: &[u8], remote: SocketAddr) -> Step {
+    fn look(&self, held: &mut Vec<u8>, new: &[u8], remote: SocketAddr) -> Step<'_> {
         let whole = if held.is_empty() {
             new
         } else {
@@ -219,32 +217,50 @@ impl ShortWay {
         step
     }
 
-    fn take(&self, request: &Request<'_>) -> Step {
+    fn take(&self, request: &Request<'_>) -> Step<'_> {
+        let (edge, is_last) = (&*self.edge, request.is_last);
+        let refused = |problem| Step::Answer(self.respond(Err(problem), is_last));
         match request.route {
-            Route::Publish => Step::Publish(Order::whole(&self.edge, request, request.body), request.is_last),
-            Route::Subscribe => Step::Subscribe(Wish::read(&self.edge, request), request.is_last),
+            Route::Publish => match Order::whole(edge, request, request.body) {
+                Ok(order) => match order.carry_out(edge) {
+                    Either::Left(answer) => Step::Answer(self.respond(answer.into_inner(), is_last)),
+                    Either::Right(answer) => Step::Publish(answer, is_last),
+                },
+                Err(problem) => refused(problem),
+            },
+            // In memory of its own: a connection that publishes need not hold room for it.
+            Route::Subscribe => match Wish::read(edge, request) {
+                Ok(wish) => Step::Subscribe(wish.grant(edge).boxed_local(), is_last),
+                Err(problem) => refused(problem),
+            },
         }
     }
 
-    async fn send(&self, socket: &mut Socket, answer: &Answer) -> io::Result<()> {
-        let rest = {
-            let mut out = self.out.borrow_mut();
-            out.clear();
-            let varies = self.edge.config.cors.origins != Origins::default();
-            answer.write(&self.date(), varies, &mut out);
-            let sent = match socket.try_write(&out) {
-                Ok(sent) => sent,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-                Err(error) => return Err(error),
-            };
-            out.get(sent..).unwrap_or_default().to_vec()
+    fn respond(&self, answer: Result<Answer, Problem>, is_last: bool) -> Response {
+        let mut answer = answer.unwrap_or_else(|problem| problem.answer());
+        answer.is_last |= is_last;
+        let mut bytes = self.spare.take();
+        let varies = self.edge.config.cors.origins != Origins::default();
+        answer.write(&self.date(), varies, &mut bytes);
+        Response { bytes, is_last: answer.is_last }
+    }
+
+    async fn send(&self, socket: &mut Socket, mut bytes: Vec<u8>) -> io::Result<()> {
+        let sent = match socket.try_write(&bytes) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
         };
-        if rest.is_empty() {
-            return Ok(());
+        if let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
+            // It sends requests and does not read the answers.
+            let write_timeout = self.edge.config.stream.write_timeout;
+            return timeout(write_timeout, socket.write_all(rest))
+                .await
+                .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
         }
-        // It sends requests and does not read the answers.
-        let write_timeout = self.edge.config.stream.write_timeout;
-        timeout(write_timeout, socket.write_all(&rest)).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+        bytes.clear();
+        self.spare.replace(bytes);
+        Ok(())
     }
 
     async fn give_up(&self, socket: Socket, held: Vec<u8>, remote: SocketAddr) -> io::Result<()> {

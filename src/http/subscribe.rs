@@ -193,7 +193,7 @@ async fn admit(edge: &Edge, wish: Wish) -> Result<(Answer, Subscription), Refusa
         };
         match edge.registry.join(&topic, Subscriber { remote, cursor }).await {
             Ok(membership) => {
-                topics.push(topic);
+                topics.push(membership.topic().clone());
                 memberships.push(membership);
             }
             // What is left of the wish goes on without it.
