@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use super::connection::Run;
 use crate::{event::TopicName, frame::Format};
@@ -17,13 +18,13 @@ pub(super) struct Channel {
     pub(super) topic: TopicName,
     pub(super) format: Format,
     /// Keys of the connections that sit here.
-    pub(super) members: Vec<usize>,
+    pub(super) members: SmallVec<[usize; 2]>,
     frames: VecDeque<(u64, Bytes)>,
     bytes: usize,
     /// The last frame that has left the window: a cursor below it must read from the log.
     trimmed_to: u64,
     /// The last merged run: connections that stand together, as most do, are written the same memory.
-    merged: Merged,
+    merged: Option<Box<Merged>>,
     /// When the current round began.
     pub(super) began: Instant,
     /// Members before this one have been visited in it.
@@ -36,7 +37,7 @@ pub(super) struct Channel {
     pub(super) dying: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Merged {
     /// It begins with this frame,
     first: u64,
@@ -66,11 +67,11 @@ impl Channel {
         Self {
             topic,
             format,
-            members: Vec::new(),
+            members: SmallVec::new(),
             frames: VecDeque::new(),
             bytes: 0,
             trimmed_to: seen,
-            merged: Merged::default(),
+            merged: None,
             began: now,
             visited: 0,
             floor: 0,
@@ -101,7 +102,7 @@ impl Channel {
         }
         if self.frames.is_empty() {
             self.frames = VecDeque::new();
-            self.merged = Merged::default();
+            self.merged = None;
         }
     }
 
@@ -145,12 +146,13 @@ impl Channel {
         if first == last {
             return self.frames.back().map(|(_, frame)| Run { bytes: frame, to });
         }
-        if self.merged.first != first || self.merged.last != last {
-            let (merged_to, bytes) = merge(self.after(cursor).map(|(seq, frame)| (*seq, frame)));
-            self.merged = Merged { first, last, to: merged_to, bytes };
-        }
-        let to = if self.merged.to == last { to } else { self.merged.to };
-        Some(Run { bytes: &self.merged.bytes, to })
+        let kept = self.merged.take().filter(|merged| merged.first == first && merged.last == last);
+        let merged = kept.unwrap_or_else(|| {
+            let (to, bytes) = merge(self.after(cursor).map(|(seq, frame)| (*seq, frame)));
+            Box::new(Merged { first, last, to, bytes })
+        });
+        let merged = self.merged.insert(merged);
+        Some(Run { bytes: &merged.bytes, to: if merged.to == last { to } else { merged.to } })
     }
 }
 
