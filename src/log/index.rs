@@ -40,6 +40,8 @@ pub(super) struct Index {
     hot_bytes: u64,
     events: usize,
     bytes: u64,
+    /// Until then nothing held is too old.
+    aged_at: Duration,
     /// Topics that hold nothing, with the mark they were queued under, longest empty first.
     empty: VecDeque<(u64, TopicName)>,
     /// Topics without an entry have lost nothing after this position, and nothing since this removal.
@@ -123,6 +125,7 @@ impl Index {
             hot_bytes: 0,
             events: 0,
             bytes: 0,
+            aged_at: Duration::ZERO,
             empty: VecDeque::new(),
             forgotten_to: 0,
             hole_to: 0,
@@ -144,11 +147,17 @@ impl Index {
         self.bytes += entry.bytes;
         self.hot_bytes += if entry.event.is_some() { entry.bytes } else { 0 };
         self.order.push_back((seq, topic.clone()));
+        let (events_max, bytes_max) = (self.retention.topic_events_max, self.retention.topic_bytes_max.get());
         let log = self.entry(topic);
         log.bytes += entry.bytes;
         log.events.push_back(entry);
-        self.trim_topic(topic, removed);
-        self.trim(now, removed);
+        let over = log.events.len() > events_max || log.bytes > bytes_max;
+        if over {
+            self.trim_topic(topic, removed);
+        }
+        if over || self.bytes > self.retention.bytes_max.get() || now > self.aged_at {
+            self.trim(now, removed);
+        }
         self.cool();
     }
 
@@ -187,11 +196,13 @@ impl Index {
     /// Removes from the front what the bounds over all topics do not allow, then tidies the books.
     pub(super) fn trim(&mut self, now: Duration, removed: &mut dyn FnMut(Removed<'_>)) {
         let (bytes_max, age_max) = (self.retention.bytes_max.get(), self.retention.age_max);
+        self.aged_at = Duration::ZERO;
         while let Some((seq, topic)) = self.order.front() {
             let oldest = self.topics.get(topic).and_then(|log| log.events.front());
             if let Some(entry) = oldest.filter(|entry| entry.seq == *seq) {
-                let aged = !age_max.is_zero() && now.saturating_sub(entry.at) > age_max;
-                if self.bytes <= bytes_max && !aged {
+                let aged_at = if age_max.is_zero() { Duration::MAX } else { entry.at.saturating_add(age_max) };
+                if self.bytes <= bytes_max && now <= aged_at {
+                    self.aged_at = aged_at;
                     break;
                 }
                 let topic = topic.clone();
