@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use memchr::memchr2;
 use serde_json::json;
 
 use crate::event::{Epoch, Event, EventId, EventName, TopicName};
@@ -167,7 +168,7 @@ fn start(out: &mut BytesMut, id: EventId, name: Option<&EventName>) {
 fn data(out: &mut BytesMut, content: &[u8]) -> usize {
     let (mut rest, mut lines) = (content, 0);
     loop {
-        let end = rest.iter().position(|b| matches!(b, b'\r' | b'\n'));
+        let end = memchr2(b'\r', b'\n', rest);
         let (line, tail) = rest.split_at(end.unwrap_or(rest.len()));
         out.reserve("data: \n".len() + line.len());
         out.put_slice(b"data: ");

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr2;
 use smallvec::SmallVec;
 
 use super::problem::Problem;
@@ -56,7 +57,7 @@ impl<'a> Fields<'a> {
 pub(super) fn decode<'a>(text: &'a [u8], source: &str, name: &str) -> Result<Cow<'a, str>, Problem> {
     let bad_utf8 =
         |at: usize| Problem::bad_request("bad_utf8", format!("`{name}` in {source} is not valid UTF-8 at byte {at}"));
-    if !text.iter().any(|b| matches!(b, b'%' | b'+')) {
+    if memchr2(b'%', b'+', text).is_none() {
         return std::str::from_utf8(text).map(Cow::Borrowed).map_err(|error| bad_utf8(error.valid_up_to()));
     }
     let mut decoded = Vec::with_capacity(text.len());
