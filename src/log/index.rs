@@ -4,20 +4,18 @@
 //! what retention removes and remembers up to where something is missing, so that a gap is told exactly.
 
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
-    iter::Peekable,
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
-use super::{Held, Page, Placement, Start};
+use super::Page;
 use crate::{
     config::LogConfig,
     event::{Epoch, Event, TopicName},
-    frame::GapReason,
 };
 
+mod read;
 mod restore;
 
 pub(super) use restore::Marks;
@@ -268,131 +266,6 @@ impl Index {
             removed(Removed::Topic(&topic, mark));
         }
     }
-
-    /// No event of `topic` after this position has been removed.
-    fn whole_after(&self, topic: &TopicName) -> u64 {
-        self.topics.get(topic).map_or(self.forgotten_to, |log| log.evicted_to).max(self.hole_to)
-    }
-
-    /// The page after `after`, as far as it is hot: up to `bytes_max`, but at least one event.
-    pub(super) fn read(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page {
-        let Plan { mut page, entries } = self.plan(topics, after, told_to, bytes_max);
-        for (_, entry) in entries {
-            let Some(event) = entry.event else {
-                page.is_cold = page.events.is_empty();
-                page.to = entry.seq - 1;
-                break;
-            };
-            page.events.push(event);
-        }
-        page
-    }
-
-    /// What belongs into the page after `after`, hot or not.
-    pub(super) fn plan(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Plan {
-        let mut page = Page { to: self.watermark.max(after), told_to: self.removals, ..Page::default() };
-        let mut rests = Vec::with_capacity(topics.len());
-        for topic in topics {
-            let Some(log) = self.topics.get(topic) else {
-                if self.forgotten_at > told_to {
-                    page.miss(self.forgotten_to, after);
-                }
-                continue;
-            };
-            if log.deleted_at > told_to {
-                page.deleted.push(topic.clone());
-                continue;
-            }
-            if log.evicted_at > told_to {
-                page.miss(log.evicted_to, after);
-            }
-            rests.push(log.events.range(log.after(after)..).map(move |entry| (topic, entry)).peekable());
-        }
-        let (mut bytes, mut entries) = (0, Vec::new());
-        for (topic, entry) in merge(rests) {
-            let size = entry.event.as_ref().map_or(entry.bytes.try_into().unwrap_or(usize::MAX), |e| e.frame.len());
-            if bytes > 0 && bytes + size > bytes_max {
-                page.to = entry.seq - 1;
-                break;
-            }
-            bytes += size;
-            entries.push((topic.clone(), entry.clone()));
-        }
-        Plan { page, entries }
-    }
-
-    /// Where a subscription of `topics` that asks for `start` begins.
-    pub(super) fn place(&self, topics: &[TopicName], start: &Start) -> Placement {
-        let everything = || self.before_first(topics, |_| true);
-        let whole_after = topics.iter().map(|topic| self.whole_after(topic)).max().unwrap_or_default();
-        let told_to = self.removals;
-        let at = |after| Placement { after, gap: None, told_to };
-        let gap = |reason, after| Placement { after, gap: Some(reason), told_to };
-        match *start {
-            Start::Live => at(self.watermark),
-            Start::All => at(everything()),
-            Start::Since(time_ms) => at(self.before_first(topics, |entry| entry.time_ms >= time_ms)),
-            Start::Last(n) => at(self.before_last(topics, n)),
-            Start::Unreadable => gap(GapReason::Unreadable, everything()),
-            Start::After(id) if id.epoch != self.epoch || id.seq > self.watermark => {
-                gap(GapReason::Reset, everything())
-            }
-            Start::After(id) if id.seq < whole_after => {
-                gap(GapReason::Evicted, self.before_first(topics, |entry| entry.seq > id.seq))
-            }
-            Start::After(id) => at(id.seq),
-        }
-    }
-
-    /// The position before the first event of `topics` that `wanted` accepts, found by halving.
-    fn before_first(&self, topics: &[TopicName], wanted: impl Fn(&Entry) -> bool) -> u64 {
-        let logs = topics.iter().filter_map(|topic| self.topics.get(topic));
-        let firsts = logs.filter_map(|log| {
-            let at = log.events.partition_point(|entry| !wanted(entry));
-            log.events.get(at).map(|entry| entry.seq - 1)
-        });
-        firsts.min().unwrap_or(self.watermark)
-    }
-
-    /// The position before the last `n` events of `topics`.
-    fn before_last(&self, topics: &[TopicName], n: usize) -> u64 {
-        let logs = topics.iter().filter_map(|topic| self.topics.get(topic));
-        let mut rests: Vec<_> = logs.map(|log| log.events.iter().rev().map(|entry| entry.seq)).collect();
-        let mut newest: BinaryHeap<(u64, usize)> =
-            rests.iter_mut().enumerate().filter_map(|(at, rest)| Some((rest.next()?, at))).collect();
-        let mut before = self.watermark;
-        for _ in 0..n {
-            let Some((seq, at)) = newest.pop() else { break };
-            before = seq - 1;
-            newest.extend(rests.get_mut(at).and_then(Iterator::next).map(|seq| (seq, at)));
-        }
-        before
-    }
-
-    pub(super) fn held(&self, topic: &TopicName) -> Option<Held> {
-        self.topics.get(topic).map(|log| Held {
-            first: log.events.front().map(|entry| entry.seq),
-            last: log.events.back().map(|entry| entry.seq),
-            events: log.events.len(),
-            bytes: log.bytes,
-        })
-    }
-}
-
-/// Several topics' entries as one sequence, the lowest position first.
-fn merge<'a>(
-    mut rests: Vec<Peekable<impl Iterator<Item = (&'a TopicName, &'a Entry)>>>,
-) -> impl Iterator<Item = (&'a TopicName, &'a Entry)> {
-    let seq = |(_, entry): &(&TopicName, &Entry)| Reverse(entry.seq);
-    let mut next: BinaryHeap<(Reverse<u64>, usize)> =
-        rests.iter_mut().enumerate().filter_map(|(at, rest)| Some((rest.peek().map(seq)?, at))).collect();
-    std::iter::from_fn(move || {
-        let (_, at) = next.pop()?;
-        let rest = rests.get_mut(at)?;
-        let item = rest.next();
-        next.extend(rest.peek().map(seq).map(|seq| (seq, at)));
-        item
-    })
 }
 
 /// What `event` takes of the budgets.
