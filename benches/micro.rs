@@ -67,8 +67,8 @@ fn encode_plain_10_kb_in_lines(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn encode_ndjson_100_bytes(bencher: Bencher<'_, '_>) {
     let epoch = Epoch::random();
-    let (frame, content) = frame::plain(EventId { epoch, seq: 1 }, None, &Bytes::from(vec![b'x'; 100]));
-    let event = Event { seq: 1, time_ms: 1_700_000_000_000, topic: topic(), name: None, content, frame };
+    let (frame, content) = frame::plain(EventId { epoch, seq: 1 }, None, &[b'x'; 100]);
+    let event = Arc::new(Event { seq: 1, time_ms: 1_700_000_000_000, topic: topic(), name: None, content, frame });
     bencher.bench_local(|| frame::event(Format::Lines, epoch, black_box(&event)));
 }
 

@@ -6,10 +6,10 @@ use std::{
     borrow::Borrow,
     fmt,
     hash::{Hash, Hasher},
+    ops::Range,
     sync::Arc,
 };
 
-use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
 /// One published event as the log holds it. Immutable and shared; every subscriber reads this one copy.
@@ -23,10 +23,33 @@ pub struct Event {
     pub topic: TopicName,
     /// The event type, when the publisher named one.
     pub name: Option<EventName>,
-    /// The content as published, UTF-8. Where it has no line break it is a slice of `frame`.
-    pub content: Bytes,
     /// The event as a plain `text/event-stream` block, encoded once when the log took it.
-    pub frame: Bytes,
+    pub frame: Box<[u8]>,
+    /// Where its content is.
+    pub content: Content,
+}
+
+/// Where an event's content is.
+#[derive(Debug)]
+pub enum Content {
+    /// At these bytes of its frame: the common event, without a line break, is held in memory once.
+    Within(Range<u32>),
+    /// By itself.
+    Apart(Box<[u8]>),
+}
+
+impl Event {
+    /// The content as published, UTF-8.
+    #[must_use]
+    pub fn content(&self) -> &[u8] {
+        match &self.content {
+            Content::Apart(content) => content,
+            Content::Within(Range { start, end }) => {
+                let at = |offset: &u32| usize::try_from(*offset).unwrap_or(usize::MAX);
+                self.frame.get(at(start)..at(end)).unwrap_or_default()
+            }
+        }
+    }
 }
 
 /// The name of a topic: 1 to `limits.topic_bytes_max` bytes of UTF-8 without control characters.

@@ -4,13 +4,13 @@
 //! alike, so content is split at all three; names cannot hold any of them ([`crate::event`]). That is
 //! what makes a second field or a second event impossible to inject.
 
-use std::time::Duration;
+use std::{ops::Deref, sync::Arc, time::Duration};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use memchr::memchr2;
 use serde_json::json;
 
-use crate::event::{Epoch, Event, EventId, EventName, TopicName};
+use crate::event::{Content, Epoch, Event, EventId, EventName, TopicName};
 
 /// How a subscription wants its events written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,39 +46,77 @@ impl GapReason {
     }
 }
 
-/// The plain block of a new event, and the content: a slice of the block where it has no line break,
-/// so that the common event is held in memory once.
+/// A block on its way to subscribers: an event's own, or one made of it for their format. Cheap to clone.
+#[derive(Clone, Debug)]
+pub enum Frame {
+    /// [`Event::frame`].
+    Plain(Arc<Event>),
+    /// One of its own.
+    Made(Bytes),
+}
+
+impl Frame {
+    /// What follows its first `taken` bytes; it shares the frame's memory.
+    #[must_use]
+    pub fn after(&self, taken: usize) -> Bytes {
+        match self {
+            Self::Plain(_) => Bytes::from_owner(self.clone()).slice(taken..),
+            Self::Made(bytes) => bytes.slice(taken..),
+        }
+    }
+}
+
+impl Deref for Frame {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Plain(event) => &event.frame,
+            Self::Made(bytes) => bytes,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Frame {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+/// The plain block of a new event, and where its content is.
 #[must_use]
-pub fn plain(id: EventId, name: Option<&EventName>, content: &Bytes) -> (Bytes, Bytes) {
-    const FIELDS: usize = "event: \nid: 01234567-01234567890123456789\ndata: \n\n".len();
-    let mut out = BytesMut::with_capacity(FIELDS + name.map_or(0, |n| n.as_str().len()) + content.len());
+pub fn plain(id: EventId, name: Option<&EventName>, content: &[u8]) -> (Box<[u8]>, Content) {
+    let mut digits = itoa::Buffer::new();
+    let seq = digits.format(id.seq);
+    let fields = "id: \ndata: \n\n".len() + id.epoch.as_str().len() + "-".len() + seq.len();
+    let name_field = name.map_or(0, |name| "event: \n".len() + name.as_str().len());
+    // Exact for a single line: whatever is too much would be held with every event.
+    let mut out = Vec::with_capacity(name_field + fields + content.len());
     start(&mut out, id, name);
     let at = out.len() + "data: ".len();
     let lines = data(&mut out, content);
-    out.put_u8(b'\n');
-    let frame = out.freeze();
-    // Its own memory, because what the publisher sent it in may be a far larger buffer.
-    let content = if lines == 1 { frame.slice(at..at + content.len()) } else { Bytes::copy_from_slice(content) };
-    (frame, content)
+    out.push(b'\n');
+    let within = (u32::try_from(at).ok().zip(u32::try_from(at + content.len()).ok())).filter(|_| lines == 1);
+    (out.into(), within.map_or_else(|| Content::Apart(content.into()), |(start, end)| Content::Within(start..end)))
 }
 
 /// `event` as one block (or line) of a stream in `format`.
 #[must_use]
-pub fn event(format: Format, epoch: Epoch, event: &Event) -> Bytes {
+pub fn event(format: Format, epoch: Epoch, event: &Arc<Event>) -> Frame {
     let id = EventId { epoch, seq: event.seq };
     match format {
-        Format::Plain => event.frame.clone(),
+        Format::Plain => Frame::Plain(Arc::clone(event)),
         Format::Envelope => {
-            let mut out = BytesMut::with_capacity(event.frame.len() * 2);
+            let mut out = Vec::with_capacity(event.frame.len() * 2);
             start(&mut out, id, event.name.as_ref());
             data(&mut out, &object(id, event));
-            out.put_u8(b'\n');
-            out.freeze()
+            out.push(b'\n');
+            Frame::Made(out.into())
         }
         Format::Lines => {
             let mut line = object(id, event);
             line.push(b'\n');
-            line.into()
+            Frame::Made(line.into())
         }
     }
 }
@@ -150,30 +188,30 @@ fn notice(format: Format, name: &str, id: Option<EventId>, data: &serde_json::Va
     }
 }
 
-fn start(out: &mut BytesMut, id: EventId, name: Option<&EventName>) {
+fn start(out: &mut Vec<u8>, id: EventId, name: Option<&EventName>) {
     if let Some(name) = name {
-        out.put_slice(b"event: ");
-        out.put_slice(name.as_str().as_bytes());
-        out.put_u8(b'\n');
+        out.extend_from_slice(b"event: ");
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.push(b'\n');
     }
-    out.put_slice(b"id: ");
-    out.put_slice(id.epoch.as_str().as_bytes());
-    out.put_u8(b'-');
-    out.put_slice(itoa::Buffer::new().format(id.seq).as_bytes());
-    out.put_u8(b'\n');
+    out.extend_from_slice(b"id: ");
+    out.extend_from_slice(id.epoch.as_str().as_bytes());
+    out.push(b'-');
+    out.extend_from_slice(itoa::Buffer::new().format(id.seq).as_bytes());
+    out.push(b'\n');
 }
 
 /// Writes `content` as `data` lines, one a line of it, and returns how many. The parser takes one blank after the
 /// colon away and joins the lines with LF, so leading blanks and empty lines survive.
-fn data(out: &mut BytesMut, content: &[u8]) -> usize {
+fn data(out: &mut Vec<u8>, content: &[u8]) -> usize {
     let (mut rest, mut lines) = (content, 0);
     loop {
         let end = memchr2(b'\r', b'\n', rest);
         let (line, tail) = rest.split_at(end.unwrap_or(rest.len()));
         out.reserve("data: \n".len() + line.len());
-        out.put_slice(b"data: ");
-        out.put_slice(line);
-        out.put_u8(b'\n');
+        out.extend_from_slice(b"data: ");
+        out.extend_from_slice(line);
+        out.push(b'\n');
         lines += 1;
         rest = match tail {
             [] => return lines,
@@ -191,7 +229,7 @@ fn object(id: EventId, event: &Event) -> Vec<u8> {
         "event": event.name.as_ref().map(EventName::as_str),
         "time": humantime::format_rfc3339_millis(time).to_string(),
         // The edge let only UTF-8 in (`http::publish`).
-        "data": String::from_utf8_lossy(&event.content),
+        "data": String::from_utf8_lossy(event.content()),
     });
     object.to_string().into_bytes()
 }

@@ -10,7 +10,10 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::connection::Run;
-use crate::{event::TopicName, frame::Format};
+use crate::{
+    event::TopicName,
+    frame::{Format, Frame},
+};
 
 /// A topic's subscribers of one format on this hub, and the window of frames between the slowest round and the tail.
 #[derive(Debug)]
@@ -19,7 +22,7 @@ pub(super) struct Channel {
     pub(super) format: Format,
     /// Keys of the connections that sit here.
     pub(super) members: SmallVec<[usize; 2]>,
-    frames: VecDeque<(u64, Bytes)>,
+    frames: VecDeque<(u64, Frame)>,
     bytes: usize,
     /// The last frame that has left the window: a cursor below it must read from the log.
     trimmed_to: u64,
@@ -80,7 +83,7 @@ impl Channel {
         }
     }
 
-    pub(super) fn push(&mut self, seq: u64, frame: Bytes) {
+    pub(super) fn push(&mut self, seq: u64, frame: Frame) {
         self.bytes += frame.len();
         self.frames.push_back((seq, frame));
         while self.bytes > Self::BYTES_MAX {
@@ -133,7 +136,7 @@ impl Channel {
     }
 
     /// The frames after `cursor`.
-    pub(super) fn after(&self, cursor: u64) -> impl Iterator<Item = &(u64, Bytes)> + Clone {
+    pub(super) fn after(&self, cursor: u64) -> impl Iterator<Item = &(u64, Frame)> + Clone {
         let all_new = self.frames.front().is_none_or(|(first, _)| *first > cursor);
         let at = if all_new { 0 } else { self.frames.partition_point(|(seq, _)| *seq <= cursor) };
         self.frames.range(at..)
@@ -157,7 +160,7 @@ impl Channel {
 }
 
 /// Puts frames together up to the limit of a run, at least one; gives the position of the last that went in.
-pub(super) fn merge<'a>(frames: impl Iterator<Item = (u64, &'a Bytes)> + Clone) -> (u64, Bytes) {
+pub(super) fn merge<'a>(frames: impl Iterator<Item = (u64, &'a Frame)> + Clone) -> (u64, Bytes) {
     let (mut to, mut total) = (0, 0);
     for (seq, frame) in frames.clone() {
         if total > 0 && total + frame.len() > Channel::RUN_BYTES_MAX {
@@ -173,14 +176,14 @@ pub(super) fn merge<'a>(frames: impl Iterator<Item = (u64, &'a Bytes)> + Clone) 
 
 /// After a write that took `taken` bytes of `frames`: the position of the last frame touched, and what the socket did
 /// not take of it.
-pub(super) fn settle<'a>(frames: impl Iterator<Item = (u64, &'a Bytes)>, mut taken: usize) -> Option<(u64, Bytes)> {
+pub(super) fn settle<'a>(frames: impl Iterator<Item = (u64, &'a Frame)>, mut taken: usize) -> Option<(u64, Bytes)> {
     let mut settled = None;
     for (seq, frame) in frames {
         if taken == 0 {
             break;
         }
         let part = taken.min(frame.len());
-        settled = Some((seq, frame.slice(part..)));
+        settled = Some((seq, frame.after(part)));
         taken -= part;
     }
     settled

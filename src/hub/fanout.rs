@@ -191,7 +191,7 @@ impl<S: Peer> Fanout<S> {
         }
     }
 
-    fn put(&mut self, event: &Event) {
+    fn put(&mut self, event: &Arc<Event>) {
         let Some(keys) = self.names.get(&event.topic).cloned() else { return };
         for key in keys {
             if let Some(channel) = self.channels.get_mut(key) {

@@ -2,7 +2,6 @@
 
 use std::io;
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::{
@@ -12,7 +11,7 @@ use super::{
 };
 use crate::{
     event::{EventId, TopicName},
-    frame::{self, GapReason},
+    frame::{self, Frame, GapReason},
     log::{FetchError, Page},
 };
 
@@ -112,7 +111,7 @@ impl<S: Peer> Fanout<S> {
     fn write_merged(&mut self, key: usize) -> io::Result<usize> {
         let Some(connection) = self.connections.get(key) else { return Ok(0) };
         let channels = connection.seats.iter().filter_map(|seat| self.channels.get(seat.channel));
-        let mut frames: Vec<(u64, Bytes)> =
+        let mut frames: Vec<(u64, Frame)> =
             channels.flat_map(|channel| channel.after(connection.cursor).cloned()).collect();
         frames.sort_unstable_by_key(|(seq, _)| *seq);
         self.write_frames(key, &frames, self.seen)
@@ -155,7 +154,7 @@ impl<S: Peer> Fanout<S> {
             connection.say(&frame::gap(format, GapReason::Evicted, &requested, resumed_after));
             connection.cursor = resumed_after.seq;
         }
-        let frames: Vec<(u64, Bytes)> =
+        let frames: Vec<(u64, Frame)> =
             page.events.iter().map(|event| (event.seq, frame::event(format, epoch, event))).collect();
         for topic in &page.deleted {
             self.remove_topic(key, topic);
@@ -165,7 +164,7 @@ impl<S: Peer> Fanout<S> {
 
     /// Writes `frames`, in order, up to the limit of a run. With the last of them the subscriber has everything up to
     /// `to`.
-    fn write_frames(&mut self, key: usize, frames: &[(u64, Bytes)], to: u64) -> io::Result<usize> {
+    fn write_frames(&mut self, key: usize, frames: &[(u64, Frame)], to: u64) -> io::Result<usize> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
         let in_order = || frames.iter().map(|(seq, frame)| (*seq, frame));
         let (merged_to, bytes) = merge(in_order());

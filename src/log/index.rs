@@ -12,7 +12,7 @@ use std::{
 use super::Page;
 use crate::{
     config::LogConfig,
-    event::{Epoch, Event, TopicName},
+    event::{Content, Epoch, Event, TopicName},
 };
 
 mod read;
@@ -270,8 +270,10 @@ impl Index {
 
 /// What `event` takes of the budgets.
 pub(super) fn cost(event: &Event) -> u64 {
-    let shared = event.content.is_empty() || event.frame.as_ptr_range().contains(&event.content.as_ptr());
-    let content = if shared { 0 } else { event.content.len() };
+    let content = match &event.content {
+        Content::Within(_) => 0,
+        Content::Apart(content) => content.len(),
+    };
     // The name may be the event's own.
     u64::try_from(event.topic.as_str().len() + event.frame.len() + content).unwrap_or(u64::MAX) + EVENT_OVERHEAD
 }

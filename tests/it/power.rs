@@ -207,7 +207,7 @@ fn in_the_log(log: &DiskLog, promised: &[(u64, &str)]) -> Result<Option<u64>, St
     let event = |at: u64| page.events.binary_search_by_key(&at, |event| event.seq).ok().map(|at| &page.events[at]);
     // Every position is an event of the one topic.
     let unknown = promised.iter().map(|(at, _)| *at).find(|at| held.last.is_none_or(|last| *at > last));
-    let lost = newest.iter().find(|(at, text)| event(*at).is_none_or(|event| event.content != text.as_bytes()));
+    let lost = newest.iter().find(|(at, text)| event(*at).is_none_or(|event| event.content() != text.as_bytes()));
     let first = held.first.filter(|first| *first > 1).map(|first| first - 1);
     Ok(first.or(unknown).or(lost.map(|(at, _)| *at)))
 }

@@ -29,7 +29,7 @@ impl Batch<'_> {
     pub(super) fn insert(&self, topic: i64, event: &Event, cost: u64) -> Result<(), StoreError> {
         let sql = "INSERT INTO event (seq, topic, time_ms, cost, checksum, name, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let name = event.name.as_ref().map(EventName::as_str);
-        let checksum = checksum(event.seq, event.topic.as_str(), event.time_ms, name, &event.content);
+        let checksum = checksum(event.seq, event.topic.as_str(), event.time_ms, name, event.content());
         self.transaction.prepare_cached(sql)?.execute(params![
             number(event.seq),
             topic,
@@ -37,7 +37,7 @@ impl Batch<'_> {
             number(cost),
             checksum,
             name,
-            &event.content[..]
+            event.content()
         ])?;
         Ok(())
     }

@@ -2,7 +2,6 @@
 
 use std::{path::Path, sync::Arc};
 
-use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, Row};
 
 use super::store::{StoreError, checksum, number, open, position};
@@ -43,6 +42,6 @@ fn read_event(row: &Row<'_>, epoch: Epoch, seq: u64, topic: &TopicName) -> Resul
     }
     let name = name.map(|name| EventName::parse(&name)).transpose();
     let name = name.map_err(|error| StoreError::Corrupt(format!("the event at position {seq}: {error}")))?;
-    let (frame, content) = frame::plain(EventId { epoch, seq }, name.as_ref(), &Bytes::from(content));
+    let (frame, content) = frame::plain(EventId { epoch, seq }, name.as_ref(), &content);
     Ok(Arc::new(Event { seq, time_ms, topic: topic.clone(), name, content, frame }))
 }
