@@ -251,7 +251,7 @@ impl fmt::Display for EventId {
 
 impl Serialize for EventId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(&[self.epoch.as_str(), "-", itoa::Buffer::new().format(self.seq)].concat())
     }
 }
 

@@ -10,7 +10,6 @@ use futures_util::{
 };
 use serde::Serialize;
 use smallvec::SmallVec;
-use tokio::sync::mpsc;
 
 use super::{
     Edge,
@@ -47,7 +46,8 @@ pub(super) async fn route(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let under_way = begin(&edge, &request)?;
+    check(&edge, &request)?;
+    let _under_way = edge.under_way.upgrade().ok_or_else(Edge::draining)?;
     // A query that cannot be read is refused before the body is waited for.
     let query = Fields::parse(request.query().as_bytes(), "the query", &[])?;
     let config = &edge.config.publish;
@@ -60,7 +60,7 @@ pub(super) async fn route(
         // The rest of the body is not waited for.
         request.conn_data::<Carrier>().into_iter().for_each(|carrier| carrier.end_reading_in(LINGER));
     })?;
-    let order = Order::read(&edge, &request, &query, Body::parse(kind, &request, bytes)?, under_way)?;
+    let order = Order::read(&edge, &request, &query, Body::parse(kind, &request, bytes)?)?;
     Ok(order.carry_out(&edge).await?.into())
 }
 
@@ -71,15 +71,13 @@ pub(super) struct Order {
     /// The answer is a list.
     several: bool,
     key: Option<Arc<str>>,
-    /// A drain waits for it.
-    under_way: mpsc::Sender<()>,
 }
 
 /// What comes of it. Where the log commits at once it is at hand.
 pub(super) type Carried<'a> = Either<Ready<Result<Answer, Problem>>, LocalBoxFuture<'a, Result<Answer, Problem>>>;
 
-/// Whether a publish may be taken; what is given back is held for as long as it takes.
-fn begin(edge: &Edge, request: &impl Head) -> Result<mpsc::Sender<()>, Problem> {
+/// Whether a publish may be taken.
+fn check(edge: &Edge, request: &impl Head) -> Result<(), Problem> {
     let allow_get = edge.config.publish.allow_get;
     match request.method() {
         "POST" | "PUT" => {}
@@ -87,15 +85,13 @@ fn begin(edge: &Edge, request: &impl Head) -> Result<mpsc::Sender<()>, Problem> 
         _ => return Err(Problem::method_not_allowed(if allow_get { "GET, POST, PUT" } else { "POST, PUT" })),
     }
     origin::check(request, &edge.config.cors)?;
-    edge.check_open()?;
-    // The drain may have begun, and ended, since.
-    edge.under_way.upgrade().ok_or_else(Edge::draining)
+    edge.check_open()
 }
 
 impl Order {
     /// Reads a request whose body is at hand.
     pub(super) fn whole(edge: &Edge, request: &impl Head, body: &[u8]) -> Result<Self, Problem> {
-        let under_way = begin(edge, request)?;
+        check(edge, request)?;
         let query = Fields::parse(request.query().as_bytes(), "the query", &[])?;
         let kind = Kind::of(request)?;
         let bytes_max = kind.bytes_max(&edge.config.publish);
@@ -103,21 +99,16 @@ impl Order {
             return Err(body::too_large(bytes_max));
         }
         let body = Body::parse(kind, request, Bytes::copy_from_slice(body))?;
-        Self::read(edge, request, &query, body, under_way)
+        Self::read(edge, request, &query, body)
     }
 
-    fn read(
-        edge: &Edge,
-        request: &impl Head,
-        query: &Fields<'_>,
-        body: Body,
-        under_way: mpsc::Sender<()>,
-    ) -> Result<Self, Problem> {
+    fn read(edge: &Edge, request: &impl Head, query: &Fields<'_>, body: Body) -> Result<Self, Problem> {
         let (drafts, several) = drafts(edge, query, body)?;
-        Ok(Self { drafts, several, key: key(request)?, under_way })
+        Ok(Self { drafts, several, key: key(request)? })
     }
 
-    /// Publishes.
+    /// Publishes. What has to wait is waited for by a drain: none can have ended since it was checked that none had
+    /// begun, because this worker's hub has its part in it.
     pub(super) fn carry_out(mut self, edge: &Edge) -> Carried<'_> {
         let only = if self.key.is_none() && self.drafts.len() == 1 { self.drafts.pop() } else { None };
         let Some(draft) = only else { return Either::Right(self.carry_out_each(edge).boxed_local()) };
@@ -125,17 +116,18 @@ impl Order {
         match edge.registry.publish(draft) {
             Either::Left(outcome) => Either::Left(ready(answer(edge, &[(topic, outcome.into_inner())], several))),
             Either::Right(outcome) => {
-                let answered = async move {
-                    let outcome = outcome.await;
-                    drop(self.under_way);
+                let under_way = edge.under_way.upgrade();
+                let answered = outcome.map(move |outcome| {
+                    drop(under_way);
                     answer(edge, &[(topic, outcome)], several)
-                };
+                });
                 Either::Right(answered.boxed_local())
             }
         }
     }
 
     async fn carry_out_each(self, edge: &Edge) -> Result<Answer, Problem> {
+        let _under_way = edge.under_way.upgrade();
         let publish = async |draft: Draft| {
             let topic = draft.topic.clone();
             let outcome = match self.key.clone() {
@@ -145,7 +137,6 @@ impl Order {
             (topic, outcome)
         };
         let outcomes = join_all(self.drafts.into_iter().map(publish)).await;
-        drop(self.under_way);
         answer(edge, &outcomes, self.several)
     }
 }

@@ -1,6 +1,6 @@
 //! What is committed, on its way from the engine to the hubs.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
@@ -104,27 +104,24 @@ impl Batch {
     }
 }
 
-/// The feeds of all hubs; a hub that has gone is dropped from it.
+/// The feeds of all hubs. One that nobody else holds was a hub's that has gone, and is dropped.
 #[derive(Debug, Default)]
-pub(super) struct Feeds(Vec<Weak<Feed>>);
+pub(super) struct Feeds(Vec<Arc<Feed>>);
 
 impl Feeds {
     pub(super) fn open(&mut self) -> Arc<Feed> {
         let feed = Arc::new(Feed::default());
-        self.0.push(Arc::downgrade(&feed));
+        self.0.push(Arc::clone(&feed));
         feed
     }
 
-    pub(super) fn push(&mut self, commit: &Commit) {
-        let mut gone = false;
-        for feed in &self.0 {
-            match feed.upgrade() {
-                Some(feed) => feed.push(commit.clone()),
-                None => gone = true,
+    pub(super) fn push(&mut self, commit: Commit) {
+        self.0.retain(|feed| Arc::strong_count(feed) > 1);
+        if let Some((last, others)) = self.0.split_last() {
+            for feed in others {
+                feed.push(commit.clone());
             }
-        }
-        if gone {
-            self.0.retain(|feed| feed.strong_count() > 0);
+            last.push(commit);
         }
     }
 }

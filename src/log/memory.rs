@@ -70,7 +70,7 @@ impl MemoryLog {
         let entry = Entry::hot(Arc::clone(&event), self.now());
         state.index.push(&event.topic, entry, &mut |_| {});
         self.watermark.store(id.seq, Ordering::Release);
-        state.feeds.push(&Commit::Event(event));
+        state.feeds.push(Commit::Event(event));
         id
     }
 }
@@ -98,7 +98,7 @@ impl Log for MemoryLog {
         let seq = state.index.watermark() + 1;
         state.index.forget(topic, seq, &mut |_| {});
         self.watermark.store(seq, Ordering::Release);
-        state.feeds.push(&Commit::Deleted(topic.clone(), seq));
+        state.feeds.push(Commit::Deleted(topic.clone(), seq));
         ready(Ok(seq)).boxed()
     }
 

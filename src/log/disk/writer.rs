@@ -295,12 +295,12 @@ impl Writer {
                 Step::Event { event, done, .. } => {
                     let id = EventId { epoch: self.shared.epoch, seq: event.seq };
                     state.index.push(&event.topic, Entry::hot(Arc::clone(&event), now), &mut note);
-                    state.feeds.push(&Commit::Event(event));
+                    state.feeds.push(Commit::Event(event));
                     answers.push((done, Receipt { id }));
                 }
                 Step::Forget { topic, seq, done } => {
                     state.index.forget(&topic, seq, &mut note);
-                    state.feeds.push(&Commit::Deleted(topic, seq));
+                    state.feeds.push(Commit::Deleted(topic, seq));
                     // Whoever asked has gone when this fails; the deletion stands.
                     done.send(Ok(seq)).ok();
                 }
