@@ -69,7 +69,7 @@ fn encode_ndjson_100_bytes(bencher: Bencher<'_, '_>) {
     let epoch = Epoch::random();
     let (frame, content) = frame::plain(EventId { epoch, seq: 1 }, None, &[b'x'; 100]);
     let event = Arc::new(Event { seq: 1, time_ms: 1_700_000_000_000, topic: topic(), name: None, content, frame });
-    bencher.bench_local(|| frame::event(Format::Lines, epoch, black_box(&event)));
+    bencher.bench_local(|| frame::event(Format::Lines, epoch, Arc::clone(black_box(&event))));
 }
 
 #[divan::bench]

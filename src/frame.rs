@@ -102,19 +102,19 @@ pub fn plain(id: EventId, name: Option<&EventName>, content: &[u8]) -> (Box<[u8]
 
 /// `event` as one block (or line) of a stream in `format`.
 #[must_use]
-pub fn event(format: Format, epoch: Epoch, event: &Arc<Event>) -> Frame {
+pub fn event(format: Format, epoch: Epoch, event: Arc<Event>) -> Frame {
     let id = EventId { epoch, seq: event.seq };
     match format {
-        Format::Plain => Frame::Plain(Arc::clone(event)),
+        Format::Plain => Frame::Plain(event),
         Format::Envelope => {
             let mut out = Vec::with_capacity(event.frame.len() * 2);
             start(&mut out, id, event.name.as_ref());
-            data(&mut out, &object(id, event));
+            data(&mut out, &object(id, &event));
             out.push(b'\n');
             Frame::Made(out.into())
         }
         Format::Lines => {
-            let mut line = object(id, event);
+            let mut line = object(id, &event);
             line.push(b'\n');
             Frame::Made(line.into())
         }

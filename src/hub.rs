@@ -14,6 +14,7 @@ use std::{
     cell::{Cell, RefCell},
     io,
     net::{Shutdown, TcpStream},
+    os::fd::AsFd,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -21,6 +22,7 @@ use std::{
 
 use futures_util::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream::FuturesUnordered};
 use mio::{Events, Interest, Poll, Registry, Token};
+use rustix::net::SendFlags;
 use tokio::{
     io::unix::AsyncFd,
     sync::{Notify, mpsc, watch},
@@ -285,7 +287,7 @@ impl io::Read for Socket {
 
 impl io::Write for Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.socket.write(buf)
+        send(&self.socket, buf)
     }
 
     fn write_vectored(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
@@ -295,6 +297,13 @@ impl io::Write for Socket {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Writes to a socket, by the system call itself: the C library's wrapper prepares for the thread being cancelled and
+/// back, which none here ever is, and that shows where an event has one subscriber. A peer that has gone is an error, not a
+/// signal: Rust's runtime ignores `SIGPIPE`.
+pub(crate) fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(socket, bytes, SendFlags::empty())?)
 }
 
 async fn sleep_until(at: Option<Instant>) {

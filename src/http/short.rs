@@ -27,7 +27,7 @@ use futures_util::{
     future::{Either, LocalBoxFuture},
 };
 use tokio::{
-    io::{AsyncRead as _, ReadBuf},
+    io::{AsyncRead as _, Interest, ReadBuf},
     net::TcpStream,
     task::yield_now,
     time::{Instant, Sleep, sleep, timeout},
@@ -40,7 +40,10 @@ use super::{
     publish::Order,
     subscribe::{Granted, Wish},
 };
-use crate::{config::Origins, hub::Carrier};
+use crate::{
+    config::Origins,
+    hub::{Carrier, send},
+};
 
 mod request;
 
@@ -287,11 +290,13 @@ struct Patience {
     pressed: bool,
     /// There were requests since the timer was set.
     active: bool,
+    /// The timer has been polled since it was set.
+    armed: bool,
 }
 
 impl Patience {
     fn new(keep_alive: Duration) -> Self {
-        Self { keep_alive, timer: None, pressed: false, active: false }
+        Self { keep_alive, timer: None, pressed: false, active: false, armed: false }
     }
 
     /// A wait begins, for the next request or for the rest of one. Between requests the timer runs on as it is: to set it
@@ -299,7 +304,7 @@ impl Patience {
     fn begin(&mut self, idle: bool) {
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.keep_alive)));
         if !idle && !self.pressed {
-            self.pressed = true;
+            (self.pressed, self.armed) = (true, false);
             timer.as_mut().reset(Instant::now() + WHOLE_WITHIN);
         }
     }
@@ -312,7 +317,12 @@ impl Patience {
     /// Ready when it is over.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(timer) = &mut self.timer else { return Poll::Pending };
+        // It knows whom to wake since it was set, and is looked at for each request.
+        if self.armed && !timer.is_elapsed() {
+            return Poll::Pending;
+        }
         loop {
+            self.armed = true;
             ready!(timer.as_mut().poll(cx));
             if self.pressed || !std::mem::take(&mut self.active) {
                 return Poll::Ready(());
@@ -326,7 +336,7 @@ impl Socket {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Bare(socket) => (&*socket).write(bytes),
-            Self::Watched(socket) => socket.try_write(bytes),
+            Self::Watched(socket) => socket.try_io(Interest::WRITABLE, || send(socket, bytes)),
             Self::Gone => Err(ErrorKind::NotConnected.into()),
         }
     }

@@ -11,6 +11,7 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
     io,
+    iter::repeat_n,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -179,7 +180,7 @@ impl<S: Peer> Fanout<S> {
         for commit in batch.commits.drain(..) {
             self.seen = self.seen.max(commit.seq());
             match commit {
-                Commit::Event(event) => self.put(&event),
+                Commit::Event(event) => self.put(event),
                 Commit::Deleted(topic, _) => {
                     for key in self.names.remove(&topic).unwrap_or_default() {
                         self.channels.get_mut(key).into_iter().for_each(|channel| channel.dying = true);
@@ -191,12 +192,13 @@ impl<S: Peer> Fanout<S> {
         }
     }
 
-    fn put(&mut self, event: &Arc<Event>) {
+    fn put(&mut self, event: Arc<Event>) {
         let Some(keys) = self.names.get(&event.topic).cloned() else { return };
-        for key in keys {
-            if let Some(channel) = self.channels.get_mut(key) {
-                channel.push(event.seq, frame::event(channel.format, self.log.epoch(), event));
-                self.activate(key);
+        let (seq, epoch) = (event.seq, self.log.epoch());
+        for (key, event) in keys.iter().zip(repeat_n(event, keys.len())) {
+            if let Some(channel) = self.channels.get_mut(*key) {
+                channel.push(seq, frame::event(channel.format, epoch, event));
+                self.activate(*key);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A visit: from a connection's cursor to the tail, as far as its socket and its turn allow.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use smallvec::SmallVec;
 
@@ -155,7 +155,7 @@ impl<S: Peer> Fanout<S> {
             connection.cursor = resumed_after.seq;
         }
         let frames: Vec<(u64, Frame)> =
-            page.events.iter().map(|event| (event.seq, frame::event(format, epoch, event))).collect();
+            page.events.iter().map(|event| (event.seq, frame::event(format, epoch, Arc::clone(event)))).collect();
         for topic in &page.deleted {
             self.remove_topic(key, topic);
         }

@@ -146,7 +146,10 @@ impl Index {
         self.hot_bytes += if entry.event.is_some() { entry.bytes } else { 0 };
         self.order.push_back((seq, topic.clone()));
         let (events_max, bytes_max) = (self.retention.topic_events_max, self.retention.topic_bytes_max.get());
-        let log = self.entry(topic);
+        let log = match self.topics.get_mut(topic) {
+            Some(log) => log,
+            None => self.entry(topic),
+        };
         log.bytes += entry.bytes;
         log.events.push_back(entry);
         let over = log.events.len() > events_max || log.bytes > bytes_max;

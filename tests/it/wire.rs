@@ -109,7 +109,7 @@ fn through_the_wire(
     let mut parser = Parser::default();
     prop_assert!(feed(&mut parser, &preamble, sizes).is_empty());
     let before = parser.lines.len();
-    let mut blocks = feed(&mut parser, &frame::event(format, epoch, event), sizes);
+    let mut blocks = feed(&mut parser, &frame::event(format, epoch, Arc::clone(event)), sizes);
     let fields = parser.lines[before..].to_vec();
     let id = EventId { epoch, seq: event.seq }.to_string();
     prop_assert_eq!(&parser.last_event_id, &id);
@@ -178,7 +178,7 @@ proptest! {
         // Goal: an event is exactly one line of NDJSON.
         let epoch = Epoch::random();
         let event = event(epoch, seq, &topic, name.as_deref(), &content);
-        let line = frame::event(Format::Lines, epoch, &event);
+        let line = frame::event(Format::Lines, epoch, Arc::clone(&event));
         prop_assert_eq!(line.iter().position(|b| matches!(b, b'\n' | b'\r')), Some(line.len() - 1));
         prop_assert_eq!(line.last(), Some(&b'\n'));
         is_the_event(&serde_json::from_slice(&line).expect("JSON"), epoch, &event, &content)?;
