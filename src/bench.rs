@@ -55,6 +55,7 @@ Every subscriber must get every acknowledged event of its topic once, in one ord
 against the order of the answers. It ends with 0 when that is so and nothing else went wrong, and with 1 when not.";
 
 /// The command line of `tidings bench`.
+#[expect(clippy::struct_excessive_bools, reason = "they are flags")]
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
@@ -104,6 +105,10 @@ pub struct Arguments {
     /// A process of the server on this machine: also tell what it and its children use (Linux).
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
+    /// Never sleep: the system charges the server with waking this process, and more so the faster it reads. Takes a core,
+    /// which must not be one of the server's.
+    #[arg(long)]
+    spin: bool,
     /// How long to wait when nothing comes any more.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     patience: Duration,
@@ -155,6 +160,7 @@ fn plan(arguments: Arguments) -> Result<Plan, String> {
         publish: arguments.publish,
         subscribe: arguments.subscribe,
         headers: arguments.header,
+        spin: arguments.spin,
         patience: arguments.patience,
         run: fastrand::u32(..),
     })

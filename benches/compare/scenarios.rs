@@ -57,7 +57,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "paced",
         what: "10,000 subscribers of one topic, 5 events/s: each reaches all before the next",
-        arguments: "--subscribers 10000 --rate 5 --messages 50",
+        arguments: "--subscribers 10000 --rate 5 --messages 50 --spin",
         servers: ALL,
         figures: &[CPU, USER, P50, P99, CONNECT, MEMORY],
     },

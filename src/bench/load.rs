@@ -119,7 +119,7 @@ impl<'a> Load<'a> {
         publishers.advance(shared);
         subscribers.advance(shared);
         let mut wait = publishers.due_in(shared).unwrap_or(LOOK).min(LOOK);
-        if subscribers.is_busy() || wait < Duration::from_millis(1) {
+        if shared.plan.spin || subscribers.is_busy() || wait < Duration::from_millis(1) {
             // The system waits in whole milliseconds, which would be late for what is due sooner.
             wait = Duration::ZERO;
         }

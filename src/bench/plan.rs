@@ -31,6 +31,8 @@ pub struct Plan {
     pub subscribe: String,
     /// `Name: value` each.
     pub headers: Vec<String>,
+    /// Never to sleep.
+    pub spin: bool,
     pub patience: Duration,
     /// Names this run's topics and events, so that nothing of another one is taken for its own.
     pub run: u32,

@@ -30,8 +30,9 @@ pub struct Report {
     pub errors: BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<Server>,
-    /// How much of its one core the load generator itself used meanwhile; near 100, it is what was measured.
-    pub generator_cpu_percent: f64,
+    /// How much of its one core the load generator itself used meanwhile; near 100, it is what was measured. With
+    /// `--spin` it says nothing.
+    pub generator_cpu_percent: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -167,7 +168,7 @@ impl Report {
             let text = format!("{} bytes a subscriber, {mib:.1} MiB in all", round(resident_bytes_per_subscriber));
             Self::row(f, "server memory", &text)?;
         }
-        let busy = self.generator_cpu_percent;
+        let Some(busy) = self.generator_cpu_percent else { return Self::row(f, "generator CPU", "a core, it spins") };
         let hint = if busy > 90.0 { ": it is the generator that was measured" } else { "" };
         Self::row(f, "generator CPU", &format!("{busy:.0} % of a core{hint}"))
     }

@@ -182,7 +182,8 @@ impl Run<'_> {
     fn busy(&mut self, begun: Mark, now: Mark) {
         let time = Duration::from_nanos(now.at.saturating_sub(begun.at).max(1));
         let used = (now.own - begun.own).total();
-        self.report.generator_cpu_percent = used.as_secs_f64() / time.as_secs_f64() * 100.0;
+        let percent = used.as_secs_f64() / time.as_secs_f64() * 100.0;
+        self.report.generator_cpu_percent = (!self.load.shared.plan.spin).then_some(percent);
     }
 
     fn mark(&self) -> Mark {

@@ -64,6 +64,10 @@ async fn every_mode_measures_the_broker() {
     timed.assert_good();
     assert!(!timed.row("published").starts_with("0 "), "{}", timed.out);
 
+    let spinning = bench(&url, "--subscribers 5 --messages 20 --rate 100 --spin").await;
+    spinning.assert_good();
+    assert_eq!(spinning.row("generator CPU"), "a core, it spins");
+
     let replay = bench(&url, "--replay --subscribers 30 --messages 300 --publishers 4").await;
     replay.assert_good();
     assert!(replay.row("delivered").starts_with("9,000,"), "{}", replay.out);
