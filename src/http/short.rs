@@ -51,8 +51,8 @@ use request::{BYTES_MAX, Look, Request, Route};
 
 /// What is not a whole request by then is left to the full HTTP server and its time limits.
 const WHOLE_WITHIN: Duration = Duration::from_secs(1);
-/// Requests of one connection that are served before others have their turn. One that sends without end would otherwise
-/// never have to wait, and nobody else on this thread would be served, or told to stop.
+/// Requests of one connection that are served, or reads that bring none, before others have their turn. One that sends
+/// without end would otherwise never have to wait, and nobody else on this thread would be served, or told to stop.
 const TURN: u32 = 16;
 
 /// Serves the connections of one worker.
@@ -116,8 +116,12 @@ impl ShortWay {
         // What was read and is not done with; and whether it has been looked at since.
         let (mut held, mut looked) = (Vec::new(), true);
         let mut patience = Patience::new(self.edge.config.server.keep_alive);
-        let mut served = 0;
+        let mut turns = 0;
         loop {
+            turns += 1;
+            if turns % TURN == 0 {
+                yield_now().await;
+            }
             let step = if looked {
                 self.next(&mut socket, &mut held, &mut patience, remote).await?
             } else {
@@ -148,10 +152,6 @@ impl ShortWay {
             }
             patience.met();
             looked = held.is_empty();
-            served += 1;
-            if served % TURN == 0 {
-                yield_now().await;
-            }
         }
     }
 
@@ -317,7 +317,7 @@ impl Patience {
     /// Ready when it is over.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(timer) = &mut self.timer else { return Poll::Pending };
-        // It knows whom to wake since it was set, and is looked at for each request.
+        // It knows whom to wake since it was set, and this is asked for each request.
         if self.armed && !timer.is_elapsed() {
             return Poll::Pending;
         }

@@ -272,8 +272,17 @@ async fn a_client_that_takes_no_answers_is_cut() {
 
 #[tokio::test]
 async fn a_flood_on_one_connection_keeps_nobody_else_from_its_turn() {
-    // Goal: with one worker, whoever sends requests without end and reads all answers is served among others: somebody
-    // else's requests are answered, and the server stops when it is told to.
+    others_have_their_turn_beside(&request("GET", "/publish", &[], "").repeat(500)).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_empty_lines_keeps_nobody_else_from_its_turn() {
+    others_have_their_turn_beside(&"\r\n".repeat(32 << 10)).await;
+}
+
+/// Goal: with one worker, whoever sends `flood` without end and reads all answers is served among others: somebody else's
+/// requests are answered, and the server stops when it is told to.
+async fn others_have_their_turn_beside(flood: &str) {
     let server = TestServer::with(|config| {
         config.server.workers = 1;
         config.log.engine = tidings::config::Engine::Memory;
@@ -281,11 +290,13 @@ async fn a_flood_on_one_connection_keeps_nobody_else_from_its_turn() {
     let stop = Arc::new(AtomicBool::new(false));
     let mut socket = std::net::TcpStream::connect(server.address).expect("a connection");
     let mut answers = socket.try_clone().expect("its other half");
-    let stopped = Arc::clone(&stop);
-    let flood = std::thread::spawn(move || {
-        let many = request("GET", "/publish", &[], "").repeat(500);
-        while !stopped.load(Ordering::Relaxed) && socket.write_all(many.as_bytes()).is_ok() {}
-    });
+    let (stopped, many) = (Arc::clone(&stop), flood.to_owned());
+    let flood =
+        std::thread::spawn(
+            move || {
+                while !stopped.load(Ordering::Relaxed) && socket.write_all(many.as_bytes()).is_ok() {}
+            },
+        );
     let drain = std::thread::spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
     let others = async {
         for _ in 0..100 {
