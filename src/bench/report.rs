@@ -32,6 +32,7 @@ pub struct Report {
     pub server: Option<Server>,
     /// How much of its one core the load generator itself used meanwhile; near 100, it is what was measured. With
     /// `--spin` it says nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub generator_cpu_percent: Option<f64>,
 }
 

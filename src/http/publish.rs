@@ -107,8 +107,8 @@ impl Order {
         Ok(Self { drafts, several, key: key(request)? })
     }
 
-    /// Publishes. What has to wait is waited for by a drain: none can have ended since it was checked that none had
-    /// begun, because this worker's hub has its part in it.
+    /// Publishes. A drain waits for what has to wait; it cannot have ended in the moment since the request was checked,
+    /// because it waits for this worker's hub, too.
     pub(super) fn carry_out(mut self, edge: &Edge) -> Carried<'_> {
         let only = if self.key.is_none() && self.drafts.len() == 1 { self.drafts.pop() } else { None };
         let Some(draft) = only else { return Either::Right(self.carry_out_each(edge).boxed_local()) };

@@ -175,16 +175,18 @@ pub(super) fn merge<'a>(frames: impl Iterator<Item = (u64, &'a Frame)> + Clone) 
 }
 
 /// After a write that took `taken` bytes of `frames`: the position of the last frame touched, and what the socket did
-/// not take of it.
+/// not take of it: nothing, if the frame ends there.
 pub(super) fn settle<'a>(frames: impl Iterator<Item = (u64, &'a Frame)>, mut taken: usize) -> Option<(u64, Bytes)> {
     let mut settled = None;
     for (seq, frame) in frames {
         if taken == 0 {
             break;
         }
-        let part = taken.min(frame.len());
-        settled = Some((seq, frame.after(part)));
-        taken -= part;
+        if taken < frame.len() {
+            return Some((seq, frame.after(taken)));
+        }
+        settled = Some((seq, Bytes::new()));
+        taken -= frame.len();
     }
     settled
 }

@@ -1,6 +1,6 @@
 //! A visit: from a connection's cursor to the tail, as far as its socket and its turn allow.
 
-use std::{io, sync::Arc};
+use std::io;
 
 use smallvec::SmallVec;
 
@@ -131,20 +131,20 @@ impl<S: Peer> Fanout<S> {
             self.wanted.push_back(Wanted { key, ticket, topics, after, told_to, bytes_max: PAGE_BYTES });
             return Ok(0);
         }
-        self.write_given(key, &page)
+        self.write_given(key, page)
     }
 
     /// Takes a page that was wanted, and goes on with its connection, if that is still there.
     pub fn supply(&mut self, key: usize, ticket: u64, page: Result<Page, FetchError>) {
         let Some(connection) = self.connections.get_mut(key).filter(|c| c.fetching == Some(ticket)) else { return };
         connection.fetching = None;
-        match page.map_err(io::Error::other).and_then(|page| self.write_given(key, &page)) {
+        match page.map_err(io::Error::other).and_then(|page| self.write_given(key, page)) {
             Ok(_) => self.queue(key),
             Err(error) => self.close(key, error),
         }
     }
 
-    fn write_given(&mut self, key: usize, page: &Page) -> io::Result<usize> {
+    fn write_given(&mut self, key: usize, page: Page) -> io::Result<usize> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
         let (epoch, format) = (self.log.epoch(), connection.format);
         connection.told_to = page.told_to;
@@ -155,7 +155,7 @@ impl<S: Peer> Fanout<S> {
             connection.cursor = resumed_after.seq;
         }
         let frames: Vec<(u64, Frame)> =
-            page.events.iter().map(|event| (event.seq, frame::event(format, epoch, Arc::clone(event)))).collect();
+            page.events.into_iter().map(|event| (event.seq, frame::event(format, epoch, event))).collect();
         for topic in &page.deleted {
             self.remove_topic(key, topic);
         }

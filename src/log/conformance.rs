@@ -129,6 +129,16 @@ fn an_event_is_kept_until_it_is_too_old(new: New) {
     assert_eq!(place(&*log, &[a], &after(&*log, 1)), (1, None));
 }
 
+fn an_append_drives_out_what_is_too_old(new: New) {
+    // Goal: it does not wait for anybody to look.
+    let (log, [a, b]) = (new(LogConfig { age_max: Duration::from_millis(40), ..roomy() }), names(["a", "b"]));
+    append_all(&*log, [&a, &a, &b]);
+    let begin = Instant::now();
+    until("the events to be too old", || begin.elapsed() > Duration::from_millis(50));
+    assert_eq!(append(&*log, &b), 4);
+    assert_eq!(seqs(&page(&*log, &[a, b], 0)), [4]);
+}
+
 fn a_reader_is_told_exactly_of_what_it_misses(new: New) {
     // Goal: `evicted_to` is the last event removed after the reader's position, of its topics, and 0 when there is none.
     let (log, [a, b, c]) = (new(LogConfig { topic_events_max: 1, ..roomy() }), names(["a", "b", "c"]));
@@ -302,7 +312,7 @@ macro_rules! conforms {
                 positions_count_from_one_over_all_topics, concurrent_appends_come_out_in_one_order,
                 a_feed_carries_what_comes_after_it_was_opened, an_append_that_nobody_awaits_is_published,
                 a_topic_keeps_its_number_of_events, a_topic_keeps_its_bytes, all_topics_keep_their_bytes,
-                an_event_is_kept_until_it_is_too_old, a_reader_is_told_exactly_of_what_it_misses,
+                an_event_is_kept_until_it_is_too_old, an_append_drives_out_what_is_too_old, a_reader_is_told_exactly_of_what_it_misses,
                 a_page_ends_where_it_says, a_subscription_begins_where_it_asks, a_cursor_before_a_loss_is_told_of_it,
                 a_deleted_topic_is_forgotten_and_lives_again, what_is_held_is_known,
                 a_feed_that_nobody_takes_is_lost_and_says_so, the_memory_of_empty_topics_is_bounded,
