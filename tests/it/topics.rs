@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::harness::{TestServer, encoded};
 
+mod death;
 mod deletion;
 mod later;
 
