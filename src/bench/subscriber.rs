@@ -15,7 +15,8 @@ use super::{
 
 /// Connections that have been begun and not been answered. More would overflow what the system queues for a server
 /// that is slow to accept, and wait for seconds until the system tries again.
-const CONNECTING_MAX: usize = 512;
+/// Fewer are as fast, and leave the server's memory, the kernel's too, in the order in which it will be visited.
+const CONNECTING_MAX: usize = 16;
 
 /// All subscribers; each has its place as its token.
 #[derive(Debug)]
