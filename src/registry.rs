@@ -126,7 +126,7 @@ impl Registry {
             },
         };
         let outcome = move |appended: Appended| match appended {
-            Ok(receipt) => Ok(Published::new(receipt, subscribers)),
+            Ok(receipt) => Ok(Published { id: receipt.id, subscribers, replayed: false }),
             Err(error) => Err(RegistryError::Topic(error.into())),
         };
         match self.log.append(Draft { topic, ..draft }) {

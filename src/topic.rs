@@ -67,12 +67,6 @@ pub struct Published {
     pub replayed: bool,
 }
 
-impl Published {
-    pub(crate) fn new(receipt: Receipt, subscribers: usize) -> Self {
-        Self { id: receipt.id, subscribers, replayed: false }
-    }
-}
-
 /// Why a publish was not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
