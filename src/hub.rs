@@ -162,8 +162,7 @@ impl Worker {
             let arrivals = self.door.arrivals.take();
             self.feed.take(&mut batch);
             let now = Instant::now();
-            self.fanout.advance(now);
-            self.fanout.take(&mut batch);
+            self.fanout.take(&mut batch, now);
             for (socket, subscription) in arrivals {
                 self.adopt(socket, subscription);
             }

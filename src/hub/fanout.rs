@@ -167,8 +167,14 @@ impl<S: Peer> Fanout<S> {
         key
     }
 
-    /// Puts what has been committed into the channels and wakes those that have readers.
-    pub fn take(&mut self, batch: &mut Batch) {
+    /// Puts what has been committed into the channels and wakes those that have readers, then moves the clock as
+    /// [`advance`](Self::advance): a stream that ends now ends with all that was committed before.
+    pub fn take(&mut self, batch: &mut Batch, now: Instant) {
+        self.place(batch);
+        self.advance(now);
+    }
+
+    fn place(&mut self, batch: &mut Batch) {
         if batch.lost_to > 0 {
             self.seen = self.seen.max(batch.lost_to);
             let keys: Vec<usize> = self.channels.iter().map(|(key, _)| key).collect();

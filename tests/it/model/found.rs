@@ -183,6 +183,22 @@ fn the_deletion_of_a_topic_at_rest_is_told_at_once() -> Result<(), String> {
     })
 }
 
+#[test]
+fn a_stream_ends_with_all_that_was_committed_before() -> Result<(), String> {
+    // Goal: an event that a publisher knows to be taken is not missing from a stream that ends afterwards.
+    replay(9, |world| {
+        let lifetime = Some(HEARTBEAT / 2);
+        world.subscribe(&[0], Format::Plain, &Start::Live, Manners { lifetime, ..OPEN })?;
+        world.turn(0, usize::MAX)?;
+        publish(world, 0, 1)?;
+        world.now.clock.set(world.now.clock.get() + HEARTBEAT / 2);
+        world.turn(0, usize::MAX)?;
+        let last = world.left.first().map(|client| client.last_id().to_owned());
+        assert_eq!(last, Some(world.id(true, world.history.watermark).to_string()), "it ended, and with the event");
+        world.settle()
+    })
+}
+
 /// More subscribers of `topics` than one turn visits.
 fn crowd(world: &mut World, topics: &[usize]) -> Result<(), String> {
     (0..100).try_for_each(|_| world.subscribe(topics, Format::Plain, &Start::Live, OPEN))?;

@@ -224,8 +224,7 @@ impl World {
         self.feed.take(&mut self.batch);
         self.lose(lost);
         self.breaker.break_feed(&mut self.batch);
-        self.fanout.advance(self.now.clock.get());
-        self.fanout.take(&mut self.batch);
+        self.fanout.take(&mut self.batch, self.now.clock.get());
         for (wire, subscription) in arrivals {
             let register = |wire: &mut Wire, key| {
                 let mut pipe = wire.0.borrow_mut();
