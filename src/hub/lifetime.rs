@@ -16,6 +16,8 @@ use crate::{event::EventId, frame};
 
 /// The soonest that a connection is looked after again, so that one which is overdue does not spin.
 const GRAIN: Duration = Duration::from_millis(10);
+/// The soonest that a drain ends a stream, if there is time: what is being published when it begins still gets into all.
+const LAST_EVENTS: Duration = Duration::from_millis(100);
 
 impl<S: Peer> Fanout<S> {
     /// Moves the clock and does what has fallen due.
@@ -105,10 +107,12 @@ impl<S: Peer> Fanout<S> {
     /// Ends every stream within `within`, spread evenly, so that not all clients come back at the same moment.
     pub fn drain(&mut self, within: Duration) {
         self.draining = true;
+        let begin = LAST_EVENTS.min(within / 10);
+        let spread = within.saturating_sub(begin);
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
             if let Some(connection) = self.connections.get_mut(key) {
-                connection.ends_at = Some(self.now + within.mul_f64(fastrand::f64()));
+                connection.ends_at = Some(self.now + begin + spread.mul_f64(fastrand::f64()));
                 self.schedule(key);
             }
         }

@@ -20,6 +20,8 @@ const SSE: &[(&str, &str)] = &[("accept", "text/event-stream")];
 const LONG: &[(&str, &str)] = &[("TIDINGS__SHUTDOWN__DRAIN", "60s")];
 /// What "at once" may take on a busy machine; far below any drain time used with it.
 const AT_ONCE: Duration = Duration::from_secs(3);
+/// How long a drain lets every stream be, for the sake of publishes that are under way.
+const LAST_EVENTS: Duration = Duration::from_millis(100);
 
 /// How a subscriber's stream was, seen from its end.
 struct Ended {
@@ -111,8 +113,8 @@ async fn thousands_of_streams_end_cleanly_and_resume_on_the_restarted_server() {
     witness.take(10).await;
     drop(witness);
 
-    server.signal("TERM").await;
     let begin = Instant::now();
+    server.signal("TERM").await;
     let mut acknowledged = Vec::new();
     for publisher in publishers {
         acknowledged.push(publisher.await.expect("a publisher gets through"));
@@ -126,12 +128,15 @@ async fn thousands_of_streams_end_cleanly_and_resume_on_the_restarted_server() {
     let published: usize = acknowledged.iter().map(Vec::len).sum();
     assert!(published > 4 * TOPICS, "{published} events are no load");
     for stream in &ended {
-        // Whoever ended early has less, but no hole; the acknowledged came before the drain, so all were delivered.
-        assert_eq!(stream.contents, acknowledged[stream.topic], "topic {}", stream.topic);
+        let acknowledged = &acknowledged[stream.topic];
+        assert!(acknowledged.starts_with(&stream.contents), "{:?} of {acknowledged:?}", stream.contents);
+        // The last may have been under way for so long that a stream had ended; the others were committed before.
+        assert!(acknowledged.len() - stream.contents.len() <= 1, "{:?} of {acknowledged:?}", stream.contents);
     }
     ended.sort_unstable_by_key(|stream| stream.at);
     let at = |part: usize| ended[STREAMS * part / 10].at - begin;
     println!("a tenth had ended after {:?}, half after {:?}, nine tenths after {:?}", at(1), at(5), at(9));
+    assert!(ended[0].at - begin >= LAST_EVENTS, "one ended while publishes were under way");
     assert!(at(9) > at(1) + drain / 4, "they all ended at once");
     assert!(at(5) > at(1) && at(9) > at(5), "they ended in clumps");
     comes_back(address, &ended, TOPICS).await;
