@@ -10,8 +10,6 @@ use std::{
     sync::Arc,
 };
 
-use serde::{Serialize, Serializer};
-
 /// One published event as the log holds it. Immutable and shared; every subscriber reads this one copy.
 #[derive(Debug)]
 pub struct Event {
@@ -230,6 +228,20 @@ pub struct EventId {
 }
 
 impl EventId {
+    /// Bytes of the id as text.
+    #[must_use]
+    pub fn text_len(&self) -> usize {
+        let digits = self.seq.checked_ilog10().unwrap_or(0) + 1;
+        self.epoch.0.len() + "-".len() + usize::try_from(digits).unwrap_or_default()
+    }
+
+    /// Appends the id as text to bytes, as [`Display`](fmt::Display) does to text: it is written for every event.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.epoch.0);
+        out.push(b'-');
+        out.extend_from_slice(itoa::Buffer::new().format(self.seq).as_bytes());
+    }
+
     /// Reads back what [`Display`](fmt::Display) wrote; anything else is `None`, never an error,
     /// because a client that is answered 4xx for its cursor stops for good.
     #[must_use]
@@ -246,12 +258,6 @@ impl fmt::Display for EventId {
         f.write_str(self.epoch.as_str())?;
         f.write_str("-")?;
         f.write_str(itoa::Buffer::new().format(self.seq))
-    }
-}
-
-impl Serialize for EventId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&[self.epoch.as_str(), "-", itoa::Buffer::new().format(self.seq)].concat())
     }
 }
 
@@ -288,7 +294,10 @@ mod tests {
     fn an_id_reads_back_and_nothing_else_does() {
         for seq in [0, 1, 48_213, u64::MAX] {
             let id = EventId { epoch: Epoch::random(), seq };
-            assert_eq!(EventId::parse(&id.to_string()), Some(id));
+            let (text, mut bytes) = (id.to_string(), Vec::new());
+            id.write(&mut bytes);
+            assert_eq!((bytes.as_slice(), id.text_len()), (text.as_bytes(), text.len()));
+            assert_eq!(EventId::parse(&text), Some(id));
         }
         for text in [
             "",

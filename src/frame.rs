@@ -86,9 +86,7 @@ impl AsRef<[u8]> for Frame {
 /// The plain block of a new event, and where its content is.
 #[must_use]
 pub fn plain(id: EventId, name: Option<&EventName>, content: &[u8]) -> (Box<[u8]>, Content) {
-    let mut digits = itoa::Buffer::new();
-    let seq = digits.format(id.seq);
-    let fields = "id: \ndata: \n\n".len() + id.epoch.as_str().len() + "-".len() + seq.len();
+    let fields = "id: \ndata: \n\n".len() + id.text_len();
     let name_field = name.map_or(0, |name| "event: \n".len() + name.as_str().len());
     // Exact for a single line: whatever is too much would be held with every event.
     let mut out = Vec::with_capacity(name_field + fields + content.len());
@@ -195,9 +193,7 @@ fn start(out: &mut Vec<u8>, id: EventId, name: Option<&EventName>) {
         out.push(b'\n');
     }
     out.extend_from_slice(b"id: ");
-    out.extend_from_slice(id.epoch.as_str().as_bytes());
-    out.push(b'-');
-    out.extend_from_slice(itoa::Buffer::new().format(id.seq).as_bytes());
+    id.write(out);
     out.push(b'\n');
 }
 

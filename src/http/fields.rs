@@ -22,7 +22,7 @@ impl<'a> Fields<'a> {
         let decoded = pairs.map(|pair| {
             let mut halves = pair.splitn(2, |b| *b == b'=');
             let (name, value) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
-            let decode = |half| decode(half, source, &String::from_utf8_lossy(name));
+            let decode = |half| decode(half, source, name);
             let name = decode(name)?;
             match decode(value) {
                 Err(_) if lenient.contains(&&*name) => Ok((name, String::from_utf8_lossy(value))),
@@ -53,10 +53,10 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Undoes the percent-encoding of one name or value.
-pub(super) fn decode<'a>(text: &'a [u8], source: &str, name: &str) -> Result<Cow<'a, str>, Problem> {
-    let bad_utf8 =
-        |at: usize| Problem::bad_request("bad_utf8", format!("`{name}` in {source} is not valid UTF-8 at byte {at}"));
+/// Undoes the percent-encoding of `text`: of `name`, or of its value.
+pub(super) fn decode<'a>(text: &'a [u8], source: &str, name: &[u8]) -> Result<Cow<'a, str>, Problem> {
+    let told = || format!("`{}` in {source}", String::from_utf8_lossy(name));
+    let bad_utf8 = |at: usize| Problem::bad_request("bad_utf8", format!("{} is not valid UTF-8 at byte {at}", told()));
     if memchr2(b'%', b'+', text).is_none() {
         return std::str::from_utf8(text).map(Cow::Borrowed).map_err(|error| bad_utf8(error.valid_up_to()));
     }
@@ -72,7 +72,7 @@ pub(super) fn decode<'a>(text: &'a [u8], source: &str, name: &str) -> Result<Cow
             }
             (b'%', _) => {
                 let at = text.len() - tail.len() - 1;
-                let detail = format!("`{name}` in {source} has a `%` without two hexadecimal digits at byte {at}");
+                let detail = format!("{} has a `%` without two hexadecimal digits at byte {at}", told());
                 return Err(Problem::bad_request("bad_encoding", detail));
             }
             _ => *byte,

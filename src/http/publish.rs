@@ -8,7 +8,7 @@ use futures_util::{
     FutureExt as _,
     future::{Either, LocalBoxFuture, Ready, join_all, ready},
 };
-use serde::Serialize;
+use serde_json::Value;
 use smallvec::SmallVec;
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    event::{EventId, EventName, TopicName},
+    event::{EventName, TopicName},
     hub::Carrier,
     log::{AppendError, Draft},
     registry::{Outcome, RegistryError},
@@ -186,49 +186,52 @@ fn key(request: &impl Head) -> Result<Option<Arc<str>>, Problem> {
     }
 }
 
-/// The answer for one topic.
-#[derive(Serialize)]
-struct Receipt<'a> {
-    id: EventId,
-    topic: &'a str,
-    subscribers: usize,
-    durability: &'static str,
-}
-
-#[derive(Serialize)]
-struct Receipts<'a> {
-    published: &'a [Receipt<'a>],
-}
-
 fn answer(edge: &Edge, outcomes: &[(TopicName, Outcome)], several: bool) -> Result<Answer, Problem> {
-    let mut receipts: SmallVec<[Receipt<'_>; 1]> = SmallVec::new();
+    let mut body = Vec::with_capacity(RECEIPT_BYTES * outcomes.len());
     let (mut failed, mut replayed) = (None, true);
     let durability = edge.log.durability().as_str();
     for (topic, outcome) in outcomes {
         match outcome {
-            Ok(Published { id, subscribers, replayed: again }) => {
-                replayed &= again;
-                receipts.push(Receipt { id: *id, topic: topic.as_str(), subscribers: *subscribers, durability });
+            Ok(published) => {
+                replayed &= published.replayed;
+                let before: &[u8] = if body.is_empty() { b"" } else { b"," };
+                body.extend_from_slice(before);
+                write_receipt(&mut body, topic, *published, durability);
             }
             Err(error) => failed = Some(refusal(error)),
         }
     }
+    if several {
+        body = [b"[", &*body, b"]"].concat();
+    }
     if let Some(problem) = failed {
         // Of several topics some may have the event: say which, so that a retry need not guess.
-        let published = || serde_json::to_value(&*receipts).unwrap_or_default();
+        let published = || serde_json::from_slice::<Value>(&body).unwrap_or_default();
         return Err(if several { problem.with("published", published()) } else { problem });
     }
-    let mut body = Vec::with_capacity(RECEIPT_BYTES * receipts.len());
-    let written = match &*receipts {
-        [receipt] if !several => serde_json::to_writer(&mut body, receipt),
-        receipts => serde_json::to_writer(&mut body, &Receipts { published: receipts }),
-    };
-    debug_assert!(written.is_ok(), "numbers and strings, into memory");
+    if several {
+        body = [b"{\"published\":", &*body, b"}"].concat();
+    }
     let mut answer = Answer::new(StatusCode::OK).with("cache-control", "no-store");
     if replayed {
         answer = answer.with("idempotency-replayed", "true");
     }
     Ok(answer.with("content-type", "application/json").body(body))
+}
+
+/// Appends what is said of one topic: `{"id","topic","subscribers","durability"}`. Field by field, because every publish
+/// has one, and of these texts only the topic's name can have anything to escape.
+fn write_receipt(out: &mut Vec<u8>, topic: &TopicName, published: Published, durability: &str) {
+    out.extend_from_slice(b"{\"id\":\"");
+    published.id.write(out);
+    out.extend_from_slice(b"\",\"topic\":");
+    let written = serde_json::to_writer(&mut *out, topic.as_str());
+    debug_assert!(written.is_ok(), "a string, into memory");
+    out.extend_from_slice(b",\"subscribers\":");
+    out.extend_from_slice(itoa::Buffer::new().format(published.subscribers).as_bytes());
+    out.extend_from_slice(b",\"durability\":\"");
+    out.extend_from_slice(durability.as_bytes());
+    out.extend_from_slice(b"\"}");
 }
 
 fn refusal(error: &RegistryError<PublishError>) -> Problem {

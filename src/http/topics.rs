@@ -52,7 +52,7 @@ fn name(edge: &Edge, request: &HttpRequest) -> Result<TopicName, Problem> {
     let raw = path.strip_prefix("/topics/").unwrap_or(path);
     // A plus stands for itself in a path (RFC 3986, section 3.3), unlike in a form.
     let raw = raw.replace('+', "%2B");
-    let topic = fields::decode(raw.as_bytes(), "the path", "topic")?;
+    let topic = fields::decode(raw.as_bytes(), "the path", b"topic")?;
     edge.topics(std::iter::once(&*topic)).map(|(mut topics, _)| topics.remove(0))
 }
 
