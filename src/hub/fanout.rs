@@ -12,6 +12,7 @@ use std::{
     collections::{BinaryHeap, HashMap, VecDeque},
     io,
     iter::repeat_n,
+    num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -53,7 +54,7 @@ pub struct Fanout<S> {
     pub(super) wanted: VecDeque<Wanted>,
     /// Turns that channels have had.
     turns: u32,
-    pub(super) tickets: u64,
+    pub(super) tickets: NonZeroU32,
     pub(super) now: Instant,
     pub(super) draining: bool,
 }
@@ -64,7 +65,7 @@ pub struct Wanted {
     /// The connection.
     pub key: usize,
     /// Tells a late answer from the one waited for.
-    pub ticket: u64,
+    pub ticket: NonZeroU32,
     /// The arguments of [`Log::fetch`].
     pub topics: Vec<TopicName>,
     /// See `topics`.
@@ -101,7 +102,7 @@ impl<S: Peer> Fanout<S> {
             deadlines: BinaryHeap::new(),
             wanted: VecDeque::new(),
             turns: 0,
-            tickets: 0,
+            tickets: NonZeroU32::MIN,
             now,
             draining: false,
         }

@@ -34,7 +34,7 @@ impl<S: Peer> Fanout<S> {
                 return;
             }
             self.deadlines.pop();
-            if self.connections.get(key).is_some_and(|connection| connection.due == due) {
+            if self.connections.get(key).is_some_and(|connection| connection.seldom.due == due) {
                 self.look_after(key);
                 self.schedule(key);
             }
@@ -70,7 +70,7 @@ impl<S: Peer> Fanout<S> {
             self.dismiss(key, channel);
         }
         let Some(connection) = self.connections.get(key) else { return };
-        if connection.ends_at.is_some_and(|ends_at| ends_at <= self.now) {
+        if connection.seldom.ends_at.is_some_and(|ends_at| ends_at <= self.now) {
             return self.end(key);
         }
         if connection.wrote_at + self.config.heartbeat <= self.now {
@@ -92,7 +92,7 @@ impl<S: Peer> Fanout<S> {
     pub(super) fn end(&mut self, key: usize) {
         while self.visit(key) == Visit::More {}
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.ends_at = None;
+        connection.seldom.ends_at = None;
         if !connection.ending {
             let id = EventId { epoch: self.log.epoch(), seq: connection.cursor };
             let retry = jitter(self.config.retry);
@@ -112,7 +112,7 @@ impl<S: Peer> Fanout<S> {
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
             if let Some(connection) = self.connections.get_mut(key) {
-                connection.ends_at = Some(self.now + begin + spread.mul_f64(fastrand::f64()));
+                connection.seldom.ends_at = Some(self.now + begin + spread.mul_f64(fastrand::f64()));
                 self.schedule(key);
             }
         }
@@ -125,16 +125,16 @@ impl<S: Peer> Fanout<S> {
                 Some(since) => (since + self.config.write_timeout).min(self.now + self.config.heartbeat),
                 None => connection.wrote_at + self.config.heartbeat,
             };
-            let due = connection.ends_at.map_or(patience, |ends_at| ends_at.min(patience));
-            connection.due = due.max(self.now + GRAIN);
-            self.deadlines.push(Reverse((connection.due, key)));
+            let due = connection.seldom.ends_at.map_or(patience, |ends_at| ends_at.min(patience));
+            connection.seldom.due = due.max(self.now + GRAIN);
+            self.deadlines.push(Reverse((connection.seldom.due, key)));
         }
     }
 
     /// After a block: the write deadline may come before whatever it was due for.
     pub(super) fn hasten(&mut self, key: usize) {
         let Some(connection) = self.connections.get(key) else { return };
-        if connection.stalled_since.is_some_and(|since| since + self.config.write_timeout < connection.due) {
+        if connection.stalled_since.is_some_and(|since| since + self.config.write_timeout < connection.seldom.due) {
             self.schedule(key);
         }
     }

@@ -1,6 +1,6 @@
 //! A visit: from a connection's cursor to the tail, as far as its socket and its turn allow.
 
-use std::io;
+use std::{io, num::NonZeroU32};
 
 use smallvec::SmallVec;
 
@@ -122,11 +122,11 @@ impl<S: Peer> Fanout<S> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
         let topics: SmallVec<[TopicName; 4]> =
             connection.seats.iter().filter_map(|s| self.channels.get(s.channel)).map(|c| c.topic.clone()).collect();
-        let page = self.log.read(&topics, connection.cursor, connection.told_to, PAGE_BYTES);
+        let page = self.log.read(&topics, connection.cursor, connection.seldom.told_to, PAGE_BYTES);
         if page.is_cold {
-            self.tickets += 1;
+            self.tickets = self.tickets.checked_add(1).unwrap_or(NonZeroU32::MIN);
             connection.fetching = Some(self.tickets);
-            let (ticket, after, told_to) = (self.tickets, connection.cursor, connection.told_to);
+            let (ticket, after, told_to) = (self.tickets, connection.cursor, connection.seldom.told_to);
             let topics = topics.to_vec();
             self.wanted.push_back(Wanted { key, ticket, topics, after, told_to, bytes_max: PAGE_BYTES });
             return Ok(0);
@@ -135,7 +135,7 @@ impl<S: Peer> Fanout<S> {
     }
 
     /// Takes a page that was wanted, and goes on with its connection, if that is still there.
-    pub fn supply(&mut self, key: usize, ticket: u64, page: Result<Page, FetchError>) {
+    pub fn supply(&mut self, key: usize, ticket: NonZeroU32, page: Result<Page, FetchError>) {
         let Some(connection) = self.connections.get_mut(key).filter(|c| c.fetching == Some(ticket)) else { return };
         connection.fetching = None;
         match page.map_err(io::Error::other).and_then(|page| self.write_given(key, page)) {
@@ -147,7 +147,7 @@ impl<S: Peer> Fanout<S> {
     fn write_given(&mut self, key: usize, page: Page) -> io::Result<usize> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
         let (epoch, format) = (self.log.epoch(), connection.format);
-        connection.told_to = page.told_to;
+        connection.seldom.told_to = page.told_to;
         if page.evicted_to > 0 {
             let id = |seq| EventId { epoch, seq };
             let (requested, resumed_after) = (id(connection.cursor).to_string(), id(page.resumes_after()));

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     io,
+    num::NonZeroU32,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -65,7 +66,7 @@ pub struct World {
 /// A page on its way to the connection that wants it.
 struct Fetched {
     key: usize,
-    ticket: u64,
+    ticket: NonZeroU32,
     page: Page,
     /// The log was at this stamp when it was read.
     stamp: usize,
