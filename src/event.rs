@@ -2,13 +2,9 @@
 //!
 //! A value of one of these types is fit for the wire: past this module nobody checks again.
 
-use std::{
-    borrow::Borrow,
-    fmt,
-    hash::{Hash, Hasher},
-    ops::Range,
-    sync::Arc,
-};
+use std::{borrow::Borrow, fmt, ops::Range};
+
+use ecow::EcoString;
 
 /// One published event as the log holds it. Immutable and shared; every subscriber reads this one copy.
 #[derive(Debug)]
@@ -51,21 +47,11 @@ impl Event {
 }
 
 /// The name of a topic: 1 to `limits.topic_bytes_max` bytes of UTF-8 without control characters.
-#[derive(Clone, Debug, Eq, PartialOrd, Ord)]
-pub struct TopicName(Arc<str>);
-
-impl PartialEq for TopicName {
-    /// Names that are looked up are mostly the very same copy: then what they say need not be read.
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
-    }
-}
-
-impl Hash for TopicName {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.hash(state);
-    }
-}
+///
+/// Up to fifteen bytes are held in place: to look up a topic is then to look at its entry, and not at memory elsewhere,
+/// too. Longer ones are shared.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicName(EcoString);
 
 impl TopicName {
     /// Takes `name` if it is a valid topic name of at most `bytes_max` bytes.
@@ -73,7 +59,8 @@ impl TopicName {
     /// # Errors
     /// Says which rule the name breaks.
     pub fn parse(name: &str, bytes_max: usize) -> Result<Self, NameError> {
-        check(name, bytes_max).map(Self)
+        check(name, bytes_max)?;
+        Ok(Self(name.into()))
     }
 
     /// The name as text.
@@ -97,7 +84,7 @@ impl fmt::Display for TopicName {
 
 /// The type of an event (the `event` field): 1 to [`EventName::BYTES_MAX`] bytes without control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventName(Arc<str>);
+pub struct EventName(EcoString);
 
 impl EventName {
     /// The longest event name.
@@ -113,7 +100,8 @@ impl EventName {
         if name.starts_with(Self::RESERVED) {
             return Err(NameError::Reserved);
         }
-        check(name, Self::BYTES_MAX).map(Self)
+        check(name, Self::BYTES_MAX)?;
+        Ok(Self(name.into()))
     }
 
     /// The name as text.
@@ -150,7 +138,7 @@ pub enum NameError {
     Reserved,
 }
 
-fn check(name: &str, bytes_max: usize) -> Result<Arc<str>, NameError> {
+fn check(name: &str, bytes_max: usize) -> Result<(), NameError> {
     if name.is_empty() {
         return Err(NameError::Empty);
     }
@@ -159,7 +147,7 @@ fn check(name: &str, bytes_max: usize) -> Result<Arc<str>, NameError> {
     }
     match name.char_indices().find(|(_, c)| c.is_control()) {
         Some((at, c)) => Err(NameError::Control { code: c.into(), at }),
-        None => Ok(name.into()),
+        None => Ok(()),
     }
 }
 
