@@ -157,15 +157,20 @@ impl Worker {
 
     async fn run(mut self, mut drain: Drain) {
         let (mut batch, mut events) = (Batch::default(), Events::with_capacity(EVENTS));
-        let (mut ends_at, mut polled) = (None, true);
+        let (mut begins, mut ends_at, mut polled) = (None::<Duration>, None, true);
         loop {
-            // Arrivals first, the feed after: see `Fanout::adopt`.
+            // Arrivals first, the feed after: see `Fanout::adopt`. The time first of all: see `Fanout::take`.
+            let now = Instant::now();
             let arrivals = self.door.arrivals.take();
             self.feed.take(&mut batch);
-            let now = Instant::now();
             self.fanout.take(&mut batch, now);
             for (socket, subscription) in arrivals {
                 self.adopt(socket, subscription);
+            }
+            if let Some(within) = begins.take() {
+                ends_at = Some(now + within);
+                // Streams that take their last bytes late still have a fifth of the time for it.
+                self.fanout.drain(within.mul_f64(0.8));
             }
             // Without a system call as long as nothing is ready.
             if let Some(Ok(mut ready)) = self.poll.readable().now_or_never() {
@@ -206,13 +211,7 @@ impl Worker {
                 }
                 () = sleep_until(wake_at) => {}
                 changed = drain.begin.changed(), if ends_at.is_none() => {
-                    let within = changed.ok().and_then(|()| *drain.begin.borrow()).unwrap_or_default();
-                    // The hub may have slept for long.
-                    let now = Instant::now();
-                    self.fanout.advance(now);
-                    ends_at = Some(now + within);
-                    // Streams that take their last bytes late still have a fifth of the time for it.
-                    self.fanout.drain(within.mul_f64(0.8));
+                    begins = Some(changed.ok().and_then(|()| *drain.begin.borrow()).unwrap_or_default());
                 }
             }
         }
@@ -261,10 +260,6 @@ struct Socket {
     socket: mio::net::TcpStream,
     registry: Rc<Registry>,
 }
-
-// Two lines of the processor's cache: see `Connection`. Without optimizations mio keeps more of a socket.
-#[cfg(not(debug_assertions))]
-const _: () = assert!(size_of::<connection::Connection<Socket>>() <= 128);
 
 impl Socket {
     fn watch_readable(&mut self, key: usize) -> io::Result<()> {

@@ -169,7 +169,8 @@ impl<S: Peer> Fanout<S> {
     }
 
     /// Puts what has been committed into the channels and wakes those that have readers, then moves the clock as
-    /// [`advance`](Self::advance): a stream that ends now ends with all that was committed before.
+    /// [`advance`](Self::advance). In this order, and with a time from before the batch was taken, no stream that ends is
+    /// short of an event that was committed before its end.
     pub fn take(&mut self, batch: &mut Batch, now: Instant) {
         self.place(batch);
         self.advance(now);

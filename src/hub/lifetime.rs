@@ -16,7 +16,8 @@ use crate::{event::EventId, frame};
 
 /// The soonest that a connection is looked after again, so that one which is overdue does not spin.
 const GRAIN: Duration = Duration::from_millis(10);
-/// The soonest that a drain ends a stream, if there is time: what is being published when it begins still gets into all.
+/// The soonest that a drain ends a stream, if there is time: what is being published when it begins is as a rule committed
+/// within this, and gets into all streams.
 const LAST_EVENTS: Duration = Duration::from_millis(100);
 
 impl<S: Peer> Fanout<S> {
