@@ -231,3 +231,15 @@ impl<S: Peer> Connection<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_pointer_width = "64")]
+    #[test]
+    fn a_connection_fits_in_two_lines_of_the_cache() {
+        // A socket, and the poll where it is registered.
+        assert_eq!(size_of::<Connection<[usize; 2]>>(), 128);
+    }
+}
