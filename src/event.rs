@@ -2,7 +2,7 @@
 //!
 //! A value of one of these types is fit for the wire: past this module nobody checks again.
 
-use std::{borrow::Borrow, fmt, ops::Range};
+use std::{borrow::Borrow, fmt, ops::Range, sync::Arc};
 
 use ecow::EcoString;
 
@@ -84,7 +84,7 @@ impl fmt::Display for TopicName {
 
 /// The type of an event (the `event` field): 1 to [`EventName::BYTES_MAX`] bytes without control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventName(EcoString);
+pub struct EventName(Arc<str>);
 
 impl EventName {
     /// The longest event name.
