@@ -187,31 +187,31 @@ fn key(request: &impl Head) -> Result<Option<Arc<str>>, Problem> {
 }
 
 fn answer(edge: &Edge, outcomes: &[(TopicName, Outcome)], several: bool) -> Result<Answer, Problem> {
-    let mut body = Vec::with_capacity(RECEIPT_BYTES * outcomes.len());
+    let mut receipts = Vec::with_capacity(RECEIPT_BYTES * outcomes.len());
     let (mut failed, mut replayed) = (None, true);
     let durability = edge.log.durability().as_str();
     for (topic, outcome) in outcomes {
         match outcome {
             Ok(published) => {
                 replayed &= published.replayed;
-                let before: &[u8] = if body.is_empty() { b"" } else { b"," };
-                body.extend_from_slice(before);
-                write_receipt(&mut body, topic, *published, durability);
+                let before: &[u8] = if receipts.is_empty() { b"" } else { b"," };
+                receipts.extend_from_slice(before);
+                write_receipt(&mut receipts, topic, *published, durability);
             }
             Err(error) => failed = Some(refusal(error)),
         }
     }
-    if several {
-        body = [b"[", &*body, b"]"].concat();
-    }
-    if let Some(problem) = failed {
-        // Of several topics some may have the event: say which, so that a retry need not guess.
-        let published = || serde_json::from_slice::<Value>(&body).unwrap_or_default();
-        return Err(if several { problem.with("published", published()) } else { problem });
-    }
-    if several {
-        body = [b"{\"published\":", &*body, b"}"].concat();
-    }
+    let list = |head: &[u8], tail: &[u8]| [head, &*receipts, tail].concat();
+    let body = match (failed, several) {
+        (None, false) => receipts,
+        (None, true) => list(b"{\"published\":[", b"]}"),
+        (Some(problem), false) => return Err(problem),
+        (Some(problem), true) => {
+            // Some may have the event: say which, so that a retry need not guess.
+            let published = serde_json::from_slice::<Value>(&list(b"[", b"]"));
+            return Err(problem.with("published", published.unwrap_or_default()));
+        }
+    };
     let mut answer = Answer::new(StatusCode::OK).with("cache-control", "no-store");
     if replayed {
         answer = answer.with("idempotency-replayed", "true");

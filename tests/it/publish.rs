@@ -79,6 +79,22 @@ async fn a_list_of_one_topic_is_answered_as_one() {
 }
 
 #[tokio::test]
+async fn an_answer_names_the_topic_whatever_it_is_called() {
+    let server = TestServer::start();
+    for (query, names) in [
+        ("topic=%22a%5Cb%2F%22", vec!["\"a\\b/\""]),
+        ("topic=%E2%80%A8%3C%2Fscript%3E", vec!["\u{2028}</script>"]),
+        ("topic=sixteen-bytes-%C3%A9&topic=%22", vec!["sixteen-bytes-é", "\""]),
+    ] {
+        let answer = server.ask("POST", &format!("/publish?{query}&content=x"), &[], b"").await.ok();
+        let receipts = answer["published"].as_array().cloned().unwrap_or_else(|| vec![answer.clone()]);
+        let named: Vec<_> = receipts.iter().map(|receipt| receipt["topic"].as_str().expect("a name")).collect();
+        assert_eq!(named, names, "{answer}");
+        assert!(receipts.iter().all(|receipt| receipt.as_object().is_some_and(|object| object.len() == 4)), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn ids_grow_over_all_topics() {
     // One sequence for the whole log: that is what lets one id resume any set of topics.
     let server = TestServer::start();
