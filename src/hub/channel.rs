@@ -56,7 +56,7 @@ impl Channel {
     /// a window is a shortcut, never a queue.
     const BYTES_MAX: usize = 4 << 20;
     /// The most that one write is given.
-    pub(super) const RUN_BYTES_MAX: usize = 256 << 10;
+    const RUN_BYTES_MAX: usize = 256 << 10;
 
     /// Rounds that a rest follows. After shorter ones it would be too short for any timer; longer ones have collected
     /// enough by themselves.

@@ -26,8 +26,7 @@ pub(super) enum Visit {
     End,
 }
 
-/// What one visit may read before the next connection has its turn: live events wait for it. Twice as much replays no
-/// faster.
+/// Having read this much, a visit leaves the rest to the next: live events wait meanwhile. Twice as much replays no faster.
 const VISIT_BYTES_MAX: usize = 128 << 10;
 /// What one read of the log asks for.
 const PAGE_BYTES: usize = 64 << 10;
