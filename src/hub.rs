@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            feed of committed events ─┐
-//!  sockets handed over by HTTP ────────┼─► loop: take, adopt, look at the clock ─► fan out in slices ─► sockets
+//!  sockets handed over by HTTP ────────┼─► loop: take, look at the clock, adopt ─► fan out in slices ─► sockets
 //!  readiness (mio under AsyncFd) ──────┘
 //! ```
 //!
