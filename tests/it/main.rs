@@ -25,6 +25,7 @@ mod cli;
 mod crash;
 mod disk;
 mod disk_log;
+mod hostile;
 mod limits;
 mod model;
 mod power;
