@@ -192,11 +192,16 @@ impl Worker {
             {
                 return;
             }
-            if busy || !polled {
+            // Not only when there is nothing else to do: a hub that is always busy would keep replays and a drain waiting.
+            self.fetch();
+            let fetched = self.take_fetched();
+            if ends_at.is_none() && drain.begin.has_changed().unwrap_or(true) {
+                begins = Some(drain.begin.borrow_and_update().unwrap_or_default());
+            }
+            if busy || fetched || !polled || begins.is_some() {
                 tokio::task::yield_now().await;
                 continue;
             }
-            self.fetch();
             if self.fanout.is_empty() && self.door.arrivals.borrow().is_empty() {
                 // A worker without subscribers sleeps through what others publish.
                 self.feed.pause();
@@ -225,6 +230,16 @@ impl Worker {
             let page = self.log.fetch(topics, after, told_to, bytes_max);
             self.fetching.push(page.map(move |page| Fetched { key, ticket, page }).boxed_local());
         }
+    }
+
+    /// Takes the pages that have been fetched, without waiting; whether there were any.
+    fn take_fetched(&mut self) -> bool {
+        let mut any = false;
+        while let Some(Some(Fetched { key, ticket, page })) = self.fetching.next().now_or_never() {
+            self.fanout.supply(key, ticket, page);
+            any = true;
+        }
+        any
     }
 
     fn adopt(&mut self, socket: TcpStream, subscription: Subscription) {

@@ -8,7 +8,7 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
-    connection::{Connection, Peer, Seat},
+    connection::{Connection, Peer, Seat, Wrote},
     fanout::Fanout,
     visit::Visit,
 };
@@ -76,16 +76,26 @@ impl<S: Peer> Fanout<S> {
         }
         if connection.wrote_at + self.config.heartbeat <= self.now {
             self.visit(key);
-            let Some(connection) = self.connections.get_mut(key) else { return };
-            let idle = connection.wrote_at + self.config.heartbeat <= self.now
-                && !connection.queued
-                && connection.fetching.is_none();
-            if idle && !connection.is_blocked() {
-                connection.cursor = connection.cursor.max(self.seen);
-                let id = EventId { epoch: self.log.epoch(), seq: connection.cursor };
-                connection.say(&frame::heartbeat(connection.format, id));
-                self.visit(key);
-            }
+            self.beat(key);
+        }
+    }
+
+    /// Shows a stream that has had nothing for `stream.heartbeat` that it lives.
+    fn beat(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.wrote_at + self.config.heartbeat > self.now || connection.is_blocked() {
+            return;
+        }
+        // One that waits for its turn or for a page of the log lives as well, but it is not at the tail.
+        if !connection.queued && connection.fetching.is_none() {
+            connection.cursor = connection.cursor.max(self.seen);
+        }
+        let id = EventId { epoch: self.log.epoch(), seq: connection.cursor };
+        connection.say(&frame::heartbeat(connection.format, id));
+        match connection.flush(key, self.now) {
+            Ok(Wrote::All) => {}
+            Ok(Wrote::Part { .. }) => self.hasten(key),
+            Err(error) => self.close(key, error),
         }
     }
 

@@ -139,7 +139,9 @@ impl<S: Peer> Fanout<S> {
         let Some(connection) = self.connections.get_mut(key).filter(|c| c.fetching == Some(ticket)) else { return };
         connection.fetching = None;
         match page.map_err(io::Error::other).and_then(|page| self.write_given(key, page)) {
-            Ok(_) => self.queue(key),
+            // At once: as a rule this only asks for the next page. Behind all that a busy hub has in its backlog each page
+            // would wait as long as the whole backlog takes.
+            Ok(_) => drop(self.visit(key)),
             Err(error) => self.close(key, error),
         }
     }

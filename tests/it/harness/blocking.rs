@@ -307,23 +307,31 @@ impl Lines {
     /// The next whole line; `None` when the stream has ended, however it ended, a heartbeat is skipped.
     pub fn next(&mut self) -> Option<Line> {
         loop {
-            let mut line = String::new();
-            match self.socket.read_line(&mut line) {
-                Ok(_) if !line.ends_with('\n') => return None,
-                Ok(_) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    panic!("gave up waiting for a line")
-                }
-                Err(_) => return None,
-            }
-            if line != "\n" {
-                let line: Value = serde_json::from_str(&line).expect("a line of JSON");
-                let text = |name: &str| line[name].as_str().map(str::to_owned);
-                let data = text("data").unwrap_or_else(|| line["data"].to_string());
-                let (id, topic) = (text("id").unwrap_or_default(), text("topic").unwrap_or_default());
-                return Some(Line { id, topic, data, event: text("event") });
+            if let Some(line) = self.next_or_heartbeat()? {
+                return Some(line);
             }
         }
+    }
+
+    /// As [`next`](Self::next), and a heartbeat is `Some(None)`.
+    pub fn next_or_heartbeat(&mut self) -> Option<Option<Line>> {
+        let mut line = String::new();
+        match self.socket.read_line(&mut line) {
+            Ok(_) if !line.ends_with('\n') => return None,
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                panic!("gave up waiting for a line")
+            }
+            Err(_) => return None,
+        }
+        if line == "\n" {
+            return Some(None);
+        }
+        let line: Value = serde_json::from_str(&line).expect("a line of JSON");
+        let text = |name: &str| line[name].as_str().map(str::to_owned);
+        let data = text("data").unwrap_or_else(|| line["data"].to_string());
+        let (id, topic) = (text("id").unwrap_or_default(), text("topic").unwrap_or_default());
+        Some(Some(Line { id, topic, data, event: text("event") }))
     }
 
     /// Every line up to the one with `id`, inclusive.
