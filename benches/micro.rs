@@ -17,8 +17,8 @@ use futures_util::future::join_all;
 use tidings::{
     config::{LogConfig, Size, StreamConfig},
     event::{Epoch, Event, EventId, TopicName},
-    frame::{self, Format},
-    hub::{Fanout, Peer, Subscription},
+    frame::{self, Encoding, Format, Framing, Marks},
+    hub::{Fanout, Peer, Subscription, Unsent},
     log::{Batch, Commit, Draft, Feed, Log, disk::DiskLog, memory::MemoryLog},
 };
 use tokio::runtime::{Builder, Runtime};
@@ -26,6 +26,7 @@ use tokio::runtime::{Builder, Runtime};
 const EVENT_BYTES: usize = 100;
 const PEERS: u64 = 1_000;
 const EVENTS: u64 = 10_000;
+const LINES: Encoding = Encoding { format: Format::Lines, framing: Framing::Chunked };
 /// What a visit reads of the log at once.
 const PAGE_BYTES: usize = 256 << 10;
 
@@ -69,7 +70,7 @@ fn encode_ndjson_100_bytes(bencher: Bencher<'_, '_>) {
     let epoch = Epoch::random();
     let (frame, content) = frame::plain(EventId { epoch, seq: 1 }, None, &[b'x'; 100]);
     let event = Arc::new(Event { seq: 1, time_ms: 1_700_000_000_000, topic: topic(), name: None, content, frame });
-    bencher.bench_local(|| frame::event(Format::Lines, epoch, Arc::clone(black_box(&event))));
+    bencher.bench_local(|| frame::event(LINES, epoch, Arc::clone(black_box(&event))));
 }
 
 #[divan::bench]
@@ -164,11 +165,12 @@ fn fanout_one_event_to_1000(bencher: Bencher<'_, '_>) {
     let (topic, runtime) = (topic(), runtime());
     let log: Arc<dyn Log> = Arc::new(MemoryLog::new(LogConfig::default()));
     let (feed, mut batch) = (log.feed(), Batch::default());
-    let mut fanout = Fanout::new(Arc::clone(&log), StreamConfig::default(), Instant::now());
+    let mut fanout = Fanout::new(Arc::clone(&log), StreamConfig::default(), Arc::new(Unsent::new(0)), Instant::now());
     for _ in 0..PEERS {
         let subscription = Subscription {
             topics: [topic.clone()].into_iter().collect(),
-            format: Format::Plain,
+            encoding: Encoding { format: Format::Plain, framing: Framing::Chunked },
+            marks: Marks::Event,
             after: 0,
             told_to: 0,
             ends_at: None,

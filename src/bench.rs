@@ -97,7 +97,7 @@ pub struct Arguments {
     #[arg(long, value_name = "PATH", default_value = "/publish?topic={topic}", value_parser = template)]
     publish: String,
     /// Where the streams are.
-    #[arg(long, value_name = "PATH", default_value = "/subscribe?topic={topic}", value_parser = template)]
+    #[arg(long, value_name = "PATH", default_value = "/subscribe?topic={topic}&marks=id", value_parser = template)]
     subscribe: String,
     /// A field for every request; may be given several times.
     #[arg(long, value_name = "NAME: VALUE", value_parser = header)]

@@ -231,6 +231,8 @@ pub struct StreamConfig {
     pub lifetime_max: Duration,
     /// A subscriber that takes nothing for this long is cut, 100 ms to 1 h.
     pub write_timeout: Duration,
+    /// Bytes of events and notices that have been begun and wait for slow subscribers, 1 MiB to 1 TiB.
+    pub unsent_bytes_max: Size,
     /// How long after its deletion a topic tells reconnecting subscribers to stop, 0 to 24 h.
     pub gone: Duration,
 }
@@ -242,6 +244,7 @@ impl Default for StreamConfig {
             retry: Duration::from_secs(3),
             lifetime_max: Duration::ZERO,
             write_timeout: Duration::from_secs(30),
+            unsent_bytes_max: Size::mib(64),
             gone: Duration::from_mins(1),
         }
     }

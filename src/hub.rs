@@ -39,12 +39,14 @@ mod connection;
 mod fanout;
 mod handover;
 mod lifetime;
+mod unsent;
 mod visit;
 
 pub use connection::{Peer, Subscription};
 pub use fanout::{Fanout, Wanted};
 pub use handover::Carrier;
 pub use lifetime::jitter;
+pub use unsent::Unsent;
 
 /// How long the hub works before it lets the HTTP server have the thread. Shorter coalesces more of a burst, longer
 /// spares switches; at half a millisecond neither shows in the figures (README, Performance).
@@ -54,7 +56,7 @@ const HEAVY_SLICE: Duration = Duration::from_micros(250);
 /// Turns between two looks at the clock, as long as none is heavy.
 const TURNS_PER_LOOK: u32 = 8;
 /// Pages that are fetched at once; more wait their turn, so that replays of cold history share the disk.
-const FETCHES_MAX: usize = 8;
+const FETCHES_MAX: usize = 4;
 /// Readiness events taken from the system at once: each may be a stream to close, and a thousand can go together.
 const EVENTS: usize = 128;
 
@@ -85,19 +87,19 @@ impl Hub {
     ///
     /// # Errors
     /// When the system gives no poll instance.
-    pub fn start(log: &Arc<dyn Log>, config: &StreamConfig, drain: Drain) -> io::Result<Self> {
+    pub fn start(log: &Arc<dyn Log>, config: &StreamConfig, unsent: &Arc<Unsent>, drain: Drain) -> io::Result<Self> {
         let hub = Self(Rc::default());
         // Held by the hub's task, so that it goes when that ends.
         let done = drain.done.upgrade();
         let door = Rc::clone(&hub.0);
-        let (log, config) = (Arc::clone(log), config.clone());
-        let mut worker = Worker::new(&log, &config, &door)?;
+        let (log, config, unsent) = (Arc::clone(log), config.clone(), Arc::clone(unsent));
+        let mut worker = Worker::new(&log, &config, &unsent, &door)?;
         tokio::task::spawn_local(async move {
             let _done = done;
             // A bug that panics costs this worker's streams, which resume, and not all streams to come.
             while let Err(error) = tokio::task::spawn_local(worker.run(drain.clone())).await {
                 tracing::error!(%error, "a hub died and is started anew; its subscribers resume with their cursors");
-                worker = match Worker::new(&log, &config, &door) {
+                worker = match Worker::new(&log, &config, &unsent, &door) {
                     Ok(worker) => worker,
                     Err(error) => {
                         tracing::error!(%error, "the hub cannot be started");
@@ -140,12 +142,12 @@ struct Fetched {
 }
 
 impl Worker {
-    fn new(log: &Arc<dyn Log>, config: &StreamConfig, door: &Rc<Door>) -> io::Result<Self> {
+    fn new(log: &Arc<dyn Log>, config: &StreamConfig, unsent: &Arc<Unsent>, door: &Rc<Door>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = Rc::new(poll.registry().try_clone()?);
         // The feed before the fan-out reads the watermark: what is committed in between comes twice, not never.
         let feed = log.feed();
-        let fanout = Fanout::new(Arc::clone(log), config.clone(), Instant::now());
+        let fanout = Fanout::new(Arc::clone(log), config.clone(), Arc::clone(unsent), Instant::now());
         #[expect(
             deprecated,
             reason = "its successor is unsafe to call; a Poll owns its descriptor and never changes it"
@@ -172,14 +174,7 @@ impl Worker {
                 // Streams that take their last bytes late still have a fifth of the time for it.
                 self.fanout.drain(within.mul_f64(0.8));
             }
-            // Without a system call as long as nothing is ready.
-            if let Some(Ok(mut ready)) = self.poll.readable().now_or_never() {
-                ready.clear_ready();
-                polled = false;
-            }
-            if !polled {
-                polled = !self.poll_events(&mut events);
-            }
+            polled = self.look(&mut events, polled);
             let mut turns = 0;
             let busy = self.fanout.run(|heavy| {
                 turns += 1;
@@ -247,6 +242,16 @@ impl Worker {
         if let Err(error) = self.fanout.adopt(socket, subscription, Socket::watch_readable) {
             tracing::warn!(%error, "a subscriber could not be taken over");
         }
+    }
+
+    /// Looks for sockets that have become ready, without a system call as long as the poll is not; whether that is done.
+    fn look(&mut self, events: &mut Events, polled: bool) -> bool {
+        let mut polled = polled;
+        if let Some(Ok(mut ready)) = self.poll.readable().now_or_never() {
+            ready.clear_ready();
+            polled = false;
+        }
+        polled || !self.poll_events(events)
     }
 
     /// Tells the fan-out of sockets that have become ready; whether there may be more of them.

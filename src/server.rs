@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     config::{Config, Engine},
-    hub::Drain,
+    hub::{Drain, Unsent},
     limits::Connections,
     log::{
         Log,
@@ -115,6 +115,7 @@ impl Server {
             log: Arc::clone(&log),
             registry: Arc::clone(&registry),
             connections: Arc::clone(&connections),
+            unsent: Arc::new(Unsent::new(config.stream.unsent_bytes_max.to_usize())),
             drain: Drain { begin, done: done.downgrade() },
             room: Arc::new(Semaphore::new(config.limits.connections_max.saturating_add(OTHER_CONNECTIONS))),
         };

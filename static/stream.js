@@ -189,6 +189,7 @@ export class Subscription {
     const url = new URL(this.#url);
     for (const topic of this.#topics) url.searchParams.append('topic', topic);
     url.searchParams.set('envelope', 'json'); // so that each event names its topic
+    url.searchParams.set('marks', 'id'); // so that the cursor moves while nothing comes
     if (this.cursor === '' && this.#start !== '') {
       for (const [key, value] of new URLSearchParams(this.#start)) url.searchParams.set(key, value);
     }

@@ -96,6 +96,8 @@ impl Blocks {
                 self.commit_id();
                 return true;
             }
+            // A comment between blocks is a sign of life, with or without a blank line behind it.
+            [b':', ..] if self.block == Block::Other => return true,
             [b'd', b'a', b't', b'a', b':', value @ ..] => {
                 if let Some(stamp) = Stamp::read(self.run, trimmed(value)) {
                     self.block = Block::Event(stamp);
@@ -154,7 +156,10 @@ mod tests {
             format!("event: broker.gap{end}data: {{}}{end}{end}event:broker.refused{end}{end}data: ~x{end}{end}");
         let text = [first, events.concat(), last].concat();
         let event = |number| Block::Event(stamp(number));
-        (text.into_bytes(), vec![Block::Other, event(0), event(1), event(2), Block::Gap, Block::Refused, Block::Other])
+        (
+            text.into_bytes(),
+            vec![Block::Other, Block::Other, event(0), event(1), event(2), Block::Gap, Block::Refused, Block::Other],
+        )
     }
 
     #[test]

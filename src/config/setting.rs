@@ -74,6 +74,7 @@ pub const SETTINGS: &[Setting] = &[
     row("stream.retry", Time(TICK..=TEN_MINUTES, |c| &mut c.stream.retry)),
     row("stream.lifetime_max", TimeOr("never", SECOND..=TEN_YEARS, |c| &mut c.stream.lifetime_max)),
     row("stream.write_timeout", Time(TICK..=HOUR, |c| &mut c.stream.write_timeout)),
+    row("stream.unsent_bytes_max", Rule::Size(Size::mib(1)..=Size::tib(1), |c| &mut c.stream.unsent_bytes_max)),
     row("stream.gone", Time(Duration::ZERO..=DAY, |c| &mut c.stream.gone)),
     row("publish.allow_get", Flag(|c| &mut c.publish.allow_get)),
     row("publish.event_bytes_max", Rule::Size(Size::new(1)..=Size::mib(64), |c| &mut c.publish.event_bytes_max)),

@@ -12,7 +12,7 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: SmallVec<[(&'static str, Cow<'static, str>); 3]>,
     pub(super) body: Vec<u8>,
-    /// It ends with the connection (RFC 9112, section 6.3, rule 8): its length is not told.
+    /// Its length is not known: it is chunked already, or ends with the connection (RFC 9112, section 6.3).
     pub(super) is_stream: bool,
     /// The connection ends with it.
     pub(super) is_last: bool,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use actix_web::HttpRequest;
+use actix_web::{HttpRequest, http::Version};
 
 /// What the routes of events ask of a request.
 pub(super) trait Head {
@@ -10,6 +10,9 @@ pub(super) trait Head {
 
     /// What follows the `?`.
     fn query(&self) -> &str;
+
+    /// Whether the client understands a chunked response (HTTP/1.1).
+    fn takes_chunks(&self) -> bool;
 
     /// Where it comes from.
     fn remote(&self) -> Option<IpAddr>;
@@ -41,6 +44,10 @@ impl Head for HttpRequest {
 
     fn query(&self) -> &str {
         self.query_string()
+    }
+
+    fn takes_chunks(&self) -> bool {
+        self.version() >= Version::HTTP_11
     }
 
     fn remote(&self) -> Option<IpAddr> {

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     event::{EventId, TopicName},
-    frame::{self, Format},
+    frame::{self, Encoding, Format, Framing, Marks, Opening},
     hub::{Carrier, Subscription, jitter},
     limits::{ConnectionPermit, TooManyConnections},
     log::{Placement, Start},
@@ -46,7 +46,7 @@ const REFUSED_PATIENCE: u32 = 4;
 pub(super) async fn route(edge: web::Data<Edge>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let wish = Wish::read(&edge, &request)?;
     if Head::method(&request) == "HEAD" {
-        return Ok(HttpResponse::from(head(wish.format, None)).set_body(BoxBody::new(body::None::new())));
+        return Ok(HttpResponse::from(head(wish.encoding.format, None)).set_body(BoxBody::new(body::None::new())));
     }
     Ok(match wish.grant(&edge).await? {
         Granted::Answer(answer) => answer.into(),
@@ -65,7 +65,8 @@ pub(super) async fn route(edge: web::Data<Edge>, request: HttpRequest) -> Result
 /// What a request asks for.
 pub(super) struct Wish {
     topics: SmallVec<[TopicName; 1]>,
-    format: Format,
+    encoding: Encoding,
+    marks: Marks,
     start: Start,
     /// The cursor as it was sent.
     requested: String,
@@ -100,16 +101,20 @@ impl Wish {
         let mut requested = requested.unwrap_or_default();
         requested.truncate(requested.floor_char_boundary(REQUESTED_BYTES_MAX));
         let format = format(request, query)?;
+        let framing = if request.takes_chunks() { Framing::Chunked } else { Framing::Close };
+        let encoding = Encoding { format, framing };
+        let marks = marks(query)?;
         let as_stream = format != Format::Lines && accepts(request, "text/event-stream");
-        Ok(Self { topics, format, start, requested, gap_fails, as_stream, remote: request.remote() })
+        Ok(Self { topics, encoding, marks, start, requested, gap_fails, as_stream, remote: request.remote() })
     }
 
     /// Takes the subscriber in, or says why not.
     pub(super) async fn grant(self, edge: &Edge) -> Result<Granted, Problem> {
-        let (format, as_stream) = (self.format, self.as_stream);
+        let (format, as_stream) = (self.encoding.format, self.as_stream);
+        let cursor = if let Start::After(id) = self.start { Some(id) } else { None };
         match admit(edge, self).await {
             Ok((head, subscription)) => Ok(Granted::Stream(head, Box::new(subscription))),
-            Err(refusal) => refuse(edge, format, as_stream, refusal).map(Granted::Answer),
+            Err(refusal) => refuse(edge, format, cursor, as_stream, refusal).map(Granted::Answer),
         }
     }
 }
@@ -130,6 +135,15 @@ fn format(request: &impl Head, query: &Fields<'_>) -> Result<Format, Problem> {
         Some(other) => return Err(bad_parameter("envelope", other, "`json` or `none`")),
     };
     Ok(if accepts(request, "application/x-ndjson") { Format::Lines } else { envelope })
+}
+
+fn marks(query: &Fields<'_>) -> Result<Marks, Problem> {
+    match query.only("marks")? {
+        None | Some("event") => Ok(Marks::Event),
+        Some("id") => Ok(Marks::Id),
+        Some("none") => Ok(Marks::None),
+        Some(other) => Err(bad_parameter("marks", other, "`event`, `id` or `none`")),
+    }
 }
 
 /// The cursor; the header wins, because a browser's own reconnect sends it and keeps the query of the first request.
@@ -179,25 +193,25 @@ enum Refusal {
 }
 
 async fn admit(edge: &Edge, wish: Wish) -> Result<(Answer, Subscription), Refusal> {
-    let (format, remote) = (wish.format, wish.remote);
+    let (encoding, remote) = (wish.encoding, wish.remote);
     if edge.is_draining() {
         return Err(Refusal::Draining);
     }
     let permit = edge.connections.admit(remote).map_err(Refusal::Connections)?;
     let (mut topics, mut deleted) = (SmallVec::new(), Vec::new());
     let mut memberships = SmallVec::new();
-    for topic in wish.topics {
+    for topic in &wish.topics {
         let cursor = match wish.start {
             Start::After(id) if id.epoch == edge.log.epoch() => Some(id.seq),
             _ => None,
         };
-        match edge.registry.join(&topic, Subscriber { remote, cursor }).await {
+        match edge.registry.join(topic, Subscriber { remote, cursor }).await {
             Ok(membership) => {
                 topics.push(membership.topic().clone());
                 memberships.push(membership);
             }
             // What is left of the wish goes on without it.
-            Err(RegistryError::Topic(JoinError::Deleted)) => deleted.push(topic),
+            Err(RegistryError::Topic(JoinError::Deleted)) => deleted.push(topic.clone()),
             Err(error) => return Err(Refusal::Topic(error)),
         }
     }
@@ -208,18 +222,23 @@ async fn admit(edge: &Edge, wish: Wish) -> Result<(Answer, Subscription), Refusa
     if let Some(reason) = placement.gap.filter(|_| wish.gap_fails) {
         return Err(Refusal::Gap(reason.as_str().to_owned()));
     }
-    let first = first_bytes(edge, format, placement, &wish.requested, &deleted);
+    let first = first_bytes(edge, &wish, placement, &topics, &deleted);
     let lifetime = edge.config.stream.lifetime_max;
     let subscription = Subscription {
         topics,
-        format,
+        encoding,
+        marks: wish.marks,
         after: placement.after,
         told_to: placement.told_to,
         ends_at: (!lifetime.is_zero()).then(|| Instant::now() + jitter(lifetime)),
         hold: Box::new(Hold { _memberships: memberships, _permit: permit }),
     };
     let id = EventId { epoch: edge.log.epoch(), seq: placement.after };
-    Ok((head(format, Some(id)).body(first), subscription))
+    let mut head = head(encoding.format, Some(id)).body(first);
+    if encoding.framing == Framing::Chunked {
+        head = head.with("transfer-encoding", "chunked");
+    }
+    Ok((head, subscription))
 }
 
 /// What a stream holds for as long as it lives.
@@ -228,22 +247,24 @@ struct Hold {
     _permit: ConnectionPermit,
 }
 
-fn first_bytes(edge: &Edge, format: Format, placement: Placement, requested: &str, deleted: &[TopicName]) -> Bytes {
-    let id = EventId { epoch: edge.log.epoch(), seq: placement.after };
-    let mut bytes = BytesMut::from(&*frame::preamble(format, jitter(edge.config.stream.retry), id));
+fn first_bytes(edge: &Edge, wish: &Wish, placement: Placement, topics: &[TopicName], deleted: &[TopicName]) -> Bytes {
+    let (config, encoding) = (&edge.config.stream, wish.encoding);
+    let cursor = EventId { epoch: edge.log.epoch(), seq: placement.after };
+    let opening = Opening { retry: jitter(config.retry), cursor, topics, heartbeat: config.heartbeat };
+    let mut bytes = BytesMut::from(&*frame::opening(encoding, wish.marks, opening));
     if let Some(reason) = placement.gap {
-        bytes.extend_from_slice(&frame::gap(format, reason, requested, id));
+        bytes.extend_from_slice(&frame::gap(encoding, reason, &wish.requested, cursor));
     }
     for topic in deleted {
-        bytes.extend_from_slice(&frame::deleted(format, topic));
+        bytes.extend_from_slice(&frame::deleted(encoding, topic));
     }
     bytes.freeze()
 }
 
-/// The response of a stream: blocks go out as they are, without chunk framing, the same bytes for every subscriber.
+/// The head of a stream's response, without how its end is known.
 fn head(format: Format, id: Option<EventId>) -> Answer {
     let media_type = match format {
-        Format::Plain | Format::Envelope => "text/event-stream",
+        Format::Plain | Format::Envelope => "text/event-stream; charset=utf-8",
         Format::Lines => "application/x-ndjson",
     };
     let mut head = Answer::new(StatusCode::OK)
@@ -259,7 +280,13 @@ fn head(format: Format, id: Option<EventId>) -> Answer {
 }
 
 /// An `EventSource` is told in a stream, and comes back; other clients get the status that says it.
-fn refuse(edge: &Edge, format: Format, as_stream: bool, refusal: Refusal) -> Result<Answer, Problem> {
+fn refuse(
+    edge: &Edge,
+    format: Format,
+    cursor: Option<EventId>,
+    as_stream: bool,
+    refusal: Refusal,
+) -> Result<Answer, Problem> {
     let retry = jitter(edge.config.stream.retry * REFUSED_PATIENCE);
     let unavailable = |code, detail: String| Problem::unavailable(code, detail, retry);
     let problem = match refusal {
@@ -282,7 +309,7 @@ fn refuse(edge: &Edge, format: Format, as_stream: bool, refusal: Refusal) -> Res
     if !as_stream {
         return Err(problem);
     }
-    let mut answer = head(format, None).body(frame::refused(format, retry, problem.code(), problem.detail()));
+    let mut answer = head(format, None).body(frame::refused(format, retry, cursor, problem.code(), problem.detail()));
     answer.is_stream = false;
     Ok(answer)
 }

@@ -1,4 +1,4 @@
-//! One topic in one format on one hub: who sits in it, and the frames that not all of them have yet.
+//! One topic in one encoding on one hub: who sits in it, and the frames that not all of them have yet.
 
 use std::{
     collections::VecDeque,
@@ -12,14 +12,14 @@ use smallvec::SmallVec;
 use super::connection::Run;
 use crate::{
     event::TopicName,
-    frame::{Format, Frame},
+    frame::{Encoding, Frame},
 };
 
-/// A topic's subscribers of one format on this hub, and the window of frames between the slowest round and the tail.
+/// A topic's subscribers of one encoding on this hub, and the window of frames between the slowest round and the tail.
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) topic: TopicName,
-    pub(super) format: Format,
+    pub(super) encoding: Encoding,
     /// Keys of the connections that sit here.
     pub(super) members: SmallVec<[usize; 2]>,
     frames: VecDeque<(u64, Frame)>,
@@ -66,10 +66,10 @@ impl Channel {
     /// With more than this the bytes of a write cost more than the write: nothing is gained by waiting.
     const REST_BYTES_MAX: usize = 32 << 10;
 
-    pub(super) fn new(topic: TopicName, format: Format, seen: u64, now: Instant) -> Self {
+    pub(super) fn new(topic: TopicName, encoding: Encoding, seen: u64, now: Instant) -> Self {
         Self {
             topic,
-            format,
+            encoding,
             members: SmallVec::new(),
             frames: VecDeque::new(),
             bytes: 0,
@@ -144,10 +144,11 @@ impl Channel {
 
     /// The frames after `cursor` in one piece, up to the limit of a run; `to` where the window ends.
     pub(super) fn run(&mut self, cursor: u64, to: u64) -> Option<Run<'_>> {
-        let first = self.after(cursor).next().map(|(seq, _)| *seq)?;
+        let (first, alone) = self.after(cursor).next().map(|(seq, frame)| (*seq, Self::fills_a_run(frame)))?;
         let last = self.frames.back().map_or(first, |(seq, _)| *seq);
-        if first == last {
-            return self.frames.back().map(|(_, frame)| Run { bytes: frame, to });
+        if first == last || alone {
+            let to = if first == last { to } else { first };
+            return self.after(cursor).next().map(|(_, frame)| Run { bytes: frame, last: first, to });
         }
         let kept = self.merged.take().filter(|merged| merged.first == first && merged.last == last);
         let merged = kept.unwrap_or_else(|| {
@@ -155,7 +156,12 @@ impl Channel {
             Box::new(Merged { first, last, to, bytes })
         });
         let merged = self.merged.insert(merged);
-        Some(Run { bytes: &merged.bytes, to: if merged.to == last { to } else { merged.to } })
+        Some(Run { bytes: &merged.bytes, last: merged.to, to: if merged.to == last { to } else { merged.to } })
+    }
+
+    /// Whether `frame` is written by itself: to put others behind it would copy it.
+    pub(super) fn fills_a_run(frame: &Frame) -> bool {
+        frame.len() >= Self::RUN_BYTES_MAX
     }
 }
 
@@ -174,18 +180,21 @@ pub(super) fn merge<'a>(frames: impl Iterator<Item = (u64, &'a Frame)> + Clone) 
     (to, bytes.freeze())
 }
 
-/// After a write that took `taken` bytes of `frames`: the position of the last frame touched, and what the socket did
-/// not take of it: nothing, if the frame ends there.
-pub(super) fn settle<'a>(frames: impl Iterator<Item = (u64, &'a Frame)>, mut taken: usize) -> Option<(u64, Bytes)> {
+/// Where a write ended: the position of the last frame that it touched, and, when that is not all out, the frame and how
+/// much of it is.
+pub(super) type Settled = (u64, Option<(Frame, usize)>);
+
+/// Where a write that took `taken` bytes of `frames` ended.
+pub(super) fn settle<'a>(frames: impl Iterator<Item = (u64, &'a Frame)>, mut taken: usize) -> Option<Settled> {
     let mut settled = None;
     for (seq, frame) in frames {
         if taken == 0 {
             break;
         }
         if taken < frame.len() {
-            return Some((seq, frame.after(taken)));
+            return Some((seq, Some((frame.clone(), taken))));
         }
-        settled = Some((seq, Bytes::new()));
+        settled = Some((seq, None));
         taken -= frame.len();
     }
     settled

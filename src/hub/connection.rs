@@ -7,10 +7,15 @@ use std::{
     time::Instant,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::{event::TopicName, frame::Format};
+use crate::{
+    event::TopicName,
+    frame::{Encoding, Marks},
+};
+
+use super::unsent::Unsent;
 
 /// What a hub needs of a socket. It must not block.
 pub trait Peer: Read + Write {
@@ -30,7 +35,9 @@ pub struct Subscription {
     /// The topics, each once.
     pub topics: SmallVec<[TopicName; 1]>,
     /// How its events are written.
-    pub format: Format,
+    pub encoding: Encoding,
+    /// How its position is told where there is no event.
+    pub marks: Marks,
     /// It has everything up to this position.
     pub after: u64,
     /// It knows of this many removals of the log.
@@ -53,18 +60,19 @@ pub(super) struct Seat {
 #[repr(align(64))]
 pub(super) struct Connection<S> {
     pub(super) socket: S,
-    pub(super) format: Format,
+    pub(super) encoding: Encoding,
     pub(super) seats: SmallVec<[Seat; 1]>,
-    /// Everything up to here has been written, or is in `rest`.
+    /// Everything up to here has been written, or is in `unsent`.
     pub(super) cursor: u64,
-    /// What the socket has not yet taken of the last blocks written: always the tail of a block, or whole blocks of
-    /// the broker's own. It shares the frame's memory.
-    rest: Bytes,
+    /// The last id on the wire.
+    pub(super) marked: u64,
+    /// What the socket has yet to take of blocks that were begun; as a rule nothing.
+    unsent: Option<Box<Rest>>,
     room: Room,
     /// Since when the socket has taken nothing of what it was offered.
     pub(super) stalled_since: Option<Instant>,
     pub(super) wrote_at: Instant,
-    /// Nothing follows what is in `rest`.
+    /// Nothing follows what is in `unsent`.
     pub(super) ending: bool,
     /// It waits for a page that is fetched under this ticket.
     pub(super) fetching: Option<NonZeroU32>,
@@ -73,8 +81,26 @@ pub(super) struct Connection<S> {
     pub(super) seldom: Box<Seldom>,
 }
 
+/// What a socket has yet to take, in this order.
+#[derive(Default)]
+struct Rest {
+    cut: Option<Cut>,
+    /// Blocks of the broker's own.
+    own: Bytes,
+}
+
+/// An event that the socket has taken in part. Its bytes are in [`Unsent`], or have to be read
+/// again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cut {
+    pub(super) seq: u64,
+    /// Bytes of its frame that are out.
+    pub(super) taken: usize,
+}
+
 /// What a delivery has no use for.
 pub(super) struct Seldom {
+    pub(super) marks: Marks,
     pub(super) ends_at: Option<Instant>,
     /// When to look after it next.
     pub(super) due: Instant,
@@ -100,6 +126,8 @@ enum Room {
 #[derive(Clone, Copy)]
 pub(super) struct Run<'a> {
     pub(super) bytes: &'a [u8],
+    /// The position of its last event; 0 when there is none.
+    pub(super) last: u64,
     /// The whole run written, the subscriber has everything up to here.
     pub(super) to: u64,
 }
@@ -109,11 +137,31 @@ pub(super) struct Run<'a> {
 pub(super) enum Wrote {
     /// All of it.
     All,
-    /// The socket is full. The caller hands over the tail of the block that was cut, if one was.
+    /// The socket is full. The caller says which event was cut, if one was.
     Part {
         /// Bytes of the run taken.
         taken: usize,
     },
+}
+
+impl<S> Connection<S> {
+    /// The event that the socket has taken in part.
+    pub(super) fn cut(&self) -> Option<Cut> {
+        self.unsent.as_ref().and_then(|rest| rest.cut)
+    }
+
+    /// Bytes of the broker's own blocks that the socket has yet to take.
+    pub(super) fn own(&self) -> usize {
+        self.unsent.as_ref().map_or(0, |rest| rest.own.len())
+    }
+
+    /// What it has not sent will not be sent.
+    pub(super) fn let_go(&self, unsent: &Unsent) {
+        if let Some(rest) = &self.unsent {
+            unsent.settle(rest.own.len());
+            rest.cut.into_iter().for_each(|cut| unsent.end((cut.seq, self.encoding)));
+        }
+    }
 }
 
 impl<S: Peer> Connection<S> {
@@ -124,10 +172,11 @@ impl<S: Peer> Connection<S> {
     pub(super) fn new(socket: S, subscription: Subscription, now: Instant) -> Self {
         Self {
             socket,
-            format: subscription.format,
+            encoding: subscription.encoding,
             seats: SmallVec::new(),
             cursor: subscription.after,
-            rest: Bytes::new(),
+            marked: if subscription.marks == Marks::None { 0 } else { subscription.after },
+            unsent: None,
             room: Room::Untried,
             stalled_since: None,
             wrote_at: now,
@@ -135,6 +184,7 @@ impl<S: Peer> Connection<S> {
             fetching: None,
             queued: false,
             seldom: Box::new(Seldom {
+                marks: subscription.marks,
                 ends_at: subscription.ends_at,
                 due: now,
                 told_to: subscription.told_to,
@@ -156,30 +206,65 @@ impl<S: Peer> Connection<S> {
 
     /// Puts a block of the broker's own behind what is still to be written.
     pub(super) fn say(&mut self, block: &Bytes) {
-        if self.rest.is_empty() {
-            self.rest = block.clone();
+        let own = &mut self.unsent.get_or_insert_default().own;
+        if own.is_empty() {
+            *own = block.clone();
         } else {
-            let mut both = BytesMut::with_capacity(self.rest.len() + block.len());
-            both.extend_from_slice(&self.rest);
-            both.extend_from_slice(block);
-            self.rest = both.freeze();
+            *own = [&**own, block].concat().into();
         }
     }
 
-    /// Keeps the tail of a block that the socket has taken in part.
-    pub(super) fn keep(&mut self, tail: Bytes) {
-        debug_assert!(self.rest.is_empty(), "a block was cut while an earlier one was not out");
-        self.rest = tail;
+    /// The socket has taken so many bytes of the event at `seq`, and not all.
+    pub(super) fn begin(&mut self, seq: u64, taken: usize) {
+        let rest = self.unsent.get_or_insert_default();
+        debug_assert!(
+            rest.own.is_empty() && rest.cut.is_none(),
+            "an event was begun while an earlier block was not out"
+        );
+        rest.cut = Some(Cut { seq, taken });
     }
 
-    /// Writes what is left over, then `run`, as far as the socket takes it.
+    /// Writes what is left of the broker's own, then `run`, as far as the socket takes it. No event is cut.
     pub(super) fn write(&mut self, run: Run<'_>, key: usize, now: Instant) -> io::Result<Wrote> {
-        let (rest, total) = (self.rest.len(), self.rest.len() + run.bytes.len());
+        debug_assert!(self.cut().is_none(), "the rest of an event comes first");
+        let own = self.unsent.as_ref().map_or_else(Bytes::new, |rest| rest.own.clone());
+        let taken = self.offer(&own, run.bytes, now)?;
+        if taken == own.len() + run.bytes.len() {
+            self.unsent = None;
+            self.cursor = self.cursor.max(run.to);
+            self.marked = self.marked.max(run.last);
+            return Ok(Wrote::All);
+        }
+        let of_own = taken.min(own.len());
+        self.unsent = (of_own < own.len()).then(|| Box::new(Rest { cut: None, own: own.slice(of_own..) }));
+        self.wait(key, now)?;
+        Ok(Wrote::Part { taken: taken - of_own })
+    }
+
+    /// Writes what is left over, as far as the socket takes it. `frame` is that of the event that was cut, if one was.
+    pub(super) fn flush(&mut self, frame: &[u8], key: usize, now: Instant) -> io::Result<Wrote> {
+        let Some(Rest { cut, own }) = self.unsent.as_deref() else { return Ok(Wrote::All) };
+        let (cut, own) = (*cut, own.clone());
+        let event = cut.and_then(|cut| frame.get(cut.taken..)).unwrap_or_default();
+        let taken = self.offer(event, &own, now)?;
+        if taken == event.len() + own.len() {
+            self.unsent = None;
+            return Ok(Wrote::All);
+        }
+        let of_event = taken.min(event.len());
+        let cut = cut.filter(|_| of_event < event.len()).map(|cut| Cut { taken: cut.taken + of_event, ..cut });
+        self.unsent = Some(Box::new(Rest { cut, own: own.slice(taken - of_event..) }));
+        self.wait(key, now)?;
+        Ok(Wrote::Part { taken })
+    }
+
+    /// Offers both, one after the other, to the socket; how much it took.
+    fn offer(&mut self, first: &[u8], second: &[u8], now: Instant) -> io::Result<usize> {
+        let total = first.len() + second.len();
         let taken = loop {
-            let result = if rest == 0 {
-                self.socket.write(run.bytes)
-            } else {
-                self.socket.write_vectored(&[IoSlice::new(&self.rest), IoSlice::new(run.bytes)])
+            let result = match (first, second) {
+                (only, []) | ([], only) => self.socket.write(only),
+                _ => self.socket.write_vectored(&[IoSlice::new(first), IoSlice::new(second)]),
             };
             match result {
                 Ok(0) if total > 0 => return Err(ErrorKind::WriteZero.into()),
@@ -193,22 +278,16 @@ impl<S: Peer> Connection<S> {
             self.wrote_at = now;
             self.stalled_since = None;
         }
-        if taken == total {
-            self.rest = Bytes::new();
-            self.cursor = self.cursor.max(run.to);
-            return Ok(Wrote::All);
-        }
+        Ok(taken)
+    }
+
+    /// From now on it waits until the socket takes bytes again.
+    fn wait(&mut self, key: usize, now: Instant) -> io::Result<()> {
         self.stalled_since.get_or_insert(now);
         if std::mem::replace(&mut self.room, Room::Full) == Room::Untried {
             self.socket.watch_writable(key)?;
         }
-        self.rest = self.rest.slice(taken.min(rest)..);
-        Ok(Wrote::Part { taken: taken.saturating_sub(rest) })
-    }
-
-    /// Writes what is left over.
-    pub(super) fn flush(&mut self, key: usize, now: Instant) -> io::Result<Wrote> {
-        if self.rest.is_empty() { Ok(Wrote::All) } else { self.write(Run { bytes: &[], to: 0 }, key, now) }
+        Ok(())
     }
 
     /// Reads and drops what the peer sends.

@@ -23,12 +23,13 @@ use smallvec::SmallVec;
 use super::{
     channel::Channel,
     connection::{Connection, Peer, Seat, Subscription},
+    unsent::Unsent,
     visit::Visit,
 };
 use crate::{
     config::StreamConfig,
     event::{Event, TopicName},
-    frame::{self, Format},
+    frame::{self, Encoding},
     log::{Batch, Commit, Log},
 };
 
@@ -40,12 +41,14 @@ pub struct Fanout<S> {
     pub(super) seen: u64,
     pub(super) connections: Slab<Connection<S>>,
     pub(super) channels: Slab<Channel>,
-    /// The channels of a topic, one a format in use.
+    /// The channels of a topic, one an encoding in use.
     names: HashMap<TopicName, SmallVec<[usize; 1]>>,
     /// Channels with a round to run, each once.
     pub(super) ready: VecDeque<usize>,
     /// Channels with a round to run from then on, each once, and in none of the others.
     pub(super) resting: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// What sockets have taken in part.
+    pub(super) unsent: Arc<Unsent>,
     /// Connections that have more to read than one visit gives, each once.
     pub(super) backlog: VecDeque<usize>,
     /// When to look after which connection. An entry counts only while the connection's `due` agrees.
@@ -88,9 +91,10 @@ impl<S: Peer> Fanout<S> {
 
     /// A hub without subscribers. Its feed must have been opened before.
     #[must_use]
-    pub fn new(log: Arc<dyn Log>, config: StreamConfig, now: Instant) -> Self {
+    pub fn new(log: Arc<dyn Log>, config: StreamConfig, unsent: Arc<Unsent>, now: Instant) -> Self {
         Self {
             seen: log.watermark(),
+            unsent,
             log,
             config,
             connections: Slab::new(),
@@ -139,7 +143,7 @@ impl<S: Peer> Fanout<S> {
         let topics = subscription.topics.clone();
         let mut connection = Connection::new(socket, subscription, self.now);
         for topic in topics {
-            let channel = self.channel(topic, connection.format);
+            let channel = self.channel(topic, connection.encoding);
             if let Some(entry) = self.channels.get_mut(channel) {
                 connection.seats.push(Seat { channel, position: entry.members.len() });
                 entry.members.push(key);
@@ -156,14 +160,15 @@ impl<S: Peer> Fanout<S> {
         Ok(())
     }
 
-    /// The channel of `topic` in `format`, made if need be.
-    fn channel(&mut self, topic: TopicName, format: Format) -> usize {
+    /// The channel of `topic` in `encoding`, made if need be.
+    fn channel(&mut self, topic: TopicName, encoding: Encoding) -> usize {
         let known = self.names.entry(topic.clone()).or_default();
-        let found = known.iter().find(|key| self.channels.get(**key).is_some_and(|channel| channel.format == format));
+        let found =
+            known.iter().find(|key| self.channels.get(**key).is_some_and(|channel| channel.encoding == encoding));
         if let Some(key) = found {
             return *key;
         }
-        let key = self.channels.insert(Channel::new(topic, format, self.seen, self.now));
+        let key = self.channels.insert(Channel::new(topic, encoding, self.seen, self.now));
         known.push(key);
         key
     }
@@ -205,7 +210,7 @@ impl<S: Peer> Fanout<S> {
         let (seq, epoch) = (event.seq, self.log.epoch());
         for (key, event) in keys.iter().zip(repeat_n(event, keys.len())) {
             if let Some(channel) = self.channels.get_mut(*key) {
-                channel.push(seq, frame::event(channel.format, epoch, event));
+                channel.push(seq, frame::event(channel.encoding, epoch, event));
                 self.activate(*key);
             }
         }
@@ -302,11 +307,14 @@ impl<S: Peer> Fanout<S> {
         let at =
             connection.seats.iter().position(|seat| self.channels.get(seat.channel).is_some_and(|c| c.topic == *topic));
         let Some(seat) = at.map(|at| connection.seats.swap_remove(at)) else { return };
-        connection.say(&frame::deleted(connection.format, topic));
-        connection.ending |= connection.seats.is_empty();
+        let (encoding, ends) = (connection.encoding, connection.seats.is_empty());
         // The page that it waits for may tell of a loss of this topic's: it wants another one.
         connection.fetching = None;
         self.vacate(seat);
+        self.say(key, &frame::deleted(encoding, topic));
+        if ends {
+            self.say_last(key, &frame::end(encoding.framing));
+        }
     }
 
     /// The socket takes bytes again.
@@ -328,6 +336,7 @@ impl<S: Peer> Fanout<S> {
     pub(super) fn close(&mut self, key: usize, why: impl std::fmt::Display) {
         if let Some(connection) = self.connections.try_remove(key) {
             tracing::debug!(key, %why, "stream closed");
+            connection.let_go(&self.unsent);
             for seat in connection.seats {
                 self.vacate(seat);
             }
@@ -369,5 +378,14 @@ impl<S: Peer> Fanout<S> {
             }
         }
         self.channels.remove(key);
+    }
+}
+
+/// A hub that panics leaves no trace in what all hubs share.
+impl<S> Drop for Fanout<S> {
+    fn drop(&mut self) {
+        for (_, connection) in &self.connections {
+            connection.let_go(&self.unsent);
+        }
     }
 }

@@ -8,11 +8,14 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
-    connection::{Connection, Peer, Seat, Wrote},
+    connection::{Connection, Peer, Seat},
     fanout::Fanout,
     visit::Visit,
 };
-use crate::{event::EventId, frame};
+use crate::{
+    event::EventId,
+    frame::{self, Marks},
+};
 
 /// The soonest that a connection is looked after again, so that one which is overdue does not spin.
 const GRAIN: Duration = Duration::from_millis(10);
@@ -83,19 +86,22 @@ impl<S: Peer> Fanout<S> {
     /// Shows a stream that has had nothing for `stream.heartbeat` that it lives.
     fn beat(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.wrote_at + self.config.heartbeat > self.now || connection.is_blocked() {
+        if connection.wrote_at + self.config.heartbeat > self.now || connection.is_blocked() || connection.ending {
             return;
         }
         // One that waits for its turn or for a page of the log lives as well, but it is not at the tail.
         if !connection.queued && connection.fetching.is_none() {
             connection.cursor = connection.cursor.max(self.seen);
         }
-        let id = EventId { epoch: self.log.epoch(), seq: connection.cursor };
-        connection.say(&frame::heartbeat(connection.format, id));
-        match connection.flush(key, self.now) {
-            Ok(Wrote::All) => {}
-            Ok(Wrote::Part { .. }) => self.hasten(key),
-            Err(error) => self.close(key, error),
+        // A mark that says nothing new is a comment: to some clients each would be an empty message.
+        let seq = connection.cursor;
+        let moved = connection.seldom.marks == Marks::Id && connection.marked < seq;
+        let position = moved.then(|| EventId { epoch: self.log.epoch(), seq });
+        connection.marked = if moved { seq } else { connection.marked };
+        let block = frame::heartbeat(connection.encoding, position);
+        self.say(key, &block);
+        if let Err(error) = self.flush(key) {
+            self.close(key, error);
         }
     }
 
@@ -107,10 +113,8 @@ impl<S: Peer> Fanout<S> {
         if !connection.ending {
             let id = EventId { epoch: self.log.epoch(), seq: connection.cursor };
             let retry = jitter(self.config.retry);
-            connection.say(&frame::farewell(connection.format, retry, id));
-            connection.ending = true;
-            // Nothing follows the farewell.
-            connection.fetching = None;
+            let farewell = frame::farewell(connection.encoding, connection.seldom.marks, retry, id);
+            self.say_last(key, &farewell);
             self.visit(key);
         }
     }

@@ -1,16 +1,16 @@
 //! A visit: from a connection's cursor to the tail, as far as its socket and its turn allow.
 
-use std::{io, num::NonZeroU32};
+use std::{io, num::NonZeroU32, sync::Arc};
 
-use smallvec::SmallVec;
+use bytes::Bytes;
 
 use super::{
-    channel::{merge, settle},
-    connection::{Peer, Run, Seat, Wrote},
+    channel::{Channel, Settled, merge, settle},
+    connection::{Connection, Cut, Peer, Run, Seat, Wrote},
     fanout::{Fanout, Wanted},
 };
 use crate::{
-    event::{EventId, TopicName},
+    event::{Event, EventId, TopicName},
     frame::{self, Frame, GapReason},
     log::{FetchError, Page},
 };
@@ -58,12 +58,15 @@ impl<S: Peer> Fanout<S> {
             if connection.is_blocked() {
                 return Ok(Visit::Done);
             }
-            if connection.ending || connection.cursor >= self.seen {
-                if connection.flush(key, self.now)? != Wrote::All {
-                    self.hasten(key);
+            if let Some(cut) = connection.cut() {
+                if connection.fetching.is_some() || !self.write_rest(key, cut)? {
                     return Ok(Visit::Done);
                 }
-                return Ok(if connection.ending { Visit::End } else { Visit::Done });
+                continue;
+            }
+            if connection.ending || connection.cursor >= self.seen {
+                let ending = connection.ending;
+                return Ok(if !self.flush(key)? || !ending { Visit::Done } else { Visit::End });
             }
             if connection.fetching.is_some() {
                 return Ok(Visit::Done);
@@ -95,15 +98,13 @@ impl<S: Peer> Fanout<S> {
             connection.cursor = self.seen;
             return Ok(0);
         };
-        let size = run.bytes.len();
-        if let Wrote::Part { taken } = connection.write(run, key, self.now)? {
-            let frames = channel.after(connection.cursor).map(|(seq, frame)| (*seq, frame));
-            if let Some((seq, tail)) = settle(frames, taken) {
-                connection.cursor = seq;
-                connection.keep(tail);
-            }
-            self.hasten(key);
-        }
+        let (size, own) = (run.bytes.len(), connection.own());
+        let wrote = connection.write(run, key, self.now)?;
+        let settled = match wrote {
+            Wrote::All => None,
+            Wrote::Part { taken } => settle(channel.after(connection.cursor).map(|(seq, frame)| (*seq, frame)), taken),
+        };
+        self.wrote(key, own, wrote, settled);
         Ok(size)
     }
 
@@ -119,45 +120,143 @@ impl<S: Peer> Fanout<S> {
 
     /// The windows do not reach back to the cursor: out of the log, as any replay.
     fn write_page(&mut self, key: usize) -> io::Result<usize> {
-        let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
-        let topics: SmallVec<[TopicName; 4]> =
-            connection.seats.iter().filter_map(|s| self.channels.get(s.channel)).map(|c| c.topic.clone()).collect();
-        let page = self.log.read(&topics, connection.cursor, connection.seldom.told_to, PAGE_BYTES);
+        let Some(connection) = self.connections.get(key) else { return Ok(0) };
+        let topics = self.topics(connection);
+        let (after, told_to) = (connection.cursor, connection.seldom.told_to);
+        let page = self.log.read(&topics, after, told_to, PAGE_BYTES);
         if page.is_cold {
-            self.tickets = self.tickets.checked_add(1).unwrap_or(NonZeroU32::MIN);
-            connection.fetching = Some(self.tickets);
-            let (ticket, after, told_to) = (self.tickets, connection.cursor, connection.seldom.told_to);
-            let topics = topics.to_vec();
+            let ticket = self.ticket(key);
             self.wanted.push_back(Wanted { key, ticket, topics, after, told_to, bytes_max: PAGE_BYTES });
             return Ok(0);
         }
         self.write_given(key, page)
     }
 
+    fn topics(&self, connection: &Connection<S>) -> Vec<TopicName> {
+        connection.seats.iter().filter_map(|s| self.channels.get(s.channel)).map(|c| c.topic.clone()).collect()
+    }
+
+    /// The ticket under which a page is fetched for a connection.
+    fn ticket(&mut self, key: usize) -> NonZeroU32 {
+        self.tickets = self.tickets.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        self.connections.get_mut(key).into_iter().for_each(|connection| connection.fetching = Some(self.tickets));
+        self.tickets
+    }
+
     /// Takes a page that was wanted, and goes on with its connection, if that is still there.
     pub fn supply(&mut self, key: usize, ticket: NonZeroU32, page: Result<Page, FetchError>) {
         let Some(connection) = self.connections.get_mut(key).filter(|c| c.fetching == Some(ticket)) else { return };
         connection.fetching = None;
-        match page.map_err(io::Error::other).and_then(|page| self.write_given(key, page)) {
+        let cut = connection.cut();
+        let written = page.map_err(io::Error::other).and_then(|page| match cut {
+            Some(cut) => self.write_rest_of(key, cut, page).map(drop),
+            None => self.write_given(key, page).map(drop),
+        });
+        match written {
             // At once: as a rule this only asks for the next page. Behind all that a busy hub has in its backlog each page
             // would wait as long as the whole backlog takes.
-            Ok(_) => drop(self.visit(key)),
+            Ok(()) => drop(self.visit(key)),
             Err(error) => self.close(key, error),
+        }
+    }
+
+    /// Goes on with an event that the socket has taken in part; whether it has all of it now.
+    fn write_rest(&mut self, key: usize, cut: Cut) -> io::Result<bool> {
+        let Some(connection) = self.connections.get(key) else { return Ok(false) };
+        if let Some(frame) = self.unsent.frame((cut.seq, connection.encoding)) {
+            return self.write_frame(key, cut, &frame);
+        }
+        // What is gone of these topics was said, or will be, when the cursor passes it.
+        let (topics, after) = (self.topics(connection), cut.seq - 1);
+        let page = self.log.read(&topics, after, u64::MAX, 1);
+        if page.is_cold {
+            let ticket = self.ticket(key);
+            self.wanted.push_back(Wanted { key, ticket, topics, after, told_to: u64::MAX, bytes_max: 1 });
+            return Ok(false);
+        }
+        self.write_rest_of(key, cut, page)
+    }
+
+    /// As [`write_rest`](Self::write_rest), when the event had to be read again: it is the first of `page`.
+    fn write_rest_of(&mut self, key: usize, cut: Cut, page: Page) -> io::Result<bool> {
+        let Some(connection) = self.connections.get(key) else { return Ok(false) };
+        let event = page.events.into_iter().next().filter(|event| event.seq == cut.seq);
+        // The client has no id of it, so it comes back with the one before, and learns that this one is missing.
+        let event =
+            event.ok_or_else(|| io::Error::other("the event that it is in the middle of is not held any more"))?;
+        let encoding = connection.encoding;
+        let frame = frame::event(encoding, self.log.epoch(), event);
+        self.unsent.keep((cut.seq, encoding), frame.clone());
+        self.write_frame(key, cut, &frame)
+    }
+
+    fn write_frame(&mut self, key: usize, cut: Cut, frame: &Frame) -> io::Result<bool> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(false) };
+        let own = connection.own();
+        let wrote = connection.flush(frame, key, self.now)?;
+        if connection.cut().is_none() {
+            self.unsent.end((cut.seq, connection.encoding));
+        }
+        self.wrote(key, own, wrote, None);
+        Ok(wrote == Wrote::All)
+    }
+
+    /// Writes what is left of the broker's own blocks; whether that is all out.
+    pub(super) fn flush(&mut self, key: usize) -> io::Result<bool> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(false) };
+        let own = connection.own();
+        let wrote = connection.flush(&[], key, self.now)?;
+        self.wrote(key, own, wrote, None);
+        Ok(wrote == Wrote::All)
+    }
+
+    /// Keeps the books after a write to a connection that had `own` bytes of the broker's own to send.
+    fn wrote(&mut self, key: usize, own: usize, wrote: Wrote, settled: Option<Settled>) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if own > 0 {
+            self.unsent.settle(own - connection.own());
+        }
+        if let Some((seq, cut)) = settled {
+            (connection.cursor, connection.marked) = (seq, seq);
+            if let Some((frame, taken)) = cut {
+                connection.begin(seq, taken);
+                self.unsent.begin((seq, connection.encoding), frame);
+            }
+        }
+        if wrote != Wrote::All {
+            self.hasten(key);
+        }
+    }
+
+    /// Gives a connection a block of the broker's own, unless its stream has had its last. Where there is no room for it the
+    /// connection is closed: its client comes back, and is told then.
+    pub(super) fn say(&mut self, key: usize, block: &Bytes) {
+        let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.ending) else { return };
+        if block.is_empty() {
+            return;
+        }
+        connection.say(block);
+        if !self.unsent.owe(block) {
+            self.close(key, "too much waits for subscribers that take nothing (stream.unsent_bytes_max)");
         }
     }
 
     fn write_given(&mut self, key: usize, page: Page) -> io::Result<usize> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
-        let (epoch, format) = (self.log.epoch(), connection.format);
+        let (epoch, encoding) = (self.log.epoch(), connection.encoding);
         connection.seldom.told_to = page.told_to;
         if page.evicted_to > 0 {
             let id = |seq| EventId { epoch, seq };
             let (requested, resumed_after) = (id(connection.cursor).to_string(), id(page.resumes_after()));
-            connection.say(&frame::gap(format, GapReason::Evicted, &requested, resumed_after));
-            connection.cursor = resumed_after.seq;
+            (connection.cursor, connection.marked) = (resumed_after.seq, resumed_after.seq);
+            self.say(key, &frame::gap(encoding, GapReason::Evicted, &requested, resumed_after));
         }
-        let frames: Vec<(u64, Frame)> =
-            page.events.into_iter().map(|event| (event.seq, frame::event(format, epoch, event))).collect();
+        // What somebody is in the middle of need not be encoded, or held, again.
+        let encode = |event: Arc<Event>| {
+            let begun = (event.frame.len() >= PAGE_BYTES).then(|| self.unsent.frame((event.seq, encoding))).flatten();
+            (event.seq, begun.unwrap_or_else(|| frame::event(encoding, epoch, event)))
+        };
+        let frames: Vec<(u64, Frame)> = page.events.into_iter().map(encode).collect();
         for topic in &page.deleted {
             self.remove_topic(key, topic);
         }
@@ -169,21 +268,38 @@ impl<S: Peer> Fanout<S> {
     fn write_frames(&mut self, key: usize, frames: &[(u64, Frame)], to: u64) -> io::Result<usize> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
         let in_order = || frames.iter().map(|(seq, frame)| (*seq, frame));
-        let (merged_to, bytes) = merge(in_order());
-        let complete = frames.last().is_none_or(|(seq, _)| *seq == merged_to);
-        let run = Run { bytes: &bytes, to: if complete { to } else { merged_to } };
-        if run.bytes.is_empty() {
+        let large = frames.first().filter(|(_, frame)| Channel::fills_a_run(frame));
+        let merged;
+        let (last, bytes): (u64, &[u8]) = if let Some((seq, frame)) = large {
+            (*seq, frame)
+        } else {
+            merged = merge(in_order());
+            (merged.0, &merged.1)
+        };
+        let complete = frames.last().is_none_or(|(seq, _)| *seq == last);
+        let run = Run { bytes, last, to: if complete { to } else { last } };
+        if bytes.is_empty() {
             connection.cursor = connection.cursor.max(run.to);
             return Ok(0);
         }
-        if let Wrote::Part { taken } = connection.write(run, key, self.now)? {
-            if let Some((seq, tail)) = settle(in_order(), taken) {
-                connection.cursor = seq;
-                connection.keep(tail);
-            }
-            self.hasten(key);
-        }
+        let own = connection.own();
+        let wrote = connection.write(run, key, self.now)?;
+        let settled = match wrote {
+            Wrote::All => None,
+            Wrote::Part { taken } => settle(in_order(), taken),
+        };
+        self.wrote(key, own, wrote, settled);
         Ok(bytes.len())
+    }
+
+    /// Gives a connection the last that it gets.
+    pub(super) fn say_last(&mut self, key: usize, block: &Bytes) {
+        self.say(key, block);
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.ending = true;
+            // Nothing follows.
+            connection.fetching = connection.fetching.filter(|_| connection.cut().is_some());
+        }
     }
 
     pub(super) fn queue(&mut self, key: usize) {

@@ -23,7 +23,7 @@ use tokio::{
 use crate::{
     config::{Config, Origins},
     http::{self, Edge, FullServer, ShortWay},
-    hub::{Carrier, Drain, Hub},
+    hub::{Carrier, Drain, Hub, Unsent},
     limits::Connections,
     log::Log,
     registry::Registry,
@@ -36,6 +36,8 @@ pub(super) struct Parts {
     pub(super) log: Arc<dyn Log>,
     pub(super) registry: Arc<Registry>,
     pub(super) connections: Arc<Connections>,
+    /// What slow subscribers of all workers are in the middle of.
+    pub(super) unsent: Arc<Unsent>,
     pub(super) drain: Drain,
     /// Places for connections that are not yet, or will never be, a subscriber's.
     pub(super) room: Arc<Semaphore>,
@@ -67,7 +69,7 @@ pub(super) async fn run(listener: std::net::TcpListener, parts: Parts, started: 
 }
 
 async fn begin(listener: std::net::TcpListener, parts: Parts) -> io::Result<(AsyncFd<TcpListener>, Rc<ShortWay>)> {
-    let hub = Hub::start(&parts.log, &parts.config.stream, parts.drain.clone())?;
+    let hub = Hub::start(&parts.log, &parts.config.stream, &parts.unsent, parts.drain.clone())?;
     let edge = web::Data::new(Edge {
         config: parts.config,
         log: parts.log,

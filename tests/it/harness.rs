@@ -17,12 +17,14 @@ use tokio::{
 
 pub mod answer;
 pub mod blocking;
+pub mod chunks;
 pub mod parser;
 pub mod preload;
 pub mod process;
 
 pub use answer::{Answer, encoded};
 use blocking::Directory;
+use chunks::Chunks;
 pub use parser::Block;
 pub use process::Process;
 
@@ -191,8 +193,12 @@ pub struct Stream {
     pub socket: TcpStream,
     parser: parser::Parser,
     blocks: VecDeque<Block>,
+    /// `broker.open`, with which a stream begins.
+    pub opening: Option<Block>,
     /// Every byte of the body so far.
     pub body: Vec<u8>,
+    /// On HTTP/1.1, unless the length was told.
+    pub chunks: Option<Chunks>,
     ended: bool,
 }
 
@@ -228,13 +234,17 @@ impl Stream {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
+        let headers: Vec<(String, String)> = headers;
+        let chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
         let mut stream = Self {
             status: status.expect("a status"),
             headers,
             socket,
             parser: parser::Parser::default(),
             blocks: VecDeque::new(),
+            opening: None,
             body: Vec::new(),
+            chunks: chunked.then(Chunks::default),
             ended: false,
         };
         stream.feed(&bytes[head_end + 4..]);
@@ -242,8 +252,16 @@ impl Stream {
     }
 
     fn feed(&mut self, bytes: &[u8]) {
+        let decoded = self.chunks.as_mut().map(|chunks| chunks.feed(bytes));
+        let bytes = decoded.as_deref().unwrap_or(bytes);
         self.body.extend_from_slice(bytes);
-        self.blocks.extend(self.parser.feed(bytes));
+        for block in self.parser.feed(bytes) {
+            if block.event == "broker.open" {
+                assert!(self.opening.replace(block).is_none(), "a stream opens once");
+            } else {
+                self.blocks.push_back(block);
+            }
+        }
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -262,10 +280,15 @@ impl Stream {
 
     /// Reads once. False when the stream has ended cleanly; an unclean end fails the test.
     pub async fn read(&mut self) -> bool {
+        if self.ended {
+            return false;
+        }
         let mut buffer = vec![0; 64 << 10];
         let n = timeout(PATIENCE, self.socket.read(&mut buffer)).await.expect("bytes in time").expect("a clean end");
         self.feed(&buffer[..n]);
-        self.ended |= n == 0;
+        let whole = self.chunks.as_ref().is_none_or(|chunks| chunks.ended);
+        assert!(n > 0 || whole, "the stream was cut");
+        self.ended = n == 0 || (self.chunks.is_some() && whole);
         n > 0
     }
 
@@ -275,7 +298,7 @@ impl Stream {
             if let Some(block) = self.blocks.pop_front() {
                 return Some(block);
             }
-            if self.ended || !self.read().await {
+            if !self.read().await {
                 return None;
             }
         }

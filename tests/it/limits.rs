@@ -20,9 +20,14 @@ async fn subscribe_from(server: &TestServer, ip: &str, query: &str) -> Stream {
 /// A refused subscription: an EventSource is told in the stream, everybody else by the status.
 async fn refused(server: &TestServer, query: &str, status: u16, code: &str) {
     let path = format!("/subscribe?{query}");
+    // Some clients forget their cursor at a block that has no id.
+    let cursor = "k3f9x2ab-17";
+    let headers = [("accept", "text/event-stream"), ("last-event-id", cursor)];
+    let mut stream = server.get(&path, &headers).await;
+    assert_eq!(stream.next().await.map(|block| block.id).as_deref(), Some(cursor));
     for query in ["", "&envelope=json"] {
         let mut stream = server.get(&format!("{path}{query}"), &[("accept", "text/event-stream")]).await;
-        assert_eq!((stream.status, stream.header("content-type")), (200, Some("text/event-stream")));
+        assert_eq!((stream.status, stream.header("content-type")), (200, Some("text/event-stream; charset=utf-8")));
         let blocks = stream.all().await;
         assert_eq!(blocks.len(), 1, "{blocks:?}");
         assert_eq!(blocks[0].event, "broker.refused");
@@ -33,7 +38,7 @@ async fn refused(server: &TestServer, query: &str, status: u16, code: &str) {
         let retry = stream.retry().expect("a reconnection time");
         assert_eq!(told["retry_ms"], retry, "{told}");
         assert!((9600..=14400).contains(&retry), "{retry}");
-        assert!(stream.body.starts_with(format!("retry: {retry}\n\nevent: broker.refused\n").as_bytes()));
+        assert!(stream.body.starts_with(format!("retry: {retry}\nevent: broker.refused\n").as_bytes()));
         assert_eq!((stream.last_event_id(), stream.header("last-event-id")), ("", None));
     }
     for accept in ["*/*", "application/x-ndjson", "application/x-ndjson, text/event-stream"] {

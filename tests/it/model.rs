@@ -13,7 +13,7 @@ use proptest::{
 };
 use tidings::{
     config::{LogConfig, Size},
-    frame::Format,
+    frame::{Format, Framing, Marks},
     log::Start,
 };
 
@@ -127,7 +127,15 @@ fn manners() -> impl Strategy<Value = Manners> {
     let room = prop_oneof![3 => Just(usize::MAX), 1 => 0..400_usize];
     let gulp = prop_oneof![3 => Just(usize::MAX), 1 => 1..200_usize];
     let lifetime = prop_oneof![4 => Just(None), 1 => (0..4_000_u64).prop_map(|ms| Some(Duration::from_millis(ms)))];
-    (room, gulp, lifetime).prop_map(|(room, gulp, lifetime)| Manners { room, gulp, lifetime })
+    let framing = prop_oneof![3 => Just(Framing::Chunked), 1 => Just(Framing::Close)];
+    let marks = prop_oneof![2 => Just(Marks::Event), 2 => Just(Marks::Id), 1 => Just(Marks::None)];
+    (room, gulp, lifetime, framing, marks).prop_map(|(room, gulp, lifetime, framing, marks)| Manners {
+        room,
+        gulp,
+        lifetime,
+        framing,
+        marks,
+    })
 }
 
 fn from() -> impl Strategy<Value = From> {

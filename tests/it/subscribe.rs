@@ -35,13 +35,13 @@ async fn a_stream_begins_as_promised() {
     let mut stream = server.subscribe("topic=a").await;
     assert_eq!(stream.status, 200);
     let headers = [
-        ("content-type", Some("text/event-stream")),
+        ("content-type", Some("text/event-stream; charset=utf-8")),
         ("cache-control", Some("no-cache, no-transform")),
         ("x-accel-buffering", Some("no")),
         ("x-content-type-options", Some("nosniff")),
         ("connection", Some("close")),
         ("content-length", None),
-        ("transfer-encoding", None),
+        ("transfer-encoding", Some("chunked")),
         ("content-encoding", None),
         ("last-event-id", Some(last.as_str())),
     ];
@@ -50,8 +50,52 @@ async fn a_stream_begins_as_promised() {
     }
     let text = blocks_of_text(&mut stream, 1).await;
     let retry = stream.retry().expect("a reconnection time");
-    assert_eq!(text, format!(": tidings\nretry: {retry}\nid: {last}\n\n"));
+    let data = format!("{{\"cursor\":\"{last}\",\"topics\":[\"a\"],\"heartbeat_ms\":15000}}");
+    let opening = |marks: &str| match marks {
+        "" | "event" => format!("event: broker.open\ndata: {data}\nid: {last}\n\n"),
+        "id" => format!("id: {last}\n\n"),
+        _ => String::new(),
+    };
+    assert_eq!(text, format!(": tidings\nretry: {retry}\n{}", opening("")));
     assert_eq!((stream.pending(), stream.last_event_id()), (0, last.as_str()));
+    for marks in ["event", "id", "none"] {
+        let stream = server.subscribe(&format!("topic=a&marks={marks}")).await;
+        let text = String::from_utf8(stream.body.clone()).expect("UTF-8");
+        let (_, rest) =
+            text.strip_prefix(": tidings\nretry: ").and_then(|rest| rest.split_once('\n')).expect("a retry");
+        assert_eq!(rest, opening(marks), "{marks}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_an_older_client_is_not_chunked() {
+    // HTTP/1.0 knows no chunks: the same blocks, as they are, up to the end of the connection.
+    let server = TestServer::start();
+    let mut stream = server.send(b"GET /subscribe?topic=a HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n").await;
+    assert_eq!((stream.status, stream.header("transfer-encoding")), (200, None));
+    assert!(stream.body.starts_with(b": tidings\nretry: "), "{:?}", stream.body);
+    for content in ["one", "two\nlines"] {
+        let id = server.publish("a", content).await;
+        let block = stream.next().await.expect("an event");
+        assert_eq!((block.id, block.data.as_str()), (id, content));
+    }
+    assert_eq!(server.ask("DELETE", "/topics/a", &[], b"").await.status, 204);
+    assert_eq!(stream.all().await.last().expect("an event").event, "broker.deleted");
+}
+
+#[tokio::test]
+async fn every_block_is_a_chunk() {
+    // A client that hands on what is in a chunk has every event at once, and one that was cut can tell it from an end.
+    let server = TestServer::start();
+    for query in ["topic=a", "topic=a&envelope=json", "topic=a&topic=b"] {
+        let mut stream = server.subscribe(query).await;
+        for content in ["", "x", "two\nlines", &"long ".repeat(100_000)] {
+            server.publish("a", content).await;
+            stream.next().await.expect("an event");
+        }
+        let chunks = stream.chunks.as_ref().expect("it is chunked");
+        assert_eq!((chunks.sizes.len(), chunks.ended), (5, false), "{query}: the opening, and each event");
+    }
 }
 
 #[tokio::test]
@@ -91,7 +135,8 @@ async fn head_answers_as_get_without_subscribing() {
     // The same head, no body, nobody counted, and the end of the connection.
     let server = TestServer::with(|config| config.limits.connections_max = 1);
     let get = server.subscribe("topic=a").await;
-    let same = |name: &&(String, String)| !["date", "last-event-id"].contains(&name.0.as_str());
+    // Which transfer coding a body has is not said where there is none (RFC 9110, section 9.3.2).
+    let same = |name: &&(String, String)| !["date", "last-event-id", "transfer-encoding"].contains(&name.0.as_str());
     let mut expected: Vec<_> = get.headers.iter().filter(same).cloned().collect();
     expected.sort();
     for _ in 0..3 {

@@ -12,13 +12,16 @@ use proptest::{
 use serde_json::Value;
 use tidings::{
     event::{Epoch, Event, EventId, EventName, TopicName},
-    frame::{self, Format},
+    frame::{self, Encoding, Format, Framing, Marks, Opening},
 };
 
 use crate::{
-    harness::{Block, QueryPair as _, TestServer, parser::Parser},
+    harness::{Block, QueryPair as _, TestServer, chunks::Chunks, parser::Parser},
     model::{cases, normalised},
 };
+
+const PLAIN: Encoding = Encoding { format: Format::Plain, framing: Framing::Close };
+const LINES: Encoding = Encoding { format: Format::Lines, framing: Framing::Close };
 
 /// Pieces that mean something to a parser, each likelier than a character of no meaning.
 fn piece() -> impl Strategy<Value = String> {
@@ -98,28 +101,42 @@ fn feed(parser: &mut Parser, mut bytes: &[u8], sizes: &[usize]) -> Vec<Block> {
     blocks
 }
 
-/// The event behind a preamble and before a heartbeat, as a client reads it: the block, and the fields of its own.
+/// What is in the chunks of `bytes`, which holds whole ones only.
+fn unchunked(bytes: &[u8]) -> Vec<u8> {
+    let mut chunks = Chunks::default();
+    let body = chunks.feed(bytes);
+    assert!(!chunks.is_within(), "whole chunks");
+    body
+}
+
+/// The event behind an opening and before a heartbeat, as a client reads it: the block, and the fields of its own.
 fn through_the_wire(
     format: Format,
     event: &Arc<Event>,
     epoch: Epoch,
     sizes: &[usize],
 ) -> Result<(Block, Vec<String>), TestCaseError> {
-    let preamble = frame::preamble(format, std::time::Duration::from_secs(3), EventId { epoch, seq: 0 });
+    let encoding = Encoding { format, framing: Framing::Chunked };
+    let id = |seq| EventId { epoch, seq };
+    let quiet = std::time::Duration::from_secs(3);
+    let opening = Opening { retry: quiet, cursor: id(0), topics: &[], heartbeat: quiet };
+    let opening = frame::opening(encoding, Marks::Id, opening);
     let mut parser = Parser::default();
-    prop_assert!(feed(&mut parser, &preamble, sizes).is_empty());
+    prop_assert!(feed(&mut parser, &unchunked(&opening), sizes).is_empty());
     let before = parser.lines.len();
-    let mut blocks = feed(&mut parser, &frame::event(format, epoch, Arc::clone(event)), sizes);
+    let frame = unchunked(&frame::event(encoding, epoch, Arc::clone(event)));
+    let bare = frame::event(Encoding { framing: Framing::Close, ..encoding }, epoch, Arc::clone(event));
+    prop_assert_eq!(&*frame, &*bare, "without chunks the bytes are the same");
+    let mut blocks = feed(&mut parser, &frame, sizes);
     let fields = parser.lines[before..].to_vec();
-    let id = EventId { epoch, seq: event.seq }.to_string();
-    prop_assert_eq!(&parser.last_event_id, &id);
+    prop_assert_eq!(&parser.last_event_id, &id(event.seq).to_string());
     prop_assert_eq!(parser.retry, Some(3_000));
     // Nothing of it is left over that a later block would take for its own.
-    let after = frame::heartbeat(format, EventId { epoch, seq: 9 });
-    prop_assert!(feed(&mut parser, &after, sizes).is_empty());
+    let after = [frame::heartbeat(encoding, None), frame::heartbeat(encoding, Some(id(9)))].concat();
+    prop_assert!(feed(&mut parser, &unchunked(&after), sizes).is_empty());
     prop_assert_eq!(blocks.len(), 1);
     let block = blocks.remove(0);
-    prop_assert_eq!(&block.id, &id);
+    prop_assert_eq!(&block.id, &id(event.seq).to_string());
     prop_assert_eq!(block.event.as_str(), event.name.as_ref().map_or("message", EventName::as_str));
     Ok((block, fields))
 }
@@ -151,7 +168,7 @@ proptest! {
         let (block, fields) = through_the_wire(Format::Plain, &event, epoch, &sizes)?;
         let data = normalised(&content);
         let lines = data.split('\n').map(|_| "data");
-        let expected: Vec<&str> = name.iter().map(|_| "event").chain(["id"]).chain(lines).collect();
+        let expected: Vec<&str> = name.iter().map(|_| "event").chain(lines).chain(["id"]).collect();
         prop_assert_eq!(fields, expected);
         prop_assert_eq!(block.data, data);
         prop_assert_eq!(event.content(), content.as_bytes());
@@ -166,7 +183,7 @@ proptest! {
         let epoch = Epoch::random();
         let event = event(epoch, seq, &topic, name.as_deref(), &content);
         let (block, fields) = through_the_wire(Format::Envelope, &event, epoch, &sizes)?;
-        let expected: Vec<&str> = name.iter().map(|_| "event").chain(["id", "data"]).collect();
+        let expected: Vec<&str> = name.iter().map(|_| "event").chain(["data", "id"]).collect();
         prop_assert_eq!(fields, expected);
         is_the_event(&serde_json::from_str(&block.data).expect("JSON"), epoch, &event, &content)?;
     }
@@ -178,7 +195,7 @@ proptest! {
         // Goal: an event is exactly one line of NDJSON.
         let epoch = Epoch::random();
         let event = event(epoch, seq, &topic, name.as_deref(), &content);
-        let line = frame::event(Format::Lines, epoch, Arc::clone(&event));
+        let line = frame::event(LINES, epoch, Arc::clone(&event));
         prop_assert_eq!(line.iter().position(|b| matches!(b, b'\n' | b'\r')), Some(line.len() - 1));
         prop_assert_eq!(line.last(), Some(&b'\n'));
         is_the_event(&serde_json::from_slice(&line).expect("JSON"), epoch, &event, &content)?;
@@ -188,15 +205,15 @@ proptest! {
     fn notices_take_in_whatever_was_asked(requested in content(), topic in name(), sizes in vec(1..40_usize, 1..9)) {
         // Goal: neither the cursor that a client sent nor a topic's name gets out of the notice that quotes it.
         let id = EventId { epoch: Epoch::random(), seq: 7 };
-        let gap = frame::gap(Format::Plain, frame::GapReason::Unreadable, &requested, id);
-        let deleted = frame::deleted(Format::Plain, &TopicName::parse(&topic, 1 << 10).expect("a valid name"));
+        let gap = frame::gap(PLAIN, frame::GapReason::Unreadable, &requested, id);
+        let deleted = frame::deleted(PLAIN, &TopicName::parse(&topic, 1 << 10).expect("a valid name"));
         let mut parser = Parser::default();
         let blocks = feed(&mut parser, &[gap, deleted].concat(), &sizes);
         let read = |at: usize| serde_json::from_str::<Value>(&blocks[at].data).expect("JSON");
         prop_assert_eq!(blocks.len(), 2);
         prop_assert_eq!(&read(0)["requested"], &Value::from(requested));
         prop_assert_eq!(&read(1)["topic"], &Value::from(topic));
-        prop_assert_eq!(parser.lines, ["event", "id", "data", "event", "data"]);
+        prop_assert_eq!(parser.lines, ["event", "data", "id", "event", "data"]);
     }
 }
 

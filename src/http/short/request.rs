@@ -121,6 +121,11 @@ impl Head for Request<'_> {
         self.query
     }
 
+    fn takes_chunks(&self) -> bool {
+        // Another version is left to the full server.
+        true
+    }
+
     fn remote(&self) -> Option<IpAddr> {
         self.remote
     }

@@ -157,6 +157,6 @@ async fn the_subscribe_command_follows_the_same_topics() {
     server.until_subscribers("订单", 2).await;
     server.shutdown();
     let output = String::from_utf8(curl.join().expect("an end").stdout).expect("UTF-8");
-    assert!(output.contains(&format!("id: {id}\ndata: one\n\n")), "{output}");
-    assert!(output.contains(&format!("id: {other}\ndata: two\n\n")), "{output}");
+    assert!(output.contains(&format!("data: one\nid: {id}\n\n")), "{output}");
+    assert!(output.contains(&format!("data: two\nid: {other}\n\n")), "{output}");
 }

@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::PATIENCE;
+use super::{PATIENCE, chunks::Body};
 
 /// A directory of its own; removed with the value.
 pub struct Directory(pub PathBuf);
@@ -262,7 +262,7 @@ impl Client {
         client.socket.get_mut().write_all(request.as_bytes())?;
         let head = read_head(&mut client.socket)?;
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        Ok(Lines { socket: client.socket })
+        Ok(Lines { body: BufReader::new(Body::new(client.socket, &head)) })
     }
 }
 
@@ -278,7 +278,7 @@ fn read_head(socket: &mut BufReader<TcpStream>) -> io::Result<String> {
 
 /// A subscriber that reads lines of JSON.
 pub struct Lines {
-    socket: BufReader<TcpStream>,
+    body: BufReader<Body<BufReader<TcpStream>>>,
 }
 
 /// One line of a stream.
@@ -303,20 +303,26 @@ pub fn seq(id: &str) -> u64 {
     id.split_once('-').and_then(|(_, seq)| seq.parse().ok()).unwrap_or_else(|| panic!("not an id: {id}"))
 }
 
+/// What a stream of lines says.
+pub enum Said {
+    Line(Line),
+    Heartbeat,
+}
+
 impl Lines {
     /// The next whole line; `None` when the stream has ended, however it ended, a heartbeat is skipped.
     pub fn next(&mut self) -> Option<Line> {
         loop {
-            if let Some(line) = self.next_or_heartbeat()? {
+            if let Said::Line(line) = self.next_or_heartbeat()? {
                 return Some(line);
             }
         }
     }
 
-    /// As [`next`](Self::next), and a heartbeat is `Some(None)`.
-    pub fn next_or_heartbeat(&mut self) -> Option<Option<Line>> {
+    /// As [`next`](Self::next), and heartbeats are told, too.
+    pub fn next_or_heartbeat(&mut self) -> Option<Said> {
         let mut line = String::new();
-        match self.socket.read_line(&mut line) {
+        match self.body.read_line(&mut line) {
             Ok(_) if !line.ends_with('\n') => return None,
             Ok(_) => {}
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
@@ -325,13 +331,13 @@ impl Lines {
             Err(_) => return None,
         }
         if line == "\n" {
-            return Some(None);
+            return Some(Said::Heartbeat);
         }
         let line: Value = serde_json::from_str(&line).expect("a line of JSON");
         let text = |name: &str| line[name].as_str().map(str::to_owned);
         let data = text("data").unwrap_or_else(|| line["data"].to_string());
         let (id, topic) = (text("id").unwrap_or_default(), text("topic").unwrap_or_default());
-        Some(Some(Line { id, topic, data, event: text("event") }))
+        Some(Said::Line(Line { id, topic, data, event: text("event") }))
     }
 
     /// Every line up to the one with `id`, inclusive.

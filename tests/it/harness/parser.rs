@@ -49,6 +49,11 @@ impl Parser {
         blocks
     }
 
+    /// Whether a block has come in part.
+    pub fn is_within(&self) -> bool {
+        !self.bytes.is_empty() || !self.data.is_empty() || !self.event.is_empty()
+    }
+
     fn dispatch(&mut self) -> Option<Block> {
         self.last_event_id = self.id.clone();
         let (mut data, event) = (std::mem::take(&mut self.data), std::mem::take(&mut self.event));

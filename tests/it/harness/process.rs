@@ -80,6 +80,11 @@ impl Process {
         Stream::open(self.address, &format!("/subscribe?{query}"), &[("accept", "text/event-stream")]).await
     }
 
+    /// Subscribes to `query` for the media type that `accept` names.
+    pub async fn get(&self, query: &str, accept: (&str, &str)) -> Stream {
+        Stream::open(self.address, &format!("/subscribe?{query}"), &[accept]).await
+    }
+
     /// Publishes `content` raw and returns the event's id.
     pub async fn publish(&self, client: &reqwest::Client, topic: &str, content: &str) -> String {
         let url = self.url(&format!("/publish?topic={topic}"));

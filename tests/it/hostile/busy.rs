@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::blocking::{Broker, Client, Directory, Lines, wait_for};
+use crate::harness::blocking::{Broker, Client, Directory, Lines, Said, wait_for};
 
 /// Events to be fetched from the disk.
 const COLD: usize = 15_000;
@@ -107,7 +107,7 @@ fn fill(address: SocketAddr) {
 fn longest_silence(stream: &mut Lines, n: usize) -> Duration {
     let (mut events, mut longest, mut last) = (0, Duration::ZERO, Instant::now());
     while events < n {
-        events += usize::from(stream.next_or_heartbeat().expect("a line").is_some());
+        events += usize::from(matches!(stream.next_or_heartbeat().expect("a line"), Said::Line(_)));
         longest = longest.max(last.elapsed());
         last = Instant::now();
     }

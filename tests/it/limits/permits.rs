@@ -40,7 +40,7 @@ async fn a_client_that_leaves_makes_room() {
             }
             2 => {
                 tokio::io::AsyncWriteExt::shutdown(&mut stream.socket).await.expect("half a close");
-                assert!(stream.all().await.is_empty());
+                assert!(stream.until_cut().await.is_empty());
             }
             _ => {
                 stream.socket.set_zero_linger().expect("a reset");

@@ -13,20 +13,24 @@ use std::{
 use serde_json::Value;
 use tidings::{
     event::EventId,
-    frame::{Format, GapReason},
+    frame::{Encoding, Format, Framing, GapReason, Marks},
 };
 
 use super::{
     history::{Fact, History},
     peer::Pipe,
 };
-use crate::harness::parser::{Block, Parser};
+use crate::harness::{
+    chunks::Chunks,
+    parser::{Block, Parser},
+};
 
 /// One subscriber.
 #[derive(Debug)]
 pub struct Client {
     pub pipe: Rc<RefCell<Pipe>>,
-    pub format: Format,
+    pub encoding: Encoding,
+    pub marks: Marks,
     /// The topics it asked for.
     pub asked: Vec<usize>,
     /// Those of them of which it has not been told that they were deleted.
@@ -40,6 +44,7 @@ pub struct Client {
     pos: u64,
     /// It has been told of what was removed up to a stamp between these: a notice may be long under way.
     told: RangeInclusive<usize>,
+    chunks: Option<Chunks>,
     parser: Parser,
     line: Vec<u8>,
     last_id: String,
@@ -47,10 +52,18 @@ pub struct Client {
 
 impl Client {
     /// A subscriber that was placed after `pos`, now. What was removed before is no loss of this stream's.
-    pub fn new(pipe: Rc<RefCell<Pipe>>, format: Format, asked: Vec<usize>, pos: u64, history: &History) -> Self {
+    pub fn new(
+        pipe: Rc<RefCell<Pipe>>,
+        (encoding, marks): (Encoding, Marks),
+        asked: Vec<usize>,
+        pos: u64,
+        history: &History,
+    ) -> Self {
         Self {
             pipe,
-            format,
+            encoding,
+            marks,
+            chunks: (encoding.framing == Framing::Chunked).then(Chunks::default),
             topics: asked.clone(),
             asked,
             ends_at: None,
@@ -76,7 +89,15 @@ impl Client {
 
     /// Reads what HTTP wrote before the hand-over, which is always whole: the preamble, and the gap if there was one.
     pub fn begin(&mut self, bytes: &[u8], gap: Option<(GapReason, &str)>, history: &History) -> Result<(), String> {
-        let blocks = self.parse(bytes)?;
+        let mut blocks = self.parse(bytes)?;
+        if self.marks == Marks::Event && self.encoding.format != Format::Lines {
+            let opening =
+                blocks.first().filter(|block| block.event == "broker.open").ok_or("it begins with no opening")?;
+            if self.seq(Notice::read(opening)?.text("cursor")?, history)? != self.pos {
+                return Err(format!("it was placed after {}: {opening:?}", self.pos));
+            }
+            blocks.remove(0);
+        }
         match (&blocks[..], gap) {
             ([], None) => {}
             ([block], Some((reason, requested))) => {
@@ -117,9 +138,13 @@ impl Client {
 
     /// The blocks in `bytes`. Of a line of NDJSON `data` is the whole object.
     fn parse(&mut self, bytes: &[u8]) -> Result<Vec<Block>, String> {
-        if self.format != Format::Lines {
+        let decoded = self.chunks.as_mut().map(|chunks| chunks.feed(bytes));
+        let bytes = decoded.as_deref().unwrap_or(bytes);
+        if self.encoding.format != Format::Lines {
             let blocks = self.parser.feed(bytes);
-            self.last_id.clone_from(&self.parser.last_event_id);
+            if !self.parser.last_event_id.is_empty() {
+                self.last_id.clone_from(&self.parser.last_event_id);
+            }
             return Ok(blocks);
         }
         let mut blocks = Vec::new();
@@ -186,7 +211,7 @@ impl Client {
         if block.event != name.unwrap_or("message") {
             return Err(format!("event {seq} has the type {:?}, not {name:?}", block.event));
         }
-        let as_published = match self.format {
+        let as_published = match self.encoding.format {
             Format::Plain => block.data == normalised(&fact.content),
             Format::Envelope | Format::Lines => {
                 let object: Value = serde_json::from_str(&block.data).map_err(|error| error.to_string())?;
@@ -252,8 +277,25 @@ impl Client {
         self.has_all(history.watermark, history)
     }
 
+    /// Whether it was cut in the middle of an event that is gone: the hub need not have kept it, and can read it no more.
+    pub fn is_within_a_lost_event(&self, history: &History) -> bool {
+        let lost = |fact: &Fact| {
+            fact.seq > self.pos
+                && self.topics.contains(&fact.topic)
+                && (fact.removed.is_some() || history.deleted_after(fact.topic, self.placed).is_some())
+        };
+        let within = match &self.chunks {
+            Some(chunks) => chunks.is_within(),
+            None => self.parser.is_within() || !self.line.is_empty(),
+        };
+        within && history.facts.iter().any(lost)
+    }
+
     /// After a clean end: it was due to end, and its cursor tells the broker what to do with it when it comes back.
     pub fn ended_well(&self, now: Instant, history: &History) -> Result<(), String> {
+        if self.chunks.as_ref().is_some_and(|chunks| !chunks.ended) {
+            return Err("its stream ended without the last chunk".to_owned());
+        }
         if self.topics.is_empty() {
             let cursor = self.seq(&self.last_id, history)?;
             return match self.asked[..] {
@@ -263,7 +305,7 @@ impl Client {
                 _ => Ok(()),
             };
         }
-        let farewell = self.format == Format::Lines || self.retries() == 2;
+        let farewell = self.encoding.format == Format::Lines || self.marks != Marks::Id || self.retries() == 2;
         if self.ends_at.is_some_and(|ends_at| ends_at <= now) && farewell {
             return Ok(());
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidings::{
     config::{LogConfig, Size},
-    frame::Format,
+    frame::{Format, Framing, Marks},
     log::Start,
 };
 
@@ -14,7 +14,8 @@ use super::{
     world::{HEARTBEAT, Manners, WRITE_TIMEOUT, World},
 };
 
-const OPEN: Manners = Manners { room: usize::MAX, gulp: usize::MAX, lifetime: None };
+const OPEN: Manners =
+    Manners { room: usize::MAX, gulp: usize::MAX, lifetime: None, framing: Framing::Chunked, marks: Marks::Id };
 const FULL: Manners = Manners { room: 0, ..OPEN };
 
 /// Runs `history` on each engine.
@@ -92,6 +93,20 @@ fn a_heartbeat_does_not_lift_a_cursor_over_a_deletion() -> Result<(), String> {
     // Goal: between the deletion and its notice nothing moves the cursor past it: it is how the client that comes back
     // is known and told to stop.
     deleted_while_due(OPEN)
+}
+
+#[test]
+fn nothing_follows_the_last_chunk() -> Result<(), String> {
+    // Goal: a topic is deleted after its stream has ended, and before the socket has taken the end.
+    replay(3, |world| {
+        world.subscribe(&[0, 1], Format::Plain, &Start::Live, Manners { lifetime: Some(Duration::ZERO), ..FULL })?;
+        world.turn(0, usize::MAX)?;
+        world.now.clock.set(world.now.clock.get() + WRITE_TIMEOUT / 2);
+        world.turn(0, usize::MAX)?;
+        world.delete(1)?;
+        world.turn(0, usize::MAX)?;
+        world.settle()
+    })
 }
 
 #[test]

@@ -13,8 +13,8 @@ use futures_util::future::join_all;
 use tidings::{
     config::{LogConfig, StreamConfig},
     event::{Epoch, EventId, EventName, TopicName},
-    frame::{self, Format},
-    hub::{Fanout, Subscription, Wanted},
+    frame::{self, Encoding, Format, Framing, Marks, Opening},
+    hub::{Fanout, Subscription, Unsent, Wanted},
     log::{Batch, Draft, Feed, Page, Start},
 };
 
@@ -40,6 +40,8 @@ pub struct Manners {
     pub room: usize,
     pub gulp: usize,
     pub lifetime: Option<Duration>,
+    pub framing: Framing,
+    pub marks: Marks,
 }
 
 /// Everything.
@@ -176,18 +178,22 @@ impl World {
             _ => "no id\r\n\r\ndata: of ours".to_owned(),
         };
         let id = EventId { epoch: self.history.epoch, seq: placement.after };
-        let mut first = frame::preamble(format, Duration::from_secs(3), id).to_vec();
+        let encoding = Encoding { format, framing: manners.framing };
+        let opening = Opening { retry: Duration::from_secs(3), cursor: id, topics: &names, heartbeat: HEARTBEAT };
+        let mut first = frame::opening(encoding, manners.marks, opening).to_vec();
         let gap = placement.gap.map(|reason| (reason, requested.as_str()));
         if let Some((reason, requested)) = gap {
-            first.extend_from_slice(&frame::gap(format, reason, requested, id));
+            first.extend_from_slice(&frame::gap(encoding, reason, requested, id));
         }
         let pipe = Rc::new(RefCell::new(Pipe::new(manners.room, manners.gulp, &self.now)));
-        let mut client = Client::new(Rc::clone(&pipe), format, topics.to_vec(), placement.after, &self.history);
+        let mut client =
+            Client::new(Rc::clone(&pipe), (encoding, manners.marks), topics.to_vec(), placement.after, &self.history);
         client.begin(&first, gap, &self.history)?;
         client.ends_at = manners.lifetime.map(|lifetime| self.now.clock.get() + lifetime);
         let subscription = Subscription {
             topics: names.into(),
-            format,
+            encoding,
+            marks: manners.marks,
             after: placement.after,
             told_to: placement.told_to,
             ends_at: client.ends_at,
@@ -210,7 +216,7 @@ impl World {
     pub fn resume(&mut self, at: usize, deletions_are_remembered: bool, manners: Manners) -> Result<(), String> {
         let (topics, format, id) = {
             let client = &self.left[at];
-            (client.asked.clone(), client.format, EventId::parse(client.last_id()).ok_or("an id")?)
+            (client.asked.clone(), client.encoding.format, EventId::parse(client.last_id()).ok_or("an id")?)
         };
         let told_to_stop =
             |topic: &usize| deletions_are_remembered && self.history.deleted_after(*topic, id.seq).is_some();
@@ -328,7 +334,12 @@ impl World {
             let stalled = pipe.refusing_for();
             if pipe.dropped && pipe.finished {
                 client.ended_well(now, &self.history).map_err(told)?;
-            } else if pipe.dropped && !pipe.failed && stalled < WRITE_TIMEOUT && pipe.said <= CHATTER_MAX {
+            } else if pipe.dropped
+                && !pipe.failed
+                && stalled < WRITE_TIMEOUT
+                && pipe.said <= CHATTER_MAX
+                && !client.is_within_a_lost_event(&self.history)
+            {
                 return Err(told(format!("it was cut without a reason, stalled for {stalled:?}")));
             } else if !pipe.dropped && stalled >= WRITE_TIMEOUT + GRAIN {
                 return Err(told(format!("it has taken nothing for {stalled:?} and was not cut")));
@@ -369,7 +380,8 @@ impl World {
         self.now.clock.set(self.now.clock.get() + HEARTBEAT + GRAIN);
         self.turn(0, usize::MAX)?;
         let tail = self.id(true, self.history.watermark).to_string();
-        match self.clients.iter().find(|client| client.format != Format::Lines && client.last_id() != tail) {
+        let moves = |client: &&Client| client.marks == Marks::Id && client.encoding.format != Format::Lines;
+        match self.clients.iter().filter(moves).find(|client| client.last_id() != tail) {
             Some(client) => Err(format!("after a heartbeat a cursor is {}, the tail is {tail}", client.last_id())),
             None => Ok(()),
         }
@@ -377,6 +389,8 @@ impl World {
 }
 
 fn fanout(life: &Life, now: &Now) -> Fanout<Wire> {
+    // One large event is kept for those who are in the middle of it, and not two.
+    let unsent = Arc::new(Unsent::new(100_000));
     let config = StreamConfig { heartbeat: HEARTBEAT, write_timeout: WRITE_TIMEOUT, ..StreamConfig::default() };
-    Fanout::new(Arc::clone(&life.log), config, now.clock.get())
+    Fanout::new(Arc::clone(&life.log), config, unsent, now.clock.get())
 }

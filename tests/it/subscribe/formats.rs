@@ -74,7 +74,7 @@ async fn formats_do_not_mix() {
 
 #[tokio::test]
 async fn ndjson_is_one_object_a_line() {
-    // The same stream for services and `jq`: the same members, the same cursors, a blank line at once.
+    // The same stream for services and `jq`: the same members, the same cursors, a blank line at once, whatever the marks.
     let server = TestServer::start();
     let before = server.publish("elsewhere", "x").await;
     let mut stream = server.get("/subscribe?topic=a&topic=b", &NDJSON).await;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{blocks_of_text, data};
+use super::data;
 use crate::harness::{PATIENCE, TestServer};
 
 #[tokio::test]
@@ -18,7 +18,7 @@ async fn a_heartbeat_moves_the_cursor() {
         config.stream.heartbeat = Duration::from_millis(50);
         config.log.topic_events_max = 2;
     });
-    let mut quiet = server.subscribe("topic=quiet").await;
+    let mut quiet = server.subscribe("topic=quiet&marks=id").await;
     let mut last = String::new();
     for n in 0..5 {
         last = server.publish("busy", &n.to_string()).await;
@@ -36,16 +36,41 @@ async fn a_heartbeat_moves_the_cursor() {
 }
 
 #[tokio::test]
-async fn a_heartbeat_is_an_id_and_nothing_else() {
-    // To the letter; one follows another for as long as the stream is idle, none sooner than it should.
+async fn a_heartbeat_is_a_comment_and_nothing_else() {
+    // To the letter; one follows another for as long as the stream is idle, none sooner than it should. A blank line would
+    // be an empty message to some clients.
     let server = TestServer::with(|config| config.stream.heartbeat = Duration::from_millis(200));
-    let last = server.publish("a", "x").await;
-    let begin = Instant::now();
-    let mut stream = server.subscribe("topic=a").await;
-    let text = blocks_of_text(&mut stream, 4).await;
-    assert!(begin.elapsed() >= Duration::from_millis(590), "{:?}", begin.elapsed());
-    let (_, beats) = text.split_once("\n\n").expect("the first bytes");
-    assert!(beats.starts_with(&format!("id: {last}\n\n").repeat(3)), "{text}");
+    for marks in ["event", "none"] {
+        let begin = Instant::now();
+        let mut stream = server.subscribe(&format!("topic=a&marks={marks}")).await;
+        while !stream.body.ends_with(b"\n:\n:\n:\n") {
+            assert!(stream.read().await);
+        }
+        assert!(begin.elapsed() >= Duration::from_millis(590), "{:?}", begin.elapsed());
+        let sizes = &stream.chunks.as_ref().expect("it is chunked").sizes;
+        assert_eq!(sizes[1..], [2, 2, 2], "one chunk each");
+        assert_eq!((stream.opening.is_some(), stream.pending()), (marks == "event", 0));
+    }
+}
+
+#[tokio::test]
+async fn a_heartbeat_is_an_id_where_the_cursor_has_moved() {
+    // With `marks=id`: an id that would say nothing new is a comment.
+    let server = TestServer::with(|config| config.stream.heartbeat = Duration::from_millis(100));
+    let mut stream = server.subscribe("topic=a&marks=id").await;
+    for _ in 0..3 {
+        let moved = server.publish("elsewhere", "x").await;
+        let beat = format!("\nid: {moved}\n\n:\n:\n");
+        while !stream.body.ends_with(beat.as_bytes()) {
+            assert!(stream.read().await);
+        }
+        let own = server.publish("a", "x").await;
+        let beat = format!("\nid: {own}\n\n:\n");
+        while !stream.body.ends_with(beat.as_bytes()) {
+            assert!(stream.read().await);
+        }
+        stream.next().await.expect("an event");
+    }
 }
 
 #[tokio::test]
@@ -69,7 +94,7 @@ async fn a_stream_that_reaches_its_age_ends_politely() {
     // Every event that there is, then `retry:` and the id to resume with, then a clean end, within the jitter.
     let server = TestServer::with(|config| config.stream.lifetime_max = Duration::from_secs(2));
     let begin = Instant::now();
-    let mut stream = server.subscribe("topic=a").await;
+    let mut stream = server.subscribe("topic=a&marks=id").await;
     server.publish("a", "x").await;
     let last = server.publish("elsewhere", "y").await;
     assert_eq!(data(&stream.all().await), ["x"]);
