@@ -243,7 +243,7 @@ impl Default for StreamConfig {
             heartbeat: Duration::from_secs(15),
             retry: Duration::from_secs(3),
             lifetime_max: Duration::ZERO,
-            write_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_mins(1),
             unsent_bytes_max: Size::mib(64),
             gone: Duration::from_mins(1),
         }

@@ -294,6 +294,10 @@ impl Peer for Socket {
     }
 
     fn watch_writable(&mut self, key: usize) -> io::Result<()> {
+        // From now on our deadline decides alone. Linux ends a connection whose window has been too small for what is first
+        // in its send queue for that time, though the peer takes bytes all the while (`tcp_probe_timer`).
+        #[cfg(target_os = "linux")]
+        rustix::net::sockopt::set_tcp_user_timeout(&self.socket, 0)?;
         self.registry.reregister(&mut self.socket, Token(key), Interest::READABLE | Interest::WRITABLE)
     }
 }

@@ -77,6 +77,8 @@ fn hint(error: &io::Error) -> &'static str {
 const BACKLOG: i32 = 4096;
 /// What the kernel holds of a subscriber that does not read; it would grow to several MiB each by itself.
 const SEND_BUFFER: usize = 128 << 10;
+/// A peer that acknowledges nothing for this many times `stream.write_timeout` has vanished.
+const VANISHED: u32 = 4;
 /// Connections that publish or ask, beside the subscribers', before new ones are refused.
 const OTHER_CONNECTIONS: usize = 10_000;
 /// How often retention and idle topics are looked after.
@@ -213,9 +215,10 @@ fn bind(address: SocketAddr, config: &Config, shared: bool) -> io::Result<Socket
     socket.set_tcp_nodelay(true)?;
     socket.set_keepalive(true)?;
     socket.set_send_buffer_size(SEND_BUFFER)?;
-    // A peer that has vanished acknowledges nothing; without this the kernel tries for a quarter of an hour.
+    // A peer that has vanished acknowledges nothing; without this the kernel tries for a quarter of an hour. Longer than
+    // our own deadline: the kernel counts a slow reader as vanished, too (see `Peer::watch_writable`).
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(config.stream.write_timeout))?;
+    socket.set_tcp_user_timeout(Some(config.stream.write_timeout * VANISHED))?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket)

@@ -4,9 +4,13 @@
 use std::time::Duration;
 
 use tidings::config::Size;
-use tokio::{net::TcpSocket, time::interval};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::TcpSocket,
+    time::{interval, timeout},
+};
 
-use crate::harness::{Process, Stream};
+use crate::harness::{PATIENCE, Process, Stream};
 
 const READERS: usize = 100;
 const MIB: u64 = 1 << 20;
@@ -118,4 +122,39 @@ async fn what_stalled_readers_are_in_the_middle_of_is_bounded() {
     let unbounded = of_their_own(Size::mib(1024)).await;
     assert!(unbounded > 60 * MIB, "{} MiB more, so the measurement shows nothing", unbounded / MIB);
     println!("{} KiB within 8 MiB, {} KiB without a bound", bounded >> 10, unbounded >> 10);
+}
+
+/// Reads `wanted` bytes of a stream with four events of a MiB, a piece at a time; whether the server still serves it.
+async fn read_slowly(server: &Process, wanted: usize) -> bool {
+    let client = reqwest::Client::new();
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(16 << 10).expect("a receive buffer");
+    let socket = socket.connect(server.address).await.expect("a connection");
+    let mut stream = Stream::send(socket, "/subscribe?topic=slow", &[SSE]).await;
+    for _ in 0..4 {
+        publish(server, &client, "slow", &"x".repeat(1 << 20)).await;
+    }
+    // 16 KiB a second: the window opens in steps, each smaller than what is first in the kernel's send queue.
+    let (mut pace, mut piece, mut taken) = (interval(Duration::from_millis(250)), [0; 4 << 10], 0);
+    while taken < wanted {
+        pace.tick().await;
+        match timeout(PATIENCE, stream.socket.read(&mut piece)).await.expect("bytes in time") {
+            Ok(n @ 1..) => taken += n,
+            _ => break,
+        }
+    }
+    server.subscribers("slow").await == 1
+}
+
+/// Goal: a reader that takes bytes all the time is not cut, however slow it is; the kernel's own count of what a peer
+/// takes (`TCP_USER_TIMEOUT`) would cut it after 3 s.
+#[tokio::test]
+async fn a_slow_reader_is_not_cut_while_it_takes_bytes() {
+    let server_with =
+        async |write_timeout| server("memory", &[("TIDINGS__STREAM__WRITE_TIMEOUT", write_timeout)]).await;
+    let patient = server_with("3s").await;
+    assert!(read_slowly(&patient, 160 << 10).await);
+    // The control: the same reader is cut where the time is shorter than its steps are apart.
+    let impatient = server_with("100ms").await;
+    assert!(!read_slowly(&impatient, 40 << 10).await);
 }
