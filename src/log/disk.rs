@@ -43,6 +43,7 @@ use crate::{
 
 mod batch;
 mod filesystem;
+mod format;
 mod load;
 mod reader;
 mod store;

@@ -9,6 +9,7 @@ mod failing;
 mod full;
 mod refused;
 mod start;
+pub mod versions;
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug)]

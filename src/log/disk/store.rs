@@ -1,4 +1,4 @@
-//! The file: its tables, and every SQL statement.
+//! The file: what is read from it and written to it, and every SQL statement.
 //!
 //! Events are keyed by position alone, so that an append touches the right edge of one B-tree and nothing else; which
 //! topic holds what is in memory ([`crate::log::index`]). Every row carries a checksum of its own, because SQLite has
@@ -8,31 +8,14 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
 
-use super::batch::Batch;
+use super::{
+    batch::Batch,
+    format::{self, FORMAT},
+};
 use crate::{
     event::{Epoch, EventId, TopicName},
     log::{KeptReceipt, Receipt},
 };
-
-/// "TIDI": tells our files from other SQLite databases.
-const APPLICATION_ID: i32 = 0x5449_4449;
-/// The layout of the tables below.
-const FORMAT: i32 = 1;
-
-const TABLES: &str = "
-CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE boot (id TEXT NOT NULL) STRICT;
-CREATE TABLE topic (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
-    evicted_to INTEGER NOT NULL DEFAULT 0, deleted_to INTEGER NOT NULL DEFAULT 0) STRICT;
-CREATE TABLE event (
-    seq INTEGER PRIMARY KEY, topic INTEGER NOT NULL, time_ms INTEGER NOT NULL, cost INTEGER NOT NULL,
-    checksum INTEGER NOT NULL, name TEXT, content BLOB NOT NULL) STRICT;
-CREATE TABLE receipt (
-    topic INTEGER NOT NULL, key TEXT NOT NULL, seq INTEGER NOT NULL, fingerprint INTEGER NOT NULL,
-    subscribers INTEGER NOT NULL, time_ms INTEGER NOT NULL, PRIMARY KEY (topic, key)) STRICT, WITHOUT ROWID;
-CREATE INDEX receipt_age ON receipt (time_ms);
-";
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -130,14 +113,7 @@ impl Store {
     pub(super) fn open(path: &Path, durable: bool) -> Result<Self, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = open(path, flags)?;
-        let application: i32 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
-        let format: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        let objects: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-        match (application, format, objects) {
-            (0, 0, 0) | (APPLICATION_ID, FORMAT, _) => {}
-            (APPLICATION_ID, found, _) => return Err(StoreError::Newer { found }),
-            _ => return Err(StoreError::Foreign),
-        }
+        format::check(&connection)?;
         let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         if mode != "wal" {
             return Err(StoreError::NoWal(mode));
@@ -149,27 +125,9 @@ impl Store {
              PRAGMA locking_mode = NORMAL;",
         )?;
         let mut store = Self { connection };
-        if objects == 0 {
-            store.create()?;
-        }
+        format::prepare(&mut store.connection)?;
         store.set_durable(durable)?;
         Ok(store)
-    }
-
-    fn create(&mut self) -> Result<(), StoreError> {
-        let transaction = self.connection.transaction()?;
-        transaction.execute_batch(TABLES)?;
-        let epoch = i64::try_from(Epoch::random().number()).unwrap_or_default();
-        transaction.execute(
-            "INSERT INTO meta VALUES ('epoch', ?1), ('reserved', 0), ('forgotten_to', 0), ('hole_to', 0),
-             ('clean', 1), ('durable', 1), ('probe', 0)",
-            [epoch],
-        )?;
-        transaction.execute("INSERT INTO boot VALUES ('')", [])?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", FORMAT)?;
-        transaction.commit()?;
-        Ok(())
     }
 
     fn set_durable(&self, durable: bool) -> Result<(), StoreError> {
