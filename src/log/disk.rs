@@ -33,8 +33,7 @@ use tokio::{
 
 use super::{
     Append, AppendError, Draft, Durability, Feed, Feeds, FetchError, Held, KeptReceipt, Log, Page, Placement, Start,
-    index::{Index, Plan},
-    lock,
+    index::Index, lock,
 };
 use crate::{
     config::{self, LogConfig},
@@ -42,6 +41,7 @@ use crate::{
 };
 
 mod batch;
+mod fetch;
 mod filesystem;
 mod format;
 mod load;
@@ -332,42 +332,6 @@ impl Shared {
             }
             first
         });
-    }
-
-    /// A page out of memory and the file. The index is not locked while the disk is read.
-    fn fetch(&self, plan: impl Fn(&Self) -> Plan) -> Result<Page, FetchError> {
-        let reader = lock(&self.idle_readers).pop().map_or_else(|| Reader::open(&self.file), Ok);
-        let fetched = reader.and_then(|reader| {
-            let page = self.fetch_with(&reader, plan)?;
-            lock(&self.idle_readers).push(reader);
-            Ok(page)
-        });
-        fetched.map_err(|error| {
-            self.fail("cannot be read", &error);
-            FetchError
-        })
-    }
-
-    fn fetch_with(&self, reader: &Reader, plan: impl Fn(&Self) -> Plan) -> Result<Page, StoreError> {
-        let mut missing = None;
-        'again: loop {
-            let Plan { mut page, entries } = plan(self);
-            for (topic, entry) in entries {
-                let event = match entry.event {
-                    Some(event) => Some(event),
-                    None => reader.event(self.epoch, entry.seq, &topic)?,
-                };
-                // Removed since the plan was made, which the next plan knows; if not, the file has lost it.
-                let Some(event) = event else {
-                    if missing.replace(entry.seq) == Some(entry.seq) {
-                        return Err(StoreError::Corrupt(format!("the event at position {} has gone", entry.seq)));
-                    }
-                    continue 'again;
-                };
-                page.events.push(event);
-            }
-            return Ok(page);
-        }
     }
 }
 
