@@ -6,6 +6,7 @@
 //! - *Commit, then tell.* The future of an append completes, and the feed carries the event, only when the engine's
 //!   durability is reached; the feed is in order of position and skips nothing but what [`Batch::lost_to`] admits.
 //! - *Exact gaps.* A read that would pass over an event that is no longer held says so in [`Page::evicted_to`].
+//! - *Damage is a gap.* What cannot be read is lost history, not the end: the read goes on after it.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -72,6 +73,11 @@ pub trait Log: Send + Sync {
     /// Receipts of `topic` that were given before this process, for its topic's next life; each is given once.
     fn receipts(&self, _topic: &TopicName) -> Vec<KeptReceipt> {
         Vec::new()
+    }
+
+    /// Events that could not be read since the start, and are lost history.
+    fn unreadable(&self) -> u64 {
+        0
     }
 
     /// Whether it takes events, as far as is known.
@@ -168,7 +174,7 @@ pub enum AppendError {
     Unknown,
 }
 
-/// The log could not read what it holds; it has failed.
+/// The log could not read what it holds, for a reason that is not in the events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the log cannot be read")]
 pub struct FetchError;
@@ -222,6 +228,8 @@ pub struct Placement {
     pub gap: Option<GapReason>,
     /// Removals so far: what is missing by then is in `gap`, or was not asked for.
     pub told_to: u64,
+    /// Events that it asked for are missing further on: the stream is told when it comes there.
+    pub ahead: Option<GapReason>,
 }
 
 /// One answer of [`Log::read`].
@@ -231,9 +239,11 @@ pub struct Page {
     pub events: Vec<Arc<Event>>,
     /// Every event of the topics up to here that is held is in `events`.
     pub to: u64,
-    /// When not 0: retention has removed events after the asked position that the reader does not know of, the last of
+    /// When not 0: events after the asked position that the reader does not know of are not held any more, the last of
     /// them here.
     pub evicted_to: u64,
+    /// Some of them could not be read.
+    pub is_damaged: bool,
     /// Topics that have been deleted since the reader was told last; `events` has nothing of them.
     pub deleted: Vec<TopicName>,
     /// Removals so far, all of which this page tells of.
@@ -248,6 +258,18 @@ impl Page {
         if evicted_to > after {
             self.evicted_to = self.evicted_to.max(evicted_to);
         }
+    }
+
+    /// Notes that the event at `seq` is missing because it cannot be read.
+    fn lose(&mut self, seq: u64) {
+        self.evicted_to = self.evicted_to.max(seq);
+        self.is_damaged = true;
+    }
+
+    /// Why events are missing, when some are.
+    #[must_use]
+    pub fn reason(&self) -> GapReason {
+        if self.is_damaged { GapReason::Unreadable } else { GapReason::Evicted }
     }
 
     /// Where a reader of this page stands before its first event: what lies between is not held.

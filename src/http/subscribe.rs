@@ -219,7 +219,7 @@ async fn admit(edge: &Edge, wish: Wish) -> Result<(Answer, Subscription), Refusa
         return Err(Refusal::Topic(RegistryError::Topic(JoinError::Deleted)));
     }
     let placement = edge.log.place(&topics, &wish.start);
-    if let Some(reason) = placement.gap.filter(|_| wish.gap_fails) {
+    if let Some(reason) = placement.gap.or(placement.ahead).filter(|_| wish.gap_fails) {
         return Err(Refusal::Gap(reason.as_str().to_owned()));
     }
     let first = first_bytes(edge, &wish, placement, &topics, &deleted);

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     event::{Event, EventId, TopicName},
-    frame::{self, Frame, GapReason},
+    frame::{self, Frame},
     log::{FetchError, Page},
 };
 
@@ -249,7 +249,7 @@ impl<S: Peer> Fanout<S> {
             let id = |seq| EventId { epoch, seq };
             let (requested, resumed_after) = (id(connection.cursor).to_string(), id(page.resumes_after()));
             (connection.cursor, connection.marked) = (resumed_after.seq, resumed_after.seq);
-            self.say(key, &frame::gap(encoding, GapReason::Evicted, &requested, resumed_after));
+            self.say(key, &frame::gap(encoding, page.reason(), &requested, resumed_after));
         }
         // What somebody is in the middle of need not be encoded, or held, again.
         let encode = |event: Arc<Event>| {

@@ -44,8 +44,10 @@ mod batch;
 mod fetch;
 mod filesystem;
 mod format;
+mod garbage;
 mod load;
 mod reader;
+mod salvage;
 mod store;
 mod writer;
 
@@ -79,6 +81,8 @@ struct Shared {
     /// The last batch did not fit on the disk.
     full: AtomicBool,
     idle_readers: Mutex<Vec<Reader>>,
+    /// Events that could not be read since the start.
+    unreadable: AtomicU64,
 }
 
 struct State {
@@ -300,6 +304,10 @@ impl Log for DiskLog {
 
     /// The writer does it, between batches.
     fn tend(&self) {}
+
+    fn unreadable(&self) -> u64 {
+        self.shared.unreadable.load(Ordering::Relaxed)
+    }
 
     fn check(&self) -> Result<(), AppendError> {
         if self.shared.failed.borrow().is_some() {

@@ -15,9 +15,11 @@ use crate::{
     event::{Content, Epoch, Event, TopicName},
 };
 
+mod lost;
 mod read;
 mod restore;
 
+use lost::Lost;
 pub(super) use restore::Marks;
 
 /// The events held. Time is the log's own: since some moment before its first event, on a clock that never jumps.
@@ -46,6 +48,10 @@ pub(super) struct Index {
     forgotten_to: u64,
     /// Any topic may have lost events up to here: the machine stopped before they were on disk.
     hole_to: u64,
+    /// Any topic may have lost events up to here: a start could not read them.
+    unreadable_to: u64,
+    /// Topics with entries that cannot be read; there is none as long as the disk is sound.
+    lost: HashMap<TopicName, Lost>,
     forgotten_at: u64,
     /// Evictions and deletions so far. Positions cannot tell a reader what is news to it: retention removes the events
     /// of several topics in any order.
@@ -105,7 +111,7 @@ impl TopicLog {
 }
 
 /// What an event costs besides its frame: its own fields, the index entries, the allocator.
-const EVENT_OVERHEAD: u64 = 256;
+pub(super) const EVENT_OVERHEAD: u64 = 256;
 
 /// Empty topics whose last position is remembered, so that a gap is reported exactly when there is one.
 const EMPTY_MAX: usize = 65_536;
@@ -127,6 +133,8 @@ impl Index {
             empty: VecDeque::new(),
             forgotten_to: 0,
             hole_to: 0,
+            unreadable_to: 0,
+            lost: HashMap::new(),
             forgotten_at: 0,
             removals: 0,
         }
@@ -232,10 +240,11 @@ impl Index {
             self.hot_bytes -= if entry.event.is_some() { entry.bytes } else { 0 };
             self.events -= 1;
             removed(Removed::Event(topic, entry.seq));
-        }
-        if log.events.is_empty() {
-            log.events = VecDeque::new();
-            self.empty.push_back((log.evicted_to, topic.clone()));
+            let empty = log.events.is_empty().then(|| std::mem::take(&mut log.events)).map(|_| log.evicted_to);
+            self.empty.extend(empty.map(|mark| (mark, topic.clone())));
+            if entry.is_lost() {
+                self.lost_is_evicted(topic);
+            }
         }
     }
 

@@ -29,7 +29,7 @@ impl End {
     }
 }
 
-fn subscribe(broker: &Broker, query: &str, cursor: Option<&str>) -> Vec<Line> {
+pub fn subscribe(broker: &Broker, query: &str, cursor: Option<&str>) -> Vec<Line> {
     // An event of another topic ends the reading: it comes after all that was held. A topic of its own each time: it
     // must not have lost anything to retention.
     let topic = format!("end-{:x}", fastrand::u64(..));
@@ -41,14 +41,14 @@ fn subscribe(broker: &Broker, query: &str, cursor: Option<&str>) -> Vec<Line> {
 }
 
 /// Where `broker.gap` says that the stream goes on, when the first line is one.
-fn gap(lines: &[Line]) -> Option<(String, u64)> {
+pub fn gap(lines: &[Line]) -> Option<(String, u64)> {
     let line = lines.first().filter(|line| line.event.as_deref() == Some("broker.gap"))?;
     let data: serde_json::Value = serde_json::from_str(&line.data).expect("JSON");
     let text = |name: &str| data[name].as_str().expect("a text").to_owned();
     Some((text("reason"), seq(&text("resumed_after"))))
 }
 
-fn contents(lines: &[Line]) -> Vec<&str> {
+pub fn contents(lines: &[Line]) -> Vec<&str> {
     lines.iter().map(|line| line.data.as_str()).collect()
 }
 

@@ -1,4 +1,5 @@
 //! Peers, disks and clocks at their worst. Each case has a control beside it, which shows that its check can fail.
 
 mod busy;
+mod damage;
 mod readers;

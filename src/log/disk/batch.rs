@@ -11,6 +11,8 @@ use crate::{
 /// A transaction of the writer.
 pub(super) struct Batch<'a> {
     pub(super) transaction: rusqlite::Transaction<'a>,
+    /// Numbers up to here may be those of topics whose rows are lost.
+    pub(super) topics_to: i64,
 }
 
 impl Batch<'_> {
@@ -21,8 +23,9 @@ impl Batch<'_> {
             return Ok(id);
         }
         // It may have had a row before, and what it lost then is remembered with all others'.
-        let sql = "INSERT INTO topic (name, evicted_to) SELECT ?1, value FROM meta WHERE name = 'forgotten_to'";
-        self.transaction.prepare_cached(sql)?.execute([name.as_str()])?;
+        let sql = "INSERT INTO topic (id, name, evicted_to) SELECT
+            max(?2, (SELECT coalesce(max(id), 0) FROM topic)) + 1, ?1, value FROM meta WHERE name = 'forgotten_to'";
+        self.transaction.prepare_cached(sql)?.execute(params![name.as_str(), self.topics_to])?;
         Ok(self.transaction.last_insert_rowid())
     }
 
@@ -51,10 +54,8 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Removes events that are no longer held, given in any order.
-    pub(super) fn remove(&self, seqs: &mut [u64]) -> Result<(), StoreError> {
-        // By position, so that each page is written once.
-        seqs.sort_unstable();
+    /// Removes events that are no longer held, given in order.
+    pub(super) fn remove(&self, seqs: &[u64]) -> Result<(), StoreError> {
         let mut delete = self.transaction.prepare_cached("DELETE FROM event WHERE seq BETWEEN ?1 AND ?2")?;
         for run in seqs.chunk_by(|a, b| *a + 1 == *b) {
             if let (Some(first), Some(last)) = (run.first(), run.last()) {

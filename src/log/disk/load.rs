@@ -11,9 +11,10 @@ use tokio::sync::watch;
 
 use super::{
     Clock, READERS, Shared, State, StoreError,
+    garbage::Garbage,
     reader::Reader,
     store::{Meta, Store},
-    writer::{Garbage, Writer},
+    writer::Writer,
 };
 use crate::{
     config::{Durability, LogConfig},
@@ -42,15 +43,18 @@ pub(super) fn load(
     store.make_room()?;
     let mut index = Index::new(meta.epoch, config.clone(), config.hot_bytes_max.get());
     let mut topics = HashMap::new();
-    let mut ids = HashMap::new();
-    store.topics(|row| {
+    let lost = store.topics(meta.reserved, |row| {
         index.restore_topic(&row.name, row.evicted_to);
-        topics.insert(row.id, (row.name.clone(), row.deleted_to));
-        ids.insert(row.name, row.id);
+        topics.insert(row.id, (row.name, row.deleted_to));
     })?;
-    let (clock, time_ms, mut garbage) = load_events(&store, &mut index, &topics)?;
+    store.repair(!lost.is_empty(), topics.keys().copied())?;
+    let ids = topics.iter().map(|(id, (name, _))| (name.clone(), *id)).collect();
+    let (clock, time_ms, mut garbage, damage) = load_events(&store, &mut index, &topics, meta.forgotten_to)?;
+    store.note_damage(damage.to, damage.topics_to)?;
     let now = clock.now();
-    let marks = Marks { last: meta.reserved, forgotten_to: meta.forgotten_to, hole_to: meta.hole_to };
+    let (forgotten_to, hole_to) = (meta.forgotten_to, meta.hole_to);
+    let unreadable_to = meta.unreadable_to.max(damage.to);
+    let marks = Marks { last: meta.reserved, forgotten_to, hole_to, unreadable_to };
     index.restore_marks(marks, now, &mut |removed| garbage.note(removed));
     let mut receipts: HashMap<_, Vec<_>> = HashMap::new();
     let since_ms = now_ms().saturating_sub(u64::try_from(receipts_for.as_millis()).unwrap_or(u64::MAX));
@@ -72,44 +76,67 @@ pub(super) fn load(
         failed: watch::Sender::new(None),
         full: AtomicBool::new(false),
         idle_readers: Mutex::new(readers?),
+        unreadable: AtomicU64::new(damage.events),
     });
     let writer = Writer::new(store, Arc::clone(&shared), meta.reserved, receipts_for).with(ids, garbage);
     Ok((shared, writer))
 }
 
-/// Puts every event into the index, none of them hot; gives the log's clock, the newest time, and what is in the file
-/// but no longer held.
+/// What a start could not read.
+#[derive(Default)]
+struct Damage {
+    /// The last position of an event that is lost: it cannot be read, or the row of its topic cannot.
+    to: u64,
+    /// How many events, as far as is known: what cannot be read may have been several.
+    events: u64,
+    /// The largest number of a topic's row in the events.
+    topics_to: i64,
+}
+
+/// Puts every event into the index, none of them hot; gives the log's clock, the newest time, what is in the file but no
+/// longer held, and what cannot be read.
 fn load_events(
     store: &Store,
     index: &mut Index,
     topics: &HashMap<i64, (TopicName, u64)>,
-) -> Result<(Clock, u64, Garbage), StoreError> {
-    let span = store.span()?;
-    let (mut first, mut count, mut garbage) = (None, 0_u64, Garbage::default());
+    forgotten_to: u64,
+) -> Result<(Clock, u64, Garbage, Damage), StoreError> {
+    let last = store.last()?;
+    let (mut first, mut count, mut garbage, mut damage) = (None, 0_u64, Garbage::default(), Damage::default());
     let (mut zero_ms, mut newest_ms, mut say_at) = (None, 0, Instant::now() + FIRST_PROGRESS);
-    store.events(|row| {
+    let ranges = store.events(last, |row| {
         let first = *first.get_or_insert(row.seq);
         let zero_ms = *zero_ms.get_or_insert(row.time_ms);
         newest_ms = newest_ms.max(row.time_ms);
         count += 1;
         if count.is_multiple_of(4096) && Instant::now() >= say_at {
             say_at = Instant::now() + PROGRESS;
-            tracing::info!(events = count, percent = (row.seq - first) * 100 / span.max(1), "reading the log");
+            tracing::info!(events = count, percent = (row.seq - first) * 100 / (last - first + 1), "reading the log");
         }
         let at = Duration::from_millis(row.time_ms.saturating_sub(zero_ms));
         let entry = Entry { seq: row.seq, at, time_ms: row.time_ms, bytes: row.cost, event: None };
-        match topics.get(&row.topic) {
-            Some((topic, deleted_to)) => {
-                if !index.restore(topic, *deleted_to, entry) {
-                    garbage.note(Removed::Event(topic, row.seq));
-                }
+        damage.topics_to = damage.topics_to.max(row.topic);
+        if let Some((topic, deleted_to)) = topics.get(&row.topic) {
+            if !index.restore(topic, *deleted_to, entry) {
+                garbage.note(Removed::Event(topic, row.seq));
             }
-            None => garbage.seqs.push(row.seq),
+            return;
+        }
+        garbage.seqs.push(row.seq);
+        // What a topic had lost when it was forgotten is only waiting for its removal.
+        if row.seq > forgotten_to {
+            damage.to = row.seq;
+            damage.events += 1;
         }
     })?;
+    damage.to = ranges.iter().map(|(_, to)| *to).fold(damage.to, u64::max);
+    damage.events += u64::try_from(ranges.len()).unwrap_or_default();
+    if damage.to > 0 {
+        tracing::error!(to = damage.to, "events up to a position are lost: subscribers from before it are told");
+    }
     let zero_ms = zero_ms.unwrap_or_else(now_ms);
     let opened_at = Duration::from_millis(now_ms().max(newest_ms).saturating_sub(zero_ms));
-    Ok((Clock { opened_at, opened: Instant::now() }, newest_ms, garbage))
+    Ok((Clock { opened_at, opened: Instant::now() }, newest_ms, garbage, damage))
 }
 
 fn report(meta: &Meta, index: &Index, took: Duration) {

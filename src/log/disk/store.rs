@@ -6,15 +6,16 @@
 
 use std::{path::Path, time::Duration};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, ffi, params};
 
 use super::{
     batch::Batch,
     format::{self, FORMAT},
+    salvage::{self, Range},
 };
 use crate::{
     event::{Epoch, EventId, TopicName},
-    log::{KeptReceipt, Receipt},
+    log::{KeptReceipt, Receipt, index::EVENT_OVERHEAD},
 };
 
 /// Why the file cannot be used.
@@ -48,18 +49,40 @@ pub enum StoreError {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::Error;
+        match error {
+            // The file has what we never write there.
+            Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::InvalidColumnType(..)
+            | Error::Utf8Error(..) => return Self::Corrupt(error.to_string()),
+            _ => {}
+        }
         match error.sqlite_error_code() {
             Some(ErrorCode::NotADatabase) => Self::Foreign,
             Some(ErrorCode::DatabaseCorrupt) => Self::Unreadable(error),
+            Some(ErrorCode::SystemIoFailure) if reads(&error) => Self::Unreadable(error),
             _ => Self::Sqlite(error),
         }
     }
+}
+
+/// Whether it was a read that failed, of which SQLite has some kinds.
+fn reads(error: &rusqlite::Error) -> bool {
+    let kinds =
+        [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS, ffi::SQLITE_IOERR_DATA];
+    error.sqlite_error().is_some_and(|error| kinds.contains(&error.extended_code))
 }
 
 impl StoreError {
     /// Whether it is only that the disk has no room: nothing is broken, and nothing was written.
     pub(super) fn is_full(&self) -> bool {
         matches!(self, Self::Sqlite(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull))
+    }
+
+    /// Whether some of the file cannot be read, or is not what was written.
+    pub(super) fn is_damage(&self) -> bool {
+        matches!(self, Self::Corrupt(_) | Self::Unreadable(_))
     }
 }
 
@@ -72,6 +95,8 @@ pub(super) struct Meta {
     pub(super) forgotten_to: u64,
     /// Any topic may have lost events up to here.
     pub(super) hole_to: u64,
+    /// Any topic may have events up to here that a start could not read.
+    pub(super) unreadable_to: u64,
     /// The machine has stopped under the process before this one, whose commits did not wait for the disk.
     pub(super) lost_power: bool,
 }
@@ -95,7 +120,13 @@ pub(super) struct TopicRow {
 /// A connection to the file that writes; there is one, on the writer's thread.
 pub(super) struct Store {
     connection: Connection,
+    /// Rows of topics that are made have numbers above this.
+    topics_to: i64,
 }
+
+/// What a row of an event may cost more than its content: names, and the lines that the content is split into.
+const EVENT_EXPANSION: u64 = 8;
+const COST_MAX: u64 = 4096;
 
 /// Opens the file, makes its tables when it is new, and refuses one that is not ours to read.
 pub(super) fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
@@ -124,7 +155,7 @@ impl Store {
              PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -16384;
              PRAGMA locking_mode = NORMAL;",
         )?;
-        let mut store = Self { connection };
+        let mut store = Self { connection, topics_to: 0 };
         format::prepare(&mut store.connection)?;
         store.set_durable(durable)?;
         Ok(store)
@@ -148,7 +179,8 @@ impl Store {
         let reserved = number_of("reserved")?;
         let lost_power = number_of("clean")? == 0 && number_of("durable")? == 0 && before != boot;
         let hole_to = if lost_power { reserved } else { number_of("hole_to")? };
-        let meta = Meta { epoch, reserved, forgotten_to: number_of("forgotten_to")?, hole_to, lost_power };
+        let (forgotten_to, unreadable_to) = (number_of("forgotten_to")?, number_of("unreadable_to")?);
+        let meta = Meta { epoch, reserved, forgotten_to, hole_to, unreadable_to, lost_power };
         self.set_durable(true)?;
         let transaction = self.connection.transaction()?;
         for (name, value) in [("clean", 0), ("durable", u64::from(durable)), ("hole_to", hole_to)] {
@@ -160,37 +192,72 @@ impl Store {
         Ok(meta)
     }
 
-    /// Every topic that has a row.
-    pub(super) fn topics(&self, mut each: impl FnMut(TopicRow)) -> Result<(), StoreError> {
-        let mut statement = self.connection.prepare("SELECT id, name, evicted_to, deleted_to FROM topic")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
+    /// Every topic that has a row, as far as it can be read; what cannot. No position is above `reserved`.
+    pub(super) fn topics(&self, reserved: u64, mut each: impl FnMut(TopicRow)) -> Result<Vec<Range>, StoreError> {
+        let last = self.connection.query_row("SELECT coalesce(max(id), 0) FROM topic", [], |row| row.get(0));
+        let last = match last.map_err(StoreError::from) {
+            // Not even the end of it: up to where there may be rows is not known.
+            Err(error) if error.is_damage() => u64::from(u32::MAX),
+            last => position(last?),
+        };
+        let select = "SELECT id, name, evicted_to, deleted_to FROM topic WHERE id >= ?1 ORDER BY id";
+        salvage::scan(&self.connection, select, last, |row| {
             let name: String = row.get(1)?;
             let name =
                 TopicName::parse(&name, usize::MAX).map_err(|_| StoreError::Corrupt(format!("a topic {name:?}")))?;
             let (evicted_to, deleted_to) = (position(row.get(2)?), position(row.get(3)?));
+            if evicted_to.max(deleted_to) > reserved {
+                return Err(StoreError::Corrupt(format!("the marks of topic {name}")));
+            }
             each(TopicRow { id: row.get(0)?, name, evicted_to, deleted_to });
+            Ok(())
+        })
+    }
+
+    /// Every event, by position, without its content, as far as it can be read; what cannot. A file of which the last
+    /// event cannot be read cannot be written either, and is refused.
+    pub(super) fn events(&self, last: u64, mut each: impl FnMut(EventRow)) -> Result<Vec<Range>, StoreError> {
+        let select = "SELECT seq, topic, time_ms, cost, length(content) FROM event WHERE seq >= ?1 ORDER BY seq";
+        salvage::scan(&self.connection, select, last, |row| {
+            let (seq, topic, bytes) = (position(row.get(0)?), row.get(1)?, position(row.get(4)?));
+            let mut cost = position(row.get(3)?);
+            // Retention goes by it: nonsense there would drive out everything else.
+            if !(bytes + EVENT_OVERHEAD..=bytes * EVENT_EXPANSION + COST_MAX).contains(&cost) {
+                cost = bytes + EVENT_OVERHEAD;
+            }
+            each(EventRow { seq, topic, time_ms: position(row.get(2)?), cost });
+            Ok(())
+        })
+    }
+
+    /// The last event's position; 0 when there is none. A file that cannot tell cannot be written either: that is where
+    /// the next one goes.
+    pub(super) fn last(&self) -> Result<u64, StoreError> {
+        let last = self.connection.query_row("SELECT coalesce(max(seq), 0) FROM event", [], |row| row.get(0));
+        Ok(position(last?))
+    }
+
+    /// Makes the tables of topics and receipts sound again, when they are not; `topics` are the rows of those that can
+    /// be read, `lost` is whether some cannot. Nothing else needs to be repaired: events are passed over.
+    pub(super) fn repair(&mut self, lost: bool, topics: impl Iterator<Item = i64>) -> Result<(), StoreError> {
+        if !salvage::is_sound(&self.connection, "receipt")? {
+            tracing::error!("the idempotency keys in the log are damaged and are forgotten");
+            salvage::begin_receipts_anew(&mut self.connection)?;
+        }
+        if lost || !salvage::is_sound(&self.connection, "topic")? {
+            tracing::error!("the table of topics is damaged: those that cannot be read are lost");
+            salvage::begin_topics_anew(&mut self.connection, &topics.collect::<Vec<_>>())?;
         }
         Ok(())
     }
 
-    /// Every event, by position, without its content.
-    pub(super) fn events(&self, mut each: impl FnMut(EventRow)) -> Result<(), StoreError> {
-        let mut statement = self.connection.prepare("SELECT seq, topic, time_ms, cost FROM event ORDER BY seq")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let (seq, topic) = (position(row.get(0)?), row.get(1)?);
-            each(EventRow { seq, topic, time_ms: position(row.get(2)?), cost: position(row.get(3)?) });
-        }
+    /// Notes that any topic may have events up to `to` that cannot be read, and that `topics` is the largest number of a
+    /// topic's row that an event has: a new topic must not take over the events of one whose row is lost.
+    pub(super) fn note_damage(&mut self, to: u64, topics: i64) -> Result<(), StoreError> {
+        self.topics_to = topics;
+        let sql = "UPDATE meta SET value = ?1 WHERE name = 'unreadable_to' AND value < ?1";
+        self.connection.execute(sql, [number(to)])?;
         Ok(())
-    }
-
-    /// How many events there are, for the progress line; an estimate is enough.
-    pub(super) fn span(&self) -> Result<u64, StoreError> {
-        let span: i64 =
-            self.connection
-                .query_row("SELECT coalesce(max(seq) - min(seq) + 1, 0) FROM event", [], |row| row.get(0))?;
-        Ok(position(span))
     }
 
     /// The receipts given after `since_ms`, with the topic's row id.
@@ -204,22 +271,18 @@ impl Store {
         let mut statement = self.connection.prepare(sql)?;
         let mut rows = statement.query([number(since_ms)])?;
         while let Some(row) = rows.next()? {
-            let key: String = row.get(1)?;
-            let kept = KeptReceipt {
-                key: key.into(),
-                receipt: Receipt { id: EventId { epoch, seq: position(row.get(2)?) } },
-                fingerprint: row.get::<_, i64>(3)?.cast_unsigned(),
-                subscribers: usize::try_from(row.get::<_, i64>(4)?).unwrap_or_default(),
-                time_ms: position(row.get(5)?),
-            };
-            each(row.get(0)?, kept);
+            match receipt(row, epoch) {
+                Ok((topic, kept)) => each(topic, kept),
+                Err(error) => tracing::error!(%error, "an idempotency key in the log cannot be read and is forgotten"),
+            }
         }
         Ok(())
     }
 
     /// Starts a batch. Until [`Batch::commit`] nothing of it counts.
     pub(super) fn batch(&mut self) -> Result<Batch<'_>, StoreError> {
-        Ok(Batch { transaction: self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)? })
+        let behavior = rusqlite::TransactionBehavior::Immediate;
+        Ok(Batch { transaction: self.connection.transaction_with_behavior(behavior)?, topics_to: self.topics_to })
     }
 
     /// Promises on disk, whatever the durability of commits, that positions up to `to` may be given.
@@ -256,6 +319,18 @@ impl Store {
         transaction.commit()?;
         self.checkpoint(true).map(drop)
     }
+}
+
+fn receipt(row: &Row<'_>, epoch: Epoch) -> rusqlite::Result<(i64, KeptReceipt)> {
+    let (topic, key, seq): (_, String, _) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    let kept = KeptReceipt {
+        key: key.into(),
+        receipt: Receipt { id: EventId { epoch, seq: position(seq) } },
+        fingerprint: row.get::<_, i64>(3)?.cast_unsigned(),
+        subscribers: usize::try_from(row.get::<_, i64>(4)?).unwrap_or_default(),
+        time_ms: position(row.get(5)?),
+    };
+    Ok((topic, kept))
 }
 
 pub(super) fn checksum(seq: u64, topic: &str, time_ms: u64, name: Option<&str>, content: &[u8]) -> u32 {

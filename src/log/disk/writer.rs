@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
     Shared,
-    batch::Batch,
+    garbage::{Garbage, Portion},
     store::{Store, StoreError},
 };
 use crate::{
@@ -37,31 +37,6 @@ pub(super) struct Job {
 pub(super) enum Work {
     Append { draft: Draft, done: oneshot::Sender<Result<Receipt, AppendError>> },
     Forget { topic: TopicName, done: oneshot::Sender<Result<u64, AppendError>> },
-}
-
-/// What is in the file although it is no longer held. It is removed in bulk: row by row every publish would write the
-/// page of some old event.
-#[derive(Default)]
-pub(super) struct Garbage {
-    pub(super) seqs: Vec<u64>,
-    evicted: HashMap<TopicName, u64>,
-    forgotten: Vec<(TopicName, u64)>,
-}
-
-impl Garbage {
-    pub(super) fn note(&mut self, removed: Removed<'_>) {
-        match removed {
-            Removed::Event(topic, seq) => {
-                self.seqs.push(seq);
-                self.evicted.insert(topic.clone(), seq);
-            }
-            Removed::Topic(topic, lost_to) => self.forgotten.push((topic.clone(), lost_to)),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.seqs.is_empty() && self.evicted.is_empty() && self.forgotten.is_empty()
-    }
 }
 
 pub(super) struct Writer {
@@ -99,8 +74,6 @@ const BATCH_JOBS_MAX: usize = 4096;
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Positions that are promised to the file at once; each time costs one more fsync.
 const RESERVATION: u64 = 1 << 16;
-/// Events removed from the file at once.
-const GARBAGE_MAX: usize = 8192;
 /// How often retention by age, garbage and old receipts are looked after.
 const TEND: Duration = Duration::from_secs(1);
 /// Bytes written after which the write-ahead log is moved into the file, as far as readers allow, and after which the
@@ -126,7 +99,9 @@ impl Writer {
     pub(super) fn run(mut self, queue: &mpsc::Receiver<Job>) {
         let mut tended = Instant::now();
         loop {
-            let first = match queue.recv_timeout(TEND) {
+            // What is left to remove goes between the batches, unless there is no room to do even that.
+            let behind = self.garbage.is_much() && !self.shared.full.load(Ordering::Relaxed);
+            let first = match queue.recv_timeout(if behind { Duration::ZERO } else { TEND }) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -201,19 +176,32 @@ impl Writer {
                 state.receipts = HashMap::new();
             }
         }
-        let clean = self.garbage.seqs.len() >= GARBAGE_MAX || (tend && !self.garbage.is_empty());
         // While the disk is full nobody may be publishing, because we say that we are not ready: try ourselves.
         let probe = tend && self.shared.full.load(Ordering::Relaxed);
         if probe {
             self.store.make_room()?;
         }
-        if steps.is_empty() && !clean && !probe {
+        let clean = self.garbage.is_much() || tend;
+        let mut portion = if clean { self.garbage.take() } else { Portion::default() };
+        if steps.is_empty() && portion.is_empty() && !probe {
             return Ok(());
         }
-        match self.write(&steps, tend, clean, probe) {
+        let mut written = self.write(&steps, tend, &portion, probe);
+        let mut damaged = Vec::new();
+        if written.as_ref().is_err_and(StoreError::is_damage) && !portion.seqs.is_empty() {
+            // Perhaps it is only that what is no longer held cannot be removed: without that all may be well.
+            damaged = std::mem::take(&mut portion.seqs);
+            self.topics.clear();
+            written = self.write(&steps, tend, &portion, probe);
+        }
+        match written {
             Ok(()) => {
                 self.shared.full.store(false, Ordering::Relaxed);
                 self.publish(steps);
+                for (topic, _) in &portion.forgotten {
+                    self.topics.remove(topic);
+                }
+                self.remove_singly(damaged)?;
                 self.checkpoint()
             }
             Err(error) if error.is_full() => {
@@ -223,6 +211,8 @@ impl Writer {
                 // Nothing of the batch exists, so its positions are free again.
                 self.last = begun;
                 self.topics.clear();
+                portion.seqs.append(&mut damaged);
+                self.garbage.give_back(portion);
                 refuse(steps, AppendError::DiskFull);
                 Ok(())
             }
@@ -235,7 +225,7 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, steps: &[Step], tend: bool, clean: bool, probe: bool) -> Result<(), StoreError> {
+    fn write(&mut self, steps: &[Step], tend: bool, portion: &Portion, probe: bool) -> Result<(), StoreError> {
         if self.last > self.reserved {
             let to = self.last + RESERVATION;
             self.store.reserve(to, self.shared.durability == Durability::Disk)?;
@@ -260,10 +250,12 @@ impl Writer {
                 Step::Forget { topic, seq, .. } => batch.mark_deleted(topic, *seq)?,
             }
         }
-        let mut forgotten = Vec::new();
-        if clean {
-            forgotten = remove(&batch, &mut self.garbage, &self.shared, steps)?;
-        }
+        let here: HashSet<&TopicName> =
+            if portion.forgotten.is_empty() { HashSet::new() } else { steps.iter().map(Step::topic).collect() };
+        // It may have come back to life since, or do so in this batch.
+        let returning =
+            |topic: &TopicName| here.contains(topic) || lock(&self.shared.state).index.held(topic).is_some();
+        portion.remove(&batch, returning)?;
         if tend {
             let window = u64::try_from(self.receipts_for.as_millis()).unwrap_or(u64::MAX);
             batch.expire_receipts(now_ms().saturating_sub(window))?;
@@ -273,11 +265,29 @@ impl Writer {
         }
         batch.commit()?;
         self.written += COMMIT_OVERHEAD;
-        if clean {
-            self.garbage = Garbage::default();
-            for topic in forgotten {
-                self.topics.remove(&topic);
+        Ok(())
+    }
+
+    /// Removes what can be removed of `seqs`, among which are rows on damaged pages. Those stay in the file: their topics
+    /// have lost them all the same, and to end over what is no longer held would be to end again after each start.
+    fn remove_singly(&mut self, seqs: Vec<u64>) -> Result<(), StoreError> {
+        let (mut rest, mut stuck) = (Vec::from([seqs]), 0_u64);
+        while let Some(mut seqs) = rest.pop() {
+            let batch = self.store.batch()?;
+            match batch.remove(&seqs).and_then(|()| batch.commit()) {
+                Ok(()) => {}
+                Err(error) if error.is_damage() && seqs.len() > 1 => {
+                    rest.push(seqs.split_off(seqs.len() / 2));
+                    rest.push(seqs);
+                }
+                Err(error) if error.is_damage() => stuck += 1,
+                // They wait for the next start.
+                Err(error) if error.is_full() => return Ok(()),
+                Err(error) => return Err(error),
             }
+        }
+        if stuck > 0 {
+            tracing::error!(rows = stuck, "old events are on damaged pages and stay in the file");
         }
         Ok(())
     }
@@ -326,30 +336,6 @@ impl Writer {
         }
         Ok(())
     }
-}
-
-/// Removes garbage within `batch`, which has `steps`, too; gives the topics whose rows have gone.
-fn remove(
-    batch: &Batch<'_>,
-    garbage: &mut Garbage,
-    shared: &Shared,
-    steps: &[Step],
-) -> Result<Vec<TopicName>, StoreError> {
-    batch.remove(&mut garbage.seqs)?;
-    for (topic, to) in &garbage.evicted {
-        batch.mark_evicted(topic, *to)?;
-    }
-    let mut forgotten = Vec::new();
-    let returning: HashSet<&TopicName> =
-        if garbage.forgotten.is_empty() { HashSet::new() } else { steps.iter().map(Step::topic).collect() };
-    for (topic, lost_to) in &garbage.forgotten {
-        // It may have come back to life since, or do so in this batch.
-        if !returning.contains(topic) && lock(&shared.state).index.held(topic).is_none() {
-            batch.forget_topic(topic, *lost_to)?;
-            forgotten.push(topic.clone());
-        }
-    }
-    Ok(forgotten)
 }
 
 fn refuse(steps: Vec<Step>, error: AppendError) {

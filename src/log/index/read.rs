@@ -9,6 +9,9 @@ use crate::{
     log::{Held, Page, Placement, Start},
 };
 
+/// Entries that a page passes over at once because they cannot be read.
+const LOST_MAX: usize = 4096;
+
 impl Index {
     /// The page after `after`, as far as it is hot: up to `bytes_max`, but at least one event.
     pub(in crate::log) fn read(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page {
@@ -45,7 +48,18 @@ impl Index {
             rests.push(log.events.range(log.after(after)..).map(move |entry| (topic, entry)).peekable());
         }
         let (mut bytes, mut entries) = (0, Vec::new());
+        let mut lost = 0;
         for (topic, entry) in merge(rests) {
+            if entry.is_lost() {
+                // What is before it comes first, so that the gap is told at its place.
+                if !entries.is_empty() || lost == LOST_MAX {
+                    page.to = entry.seq - 1;
+                    break;
+                }
+                lost += 1;
+                page.lose(entry.seq);
+                continue;
+            }
             let size = entry.event.as_ref().map_or(entry.bytes.try_into().unwrap_or(usize::MAX), |e| e.frame.len());
             if bytes > 0 && bytes + size > bytes_max {
                 page.to = entry.seq - 1;
@@ -62,8 +76,8 @@ impl Index {
         let everything = || self.before_first(topics, |_| true);
         let whole_after = topics.iter().map(|topic| self.whole_after(topic)).max().unwrap_or_default();
         let told_to = self.removals;
-        let at = |after| Placement { after, gap: None, told_to };
-        let gap = |reason, after| Placement { after, gap: Some(reason), told_to };
+        let at = |after| Placement { after, gap: None, told_to, ahead: None };
+        let gap = |reason, after| Placement { after, gap: Some(reason), told_to, ahead: None };
         match *start {
             Start::Live => at(self.watermark),
             Start::All => at(everything()),
@@ -74,15 +88,19 @@ impl Index {
                 gap(GapReason::Reset, everything())
             }
             Start::After(id) if id.seq < whole_after => {
-                gap(GapReason::Evicted, self.before_first(topics, |entry| entry.seq > id.seq))
+                let reason = if id.seq < self.unreadable_to { GapReason::Unreadable } else { GapReason::Evicted };
+                gap(reason, self.before_first(topics, |entry| entry.seq > id.seq))
             }
-            Start::After(id) => at(id.seq),
+            Start::After(id) => {
+                let ahead = (id.seq < self.lost_to(topics)).then_some(GapReason::Unreadable);
+                Placement { ahead, ..at(id.seq) }
+            }
         }
     }
 
     /// No event of `topic` after this position has been removed.
     fn whole_after(&self, topic: &TopicName) -> u64 {
-        self.topics.get(topic).map_or(self.forgotten_to, |log| log.evicted_to).max(self.hole_to)
+        self.topics.get(topic).map_or(self.forgotten_to, |log| log.evicted_to).max(self.hole_to).max(self.unreadable_to)
     }
 
     /// The position before the first event of `topics` that `wanted` accepts, found by halving.
@@ -98,7 +116,8 @@ impl Index {
     /// The position before the last `n` events of `topics`.
     fn before_last(&self, topics: &[TopicName], n: usize) -> u64 {
         let logs = topics.iter().filter_map(|topic| self.topics.get(topic));
-        let mut rests: Vec<_> = logs.map(|log| log.events.iter().rev().map(|entry| entry.seq)).collect();
+        let mut rests: Vec<_> =
+            logs.map(|log| log.events.iter().rev().filter(|entry| !entry.is_lost()).map(|entry| entry.seq)).collect();
         let mut newest: BinaryHeap<(u64, usize)> =
             rests.iter_mut().enumerate().filter_map(|(at, rest)| Some((rest.next()?, at))).collect();
         let mut before = self.watermark;
@@ -111,10 +130,11 @@ impl Index {
     }
 
     pub(in crate::log) fn held(&self, topic: &TopicName) -> Option<Held> {
+        let lost = self.lost.get(topic).map_or(0, |lost| lost.events);
         self.topics.get(topic).map(|log| Held {
-            first: log.events.front().map(|entry| entry.seq),
-            last: log.events.back().map(|entry| entry.seq),
-            events: log.events.len(),
+            first: log.events.iter().find(|entry| !entry.is_lost()).map(|entry| entry.seq),
+            last: log.events.iter().rfind(|entry| !entry.is_lost()).map(|entry| entry.seq),
+            events: log.events.len() - lost,
             bytes: log.bytes,
         })
     }

@@ -14,6 +14,8 @@ pub(in crate::log) struct Marks {
     pub(in crate::log) forgotten_to: u64,
     /// Any topic may have lost events up to here.
     pub(in crate::log) hole_to: u64,
+    /// As above, because a start could not read them.
+    pub(in crate::log) unreadable_to: u64,
 }
 
 impl Index {
@@ -44,12 +46,12 @@ impl Index {
     /// Takes back what concerns all topics, after their events, and does what retention would have done meanwhile.
     pub(in crate::log) fn restore_marks(
         &mut self,
-        Marks { last, forgotten_to, hole_to }: Marks,
+        Marks { last, forgotten_to, hole_to, unreadable_to }: Marks,
         now: Duration,
         removed: &mut dyn FnMut(Removed<'_>),
     ) {
         self.watermark = self.watermark.max(last);
-        (self.forgotten_to, self.hole_to) = (forgotten_to, hole_to);
+        (self.forgotten_to, self.hole_to, self.unreadable_to) = (forgotten_to, hole_to, unreadable_to);
         let topics: Vec<TopicName> = self.topics.keys().cloned().collect();
         for topic in topics {
             self.trim_topic(&topic, removed);

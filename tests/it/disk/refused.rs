@@ -76,23 +76,3 @@ fn a_damaged_file_is_refused() {
     fs::write(directory.file(), &whole[..whole.len() / 2]).expect("it is written");
     assert_refused(&directory, &["corrupt", "restore a backup, or move it away"]);
 }
-
-#[test]
-fn a_changed_event_is_not_served() {
-    // Goal: content that has changed on the disk is told, by the end of the process, and never sent as published.
-    let directory = Directory::new();
-    let broker = Broker::disk(&directory, &[]);
-    broker.client().must_publish("t", "as it was published");
-    assert!(broker.stop().success());
-    let mut bytes = fs::read(directory.file()).expect("the file");
-    let at = bytes.windows(9).position(|window| window == b"published").expect("the content is in the file");
-    bytes[at] = b'P';
-    fs::write(directory.file(), &bytes).expect("it is written");
-    let broker = Broker::disk(&directory, &[]);
-    let mut stream =
-        crate::harness::blocking::Client::subscribe(broker.address, "topic=t&since=all", None).expect("a stream");
-    assert_eq!(stream.next(), None, "the stream ends without the event");
-    let (status, line) = broker.end();
-    assert_eq!(status.code(), Some(74), "{line}");
-    assert!(line.contains("the event at position 1 has changed") && line.contains("restore a backup"), "{line}");
-}
