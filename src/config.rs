@@ -182,6 +182,8 @@ pub struct LogConfig {
     pub queue_wait: Duration,
     /// How long an event is kept, 1 s to 10 years; zero is without limit.
     pub age_max: Duration,
+    /// Whether this start begins a new epoch. Not a key but a flag, `--new-epoch`: it is for one start.
+    pub new_epoch: bool,
 }
 
 /// What an acknowledgement survives.
@@ -216,6 +218,7 @@ impl Default for LogConfig {
             queue_bytes_max: Size::mib(64),
             queue_wait: Duration::from_secs(1),
             age_max: Duration::from_hours(24),
+            new_epoch: false,
         }
     }
 }

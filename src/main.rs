@@ -45,6 +45,10 @@ struct Serve {
     /// Where to listen, over server.host and server.port. Port 0 takes a free one and prints it.
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
+    /// Begin a new epoch, once, after the log's directory was restored from a copy: no id is given twice, and subscribers
+    /// from before are told that they may miss events.
+    #[arg(long)]
+    new_epoch: bool,
     /// Check the configuration and exit: 0 when it is good, 78 when it is not.
     #[arg(long)]
     check: bool,
@@ -73,13 +77,18 @@ fn main() -> ExitCode {
         Some(Command::Bench(arguments)) => return bench::bench(arguments),
     };
     let overrides = Overrides { listen: serve.listen };
-    let config = match Config::from_environment(serve.config.as_deref(), &overrides) {
+    let mut config = match Config::from_environment(serve.config.as_deref(), &overrides) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("tidings: {error}");
             return ExitCode::from(EXIT_CONFIG);
         }
     };
+    if serve.new_epoch && config.log.engine == Engine::Memory {
+        eprintln!("tidings: --new-epoch is for log.engine = \"disk\": the memory engine begins one with each start");
+        return ExitCode::from(EXIT_CONFIG);
+    }
+    config.log.new_epoch = serve.new_epoch;
     if serve.check {
         println!("the configuration is good");
         return ExitCode::SUCCESS;

@@ -45,6 +45,7 @@ mod fetch;
 mod filesystem;
 mod format;
 mod garbage;
+mod high_water;
 mod load;
 mod reader;
 mod salvage;

@@ -43,6 +43,7 @@ async fn help_teaches() {
         "--config <FILE>",
         "--listen <HOST:PORT>",
         "--check",
+        "--new-epoch",
         "--version",
         "serve",
         "bench",
@@ -214,4 +215,15 @@ async fn each_source_of_configuration_counts_and_the_nearer_one_wins() {
     assert_eq!(response.status(), 405);
     let server = Process::spawn(program().args(["serve", "--listen", "127.0.0.1:0"])).await;
     assert_eq!(reqwest::get(server.url("/healthz")).await.expect("an answer").status(), 200, "`serve` spelled out");
+}
+
+/// Goal: `--new-epoch` with the engine that begins one anyway is a mistake, and is said to be.
+#[tokio::test]
+async fn a_new_epoch_is_for_the_disk_engine() {
+    let arguments = ["--new-epoch", "--check"];
+    let (code, _, error) = run(program().args(arguments).env("TIDINGS__LOG__ENGINE", "memory")).await;
+    assert_eq!(code, 78, "{error}");
+    assert!(error.contains("--new-epoch") && error.contains("log.engine"), "{error}");
+    let (code, _, error) = run(program().args(arguments).env("TIDINGS__LOG__ENGINE", "disk")).await;
+    assert_eq!((code, error.as_str()), (0, ""));
 }

@@ -3,3 +3,4 @@
 mod busy;
 mod damage;
 mod readers;
+mod restored;

@@ -83,6 +83,10 @@ impl Batch<'_> {
     /// Removes the row of a topic that holds nothing; what it has lost is remembered with all others'. One that has
     /// receipts keeps its row: without it they would be nobody's, and later perhaps another topic's.
     pub(super) fn forget_topic(&self, topic: &TopicName, lost_to: u64) -> Result<(), StoreError> {
+        // Its deletion may be the last thing that has happened, and what the next start knows the end of history by.
+        let sql = "UPDATE meta SET value = max(value, (SELECT coalesce(max(deleted_to), 0) FROM topic WHERE name = ?1))
+            WHERE name = 'deleted_to'";
+        self.transaction.prepare_cached(sql)?.execute([topic.as_str()])?;
         let sql =
             "DELETE FROM topic WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM receipt WHERE receipt.topic = topic.id)";
         self.transaction.prepare_cached(sql)?.execute([topic.as_str()])?;

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::{
     Clock, READERS, Shared, State, StoreError,
     garbage::Garbage,
+    high_water::{Found, HighWater},
     reader::Reader,
     store::{Meta, Store},
     writer::Writer,
@@ -38,7 +39,8 @@ pub(super) fn load(
 ) -> Result<(Arc<Shared>, Writer), StoreError> {
     let begun = Instant::now();
     let mut store = Store::open(file, config.durability == Durability::Disk)?;
-    let meta = store.begin(&boot_id(), config.durability == Durability::Disk)?;
+    let mut meta = store.begin(&boot_id(), config.durability == Durability::Disk)?;
+    let high_water = check_high_water(&mut store, &mut meta, config)?;
     // What a killed process has left there: many of them, one after the other, would let it grow without end.
     store.make_room()?;
     let mut index = Index::new(meta.epoch, config.clone(), config.hot_bytes_max.get());
@@ -78,8 +80,34 @@ pub(super) fn load(
         idle_readers: Mutex::new(readers?),
         unreadable: AtomicU64::new(damage.events),
     });
-    let writer = Writer::new(store, Arc::clone(&shared), meta.reserved, receipts_for).with(ids, garbage);
+    let writer = Writer::new(store, high_water, Arc::clone(&shared), meta.reserved, receipts_for).with(ids, garbage);
     Ok((shared, writer))
+}
+
+/// Whether this database is the history that the directory has had. If not, or if that cannot be known, or when it is
+/// asked for, the history goes on under a new epoch: no id is given twice, and every cursor from before is told.
+fn check_high_water(store: &mut Store, meta: &mut Meta, config: &LogConfig) -> Result<HighWater, StoreError> {
+    let found = Found::read(&config.path)?;
+    let why = match found {
+        _ if config.new_epoch => Some("--new-epoch was given"),
+        Found::Nothing => None,
+        Found::Damaged => Some("the file high-water is damaged: whether the database is the latest cannot be known"),
+        Found::Mark(mark) => {
+            // What a power cut may have taken without `durability = "disk"` is told as a hole.
+            let whole = !meta.clean && !meta.lost_power;
+            mark.contradicts(meta.epoch, meta.reserved, whole.then_some(meta.traced))
+        }
+    };
+    if let Some(why) = why {
+        let mark = if let Found::Mark(mark) = found { mark.reserved.max(mark.committed) } else { 0 };
+        store.begin_epoch(meta, meta.reserved.max(mark))?;
+        tracing::warn!(
+            why,
+            epoch = meta.epoch.as_str(),
+            "a new epoch begins: subscribers from before are told (reset)"
+        );
+    }
+    HighWater::create(&config.path, meta.epoch, meta.reserved, meta.traced)
 }
 
 /// What a start could not read.

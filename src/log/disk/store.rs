@@ -4,7 +4,11 @@
 //! topic holds what is in memory ([`crate::log::index`]). Every row carries a checksum of its own, because SQLite has
 //! none for the pages of its main file.
 
-use std::{path::Path, time::Duration};
+use std::{
+    io::{self, ErrorKind},
+    path::Path,
+    time::Duration,
+};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, ffi, params};
 
@@ -17,6 +21,10 @@ use crate::{
     event::{Epoch, EventId, TopicName},
     log::{KeptReceipt, Receipt, index::EVENT_OVERHEAD},
 };
+
+/// What to do about a damaged file. A copy of the whole directory looks like the directory itself: hence the flag.
+const RESTORE: &str = "restore a backup and start once with --new-epoch, so that no id is given twice; or move it away to \
+                       start with an empty history";
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -31,17 +39,26 @@ pub enum StoreError {
         found: i32,
     },
     /// The file is damaged.
-    #[error("it is corrupt ({0}); restore a backup, or move it away to start with an empty history")]
+    #[error("it is corrupt ({0}); {RESTORE}")]
     Corrupt(String),
     /// As above, or the disk has a read error, for which SQLite has the same word.
-    #[error(
-        "it is corrupt, or the disk cannot read it ({0}); look for I/O errors in the system's log, \
-         then restore a backup, or move it away to start with an empty history"
-    )]
+    #[error("it is corrupt, or the disk cannot read it ({0}); look for I/O errors in the system's log, then {RESTORE}")]
     Unreadable(rusqlite::Error),
     /// The file system has no shared memory between connections, or is read-only.
     #[error("the file system takes no write-ahead log (journal mode {0}); choose a log.path on a local disk")]
     NoWal(String),
+    /// The high-water mark cannot be read or written.
+    #[error("the file high-water beside it: {0}")]
+    HighWater(#[from] io::Error),
+    /// It was written by a later version.
+    #[error(
+        "the file high-water beside it has format {found}, which this version cannot read; start the version that \
+             wrote it, or a later one"
+    )]
+    NewerMark {
+        /// The format found.
+        found: u64,
+    },
     /// Anything else that SQLite or the system says.
     #[error(transparent)]
     Sqlite(rusqlite::Error),
@@ -77,7 +94,11 @@ fn reads(error: &rusqlite::Error) -> bool {
 impl StoreError {
     /// Whether it is only that the disk has no room: nothing is broken, and nothing was written.
     pub(super) fn is_full(&self) -> bool {
-        matches!(self, Self::Sqlite(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull))
+        match self {
+            Self::Sqlite(error) => error.sqlite_error_code() == Some(ErrorCode::DiskFull),
+            Self::HighWater(error) => matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded),
+            _ => false,
+        }
     }
 
     /// Whether some of the file cannot be read, or is not what was written.
@@ -97,8 +118,14 @@ pub(super) struct Meta {
     pub(super) hole_to: u64,
     /// Any topic may have events up to here that a start could not read.
     pub(super) unreadable_to: u64,
+    /// The last position that has left a trace.
+    pub(super) traced: u64,
+    /// The process before this one ended in order: no position after `reserved` was given.
+    pub(super) clean: bool,
     /// The machine has stopped under the process before this one, whose commits did not wait for the disk.
     pub(super) lost_power: bool,
+    /// Whether commits wait for the disk now.
+    durable: bool,
 }
 
 /// One row of the event table, without what it says.
@@ -177,10 +204,12 @@ impl Store {
             Epoch::from_number(number_of("epoch")?).ok_or_else(|| StoreError::Corrupt("its epoch".to_owned()))?;
         let before: String = self.connection.query_row("SELECT id FROM boot", [], |row| row.get(0))?;
         let reserved = number_of("reserved")?;
-        let lost_power = number_of("clean")? == 0 && number_of("durable")? == 0 && before != boot;
+        let clean = number_of("clean")? != 0;
+        let lost_power = !clean && number_of("durable")? == 0 && before != boot;
         let hole_to = if lost_power { reserved } else { number_of("hole_to")? };
         let (forgotten_to, unreadable_to) = (number_of("forgotten_to")?, number_of("unreadable_to")?);
-        let meta = Meta { epoch, reserved, forgotten_to, hole_to, unreadable_to, lost_power };
+        let traced = self.traced()?;
+        let meta = Meta { epoch, reserved, forgotten_to, hole_to, unreadable_to, traced, clean, lost_power, durable };
         self.set_durable(true)?;
         let transaction = self.connection.transaction()?;
         for (name, value) in [("clean", 0), ("durable", u64::from(durable)), ("hole_to", hole_to)] {
@@ -190,6 +219,33 @@ impl Store {
         transaction.commit()?;
         self.set_durable(durable)?;
         Ok(meta)
+    }
+
+    /// Begins a new history with the events of this one; the next position is after `reserved`. The receipts stay behind:
+    /// the answers in them have ids of the old one.
+    pub(super) fn begin_epoch(&mut self, meta: &mut Meta, reserved: u64) -> Result<(), StoreError> {
+        (meta.epoch, meta.reserved) = (Epoch::random(), reserved);
+        self.set_durable(true)?;
+        let transaction = self.connection.transaction()?;
+        for (name, value) in [("epoch", meta.epoch.number()), ("reserved", reserved)] {
+            transaction.execute("UPDATE meta SET value = ?2 WHERE name = ?1", params![name, number(value)])?;
+        }
+        transaction.execute("DELETE FROM receipt", [])?;
+        transaction.commit()?;
+        self.set_durable(meta.durable)
+    }
+
+    /// The last position that has left a trace.
+    fn traced(&self) -> Result<u64, StoreError> {
+        let of_topics = "SELECT coalesce(max(max(evicted_to, deleted_to)), 0) FROM topic";
+        let of_topics = match self.connection.query_row(of_topics, [], |row| row.get(0)).map_err(StoreError::from) {
+            // It will be repaired.
+            Err(error) if error.is_damage() => 0,
+            last => position(last?),
+        };
+        let marks = "SELECT max(value) FROM meta WHERE name IN ('forgotten_to', 'deleted_to', 'unreadable_to')";
+        let marks = position(self.connection.query_row(marks, [], |row| row.get(0))?);
+        Ok(self.last()?.max(of_topics).max(marks))
     }
 
     /// Every topic that has a row, as far as it can be read; what cannot. No position is above `reserved`.

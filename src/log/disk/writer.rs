@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::{
     Shared,
     garbage::{Garbage, Portion},
+    high_water::HighWater,
     store::{Store, StoreError},
 };
 use crate::{
@@ -41,6 +42,7 @@ pub(super) enum Work {
 
 pub(super) struct Writer {
     store: Store,
+    high_water: HighWater,
     shared: Arc<Shared>,
     /// The last position given.
     last: u64,
@@ -85,9 +87,15 @@ const ROW_OVERHEAD: u64 = 128;
 const COMMIT_OVERHEAD: u64 = 8 << 10;
 
 impl Writer {
-    pub(super) fn new(store: Store, shared: Arc<Shared>, last: u64, receipts_for: Duration) -> Self {
+    pub(super) fn new(
+        store: Store,
+        high_water: HighWater,
+        shared: Arc<Shared>,
+        last: u64,
+        receipts_for: Duration,
+    ) -> Self {
         let (topics, garbage) = (HashMap::new(), Garbage::default());
-        Self { store, shared, last, reserved: last, topics, garbage, receipts_for, written: 0 }
+        Self { store, high_water, shared, last, reserved: last, topics, garbage, receipts_for, written: 0 }
     }
 
     /// What is known of the file: the rows of its topics, and what in it is no longer held.
@@ -117,7 +125,9 @@ impl Writer {
                 return self.shared.fail("cannot be written", &error);
             }
         }
-        if let Err(error) = self.store.end(self.last) {
+        // In this order, because it takes back what was reserved and not given.
+        let ended = self.high_water.end(self.last).map_err(StoreError::from);
+        if let Err(error) = ended.and_then(|()| self.store.end(self.last)) {
             tracing::error!(%error, "the log could not be closed in order; the next start repairs it");
         }
     }
@@ -228,7 +238,9 @@ impl Writer {
     fn write(&mut self, steps: &[Step], tend: bool, portion: &Portion, probe: bool) -> Result<(), StoreError> {
         if self.last > self.reserved {
             let to = self.last + RESERVATION;
+            // In this order: a database that is behind the mark is one that was restored.
             self.store.reserve(to, self.shared.durability == Durability::Disk)?;
+            self.high_water.reserve(to)?;
             self.reserved = to;
         }
         let batch = self.store.batch()?;
@@ -265,6 +277,9 @@ impl Writer {
         }
         batch.commit()?;
         self.written += COMMIT_OVERHEAD;
+        if !steps.is_empty() {
+            self.high_water.commit(self.last)?;
+        }
         Ok(())
     }
 

@@ -72,7 +72,7 @@ fn a_damaged_file_is_refused() {
     // Every page but the first, which says what the file is.
     damaged[4096..].iter_mut().for_each(|byte| *byte ^= 0x5A);
     fs::write(directory.file(), &damaged).expect("it is written");
-    assert_refused(&directory, &["corrupt", "restore a backup, or move it away"]);
+    assert_refused(&directory, &["corrupt", "restore a backup and start once with --new-epoch", "move it away"]);
     fs::write(directory.file(), &whole[..whole.len() / 2]).expect("it is written");
-    assert_refused(&directory, &["corrupt", "restore a backup, or move it away"]);
+    assert_refused(&directory, &["corrupt", "restore a backup and start once with --new-epoch", "move it away"]);
 }

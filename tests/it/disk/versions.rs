@@ -69,6 +69,7 @@ fn a_directory_of_the_first_version_opens_as_it_is() {
     let lines = subscribe(&broker, "topic=t&since=all", None);
     assert_eq!(contents(&lines), ["four", "seven"]);
     let id = |seq: u64| format!("{}-{seq}", lines[0].id.split_once('-').expect("an id").0);
+    assert!(lines[0].id.starts_with("0021i3v9-"), "123456789 in base 36: {}", lines[0].id);
     assert_eq!((&lines[0].id, &lines[1].id), (&id(4), &id(7)));
     assert_eq!(gap(&subscribe(&broker, "topic=t", Some(&id(2)))), Some(("evicted".to_owned(), 3)));
     assert_eq!(gap(&subscribe(&broker, "topic=deleted", Some(&id(4)))).expect("a gap").0, "evicted");
@@ -77,6 +78,7 @@ fn a_directory_of_the_first_version_opens_as_it_is() {
     let new = Directory::new();
     assert!(Broker::disk(&new, &[]).stop().success());
     assert_eq!(layout(&directory), layout(&new));
+    assert!(directory.0.join("high-water").is_file());
     let broker = Broker::disk(&directory, &[]);
     assert_eq!(contents(&subscribe(&broker, "topic=t&since=all", None)), ["four", "seven"]);
 }

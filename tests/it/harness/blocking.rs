@@ -100,8 +100,24 @@ impl Broker {
         settings: &[(&str, &str)],
         environment: &[(&str, &str)],
     ) -> Result<Self, (ExitStatus, String)> {
+        Self::launch(engine, path, settings, environment, &[])
+    }
+
+    /// The disk engine on `directory`, with arguments.
+    pub fn with_arguments(directory: &Directory, settings: &[(&str, &str)], arguments: &[&str]) -> Self {
+        Self::launch("disk", &directory.0, settings, &[], arguments)
+            .unwrap_or_else(|(status, errors)| panic!("{status}: {errors}"))
+    }
+
+    fn launch(
+        engine: &str,
+        path: &Path,
+        settings: &[(&str, &str)],
+        environment: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Result<Self, (ExitStatus, String)> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
-        command.args(["--listen", "127.0.0.1:0"]).current_dir(env!("CARGO_TARGET_TMPDIR"));
+        command.args(["--listen", "127.0.0.1:0"]).args(arguments).current_dir(env!("CARGO_TARGET_TMPDIR"));
         command
             .env("TIDINGS__LOG__ENGINE", engine)
             .env("TIDINGS__LOG__PATH", path)

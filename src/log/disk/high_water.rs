@@ -1,0 +1,164 @@
+//! The high-water mark: up to where positions have been given, kept outside the database.
+//!
+//! A database that is restored from a backup, or loses its write-ahead log, knows nothing of what came later, and would
+//! give the same ids again to other events. So a file beside it says how far the history had come; a start that finds
+//! the database behind it begins a new epoch.
+//!
+//! The file is three records of a sector each. Two say in turn up to where positions may be given; each is synced before
+//! the first of them is, so a torn one leaves the other. The third says what was committed last. It is written with each
+//! batch and not synced: a power cut may leave an older one, which only makes the check less sharp.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind},
+    os::unix::fs::FileExt as _,
+    path::Path,
+};
+
+use super::{filesystem, store::StoreError};
+use crate::event::Epoch;
+
+/// Not `tidings.db…`: who restores or removes the database by its name shall not take this along.
+const NAME: &str = "high-water";
+/// The layout of the records.
+const FORMAT: u64 = 1;
+const PREFIX: &str = "tidings high-water ";
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
+const SECTOR_LENGTH: u64 = 512;
+
+/// The file, open to be written. Beginning anew with each start spares it a second way to be opened.
+pub(super) struct HighWater {
+    file: File,
+    epoch: Epoch,
+    /// Of the next record.
+    turn: u64,
+}
+
+/// What the file said before the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// There is none: the directory is new, or of version 0.1, or somebody has removed it.
+    Nothing,
+    /// It cannot be read.
+    Damaged,
+    Mark(Mark),
+}
+
+/// How far a history had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) epoch: Epoch,
+    /// Positions up to here may have been given.
+    pub(super) reserved: u64,
+    /// Positions up to here have been committed; perhaps later ones, too.
+    pub(super) committed: u64,
+}
+
+/// One record: the higher its turn, the later it was written.
+#[derive(Clone, Copy)]
+struct Record {
+    turn: u64,
+    epoch: Epoch,
+    position: u64,
+}
+
+impl Found {
+    pub(super) fn read(directory: &Path) -> Result<Self, StoreError> {
+        let bytes = match fs::read(directory.join(NAME)) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::Nothing),
+            Err(error) => return Err(error.into()),
+        };
+        let mut records = bytes.chunks(SECTOR).map(Record::read);
+        let mut next = || records.next().unwrap_or(Ok(None));
+        let (first, second, committed) = (next()?, next()?, next()?);
+        let reserved = first.into_iter().chain(second).max_by_key(|record| record.turn);
+        let Some(Record { epoch, position: reserved, .. }) = reserved else { return Ok(Self::Damaged) };
+        let committed = committed.filter(|record| record.epoch == epoch).map_or(0, |record| record.position);
+        Ok(Self::Mark(Mark { epoch, reserved, committed }))
+    }
+}
+
+impl Record {
+    /// `None` for what is not one.
+    fn read(bytes: &[u8]) -> Result<Option<Self>, StoreError> {
+        let Some(text) = std::str::from_utf8(bytes).ok().and_then(|text| text.strip_prefix(PREFIX)) else {
+            return Ok(None);
+        };
+        let mut fields = text.split_whitespace();
+        let mut next = || fields.next().and_then(|field| field.parse::<u64>().ok());
+        let (format, turn, epoch, position, checksum) = (next(), next(), next(), next(), next());
+        if let Some(found) = format.filter(|format| *format > FORMAT) {
+            return Err(StoreError::NewerMark { found });
+        }
+        let record = || Some(Self { turn: turn?, epoch: Epoch::from_number(epoch?)?, position: position? });
+        Ok(record().filter(|record| checksum == Some(record.checksum())))
+    }
+
+    fn fields(&self) -> String {
+        format!("{PREFIX}{FORMAT} {} {} {}", self.turn, self.epoch.number(), self.position)
+    }
+
+    fn checksum(&self) -> u64 {
+        crc32fast::hash(self.fields().as_bytes()).into()
+    }
+
+    /// A sector.
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = format!("{} {}", self.fields(), self.checksum()).into_bytes();
+        bytes.resize(SECTOR - 1, b' ');
+        bytes.push(b'\n');
+        bytes
+    }
+}
+
+impl HighWater {
+    /// Makes the file anew, whole or not at all, for a history of which positions up to `reserved` may have been given and
+    /// those up to `committed` have been.
+    pub(super) fn create(directory: &Path, epoch: Epoch, reserved: u64, committed: u64) -> Result<Self, StoreError> {
+        let (path, new) = (directory.join(NAME), directory.join(format!("{NAME}.new")));
+        let record = |turn, position| Record { turn, epoch, position }.bytes();
+        let file = File::create(&new)?;
+        file.write_all_at(&[record(1, reserved), record(2, reserved), record(0, committed)].concat(), 0)?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        filesystem::sync_directory(directory)?;
+        Ok(Self { file, epoch, turn: 3 })
+    }
+
+    /// Positions up to `to` may be given, and this survives a power cut.
+    pub(super) fn reserve(&mut self, to: u64) -> io::Result<()> {
+        let record = Record { turn: self.turn, epoch: self.epoch, position: to };
+        self.file.write_all_at(&record.bytes(), self.turn % 2 * SECTOR_LENGTH)?;
+        self.file.sync_data()?;
+        self.turn += 1;
+        Ok(())
+    }
+
+    /// No position after `last` has been given. In both records: the higher one that is taken back must not remain.
+    pub(super) fn end(&mut self, last: u64) -> io::Result<()> {
+        self.reserve(last)?;
+        self.reserve(last)
+    }
+
+    /// Positions up to `to` have been committed.
+    pub(super) fn commit(&self, to: u64) -> io::Result<()> {
+        let record = Record { turn: 0, epoch: self.epoch, position: to };
+        self.file.write_all_at(&record.bytes(), 2 * SECTOR_LENGTH)
+    }
+}
+
+impl Mark {
+    /// Why a database of which these are the epoch, the positions reserved, and the last one that has left a trace, where
+    /// it must have left one, is not the history that this directory had; `None` when it is.
+    pub(super) fn contradicts(&self, epoch: Epoch, reserved: u64, traced: Option<u64>) -> Option<&'static str> {
+        if self.epoch != epoch {
+            Some("the database is of another history than the one that was here last")
+        } else if reserved < self.reserved || traced.is_some_and(|traced| traced < self.committed) {
+            Some("the database ends before what this directory has had: it was restored from a copy, or cut")
+        } else {
+            None
+        }
+    }
+}
