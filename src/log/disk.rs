@@ -14,7 +14,6 @@
 use std::{
     collections::HashMap,
     fs::{File, TryLockError},
-    io,
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -41,6 +40,7 @@ use crate::{
 };
 
 mod batch;
+mod error;
 mod fetch;
 mod filesystem;
 mod format;
@@ -52,8 +52,9 @@ mod salvage;
 mod store;
 mod writer;
 
+pub use error::{OpenError, StoreError};
 use reader::Reader;
-pub use store::StoreError;
+
 use writer::{Job, Work};
 
 /// The log on disk.
@@ -106,42 +107,6 @@ impl Clock {
     fn now(&self) -> Duration {
         self.opened_at + self.opened.elapsed()
     }
-}
-
-/// Why the log cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The directory or its lock file.
-    #[error("log.path {}: {source}", path.display())]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// It is where a write-ahead log cannot be kept.
-    #[error("log.path {}: it is on a network file system ({kind}), which keeps neither the locks nor the shared memory \
-             that the log needs; choose a log.path on a local disk", path.display())]
-    Network {
-        /// The directory.
-        path: PathBuf,
-        /// The type of the file system.
-        kind: String,
-    },
-    /// Another process has it.
-    #[error("log.path {}: another Tidings uses it; stop that one, or choose another log.path", path.display())]
-    InUse {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// The file in it.
-    #[error("{}: {source}", path.display())]
-    Store {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: StoreError,
-    },
 }
 
 /// What one unit of the queue's room stands for.

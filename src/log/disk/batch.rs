@@ -2,7 +2,10 @@
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::store::{StoreError, checksum, number};
+use super::{
+    error::StoreError,
+    store::{checksum, number},
+};
 use crate::{
     event::{Event, EventName, TopicName},
     log::KeptReceipt,

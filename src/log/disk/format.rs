@@ -5,7 +5,7 @@
 
 use rusqlite::Connection;
 
-use super::store::StoreError;
+use super::error::StoreError;
 use crate::event::Epoch;
 
 /// "TIDI": tells our files from other SQLite databases.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{batch::Batch, store::StoreError};
+use super::{batch::Batch, error::StoreError};
 use crate::{event::TopicName, log::index::Removed};
 
 /// What waits for its removal.

@@ -15,7 +15,7 @@ use std::{
     path::Path,
 };
 
-use super::{filesystem, store::StoreError};
+use super::{error::StoreError, filesystem};
 use crate::event::Epoch;
 
 /// Not `tidings.db…`: who restores or removes the database by its name shall not take this along.

@@ -4,7 +4,10 @@ use std::{path::Path, sync::Arc};
 
 use rusqlite::{Connection, OpenFlags, Row};
 
-use super::store::{StoreError, checksum, number, open, position};
+use super::{
+    error::StoreError,
+    store::{checksum, number, open, position},
+};
 use crate::{
     event::{Epoch, Event, EventId, EventName, TopicName},
     frame,

@@ -2,7 +2,10 @@
 
 use rusqlite::{Connection, Row};
 
-use super::store::{StoreError, number, position};
+use super::{
+    error::StoreError,
+    store::{number, position},
+};
 
 /// Keys that cannot be read: from, to.
 pub(super) type Range = (u64, u64);

@@ -4,108 +4,20 @@
 //! topic holds what is in memory ([`crate::log::index`]). Every row carries a checksum of its own, because SQLite has
 //! none for the pages of its main file.
 
-use std::{
-    io::{self, ErrorKind},
-    path::Path,
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, Row, ffi, params};
+use rusqlite::{Connection, OpenFlags, Row, params};
 
 use super::{
     batch::Batch,
-    format::{self, FORMAT},
+    error::StoreError,
+    format,
     salvage::{self, Range},
 };
 use crate::{
     event::{Epoch, EventId, TopicName},
     log::{KeptReceipt, Receipt, index::EVENT_OVERHEAD},
 };
-
-/// What to do about a damaged file. A copy of the whole directory looks like the directory itself: hence the flag.
-const RESTORE: &str = "restore a backup and start once with --new-epoch, so that no id is given twice; or move it away to \
-                       start with an empty history";
-
-/// Why the file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Not one of ours.
-    #[error("it is not a log of Tidings; choose another log.path")]
-    Foreign,
-    /// Written by a later version.
-    #[error("it has format {found}, and this version reads {FORMAT}; start the version that wrote it, or a later one")]
-    Newer {
-        /// The format found.
-        found: i32,
-    },
-    /// The file is damaged.
-    #[error("it is corrupt ({0}); {RESTORE}")]
-    Corrupt(String),
-    /// As above, or the disk has a read error, for which SQLite has the same word.
-    #[error("it is corrupt, or the disk cannot read it ({0}); look for I/O errors in the system's log, then {RESTORE}")]
-    Unreadable(rusqlite::Error),
-    /// The file system has no shared memory between connections, or is read-only.
-    #[error("the file system takes no write-ahead log (journal mode {0}); choose a log.path on a local disk")]
-    NoWal(String),
-    /// The high-water mark cannot be read or written.
-    #[error("the file high-water beside it: {0}")]
-    HighWater(#[from] io::Error),
-    /// It was written by a later version.
-    #[error(
-        "the file high-water beside it has format {found}, which this version cannot read; start the version that \
-             wrote it, or a later one"
-    )]
-    NewerMark {
-        /// The format found.
-        found: u64,
-    },
-    /// Anything else that SQLite or the system says.
-    #[error(transparent)]
-    Sqlite(rusqlite::Error),
-}
-
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        use rusqlite::Error;
-        match error {
-            // The file has what we never write there.
-            Error::FromSqlConversionFailure(..)
-            | Error::IntegralValueOutOfRange(..)
-            | Error::InvalidColumnType(..)
-            | Error::Utf8Error(..) => return Self::Corrupt(error.to_string()),
-            _ => {}
-        }
-        match error.sqlite_error_code() {
-            Some(ErrorCode::NotADatabase) => Self::Foreign,
-            Some(ErrorCode::DatabaseCorrupt) => Self::Unreadable(error),
-            Some(ErrorCode::SystemIoFailure) if reads(&error) => Self::Unreadable(error),
-            _ => Self::Sqlite(error),
-        }
-    }
-}
-
-/// Whether it was a read that failed, of which SQLite has some kinds.
-fn reads(error: &rusqlite::Error) -> bool {
-    let kinds =
-        [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS, ffi::SQLITE_IOERR_DATA];
-    error.sqlite_error().is_some_and(|error| kinds.contains(&error.extended_code))
-}
-
-impl StoreError {
-    /// Whether it is only that the disk has no room: nothing is broken, and nothing was written.
-    pub(super) fn is_full(&self) -> bool {
-        match self {
-            Self::Sqlite(error) => error.sqlite_error_code() == Some(ErrorCode::DiskFull),
-            Self::HighWater(error) => matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded),
-            _ => false,
-        }
-    }
-
-    /// Whether some of the file cannot be read, or is not what was written.
-    pub(super) fn is_damage(&self) -> bool {
-        matches!(self, Self::Corrupt(_) | Self::Unreadable(_))
-    }
-}
 
 /// What the file says before its events.
 pub(super) struct Meta {

@@ -14,9 +14,10 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
     Shared,
+    error::StoreError,
     garbage::{Garbage, Portion},
     high_water::HighWater,
-    store::{Store, StoreError},
+    store::Store,
 };
 use crate::{
     config::Durability,
