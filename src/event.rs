@@ -11,7 +11,8 @@ use ecow::EcoString;
 pub struct Event {
     /// Position in the log's one global sequence, from 1.
     pub seq: u64,
-    /// When the log took it: milliseconds since the Unix epoch, never less than its predecessor's.
+    /// When the log took it: milliseconds since the Unix epoch, not less than its predecessor's unless the wall clock was
+    /// set back by more than a few seconds in between.
     pub time_ms: u64,
     /// The topic it was published to.
     pub topic: TopicName,

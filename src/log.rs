@@ -8,10 +8,7 @@
 //! - *Exact gaps.* A read that would pass over an event that is no longer held says so in [`Page::evicted_to`].
 //! - *Damage is a gap.* What cannot be read is lost history, not the end: the read goes on after it.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, Either, FutureExt as _, Ready};
@@ -24,12 +21,14 @@ use crate::{
 pub mod disk;
 pub mod memory;
 
+mod clock;
 mod feed;
 mod index;
 
 #[cfg(test)]
 mod conformance;
 
+pub use clock::Wall;
 use feed::Feeds;
 pub use feed::{Batch, Commit, Feed};
 
@@ -213,7 +212,8 @@ pub enum Start {
     Unreadable,
     /// With everything held.
     All,
-    /// With the first event at or after this time, in milliseconds since the Unix epoch.
+    /// With the first event at or after this time, in milliseconds since the Unix epoch. Where the wall clock has gone
+    /// back, what came before counts as no later than what it said then.
     Since(u64),
     /// With the last `n` events of its topics.
     Last(usize),
@@ -295,10 +295,4 @@ pub struct Held {
 /// A panic under a lock is a bug, but ending every stream over it would be a worse one: go on.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The wall clock.
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -15,8 +15,10 @@ use crate::{
     event::Content,
 };
 
+mod clocks;
 mod steps;
 
+use clocks::a_wall_clock_that_jumps_is_followed_and_loses_nothing;
 use steps::{
     MARKS_MAX, New, after, append, append_all, cost, draft, names, page, place, read, roomy, seqs, take, until, wait,
 };
@@ -306,9 +308,9 @@ fn a_feed_holds_its_bytes() {
 }
 
 macro_rules! conforms {
-    ($engine:ident, $new:expr) => {
+    ($engine:ident) => {
         mod $engine {
-            conforms!(@ $new;
+            conforms!(@ |config| super::steps::$engine(config, None);
                 positions_count_from_one_over_all_topics, concurrent_appends_come_out_in_one_order,
                 a_feed_carries_what_comes_after_it_was_opened, an_append_that_nobody_awaits_is_published,
                 a_topic_keeps_its_number_of_events, a_topic_keeps_its_bytes, all_topics_keep_their_bytes,
@@ -317,10 +319,13 @@ macro_rules! conforms {
                 a_deleted_topic_is_forgotten_and_lives_again, what_is_held_is_known,
                 a_feed_that_nobody_takes_is_lost_and_says_so, the_memory_of_empty_topics_is_bounded,
             );
+            conforms!(@ super::steps::$engine;
+                a_wall_clock_that_jumps_is_followed_and_loses_nothing,
+            );
         }
     };
     (@ $new:expr; $($behaviour:ident,)*) => { $(#[test] fn $behaviour() { super::$behaviour($new); })* };
 }
 
-conforms!(in_memory, |config| std::sync::Arc::new(crate::log::memory::MemoryLog::new(config)));
-conforms!(on_disk, super::steps::on_disk);
+conforms!(in_memory);
+conforms!(on_disk);

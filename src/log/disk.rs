@@ -21,7 +21,7 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -32,7 +32,10 @@ use tokio::{
 
 use super::{
     Append, AppendError, Draft, Durability, Feed, Feeds, FetchError, Held, KeptReceipt, Log, Page, Placement, Start,
-    index::Index, lock,
+    Wall,
+    clock::{self, Clock},
+    index::Index,
+    lock,
 };
 use crate::{
     config::{self, LogConfig},
@@ -89,24 +92,11 @@ struct Shared {
 
 struct State {
     index: Index,
-    /// Time of the newest event, so that time never runs backwards in the log.
+    /// Time of the newest event.
     time_ms: u64,
     feeds: Feeds,
     /// Receipts from before the start that no topic has asked for yet.
     receipts: HashMap<TopicName, Vec<KeptReceipt>>,
-}
-
-/// The log's own time: since its oldest event when it was opened. It runs with the monotonic clock, so a jump of the wall
-/// clock makes no event older than it is.
-struct Clock {
-    opened_at: Duration,
-    opened: Instant,
-}
-
-impl Clock {
-    fn now(&self) -> Duration {
-        self.opened_at + self.opened.elapsed()
-    }
 }
 
 /// What one unit of the queue's room stands for.
@@ -118,6 +108,11 @@ impl DiskLog {
     /// Opens the log in the directory `config.path`, which is made if need be. Takes a while when there is much in it,
     /// and says so.
     pub fn open(config: &LogConfig, receipts_for: Duration) -> Result<Self, OpenError> {
+        Self::with_wall(config, receipts_for, clock::system())
+    }
+
+    /// As [`open`](Self::open), by another clock.
+    pub fn with_wall(config: &LogConfig, receipts_for: Duration, wall: Wall) -> Result<Self, OpenError> {
         let path = &config.path;
         let in_directory = |source| OpenError::Directory { path: path.clone(), source };
         filesystem::create_directory(path).map_err(in_directory)?;
@@ -130,7 +125,7 @@ impl DiskLog {
             TryLockError::Error(source) => in_directory(source),
         })?;
         let file = path.join("tidings.db");
-        let (shared, writer) = load::load(&file, config, receipts_for)
+        let (shared, writer) = load::load(&file, config, receipts_for, Clock::new(wall))
             .map_err(|source| OpenError::Store { path: file.clone(), source })?;
         // The file's own name must survive a power cut, too.
         filesystem::sync_directory(path).map_err(in_directory)?;

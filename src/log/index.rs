@@ -18,9 +18,11 @@ use crate::{
 mod lost;
 mod read;
 mod restore;
+mod times;
 
 use lost::Lost;
 pub(super) use restore::Marks;
+use times::Correction;
 
 /// The events held. Time is the log's own: since some moment before its first event, on a clock that never jumps.
 #[derive(Debug)]
@@ -40,6 +42,10 @@ pub(super) struct Index {
     hot_bytes: u64,
     events: usize,
     bytes: u64,
+    /// The time of the newest event, or what the wall clock has gone back to since.
+    newest_ms: u64,
+    /// In order of position, and of time.
+    corrections: Vec<Correction>,
     /// Until then nothing held is too old.
     aged_at: Duration,
     /// Topics that hold nothing, with the mark they were queued under, longest empty first.
@@ -129,6 +135,8 @@ impl Index {
             hot_bytes: 0,
             events: 0,
             bytes: 0,
+            newest_ms: 0,
+            corrections: Vec::new(),
             aged_at: Duration::ZERO,
             empty: VecDeque::new(),
             forgotten_to: 0,
@@ -148,6 +156,10 @@ impl Index {
     pub(super) fn push(&mut self, topic: &TopicName, entry: Entry, removed: &mut dyn FnMut(Removed<'_>)) {
         debug_assert!(entry.seq > self.watermark, "positions only grow");
         let (seq, now) = (entry.seq, entry.at);
+        if entry.time_ms < self.newest_ms {
+            self.correct((seq, entry.time_ms));
+        }
+        self.newest_ms = entry.time_ms;
         self.watermark = seq;
         self.events += 1;
         self.bytes += entry.bytes;

@@ -1,19 +1,17 @@
 //! Engine: everything in memory, within bounds; the history ends with the process.
 
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
 };
 
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
 
 use super::{
-    Append, AppendError, Commit, Draft, Durability, Feed, Feeds, Held, Log, Page, Placement, Receipt, Start,
+    Append, AppendError, Commit, Draft, Durability, Feed, Feeds, Held, Log, Page, Placement, Receipt, Start, Wall,
+    clock::{self, Clock},
     index::{Entry, Index},
-    lock, now_ms,
+    lock,
 };
 use crate::{
     config::LogConfig,
@@ -22,10 +20,9 @@ use crate::{
 };
 
 /// The log in memory. One lock: every operation under it is short and none waits.
-#[derive(Debug)]
 pub struct MemoryLog {
     epoch: Epoch,
-    started: Instant,
+    clock: Clock,
     watermark: AtomicU64,
     state: Mutex<State>,
 }
@@ -33,7 +30,7 @@ pub struct MemoryLog {
 #[derive(Debug)]
 struct State {
     index: Index,
-    /// Time of the newest event, so that time never runs backwards in the log, whatever the wall clock does.
+    /// Time of the newest event.
     time_ms: u64,
     feeds: Feeds,
 }
@@ -42,15 +39,17 @@ impl MemoryLog {
     /// An empty log with a new epoch.
     #[must_use]
     pub fn new(retention: LogConfig) -> Self {
+        Self::with_wall(retention, clock::system())
+    }
+
+    /// As [`new`](Self::new), by another clock.
+    #[must_use]
+    pub fn with_wall(retention: LogConfig, wall: Wall) -> Self {
         let epoch = Epoch::random();
         // The whole log is hot: there is no other place for an event.
         let index = Index::new(epoch, retention, u64::MAX);
         let state = State { index, time_ms: 0, feeds: Feeds::default() };
-        Self { epoch, started: Instant::now(), watermark: AtomicU64::new(0), state: Mutex::new(state) }
-    }
-
-    fn now(&self) -> Duration {
-        self.started.elapsed()
+        Self { epoch, clock: Clock::new(wall), watermark: AtomicU64::new(0), state: Mutex::new(state) }
     }
 
     fn commit(&self, draft: Draft) -> EventId {
@@ -58,7 +57,8 @@ impl MemoryLog {
         let state = &mut *guard;
         let id = EventId { epoch: self.epoch, seq: state.index.watermark() + 1 };
         let (frame, content) = frame::plain(id, draft.name.as_ref(), &draft.content);
-        state.time_ms = state.time_ms.max(now_ms());
+        let now = self.clock.now();
+        state.time_ms = now.stamp(state.time_ms);
         let event = Arc::new(Event {
             seq: id.seq,
             time_ms: state.time_ms,
@@ -67,7 +67,7 @@ impl MemoryLog {
             content,
             frame,
         });
-        let entry = Entry::hot(Arc::clone(&event), self.now());
+        let entry = Entry::hot(Arc::clone(&event), now.at);
         state.index.push(&event.topic, entry, &mut |_| {});
         self.watermark.store(id.seq, Ordering::Release);
         state.feeds.push(Commit::Event(event));
@@ -119,6 +119,9 @@ impl Log for MemoryLog {
     }
 
     fn tend(&self) {
-        lock(&self.state).index.trim(self.now(), &mut |_| {});
+        let now = self.clock.now();
+        let mut state = lock(&self.state);
+        state.index.observe(now.wall_ms);
+        state.index.trim(now.at, &mut |_| {});
     }
 }

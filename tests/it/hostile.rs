@@ -1,6 +1,7 @@
 //! Peers, disks and clocks at their worst. Each case has a control beside it, which shows that its check can fail.
 
 mod busy;
+mod clock;
 mod damage;
 mod readers;
 mod restored;

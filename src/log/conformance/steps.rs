@@ -1,8 +1,9 @@
 //! What the behaviours are made of: logs to try, events to append, answers in short.
 
 use std::{
-    path::Path,
-    sync::atomic::{AtomicU32, Ordering},
+    cell::RefCell,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -12,8 +13,11 @@ use crate::{
     config::{LogConfig, Size},
     event::{EventId, TopicName},
     frame::GapReason,
-    log::{Arc, Batch, Bytes, Commit, Draft, Feed, Log, Page, Start, disk::DiskLog},
+    log::{Arc, Batch, Bytes, Commit, Draft, Feed, Log, Page, Start, Wall, clock, disk::DiskLog, memory::MemoryLog},
 };
+
+/// Makes a log, by the system's clock unless another is given.
+pub(super) type NewAt = fn(LogConfig, Option<Wall>) -> Arc<dyn Log>;
 
 pub(super) type New = fn(LogConfig) -> Arc<dyn Log>;
 
@@ -108,13 +112,50 @@ pub(super) fn cost(new: New, topic: &TopicName) -> u64 {
     log.held(topic).expect("an event").bytes
 }
 
-/// A log on disk, in a directory that goes with its name: what is open stays.
-pub(super) fn on_disk(mut config: LogConfig) -> Arc<dyn Log> {
+/// A clock that a test sets.
+#[derive(Clone)]
+pub(super) struct SetClock(Arc<AtomicU64>);
+
+impl SetClock {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(AtomicU64::new(1_700_000_000_000)))
+    }
+
+    pub(super) fn set(&self, ms: u64) {
+        self.0.store(ms, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn wall(&self) -> Wall {
+        let told = Arc::clone(&self.0);
+        Arc::new(move || told.load(Ordering::Relaxed))
+    }
+}
+
+/// A directory that goes with the test.
+struct Directory(PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// A log on disk, in a directory of its own.
+pub(super) fn on_disk(mut config: LogConfig, wall: Option<Wall>) -> Arc<dyn Log> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    thread_local!(static DIRECTORIES: RefCell<Vec<Directory>> = const { RefCell::new(Vec::new()) });
     let name = format!("conformance-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp").join(name);
-    config.path.clone_from(&path);
-    let log = DiskLog::open(&config, Duration::from_mins(5)).expect("it opens");
-    std::fs::remove_dir_all(path).expect("its directory");
-    Arc::new(log)
+    config.path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp").join(name);
+    DIRECTORIES.with_borrow_mut(|all| all.push(Directory(config.path.clone())));
+    let log = DiskLog::with_wall(&config, Duration::from_mins(5), wall.unwrap_or_else(clock::system));
+    Arc::new(log.expect("it opens"))
+}
+
+/// A log in memory.
+pub(super) fn in_memory(config: LogConfig, wall: Option<Wall>) -> Arc<dyn Log> {
+    Arc::new(MemoryLog::with_wall(config, wall.unwrap_or_else(clock::system)))
 }

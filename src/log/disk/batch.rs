@@ -98,8 +98,10 @@ impl Batch<'_> {
         Ok(())
     }
 
-    pub(super) fn expire_receipts(&self, before_ms: u64) -> Result<(), StoreError> {
-        self.transaction.prepare_cached("DELETE FROM receipt WHERE time_ms < ?1")?.execute([number(before_ms)])?;
+    /// Removes the receipts that were given before `first_ms` or are of a time after `last_ms`.
+    pub(super) fn expire_receipts(&self, first_ms: u64, last_ms: u64) -> Result<(), StoreError> {
+        let sql = "DELETE FROM receipt WHERE time_ms < ?1 OR time_ms > ?2";
+        self.transaction.prepare_cached(sql)?.execute([number(first_ms), number(last_ms)])?;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    Clock, READERS, Shared, State, StoreError,
+    READERS, Shared, State, StoreError,
     garbage::Garbage,
     high_water::{Found, HighWater},
     reader::Reader,
@@ -22,8 +22,8 @@ use crate::{
     event::TopicName,
     log::{
         Feeds,
+        clock::{self, Clock},
         index::{Entry, Index, Marks, Removed},
-        now_ms,
     },
 };
 
@@ -36,6 +36,7 @@ pub(super) fn load(
     file: &Path,
     config: &LogConfig,
     receipts_for: Duration,
+    clock: Clock,
 ) -> Result<(Arc<Shared>, Writer), StoreError> {
     let begun = Instant::now();
     let mut store = Store::open(file, config.durability == Durability::Disk)?;
@@ -51,16 +52,20 @@ pub(super) fn load(
     })?;
     store.repair(!lost.is_empty(), topics.keys().copied())?;
     let ids = topics.iter().map(|(id, (name, _))| (name.clone(), *id)).collect();
-    let (clock, time_ms, mut garbage, damage) = load_events(&store, &mut index, &topics, meta.forgotten_to)?;
+    let (newest_ms, mut garbage, damage) = load_events(&store, &mut index, &topics, meta.forgotten_to)?;
     store.note_damage(damage.to, damage.topics_to)?;
     let now = clock.now();
+    if clock::is_back(newest_ms, now.wall_ms) {
+        let by = Duration::from_millis(newest_ms - now.wall_ms);
+        tracing::warn!(?by, "the newest event is of a time to come: the wall clock was, or is, wrong, and is followed");
+    }
     let (forgotten_to, hole_to) = (meta.forgotten_to, meta.hole_to);
     let unreadable_to = meta.unreadable_to.max(damage.to);
     let marks = Marks { last: meta.reserved, forgotten_to, hole_to, unreadable_to };
     index.restore_marks(marks, now, &mut |removed| garbage.note(removed));
     let mut receipts: HashMap<_, Vec<_>> = HashMap::new();
-    let since_ms = now_ms().saturating_sub(u64::try_from(receipts_for.as_millis()).unwrap_or(u64::MAX));
-    store.receipts(meta.epoch, since_ms, |topic, kept| {
+    let window_ms = u64::try_from(receipts_for.as_millis()).unwrap_or(u64::MAX);
+    store.receipts(meta.epoch, now.wall_ms, window_ms, |topic, kept| {
         if let Some((topic, _)) = topics.get(&topic) {
             receipts.entry(topic.clone()).or_default().push(kept);
         }
@@ -74,7 +79,7 @@ pub(super) fn load(
         file: file.to_owned(),
         clock,
         watermark: AtomicU64::new(index.watermark()),
-        state: Mutex::new(State { index, time_ms, feeds: Feeds::default(), receipts }),
+        state: Mutex::new(State { index, time_ms: now.stamp(newest_ms), feeds: Feeds::default(), receipts }),
         failed: watch::Sender::new(None),
         full: AtomicBool::new(false),
         idle_readers: Mutex::new(readers?),
@@ -121,28 +126,26 @@ struct Damage {
     topics_to: i64,
 }
 
-/// Puts every event into the index, none of them hot; gives the log's clock, the newest time, what is in the file but no
-/// longer held, and what cannot be read.
+/// Puts every event into the index, none of them hot; gives the time of the last, what is in the file but no longer held,
+/// and what cannot be read.
 fn load_events(
     store: &Store,
     index: &mut Index,
     topics: &HashMap<i64, (TopicName, u64)>,
     forgotten_to: u64,
-) -> Result<(Clock, u64, Garbage, Damage), StoreError> {
+) -> Result<(u64, Garbage, Damage), StoreError> {
     let last = store.last()?;
     let (mut first, mut count, mut garbage, mut damage) = (None, 0_u64, Garbage::default(), Damage::default());
-    let (mut zero_ms, mut newest_ms, mut say_at) = (None, 0, Instant::now() + FIRST_PROGRESS);
+    let (mut newest_ms, mut say_at) = (0, Instant::now() + FIRST_PROGRESS);
     let ranges = store.events(last, |row| {
         let first = *first.get_or_insert(row.seq);
-        let zero_ms = *zero_ms.get_or_insert(row.time_ms);
-        newest_ms = newest_ms.max(row.time_ms);
+        newest_ms = row.time_ms;
         count += 1;
         if count.is_multiple_of(4096) && Instant::now() >= say_at {
             say_at = Instant::now() + PROGRESS;
             tracing::info!(events = count, percent = (row.seq - first) * 100 / (last - first + 1), "reading the log");
         }
-        let at = Duration::from_millis(row.time_ms.saturating_sub(zero_ms));
-        let entry = Entry { seq: row.seq, at, time_ms: row.time_ms, bytes: row.cost, event: None };
+        let entry = Entry { seq: row.seq, at: Duration::ZERO, time_ms: row.time_ms, bytes: row.cost, event: None };
         damage.topics_to = damage.topics_to.max(row.topic);
         if let Some((topic, deleted_to)) = topics.get(&row.topic) {
             if !index.restore(topic, *deleted_to, entry) {
@@ -162,9 +165,7 @@ fn load_events(
     if damage.to > 0 {
         tracing::error!(to = damage.to, "events up to a position are lost: subscribers from before it are told");
     }
-    let zero_ms = zero_ms.unwrap_or_else(now_ms);
-    let opened_at = Duration::from_millis(now_ms().max(newest_ms).saturating_sub(zero_ms));
-    Ok((Clock { opened_at, opened: Instant::now() }, newest_ms, garbage, damage))
+    Ok((newest_ms, garbage, damage))
 }
 
 fn report(meta: &Meta, index: &Index, took: Duration) {

@@ -228,16 +228,20 @@ impl Store {
         Ok(())
     }
 
-    /// The receipts given after `since_ms`, with the topic's row id.
+    /// The receipts given within `window_ms` of `now_ms`, with the topic's row id. Those of a time to come were given when
+    /// the wall clock was wrong; no window would ever end for them.
     pub(super) fn receipts(
         &self,
         epoch: Epoch,
-        since_ms: u64,
+        now_ms: u64,
+        window_ms: u64,
         mut each: impl FnMut(i64, KeptReceipt),
     ) -> Result<(), StoreError> {
-        let sql = "SELECT topic, key, seq, fingerprint, subscribers, time_ms FROM receipt WHERE time_ms >= ?1 ORDER BY time_ms";
+        let sql = "SELECT topic, key, seq, fingerprint, subscribers, time_ms FROM receipt
+            WHERE time_ms BETWEEN ?1 AND ?2 ORDER BY time_ms";
         let mut statement = self.connection.prepare(sql)?;
-        let mut rows = statement.query([number(since_ms)])?;
+        let mut rows =
+            statement.query([now_ms.saturating_sub(window_ms), now_ms.saturating_add(window_ms)].map(number))?;
         while let Some(row) = rows.next()? {
             match receipt(row, epoch) {
                 Ok((topic, kept)) => each(topic, kept),

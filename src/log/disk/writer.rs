@@ -26,7 +26,7 @@ use crate::{
     log::{
         AppendError, Commit, Draft, KeptReceipt, Receipt,
         index::{Entry, Removed, cost},
-        lock, now_ms,
+        lock,
     },
 };
 
@@ -161,7 +161,7 @@ impl Writer {
         let (frame, content) = frame::plain(id, draft.name.as_ref(), &draft.content);
         let time_ms = {
             let mut state = lock(&self.shared.state);
-            state.time_ms = state.time_ms.max(now_ms());
+            state.time_ms = self.shared.clock.now().stamp(state.time_ms);
             state.time_ms
         };
         let kept = draft.key.map(|key| KeptReceipt {
@@ -181,8 +181,9 @@ impl Writer {
             let now = self.shared.clock.now();
             let garbage = &mut self.garbage;
             let mut state = lock(&self.shared.state);
-            state.index.trim(now, &mut |removed| garbage.note(removed));
-            if self.shared.clock.opened.elapsed() > self.receipts_for {
+            state.index.observe(now.wall_ms);
+            state.index.trim(now.at, &mut |removed| garbage.note(removed));
+            if self.shared.clock.open_for() > self.receipts_for {
                 // None of them counts any more.
                 state.receipts = HashMap::new();
             }
@@ -270,8 +271,11 @@ impl Writer {
             |topic: &TopicName| here.contains(topic) || lock(&self.shared.state).index.held(topic).is_some();
         portion.remove(&batch, returning)?;
         if tend {
-            let window = u64::try_from(self.receipts_for.as_millis()).unwrap_or(u64::MAX);
-            batch.expire_receipts(now_ms().saturating_sub(window))?;
+            let window_ms = u64::try_from(self.receipts_for.as_millis()).unwrap_or(u64::MAX);
+            // By the clock that keeps more of them: a jump of one must not make retries new events.
+            let (wall_ms, unset_ms) = (self.shared.clock.now().wall_ms, self.shared.clock.unset_ms());
+            let (first_ms, last_ms) = (wall_ms.min(unset_ms), wall_ms.max(unset_ms));
+            batch.expire_receipts(first_ms.saturating_sub(window_ms), last_ms.saturating_add(window_ms))?;
         }
         if probe {
             batch.probe()?;
@@ -314,7 +318,7 @@ impl Writer {
         let state = &mut *state;
         let garbage = &mut self.garbage;
         let mut note = |removed: Removed<'_>| garbage.note(removed);
-        let now = self.shared.clock.now();
+        let now = self.shared.clock.now().at;
         let mut answers = Vec::with_capacity(steps.len());
         for step in steps {
             match step {

@@ -81,7 +81,7 @@ impl Index {
         match *start {
             Start::Live => at(self.watermark),
             Start::All => at(everything()),
-            Start::Since(time_ms) => at(self.before_first(topics, |entry| entry.time_ms >= time_ms)),
+            Start::Since(time_ms) => at(self.before_first(topics, |entry| self.time_ms(entry) >= time_ms)),
             Start::Last(n) => at(self.before_last(topics, n)),
             Start::Unreadable => gap(GapReason::Unreadable, everything()),
             Start::After(id) if id.epoch != self.epoch || id.seq > self.watermark => {

@@ -1,9 +1,7 @@
 //! From what an engine has stored back to an index: topics, then events in order of position, then the marks.
 
-use std::time::Duration;
-
 use super::{Entry, Index, Removed, TopicLog};
-use crate::event::TopicName;
+use crate::{event::TopicName, log::clock::Moment};
 
 /// What an engine remembers of all topics together.
 #[derive(Clone, Copy, Debug)]
@@ -27,8 +25,12 @@ impl Index {
 
     /// Takes back an event, in order of position. One at or before `deleted_to` is gone, and that is noted.
     pub(in crate::log) fn restore(&mut self, topic: &TopicName, deleted_to: u64, entry: Entry) -> bool {
-        let Some(log) = self.topics.get_mut(topic) else { return false };
         self.watermark = entry.seq;
+        if entry.time_ms < self.newest_ms {
+            self.correct((entry.seq, entry.time_ms));
+        }
+        self.newest_ms = entry.time_ms;
+        let Some(log) = self.topics.get_mut(topic) else { return false };
         if entry.seq <= deleted_to || entry.seq <= log.evicted_to {
             log.evicted_to = log.evicted_to.max(entry.seq);
             return false;
@@ -47,11 +49,13 @@ impl Index {
     pub(in crate::log) fn restore_marks(
         &mut self,
         Marks { last, forgotten_to, hole_to, unreadable_to }: Marks,
-        now: Duration,
+        now: Moment,
         removed: &mut dyn FnMut(Removed<'_>),
     ) {
         self.watermark = self.watermark.max(last);
         (self.forgotten_to, self.hole_to, self.unreadable_to) = (forgotten_to, hole_to, unreadable_to);
+        self.observe(now.wall_ms);
+        self.age(now);
         let topics: Vec<TopicName> = self.topics.keys().cloned().collect();
         for topic in topics {
             self.trim_topic(&topic, removed);
@@ -60,7 +64,16 @@ impl Index {
         let mut empty: Vec<_> = empty.map(|(topic, log)| (log.evicted_to, topic.clone())).collect();
         empty.sort_unstable();
         self.empty = empty.into();
-        self.trim(now, removed);
+        self.trim(now.at, removed);
+    }
+
+    /// Tells every entry how old it is. Only now, because a correction that came later concerns those before it.
+    fn age(&mut self, now: Moment) {
+        let mut topics = std::mem::take(&mut self.topics);
+        for entry in topics.values_mut().flat_map(|log| log.events.iter_mut()) {
+            entry.at = now.before(self.time_ms(entry));
+        }
+        self.topics = topics;
     }
 
     /// Events and topics held.

@@ -1,0 +1,134 @@
+//! The log's times: how old an event is, by a clock that never jumps, and what time it was, by one that may.
+//!
+//! The wall clock is followed, but not through every step: within [`TOLERANCE_MS`] time stands still rather than run
+//! backwards; a larger step is a correction, and to hold on to what the clock said before would stamp every later event
+//! with it. Ages do not depend on the wall clock as long as the process runs.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// Tells milliseconds since the Unix epoch.
+pub type Wall = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// How far the wall clock may go back before it is followed: more than time servers correct at once, and less than
+/// anybody asks for with `since=`.
+pub(super) const TOLERANCE_MS: u64 = 10_000;
+/// The log's own time when it is opened. Before it lies what was published before, however long ago.
+const OPENED_AT: Duration = Duration::from_hours(24 * 365 * 200);
+
+/// The log's clock.
+pub(super) struct Clock {
+    wall: Wall,
+    opened: Instant,
+    opened_ms: u64,
+    /// By how much the wall clock was ahead of the monotonic one when they were read last.
+    ahead_ms: AtomicI64,
+}
+
+/// What the clock says at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    /// The log's own time.
+    pub(super) at: Duration,
+    /// The wall clock.
+    pub(super) wall_ms: u64,
+}
+
+impl Clock {
+    pub(super) fn new(wall: Wall) -> Self {
+        let opened_ms = wall();
+        Self { wall, opened: Instant::now(), opened_ms, ahead_ms: AtomicI64::new(signed(opened_ms)) }
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        let (elapsed, wall_ms) = (self.opened.elapsed(), (self.wall)());
+        let ahead_ms = signed(wall_ms) - signed(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+        let jump_ms = ahead_ms - self.ahead_ms.swap(ahead_ms, Ordering::Relaxed);
+        if jump_ms.unsigned_abs() > TOLERANCE_MS {
+            let by = Duration::from_millis(jump_ms.unsigned_abs());
+            let back = if jump_ms < 0 { "back" } else { "forward" };
+            tracing::warn!(?by, "the wall clock has jumped {back}: the times of events follow it");
+        }
+        Moment { at: OPENED_AT + elapsed, wall_ms }
+    }
+
+    /// What the wall clock would say if it had not been set since the log was opened.
+    pub(super) fn unset_ms(&self) -> u64 {
+        self.opened_ms.saturating_add(u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// How long the log has been open.
+    pub(super) fn open_for(&self) -> Duration {
+        self.opened.elapsed()
+    }
+}
+
+impl Moment {
+    /// The time of an event that comes now, after one of `last_ms`.
+    pub(super) fn stamp(&self, last_ms: u64) -> u64 {
+        if is_back(last_ms, self.wall_ms) { self.wall_ms } else { self.wall_ms.max(last_ms) }
+    }
+
+    /// When, in the log's own time, something happened at `time_ms` before it was opened.
+    pub(super) fn before(&self, time_ms: u64) -> Duration {
+        self.at.saturating_sub(Duration::from_millis(self.wall_ms.saturating_sub(time_ms)))
+    }
+}
+
+/// Whether the wall clock has gone back from `last_ms` to `now_ms`, and not only by what it may.
+pub(super) fn is_back(last_ms: u64, now_ms: u64) -> bool {
+    last_ms.saturating_sub(now_ms) > TOLERANCE_MS
+}
+
+/// The system's.
+pub(super) fn system() -> Wall {
+    Arc::new(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+fn signed(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    #[test]
+    fn time_stands_still_within_the_tolerance_and_follows_beyond() {
+        // Goal: at the tolerance and one past it; forward always.
+        let at = |wall_ms| Moment { at: OPENED_AT, wall_ms };
+        let last = 1_000_000;
+        assert_eq!(at(last + 1).stamp(last), last + 1);
+        assert_eq!(at(last - TOLERANCE_MS).stamp(last), last);
+        assert_eq!(at(last - TOLERANCE_MS - 1).stamp(last), last - TOLERANCE_MS - 1);
+        assert_eq!(at(u64::MAX).stamp(last), u64::MAX);
+    }
+
+    #[test]
+    fn ages_do_not_depend_on_the_wall_clock() {
+        // Goal: the log's own time runs on whatever the wall clock does.
+        let wall_ms = Arc::new(AtomicU64::new(1_700_000_000_000));
+        let told = Arc::clone(&wall_ms);
+        let clock = Clock::new(Arc::new(move || told.load(Ordering::Relaxed)));
+        let before = clock.now();
+        for jump in [u64::MAX, 0, 1_700_000_000_000] {
+            wall_ms.store(jump, Ordering::Relaxed);
+            let now = clock.now();
+            let passed = now.at.checked_sub(before.at).expect("it does not run backwards");
+            assert!(passed < Duration::from_mins(5) && now.wall_ms == jump, "{passed:?}");
+        }
+        assert_eq!(before.before(before.wall_ms), before.at);
+        assert_eq!(before.before(u64::MAX), before.at, "what is to come has just happened");
+        assert_eq!(before.before(before.wall_ms - 5000) + Duration::from_secs(5), before.at);
+    }
+}

@@ -1,0 +1,46 @@
+//! What every engine must keep when the wall clock does not.
+
+use std::{slice::from_ref, time::Duration};
+
+use super::{
+    Start,
+    steps::{NewAt, SetClock, append, names, page, place, roomy, seqs},
+};
+use crate::config::LogConfig;
+
+const TEN_YEARS: u64 = 10 * 365 * 24 * 3_600_000;
+const MINUTE: u64 = 60_000;
+
+pub(super) fn a_wall_clock_that_jumps_is_followed_and_loses_nothing(new: NewAt) {
+    // Goal: ten years ahead for a moment: those events alone have that time, none of them or of the others is removed for
+    // it, and `since=` finds what came after a time, no more than a jump's events in doubt, and not those for ever.
+    let (clock, [a, b]) = (SetClock::new(), names(["a", "b"]));
+    let log = new(LogConfig { age_max: Duration::from_hours(24), ..roomy() }, Some(clock.wall()));
+    let begin = clock.get();
+    append(&*log, &a);
+    clock.set(begin + TEN_YEARS);
+    append(&*log, &a);
+    append(&*log, &b);
+    clock.set(begin + MINUTE);
+    log.tend();
+    append(&*log, &a);
+    clock.set(begin + 2 * MINUTE);
+    append(&*log, &a);
+    let times: Vec<u64> = page(&*log, from_ref(&a), 0).events.iter().map(|event| event.time_ms).collect();
+    assert_eq!(times, [begin, begin + TEN_YEARS, begin + MINUTE, begin + 2 * MINUTE]);
+    assert_eq!(seqs(&page(&*log, &[a.clone(), b.clone()], 0)), [1, 2, 3, 4, 5]);
+    let since = |topic, ms| place(&*log, from_ref(topic), &Start::Since(ms));
+    assert_eq!(since(&a, begin), (0, None));
+    assert_eq!(since(&a, begin + 1), (1, None), "what came in the jump came after this");
+    assert_eq!(since(&a, begin + MINUTE), (1, None));
+    assert_eq!(since(&a, begin + MINUTE + 1), (4, None), "and before this");
+    assert_eq!(since(&a, begin + 2 * MINUTE + 1), (5, None));
+    assert_eq!(since(&b, begin + 2 * MINUTE), (5, None), "in the other topic, too");
+    // Without an event since: the clock itself is proof enough.
+    clock.set(begin + TEN_YEARS);
+    append(&*log, &b);
+    clock.set(begin + 3 * MINUTE);
+    log.tend();
+    super::until("the clock to be looked at", || since(&b, begin + 4 * MINUTE) == (6, None));
+    assert_eq!(since(&b, begin + 3 * MINUTE), (5, None));
+}

@@ -1,0 +1,141 @@
+//! A wall clock that jumps, over restarts. What the engines keep while they run is in their conformance suite.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tidings::{
+    config::LogConfig,
+    event::TopicName,
+    log::{Draft, DraftKey, Log as _, Start, disk::DiskLog},
+};
+
+use crate::harness::blocking::Directory;
+
+const BEGIN: u64 = 1_700_000_000_000;
+const TEN_YEARS: u64 = 10 * 365 * 24 * 3_600_000;
+const MINUTE: u64 = 60_000;
+const DAY: u64 = 24 * 60 * MINUTE;
+
+/// A log in a directory, and its wall clock.
+struct Clocked {
+    directory: Directory,
+    ms: Arc<AtomicU64>,
+}
+
+impl Clocked {
+    fn new() -> Self {
+        Self { directory: Directory::new(), ms: Arc::new(AtomicU64::new(BEGIN)) }
+    }
+
+    fn at(&self, ms: u64) {
+        self.ms.store(BEGIN + ms, Ordering::Relaxed);
+    }
+
+    fn open(&self) -> DiskLog {
+        let ms = Arc::clone(&self.ms);
+        let config = LogConfig { path: self.directory.0.clone(), ..LogConfig::default() };
+        let wall = Arc::new(move || ms.load(Ordering::Relaxed));
+        DiskLog::with_wall(&config, Duration::from_mins(5), wall).expect("the log opens")
+    }
+}
+
+fn topic() -> TopicName {
+    TopicName::parse("t", 255).expect("a topic name")
+}
+
+async fn append(log: &DiskLog, key: Option<&str>) -> u64 {
+    let key = key.map(|key| DraftKey { key: key.into(), fingerprint: 1, subscribers: 0 });
+    let draft = Draft { topic: topic(), name: None, content: Bytes::from_static(b"content"), key };
+    log.append(draft).await.expect("a receipt").id.seq
+}
+
+/// Ends it; what is in the directory stays.
+async fn close(log: DiskLog) {
+    log.close().await;
+}
+
+fn held(log: &DiskLog) -> usize {
+    log.held(&topic()).map_or(0, |held| held.events)
+}
+
+/// Where `since=` begins.
+fn since(log: &DiskLog, ms: u64) -> u64 {
+    log.place(&[topic()], &Start::Since(BEGIN + ms)).after
+}
+
+#[tokio::test]
+async fn a_restart_after_a_jump_keeps_history_and_time() {
+    // Goal: an event that is stamped ten years ahead neither makes the others ten years old at the next start, nor stamps
+    // later events; `since=` is right again.
+    let log = Clocked::new();
+    let first = log.open();
+    append(&first, None).await;
+    log.at(TEN_YEARS);
+    append(&first, None).await;
+    close(first).await;
+    for life in 1..=2 {
+        log.at(2 * MINUTE);
+        let next = log.open();
+        assert_eq!(held(&next), 2, "start {life}: age_max is a day");
+        assert_eq!(since(&next, 3 * MINUTE), next.watermark(), "nothing is from the future");
+        close(next).await;
+    }
+    log.at(4 * MINUTE);
+    let next = log.open();
+    append(&next, None).await;
+    log.at(5 * MINUTE);
+    let seq = append(&next, None).await;
+    let page = next.fetch(vec![topic()], seq - 2, 0, usize::MAX).await.expect("a page");
+    let times: Vec<u64> = page.events.iter().map(|event| event.time_ms - BEGIN).collect();
+    assert_eq!(times, [4 * MINUTE, 5 * MINUTE]);
+    assert_eq!(since(&next, 4 * MINUTE + 1), seq - 1, "and not those of the jump");
+    close(next).await;
+    let next = log.open();
+    assert_eq!((since(&next, 4 * MINUTE + 1), held(&next)), (seq - 1, 4), "the correction is known from the file, too");
+    close(next).await;
+    // The control: what is too old does go, those of the jump with the event that corrected them.
+    log.at(DAY + 4 * MINUTE + 1);
+    let next = log.open();
+    assert_eq!(held(&next), 1);
+    close(next).await;
+    log.at(DAY + 6 * MINUTE);
+    assert_eq!(held(&log.open()), 0);
+}
+
+#[tokio::test]
+async fn a_jump_does_not_forget_receipts_nor_keep_them_for_ever() {
+    // Goal: a retry after a jump and a restart is still a retry; a key of the time to come is not kept for ten years.
+    let log = Clocked::new();
+    let first = log.open();
+    append(&first, Some("before")).await;
+    log.at(TEN_YEARS);
+    append(&first, Some("ahead")).await;
+    assert_eq!(log.directory.count("receipt"), 2);
+    let begun = Instant::now();
+    crate::harness::until("the writer to look after them", async || {
+        append(&first, None).await;
+        begun.elapsed() > Duration::from_millis(2500)
+    })
+    .await;
+    log.at(MINUTE);
+    append(&first, None).await;
+    close(first).await;
+    let next = log.open();
+    let keys: Vec<_> = next.receipts(&topic()).into_iter().map(|kept| kept.key).collect();
+    assert_eq!(keys, ["before".into()]);
+    crate::harness::until("the one of the time to come to go", async || {
+        append(&next, None).await;
+        log.directory.count("receipt") == 1
+    })
+    .await;
+    close(next).await;
+    // The control: the window does end.
+    log.at(7 * MINUTE);
+    assert_eq!(log.open().receipts(&topic()).len(), 0);
+}
