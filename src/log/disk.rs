@@ -50,6 +50,7 @@ mod format;
 mod garbage;
 mod high_water;
 mod load;
+mod presence;
 mod reader;
 mod salvage;
 mod store;

@@ -4,4 +4,5 @@ mod busy;
 mod clock;
 mod damage;
 mod readers;
+mod removed;
 mod restored;

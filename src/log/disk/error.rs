@@ -1,13 +1,13 @@
 //! What can be wrong with the log's directory and its files, and what to do about it.
 
 use std::{
-    io::{self, ErrorKind},
-    path::PathBuf,
+    io,
+    path::{Path, PathBuf},
 };
 
 use rusqlite::{ErrorCode, ffi};
 
-use super::format::FORMAT;
+use super::{filesystem, format::FORMAT};
 
 /// Why the log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,18 @@ pub enum StoreError {
     /// The file system has no shared memory between connections, or is read-only.
     #[error("the file system takes no write-ahead log (journal mode {0}); choose a log.path on a local disk")]
     NoWal(String),
+    /// The directory cannot be looked at.
+    #[error("its directory: {0}")]
+    Directory(#[source] io::Error),
+    /// One of the files is not there any more.
+    #[error("{} {how} while it was in use; what is published would be lost. Leave log.path to the process, and end it \
+             before you move or restore anything there", path.display())]
+    Gone {
+        /// The file.
+        path: PathBuf,
+        /// What has become of it.
+        how: &'static str,
+    },
     /// The high-water mark cannot be read or written.
     #[error("the file high-water beside it: {0}")]
     HighWater(#[from] io::Error),
@@ -115,11 +127,18 @@ fn reads(error: &rusqlite::Error) -> bool {
 }
 
 impl StoreError {
-    /// Whether it is only that the disk has no room: nothing is broken, and nothing was written.
-    pub(super) fn is_full(&self) -> bool {
+    /// Whether it is only that there is no room in `directory`: nothing is broken, and nothing was written.
+    pub(super) fn is_full(&self, directory: &Path) -> bool {
         match self {
-            Self::Sqlite(error) => error.sqlite_error_code() == Some(ErrorCode::DiskFull),
-            Self::HighWater(error) => matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded),
+            Self::Sqlite(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => true,
+            // SQLite knows `ENOSPC`, and only where it writes the file or its log; not a quota, and not the memory that
+            // connections share, which is a file, too.
+            Self::Sqlite(error) => {
+                let kinds = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_SHMOPEN];
+                let maybe = error.sqlite_error().is_some_and(|error| kinds.contains(&error.extended_code));
+                maybe && filesystem::is_full(directory)
+            }
+            Self::HighWater(error) => filesystem::says_full(error),
             _ => false,
         }
     }

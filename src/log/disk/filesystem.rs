@@ -4,7 +4,12 @@
 //! network file system may have the words for all of it and keep none of them (<https://sqlite.org/wal.html>,
 //! <https://sqlite.org/faq.html#q5>), so it is refused by its name, not by a trial.
 
-use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
 
 /// The types, as the system's table of mounts names them.
 const NETWORK: [&str; 24] = [
@@ -33,6 +38,9 @@ const NETWORK: [&str; 24] = [
     "smbfs",
     "vboxsf",
 ];
+
+/// As much as the log's files grow by at once.
+const TRIAL: usize = 64 << 10;
 
 /// The type of the network file system that `directory` is on; `None` when it is on another one, or that cannot be known:
 /// there is no such table elsewhere than on Linux.
@@ -74,6 +82,19 @@ pub(super) fn create_directory(path: &Path) -> io::Result<()> {
 
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     fs::File::open(path)?.sync_all()
+}
+
+/// Whether there is no room in `directory`, which only writing something there can tell.
+pub(super) fn is_full(directory: &Path) -> bool {
+    let path = directory.join("room");
+    let written = fs::write(&path, vec![0; TRIAL]);
+    // It is made anew each time.
+    fs::remove_file(&path).ok();
+    written.is_err_and(|error| says_full(&error))
+}
+
+pub(super) fn says_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]

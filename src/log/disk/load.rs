@@ -13,9 +13,10 @@ use super::{
     READERS, Shared, State, StoreError,
     garbage::Garbage,
     high_water::{Found, HighWater},
+    presence::Presence,
     reader::Reader,
     store::{Meta, Store},
-    writer::Writer,
+    writer::{Files, Writer},
 };
 use crate::{
     config::{Durability, LogConfig},
@@ -72,6 +73,8 @@ pub(super) fn load(
     })?;
     // All of them now: later the process may have no descriptor left, and a log that cannot be read has failed.
     let readers: Result<Vec<Reader>, StoreError> = (0..READERS).map(|_| Reader::open(file)).collect();
+    let readers = readers?;
+    let presence = Presence::note(&config.path)?;
     report(&meta, &index, begun.elapsed());
     let shared = Arc::new(Shared {
         epoch: meta.epoch,
@@ -82,10 +85,11 @@ pub(super) fn load(
         state: Mutex::new(State { index, time_ms: now.stamp(newest_ms), feeds: Feeds::default(), receipts }),
         failed: watch::Sender::new(None),
         full: AtomicBool::new(false),
-        idle_readers: Mutex::new(readers?),
+        idle_readers: Mutex::new(readers),
         unreadable: AtomicU64::new(damage.events),
     });
-    let writer = Writer::new(store, high_water, Arc::clone(&shared), meta.reserved, receipts_for).with(ids, garbage);
+    let writer = Writer::new(Files { store, high_water, presence }, Arc::clone(&shared), meta.reserved, receipts_for)
+        .with(ids, garbage);
     Ok((shared, writer))
 }
 

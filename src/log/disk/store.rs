@@ -4,7 +4,10 @@
 //! topic holds what is in memory ([`crate::log::index`]). Every row carries a checksum of its own, because SQLite has
 //! none for the pages of its main file.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rusqlite::{Connection, OpenFlags, Row, params};
 
@@ -59,6 +62,7 @@ pub(super) struct TopicRow {
 /// A connection to the file that writes; there is one, on the writer's thread.
 pub(super) struct Store {
     connection: Connection,
+    directory: PathBuf,
     /// Rows of topics that are made have numbers above this.
     topics_to: i64,
 }
@@ -94,7 +98,8 @@ impl Store {
              PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -16384;
              PRAGMA locking_mode = NORMAL;",
         )?;
-        let mut store = Self { connection, topics_to: 0 };
+        let directory = path.parent().unwrap_or(Path::new(".")).to_owned();
+        let mut store = Self { connection, directory, topics_to: 0 };
         format::prepare(&mut store.connection)?;
         store.set_durable(durable)?;
         Ok(store)
@@ -251,6 +256,21 @@ impl Store {
         Ok(())
     }
 
+    pub(super) fn is_full(&self, error: &StoreError) -> bool {
+        error.is_full(&self.directory)
+    }
+
+    /// Makes sure that nothing of a batch that failed counts. Where there is no room for the memory that connections
+    /// share, its events are in the write-ahead log by then, whole and synced, and a start would find them there. What is
+    /// written next takes their place, so something is.
+    pub(super) fn forget_failed(&mut self) -> Result<(), StoreError> {
+        let forgotten = self.batch().and_then(|batch| batch.probe().and_then(|()| batch.commit()));
+        match forgotten {
+            Err(error) if self.is_full(&error) => Ok(()),
+            forgotten => forgotten,
+        }
+    }
+
     /// Starts a batch. Until [`Batch::commit`] nothing of it counts.
     pub(super) fn batch(&mut self) -> Result<Batch<'_>, StoreError> {
         let behavior = rusqlite::TransactionBehavior::Immediate;
@@ -277,7 +297,7 @@ impl Store {
     /// has.
     pub(super) fn make_room(&self) -> Result<(), StoreError> {
         match self.checkpoint(true) {
-            Err(error) if error.is_full() => Ok(()),
+            Err(error) if error.is_full(&self.directory) => Ok(()),
             moved => moved.map(drop),
         }
     }

@@ -17,6 +17,7 @@ use super::{
     error::StoreError,
     garbage::{Garbage, Portion},
     high_water::HighWater,
+    presence::Presence,
     store::Store,
 };
 use crate::{
@@ -41,9 +42,15 @@ pub(super) enum Work {
     Forget { topic: TopicName, done: oneshot::Sender<Result<u64, AppendError>> },
 }
 
+/// What the writer writes to.
+pub(super) struct Files {
+    pub(super) store: Store,
+    pub(super) high_water: HighWater,
+    pub(super) presence: Presence,
+}
+
 pub(super) struct Writer {
-    store: Store,
-    high_water: HighWater,
+    files: Files,
     shared: Arc<Shared>,
     /// The last position given.
     last: u64,
@@ -88,15 +95,9 @@ const ROW_OVERHEAD: u64 = 128;
 const COMMIT_OVERHEAD: u64 = 8 << 10;
 
 impl Writer {
-    pub(super) fn new(
-        store: Store,
-        high_water: HighWater,
-        shared: Arc<Shared>,
-        last: u64,
-        receipts_for: Duration,
-    ) -> Self {
+    pub(super) fn new(files: Files, shared: Arc<Shared>, last: u64, receipts_for: Duration) -> Self {
         let (topics, garbage) = (HashMap::new(), Garbage::default());
-        Self { store, high_water, shared, last, reserved: last, topics, garbage, receipts_for, written: 0 }
+        Self { files, shared, last, reserved: last, topics, garbage, receipts_for, written: 0 }
     }
 
     /// What is known of the file: the rows of its topics, and what in it is no longer held.
@@ -127,8 +128,8 @@ impl Writer {
             }
         }
         // In this order, because it takes back what was reserved and not given.
-        let ended = self.high_water.end(self.last).map_err(StoreError::from);
-        if let Err(error) = ended.and_then(|()| self.store.end(self.last)) {
+        let ended = self.files.high_water.end(self.last).map_err(StoreError::from);
+        if let Err(error) = ended.and_then(|()| self.files.store.end(self.last)) {
             tracing::error!(%error, "the log could not be closed in order; the next start repairs it");
         }
     }
@@ -178,6 +179,7 @@ impl Writer {
     /// Writes one batch. An error here is final; a full disk is not one.
     fn batch(&mut self, steps: Vec<Step>, begun: u64, tend: bool) -> Result<(), StoreError> {
         if tend {
+            self.files.presence.check()?;
             let now = self.shared.clock.now();
             let garbage = &mut self.garbage;
             let mut state = lock(&self.shared.state);
@@ -191,7 +193,7 @@ impl Writer {
         // While the disk is full nobody may be publishing, because we say that we are not ready: try ourselves.
         let probe = tend && self.shared.full.load(Ordering::Relaxed);
         if probe {
-            self.store.make_room()?;
+            self.files.store.make_room()?;
         }
         let clean = self.garbage.is_much() || tend;
         let mut portion = if clean { self.garbage.take() } else { Portion::default() };
@@ -216,7 +218,8 @@ impl Writer {
                 self.remove_singly(damaged)?;
                 self.checkpoint()
             }
-            Err(error) if error.is_full() => {
+            Err(error) if self.files.store.is_full(&error) => {
+                self.files.store.forget_failed()?;
                 if !self.shared.full.swap(true, Ordering::Relaxed) {
                     tracing::error!("the disk is full: publishes are refused until there is room");
                 }
@@ -241,11 +244,11 @@ impl Writer {
         if self.last > self.reserved {
             let to = self.last + RESERVATION;
             // In this order: a database that is behind the mark is one that was restored.
-            self.store.reserve(to, self.shared.durability == Durability::Disk)?;
-            self.high_water.reserve(to)?;
+            self.files.store.reserve(to, self.shared.durability == Durability::Disk)?;
+            self.files.high_water.reserve(to)?;
             self.reserved = to;
         }
-        let batch = self.store.batch()?;
+        let batch = self.files.store.batch()?;
         for step in steps {
             match step {
                 Step::Event { event, kept, .. } => {
@@ -282,8 +285,9 @@ impl Writer {
         }
         batch.commit()?;
         self.written += COMMIT_OVERHEAD;
+        self.files.presence.check()?;
         if !steps.is_empty() {
-            self.high_water.commit(self.last)?;
+            self.files.high_water.commit(self.last)?;
         }
         Ok(())
     }
@@ -293,7 +297,7 @@ impl Writer {
     fn remove_singly(&mut self, seqs: Vec<u64>) -> Result<(), StoreError> {
         let (mut rest, mut stuck) = (Vec::from([seqs]), 0_u64);
         while let Some(mut seqs) = rest.pop() {
-            let batch = self.store.batch()?;
+            let batch = self.files.store.batch()?;
             match batch.remove(&seqs).and_then(|()| batch.commit()) {
                 Ok(()) => {}
                 Err(error) if error.is_damage() && seqs.len() > 1 => {
@@ -302,7 +306,7 @@ impl Writer {
                 }
                 Err(error) if error.is_damage() => stuck += 1,
                 // They wait for the next start.
-                Err(error) if error.is_full() => return Ok(()),
+                Err(error) if self.files.store.is_full(&error) => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
@@ -346,12 +350,12 @@ impl Writer {
         if self.written < CHECKPOINT_BYTES {
             return Ok(());
         }
-        match self.store.checkpoint(self.written >= 4 * CHECKPOINT_BYTES) {
+        match self.files.store.checkpoint(self.written >= 4 * CHECKPOINT_BYTES) {
             Ok(true) => self.written = 0,
             // Readers hold it up: the log grows on, and is moved next time.
             Ok(false) => {}
             // The events are safe in the write-ahead log; what is missing is room to move them.
-            Err(error) if error.is_full() => tracing::warn!("the disk is too full to tidy the log"),
+            Err(error) if self.files.store.is_full(&error) => tracing::warn!("the disk is too full to tidy the log"),
             Err(error) => return Err(error),
         }
         Ok(())

@@ -1,5 +1,6 @@
 /* Preloaded into the broker: a disk that fails. From the moment that the file FAIL_FROM exists, what FAIL names ("sync",
- * "write" or "read") ends with EIO on the log's files, and does nothing. */
+ * "write" or "read") ends with EIO on the log's files, and does nothing. "room" is a disk without any for the files whose
+ * names end with "-shm" or "/room". */
 #include "../harness/preload.h"
 
 static int fails(int fd, const char *what)
@@ -10,8 +11,28 @@ static int fails(int fd, const char *what)
     return 1;
 }
 
+static int is_full(int fd)
+{
+    char link[64], path[4096];
+    if (strcmp(getenv("FAIL"), "room") || access(getenv("FAIL_FROM"), F_OK))
+        return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length < 5 || (memcmp(path + length - 4, "-shm", 4) && memcmp(path + length - 5, "/room", 5)))
+        return 0;
+    errno = ENOSPC;
+    return 1;
+}
+
+ssize_t write(int fd, const void *bytes, size_t n)
+{
+    return is_full(fd) ? -1 : REAL(ssize_t, "write", int, const void *, size_t)(fd, bytes, n);
+}
+
 static ssize_t put(int fd, const void *bytes, size_t n, off_t at)
 {
+    if (is_full(fd))
+        return -1;
     return fails(fd, "write") ? -1 : REAL(ssize_t, "pwrite64", int, const void *, size_t, off_t)(fd, bytes, n, at);
 }
 
