@@ -174,6 +174,8 @@ pub struct LogConfig {
     pub topic_bytes_max: Size,
     /// Bytes kept in all topics together, up to 1 TiB; not less than `topic_bytes_max`.
     pub bytes_max: Size,
+    /// Events kept in all topics together, 1 to 1,000 million.
+    pub events_max: usize,
     /// Bytes of the newest events that the disk engine keeps in memory, too, up to 1 TiB.
     pub hot_bytes_max: Size,
     /// Bytes of events that may wait to be written, up to 1 TiB; holds the largest event.
@@ -214,6 +216,7 @@ impl Default for LogConfig {
             topic_events_max: 10_000,
             topic_bytes_max: Size::mib(16),
             bytes_max: Size::mib(256),
+            events_max: 1_000_000,
             hot_bytes_max: Size::mib(64),
             queue_bytes_max: Size::mib(64),
             queue_wait: Duration::from_secs(1),

@@ -66,6 +66,7 @@ pub const SETTINGS: &[Setting] = &[
     row("log.topic_events_max", Count(1..=MANY, |c| &mut c.log.topic_events_max)),
     row("log.topic_bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.topic_bytes_max)),
     row("log.bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.bytes_max)),
+    row("log.events_max", Count(1..=1_000_000_000, |c| &mut c.log.events_max)),
     row("log.hot_bytes_max", Rule::Size(Size::new(0)..=Size::tib(1), |c| &mut c.log.hot_bytes_max)),
     row("log.queue_bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.queue_bytes_max)),
     row("log.queue_wait", Time(Duration::ZERO..=TEN_MINUTES, |c| &mut c.log.queue_wait)),

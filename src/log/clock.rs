@@ -19,7 +19,7 @@ pub type Wall = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// anybody asks for with `since=`.
 pub(super) const TOLERANCE_MS: u64 = 10_000;
 /// The log's own time when it is opened. Before it lies what was published before, however long ago.
-const OPENED_AT: Duration = Duration::from_hours(24 * 365 * 200);
+const OPENED_AT_MS: u64 = 200 * 365 * 24 * 3_600_000;
 
 /// The log's clock.
 pub(super) struct Clock {
@@ -34,7 +34,7 @@ pub(super) struct Clock {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
     /// The log's own time.
-    pub(super) at: Duration,
+    pub(super) at_ms: u64,
     /// The wall clock.
     pub(super) wall_ms: u64,
 }
@@ -46,20 +46,24 @@ impl Clock {
     }
 
     pub(super) fn now(&self) -> Moment {
-        let (elapsed, wall_ms) = (self.opened.elapsed(), (self.wall)());
-        let ahead_ms = signed(wall_ms) - signed(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+        let (elapsed_ms, wall_ms) = (self.elapsed_ms(), (self.wall)());
+        let ahead_ms = signed(wall_ms) - signed(elapsed_ms);
         let jump_ms = ahead_ms - self.ahead_ms.swap(ahead_ms, Ordering::Relaxed);
         if jump_ms.unsigned_abs() > TOLERANCE_MS {
             let by = Duration::from_millis(jump_ms.unsigned_abs());
             let back = if jump_ms < 0 { "back" } else { "forward" };
             tracing::warn!(?by, "the wall clock has jumped {back}: the times of events follow it");
         }
-        Moment { at: OPENED_AT + elapsed, wall_ms }
+        Moment { at_ms: OPENED_AT_MS + elapsed_ms, wall_ms }
     }
 
     /// What the wall clock would say if it had not been set since the log was opened.
     pub(super) fn unset_ms(&self) -> u64 {
-        self.opened_ms.saturating_add(u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX))
+        self.opened_ms.saturating_add(self.elapsed_ms())
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// How long the log has been open.
@@ -75,8 +79,8 @@ impl Moment {
     }
 
     /// When, in the log's own time, something happened at `time_ms` before it was opened.
-    pub(super) fn before(&self, time_ms: u64) -> Duration {
-        self.at.saturating_sub(Duration::from_millis(self.wall_ms.saturating_sub(time_ms)))
+    pub(super) fn before(&self, time_ms: u64) -> u64 {
+        self.at_ms.saturating_sub(self.wall_ms.saturating_sub(time_ms))
     }
 }
 
@@ -106,7 +110,7 @@ mod tests {
     #[test]
     fn time_stands_still_within_the_tolerance_and_follows_beyond() {
         // Goal: at the tolerance and one past it; forward always.
-        let at = |wall_ms| Moment { at: OPENED_AT, wall_ms };
+        let at = |wall_ms| Moment { at_ms: OPENED_AT_MS, wall_ms };
         let last = 1_000_000;
         assert_eq!(at(last + 1).stamp(last), last + 1);
         assert_eq!(at(last - TOLERANCE_MS).stamp(last), last);
@@ -124,11 +128,11 @@ mod tests {
         for jump in [u64::MAX, 0, 1_700_000_000_000] {
             wall_ms.store(jump, Ordering::Relaxed);
             let now = clock.now();
-            let passed = now.at.checked_sub(before.at).expect("it does not run backwards");
-            assert!(passed < Duration::from_mins(5) && now.wall_ms == jump, "{passed:?}");
+            let passed_ms = now.at_ms.checked_sub(before.at_ms).expect("it does not run backwards");
+            assert!(passed_ms < 300_000 && now.wall_ms == jump, "{passed_ms}");
         }
-        assert_eq!(before.before(before.wall_ms), before.at);
-        assert_eq!(before.before(u64::MAX), before.at, "what is to come has just happened");
-        assert_eq!(before.before(before.wall_ms - 5000) + Duration::from_secs(5), before.at);
+        assert_eq!(before.before(before.wall_ms), before.at_ms);
+        assert_eq!(before.before(u64::MAX), before.at_ms, "what is to come has just happened");
+        assert_eq!(before.before(before.wall_ms - 5000) + 5000, before.at_ms);
     }
 }

@@ -116,6 +116,40 @@ fn all_topics_keep_their_bytes(new: New) {
     }
 }
 
+fn all_topics_keep_their_number_of_events(new: New) {
+    // Goal: `events_max` are held over all topics; one more, and the oldest of all goes, and is known to have gone.
+    let (log, [a, b]) = (new(LogConfig { events_max: 3, ..roomy() }), names(["a", "b"]));
+    let both = [a.clone(), b.clone()];
+    append_all(&*log, [&a, &b, &b]);
+    assert_eq!((seqs(&page(&*log, &both, 0)), page(&*log, &both, 0).evicted_to), (vec![1, 2, 3], 0));
+    append(&*log, &b);
+    assert_eq!((seqs(&page(&*log, &both, 0)), page(&*log, &both, 0).evicted_to), (vec![2, 3, 4], 1));
+    assert_eq!(log.held(&a).expect("a trace").events, 0);
+    wait(log.forget(&b)).expect("it is taken");
+    append_all(&*log, [&a; 3]);
+    assert_eq!(seqs(&page(&*log, &[a], 0)), [6, 7, 8], "what was deleted does not count");
+}
+
+fn a_large_deletion_leaves_nothing(new: New) {
+    // Goal: more than one step takes apart: gone for every reader at once, and its memory in the end, without another
+    // append; the topic's next life is whole.
+    let (log, [a, b]) = (new(LogConfig { hot_bytes_max: Size::mib(1 << 10), ..roomy() }), names(["a", "b"]));
+    append_all(&*log, repeat_n(&a, 10_000));
+    append(&*log, &b);
+    let events: Vec<_> = page(&*log, from_ref(&a), 0).events.iter().map(Arc::downgrade).collect();
+    let deleted = wait(log.forget(&a)).expect("it is taken");
+    assert_eq!(log.held(&a).unwrap_or_default().events, 0);
+    assert_eq!(seqs(&page(&*log, &[a.clone(), b.clone()], 0)), [10_001]);
+    append(&*log, &a);
+    let told_to = log.place(from_ref(&a), &Start::All).told_to;
+    assert_eq!(seqs(&read(&*log, &[a.clone(), b], deleted, told_to, usize::MAX)), [deleted + 1]);
+    until("its memory to be free", || {
+        log.tend();
+        events.iter().all(|event| event.upgrade().is_none())
+    });
+    assert_eq!(log.held(&a).expect("an event").events, 1);
+}
+
 fn an_event_is_kept_until_it_is_too_old(new: New) {
     // Goal: it goes when it is older than `age_max`, not sooner, and is known to have gone.
     let (log, [a]) = (new(LogConfig { age_max: Duration::from_millis(40), ..roomy() }), names(["a"]));
@@ -314,6 +348,7 @@ macro_rules! conforms {
                 positions_count_from_one_over_all_topics, concurrent_appends_come_out_in_one_order,
                 a_feed_carries_what_comes_after_it_was_opened, an_append_that_nobody_awaits_is_published,
                 a_topic_keeps_its_number_of_events, a_topic_keeps_its_bytes, all_topics_keep_their_bytes,
+                all_topics_keep_their_number_of_events, a_large_deletion_leaves_nothing,
                 an_event_is_kept_until_it_is_too_old, an_append_drives_out_what_is_too_old, a_reader_is_told_exactly_of_what_it_misses,
                 a_page_ends_where_it_says, a_subscription_begins_where_it_asks, a_cursor_before_a_loss_is_told_of_it,
                 a_deleted_topic_is_forgotten_and_lives_again, what_is_held_is_known,

@@ -6,7 +6,6 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
 use super::Page;
@@ -16,11 +15,17 @@ use crate::{
 };
 
 mod lost;
+mod order;
 mod read;
 mod restore;
+mod retain;
 mod times;
 
+#[cfg(test)]
+mod tests;
+
 use lost::Lost;
+use order::Order;
 pub(super) use restore::Marks;
 use times::Correction;
 
@@ -33,10 +38,8 @@ pub(super) struct Index {
     hot_bytes_max: u64,
     /// Position of the last committed event.
     watermark: u64,
-    topics: HashMap<TopicName, TopicLog>,
-    /// Every event held, oldest first. Entries whose event has gone stay until they reach the front or outnumber the
-    /// living: removing from the middle would make every append pay for the length of the log.
-    order: VecDeque<(u64, TopicName)>,
+    topics: Topics,
+    order: Order,
     /// Events up to here are not kept whole.
     cold_to: u64,
     hot_bytes: u64,
@@ -46,8 +49,16 @@ pub(super) struct Index {
     newest_ms: u64,
     /// In order of position, and of time.
     corrections: Vec<Correction>,
-    /// Until then nothing held is too old.
-    aged_at: Duration,
+    /// Until then, by the log's own time, nothing held is too old.
+    aged_at_ms: u64,
+    /// What is left of this step: see [`retain`].
+    step: usize,
+    /// The last step was too short.
+    is_behind: bool,
+    /// What deletions have left, to be taken apart.
+    forgotten: VecDeque<(TopicName, VecDeque<Entry>)>,
+    /// Topics that hold more than they may, because a step was too short.
+    over: VecDeque<TopicName>,
     /// Topics that hold nothing, with the mark they were queued under, longest empty first.
     empty: VecDeque<(u64, TopicName)>,
     /// Topics without an entry have lost nothing after this position, and nothing since this removal.
@@ -64,6 +75,8 @@ pub(super) struct Index {
     removals: u64,
 }
 
+type Topics = HashMap<TopicName, TopicLog>;
+
 #[derive(Debug, Default)]
 struct TopicLog {
     events: VecDeque<Entry>,
@@ -79,8 +92,8 @@ struct TopicLog {
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) seq: u64,
-    /// Its age: when it was committed, by the log's own time.
-    pub(super) at: Duration,
+    /// When it was committed, by the log's own time.
+    pub(super) at_ms: u64,
     pub(super) time_ms: u64,
     pub(super) bytes: u64,
     /// The event itself, when it is hot.
@@ -105,8 +118,8 @@ pub(super) struct Plan {
 }
 
 impl Entry {
-    pub(super) fn hot(event: Arc<Event>, at: Duration) -> Self {
-        Self { seq: event.seq, at, time_ms: event.time_ms, bytes: cost(&event), event: Some(event) }
+    pub(super) fn hot(event: Arc<Event>, at_ms: u64) -> Self {
+        Self { seq: event.seq, at_ms, time_ms: event.time_ms, bytes: cost(&event), event: Some(event) }
     }
 }
 
@@ -119,9 +132,6 @@ impl TopicLog {
 /// What an event costs besides its frame: its own fields, the index entries, the allocator.
 pub(super) const EVENT_OVERHEAD: u64 = 256;
 
-/// Empty topics whose last position is remembered, so that a gap is reported exactly when there is one.
-const EMPTY_MAX: usize = 65_536;
-
 impl Index {
     pub(super) fn new(epoch: Epoch, retention: LogConfig, hot_bytes_max: u64) -> Self {
         Self {
@@ -130,14 +140,18 @@ impl Index {
             hot_bytes_max,
             watermark: 0,
             topics: HashMap::new(),
-            order: VecDeque::new(),
+            order: Order::default(),
             cold_to: 0,
             hot_bytes: 0,
             events: 0,
             bytes: 0,
             newest_ms: 0,
             corrections: Vec::new(),
-            aged_at: Duration::ZERO,
+            aged_at_ms: 0,
+            step: usize::MAX,
+            is_behind: false,
+            forgotten: VecDeque::new(),
+            over: VecDeque::new(),
             empty: VecDeque::new(),
             forgotten_to: 0,
             hole_to: 0,
@@ -155,7 +169,8 @@ impl Index {
     /// Adds the next event of `topic`. What that drives out goes to `removed`.
     pub(super) fn push(&mut self, topic: &TopicName, entry: Entry, removed: &mut dyn FnMut(Removed<'_>)) {
         debug_assert!(entry.seq > self.watermark, "positions only grow");
-        let (seq, now) = (entry.seq, entry.at);
+        let (seq, now_ms) = (entry.seq, entry.at_ms);
+        self.begin_push();
         if entry.time_ms < self.newest_ms {
             self.correct((seq, entry.time_ms));
         }
@@ -164,7 +179,7 @@ impl Index {
         self.events += 1;
         self.bytes += entry.bytes;
         self.hot_bytes += if entry.event.is_some() { entry.bytes } else { 0 };
-        self.order.push_back((seq, topic.clone()));
+        self.order.push_back(seq, topic.clone());
         let (events_max, bytes_max) = (self.retention.topic_events_max, self.retention.topic_bytes_max.get());
         let log = match self.topics.get_mut(topic) {
             Some(log) => log,
@@ -176,27 +191,9 @@ impl Index {
         if over {
             self.trim_topic(topic, removed);
         }
-        if over || self.bytes > self.retention.bytes_max.get() || now > self.aged_at {
-            self.trim(now, removed);
-        }
-        self.cool();
-    }
-
-    /// Forgets what `topic` holds; the deletion stands at `seq`.
-    pub(super) fn forget(&mut self, topic: &TopicName, seq: u64, removed: &mut dyn FnMut(Removed<'_>)) {
-        self.watermark = self.watermark.max(seq);
-        let is_new = !self.topics.contains_key(topic);
-        while self.topics.get(topic).is_some_and(|log| !log.events.is_empty()) {
-            self.evict(topic, removed);
-        }
-        self.removals += 1;
-        let removals = self.removals;
-        let log = self.entry(topic);
-        log.deleted_at = removals;
-        let mark = log.evicted_to;
-        // One that was known is in the queue since it became empty.
-        if is_new {
-            self.empty.push_back((mark, topic.clone()));
+        let full = self.bytes > self.retention.bytes_max.get() || self.events > self.retention.events_max;
+        if over || full || now_ms > self.aged_at_ms || self.is_behind() {
+            self.trim(now_ms, removed);
         }
     }
 
@@ -205,90 +202,6 @@ impl Index {
         let (evicted_to, evicted_at) = (self.forgotten_to, self.forgotten_at);
         let fresh = || TopicLog { evicted_to, evicted_at, ..TopicLog::default() };
         self.topics.entry(topic.clone()).or_insert_with(fresh)
-    }
-
-    fn trim_topic(&mut self, topic: &TopicName, removed: &mut dyn FnMut(Removed<'_>)) {
-        let (events_max, bytes_max) = (self.retention.topic_events_max, self.retention.topic_bytes_max.get());
-        while self.topics.get(topic).is_some_and(|log| log.events.len() > events_max || log.bytes > bytes_max) {
-            self.evict(topic, removed);
-        }
-    }
-
-    /// Removes from the front what the bounds over all topics do not allow, then tidies the books.
-    pub(super) fn trim(&mut self, now: Duration, removed: &mut dyn FnMut(Removed<'_>)) {
-        let (bytes_max, age_max) = (self.retention.bytes_max.get(), self.retention.age_max);
-        self.aged_at = Duration::ZERO;
-        while let Some((seq, topic)) = self.order.front() {
-            let oldest = self.topics.get(topic).and_then(|log| log.events.front());
-            if let Some(entry) = oldest.filter(|entry| entry.seq == *seq) {
-                let aged_at = if age_max.is_zero() { Duration::MAX } else { entry.at.saturating_add(age_max) };
-                if self.bytes <= bytes_max && now <= aged_at {
-                    self.aged_at = aged_at;
-                    break;
-                }
-                let topic = topic.clone();
-                self.evict(&topic, removed);
-            }
-            self.order.pop_front();
-        }
-        if self.order.len() > 2 * self.events + 1024 {
-            let topics = &self.topics;
-            self.order.retain(|(seq, topic)| {
-                topics.get(topic).and_then(|log| log.events.front()).is_some_and(|oldest| oldest.seq <= *seq)
-            });
-        }
-        while self.empty.len() > EMPTY_MAX {
-            self.forget_longest_empty(removed);
-        }
-    }
-
-    fn evict(&mut self, topic: &TopicName, removed: &mut dyn FnMut(Removed<'_>)) {
-        let Some(log) = self.topics.get_mut(topic) else { return };
-        if let Some(entry) = log.events.pop_front() {
-            self.removals += 1;
-            (log.evicted_to, log.evicted_at) = (entry.seq, self.removals);
-            log.bytes -= entry.bytes;
-            self.bytes -= entry.bytes;
-            self.hot_bytes -= if entry.event.is_some() { entry.bytes } else { 0 };
-            self.events -= 1;
-            removed(Removed::Event(topic, entry.seq));
-            let empty = log.events.is_empty().then(|| std::mem::take(&mut log.events)).map(|_| log.evicted_to);
-            self.empty.extend(empty.map(|mark| (mark, topic.clone())));
-            if entry.is_lost() {
-                self.lost_is_evicted(topic);
-            }
-        }
-    }
-
-    /// Lets go of the oldest events that are kept whole, until the rest is within the budget.
-    fn cool(&mut self) {
-        if self.hot_bytes <= self.hot_bytes_max {
-            return;
-        }
-        let first = self.order.partition_point(|(seq, _)| *seq <= self.cold_to);
-        for (seq, topic) in self.order.range(first..) {
-            if self.hot_bytes <= self.hot_bytes_max {
-                return;
-            }
-            self.cold_to = *seq;
-            let Some(log) = self.topics.get_mut(topic) else { continue };
-            let at = log.events.partition_point(|entry| entry.seq < *seq);
-            if let Some(entry) = log.events.get_mut(at).filter(|entry| entry.seq == *seq)
-                && entry.event.take().is_some()
-            {
-                self.hot_bytes -= entry.bytes;
-            }
-        }
-    }
-
-    fn forget_longest_empty(&mut self, removed: &mut dyn FnMut(Removed<'_>)) {
-        let Some((mark, topic)) = self.empty.pop_front() else { return };
-        if self.topics.get(&topic).is_some_and(|log| log.events.is_empty() && log.evicted_to == mark) {
-            self.topics.remove(&topic);
-            self.forgotten_to = self.forgotten_to.max(mark);
-            self.forgotten_at = self.removals;
-            removed(Removed::Topic(&topic, mark));
-        }
     }
 }
 

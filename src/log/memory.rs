@@ -67,7 +67,8 @@ impl MemoryLog {
             content,
             frame,
         });
-        let entry = Entry::hot(Arc::clone(&event), now.at);
+        let entry = Entry::hot(Arc::clone(&event), now.at_ms);
+        state.index.begin_step();
         state.index.push(&event.topic, entry, &mut |_| {});
         self.watermark.store(id.seq, Ordering::Release);
         state.feeds.push(Commit::Event(event));
@@ -96,7 +97,7 @@ impl Log for MemoryLog {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let seq = state.index.watermark() + 1;
-        state.index.forget(topic, seq, &mut |_| {});
+        state.index.forget(topic, seq);
         self.watermark.store(seq, Ordering::Release);
         state.feeds.push(Commit::Deleted(topic.clone(), seq));
         ready(Ok(seq)).boxed()
@@ -120,8 +121,17 @@ impl Log for MemoryLog {
 
     fn tend(&self) {
         let now = self.clock.now();
-        let mut state = lock(&self.state);
-        state.index.observe(now.wall_ms);
-        state.index.trim(now.at, &mut |_| {});
+        lock(&self.state).index.observe(now.wall_ms);
+        loop {
+            let mut state = lock(&self.state);
+            state.index.begin_step();
+            state.index.trim(now.at_ms, &mut |_| {});
+            if !state.index.is_behind() {
+                break;
+            }
+            drop(state);
+            // Others wait for the lock, and a mutex is not fair.
+            std::thread::yield_now();
+        }
     }
 }

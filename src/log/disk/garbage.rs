@@ -34,7 +34,9 @@ impl Garbage {
         match removed {
             Removed::Event(topic, seq) => {
                 self.seqs.push(seq);
-                self.evicted.insert(topic.clone(), seq);
+                // A deletion that is taken apart may be behind what retention has removed since.
+                let mark = self.evicted.entry(topic.clone()).or_default();
+                *mark = seq.max(*mark);
             }
             Removed::Topic(topic, lost_to) => self.forgotten.push((topic.clone(), lost_to)),
         }

@@ -149,7 +149,7 @@ fn load_events(
             say_at = Instant::now() + PROGRESS;
             tracing::info!(events = count, percent = (row.seq - first) * 100 / (last - first + 1), "reading the log");
         }
-        let entry = Entry { seq: row.seq, at: Duration::ZERO, time_ms: row.time_ms, bytes: row.cost, event: None };
+        let entry = Entry { seq: row.seq, at_ms: 0, time_ms: row.time_ms, bytes: row.cost, event: None };
         damage.topics_to = damage.topics_to.max(row.topic);
         if let Some((topic, deleted_to)) = topics.get(&row.topic) {
             if !index.restore(topic, *deleted_to, entry) {

@@ -59,6 +59,8 @@ pub(super) struct Writer {
     /// Row ids of topics.
     topics: HashMap<TopicName, i64>,
     garbage: Garbage,
+    /// Retention has more to do than a step of it does.
+    behind: bool,
     receipts_for: Duration,
     /// Bytes written since the last checkpoint, roughly.
     written: u64,
@@ -97,7 +99,7 @@ const COMMIT_OVERHEAD: u64 = 8 << 10;
 impl Writer {
     pub(super) fn new(files: Files, shared: Arc<Shared>, last: u64, receipts_for: Duration) -> Self {
         let (topics, garbage) = (HashMap::new(), Garbage::default());
-        Self { files, shared, last, reserved: last, topics, garbage, receipts_for, written: 0 }
+        Self { files, shared, last, reserved: last, topics, garbage, behind: false, receipts_for, written: 0 }
     }
 
     /// What is known of the file: the rows of its topics, and what in it is no longer held.
@@ -110,7 +112,8 @@ impl Writer {
         let mut tended = Instant::now();
         loop {
             // What is left to remove goes between the batches, unless there is no room to do even that.
-            let behind = self.garbage.is_much() && !self.shared.full.load(Ordering::Relaxed);
+            let full = self.shared.full.load(Ordering::Relaxed);
+            let behind = self.behind || (self.garbage.is_much() && !full);
             let first = match queue.recv_timeout(if behind { Duration::ZERO } else { TEND }) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
@@ -180,15 +183,9 @@ impl Writer {
     fn batch(&mut self, steps: Vec<Step>, begun: u64, tend: bool) -> Result<(), StoreError> {
         if tend {
             self.files.presence.check()?;
-            let now = self.shared.clock.now();
-            let garbage = &mut self.garbage;
-            let mut state = lock(&self.shared.state);
-            state.index.observe(now.wall_ms);
-            state.index.trim(now.at, &mut |removed| garbage.note(removed));
-            if self.shared.clock.open_for() > self.receipts_for {
-                // None of them counts any more.
-                state.receipts = HashMap::new();
-            }
+        }
+        if tend || self.behind {
+            self.retain();
         }
         // While the disk is full nobody may be publishing, because we say that we are not ready: try ourselves.
         let probe = tend && self.shared.full.load(Ordering::Relaxed);
@@ -238,6 +235,22 @@ impl Writer {
                 Err(error)
             }
         }
+    }
+
+    /// A step of retention that no append has triggered, or could not finish.
+    fn retain(&mut self) {
+        let now = self.shared.clock.now();
+        let garbage = &mut self.garbage;
+        let mut state = lock(&self.shared.state);
+        state.index.begin_step();
+        state.index.observe(now.wall_ms);
+        state.index.trim(now.at_ms, &mut |removed| garbage.note(removed));
+        self.behind = state.index.is_behind();
+        // None of them counts any more after that time. They are dropped when the lock is not held.
+        let over = self.shared.clock.open_for() > self.receipts_for;
+        let receipts = if over { std::mem::take(&mut state.receipts) } else { HashMap::new() };
+        drop(state);
+        drop(receipts);
     }
 
     fn write(&mut self, steps: &[Step], tend: bool, portion: &Portion, probe: bool) -> Result<(), StoreError> {
@@ -320,26 +333,28 @@ impl Writer {
     fn publish(&mut self, steps: Vec<Step>) {
         let mut state = lock(&self.shared.state);
         let state = &mut *state;
+        state.index.begin_step();
         let garbage = &mut self.garbage;
         let mut note = |removed: Removed<'_>| garbage.note(removed);
-        let now = self.shared.clock.now().at;
+        let now_ms = self.shared.clock.now().at_ms;
         let mut answers = Vec::with_capacity(steps.len());
         for step in steps {
             match step {
                 Step::Event { event, done, .. } => {
                     let id = EventId { epoch: self.shared.epoch, seq: event.seq };
-                    state.index.push(&event.topic, Entry::hot(Arc::clone(&event), now), &mut note);
+                    state.index.push(&event.topic, Entry::hot(Arc::clone(&event), now_ms), &mut note);
                     state.feeds.push(Commit::Event(event));
                     answers.push((done, Receipt { id }));
                 }
                 Step::Forget { topic, seq, done } => {
-                    state.index.forget(&topic, seq, &mut note);
+                    state.index.forget(&topic, seq);
                     state.feeds.push(Commit::Deleted(topic, seq));
                     // Whoever asked has gone when this fails; the deletion stands.
                     done.send(Ok(seq)).ok();
                 }
             }
         }
+        self.behind = state.index.is_behind();
         self.shared.watermark.store(state.index.watermark(), Ordering::Release);
         for (done, receipt) in answers {
             done.send(Ok(receipt)).ok();

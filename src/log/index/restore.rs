@@ -37,7 +37,7 @@ impl Index {
         }
         self.events += 1;
         self.bytes += entry.bytes;
-        self.order.push_back((entry.seq, topic.clone()));
+        self.order.push_back(entry.seq, topic.clone());
         // Else the first event to cool would look at every one restored, all at once.
         self.cold_to = entry.seq;
         log.bytes += entry.bytes;
@@ -54,6 +54,8 @@ impl Index {
     ) {
         self.watermark = self.watermark.max(last);
         (self.forgotten_to, self.hole_to, self.unreadable_to) = (forgotten_to, hole_to, unreadable_to);
+        // Nobody waits for a log that is being opened.
+        self.step = usize::MAX;
         self.observe(now.wall_ms);
         self.age(now);
         let topics: Vec<TopicName> = self.topics.keys().cloned().collect();
@@ -64,14 +66,14 @@ impl Index {
         let mut empty: Vec<_> = empty.map(|(topic, log)| (log.evicted_to, topic.clone())).collect();
         empty.sort_unstable();
         self.empty = empty.into();
-        self.trim(now.at, removed);
+        self.trim(now.at_ms, removed);
     }
 
     /// Tells every entry how old it is. Only now, because a correction that came later concerns those before it.
     fn age(&mut self, now: Moment) {
         let mut topics = std::mem::take(&mut self.topics);
         for entry in topics.values_mut().flat_map(|log| log.events.iter_mut()) {
-            entry.at = now.before(self.time_ms(entry));
+            entry.at_ms = now.before(self.time_ms(entry));
         }
         self.topics = topics;
     }

@@ -30,6 +30,7 @@ fn a_long_start_says_how_far_it_is_and_how_long_it_took() {
     // Goal: nobody wonders whether it hangs. How many events take long enough to be worth a word depends on the machine.
     let settings = [
         ("LOG__TOPIC_EVENTS_MAX", "10000000"),
+        ("LOG__EVENTS_MAX", "10000000"),
         ("LOG__TOPIC_BYTES_MAX", "1TiB"),
         ("LOG__BYTES_MAX", "1TiB"),
         ("LOG__AGE_MAX", "0s"),

@@ -1,0 +1,201 @@
+//! Retention: what goes, and in which steps.
+//!
+//! Readers and publishers wait while the index is locked. So no more than [`STEP`] events are taken apart at once,
+//! whatever has become too old or too much in a moment; what is left is [`Index::is_behind`], and goes with the next
+//! steps. A deletion is complete at once for everybody who reads, and taken apart the same way.
+
+use std::{collections::VecDeque, mem};
+
+use super::{Index, Removed};
+use crate::event::TopicName;
+
+/// Events that are taken apart while the index is locked.
+pub(in crate::log) const STEP: usize = 4096;
+/// How many of them an event may drive out even when that is used up: more than one, so that limits are kept in the end.
+pub(super) const STEP_MIN: usize = 4;
+/// Empty topics whose last position is remembered, so that a gap is reported exactly when there is one.
+const EMPTY_MAX: usize = 65_536;
+
+impl Index {
+    /// The index has been locked: another step may be made.
+    pub(in crate::log) fn begin_step(&mut self) {
+        self.step = STEP;
+    }
+
+    /// At least a few steps are always left for an event that comes.
+    pub(super) fn begin_push(&mut self) {
+        self.step = self.step.max(STEP_MIN);
+    }
+
+    /// Whether something is left to be taken apart.
+    pub(in crate::log) fn is_behind(&self) -> bool {
+        self.is_behind || !self.forgotten.is_empty() || !self.over.is_empty() || self.hot_bytes > self.hot_bytes_max
+    }
+
+    /// Forgets what `topic` holds; the deletion stands at `seq`.
+    pub(in crate::log) fn forget(&mut self, topic: &TopicName, seq: u64) {
+        self.watermark = self.watermark.max(seq);
+        let is_new = !self.topics.contains_key(topic);
+        self.removals += 1;
+        let removals = self.removals;
+        let log = self.entry(topic);
+        log.deleted_at = removals;
+        let was_empty = log.events.is_empty();
+        let (events, bytes) = (mem::take(&mut log.events), mem::take(&mut log.bytes));
+        if let Some(last) = events.back() {
+            (log.evicted_to, log.evicted_at) = (log.evicted_to.max(last.seq), removals);
+        }
+        let mark = log.evicted_to;
+        // One that was known and empty is in the queue since it became so.
+        if is_new || !was_empty {
+            self.empty.push_back((mark, topic.clone()));
+        }
+        self.events -= events.len();
+        self.bytes -= bytes;
+        self.lost.remove(topic);
+        if !events.is_empty() {
+            self.forgotten.push_back((topic.clone(), events));
+        }
+    }
+
+    /// Removes what the bounds do not allow, as far as this step goes.
+    pub(in crate::log) fn trim(&mut self, now_ms: u64, removed: &mut dyn FnMut(Removed<'_>)) {
+        self.is_behind = false;
+        self.aged_at_ms = 0;
+        self.take_apart(removed);
+        while self.step > 0
+            && let Some(topic) = self.over.pop_front()
+        {
+            self.trim_topic(&topic, removed);
+        }
+        self.trim_front(now_ms, removed);
+        while self.empty.len() > EMPTY_MAX {
+            if self.step == 0 {
+                self.is_behind = true;
+                break;
+            }
+            self.step -= 1;
+            self.forget_longest_empty(removed);
+        }
+        self.cool();
+    }
+
+    /// What deletions have left.
+    fn take_apart(&mut self, removed: &mut dyn FnMut(Removed<'_>)) {
+        while self.step > 0
+            && let Some((topic, events)) = self.forgotten.front_mut()
+        {
+            let Some(entry) = events.pop_front() else {
+                self.forgotten.pop_front();
+                continue;
+            };
+            self.step -= 1;
+            self.hot_bytes -= if entry.event.is_some() { entry.bytes } else { 0 };
+            removed(Removed::Event(topic, entry.seq));
+            let topics = &self.topics;
+            self.order.is_stale(entry.seq, |seq, topic| is_live(topics, seq, topic));
+        }
+        if self.forgotten.is_empty() {
+            self.forgotten = VecDeque::new();
+        }
+    }
+
+    pub(super) fn trim_topic(&mut self, topic: &TopicName, removed: &mut dyn FnMut(Removed<'_>)) {
+        let (events_max, bytes_max) = (self.retention.topic_events_max, self.retention.topic_bytes_max.get());
+        while self.topics.get(topic).is_some_and(|log| log.events.len() > events_max || log.bytes > bytes_max) {
+            if self.step == 0 {
+                self.over.push_back(topic.clone());
+                return;
+            }
+            if let Some(seq) = self.evict(topic, removed) {
+                let topics = &self.topics;
+                self.order.is_stale(seq, |seq, topic| is_live(topics, seq, topic));
+            }
+        }
+    }
+
+    /// From the front what the bounds over all topics do not allow.
+    fn trim_front(&mut self, now_ms: u64, removed: &mut dyn FnMut(Removed<'_>)) {
+        let (bytes_max, events_max) = (self.retention.bytes_max.get(), self.retention.events_max);
+        let age_max_ms = u64::try_from(self.retention.age_max.as_millis()).unwrap_or(u64::MAX);
+        while let Some((seq, topic)) = self.order.front() {
+            if self.step == 0 {
+                self.is_behind = true;
+                return;
+            }
+            let oldest = self.topics.get(topic).and_then(|log| log.events.front());
+            if let Some(entry) = oldest.filter(|entry| entry.seq == *seq) {
+                let aged_at_ms = if age_max_ms == 0 { u64::MAX } else { entry.at_ms.saturating_add(age_max_ms) };
+                if self.bytes <= bytes_max && self.events <= events_max && now_ms <= aged_at_ms {
+                    self.aged_at_ms = aged_at_ms;
+                    return;
+                }
+                let topic = topic.clone();
+                self.evict(&topic, removed);
+            } else {
+                self.step -= 1;
+            }
+            self.order.pop_front();
+        }
+    }
+
+    /// Removes the oldest event of `topic`; its position.
+    fn evict(&mut self, topic: &TopicName, removed: &mut dyn FnMut(Removed<'_>)) -> Option<u64> {
+        let log = self.topics.get_mut(topic)?;
+        let entry = log.events.pop_front()?;
+        self.step = self.step.saturating_sub(1);
+        self.removals += 1;
+        (log.evicted_to, log.evicted_at) = (log.evicted_to.max(entry.seq), self.removals);
+        log.bytes -= entry.bytes;
+        self.bytes -= entry.bytes;
+        self.hot_bytes -= if entry.event.is_some() { entry.bytes } else { 0 };
+        self.events -= 1;
+        if log.events.is_empty() {
+            log.events = VecDeque::new();
+            self.empty.push_back((log.evicted_to, topic.clone()));
+        } else if log.events.len() < log.events.capacity() / 4 {
+            log.events.shrink_to(log.events.len() * 2);
+        }
+        removed(Removed::Event(topic, entry.seq));
+        if entry.is_lost() {
+            self.lost_is_evicted(topic);
+        }
+        Some(entry.seq)
+    }
+
+    /// Lets go of the oldest events that are kept whole, until the rest is within the budget.
+    pub(super) fn cool(&mut self) {
+        if self.hot_bytes <= self.hot_bytes_max {
+            return;
+        }
+        for (seq, topic) in self.order.after(self.cold_to) {
+            if self.hot_bytes <= self.hot_bytes_max || self.step == 0 {
+                return;
+            }
+            self.step -= 1;
+            self.cold_to = *seq;
+            let Some(log) = self.topics.get_mut(topic) else { continue };
+            let at = log.events.partition_point(|entry| entry.seq < *seq);
+            if let Some(entry) = log.events.get_mut(at).filter(|entry| entry.seq == *seq)
+                && entry.event.take().is_some()
+            {
+                self.hot_bytes -= entry.bytes;
+            }
+        }
+    }
+
+    fn forget_longest_empty(&mut self, removed: &mut dyn FnMut(Removed<'_>)) {
+        let Some((mark, topic)) = self.empty.pop_front() else { return };
+        if self.topics.get(&topic).is_some_and(|log| log.events.is_empty() && log.evicted_to == mark) {
+            self.topics.remove(&topic);
+            self.forgotten_to = self.forgotten_to.max(mark);
+            self.forgotten_at = self.removals;
+            removed(Removed::Topic(&topic, mark));
+        }
+    }
+}
+
+/// Whether the event of `topic` at `seq` is held.
+fn is_live(topics: &super::Topics, seq: u64, topic: &TopicName) -> bool {
+    topics.get(topic).and_then(|log| log.events.front()).is_some_and(|oldest| oldest.seq <= seq)
+}

@@ -1,0 +1,222 @@
+//! How much is done while the index is locked, counted in events.
+
+use std::sync::{Arc, Weak};
+
+use super::{
+    Entry, Index, Removed,
+    retain::{STEP, STEP_MIN},
+};
+use crate::{
+    config::{LogConfig, Size},
+    event::{Content, Epoch, Event, TopicName},
+};
+
+const MANY: u64 = 100_000;
+
+fn topic(name: &str) -> TopicName {
+    TopicName::parse(name, 255).expect("a topic name")
+}
+
+/// Limits that nothing here reaches.
+fn roomy() -> LogConfig {
+    let (topic_events_max, bytes_max) = (1 << 20, Size::mib(1 << 10));
+    LogConfig {
+        topic_events_max,
+        topic_bytes_max: bytes_max,
+        bytes_max,
+        age_max: std::time::Duration::ZERO,
+        ..LogConfig::default()
+    }
+}
+
+/// An index, what it has removed, and its events.
+struct Watched {
+    index: Index,
+    removed: Vec<u64>,
+    events: Vec<Weak<Event>>,
+    /// The most events that were removed in one step.
+    most: usize,
+}
+
+impl Watched {
+    fn new(config: LogConfig, hot_bytes_max: u64) -> Self {
+        let index = Index::new(Epoch::random(), config, hot_bytes_max);
+        Self { index, removed: Vec::new(), events: Vec::new(), most: 0 }
+    }
+
+    fn push(&mut self, topic: &TopicName, bytes: usize, at_ms: u64) {
+        let seq = self.index.watermark() + 1;
+        let (content, frame) = (Content::Within(0..0), vec![b'x'; bytes].into());
+        let event = Arc::new(Event { seq, time_ms: at_ms, topic: topic.clone(), name: None, content, frame });
+        self.events.push(Arc::downgrade(&event));
+        self.step(|index, removed| index.push(topic, Entry::hot(event, at_ms), removed));
+    }
+
+    /// As an engine does it: with the lock, one step.
+    fn step(&mut self, act: impl FnOnce(&mut Index, &mut dyn FnMut(Removed<'_>))) {
+        self.index.begin_step();
+        let before = self.removed.len();
+        let removed = &mut self.removed;
+        act(&mut self.index, &mut |what| {
+            if let Removed::Event(_, seq) = what {
+                removed.push(seq);
+            }
+        });
+        self.most = self.most.max(self.removed.len() - before);
+    }
+
+    /// Steps until nothing is left to do; how many.
+    fn settle(&mut self, now_ms: u64) -> usize {
+        for steps in 1.. {
+            self.step(|index, removed| index.trim(now_ms, removed));
+            if !self.index.is_behind() {
+                return steps;
+            }
+        }
+        0
+    }
+
+    fn living(&self) -> usize {
+        self.events.iter().filter(|event| event.upgrade().is_some()).count()
+    }
+
+    fn assert_removed(&mut self, count: u64) {
+        self.removed.sort_unstable();
+        assert!(self.removed.iter().copied().eq(1..=count), "each once: {} of {count}", self.removed.len());
+    }
+}
+
+#[test]
+fn a_large_deletion_is_complete_at_once_and_taken_apart_in_steps() {
+    // Goal: nobody can read any of it after the deletion, whose own step removes none; each step removes no more than it
+    // may, all of it goes, its memory too, and a new life of the topic in between loses nothing.
+    let (big, other) = (topic("big"), topic("other"));
+    let mut watched = Watched::new(roomy(), u64::MAX);
+    for _ in 0..MANY {
+        watched.push(&big, 10, 1);
+    }
+    watched.push(&other, 10, 1);
+    let seq = watched.index.watermark() + 1;
+    watched.step(|index, _| index.forget(&big, seq));
+    assert_eq!((watched.removed.len(), watched.index.size().0), (0, 1));
+    assert_eq!(watched.index.held(&big).expect("a trace").events, 0);
+    let page = watched.index.read(&[big.clone(), other.clone()], 0, 0, usize::MAX);
+    assert_eq!((page.events.len(), page.deleted), (1, vec![big.clone()]));
+    watched.push(&big, 10, 2);
+    let steps = watched.settle(2);
+    assert!(
+        watched.most <= STEP && steps >= usize::try_from(MANY).expect("a number") / STEP,
+        "{} {steps}",
+        watched.most
+    );
+    watched.assert_removed(MANY);
+    assert_eq!((watched.living(), watched.index.size().0), (2, 2));
+    assert!(watched.index.order.len() < 2 * 1024 + 2, "{}", watched.index.order.len());
+    assert_eq!(watched.index.read(&[big], seq, watched.index.removals, usize::MAX).events.len(), 1);
+}
+
+#[test]
+fn without_steps_all_is_done_at_once() {
+    // Goal: the control; with no bound on a step the same deletion is taken apart in one.
+    let big = topic("big");
+    let mut watched = Watched::new(roomy(), u64::MAX);
+    for _ in 0..MANY {
+        watched.push(&big, 10, 1);
+    }
+    watched.step(|index, _| index.forget(&big, MANY + 1));
+    watched.step(|index, removed| {
+        index.step = usize::MAX;
+        index.trim(1, removed);
+    });
+    assert_eq!(watched.most, usize::try_from(MANY).expect("a number"));
+}
+
+#[test]
+fn events_that_are_too_old_all_at_once_go_in_steps() {
+    // Goal: by age and over all topics; also in the steps of what is appended meanwhile.
+    let config = LogConfig { age_max: std::time::Duration::from_millis(10), ..roomy() };
+    let names: Vec<TopicName> = (0..100).map(|n| topic(&n.to_string())).collect();
+    for appends in [0, 1000] {
+        let mut watched = Watched::new(config.clone(), u64::MAX);
+        for n in 0..MANY {
+            watched.push(&names[usize::try_from(n % 100).expect("small")], 10, 1);
+        }
+        for _ in 0..appends {
+            watched.push(&names[0], 10, 12);
+        }
+        assert!(!watched.index.is_behind());
+        watched.settle(12);
+        assert!(watched.most <= STEP, "{}", watched.most);
+        watched.assert_removed(MANY);
+        assert_eq!(watched.living(), appends);
+    }
+}
+
+#[test]
+fn an_event_that_drives_out_many_does_it_in_steps() {
+    // Goal: one large event among small ones, by the bytes of its topic and by those of all; the limits are kept in the
+    // end, also where nothing is published any more, or only to another topic.
+    let limit = Size::mib(40);
+    let by_topic = LogConfig { topic_bytes_max: limit, ..roomy() };
+    for config in [by_topic, LogConfig { bytes_max: limit, ..roomy() }] {
+        let (a, other) = (topic("a"), topic("other"));
+        let mut watched = Watched::new(config, u64::MAX);
+        for _ in 0..MANY {
+            watched.push(&a, 10, 1);
+        }
+        watched.push(&a, 38 << 20, 1);
+        assert!(watched.index.is_behind() && watched.most <= STEP, "{}", watched.most);
+        watched.push(&other, 10, 1);
+        watched.settle(1);
+        assert!(watched.most <= STEP, "{}", watched.most);
+        let held = watched.index.held(&a).expect("it").bytes;
+        assert!(held <= limit.get() && held + 1000 > limit.get(), "{held}");
+    }
+}
+
+#[test]
+fn events_cool_in_steps() {
+    // Goal: one large event does not let go of many small ones at once, and the budget is kept in the end.
+    let a = topic("a");
+    let mut watched = Watched::new(roomy(), 40 << 20);
+    for _ in 0..MANY {
+        watched.push(&a, 10, 1);
+    }
+    let before = watched.living();
+    watched.push(&a, 38 << 20, 1);
+    assert!(before - watched.living() <= STEP, "{before} {}", watched.living());
+    watched.settle(1);
+    assert!(watched.index.hot_bytes <= 40 << 20 && watched.index.hot_bytes > 38 << 20, "{}", watched.index.hot_bytes);
+}
+
+#[test]
+fn a_batch_does_little_more_than_a_step() {
+    // Goal: an engine that appends many events under one lock does not make a step for each.
+    let config = LogConfig { age_max: std::time::Duration::from_millis(10), ..roomy() };
+    let a = topic("a");
+    let mut watched = Watched::new(config, u64::MAX);
+    for _ in 0..MANY {
+        watched.push(&a, 10, 1);
+    }
+    watched.step(|index, removed| {
+        for _ in 0..1000 {
+            let (seq, frame) = (index.watermark() + 1, [].into());
+            let event = Event { seq, time_ms: 12, topic: a.clone(), name: None, content: Content::Within(0..0), frame };
+            index.push(&a, Entry::hot(Arc::new(event), 12), removed);
+        }
+    });
+    assert!((STEP..=STEP + 1000 * STEP_MIN).contains(&watched.most), "{}", watched.most);
+}
+
+#[test]
+fn entries_that_went_out_of_turn_do_not_pile_up() {
+    // Goal: a topic that keeps few of its events beside one whose first is held for ever.
+    let (old, busy) = (topic("old"), topic("busy"));
+    let mut watched = Watched::new(LogConfig { topic_events_max: 10, ..roomy() }, u64::MAX);
+    watched.push(&old, 10, 1);
+    for _ in 0..MANY {
+        watched.push(&busy, 10, 1);
+    }
+    assert!(watched.index.order.len() < 3000, "{}", watched.index.order.len());
+    assert_eq!((watched.living(), watched.index.size().0), (11, 11));
+}
