@@ -98,7 +98,9 @@ impl Wish {
             Some("fail") => true,
             Some(other) => return Err(bad_parameter("on_gap", other, "`event` or `fail`")),
         };
-        let mut requested = requested.unwrap_or_default();
+        // A time that cannot be honoured is told back like a cursor.
+        let since = query.only("since")?.map(str::to_owned);
+        let mut requested = requested.or(since).unwrap_or_default();
         requested.truncate(requested.floor_char_boundary(REQUESTED_BYTES_MAX));
         let format = format(request, query)?;
         let framing = if request.takes_chunks() { Framing::Chunked } else { Framing::Close };

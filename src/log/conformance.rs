@@ -18,7 +18,7 @@ use crate::{
 mod clocks;
 mod steps;
 
-use clocks::a_wall_clock_that_jumps_is_followed_and_loses_nothing;
+use clocks::{a_wall_clock_that_jumps_is_followed_and_loses_nothing, since_a_time_tells_of_what_is_gone_after_it};
 use steps::{
     MARKS_MAX, New, after, append, append_all, cost, draft, names, page, place, read, roomy, seqs, take, until, wait,
 };
@@ -355,7 +355,7 @@ macro_rules! conforms {
                 a_feed_that_nobody_takes_is_lost_and_says_so, the_memory_of_empty_topics_is_bounded,
             );
             conforms!(@ super::steps::$engine;
-                a_wall_clock_that_jumps_is_followed_and_loses_nothing,
+                a_wall_clock_that_jumps_is_followed_and_loses_nothing, since_a_time_tells_of_what_is_gone_after_it,
             );
         }
     };

@@ -70,6 +70,10 @@ pub(super) struct Index {
     /// Topics with entries that cannot be read; there is none as long as the disk is sound.
     lost: HashMap<TopicName, Lost>,
     forgotten_at: u64,
+    /// When the last of these losses happened at the latest.
+    forgotten_ms: u64,
+    hole_ms: u64,
+    unreadable_ms: u64,
     /// Evictions and deletions so far. Positions cannot tell a reader what is news to it: retention removes the events
     /// of several topics in any order.
     removals: u64,
@@ -84,6 +88,8 @@ struct TopicLog {
     /// Position of the last event removed, and which removal that was.
     evicted_to: u64,
     evicted_at: u64,
+    /// When the newest of those removed happened.
+    evicted_ms: u64,
     /// Which removal the last deletion of the topic was.
     deleted_at: u64,
 }
@@ -103,10 +109,10 @@ pub(super) struct Entry {
 /// What is no longer held; the engine is told, so that it can make room.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Removed<'a> {
-    /// An event, by retention or a deletion.
-    Event(&'a TopicName, u64),
-    /// The last trace of a topic: it has lost events up to here.
-    Topic(&'a TopicName, u64),
+    /// An event, by retention or a deletion: its position, and when it happened.
+    Event(&'a TopicName, u64, u64),
+    /// The last trace of a topic: it has lost events up to here, and up to this time.
+    Topic(&'a TopicName, u64, u64),
 }
 
 /// The events of a page, some of which may have to be fetched.
@@ -158,6 +164,9 @@ impl Index {
             unreadable_to: 0,
             lost: HashMap::new(),
             forgotten_at: 0,
+            forgotten_ms: 0,
+            hole_ms: 0,
+            unreadable_ms: 0,
             removals: 0,
         }
     }
@@ -199,8 +208,8 @@ impl Index {
 
     /// The entry of `topic`. A new one takes over what is known of topics without: it may have had one before.
     fn entry(&mut self, topic: &TopicName) -> &mut TopicLog {
-        let (evicted_to, evicted_at) = (self.forgotten_to, self.forgotten_at);
-        let fresh = || TopicLog { evicted_to, evicted_at, ..TopicLog::default() };
+        let (evicted_to, evicted_at, evicted_ms) = (self.forgotten_to, self.forgotten_at, self.forgotten_ms);
+        let fresh = || TopicLog { evicted_to, evicted_at, evicted_ms, ..TopicLog::default() };
         self.topics.entry(topic.clone()).or_insert_with(fresh)
     }
 }

@@ -3,8 +3,8 @@
 use std::{slice::from_ref, time::Duration};
 
 use super::{
-    Start,
-    steps::{NewAt, SetClock, append, names, page, place, roomy, seqs},
+    GapReason, Start,
+    steps::{NewAt, SetClock, append, names, page, place, roomy, seqs, wait},
 };
 use crate::config::LogConfig;
 
@@ -43,4 +43,39 @@ pub(super) fn a_wall_clock_that_jumps_is_followed_and_loses_nothing(new: NewAt) 
     log.tend();
     super::until("the clock to be looked at", || since(&b, begin + 4 * MINUTE) == (6, None));
     assert_eq!(since(&b, begin + 3 * MINUTE), (5, None));
+}
+
+pub(super) fn since_a_time_tells_of_what_is_gone_after_it(new: NewAt) {
+    // Goal: a gap exactly when an event of its topics at that time or later has been removed, by retention or a deletion;
+    // whoever asks for what is held is told of none. At the time of the last one removed, and a millisecond later.
+    let (clock, [a, b]) = (SetClock::new(), names(["a", "b"]));
+    let log = new(LogConfig { topic_events_max: 2, ..roomy() }, Some(clock.wall()));
+    let begin = clock.get();
+    for second in 1..=4 {
+        clock.set(begin + second * 1000);
+        append(&*log, &a);
+    }
+    append(&*log, &b);
+    let at = |topics: &[_], start| place(&*log, topics, &start);
+    let both = [a.clone(), b.clone()];
+    // Removed are those of the first and the second second.
+    let evicted = Some(GapReason::Evicted);
+    for (ms, expected) in [(0, evicted), (1000, evicted), (1001, evicted), (2000, evicted), (2001, None), (4001, None)]
+    {
+        let (after, gap) = at(from_ref(&a), Start::Since(begin + ms));
+        assert_eq!((gap, after), (expected, if ms > 4000 { 5 } else { 2 }), "{ms}");
+        assert_eq!(at(&both, Start::Since(begin + ms)).1, expected, "{ms}");
+        assert_eq!(at(from_ref(&b), Start::Since(begin + ms)).1, None, "another topic's loss is not its own");
+    }
+    for start in [Start::All, Start::Last(10), Start::Live] {
+        assert_eq!(at(&both, start).1, None);
+    }
+    clock.set(begin + 9000);
+    assert_eq!(wait(log.forget(&a)), Ok(6));
+    for (ms, expected) in [(4000, evicted), (4001, None)] {
+        assert_eq!(at(&both, Start::Since(begin + ms)).1, expected, "{ms} after the deletion");
+    }
+    append(&*log, &a);
+    assert_eq!(at(&both, Start::Since(begin + 4000)).1, evicted, "in the next life, too");
+    assert_eq!(at(&both, Start::Since(begin + 4001)).1, None);
 }

@@ -26,8 +26,9 @@ impl Batch<'_> {
             return Ok(id);
         }
         // It may have had a row before, and what it lost then is remembered with all others'.
-        let sql = "INSERT INTO topic (id, name, evicted_to) SELECT
-            max(?2, (SELECT coalesce(max(id), 0) FROM topic)) + 1, ?1, value FROM meta WHERE name = 'forgotten_to'";
+        let sql = "INSERT INTO topic (id, name, evicted_to, evicted_ms) SELECT
+            max(?2, (SELECT coalesce(max(id), 0) FROM topic)) + 1, ?1, value,
+            (SELECT value FROM meta WHERE name = 'forgotten_ms') FROM meta WHERE name = 'forgotten_to'";
         self.transaction.prepare_cached(sql)?.execute(params![name.as_str(), self.topics_to])?;
         Ok(self.transaction.last_insert_rowid())
     }
@@ -68,9 +69,10 @@ impl Batch<'_> {
         Ok(())
     }
 
-    pub(super) fn mark_evicted(&self, topic: &TopicName, to: u64) -> Result<(), StoreError> {
-        let sql = "UPDATE topic SET evicted_to = max(evicted_to, ?2) WHERE name = ?1";
-        self.transaction.prepare_cached(sql)?.execute(params![topic.as_str(), number(to)])?;
+    /// Notes that `topic` has lost events up to `to`, the newest of them at `ms`.
+    pub(super) fn mark_evicted(&self, topic: &TopicName, to: u64, ms: u64) -> Result<(), StoreError> {
+        let sql = "UPDATE topic SET evicted_to = max(evicted_to, ?2), evicted_ms = max(evicted_ms, ?3) WHERE name = ?1";
+        self.transaction.prepare_cached(sql)?.execute(params![topic.as_str(), number(to), number(ms)])?;
         Ok(())
     }
 
@@ -85,7 +87,7 @@ impl Batch<'_> {
 
     /// Removes the row of a topic that holds nothing; what it has lost is remembered with all others'. One that has
     /// receipts keeps its row: without it they would be nobody's, and later perhaps another topic's.
-    pub(super) fn forget_topic(&self, topic: &TopicName, lost_to: u64) -> Result<(), StoreError> {
+    pub(super) fn forget_topic(&self, topic: &TopicName, lost_to: u64, lost_ms: u64) -> Result<(), StoreError> {
         // Its deletion may be the last thing that has happened, and what the next start knows the end of history by.
         let sql = "UPDATE meta SET value = max(value, (SELECT coalesce(max(deleted_to), 0) FROM topic WHERE name = ?1))
             WHERE name = 'deleted_to'";
@@ -93,8 +95,10 @@ impl Batch<'_> {
         let sql =
             "DELETE FROM topic WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM receipt WHERE receipt.topic = topic.id)";
         self.transaction.prepare_cached(sql)?.execute([topic.as_str()])?;
-        let sql = "UPDATE meta SET value = max(value, ?1) WHERE name = 'forgotten_to'";
-        self.transaction.prepare_cached(sql)?.execute([number(lost_to)])?;
+        for (name, value) in [("forgotten_to", lost_to), ("forgotten_ms", lost_ms)] {
+            let sql = "UPDATE meta SET value = max(value, ?2) WHERE name = ?1";
+            self.transaction.prepare_cached(sql)?.execute(params![name, number(value)])?;
+        }
         Ok(())
     }
 

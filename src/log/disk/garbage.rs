@@ -10,11 +10,11 @@ use crate::{event::TopicName, log::index::Removed};
 #[derive(Default)]
 pub(super) struct Garbage {
     pub(super) seqs: Vec<u64>,
-    /// Up to where topics have lost events. It is written before any of the rows is removed, or with it: a crash in
+    /// Up to where topics have lost events, and up to when. It is written before any of the rows is removed, or with it: a crash in
     /// between must not leave a hole without a mark.
-    evicted: HashMap<TopicName, u64>,
+    evicted: HashMap<TopicName, (u64, u64)>,
     /// Topics of which nothing is left to remember.
-    forgotten: Vec<(TopicName, u64)>,
+    forgotten: Vec<(TopicName, (u64, u64))>,
 }
 
 /// What is removed in one transaction.
@@ -22,8 +22,8 @@ pub(super) struct Garbage {
 pub(super) struct Portion {
     /// In order.
     pub(super) seqs: Vec<u64>,
-    evicted: Vec<(TopicName, u64)>,
-    pub(super) forgotten: Vec<(TopicName, u64)>,
+    evicted: Vec<(TopicName, (u64, u64))>,
+    pub(super) forgotten: Vec<(TopicName, (u64, u64))>,
 }
 
 /// Rows of each kind that are removed at once.
@@ -32,14 +32,18 @@ const PORTION: usize = 8192;
 impl Garbage {
     pub(super) fn note(&mut self, removed: Removed<'_>) {
         match removed {
-            Removed::Event(topic, seq) => {
+            Removed::Event(topic, seq, time_ms) => {
                 self.seqs.push(seq);
-                // A deletion that is taken apart may be behind what retention has removed since.
-                let mark = self.evicted.entry(topic.clone()).or_default();
-                *mark = seq.max(*mark);
+                self.mark(topic.clone(), (seq, time_ms));
             }
-            Removed::Topic(topic, lost_to) => self.forgotten.push((topic.clone(), lost_to)),
+            Removed::Topic(topic, seq, time_ms) => self.forgotten.push((topic.clone(), (seq, time_ms))),
         }
+    }
+
+    /// A deletion that is taken apart may be behind what retention has removed since, so the higher mark counts.
+    fn mark(&mut self, topic: TopicName, (seq, time_ms): (u64, u64)) {
+        let (to, ms) = self.evicted.entry(topic).or_default();
+        (*to, *ms) = (seq.max(*to), time_ms.max(*ms));
     }
 
     /// Whether it is worth a removal at once.
@@ -75,8 +79,7 @@ impl Garbage {
     pub(super) fn give_back(&mut self, mut portion: Portion) {
         self.seqs.append(&mut portion.seqs);
         for (topic, to) in portion.evicted {
-            let mark = self.evicted.entry(topic).or_default();
-            *mark = to.max(*mark);
+            self.mark(topic, to);
         }
         self.forgotten.append(&mut portion.forgotten);
     }
@@ -90,12 +93,12 @@ impl Portion {
     /// Removes it within `batch`, but for the rows of topics that are `returning`.
     pub(super) fn remove(&self, batch: &Batch<'_>, returning: impl Fn(&TopicName) -> bool) -> Result<(), StoreError> {
         batch.remove(&self.seqs)?;
-        for (topic, to) in &self.evicted {
-            batch.mark_evicted(topic, *to)?;
+        for (topic, (to, ms)) in &self.evicted {
+            batch.mark_evicted(topic, *to, *ms)?;
         }
-        for (topic, lost_to) in &self.forgotten {
+        for (topic, (to, ms)) in &self.forgotten {
             if !returning(topic) {
-                batch.forget_topic(topic, *lost_to)?;
+                batch.forget_topic(topic, *to, *ms)?;
             }
         }
         Ok(())

@@ -48,7 +48,7 @@ pub(super) fn load(
     let mut index = Index::new(meta.epoch, config.clone(), config.hot_bytes_max.get());
     let mut topics = HashMap::new();
     let lost = store.topics(meta.reserved, |row| {
-        index.restore_topic(&row.name, row.evicted_to);
+        index.restore_topic(&row.name, row.evicted_to, row.evicted_ms);
         topics.insert(row.id, (row.name, row.deleted_to));
     })?;
     store.repair(!lost.is_empty(), topics.keys().copied())?;
@@ -60,9 +60,9 @@ pub(super) fn load(
         let by = Duration::from_millis(newest_ms - now.wall_ms);
         tracing::warn!(?by, "the newest event is of a time to come: the wall clock was, or is, wrong, and is followed");
     }
-    let (forgotten_to, hole_to) = (meta.forgotten_to, meta.hole_to);
+    let Meta { forgotten_to, forgotten_ms, hole_to, .. } = meta;
     let unreadable_to = meta.unreadable_to.max(damage.to);
-    let marks = Marks { last: meta.reserved, forgotten_to, hole_to, unreadable_to };
+    let marks = Marks { last: meta.reserved, forgotten_to, forgotten_ms, hole_to, unreadable_to };
     index.restore_marks(marks, now, &mut |removed| garbage.note(removed));
     let mut receipts: HashMap<_, Vec<_>> = HashMap::new();
     let window_ms = u64::try_from(receipts_for.as_millis()).unwrap_or(u64::MAX);
@@ -153,7 +153,7 @@ fn load_events(
         damage.topics_to = damage.topics_to.max(row.topic);
         if let Some((topic, deleted_to)) = topics.get(&row.topic) {
             if !index.restore(topic, *deleted_to, entry) {
-                garbage.note(Removed::Event(topic, row.seq));
+                garbage.note(Removed::Event(topic, row.seq, row.time_ms));
             }
             return;
         }

@@ -29,6 +29,8 @@ pub(super) struct Meta {
     pub(super) reserved: u64,
     /// Topics without a row have lost nothing after this position.
     pub(super) forgotten_to: u64,
+    /// When the newest of those happened; 0 where that is not known.
+    pub(super) forgotten_ms: u64,
     /// Any topic may have lost events up to here.
     pub(super) hole_to: u64,
     /// Any topic may have events up to here that a start could not read.
@@ -56,6 +58,7 @@ pub(super) struct TopicRow {
     pub(super) id: i64,
     pub(super) name: TopicName,
     pub(super) evicted_to: u64,
+    pub(super) evicted_ms: u64,
     pub(super) deleted_to: u64,
 }
 
@@ -125,8 +128,19 @@ impl Store {
         let lost_power = !clean && number_of("durable")? == 0 && before != boot;
         let hole_to = if lost_power { reserved } else { number_of("hole_to")? };
         let (forgotten_to, unreadable_to) = (number_of("forgotten_to")?, number_of("unreadable_to")?);
-        let traced = self.traced()?;
-        let meta = Meta { epoch, reserved, forgotten_to, hole_to, unreadable_to, traced, clean, lost_power, durable };
+        let (forgotten_ms, traced) = (number_of("forgotten_ms")?, self.traced()?);
+        let meta = Meta {
+            epoch,
+            reserved,
+            forgotten_to,
+            forgotten_ms,
+            hole_to,
+            unreadable_to,
+            traced,
+            clean,
+            lost_power,
+            durable,
+        };
         self.set_durable(true)?;
         let transaction = self.connection.transaction()?;
         for (name, value) in [("clean", 0), ("durable", u64::from(durable)), ("hole_to", hole_to)] {
@@ -173,7 +187,7 @@ impl Store {
             Err(error) if error.is_damage() => u64::from(u32::MAX),
             last => position(last?),
         };
-        let select = "SELECT id, name, evicted_to, deleted_to FROM topic WHERE id >= ?1 ORDER BY id";
+        let select = "SELECT id, name, evicted_to, deleted_to, evicted_ms FROM topic WHERE id >= ?1 ORDER BY id";
         salvage::scan(&self.connection, select, last, |row| {
             let name: String = row.get(1)?;
             let name =
@@ -182,7 +196,7 @@ impl Store {
             if evicted_to.max(deleted_to) > reserved {
                 return Err(StoreError::Corrupt(format!("the marks of topic {name}")));
             }
-            each(TopicRow { id: row.get(0)?, name, evicted_to, deleted_to });
+            each(TopicRow { id: row.get(0)?, name, evicted_to, evicted_ms: position(row.get(4)?), deleted_to });
             Ok(())
         })
     }

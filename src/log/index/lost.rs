@@ -13,8 +13,6 @@ pub(super) struct Lost {
     pub(super) events: usize,
     /// The last of them.
     pub(super) to: u64,
-    /// The newest of them.
-    pub(super) time_ms: u64,
 }
 
 impl Entry {
@@ -41,7 +39,7 @@ impl Index {
         entry.bytes = 0;
         let lost = self.lost.entry(topic.clone()).or_default();
         lost.events += 1;
-        (lost.to, lost.time_ms) = (lost.to.max(seq), lost.time_ms.max(entry.time_ms));
+        lost.to = lost.to.max(seq);
         true
     }
 

@@ -81,7 +81,15 @@ impl Index {
         match *start {
             Start::Live => at(self.watermark),
             Start::All => at(everything()),
-            Start::Since(time_ms) => at(self.before_first(topics, |entry| self.time_ms(entry) >= time_ms)),
+            Start::Since(time_ms) => {
+                let after = self.before_first(topics, |entry| self.time_ms(entry) >= time_ms);
+                let unreadable = self.unreadable_to > 0 && self.unreadable_ms >= time_ms;
+                let evicted = topics.iter().any(|topic| self.has_lost_since(topic, time_ms));
+                let evicted = evicted || (self.hole_to > 0 && self.hole_ms >= time_ms);
+                let ahead = (after < self.lost_to(topics)).then_some(GapReason::Unreadable);
+                let reason = if unreadable { GapReason::Unreadable } else { GapReason::Evicted };
+                Placement { after, gap: (unreadable || evicted).then_some(reason), told_to, ahead }
+            }
             Start::Last(n) => at(self.before_last(topics, n)),
             Start::Unreadable => gap(GapReason::Unreadable, everything()),
             Start::After(id) if id.epoch != self.epoch || id.seq > self.watermark => {

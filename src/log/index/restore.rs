@@ -10,6 +10,8 @@ pub(in crate::log) struct Marks {
     pub(in crate::log) last: u64,
     /// Topics of which nothing else is remembered have lost nothing after this position.
     pub(in crate::log) forgotten_to: u64,
+    /// When the newest of those happened; 0 where that is not known.
+    pub(in crate::log) forgotten_ms: u64,
     /// Any topic may have lost events up to here.
     pub(in crate::log) hole_to: u64,
     /// As above, because a start could not read them.
@@ -17,9 +19,10 @@ pub(in crate::log) struct Marks {
 }
 
 impl Index {
-    /// Takes back a topic that has lost events up to `evicted_to`, before its events.
-    pub(in crate::log) fn restore_topic(&mut self, topic: &TopicName, evicted_to: u64) {
-        let log = TopicLog { evicted_to, ..TopicLog::default() };
+    /// Takes back a topic that has lost events up to `evicted_to`, the newest of them at `evicted_ms`, 0 where that is not
+    /// known; before its events.
+    pub(in crate::log) fn restore_topic(&mut self, topic: &TopicName, evicted_to: u64, evicted_ms: u64) {
+        let log = TopicLog { evicted_to, evicted_ms, ..TopicLog::default() };
         self.topics.insert(topic.clone(), log);
     }
 
@@ -33,6 +36,7 @@ impl Index {
         let Some(log) = self.topics.get_mut(topic) else { return false };
         if entry.seq <= deleted_to || entry.seq <= log.evicted_to {
             log.evicted_to = log.evicted_to.max(entry.seq);
+            log.evicted_ms = log.evicted_ms.max(entry.time_ms);
             return false;
         }
         self.events += 1;
@@ -48,16 +52,18 @@ impl Index {
     /// Takes back what concerns all topics, after their events, and does what retention would have done meanwhile.
     pub(in crate::log) fn restore_marks(
         &mut self,
-        Marks { last, forgotten_to, hole_to, unreadable_to }: Marks,
+        Marks { last, forgotten_to, forgotten_ms, hole_to, unreadable_to }: Marks,
         now: Moment,
         removed: &mut dyn FnMut(Removed<'_>),
     ) {
         self.watermark = self.watermark.max(last);
+        self.forgotten_ms = forgotten_ms;
         (self.forgotten_to, self.hole_to, self.unreadable_to) = (forgotten_to, hole_to, unreadable_to);
         // Nobody waits for a log that is being opened.
         self.step = usize::MAX;
         self.observe(now.wall_ms);
         self.age(now);
+        self.date_removals(now.wall_ms);
         let topics: Vec<TopicName> = self.topics.keys().cloned().collect();
         for topic in topics {
             self.trim_topic(&topic, removed);

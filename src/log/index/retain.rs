@@ -6,7 +6,7 @@
 
 use std::{collections::VecDeque, mem};
 
-use super::{Index, Removed};
+use super::{Index, Removed, times};
 use crate::event::TopicName;
 
 /// Events that are taken apart while the index is locked.
@@ -44,6 +44,7 @@ impl Index {
         let (events, bytes) = (mem::take(&mut log.events), mem::take(&mut log.bytes));
         if let Some(last) = events.back() {
             (log.evicted_to, log.evicted_at) = (log.evicted_to.max(last.seq), removals);
+            log.evicted_ms = log.evicted_ms.max(last.time_ms);
         }
         let mark = log.evicted_to;
         // One that was known and empty is in the queue since it became so.
@@ -91,7 +92,7 @@ impl Index {
             };
             self.step -= 1;
             self.hot_bytes -= if entry.event.is_some() { entry.bytes } else { 0 };
-            removed(Removed::Event(topic, entry.seq));
+            removed(Removed::Event(topic, entry.seq, entry.time_ms));
             let topics = &self.topics;
             self.order.is_stale(entry.seq, |seq, topic| is_live(topics, seq, topic));
         }
@@ -146,6 +147,8 @@ impl Index {
         self.step = self.step.saturating_sub(1);
         self.removals += 1;
         (log.evicted_to, log.evicted_at) = (log.evicted_to.max(entry.seq), self.removals);
+        let time_ms = times::at_most(&self.corrections, entry.seq, entry.time_ms);
+        log.evicted_ms = log.evicted_ms.max(time_ms);
         log.bytes -= entry.bytes;
         self.bytes -= entry.bytes;
         self.hot_bytes -= if entry.event.is_some() { entry.bytes } else { 0 };
@@ -156,7 +159,7 @@ impl Index {
         } else if log.events.len() < log.events.capacity() / 4 {
             log.events.shrink_to(log.events.len() * 2);
         }
-        removed(Removed::Event(topic, entry.seq));
+        removed(Removed::Event(topic, entry.seq, time_ms));
         if entry.is_lost() {
             self.lost_is_evicted(topic);
         }
@@ -186,11 +189,13 @@ impl Index {
 
     fn forget_longest_empty(&mut self, removed: &mut dyn FnMut(Removed<'_>)) {
         let Some((mark, topic)) = self.empty.pop_front() else { return };
-        if self.topics.get(&topic).is_some_and(|log| log.events.is_empty() && log.evicted_to == mark) {
+        if let Some(log) = self.topics.get(&topic).filter(|log| log.events.is_empty() && log.evicted_to == mark) {
+            let evicted_ms = log.evicted_ms;
             self.topics.remove(&topic);
+            self.forgotten_ms = self.forgotten_ms.max(evicted_ms);
             self.forgotten_to = self.forgotten_to.max(mark);
             self.forgotten_at = self.removals;
-            removed(Removed::Topic(&topic, mark));
+            removed(Removed::Topic(&topic, mark, evicted_ms));
         }
     }
 }

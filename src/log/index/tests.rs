@@ -58,7 +58,7 @@ impl Watched {
         let before = self.removed.len();
         let removed = &mut self.removed;
         act(&mut self.index, &mut |what| {
-            if let Removed::Event(_, seq) = what {
+            if let Removed::Event(_, seq, _) = what {
                 removed.push(seq);
             }
         });

@@ -115,8 +115,12 @@ impl History {
         let held = || mine().filter(|fact| fact.removed.is_none());
         let before = |fact: Option<&Fact>| fact.map_or(self.watermark, |fact| fact.seq - 1);
         match *start {
+            Start::All => (before(held().next()), None),
             // The clock of the log is not the model's: since the beginning, or since the end of time.
-            Start::All | Start::Since(0) => (before(held().next()), None),
+            Start::Since(0) => {
+                let missing = mine().any(|fact| fact.removed.is_some());
+                (before(held().next()), missing.then_some(GapReason::Evicted))
+            }
             Start::Live | Start::Last(0) | Start::Since(_) => (self.watermark, None),
             Start::Last(n) => (before(held().rev().take(n).last()), None),
             Start::Unreadable => (before(held().next()), Some(GapReason::Unreadable)),

@@ -166,12 +166,12 @@ async fn a_client_may_prefer_to_fail() {
 
 #[tokio::test]
 async fn what_was_not_asked_for_is_not_missing() {
-    // `since` and `last` ask for what is held: nothing is reported, however much was removed before.
+    // `since=all` and `last` ask for what is held: nothing is reported, however much was removed before.
     let server = keeps(2);
     for n in 1..=5 {
         server.publish("a", &n.to_string()).await;
     }
-    for query in ["topic=a&since=all", "topic=a&since=10m", "topic=a&since=0", "topic=a&last=5"] {
+    for query in ["topic=a&since=all", "topic=a&last=5"] {
         let mut stream = server.subscribe(query).await;
         assert_eq!(data(&stream.take(2).await), ["4", "5"], "{query}");
         server.publish("a", "4").await;
@@ -243,4 +243,27 @@ async fn old_age_is_a_gap_too() {
     let mut stream = server.resume("topic=a", &last).await;
     server.publish("a", "next").await;
     assert_eq!(data(&stream.take(1).await), ["next"]);
+}
+
+#[tokio::test]
+async fn since_a_time_tells_of_what_is_gone_after_it() {
+    // A stream that asks for all since a time is told when some of it is gone, and with `on_gap=fail` refused; one that
+    // asks for what is held, or for a time after the last one removed, is not.
+    let server = keeps(2);
+    for n in 1..=3 {
+        server.publish("a", &n.to_string()).await;
+    }
+    let last = server.publish("b", "b1").await;
+    let mut stream = server.subscribe("topic=a&since=1h").await;
+    let blocks = stream.take(3).await;
+    let notice = json!({"reason": "evicted", "requested": "1h", "resumed_after": at(&last, 1)});
+    assert_eq!((gap(&blocks[0]), data(&blocks[1..])), (notice, vec!["2", "3"]));
+    let status = async |query: &str| server.subscribe(&format!("{query}&on_gap=fail")).await.status;
+    assert_eq!(status("topic=a&since=1h").await, 410);
+    assert_eq!(status("topic=b&topic=a&since=1h").await, 410);
+    for held in ["topic=a&since=all", "topic=a&last=10", "topic=b&since=1h", "topic=a&since=4102444800"] {
+        assert_eq!(status(held).await, 200, "{held}");
+    }
+    let mut stream = server.subscribe("topic=a&since=all").await;
+    assert_eq!(data(&stream.take(2).await), ["2", "3"]);
 }
