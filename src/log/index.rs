@@ -201,8 +201,10 @@ impl Index {
             self.trim_topic(topic, removed);
         }
         let full = self.bytes > self.retention.bytes_max.get() || self.events > self.retention.events_max;
-        if over || full || now_ms > self.aged_at_ms || self.is_behind() {
+        if over || full || now_ms > self.aged_at_ms || self.must_trim() {
             self.trim(now_ms, removed);
+        } else {
+            self.cool();
         }
     }
 

@@ -38,12 +38,21 @@ impl Order {
         self.chunks.front().and_then(|chunk| chunk.entries.front())
     }
 
+    /// Removes the first one.
     pub(super) fn pop_front(&mut self) {
         let Some(chunk) = self.chunks.front_mut() else { return };
         chunk.entries.pop_front();
         if chunk.entries.is_empty() {
             self.chunks.pop_front();
         }
+    }
+
+    /// As above, one that has gone out of turn.
+    pub(super) fn pop_stale(&mut self) {
+        if let Some(chunk) = self.chunks.front_mut() {
+            chunk.stale = chunk.stale.saturating_sub(1);
+        }
+        self.pop_front();
     }
 
     /// The entries after `seq`.

@@ -29,7 +29,11 @@ impl Index {
 
     /// Whether something is left to be taken apart.
     pub(in crate::log) fn is_behind(&self) -> bool {
-        self.is_behind || !self.forgotten.is_empty() || !self.over.is_empty() || self.hot_bytes > self.hot_bytes_max
+        self.must_trim() || self.hot_bytes > self.hot_bytes_max
+    }
+
+    pub(super) fn must_trim(&self) -> bool {
+        self.is_behind || !self.forgotten.is_empty() || !self.over.is_empty()
     }
 
     /// Forgets what `topic` holds; the deletion stands at `seq`.
@@ -133,10 +137,11 @@ impl Index {
                 }
                 let topic = topic.clone();
                 self.evict(&topic, removed);
+                self.order.pop_front();
             } else {
                 self.step -= 1;
+                self.order.pop_stale();
             }
-            self.order.pop_front();
         }
     }
 
