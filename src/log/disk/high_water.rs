@@ -27,7 +27,7 @@ const PREFIX: &str = "tidings high-water ";
 const SECTOR: usize = 512;
 const SECTOR_LENGTH: u64 = 512;
 
-/// The file, open to be written. Beginning anew with each start spares it a second way to be opened.
+/// The file, open to be written.
 pub(super) struct HighWater {
     file: File,
     epoch: Epoch,
@@ -53,6 +53,8 @@ pub(super) struct Mark {
     pub(super) reserved: u64,
     /// Positions up to here have been committed; perhaps later ones, too.
     pub(super) committed: u64,
+    /// Of the latest record.
+    turn: u64,
 }
 
 /// One record: the higher its turn, the later it was written.
@@ -74,9 +76,9 @@ impl Found {
         let mut next = || records.next().unwrap_or(Ok(None));
         let (first, second, committed) = (next()?, next()?, next()?);
         let reserved = first.into_iter().chain(second).max_by_key(|record| record.turn);
-        let Some(Record { epoch, position: reserved, .. }) = reserved else { return Ok(Self::Damaged) };
+        let Some(Record { epoch, position: reserved, turn }) = reserved else { return Ok(Self::Damaged) };
         let committed = committed.filter(|record| record.epoch == epoch).map_or(0, |record| record.position);
-        Ok(Self::Mark(Mark { epoch, reserved, committed }))
+        Ok(Self::Mark(Mark { epoch, reserved, committed, turn }))
     }
 }
 
@@ -114,13 +116,22 @@ impl Record {
 }
 
 impl HighWater {
+    /// Goes on with the file in which `mark` was found. A full disk has no room for another one.
+    pub(super) fn open(directory: &Path, mark: Mark, committed: u64) -> Result<Self, StoreError> {
+        let file = File::options().write(true).open(directory.join(NAME))?;
+        let opened = Self { file, epoch: mark.epoch, turn: mark.turn + 1 };
+        opened.commit(committed)?;
+        Ok(opened)
+    }
+
     /// Makes the file anew, whole or not at all, for a history of which positions up to `reserved` may have been given and
     /// those up to `committed` have been.
     pub(super) fn create(directory: &Path, epoch: Epoch, reserved: u64, committed: u64) -> Result<Self, StoreError> {
         let (path, new) = (directory.join(NAME), directory.join(format!("{NAME}.new")));
         let record = |turn, position| Record { turn, epoch, position }.bytes();
         let file = File::create(&new)?;
-        file.write_all_at(&[record(1, reserved), record(2, reserved), record(0, committed)].concat(), 0)?;
+        // Each where its turn is written.
+        file.write_all_at(&[record(2, reserved), record(1, reserved), record(0, committed)].concat(), 0)?;
         file.sync_all()?;
         fs::rename(&new, &path)?;
         filesystem::sync_directory(directory)?;

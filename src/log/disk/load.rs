@@ -116,7 +116,10 @@ fn check_high_water(store: &mut Store, meta: &mut Meta, config: &LogConfig) -> R
             "a new epoch begins: subscribers from before are told (reset)"
         );
     }
-    HighWater::create(&config.path, meta.epoch, meta.reserved, meta.traced)
+    match found {
+        Found::Mark(mark) if why.is_none() => HighWater::open(&config.path, mark, meta.traced),
+        _ => HighWater::create(&config.path, meta.epoch, meta.reserved, meta.traced),
+    }
 }
 
 /// What a start could not read.

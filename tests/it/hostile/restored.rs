@@ -132,8 +132,16 @@ fn a_write_ahead_log_that_is_removed_or_cut_begins_a_new_epoch() {
         let bytes = fs::read(directory.0.join(log)).expect("it is read");
         fs::write(directory.0.join(log), &bytes[..bytes.len() - 1]).expect("it is cut");
     };
+    let flipped = |directory: &Directory, _: &HashMap<_, _>| {
+        let mut bytes = fs::read(directory.0.join(log)).expect("it is read");
+        // SQLite takes what follows a frame that does not fit its checksum for the rest of an older log.
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(directory.0.join(log), bytes).expect("it is written");
+    };
     assert_eq!(history(kill, removed, &[]), reset());
     assert_eq!(history(kill, emptied, &[]), reset());
+    assert_eq!(history(kill, flipped, &[]), reset());
     assert_eq!(history(kill, cut, &[]), reset());
     let unmarked = |directory: &Directory, copy: &HashMap<_, _>| {
         removed(directory, copy);
