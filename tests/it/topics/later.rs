@@ -15,6 +15,9 @@ async fn a_new_stream_of_several_topics_keeps_the_reborn_one() {
     server.publish("a", "a2").await;
     for query in ["since=all", "since=1h", "last=10"] {
         let mut stream = server.subscribe(&format!("topic=a&topic=b&{query}")).await;
+        if query == "since=1h" {
+            assert_eq!(stream.next().await.expect("a notice").event, "broker.gap", "a1 is gone since then");
+        }
         assert_eq!(told(&stream.take(2).await), [("message", "b1"), ("message", "a2")], "{query}");
         assert_eq!(stream.status, 200);
         let id = server.publish("a", "live").await;
