@@ -1,6 +1,6 @@
 /* Preloaded into the broker: a disk that fails. From the moment that the file FAIL_FROM exists, what FAIL names ("sync",
  * "write" or "read") ends with EIO on the log's files, and does nothing. "room" is a disk without any for the files whose
- * names end with "-shm" or "/room". */
+ * names end with "-shm" or "/room"; "quota" is one that is used up, for the log's files and "/room". */
 #include "../harness/preload.h"
 
 static int fails(int fd, const char *what)
@@ -11,16 +11,23 @@ static int fails(int fd, const char *what)
     return 1;
 }
 
+static int ends(const char *path, ssize_t length, const char *end)
+{
+    ssize_t n = strlen(end);
+    return length >= n && !memcmp(path + length - n, end, n);
+}
+
 static int is_full(int fd)
 {
     char link[64], path[4096];
-    if (strcmp(getenv("FAIL"), "room") || access(getenv("FAIL_FROM"), F_OK))
+    int room = !strcmp(getenv("FAIL"), "room"), quota = !strcmp(getenv("FAIL"), "quota");
+    if ((!room && !quota) || access(getenv("FAIL_FROM"), F_OK))
         return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t length = readlink(link, path, sizeof path - 1);
-    if (length < 5 || (memcmp(path + length - 4, "-shm", 4) && memcmp(path + length - 5, "/room", 5)))
+    if (!ends(path, length, "/room") && !(room ? ends(path, length, "-shm") : file_of(fd) >= 0))
         return 0;
-    errno = ENOSPC;
+    errno = room ? ENOSPC : EDQUOT;
     return 1;
 }
 
