@@ -60,7 +60,7 @@ fn what_is_fenced_stays_behind_its_fence() {
             file.code = file.code.replace("actix_web::rt::System::new()", "");
         }
         let path = file.path.as_str();
-        faults.extend(fence(&file, "actix", path == "src/topic.rs"));
+        faults.extend(fence(&file, "actix", module_of(path) == "topic"));
         for name in ["actix_web", "actix_http", "actix_cors"] {
             faults.extend(fence(&file, name, http(path)));
         }

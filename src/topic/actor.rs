@@ -1,0 +1,170 @@
+//! The actor of a topic: its subscriber list, its deletion, and the answers given under idempotency keys.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use actix::{Actor, ActorFutureExt as _, Context, Handler, Message, MessageResult, ResponseActFuture, WrapFuture as _};
+use futures_util::{FutureExt as _, future::BoxFuture};
+use slab::Slab;
+
+use super::{
+    JoinError, Membership, Subscriber, TopicHandle, TopicLimits,
+    receipts::{self, Kept, Receipts},
+};
+use crate::{
+    event::TopicName,
+    log::{AppendError, Draft, DraftKey, Log, Receipt},
+};
+
+/// Messages that may wait for a topic before its senders do.
+pub(super) const MAILBOX: usize = 256;
+
+pub(super) struct Topic {
+    pub(super) name: TopicName,
+    pub(super) log: Arc<dyn Log>,
+    pub(super) limits: TopicLimits,
+    /// Gone as soon as nobody would ask it.
+    pub(super) handle: Weak<TopicHandle>,
+    pub(super) subscribers: Slab<Entry>,
+    /// Deletions so far: a subscriber of an earlier life that leaves late must not free somebody else's entry.
+    pub(super) life: u64,
+    pub(super) deleted: Option<(u64, Instant)>,
+    pub(super) receipts: Receipts,
+}
+
+/// A line of the subscriber list.
+pub(super) struct Entry {
+    subscriber: Subscriber,
+    since: Instant,
+}
+
+/// What the actor answers to a publish: it is in the log's order, and this is how to learn of its commit.
+pub(super) struct Taken {
+    pub(super) receipt: BoxFuture<'static, Result<Receipt, AppendError>>,
+    pub(super) subscribers: usize,
+    pub(super) replayed: bool,
+}
+
+#[derive(Message)]
+#[rtype(result = "Option<Taken>")]
+pub(super) struct Publish {
+    pub(super) draft: Draft,
+    pub(super) key: Arc<str>,
+    pub(super) begun: Arc<AtomicBool>,
+}
+
+/// The answer is the membership itself: when the client has gone meanwhile and nobody takes it, it is given back.
+#[derive(Message)]
+#[rtype(result = "Result<Membership, JoinError>")]
+pub(super) struct Join(pub(super) Subscriber, pub(super) Arc<TopicHandle>);
+
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Leave {
+    pub(super) life: u64,
+    pub(super) entry: usize,
+}
+
+#[derive(Message)]
+#[rtype(result = "Result<(), AppendError>")]
+pub(super) struct Delete;
+
+impl Actor for Topic {
+    type Context = Context<Self>;
+}
+
+impl Topic {
+    fn busy_for(&self, duration: Duration) {
+        self.handle.upgrade().into_iter().for_each(|handle| handle.busy_for(duration));
+    }
+
+    fn count(&self) {
+        let handle = self.handle.upgrade().into_iter();
+        handle.for_each(|handle| handle.subscribers.store(self.subscribers.len(), Ordering::Relaxed));
+    }
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        self.handle.upgrade().into_iter().for_each(|handle| handle.alive.store(false, Ordering::Relaxed));
+    }
+}
+
+impl Handler<Publish> for Topic {
+    type Result = MessageResult<Publish>;
+
+    /// The log takes the position here, at once, so the order of a topic is the order of its mailbox; the commit is
+    /// awaited by the publisher, not by the topic, so that one fsync can serve many publishes.
+    fn handle(&mut self, Publish { draft, key, begun }: Publish, _: &mut Context<Self>) -> Self::Result {
+        begun.store(true, Ordering::Release);
+        let subscribers = self.subscribers.len();
+        let fingerprint = receipts::fingerprint(&draft);
+        if let Some(first) = self.receipts.find(&key) {
+            let taken =
+                Taken { receipt: first.receipt.clone().boxed(), subscribers: first.subscribers, replayed: true };
+            return MessageResult((first.fingerprint == fingerprint).then_some(taken));
+        }
+        let draft = Draft { key: Some(DraftKey { key: Arc::clone(&key), fingerprint, subscribers }), ..draft };
+        let receipt = self.log.append(draft).shared();
+        self.receipts.keep(key, Kept { fingerprint, subscribers, receipt: receipt.clone() });
+        self.busy_for(self.limits.idempotency_window);
+        MessageResult(Some(Taken { receipt: receipt.boxed(), subscribers, replayed: false }))
+    }
+}
+
+impl Handler<Join> for Topic {
+    type Result = MessageResult<Join>;
+
+    fn handle(&mut self, Join(subscriber, topic): Join, _: &mut Context<Self>) -> Self::Result {
+        let gone = self.deleted.filter(|(_, at)| at.elapsed() < self.limits.gone);
+        if gone.is_some_and(|(deleted, _)| subscriber.cursor.is_some_and(|cursor| cursor < deleted)) {
+            return MessageResult(Err(JoinError::Deleted));
+        }
+        if self.subscribers.len() >= self.limits.subscribers_max {
+            return MessageResult(Err(JoinError::Full));
+        }
+        tracing::debug!(topic = %self.name, remote = ?subscriber.remote, "subscribed");
+        let entry = self.subscribers.insert(Entry { subscriber, since: Instant::now() });
+        self.count();
+        MessageResult(Ok(Membership { topic, leave: Leave { life: self.life, entry } }))
+    }
+}
+
+impl Handler<Leave> for Topic {
+    type Result = ();
+
+    fn handle(&mut self, Leave { life, entry }: Leave, _: &mut Context<Self>) {
+        if life == self.life
+            && let Some(Entry { subscriber, since }) = self.subscribers.try_remove(entry)
+        {
+            tracing::debug!(topic = %self.name, remote = ?subscriber.remote, after = ?since.elapsed(), "left");
+            self.count();
+        }
+    }
+}
+
+impl Handler<Delete> for Topic {
+    type Result = ResponseActFuture<Self, Result<(), AppendError>>;
+
+    /// The hubs end the streams when the deletion comes to them in the feed, after all that was published before.
+    fn handle(&mut self, _: Delete, _: &mut Context<Self>) -> Self::Result {
+        let before = self.deleted;
+        // Until the deletion has its position, every cursor is older.
+        self.deleted = Some((u64::MAX, Instant::now()));
+        self.busy_for(self.limits.gone);
+        Box::pin(self.log.forget(&self.name).into_actor(self).map(move |forgotten, topic, _| {
+            topic.deleted = forgotten.map_or(before, |seq| Some((seq, Instant::now())));
+            if forgotten.is_ok() {
+                topic.subscribers.clear();
+                topic.life += 1;
+                topic.count();
+            }
+            forgotten.map(|_| ())
+        }))
+    }
+}
