@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, Either, FutureExt as _, Ready};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     event::{Epoch, Event, EventId, EventName, TopicName},
@@ -45,7 +46,21 @@ pub trait Log: Send + Sync {
 
     /// Takes a position for `draft` at once, and completes when it is committed. Dropping the future does not
     /// take the event back.
+    ///
+    /// An engine whose queue is full waits for room first. It is the future that waits: dropping it withdraws the draft,
+    /// and one that is neither polled nor dropped would keep the room it is given from everyone else.
     fn append(&self, draft: Draft) -> Append;
+
+    /// As [`append`](Self::append), but never waits for room: the position is taken when this returns, and the engine
+    /// completes the append whether or not the future is polled. `None` when there is no room besides `room`.
+    fn append_at_once(&self, draft: Draft, _room: Room) -> Option<Append> {
+        Some(self.append(draft))
+    }
+
+    /// Waits for room for `bytes` of content. It is the future that waits, as with [`append`](Self::append).
+    fn room(&self, _bytes: usize) -> BoxFuture<'static, Result<Room, AppendError>> {
+        std::future::ready(Ok(Room::default())).boxed()
+    }
 
     /// Forgets what `topic` holds. The deletion takes a position of its own, which the future gives: streams that are
     /// below it end, a cursor at or above it belongs to the topic's next life.
@@ -106,6 +121,10 @@ pub trait Log: Send + Sync {
 
 /// An append under way: an engine that commits at once gives the outcome as it is.
 pub type Append = Either<Ready<Appended>, BoxFuture<'static, Appended>>;
+
+/// Room in an engine's queue for one event, given back on drop; none by default.
+#[derive(Debug, Default)]
+pub struct Room(Option<OwnedSemaphorePermit>);
 
 /// How an append ended.
 pub type Appended = Result<Receipt, AppendError>;

@@ -19,12 +19,12 @@ use slab::Slab;
 mod actor;
 mod receipts;
 
-use actor::{Delete, Join, Leave, MAILBOX, Publish, Topic};
+use actor::{Answer, Delete, Join, Leave, MAILBOX, Publish, Taken, Topic};
 use receipts::Receipts;
 
 use crate::{
     event::{EventId, TopicName},
-    log::{AppendError, Draft, Log},
+    log::{AppendError, Draft, Log, Room},
 };
 
 /// What bounds a topic; the same for all.
@@ -202,12 +202,20 @@ impl TopicHandle {
     /// See [`PublishError`].
     pub async fn publish_once(&self, draft: Draft, key: Arc<str>) -> Result<Published, PublishError> {
         let draft = Draft { topic: self.name.clone(), ..draft };
-        let begun = Arc::new(AtomicBool::new(false));
-        let answer = self.topic.send(Publish { draft, key, begun: Arc::clone(&begun) }).await;
-        let lost = || if begun.load(Ordering::Acquire) { PublishError::Unknown } else { PublishError::NotStarted };
-        let taken = answer.map_err(|_| lost())?.ok_or(PublishError::KeyReused)?;
-        let receipt = taken.receipt.await?;
-        Ok(Published { id: receipt.id, subscribers: taken.subscribers, replayed: taken.replayed })
+        let mut room = Room::default();
+        loop {
+            let begun = Arc::new(AtomicBool::new(false));
+            let (draft, key) = (draft.clone(), Arc::clone(&key));
+            let answer = self.topic.send(Publish { draft, key, room, begun: Arc::clone(&begun) }).await;
+            let lost = |_| if begun.load(Ordering::Acquire) { PublishError::Unknown } else { PublishError::NotStarted };
+            match answer.map_err(lost)? {
+                Answer::Taken(Taken { receipt, subscribers, replayed }) => {
+                    return Ok(Published { id: receipt.await?.id, subscribers, replayed });
+                }
+                Answer::KeyReused => return Err(PublishError::KeyReused),
+                Answer::NoRoom(next) => room = next.await?,
+            }
+        }
     }
 
     /// Adds a subscriber to the list.

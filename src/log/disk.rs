@@ -18,21 +18,17 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc,
     },
     thread::JoinHandle,
     time::Duration,
 };
 
 use futures_util::future::{BoxFuture, FutureExt as _};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
-    time::timeout,
-};
+use tokio::sync::{Semaphore, watch};
 
 use super::{
-    Append, AppendError, Draft, Durability, Feed, Feeds, FetchError, Held, KeptReceipt, Log, Page, Placement, Start,
-    Wall,
+    Append, AppendError, Draft, Durability, Feed, Feeds, FetchError, Held, KeptReceipt, Log, Page, Placement, Room,
+    Start, Wall,
     clock::{self, Clock},
     index::Index,
     lock,
@@ -51,23 +47,22 @@ mod garbage;
 mod high_water;
 mod load;
 mod presence;
+mod queue;
 mod reader;
 mod salvage;
 mod store;
 mod writer;
 
 pub use error::{OpenError, StoreError};
+use queue::Queue;
 use reader::Reader;
 
-use writer::{Job, Work};
+use writer::Work;
 
 /// The log on disk.
 pub struct DiskLog {
     shared: Arc<Shared>,
-    /// Room in the queue, in units of [`ROOM_UNIT`].
-    room: Arc<Semaphore>,
-    queue_wait: Duration,
-    jobs: Mutex<Option<Arc<mpsc::Sender<Job>>>>,
+    queue: Arc<Queue>,
     writer: Mutex<Option<JoinHandle<()>>>,
     readers: Arc<Semaphore>,
     /// Held for as long as the directory is ours.
@@ -100,8 +95,6 @@ struct State {
     receipts: HashMap<TopicName, Vec<KeptReceipt>>,
 }
 
-/// What one unit of the queue's room stands for.
-const ROOM_UNIT: usize = 1 << 10;
 /// Reads of the disk under way at once, over all workers.
 const READERS: usize = 4;
 
@@ -130,17 +123,15 @@ impl DiskLog {
             .map_err(|source| OpenError::Store { path: file.clone(), source })?;
         // The file's own name must survive a power cut, too.
         filesystem::sync_directory(path).map_err(in_directory)?;
-        let (jobs, queue) = mpsc::channel();
+        let (queue, jobs) = Queue::new(config.queue_bytes_max.to_usize(), config.queue_wait);
         let alarmed = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
             let _alarm = Alarm(Arc::clone(&alarmed));
-            writer.run(&queue);
+            writer.run(&jobs);
         });
         Ok(Self {
             shared,
-            room: Arc::new(Semaphore::new(config.queue_bytes_max.to_usize() / ROOM_UNIT)),
-            queue_wait: config.queue_wait,
-            jobs: Mutex::new(Some(Arc::new(jobs))),
+            queue: Arc::new(queue),
             writer: Mutex::new(Some(thread.map_err(in_directory)?)),
             readers: Arc::new(Semaphore::new(READERS)),
             _lock: lock_file,
@@ -149,40 +140,8 @@ impl DiskLog {
 
     /// Closes the queue; the writer ends when it has written what is in it.
     fn stop(&self) -> Option<JoinHandle<()>> {
-        lock(&self.jobs).take();
+        self.queue.close();
         lock(&self.writer).take()
-    }
-
-    /// Queues `work`, waiting a while for room, and gives its outcome.
-    fn queue<T: Send + 'static>(
-        &self,
-        bytes: usize,
-        work: impl FnOnce(oneshot::Sender<Result<T, AppendError>>) -> Work + Send + 'static,
-    ) -> BoxFuture<'static, Result<T, AppendError>> {
-        let (done, outcome) = oneshot::channel();
-        let units = u32::try_from(1 + bytes / ROOM_UNIT).unwrap_or(u32::MAX);
-        let Some(jobs) = lock(&self.jobs).as_ref().map(Arc::downgrade) else {
-            return std::future::ready(Err(AppendError::Unavailable)).boxed();
-        };
-        // Weak: the writer ends when the log lets go of the queue, not when the last of those who wait for room does.
-        let send = move |room: OwnedSemaphorePermit| {
-            let jobs = jobs.upgrade().ok_or(AppendError::Unavailable)?;
-            jobs.send(Job { work: work(done), room }).map_err(|_| AppendError::Unavailable)
-        };
-        // A writer that ends without an answer has failed in the middle of it.
-        let outcome = outcome.map(|outcome| outcome.unwrap_or(Err(AppendError::Unknown)));
-        if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(units) {
-            // At once, not when it is polled: the order of the calls is the order of the log.
-            let queued = send(room);
-            return async move { queued.and(outcome.await) }.boxed();
-        }
-        let (room, wait) = (Arc::clone(&self.room), self.queue_wait);
-        let queued = async move {
-            let room = timeout(wait, room.acquire_many_owned(units)).await;
-            send(room.map_err(|_| AppendError::QueueFull)?.map_err(|_| AppendError::Unavailable)?)?;
-            outcome.await
-        };
-        queued.boxed()
     }
 }
 
@@ -209,12 +168,22 @@ impl Log for DiskLog {
     }
 
     fn append(&self, draft: Draft) -> Append {
-        Append::Right(self.queue(draft.content.len(), |done| Work::Append { draft, done }))
+        Append::Right(self.queue.put_in_turn(draft.content.len(), |done| Work::Append { draft, done }))
+    }
+
+    fn append_at_once(&self, draft: Draft, Room(room): Room) -> Option<Append> {
+        let room = room.or_else(|| self.queue.room_at_once(draft.content.len()))?;
+        Some(Append::Right(self.queue.put(room, |done| Work::Append { draft, done })))
+    }
+
+    fn room(&self, bytes: usize) -> BoxFuture<'static, Result<Room, AppendError>> {
+        let queue = Arc::clone(&self.queue);
+        async move { queue.room(bytes).await.map(|room| Room(Some(room))) }.boxed()
     }
 
     fn forget(&self, topic: &TopicName) -> BoxFuture<'static, Result<u64, AppendError>> {
         let topic = topic.clone();
-        self.queue(0, |done| Work::Forget { topic, done })
+        self.queue.put_in_turn(0, |done| Work::Forget { topic, done })
     }
 
     fn read(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page {
@@ -275,7 +244,10 @@ impl Log for DiskLog {
         if self.shared.failed.borrow().is_some() {
             return Err(AppendError::Unavailable);
         }
-        if self.shared.full.load(Ordering::Relaxed) { Err(AppendError::DiskFull) } else { Ok(()) }
+        if self.shared.full.load(Ordering::Relaxed) {
+            return Err(AppendError::DiskFull);
+        }
+        if self.queue.is_refusing() { Err(AppendError::QueueFull) } else { Ok(()) }
     }
 
     fn failed(&self) -> BoxFuture<'static, String> {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     event::TopicName,
-    log::{AppendError, Draft, DraftKey, Log, Receipt},
+    log::{AppendError, Draft, DraftKey, Log, Receipt, Room},
 };
 
 /// Messages that may wait for a topic before its senders do.
@@ -43,7 +43,17 @@ pub(super) struct Entry {
     since: Instant,
 }
 
-/// What the actor answers to a publish: it is in the log's order, and this is how to learn of its commit.
+/// What the actor answers to a publish.
+pub(super) enum Answer {
+    /// It is in the log's order.
+    Taken(Taken),
+    /// The key was used with another event.
+    KeyReused,
+    /// It has not begun with it: there is no room in the log's queue. Wait for it here, and ask again.
+    NoRoom(BoxFuture<'static, Result<Room, AppendError>>),
+}
+
+/// A publish that the log has in its order, and how to learn of its commit.
 pub(super) struct Taken {
     pub(super) receipt: BoxFuture<'static, Result<Receipt, AppendError>>,
     pub(super) subscribers: usize,
@@ -51,10 +61,11 @@ pub(super) struct Taken {
 }
 
 #[derive(Message)]
-#[rtype(result = "Option<Taken>")]
+#[rtype(result = "Answer")]
 pub(super) struct Publish {
     pub(super) draft: Draft,
     pub(super) key: Arc<str>,
+    pub(super) room: Room,
     pub(super) begun: Arc<AtomicBool>,
 }
 
@@ -100,20 +111,31 @@ impl Handler<Publish> for Topic {
 
     /// The log takes the position here, at once, so the order of a topic is the order of its mailbox; the commit is
     /// awaited by the publisher, not by the topic, so that one fsync can serve many publishes.
-    fn handle(&mut self, Publish { draft, key, begun }: Publish, _: &mut Context<Self>) -> Self::Result {
+    ///
+    /// Only an append that the log drives by itself is kept under the key: its publisher may go, and then nothing else
+    /// would. So the wait for room is the publisher's own, and ends with it.
+    fn handle(&mut self, Publish { draft, key, room, begun }: Publish, _: &mut Context<Self>) -> Self::Result {
         begun.store(true, Ordering::Release);
         let subscribers = self.subscribers.len();
         let fingerprint = receipts::fingerprint(&draft);
         if let Some(first) = self.receipts.find(&key) {
             let taken =
                 Taken { receipt: first.receipt.clone().boxed(), subscribers: first.subscribers, replayed: true };
-            return MessageResult((first.fingerprint == fingerprint).then_some(taken));
+            return MessageResult(if first.fingerprint == fingerprint {
+                Answer::Taken(taken)
+            } else {
+                Answer::KeyReused
+            });
         }
+        let bytes = draft.content.len();
         let draft = Draft { key: Some(DraftKey { key: Arc::clone(&key), fingerprint, subscribers }), ..draft };
-        let receipt = self.log.append(draft).shared();
+        let Some(receipt) = self.log.append_at_once(draft, room) else {
+            return MessageResult(Answer::NoRoom(self.log.room(bytes)));
+        };
+        let receipt = receipt.shared();
         self.receipts.keep(key, Kept { fingerprint, subscribers, receipt: receipt.clone() });
         self.busy_for(self.limits.idempotency_window);
-        MessageResult(Some(Taken { receipt: receipt.boxed(), subscribers, replayed: false }))
+        MessageResult(Answer::Taken(Taken { receipt: receipt.boxed(), subscribers, replayed: false }))
     }
 }
 

@@ -44,7 +44,9 @@ impl Receipts {
         while self.keys.front().is_some_and(|(at, _)| at.elapsed() >= self.window) {
             self.drop_oldest();
         }
-        if self.kept.get(key).is_some_and(|kept| matches!(kept.receipt.peek(), Some(Err(_)))) {
+        // Asked, not only looked at: when its publisher has gone, nobody has asked it yet.
+        let outcome = self.kept.get(key).and_then(|kept| kept.receipt.clone().now_or_never());
+        if matches!(outcome, Some(Err(_))) {
             self.kept.remove(key);
             self.keys.retain(|(_, other)| **other != *key);
         }
@@ -87,4 +89,24 @@ pub(super) fn fingerprint(draft: &Draft) -> u64 {
     draft.name.as_ref().map(EventName::as_str).hash(&mut hasher);
     draft.content.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::AppendError;
+
+    fn kept(append: Append) -> Kept {
+        Kept { fingerprint: 0, subscribers: 0, receipt: append.shared() }
+    }
+
+    #[test]
+    fn an_append_that_failed_unseen_is_forgotten() {
+        // Goal: its publisher has gone and nobody has polled it; the retry counts as the first. One under way is kept.
+        let mut receipts = Receipts::new(Duration::from_mins(1), 9);
+        receipts.keep("failed".into(), kept(Append::Right(async { Err(AppendError::DiskFull) }.boxed())));
+        receipts.keep("under way".into(), kept(Append::Right(std::future::pending().boxed())));
+        assert!(receipts.find("failed").is_none());
+        assert!(receipts.find("under way").is_some());
+    }
 }
