@@ -145,7 +145,6 @@ impl TopicHandle {
                 limits,
                 handle: Weak::clone(handle),
                 subscribers: Slab::new(),
-                life: 0,
                 deleted: None,
                 receipts,
             };

@@ -31,8 +31,6 @@ pub(super) struct Topic {
     /// Gone as soon as nobody would ask it.
     pub(super) handle: Weak<TopicHandle>,
     pub(super) subscribers: Slab<Entry>,
-    /// Deletions so far: a subscriber of an earlier life that leaves late must not free somebody else's entry.
-    pub(super) life: u64,
     pub(super) deleted: Option<(u64, Instant)>,
     pub(super) receipts: Receipts,
 }
@@ -77,7 +75,6 @@ pub(super) struct Join(pub(super) Subscriber, pub(super) Arc<TopicHandle>);
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct Leave {
-    pub(super) life: u64,
     pub(super) entry: usize,
 }
 
@@ -153,17 +150,15 @@ impl Handler<Join> for Topic {
         tracing::debug!(topic = %self.name, remote = ?subscriber.remote, "subscribed");
         let entry = self.subscribers.insert(Entry { subscriber, since: Instant::now() });
         self.count();
-        MessageResult(Ok(Membership { topic, leave: Leave { life: self.life, entry } }))
+        MessageResult(Ok(Membership { topic, leave: Leave { entry } }))
     }
 }
 
 impl Handler<Leave> for Topic {
     type Result = ();
 
-    fn handle(&mut self, Leave { life, entry }: Leave, _: &mut Context<Self>) {
-        if life == self.life
-            && let Some(Entry { subscriber, since }) = self.subscribers.try_remove(entry)
-        {
+    fn handle(&mut self, Leave { entry }: Leave, _: &mut Context<Self>) {
+        if let Some(Entry { subscriber, since }) = self.subscribers.try_remove(entry) {
             tracing::debug!(topic = %self.name, remote = ?subscriber.remote, after = ?since.elapsed(), "left");
             self.count();
         }
@@ -173,7 +168,8 @@ impl Handler<Leave> for Topic {
 impl Handler<Delete> for Topic {
     type Result = ResponseActFuture<Self, Result<(), AppendError>>;
 
-    /// The hubs end the streams when the deletion comes to them in the feed, after all that was published before.
+    /// The hubs end the streams when the deletion comes to them in the feed, after all that was published before. The
+    /// subscribers stay in the list until then: they are served, and some of them belong to the topic's next life.
     fn handle(&mut self, _: Delete, _: &mut Context<Self>) -> Self::Result {
         let before = self.deleted;
         // Until the deletion has its position, every cursor is older.
@@ -181,11 +177,6 @@ impl Handler<Delete> for Topic {
         self.busy_for(self.limits.gone);
         Box::pin(self.log.forget(&self.name).into_actor(self).map(move |forgotten, topic, _| {
             topic.deleted = forgotten.map_or(before, |seq| Some((seq, Instant::now())));
-            if forgotten.is_ok() {
-                topic.subscribers.clear();
-                topic.life += 1;
-                topic.count();
-            }
             forgotten.map(|_| ())
         }))
     }

@@ -3,6 +3,7 @@
 mod busy;
 mod clock;
 mod damage;
+mod deletion;
 mod publishers;
 mod readers;
 mod removed;

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::harness::{TestServer, encoded};
 
 mod death;
-mod deletion;
+pub mod deletion;
 mod later;
 
 #[tokio::test]

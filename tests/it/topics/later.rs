@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::deletion::{delete, told};
-use crate::harness::{Stream, TestServer, until};
+use crate::harness::{TestServer, until};
 
 #[tokio::test]
 async fn a_new_stream_of_several_topics_keeps_the_reborn_one() {
@@ -55,25 +55,20 @@ async fn after_gone_an_old_cursor_keeps_the_reborn_topic() {
 }
 
 #[tokio::test]
-async fn subscribers_of_two_lives_are_counted_apart() {
-    // One that leaves late must not free the place of one that came after the deletion.
+async fn a_subscriber_counts_for_as_long_as_it_is_served() {
+    // A deletion frees the places of the streams that it ends as they end; those of the next life are their own.
     let server = TestServer::with(|config| config.limits.subscribers_per_topic_max = 2);
-    let mut old = Vec::new();
-    for _ in 0..2 {
-        old.push(server.subscribe("topic=a").await);
+    for life in ["first", "second"] {
+        let mut streams = [server.subscribe("topic=a").await, server.subscribe("topic=a").await];
+        assert!(streams.iter().all(|stream| stream.status == 200), "{life}");
+        server.ask("GET", "/subscribe?topic=a", &[], b"").await.problem(503, "too_many_subscribers");
+        server.publish("a", life).await;
+        delete(&server, "a").await;
+        for stream in &mut streams {
+            assert_eq!(told(&stream.all().await), [("message", life), ("broker.deleted", r#"{"topic":"a"}"#)]);
+        }
+        server.until_subscribers("a", 0).await;
     }
-    delete(&server, "a").await;
-    let new: [Stream; 2] = [server.subscribe("topic=a").await, server.subscribe("topic=a").await];
-    assert!(new.iter().all(|stream| stream.status == 200));
-    for mut stream in old {
-        assert_eq!(stream.all().await.len(), 1);
-    }
-    // The old streams' sockets have ended; their places are of a life that is over.
-    server.publish("a", "x").await;
-    server.until_subscribers("a", 2).await;
-    server.ask("GET", "/subscribe?topic=a", &[], b"").await.problem(503, "too_many_subscribers");
-    drop(new);
-    server.until_subscribers("a", 0).await;
 }
 
 #[tokio::test]

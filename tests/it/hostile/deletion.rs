@@ -1,0 +1,94 @@
+//! Deletions at the worst moment, and again and again.
+
+use futures_util::future::join_all;
+use serde_json::json;
+
+use crate::{
+    harness::{Stream, TestServer},
+    topics::deletion::delete,
+};
+
+/// Subscribers that come while their topic is deleted.
+const RACERS: usize = 24;
+
+/// Subscribes many while `topic` is deleted; gives those whose streams go on. The others have been told, and ended.
+async fn race(server: &TestServer, topic: &str) -> Vec<Stream> {
+    server.publish(topic, "before").await;
+    let query = format!("topic={topic}");
+    let subscribe = async |n: usize| {
+        if n == RACERS / 2 {
+            delete(server, topic).await;
+            return None;
+        }
+        Some(server.subscribe(&query).await)
+    };
+    let streams = join_all((0..=RACERS).map(subscribe)).await;
+    // Whoever is live gets this; for everyone else the notice comes first, and the end.
+    server.publish(topic, "after").await;
+    let mut live = Vec::new();
+    for mut stream in streams.into_iter().flatten().filter(|stream| stream.status == 200) {
+        match stream.next().await.expect("an event or a notice") {
+            block if block.data == "after" => live.push(stream),
+            block if block.event == "broker.refused" => {}
+            block => {
+                assert_eq!((&*block.event, block.data), ("broker.deleted", json!({"topic": topic}).to_string()));
+                assert_eq!(stream.next().await, None, "its end");
+            }
+        }
+    }
+    live
+}
+
+/// What the topic says of its subscribers once those that have ended have left.
+async fn counted(server: &TestServer, topic: &str, at_most: usize) -> usize {
+    let counted = async || server.held(topic).await["subscribers"].as_u64().expect("a number");
+    let at_most = u64::try_from(at_most).expect("a number");
+    crate::harness::until("those that have ended to leave", async || counted().await <= at_most).await;
+    usize::try_from(counted().await).expect("a number")
+}
+
+#[tokio::test]
+async fn subscribers_that_come_during_a_deletion_are_counted() {
+    // Goal: however the moments fall, the topic counts each stream that it serves, and no other.
+    let server = TestServer::start();
+    let mut went_on = 0;
+    for round in 0..20 {
+        let topic = format!("t{round}");
+        let live = race(&server, &topic).await;
+        went_on += live.len();
+        assert_eq!(counted(&server, &topic, live.len()).await, live.len(), "round {round}");
+        drop(live);
+        server.until_subscribers(&topic, 0).await;
+    }
+    assert!((1..20 * RACERS).contains(&went_on), "{went_on}: some came before a deletion, some after it");
+}
+
+#[tokio::test]
+async fn a_deletion_does_not_lift_the_limit_of_a_topic() {
+    // Goal: `subscribers_per_topic_max` holds over deletions: the streams that go on count against it.
+    const MAX: usize = 8;
+    let server = TestServer::with(|config| config.limits.subscribers_per_topic_max = MAX);
+    for round in 0..30 {
+        let topic = format!("t{round}");
+        let mut streams = race(&server, &topic).await;
+        counted(&server, &topic, streams.len()).await;
+        let query = format!("topic={topic}");
+        streams.extend(join_all((0..MAX).map(|_| server.subscribe(&query))).await);
+        let last = server.publish(&topic, "last").await;
+        let mut live = 0;
+        for stream in &mut streams {
+            live += usize::from(stream.next().await.expect("an event or a refusal").id == last);
+        }
+        assert_eq!(live, MAX, "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_too_few_would_show() {
+    // The control: the count is of the streams that are live now, so one that leaves makes a difference.
+    let server = TestServer::start();
+    let mut streams = [server.subscribe("topic=a").await, server.subscribe("topic=a").await].into_iter();
+    assert_eq!(counted(&server, "a", RACERS).await, 2);
+    drop(streams.next());
+    assert_eq!(counted(&server, "a", 1).await, 1);
+}
