@@ -173,6 +173,7 @@ fn fanout_one_event_to_1000(bencher: Bencher<'_, '_>) {
             marks: Marks::Event,
             after: 0,
             told_to: 0,
+            placed_at: 0,
             ends_at: None,
             hold: Box::new(()),
         };

@@ -224,8 +224,8 @@ pub fn gap(encoding: Encoding, reason: GapReason, requested: &str, resumed_after
     own(encoding.framing, &notice(encoding.format, "broker.gap", Some(resumed_after), &data))
 }
 
-/// `broker.deleted`: the topic was deleted and no longer belongs to this stream. It leaves the cursor below the deletion,
-/// so that a client that comes back is recognised and told to stop.
+/// `broker.deleted`: the topic was deleted; what the stream still gets of it was published later. It leaves the cursor below
+/// the deletion, so that a client that comes back is recognised and told again, or to stop.
 #[must_use]
 pub fn deleted(encoding: Encoding, topic: &TopicName) -> Bytes {
     own(encoding.framing, &notice(encoding.format, "broker.deleted", None, &json!({"topic": topic.as_str()})))

@@ -36,6 +36,7 @@ use crate::{
 
 mod channel;
 mod connection;
+mod deletion;
 mod fanout;
 mod handover;
 mod lifetime;

@@ -70,8 +70,9 @@ pub trait Log: Send + Sync {
     /// reader knows of the first `told_to` removals.
     fn read(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page;
 
-    /// Where a subscription of `topics` that asks for `start` begins.
-    fn place(&self, topics: &[TopicName], start: &Start) -> Placement;
+    /// Where a subscription of `topics` that asks for `start` begins. It is told that those in `deleted` were deleted
+    /// since: what went with that is no gap.
+    fn place(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Placement;
 
     /// As [`read`](Self::read), for what is not in memory; off the workers' threads.
     fn fetch(
@@ -249,6 +250,8 @@ pub struct Placement {
     pub told_to: u64,
     /// Events that it asked for are missing further on: the stream is told when it comes there.
     pub ahead: Option<GapReason>,
+    /// The log ended here: deletions up to this position were before the subscription.
+    pub placed_at: u64,
 }
 
 /// One answer of [`Log::read`].
@@ -263,8 +266,9 @@ pub struct Page {
     pub evicted_to: u64,
     /// Some of them could not be read.
     pub is_damaged: bool,
-    /// Topics that have been deleted since the reader was told last; `events` has nothing of them.
-    pub deleted: Vec<TopicName>,
+    /// Topics whose last deletion is after the asked position and up to `to`, and where it is: what they held before has
+    /// gone with it, and their events in `events` come after it.
+    pub deleted: Vec<(TopicName, u64)>,
     /// Removals so far, all of which this page tells of.
     pub told_to: u64,
     /// The next event is not in memory: nothing else in this page counts, and it has to be fetched.
@@ -289,6 +293,12 @@ impl Page {
     #[must_use]
     pub fn reason(&self) -> GapReason {
         if self.is_damaged { GapReason::Unreadable } else { GapReason::Evicted }
+    }
+
+    /// The page ends at `to`: what comes after it is another page's.
+    fn end(&mut self, to: u64) {
+        self.to = to;
+        self.deleted.retain(|(_, seq)| *seq <= to);
     }
 
     /// Where a reader of this page stands before its first event: what lies between is not held.

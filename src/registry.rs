@@ -14,7 +14,7 @@ use futures_util::{
 use crate::{
     event::TopicName,
     log::{Appended, Draft, Log},
-    topic::{JoinError, Membership, PublishError, Published, Subscriber, TopicHandle, TopicLimits},
+    topic::{JoinError, Joined, PublishError, Published, Subscriber, TopicHandle, TopicLimits},
 };
 
 /// All live topics.
@@ -154,11 +154,11 @@ impl Registry {
     ///
     /// # Errors
     /// As the topic says. An actor that has died is replaced, not reported.
-    pub async fn join(&self, name: &TopicName, subscriber: Subscriber) -> Result<Membership, RegistryError<JoinError>> {
+    pub async fn join(&self, name: &TopicName, subscriber: Subscriber) -> Result<Joined, RegistryError<JoinError>> {
         let mut error = JoinError::NotStarted;
         for _ in 0..TRIES {
             match self.open(name)?.join(subscriber).await {
-                Ok(membership) => return Ok(membership),
+                Ok(joined) => return Ok(joined),
                 Err(JoinError::NotStarted) => {}
                 Err(other) => {
                     error = other;

@@ -92,7 +92,7 @@ pub enum JoinError {
     /// It has `limits.subscribers_per_topic_max` subscribers.
     #[error("the topic has as many subscribers as it may have")]
     Full,
-    /// It was deleted after the subscriber's cursor.
+    /// It was deleted after the subscriber's cursor, and the subscriber's stream has no other topic.
     #[error("the topic was deleted")]
     Deleted,
 }
@@ -104,6 +104,25 @@ pub struct Subscriber {
     pub remote: Option<IpAddr>,
     /// Its cursor, when it resumes in this history.
     pub cursor: Option<u64>,
+    /// Its stream has no other topic, and ends with this one.
+    pub alone: bool,
+}
+
+/// A subscriber that the topic has taken in.
+pub struct Joined {
+    /// Its place in the list.
+    pub membership: Membership,
+    /// The topic's deletion, when it is within `stream.gone` and was after the subscriber's cursor.
+    pub deletion: Option<Deletion>,
+}
+
+/// Where a topic was deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// At this position of the log.
+    At(u64),
+    /// It is under way.
+    Pending,
 }
 
 /// A place in a topic's subscriber list; given back on drop.
@@ -221,7 +240,7 @@ impl TopicHandle {
     ///
     /// # Errors
     /// See [`JoinError`].
-    pub async fn join(self: &Arc<Self>, subscriber: Subscriber) -> Result<Membership, JoinError> {
+    pub async fn join(self: &Arc<Self>, subscriber: Subscriber) -> Result<Joined, JoinError> {
         self.topic.send(Join(subscriber, Arc::clone(self))).await.map_err(|_| JoinError::NotStarted)?
     }
 

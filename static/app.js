@@ -69,10 +69,8 @@ function topicDeleted(topic) {
   list.addDeleted(topic);
   // The last one stays as a chip: the stream ends, and Subscribe is there to begin again.
   if (topics.length === 1) return;
-  topics = topics.filter((other) => other !== topic);
-  showTopics();
-  if (state === 'open') sayReason('open', {});
-  keepLinkInStep();
+  // The stream would go on with the topic's next life; the page follows what its chips say.
+  setTopics(topics.filter((other) => other !== topic));
 }
 
 // Another beginning is another view: the cursor no longer stands for what the list shows.

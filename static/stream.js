@@ -88,7 +88,7 @@ export class EventStreamParser {
  *
  *   event({id, topic, event, time, data})             one published event
  *   gap({reason, requested, resumed_after})           events were lost: evicted, reset or unreadable
- *   deleted(topic)                                    the topic is gone; the others go on
+ *   deleted(topic)                                    the topic was deleted, and the stream goes on; or ends with its only one
  *   cursor(id)                                        everything up to this id has been seen
  *   state(name, details)                              see below
  *
@@ -286,9 +286,9 @@ export class Subscription {
     if (type === 'broker.gap') {
       this.#on.gap({ requested: '', resumed_after: lastEventId, ...notice });
     } else if (type === 'broker.deleted') {
-      this.#topics = this.#topics.filter((topic) => topic !== notice.topic);
+      const isLast = this.#topics.length === 1;
       this.#on.deleted(notice.topic);
-      if (this.#topics.length === 0) this.#finish(connection, 'ended', { reason: 'deleted' });
+      if (isLast) this.#finish(connection, 'ended', { reason: 'deleted' });
     } else if (type === 'broker.refused') {
       this.#refused(notice, connection);
     }

@@ -29,7 +29,7 @@ use crate::{
     limits::{ConnectionPermit, TooManyConnections},
     log::{Placement, Start},
     registry::RegistryError,
-    topic::{JoinError, Membership, Subscriber},
+    topic::{Deletion, JoinError, Joined, Membership, Subscriber},
 };
 
 /// Every spelling of the cursor parameter in use: browsers cannot set a header on the first request, and the polyfill,
@@ -200,27 +200,29 @@ async fn admit(edge: &Edge, wish: Wish) -> Result<(Answer, Subscription), Refusa
         return Err(Refusal::Draining);
     }
     let permit = edge.connections.admit(remote).map_err(Refusal::Connections)?;
-    let (mut topics, mut deleted) = (SmallVec::new(), Vec::new());
-    let mut memberships = SmallVec::new();
+    let cursor = match wish.start {
+        Start::After(id) if id.epoch == edge.log.epoch() => Some(id.seq),
+        _ => None,
+    };
+    let subscriber = Subscriber { remote, cursor, alone: wish.topics.len() == 1 };
+    let (mut topics, mut memberships) = (SmallVec::new(), SmallVec::new());
+    let (mut is_over, mut deleted) = (true, Vec::new());
     for topic in &wish.topics {
-        let cursor = match wish.start {
-            Start::After(id) if id.epoch == edge.log.epoch() => Some(id.seq),
-            _ => None,
-        };
-        match edge.registry.join(topic, Subscriber { remote, cursor }).await {
-            Ok(membership) => {
-                topics.push(membership.topic().clone());
-                memberships.push(membership);
-            }
-            // What is left of the wish goes on without it.
-            Err(RegistryError::Topic(JoinError::Deleted)) => deleted.push(topic.clone()),
-            Err(error) => return Err(Refusal::Topic(error)),
+        let Joined { membership, deletion } = edge.registry.join(topic, subscriber).await.map_err(Refusal::Topic)?;
+        let topic = membership.topic().clone();
+        // It is not over as long as one of its topics lives, or lives again.
+        is_over &= deletion.is_some() && edge.log.held(&topic).is_none_or(|held| held.events == 0);
+        // One under way comes in the stream, at its place.
+        if let Some(Deletion::At(_)) = deletion {
+            deleted.push(topic.clone());
         }
+        topics.push(topic);
+        memberships.push(membership);
     }
-    if topics.is_empty() {
+    if is_over {
         return Err(Refusal::Topic(RegistryError::Topic(JoinError::Deleted)));
     }
-    let placement = edge.log.place(&topics, &wish.start);
+    let placement = edge.log.place(&topics, &wish.start, &deleted);
     if let Some(reason) = placement.gap.or(placement.ahead).filter(|_| wish.gap_fails) {
         return Err(Refusal::Gap(reason.as_str().to_owned()));
     }
@@ -232,6 +234,7 @@ async fn admit(edge: &Edge, wish: Wish) -> Result<(Answer, Subscription), Refusa
         marks: wish.marks,
         after: placement.after,
         told_to: placement.told_to,
+        placed_at: placement.placed_at,
         ends_at: (!lifetime.is_zero()).then(|| Instant::now() + jitter(lifetime)),
         hold: Box::new(Hold { _memberships: memberships, _permit: permit }),
     };

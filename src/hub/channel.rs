@@ -1,4 +1,7 @@
 //! One topic in one encoding on one hub: who sits in it, and the frames that not all of them have yet.
+//!
+//! Streams of one topic and streams of several have channels of their own: a deletion ends the former, and is a frame like
+//! any other for the latter, which go on with the topic's next life.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +15,7 @@ use smallvec::SmallVec;
 use super::connection::Run;
 use crate::{
     event::TopicName,
-    frame::{Encoding, Frame},
+    frame::{self, Encoding, Frame},
 };
 
 /// A topic's subscribers of one encoding on this hub, and the window of frames between the slowest round and the tail.
@@ -20,6 +23,12 @@ use crate::{
 pub(super) struct Channel {
     pub(super) topic: TopicName,
     pub(super) encoding: Encoding,
+    /// Its members have no other topic.
+    pub(super) alone: bool,
+    /// The last notice of a deletion that is known.
+    pub(super) notice_at: u64,
+    /// The topic was deleted at this position, and as far as is known nothing was published since; else 0.
+    pub(super) deleted_at: u64,
     /// Keys of the connections that sit here.
     pub(super) members: SmallVec<[usize; 2]>,
     frames: VecDeque<(u64, Frame)>,
@@ -66,10 +75,13 @@ impl Channel {
     /// With more than this the bytes of a write cost more than the write: nothing is gained by waiting.
     const REST_BYTES_MAX: usize = 32 << 10;
 
-    pub(super) fn new(topic: TopicName, encoding: Encoding, seen: u64, now: Instant) -> Self {
+    pub(super) fn new(topic: TopicName, encoding: Encoding, alone: bool, seen: u64, now: Instant) -> Self {
         Self {
             topic,
             encoding,
+            alone,
+            notice_at: 0,
+            deleted_at: 0,
             members: SmallVec::new(),
             frames: VecDeque::new(),
             bytes: 0,
@@ -84,6 +96,25 @@ impl Channel {
     }
 
     pub(super) fn push(&mut self, seq: u64, frame: Frame) {
+        self.deleted_at = 0;
+        self.put(seq, frame);
+    }
+
+    /// Puts the notice of the topic's deletion, at its place in the order.
+    pub(super) fn push_deletion(&mut self, seq: u64) {
+        self.put(seq, Frame::Made(frame::deleted(self.encoding, &self.topic)));
+        (self.notice_at, self.deleted_at) = (seq, seq);
+    }
+
+    /// The log says that the topic was deleted at `seq`, which the feed may have lost.
+    pub(super) fn note_deletion(&mut self, seq: u64) {
+        self.notice_at = self.notice_at.max(seq);
+        if self.frames.back().is_none_or(|(last, _)| *last < seq) {
+            self.deleted_at = self.deleted_at.max(seq);
+        }
+    }
+
+    fn put(&mut self, seq: u64, frame: Frame) {
         self.bytes += frame.len();
         self.frames.push_back((seq, frame));
         while self.bytes > Self::BYTES_MAX {

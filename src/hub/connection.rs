@@ -42,6 +42,8 @@ pub struct Subscription {
     pub after: u64,
     /// It knows of this many removals of the log.
     pub told_to: u64,
+    /// Deletions up to this position were before it.
+    pub placed_at: u64,
     /// When the stream is to end by itself.
     pub ends_at: Option<Instant>,
     /// Released when the stream has ended, however it ended: permits, memberships.
@@ -106,6 +108,8 @@ pub(super) struct Seldom {
     pub(super) due: Instant,
     /// It has been told of this many removals of the log.
     pub(super) told_to: u64,
+    /// Deletions up to this position were before it.
+    pub(super) placed_at: u64,
     /// Bytes that the peer sent although it has nothing to say.
     received: usize,
     _hold: Box<dyn Any>,
@@ -188,6 +192,7 @@ impl<S: Peer> Connection<S> {
                 ends_at: subscription.ends_at,
                 due: now,
                 told_to: subscription.told_to,
+                placed_at: subscription.placed_at,
                 received: 0,
                 _hold: subscription.hold,
             }),

@@ -24,12 +24,11 @@ use super::{
     channel::Channel,
     connection::{Connection, Peer, Seat, Subscription},
     unsent::Unsent,
-    visit::Visit,
 };
 use crate::{
     config::StreamConfig,
     event::{Event, TopicName},
-    frame::{self, Encoding},
+    frame::{self, Encoding, Frame},
     log::{Batch, Commit, Log},
 };
 
@@ -41,8 +40,8 @@ pub struct Fanout<S> {
     pub(super) seen: u64,
     pub(super) connections: Slab<Connection<S>>,
     pub(super) channels: Slab<Channel>,
-    /// The channels of a topic, one an encoding in use.
-    names: HashMap<TopicName, SmallVec<[usize; 1]>>,
+    /// The channels of a topic, one an encoding in use, those of an encoding beside each other.
+    pub(super) names: HashMap<TopicName, SmallVec<[usize; 1]>>,
     /// Channels with a round to run, each once.
     pub(super) ready: VecDeque<usize>,
     /// Channels with a round to run from then on, each once, and in none of the others.
@@ -141,9 +140,10 @@ impl<S: Peer> Fanout<S> {
         let key = self.connections.vacant_key();
         register(&mut socket, key)?;
         let topics = subscription.topics.clone();
+        let alone = topics.len() == 1;
         let mut connection = Connection::new(socket, subscription, self.now);
         for topic in topics {
-            let channel = self.channel(topic, connection.encoding);
+            let channel = self.channel(topic, connection.encoding, alone);
             if let Some(entry) = self.channels.get_mut(channel) {
                 connection.seats.push(Seat { channel, position: entry.members.len() });
                 entry.members.push(key);
@@ -160,16 +160,19 @@ impl<S: Peer> Fanout<S> {
         Ok(())
     }
 
-    /// The channel of `topic` in `encoding`, made if need be.
-    fn channel(&mut self, topic: TopicName, encoding: Encoding) -> usize {
+    /// The channel of `topic` in `encoding`, for streams of it `alone` or of others, too; made if need be.
+    fn channel(&mut self, topic: TopicName, encoding: Encoding, alone: bool) -> usize {
         let known = self.names.entry(topic.clone()).or_default();
-        let found =
-            known.iter().find(|key| self.channels.get(**key).is_some_and(|channel| channel.encoding == encoding));
-        if let Some(key) = found {
-            return *key;
+        let mut place = known.len();
+        for (at, key) in known.iter().enumerate() {
+            match self.channels.get(*key) {
+                Some(channel) if channel.encoding == encoding && channel.alone == alone => return *key,
+                Some(channel) if channel.encoding == encoding => place = at,
+                _ => {}
+            }
         }
-        let key = self.channels.insert(Channel::new(topic, encoding, self.seen, self.now));
-        known.push(key);
+        let key = self.channels.insert(Channel::new(topic, encoding, alone, self.seen, self.now));
+        known.insert(place, key);
         key
     }
 
@@ -194,13 +197,7 @@ impl<S: Peer> Fanout<S> {
             self.seen = self.seen.max(commit.seq());
             match commit {
                 Commit::Event(event) => self.put(event),
-                Commit::Deleted(topic, _) => {
-                    for key in self.names.remove(&topic).unwrap_or_default() {
-                        self.channels.get_mut(key).into_iter().for_each(|channel| channel.dying = true);
-                        self.activate(key);
-                        self.rouse(key);
-                    }
-                }
+                Commit::Deleted(topic, seq) => self.put_deletion(&topic, seq),
             }
         }
     }
@@ -208,15 +205,20 @@ impl<S: Peer> Fanout<S> {
     fn put(&mut self, event: Arc<Event>) {
         let Some(keys) = self.names.get(&event.topic).cloned() else { return };
         let (seq, epoch) = (event.seq, self.log.epoch());
+        let mut made: Option<(Encoding, Frame)> = None;
         for (key, event) in keys.iter().zip(repeat_n(event, keys.len())) {
-            if let Some(channel) = self.channels.get_mut(*key) {
-                channel.push(seq, frame::event(channel.encoding, epoch, event));
-                self.activate(*key);
+            let Some(channel) = self.channels.get_mut(*key) else { continue };
+            let made_before = made.take().filter(|(encoding, _)| *encoding == channel.encoding);
+            let frame = made_before.map_or_else(|| frame::event(channel.encoding, epoch, event), |(_, frame)| frame);
+            if keys.len() > 1 {
+                made = Some((channel.encoding, frame.clone()));
             }
+            channel.push(seq, frame);
+            self.activate(*key);
         }
     }
 
-    fn activate(&mut self, key: usize) {
+    pub(super) fn activate(&mut self, key: usize) {
         if let Some(channel) = self.channels.get_mut(key).filter(|channel| !channel.active) {
             channel.active = true;
             channel.visited = 0;
@@ -225,7 +227,7 @@ impl<S: Peer> Fanout<S> {
     }
 
     /// Ends a rest. A deletion must be told before events of other topics that came after it.
-    fn rouse(&mut self, key: usize) {
+    pub(super) fn rouse(&mut self, key: usize) {
         let resting = self.resting.len();
         self.resting.retain(|Reverse((_, other))| *other != key);
         if self.resting.len() < resting {
@@ -267,7 +269,7 @@ impl<S: Peer> Fanout<S> {
             let Some(channel) = self.channels.get_mut(key) else { return };
             if channel.dying && !channel.members.is_empty() {
                 let member = channel.members.last().copied().unwrap_or_default();
-                self.dismiss(member, key);
+                self.dismiss(member);
                 continue;
             }
             if channel.visited == 0 {
@@ -291,30 +293,6 @@ impl<S: Peer> Fanout<S> {
             }
         }
         self.ready.push_back(key);
-    }
-
-    /// Tells a member that the channel's topic was deleted, after all that was published before.
-    pub(super) fn dismiss(&mut self, member: usize, channel: usize) {
-        while self.visit(member) == Visit::More {}
-        if let Some(topic) = self.channels.get(channel).map(|channel| channel.topic.clone()) {
-            self.remove_topic(member, &topic);
-            self.visit(member);
-        }
-    }
-
-    pub(super) fn remove_topic(&mut self, key: usize, topic: &TopicName) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let at =
-            connection.seats.iter().position(|seat| self.channels.get(seat.channel).is_some_and(|c| c.topic == *topic));
-        let Some(seat) = at.map(|at| connection.seats.swap_remove(at)) else { return };
-        let (encoding, ends) = (connection.encoding, connection.seats.is_empty());
-        // The page that it waits for may tell of a loss of this topic's: it wants another one.
-        connection.fetching = None;
-        self.vacate(seat);
-        self.say(key, &frame::deleted(encoding, topic));
-        if ends {
-            self.say_last(key, &frame::end(encoding.framing));
-        }
     }
 
     /// The socket takes bytes again.

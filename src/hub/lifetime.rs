@@ -5,10 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use smallvec::SmallVec;
-
 use super::{
-    connection::{Connection, Peer, Seat},
+    connection::{Connection, Peer},
     fanout::Fanout,
     visit::Visit,
 };
@@ -68,10 +66,8 @@ impl<S: Peer> Fanout<S> {
         }
         let Some(connection) = self.connections.get(key) else { return };
         // Whoever waits to be told of a deletion must not be given a cursor past it first.
-        let dying = |seat: &&Seat| self.channels.get(seat.channel).is_some_and(|channel| channel.dying);
-        let channels: SmallVec<[usize; 1]> = connection.seats.iter().filter(dying).map(|seat| seat.channel).collect();
-        for channel in channels {
-            self.dismiss(key, channel);
+        if connection.seats.iter().any(|seat| self.channels.get(seat.channel).is_some_and(|channel| channel.dying)) {
+            self.dismiss(key);
         }
         let Some(connection) = self.connections.get(key) else { return };
         if connection.seldom.ends_at.is_some_and(|ends_at| ends_at <= self.now) {

@@ -65,8 +65,15 @@ impl<S: Peer> Fanout<S> {
                 continue;
             }
             if connection.ending || connection.cursor >= self.seen {
-                let ending = connection.ending;
-                return Ok(if !self.flush(key)? || !ending { Visit::Done } else { Visit::End });
+                let (ending, encoding) = (connection.ending, connection.encoding);
+                if !self.flush(key)? {
+                    return Ok(Visit::Done);
+                }
+                if !ending && self.has_lost_all(key) {
+                    self.say_last(key, &frame::end(encoding.framing));
+                    continue;
+                }
+                return Ok(if ending { Visit::End } else { Visit::Done });
             }
             if connection.fetching.is_some() {
                 return Ok(Visit::Done);
@@ -75,8 +82,10 @@ impl<S: Peer> Fanout<S> {
                 return Ok(Visit::More);
             }
             let cursor = connection.cursor;
-            let covered =
-                connection.seats.iter().all(|seat| self.channels.get(seat.channel).is_some_and(|c| c.covers(cursor)));
+            // A window may have the notice of a deletion from before the subscription: not for this one.
+            let is_for_others = |c: &Channel| c.notice_at > cursor && connection.seldom.placed_at > cursor;
+            let mut channels = connection.seats.iter().map(|seat| self.channels.get(seat.channel));
+            let covered = channels.all(|c| c.is_some_and(|c| c.covers(cursor) && !is_for_others(c)));
             let only = connection.seats.first().copied().filter(|_| connection.seats.len() == 1);
             let written = match only {
                 Some(seat) if covered => self.write_window(key, seat)?,
@@ -180,12 +189,15 @@ impl<S: Peer> Fanout<S> {
     /// As [`write_rest`](Self::write_rest), when the event had to be read again: it is the first of `page`.
     fn write_rest_of(&mut self, key: usize, cut: Cut, page: Page) -> io::Result<bool> {
         let Some(connection) = self.connections.get(key) else { return Ok(false) };
+        let (encoding, epoch) = (connection.encoding, self.log.epoch());
         let event = page.events.into_iter().next().filter(|event| event.seq == cut.seq);
+        let notice = page.deleted.iter().find(|(_, seq)| *seq == cut.seq);
+        let notice = notice.map(|(topic, _)| Frame::Made(frame::deleted(encoding, topic)));
         // The client has no id of it, so it comes back with the one before, and learns that this one is missing.
-        let event =
-            event.ok_or_else(|| io::Error::other("the event that it is in the middle of is not held any more"))?;
-        let encoding = connection.encoding;
-        let frame = frame::event(encoding, self.log.epoch(), event);
+        let frame = event
+            .map(|event| frame::event(encoding, epoch, event))
+            .or(notice)
+            .ok_or_else(|| io::Error::other("the event that it is in the middle of is not held any more"))?;
         self.unsent.keep((cut.seq, encoding), frame.clone());
         self.write_frame(key, cut, &frame)
     }
@@ -241,14 +253,31 @@ impl<S: Peer> Fanout<S> {
         }
     }
 
-    fn write_given(&mut self, key: usize, page: Page) -> io::Result<usize> {
+    fn write_given(&mut self, key: usize, mut page: Page) -> io::Result<usize> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
         let (epoch, encoding) = (self.log.epoch(), connection.encoding);
+        page.deleted.retain(|(_, seq)| *seq > connection.seldom.placed_at);
+        if !page.deleted.is_empty() && connection.seats.len() == 1 {
+            // What is in the page is of the topic's next life.
+            self.remove_topic(key);
+            return Ok(0);
+        }
         connection.seldom.told_to = page.told_to;
+        for (topic, seq) in &page.deleted {
+            for seat in &connection.seats {
+                if let Some(channel) = self.channels.get_mut(seat.channel).filter(|channel| channel.topic == *topic) {
+                    channel.note_deletion(*seq);
+                }
+            }
+        }
         if page.evicted_to > 0 {
             let id = |seq| EventId { epoch, seq };
             let (requested, resumed_after) = (id(connection.cursor).to_string(), id(page.resumes_after()));
             (connection.cursor, connection.marked) = (resumed_after.seq, resumed_after.seq);
+            // The gap moves the client's cursor: what was deleted before there comes first.
+            for (topic, _) in page.deleted.extract_if(.., |(_, seq)| *seq <= resumed_after.seq) {
+                self.say(key, &frame::deleted(encoding, &topic));
+            }
             self.say(key, &frame::gap(encoding, page.reason(), &requested, resumed_after));
         }
         // What somebody is in the middle of need not be encoded, or held, again.
@@ -256,10 +285,10 @@ impl<S: Peer> Fanout<S> {
             let begun = (event.frame.len() >= PAGE_BYTES).then(|| self.unsent.frame((event.seq, encoding))).flatten();
             (event.seq, begun.unwrap_or_else(|| frame::event(encoding, epoch, event)))
         };
-        let frames: Vec<(u64, Frame)> = page.events.into_iter().map(encode).collect();
-        for topic in &page.deleted {
-            self.remove_topic(key, topic);
-        }
+        let notice = |(topic, seq): &(TopicName, u64)| (*seq, Frame::Made(frame::deleted(encoding, topic)));
+        let mut frames: Vec<(u64, Frame)> = page.events.into_iter().map(encode).collect();
+        frames.extend(page.deleted.iter().map(notice));
+        frames.sort_unstable_by_key(|(seq, _)| *seq);
         self.write_frames(key, &frames, page.to)
     }
 
@@ -289,6 +318,12 @@ impl<S: Peer> Fanout<S> {
             Wrote::Part { taken } => settle(in_order(), taken),
         };
         self.wrote(key, own, wrote, settled);
+        if let Some(connection) = self.connections.get_mut(key) {
+            // A notice has no id: the next mark says something new.
+            let is_notice =
+                |seat: &Seat| self.channels.get(seat.channel).is_some_and(|c| c.notice_at == connection.marked);
+            connection.marked -= u64::from(connection.seats.iter().any(is_notice) && connection.marked > 0);
+        }
         Ok(bytes.len())
     }
 

@@ -16,9 +16,11 @@ use crate::{
 };
 
 mod clocks;
+mod deletions;
 mod steps;
 
 use clocks::{a_wall_clock_that_jumps_is_followed_and_loses_nothing, since_a_time_tells_of_what_is_gone_after_it};
+use deletions::{a_cursor_before_a_deletion_that_it_is_told_of_has_no_gap, a_deletion_has_its_place_in_the_order};
 use steps::{
     MARKS_MAX, New, after, append, append_all, cost, draft, names, page, place, read, roomy, seqs, take, until, wait,
 };
@@ -141,7 +143,7 @@ fn a_large_deletion_leaves_nothing(new: New) {
     assert_eq!(log.held(&a).unwrap_or_default().events, 0);
     assert_eq!(seqs(&page(&*log, &[a.clone(), b.clone()], 0)), [10_001]);
     append(&*log, &a);
-    let told_to = log.place(from_ref(&a), &Start::All).told_to;
+    let told_to = log.place(from_ref(&a), &Start::All, &[]).told_to;
     assert_eq!(seqs(&read(&*log, &[a.clone(), b], deleted, told_to, usize::MAX)), [deleted + 1]);
     until("its memory to be free", || {
         log.tend();
@@ -190,7 +192,7 @@ fn a_reader_is_told_exactly_of_what_it_misses(new: New) {
     assert_eq!(page(&*log, &both, 0).resumes_after(), 4);
     assert_eq!(page(&*log, &[b], 6).resumes_after(), 6);
     assert_eq!(
-        read(&*log, &both, 0, log.place(&both, &Start::All).told_to, 1).evicted_to,
+        read(&*log, &both, 0, log.place(&both, &Start::All, &[]).told_to, 1).evicted_to,
         0,
         "it did not ask for them"
     );
@@ -259,13 +261,15 @@ fn a_deleted_topic_is_forgotten_and_lives_again(new: New) {
     assert_eq!(wait(log.forget(&a)), Ok(4));
     let both = [a.clone(), b];
     let before = page(&*log, &both, 3);
-    assert_eq!((seqs(&before), before.deleted, before.evicted_to, before.to), (vec![], vec![a.clone()], 0, 4));
+    assert_eq!((seqs(&before), before.deleted, before.evicted_to, before.to), (vec![], vec![(a.clone(), 4)], 0, 4));
     assert_eq!(log.held(&a).unwrap_or_default().events, 0);
-    let placement = log.place(&both, &Start::All);
+    let placement = log.place(&both, &Start::All, &[]);
     assert_eq!(placement.after, 1);
     assert_eq!(append(&*log, &a), 5);
     let next_life = read(&*log, &both, placement.after, placement.told_to, usize::MAX);
-    assert_eq!((seqs(&next_life), next_life.deleted), (vec![2, 5], vec![]));
+    assert_eq!((seqs(&next_life), next_life.evicted_to), (vec![2, 5], 0));
+    assert_eq!(next_life.deleted, [(a.clone(), 4)], "whose position is not after that of the subscription");
+    assert_eq!(placement.placed_at, 4);
     assert_eq!(place(&*log, from_ref(&a), &after(&*log, 2)), (4, Some(GapReason::Evicted)), "3 is lost to it");
     assert_eq!(place(&*log, from_ref(&a), &after(&*log, 3)), (3, None), "no event is lost to it");
     assert_eq!(place(&*log, &[a], &after(&*log, 4)), (4, None));
@@ -275,7 +279,7 @@ fn what_is_held_is_known(new: New) {
     // Goal: nothing is known of a topic that nothing was published to; reading or asking does not make one.
     let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
     page(&*log, from_ref(&a), 0);
-    assert_eq!(log.place(from_ref(&a), &Start::All).after, 0);
+    assert_eq!(log.place(from_ref(&a), &Start::All, &[]).after, 0);
     assert_eq!(log.held(&a), None);
     append_all(&*log, [&b; 2]);
     let held = log.held(&b).expect("events");
@@ -351,7 +355,8 @@ macro_rules! conforms {
                 all_topics_keep_their_number_of_events, a_large_deletion_leaves_nothing,
                 an_event_is_kept_until_it_is_too_old, an_append_drives_out_what_is_too_old, a_reader_is_told_exactly_of_what_it_misses,
                 a_page_ends_where_it_says, a_subscription_begins_where_it_asks, a_cursor_before_a_loss_is_told_of_it,
-                a_deleted_topic_is_forgotten_and_lives_again, what_is_held_is_known,
+                a_deleted_topic_is_forgotten_and_lives_again, a_deletion_has_its_place_in_the_order,
+                a_cursor_before_a_deletion_that_it_is_told_of_has_no_gap, what_is_held_is_known,
                 a_feed_that_nobody_takes_is_lost_and_says_so, the_memory_of_empty_topics_is_bounded,
             );
             conforms!(@ super::steps::$engine;

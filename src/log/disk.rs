@@ -217,8 +217,8 @@ impl Log for DiskLog {
         tokio::task::spawn_blocking(move || join(writer)).map(drop).boxed()
     }
 
-    fn place(&self, topics: &[TopicName], start: &Start) -> Placement {
-        lock(&self.shared.state).index.place(topics, start)
+    fn place(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Placement {
+        lock(&self.shared.state).index.place(topics, start, deleted)
     }
 
     fn held(&self, topic: &TopicName) -> Option<Held> {

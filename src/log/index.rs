@@ -74,7 +74,7 @@ pub(super) struct Index {
     forgotten_ms: u64,
     hole_ms: u64,
     unreadable_ms: u64,
-    /// Evictions and deletions so far. Positions cannot tell a reader what is news to it: retention removes the events
+    /// Evictions so far. Positions cannot tell a reader what is news to it: retention removes the events
     /// of several topics in any order.
     removals: u64,
 }
@@ -90,8 +90,8 @@ struct TopicLog {
     evicted_at: u64,
     /// When the newest of those removed happened.
     evicted_ms: u64,
-    /// Which removal the last deletion of the topic was.
-    deleted_at: u64,
+    /// Position of the topic's last deletion.
+    deleted_to: u64,
 }
 
 /// One event held.

@@ -107,8 +107,8 @@ impl Log for MemoryLog {
         lock(&self.state).index.read(topics, after, told_to, bytes_max)
     }
 
-    fn place(&self, topics: &[TopicName], start: &Start) -> Placement {
-        lock(&self.state).index.place(topics, start)
+    fn place(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Placement {
+        lock(&self.state).index.place(topics, start, deleted)
     }
 
     fn held(&self, topic: &TopicName) -> Option<Held> {

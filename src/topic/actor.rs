@@ -13,7 +13,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use slab::Slab;
 
 use super::{
-    JoinError, Membership, Subscriber, TopicHandle, TopicLimits,
+    Deletion, JoinError, Joined, Membership, Subscriber, TopicHandle, TopicLimits,
     receipts::{self, Kept, Receipts},
 };
 use crate::{
@@ -31,7 +31,7 @@ pub(super) struct Topic {
     /// Gone as soon as nobody would ask it.
     pub(super) handle: Weak<TopicHandle>,
     pub(super) subscribers: Slab<Entry>,
-    pub(super) deleted: Option<(u64, Instant)>,
+    pub(super) deleted: Option<(Deletion, Instant)>,
     pub(super) receipts: Receipts,
 }
 
@@ -69,7 +69,7 @@ pub(super) struct Publish {
 
 /// The answer is the membership itself: when the client has gone meanwhile and nobody takes it, it is given back.
 #[derive(Message)]
-#[rtype(result = "Result<Membership, JoinError>")]
+#[rtype(result = "Result<Joined, JoinError>")]
 pub(super) struct Join(pub(super) Subscriber, pub(super) Arc<TopicHandle>);
 
 #[derive(Clone, Copy, Debug, Message)]
@@ -89,6 +89,13 @@ impl Actor for Topic {
 impl Topic {
     fn busy_for(&self, duration: Duration) {
         self.handle.upgrade().into_iter().for_each(|handle| handle.busy_for(duration));
+    }
+
+    /// The deletion that a subscriber with this cursor is to know of.
+    fn deletion_after(&self, cursor: Option<u64>) -> Option<Deletion> {
+        let (deletion, _) = self.deleted.filter(|(_, at)| at.elapsed() < self.limits.gone)?;
+        // Until it has its position, every cursor is older.
+        cursor.filter(|cursor| !matches!(deletion, Deletion::At(seq) if seq <= *cursor)).map(|_| deletion)
     }
 
     fn count(&self) {
@@ -140,8 +147,8 @@ impl Handler<Join> for Topic {
     type Result = MessageResult<Join>;
 
     fn handle(&mut self, Join(subscriber, topic): Join, _: &mut Context<Self>) -> Self::Result {
-        let gone = self.deleted.filter(|(_, at)| at.elapsed() < self.limits.gone);
-        if gone.is_some_and(|(deleted, _)| subscriber.cursor.is_some_and(|cursor| cursor < deleted)) {
+        let deletion = self.deletion_after(subscriber.cursor);
+        if deletion.is_some() && subscriber.alone {
             return MessageResult(Err(JoinError::Deleted));
         }
         if self.subscribers.len() >= self.limits.subscribers_max {
@@ -150,7 +157,7 @@ impl Handler<Join> for Topic {
         tracing::debug!(topic = %self.name, remote = ?subscriber.remote, "subscribed");
         let entry = self.subscribers.insert(Entry { subscriber, since: Instant::now() });
         self.count();
-        MessageResult(Ok(Membership { topic, leave: Leave { entry } }))
+        MessageResult(Ok(Joined { membership: Membership { topic, leave: Leave { entry } }, deletion }))
     }
 }
 
@@ -172,11 +179,10 @@ impl Handler<Delete> for Topic {
     /// subscribers stay in the list until then: they are served, and some of them belong to the topic's next life.
     fn handle(&mut self, _: Delete, _: &mut Context<Self>) -> Self::Result {
         let before = self.deleted;
-        // Until the deletion has its position, every cursor is older.
-        self.deleted = Some((u64::MAX, Instant::now()));
+        self.deleted = Some((Deletion::Pending, Instant::now()));
         self.busy_for(self.limits.gone);
         Box::pin(self.log.forget(&self.name).into_actor(self).map(move |forgotten, topic, _| {
-            topic.deleted = forgotten.map_or(before, |seq| Some((seq, Instant::now())));
+            topic.deleted = forgotten.map_or(before, |seq| Some((Deletion::At(seq), Instant::now())));
             forgotten.map(|_| ())
         }))
     }

@@ -59,9 +59,9 @@ async fn a_deletion_that_a_crash_interrupted_is_still_a_gap_after_two_restarts()
     drop(file);
     for start in 1..=3 {
         let log = open(&directory, |_| {});
-        let placed = log.place(&[topic("t")], &Start::After(first));
+        let placed = log.place(&[topic("t")], &Start::After(first), &[]);
         assert_eq!(placed.gap, Some(GapReason::Evicted), "start {start}");
-        let placed = log.place(&[topic("t")], &Start::After(last));
+        let placed = log.place(&[topic("t")], &Start::After(last), &[]);
         assert_eq!(placed.gap, None, "start {start}: nothing is missing after the last one deleted");
         until("the deleted rows to be removed", async || directory.count("event") == 0).await;
         log.close().await;
@@ -107,11 +107,11 @@ async fn a_forgotten_topic_that_comes_back_still_owns_up_to_its_gap_after_a_rest
     }
     until("its row to be removed", async || directory.count("topic WHERE name = 't'") == 0).await;
     append(&log, "t").await;
-    assert_eq!(log.place(&[topic("t")], &Start::After(first)).gap, Some(GapReason::Evicted));
+    assert_eq!(log.place(&[topic("t")], &Start::After(first), &[]).gap, Some(GapReason::Evicted));
     log.close().await;
     drop(log);
     let log = open(&directory, configure);
-    assert_eq!(log.place(&[topic("t")], &Start::After(first)).gap, Some(GapReason::Evicted), "after the restart");
+    assert_eq!(log.place(&[topic("t")], &Start::After(first), &[]).gap, Some(GapReason::Evicted), "after the restart");
 }
 
 #[tokio::test]

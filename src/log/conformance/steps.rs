@@ -97,7 +97,7 @@ pub(super) fn take(feed: &Feed, n: usize) -> Vec<u64> {
 
 /// Where a subscription of `topics` begins, and the gap that it is told of.
 pub(super) fn place(log: &dyn Log, topics: &[TopicName], start: &Start) -> (u64, Option<GapReason>) {
-    let placement = log.place(topics, start);
+    let placement = log.place(topics, start, &[]);
     (placement.after, placement.gap)
 }
 

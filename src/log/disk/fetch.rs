@@ -51,7 +51,7 @@ impl Shared {
                 self.lose(&topic, entry.seq, &why);
                 lost = true;
                 if !page.events.is_empty() {
-                    page.to = entry.seq - 1;
+                    page.end(entry.seq - 1);
                     return Ok(page);
                 }
             }

@@ -48,7 +48,7 @@ pub(super) fn load(
     let mut index = Index::new(meta.epoch, config.clone(), config.hot_bytes_max.get());
     let mut topics = HashMap::new();
     let lost = store.topics(meta.reserved, |row| {
-        index.restore_topic(&row.name, row.evicted_to, row.evicted_ms);
+        index.restore_topic(&row.name, row.evicted_to, row.evicted_ms, row.deleted_to);
         topics.insert(row.id, (row.name, row.deleted_to));
     })?;
     store.repair(!lost.is_empty(), topics.keys().copied())?;

@@ -19,7 +19,7 @@ impl Index {
         for (_, entry) in entries {
             let Some(event) = entry.event else {
                 page.is_cold = page.events.is_empty();
-                page.to = entry.seq - 1;
+                page.end(entry.seq - 1);
                 break;
             };
             page.events.push(event);
@@ -29,7 +29,8 @@ impl Index {
 
     /// What belongs into the page after `after`, hot or not.
     pub(in crate::log) fn plan(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Plan {
-        let mut page = Page { to: self.watermark.max(after), told_to: self.removals, ..Page::default() };
+        let mut page = Page { told_to: self.removals, ..Page::default() };
+        let mut to = self.watermark.max(after);
         let mut rests = Vec::with_capacity(topics.len());
         for topic in topics {
             let Some(log) = self.topics.get(topic) else {
@@ -38,11 +39,10 @@ impl Index {
                 }
                 continue;
             };
-            if log.deleted_at > told_to {
-                page.deleted.push(topic.clone());
-                continue;
-            }
-            if log.evicted_at > told_to {
+            let deletion = Some(log.deleted_to).filter(|seq| *seq > after);
+            page.deleted.extend(deletion.map(|seq| (topic.clone(), seq)));
+            // What went with the deletion is told with it.
+            if log.evicted_at > told_to && Some(log.evicted_to) > deletion {
                 page.miss(log.evicted_to, after);
             }
             rests.push(log.events.range(log.after(after)..).map(move |entry| (topic, entry)).peekable());
@@ -53,7 +53,7 @@ impl Index {
             if entry.is_lost() {
                 // What is before it comes first, so that the gap is told at its place.
                 if !entries.is_empty() || lost == LOST_MAX {
-                    page.to = entry.seq - 1;
+                    to = entry.seq - 1;
                     break;
                 }
                 lost += 1;
@@ -62,22 +62,23 @@ impl Index {
             }
             let size = entry.event.as_ref().map_or(entry.bytes.try_into().unwrap_or(usize::MAX), |e| e.frame.len());
             if bytes > 0 && bytes + size > bytes_max {
-                page.to = entry.seq - 1;
+                to = entry.seq - 1;
                 break;
             }
             bytes += size;
             entries.push((topic.clone(), entry.clone()));
         }
+        page.end(to);
         Plan { page, entries }
     }
 
     /// Where a subscription of `topics` that asks for `start` begins.
-    pub(in crate::log) fn place(&self, topics: &[TopicName], start: &Start) -> Placement {
+    pub(in crate::log) fn place(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Placement {
         let everything = || self.before_first(topics, |_| true);
-        let whole_after = topics.iter().map(|topic| self.whole_after(topic)).max().unwrap_or_default();
-        let told_to = self.removals;
-        let at = |after| Placement { after, gap: None, told_to, ahead: None };
-        let gap = |reason, after| Placement { after, gap: Some(reason), told_to, ahead: None };
+        let whole_after = topics.iter().map(|topic| self.whole_after(topic, deleted)).max().unwrap_or_default();
+        let (told_to, placed_at) = (self.removals, self.watermark);
+        let at = |after| Placement { after, gap: None, told_to, ahead: None, placed_at };
+        let gap = |reason, after| Placement { gap: Some(reason), ..at(after) };
         match *start {
             Start::Live => at(self.watermark),
             Start::All => at(everything()),
@@ -88,7 +89,7 @@ impl Index {
                 let evicted = evicted || (self.hole_to > 0 && self.hole_ms >= time_ms);
                 let ahead = (after < self.lost_to(topics)).then_some(GapReason::Unreadable);
                 let reason = if unreadable { GapReason::Unreadable } else { GapReason::Evicted };
-                Placement { after, gap: (unreadable || evicted).then_some(reason), told_to, ahead }
+                Placement { gap: (unreadable || evicted).then_some(reason), ahead, ..at(after) }
             }
             Start::Last(n) => at(self.before_last(topics, n)),
             Start::Unreadable => gap(GapReason::Unreadable, everything()),
@@ -106,9 +107,13 @@ impl Index {
         }
     }
 
-    /// No event of `topic` after this position has been removed.
-    fn whole_after(&self, topic: &TopicName) -> u64 {
-        self.topics.get(topic).map_or(self.forgotten_to, |log| log.evicted_to).max(self.hole_to).max(self.unreadable_to)
+    /// No event of `topic` after this position has been removed, other than by the deletion of a topic in `deleted`.
+    fn whole_after(&self, topic: &TopicName, deleted: &[TopicName]) -> u64 {
+        let removed_to = self.topics.get(topic).map_or(self.forgotten_to, |log| {
+            let with_deletion = log.evicted_to < log.deleted_to && deleted.contains(topic);
+            if with_deletion { 0 } else { log.evicted_to }
+        });
+        removed_to.max(self.hole_to).max(self.unreadable_to)
     }
 
     /// The position before the first event of `topics` that `wanted` accepts, found by halving.

@@ -20,9 +20,15 @@ pub(in crate::log) struct Marks {
 
 impl Index {
     /// Takes back a topic that has lost events up to `evicted_to`, the newest of them at `evicted_ms`, 0 where that is not
-    /// known; before its events.
-    pub(in crate::log) fn restore_topic(&mut self, topic: &TopicName, evicted_to: u64, evicted_ms: u64) {
-        let log = TopicLog { evicted_to, evicted_ms, ..TopicLog::default() };
+    /// known, and was deleted at `deleted_to`; before its events.
+    pub(in crate::log) fn restore_topic(
+        &mut self,
+        topic: &TopicName,
+        evicted_to: u64,
+        evicted_ms: u64,
+        deleted_to: u64,
+    ) {
+        let log = TopicLog { evicted_to, evicted_ms, deleted_to, ..TopicLog::default() };
         self.topics.insert(topic.clone(), log);
     }
 

@@ -43,7 +43,7 @@ impl Index {
         self.removals += 1;
         let removals = self.removals;
         let log = self.entry(topic);
-        log.deleted_at = removals;
+        log.deleted_to = seq;
         let was_empty = log.events.is_empty();
         let (events, bytes) = (mem::take(&mut log.events), mem::take(&mut log.bytes));
         if let Some(last) = events.back() {

@@ -92,6 +92,7 @@ async fn a_deleted_topic_leaves_the_page_with_the_others() {
     until_state(&window, "open").await;
     delete(&server, "a").await;
     window.until("document.querySelector('#topics').textContent === 'b×'").await;
+    until_state(&window, "open").await;
     assert_eq!(window.text("#reason").await, "Following 1 topic.");
     server.publish("b", "goes on").await;
     until_rows(&window, 1).await;

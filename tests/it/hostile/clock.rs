@@ -75,7 +75,7 @@ fn held(log: &DiskLog) -> usize {
 
 /// Where `since=` begins.
 fn since(log: &DiskLog, ms: u64) -> u64 {
-    log.place(&[topic("t")], &Start::Since(BEGIN + ms)).after
+    log.place(&[topic("t")], &Start::Since(BEGIN + ms), &[]).after
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ async fn what_is_gone_since_a_time_is_known_after_a_restart() {
     first.forget(&topic("d")).await.expect("it is taken");
     crate::harness::until("the rows to go", async || log.directory.count("event") == 1).await;
     close(first).await;
-    let gap = |log: &DiskLog, name: &str, ms| log.place(&[topic(name)], &Start::Since(BEGIN + ms)).gap.is_some();
+    let gap = |log: &DiskLog, name: &str, ms| log.place(&[topic(name)], &Start::Since(BEGIN + ms), &[]).gap.is_some();
     log.at(8 * MINUTE);
     for (start, unknown) in [false, false, true].into_iter().enumerate() {
         let next = log.open_with(few);

@@ -2,6 +2,7 @@
 
 use futures_util::future::join_all;
 use serde_json::json;
+use tokio::net::TcpSocket;
 
 use crate::{
     harness::{Stream, TestServer},
@@ -23,7 +24,7 @@ async fn race(server: &TestServer, topic: &str) -> Vec<Stream> {
         Some(server.subscribe(&query).await)
     };
     let streams = join_all((0..=RACERS).map(subscribe)).await;
-    // Whoever is live gets this; for everyone else the notice comes first, and the end.
+    // A stream that goes on gets this; for the others the notice comes first, and the end.
     server.publish(topic, "after").await;
     let mut live = Vec::new();
     for mut stream in streams.into_iter().flatten().filter(|stream| stream.status == 200) {
@@ -85,10 +86,65 @@ async fn a_deletion_does_not_lift_the_limit_of_a_topic() {
 
 #[tokio::test]
 async fn a_stream_too_few_would_show() {
-    // The control: the count is of the streams that are live now, so one that leaves makes a difference.
+    // The control: the count is of the streams that there are now, so one that leaves makes a difference.
     let server = TestServer::start();
     let mut streams = [server.subscribe("topic=a").await, server.subscribe("topic=a").await].into_iter();
     assert_eq!(counted(&server, "a", RACERS).await, 2);
     drop(streams.next());
     assert_eq!(counted(&server, "a", 1).await, 1);
+}
+
+/// How often a topic is deleted and lives again.
+const LIVES: usize = 300;
+
+/// Publishes to `topic` and deletes it, again and again.
+async fn live_and_die(server: &TestServer, topic: &str) {
+    for n in 0..LIVES {
+        server.publish(topic, &n.to_string()).await;
+        delete(server, topic).await;
+    }
+}
+
+/// Reads up to the event with `id`: how many notices of a deletion, and how many events of `topic`, came before.
+async fn notices_and_events(stream: &mut Stream, id: &str) -> (usize, usize) {
+    let (mut notices, mut events) = (0, 0);
+    loop {
+        let block = stream.next().await.expect("an event");
+        match &*block.event {
+            "broker.deleted" => notices += 1,
+            _ if block.id == id => return (notices, events),
+            _ => events += usize::from(block.data.len() < 10),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_reader_is_owed_one_notice_however_often_a_topic_was_deleted() {
+    // Goal: deletions wait for it in the log, one a topic, and not with its connection. It then has what the last life holds.
+    let server = TestServer::start();
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(64 << 10).expect("a small buffer");
+    let socket = socket.connect(server.address).await.expect("a connection");
+    let mut stalled = Stream::send(socket, "/subscribe?topic=a&topic=b", &[("accept", "text/event-stream")]).await;
+    // More than the system takes for it: it stands still somewhere in there.
+    for _ in 0..12 {
+        server.publish("b", &"x".repeat(1 << 20)).await;
+    }
+    live_and_die(&server, "a").await;
+    let held = server.publish("a", "the last life").await;
+    assert_eq!(notices_and_events(&mut stalled, &held).await, (1, 0));
+}
+
+#[tokio::test]
+async fn a_reader_that_keeps_up_has_every_notice() {
+    // The control: the notices are counted as they come; a reader that takes them at once has one for each deletion.
+    let server = TestServer::start();
+    let mut stream = server.subscribe("topic=a&topic=b").await;
+    for n in 0..3 {
+        let id = server.publish("a", &n.to_string()).await;
+        assert_eq!(notices_and_events(&mut stream, &id).await, (usize::from(n > 0), 0));
+        delete(&server, "a").await;
+    }
+    let end = server.publish("b", "end").await;
+    assert_eq!(notices_and_events(&mut stream, &end).await, (1, 0));
 }

@@ -5,6 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
     ops::RangeInclusive,
     rc::Rc,
     time::Instant,
@@ -25,6 +26,10 @@ use crate::harness::{
     parser::{Block, Parser},
 };
 
+mod notice;
+
+use notice::Notice;
+
 /// One subscriber.
 #[derive(Debug)]
 pub struct Client {
@@ -33,8 +38,11 @@ pub struct Client {
     pub marks: Marks,
     /// The topics it asked for.
     pub asked: Vec<usize>,
-    /// Those of them of which it has not been told that they were deleted.
+    /// Those of them that it still has: with its only one deleted, none.
     pub topics: Vec<usize>,
+    /// For a topic that it was told was deleted, between which positions that deletion must have been: while it lags there
+    /// may have been several.
+    deletions: BTreeMap<usize, RangeInclusive<u64>>,
     pub ends_at: Option<Instant>,
     /// What the hub holds on its behalf is still held.
     pub held: Rc<Cell<bool>>,
@@ -65,6 +73,7 @@ impl Client {
             marks,
             chunks: (encoding.framing == Framing::Chunked).then(Chunks::default),
             topics: asked.clone(),
+            deletions: BTreeMap::new(),
             asked,
             ends_at: None,
             held: Rc::new(Cell::new(true)),
@@ -87,8 +96,15 @@ impl Client {
         self.parser.lines.iter().filter(|name| *name == "retry").count()
     }
 
-    /// Reads what HTTP wrote before the hand-over, which is always whole: the preamble, and the gap if there was one.
-    pub fn begin(&mut self, bytes: &[u8], gap: Option<(GapReason, &str)>, history: &History) -> Result<(), String> {
+    /// Reads what HTTP wrote before the hand-over, which is always whole: the preamble, the gap if there was one, and which
+    /// topics were deleted.
+    pub fn begin(
+        &mut self,
+        bytes: &[u8],
+        gap: Option<(GapReason, &str)>,
+        deleted: &[usize],
+        history: &History,
+    ) -> Result<(), String> {
         let mut blocks = self.parse(bytes)?;
         if self.marks == Marks::Event && self.encoding.format != Format::Lines {
             let opening =
@@ -97,6 +113,13 @@ impl Client {
                 return Err(format!("it was placed after {}: {opening:?}", self.pos));
             }
             blocks.remove(0);
+        }
+        let notices =
+            blocks.split_off(blocks.iter().position(|block| block.event == "broker.deleted").unwrap_or(blocks.len()));
+        let names: Result<Vec<String>, String> =
+            notices.iter().map(|block| Ok(Notice::read(block)?.text("topic")?.to_owned())).collect();
+        if !deleted.iter().map(|topic| history.names[*topic].as_str()).eq(names?.iter().map(String::as_str)) {
+            return Err(format!("{deleted:?} were deleted: {notices:?}"));
         }
         match (&blocks[..], gap) {
             ([], None) => {}
@@ -182,11 +205,23 @@ impl Client {
         if to > history.watermark {
             return Err(format!("it was moved to {to}, and {} was the last", history.watermark));
         }
-        // Of a topic that was deleted it is owed the notice, and no event.
-        let owed = |topic| self.topics.contains(&topic) && history.deleted_after(topic, self.placed).is_none();
+        // One that was followed by another may be told of with that.
+        for topic in &self.topics {
+            let last = history.last_deletion(*topic, self.placed, history.watermark);
+            if let Some(deletion) = last.filter(|at| *at <= to && *at > self.told_to(*topic)) {
+                return Err(format!(
+                    "topic {topic} was deleted at {deletion}: it must be told of that on the way to {to}"
+                ));
+            }
+        }
+        // What goes with a deletion is not owed, nor the next life of its only topic.
+        let owed = |fact: &Fact| {
+            self.topics.contains(&fact.topic)
+                && history.deleted_after(fact.topic, if self.is_alone() { self.placed } else { fact.seq }).is_none()
+        };
         let from = history.facts.partition_point(|fact| fact.seq <= self.pos);
         for fact in history.facts[from..].iter().take_while(|fact| fact.seq <= to) {
-            if owed(fact.topic) && fact.removed.is_none_or(|stamp| stamp > *self.told.end()) {
+            if owed(fact) && fact.removed.is_none_or(|stamp| stamp > *self.told.end()) {
                 let (pos, seq, removed) = (self.pos, fact.seq, fact.removed.is_some());
                 return Err(format!("event {seq} is missing on the way from {pos} to {to}; removed: {removed}"));
             }
@@ -204,8 +239,17 @@ impl Client {
         if !self.topics.contains(&fact.topic) {
             return Err(format!("event {seq} is of topic {}, it has {:?}", fact.topic, self.topics));
         }
-        if history.deleted_after(fact.topic, self.placed).is_some_and(|deleted| deleted < seq) {
+        let life = history.last_deletion(fact.topic, self.placed, seq);
+        if self.is_alone() && life.is_some() {
             return Err(format!("event {seq} is of a later life of topic {}", fact.topic));
+        }
+        if life.is_some_and(|life| life > self.told_to(fact.topic)) {
+            return Err(format!("event {seq} is of a life of topic {} that it was not told of", fact.topic));
+        }
+        if let Some((topic, told)) = self.deletions.iter().find(|(_, told)| *told.start() > seq) {
+            return Err(format!(
+                "before event {seq} it was told that topic {topic} was deleted, which was at {told:?}"
+            ));
         }
         let name = fact.name.as_deref();
         if block.event != name.unwrap_or("message") {
@@ -227,6 +271,14 @@ impl Client {
         }
         self.advance(seq - 1, history)?;
         self.pos = seq;
+        // A notice that came before this event is of a deletion before it.
+        for (topic, told) in &mut self.deletions {
+            let to = history.last_deletion(*topic, self.placed, seq).unwrap_or_default();
+            *told = *told.start()..=to.min(*told.end());
+        }
+        if let (Some(life), Some(told)) = (life, self.deletions.get_mut(&fact.topic)) {
+            *told = life..=life;
+        }
         Ok(())
     }
 
@@ -244,7 +296,7 @@ impl Client {
             return Err(format!("nothing that it has not been told of was removed after {}: {notice:?}", self.pos));
         }
         // The deletion of a topic takes its events out of the reckoning, and may have come after the notice was made.
-        let living = |topic| history.deleted_after(topic, self.placed).is_none();
+        let living = |topic| !self.is_alone() || history.deleted_after(topic, self.placed).is_none();
         if mine.clone().any(|fact| fact.seq <= resumed_after && fact.removed.is_none() && living(fact.topic)) {
             return Err(format!("it passes over an event that is held: {notice:?}"));
         }
@@ -262,17 +314,37 @@ impl Client {
         let name = notice.text("topic")?;
         let at = self.topics.iter().position(|topic| history.names[*topic].as_str() == name);
         let at = at.ok_or_else(|| format!("it was told of the deletion of {name}, which it does not have"))?;
-        if history.deleted_after(self.topics[at], self.placed).is_none() {
-            return Err(format!("{name} has not been deleted since it subscribed"));
+        let topic = self.topics[at];
+        let known = self.deletions.get(&topic).map_or(0, |told| *told.start()).max(self.placed).max(self.pos);
+        let first = history.deleted_after(topic, known);
+        let Some((first, last)) = first.zip(history.last_deletion(topic, known, history.watermark)) else {
+            return Err(format!("{name} has not been deleted since it was told of that last"));
+        };
+        self.deletions.insert(topic, first..=last);
+        if self.is_alone() {
+            self.topics.clear();
         }
-        self.topics.remove(at);
         Ok(())
+    }
+
+    /// It has been told of the deletions of `topic` up to here.
+    fn told_to(&self, topic: usize) -> u64 {
+        self.deletions.get(&topic).map_or(0, |told| *told.end())
+    }
+
+    /// Its stream is of one topic, and ends with it.
+    fn is_alone(&self) -> bool {
+        self.asked.len() == 1
     }
 
     /// Once nothing is left to be done: it must have everything, and know of every deletion.
     pub fn at_the_tail(&self, history: &History) -> Result<(), String> {
-        if let Some(topic) = self.topics.iter().find(|topic| history.deleted_after(**topic, self.placed).is_some()) {
-            return Err(format!("it was not told that topic {topic} was deleted"));
+        let is_over = |topic: &usize| {
+            let deletion = history.last_deletion(*topic, self.placed, history.watermark);
+            deletion.is_some_and(|at| !history.facts.iter().any(|fact| fact.topic == *topic && fact.seq > at))
+        };
+        if self.asked.iter().all(is_over) {
+            return Err("all of its topics were deleted, and its stream goes on".to_owned());
         }
         self.has_all(history.watermark, history)
     }
@@ -305,25 +377,18 @@ impl Client {
                 _ => Ok(()),
             };
         }
+        let is_over = |topic: &usize| {
+            let deletion = history.last_deletion(*topic, self.placed, history.watermark);
+            deletion.is_some_and(|at| self.told_to(*topic) >= at && !history.holds_after(*topic, at))
+        };
+        if !self.is_alone() && self.asked.iter().all(is_over) {
+            return Ok(());
+        }
         let farewell = self.encoding.format == Format::Lines || self.marks != Marks::Id || self.retries() == 2;
         if self.ends_at.is_some_and(|ends_at| ends_at <= now) && farewell {
             return Ok(());
         }
         Err("its stream was ended without a reason".to_owned())
-    }
-}
-
-/// The data of a block of the broker's own.
-#[derive(Debug)]
-struct Notice(Value);
-
-impl Notice {
-    fn read(block: &Block) -> Result<Self, String> {
-        serde_json::from_str(&block.data).map(Self).map_err(|error| format!("{block:?}: {error}"))
-    }
-
-    fn text(&self, field: &str) -> Result<&str, String> {
-        self.0[field].as_str().ok_or_else(|| format!("no {field} in {self:?}"))
     }
 }
 

@@ -1,8 +1,11 @@
 //! How the driver is broken, so that the checks can be seen to fail.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
-use tidings::log::{Batch, Commit, Page};
+use tidings::{
+    event::TopicName,
+    log::{Batch, Commit, Page},
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -11,6 +14,10 @@ pub enum Fault {
     Sharded,
     /// Every seventh commit is dropped from the feed and nobody is told.
     Swallowed,
+    /// Deletions are dropped from the feed.
+    Undeleted,
+    /// What is published to a topic after its deletion is dropped from the feed.
+    Orphaned,
     /// A page that was read from the disk lacks its last event.
     Torn,
 }
@@ -19,12 +26,13 @@ pub enum Fault {
 pub struct Breaker {
     fault: Fault,
     late: VecDeque<Commit>,
+    deleted: HashSet<TopicName>,
     commits: usize,
 }
 
 impl Breaker {
     pub fn new(fault: Fault) -> Self {
-        Self { fault, late: VecDeque::new(), commits: 0 }
+        Self { fault, late: VecDeque::new(), deleted: HashSet::new(), commits: 0 }
     }
 
     /// Whether it holds commits back.
@@ -45,6 +53,14 @@ impl Breaker {
                 batch.commits.extend(even.into_iter().chain(late));
                 self.late = odd.into();
             }
+            Fault::Undeleted => batch.commits.retain(|commit| matches!(commit, Commit::Event(_))),
+            Fault::Orphaned => batch.commits.retain(|commit| match commit {
+                Commit::Event(event) => !self.deleted.contains(&event.topic),
+                Commit::Deleted(topic, _) => {
+                    self.deleted.insert(topic.clone());
+                    true
+                }
+            }),
             Fault::Swallowed => batch.commits.retain(|_| {
                 self.commits += 1;
                 !self.commits.is_multiple_of(7)

@@ -146,6 +146,40 @@ fn a_page_that_was_fetched_for_a_topic_deleted_meanwhile_tells_of_no_gap() -> Re
 }
 
 #[test]
+fn a_deletion_from_before_a_subscription_is_not_told_out_of_a_window() -> Result<(), String> {
+    // Goal: the window has the notice for a stream that was there; one that came after the deletion, with a cursor from
+    // before it, is not told again.
+    replay(9, |world| {
+        world.subscribe(&[0, 1], Format::Plain, &Start::Live, OPEN)?;
+        world.turn(0, usize::MAX)?;
+        world.delete(0)?;
+        world.subscribe(&[0, 1], Format::Plain, &Start::After(world.id(true, 0)), OPEN)?;
+        publish(world, 1, 1)?;
+        world.settle()
+    })
+}
+
+#[test]
+fn a_stalled_stream_is_told_of_the_last_of_many_deletions() -> Result<(), String> {
+    // Goal: one notice at its place, then what the last life holds; and the end, when all topics are deleted.
+    replay(9, |world| {
+        world.subscribe(&[0, 1], Format::Plain, &Start::Live, FULL)?;
+        publish(world, 1, 1)?;
+        for _ in 0..50 {
+            world.turn(0, usize::MAX)?;
+            publish(world, 0, 1)?;
+            world.delete(0)?;
+        }
+        publish(world, 0, 1)?;
+        world.settle()?;
+        world.delete(0)?;
+        world.delete(1)?;
+        world.settle()?;
+        if world.clients.is_empty() { Ok(()) } else { Err("all of its topics were deleted".to_owned()) }
+    })
+}
+
+#[test]
 fn a_topic_that_is_always_busy_rests_between_its_rounds() -> Result<(), String> {
     // Goal: what comes in while a long round runs is collected, and goes out with one write; after a round that is short,
     // or has collected enough, it goes out at once.

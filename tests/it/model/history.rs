@@ -104,13 +104,25 @@ impl History {
         self.deletions.iter().find(|(other, seq)| *other == topic && *seq > after).map(|(_, seq)| *seq)
     }
 
+    /// The last deletion of `topic` after position `after` and up to `to`.
+    pub fn last_deletion(&self, topic: usize, after: u64, to: u64) -> Option<u64> {
+        let within = |(other, seq): &&(usize, u64)| *other == topic && (after + 1..=to).contains(seq);
+        self.deletions.iter().rev().find(within).map(|(_, seq)| *seq)
+    }
+
+    /// Whether an event of `topic` that was published after `seq` is held.
+    pub fn holds_after(&self, topic: usize, seq: u64) -> bool {
+        self.facts.iter().any(|fact| fact.topic == topic && fact.seq > seq && fact.removed.is_none())
+    }
+
     /// Whether `seq` is a position of an event of `topics`.
     pub fn has(&self, topics: &[usize], seq: u64) -> bool {
         self.facts.iter().any(|fact| fact.seq == seq && topics.contains(&fact.topic))
     }
 
-    /// Where a subscription of `topics` must begin: after which position, and told of which gap.
-    pub fn place(&self, topics: &[usize], start: &Start) -> (u64, Option<GapReason>) {
+    /// Where a subscription of `topics` must begin that knows that some were `deleted`: after which position, and told of
+    /// which gap.
+    pub fn place(&self, topics: &[usize], start: &Start, deleted: &[usize]) -> (u64, Option<GapReason>) {
         let mine = || self.facts.iter().filter(|fact| topics.contains(&fact.topic));
         let held = || mine().filter(|fact| fact.removed.is_none());
         let before = |fact: Option<&Fact>| fact.map_or(self.watermark, |fact| fact.seq - 1);
@@ -128,7 +140,10 @@ impl History {
                 (before(held().next()), Some(GapReason::Reset))
             }
             Start::After(id) => {
-                if mine().any(|fact| fact.seq > id.seq && fact.removed.is_some()) {
+                let went_with_it = |fact: &Fact| {
+                    deleted.contains(&fact.topic) && self.last_deletion(fact.topic, fact.seq, self.watermark).is_some()
+                };
+                if mine().any(|fact| fact.seq > id.seq && fact.removed.is_some() && !went_with_it(fact)) {
                     (before(held().find(|fact| fact.seq > id.seq)), Some(GapReason::Evicted))
                 } else {
                     (id.seq, None)

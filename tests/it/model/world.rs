@@ -1,7 +1,7 @@
 //! A hub and a log driven as `src/hub.rs` and `src/http/subscribe.rs` drive them, one step at a time.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     io,
     num::NonZeroU32,
     rc::Rc,
@@ -13,9 +13,9 @@ use futures_util::future::join_all;
 use tidings::{
     config::{LogConfig, StreamConfig},
     event::{Epoch, EventId, EventName, TopicName},
-    frame::{self, Encoding, Format, Framing, Marks, Opening},
+    frame::{Format, Framing, Marks},
     hub::{Fanout, Subscription, Unsent, Wanted},
-    log::{Batch, Draft, Feed, Page, Start},
+    log::{Batch, Draft, Feed, Page},
 };
 
 use super::{
@@ -25,6 +25,8 @@ use super::{
     history::{Fact, History},
     peer::{Now, Pipe, Wire},
 };
+
+mod admission;
 
 pub const TOPICS: usize = 6;
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -157,71 +159,6 @@ impl World {
     /// An id of this history, or of another one.
     pub fn id(&self, ours: bool, seq: u64) -> EventId {
         EventId { epoch: if ours { self.history.epoch } else { Epoch::random() }, seq }
-    }
-
-    /// What `GET /subscribe` does.
-    pub fn subscribe(
-        &mut self,
-        topics: &[usize],
-        format: Format,
-        start: &Start,
-        manners: Manners,
-    ) -> Result<(), String> {
-        let names: Vec<TopicName> = topics.iter().map(|topic| self.history.names[*topic].clone()).collect();
-        let placement = self.life.log.place(&names, start);
-        let expected = self.history.place(topics, start);
-        if (placement.after, placement.gap) != expected {
-            return Err(format!("{topics:?} from {start:?}: {placement:?}, the model says {expected:?}"));
-        }
-        let requested = match start {
-            Start::After(id) => id.to_string(),
-            _ => "no id\r\n\r\ndata: of ours".to_owned(),
-        };
-        let id = EventId { epoch: self.history.epoch, seq: placement.after };
-        let encoding = Encoding { format, framing: manners.framing };
-        let opening = Opening { retry: Duration::from_secs(3), cursor: id, topics: &names, heartbeat: HEARTBEAT };
-        let mut first = frame::opening(encoding, manners.marks, opening).to_vec();
-        let gap = placement.gap.map(|reason| (reason, requested.as_str()));
-        if let Some((reason, requested)) = gap {
-            first.extend_from_slice(&frame::gap(encoding, reason, requested, id));
-        }
-        let pipe = Rc::new(RefCell::new(Pipe::new(manners.room, manners.gulp, &self.now)));
-        let mut client =
-            Client::new(Rc::clone(&pipe), (encoding, manners.marks), topics.to_vec(), placement.after, &self.history);
-        client.begin(&first, gap, &self.history)?;
-        client.ends_at = manners.lifetime.map(|lifetime| self.now.clock.get() + lifetime);
-        let subscription = Subscription {
-            topics: names.into(),
-            encoding,
-            marks: manners.marks,
-            after: placement.after,
-            told_to: placement.told_to,
-            ends_at: client.ends_at,
-            hold: Box::new(Hold(Rc::clone(&client.held))),
-        };
-        self.door.push((Wire(pipe), subscription));
-        self.clients.push(client);
-        Ok(())
-    }
-
-    /// A client closes its connection, wherever in its stream it is.
-    pub fn hang_up(&mut self, at: usize) {
-        let client = self.clients.remove(at);
-        client.pipe.borrow_mut().hang_up();
-        self.left.push(client);
-    }
-
-    /// One that has left comes back with the id that its own parser holds. While deleted topics are remembered they
-    /// are left out, as the topic's actor says; when nothing is left it is told to stop.
-    pub fn resume(&mut self, at: usize, deletions_are_remembered: bool, manners: Manners) -> Result<(), String> {
-        let (topics, format, id) = {
-            let client = &self.left[at];
-            (client.asked.clone(), client.encoding.format, EventId::parse(client.last_id()).ok_or("an id")?)
-        };
-        let told_to_stop =
-            |topic: &usize| deletions_are_remembered && self.history.deleted_after(*topic, id.seq).is_some();
-        let topics: Vec<usize> = topics.into_iter().filter(|topic| !told_to_stop(topic)).collect();
-        if topics.is_empty() { Ok(()) } else { self.subscribe(&topics, format, &Start::After(id), manners) }
     }
 
     /// A turn of the hub that takes what waits at its door and in its feed, of which the first `lost` commits have

@@ -50,8 +50,8 @@ impl Log for Deadly {
         self.log.read(topics, after, told_to, bytes_max)
     }
 
-    fn place(&self, topics: &[TopicName], start: &Start) -> Placement {
-        self.log.place(topics, start)
+    fn place(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Placement {
+        self.log.place(topics, start, deleted)
     }
 
     fn held(&self, topic: &TopicName) -> Option<Held> {

@@ -69,28 +69,50 @@ async fn a_deletion_ends_every_stream_of_the_topic() {
 }
 
 #[tokio::test]
-async fn a_stream_of_several_topics_loses_only_the_deleted_one() {
-    // It is told which, goes on with the rest, and ends with the last of them.
-    let server = TestServer::start();
-    let mut stream = server.subscribe("topic=a&topic=b&topic=c").await;
-    server.publish("a", "a1").await;
-    server.publish("b", "b1").await;
+async fn a_stream_of_several_topics_goes_on_with_the_next_life_of_a_deleted_one() {
+    // It is told which and when, in the order of the log, and ends when all of them are deleted and none lives again.
+    for query in ["", "&envelope=json"] {
+        let server = TestServer::start();
+        let mut stream = server.subscribe(&format!("topic=a&topic=b&topic=c{query}")).await;
+        server.publish("a", "a1").await;
+        server.publish("b", "b1").await;
+        delete(&server, "a").await;
+        server.publish("b", "b2").await;
+        server.publish("a", "a2").await;
+        delete(&server, "b").await;
+        delete(&server, "c").await;
+        server.publish("a", "a3").await;
+        delete(&server, "a").await;
+        let blocks = stream.all().await;
+        let data = |block: &Block| match query {
+            "" => block.data.clone(),
+            _ if block.event == "broker.deleted" => block.data.clone(),
+            _ => serde_json::from_str::<Value>(&block.data).expect("JSON")["data"].as_str().expect("data").to_owned(),
+        };
+        let data: Vec<_> = blocks.iter().map(data).collect();
+        let [a, b, c] = ["a", "b", "c"].map(|topic| json!({"topic": topic}).to_string());
+        assert_eq!(data, ["a1", "b1", &a, "b2", "a2", &b, &c, "a3", &a]);
+        for topic in ["a", "b", "c"] {
+            server.until_subscribers(topic, 0).await;
+        }
+        assert_eq!(status(&server, "topic=a&topic=b&topic=c", &blocks[0].id).await, 204);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_several_topics_is_counted_in_a_deleted_one() {
+    // It is still a subscriber of the topic: of its next life.
+    let server = TestServer::with(|config| config.limits.subscribers_per_topic_max = 1);
+    let mut stream = server.subscribe("topic=a&topic=b").await;
     delete(&server, "a").await;
-    server.publish("a", "of its next life").await;
-    server.publish("b", "b2").await;
-    delete(&server, "b").await;
-    server.publish("c", "c1").await;
-    delete(&server, "c").await;
-    let expected = [
-        ("message", "a1"),
-        ("message", "b1"),
-        DELETED_A,
-        ("message", "b2"),
-        ("broker.deleted", r#"{"topic":"b"}"#),
-        ("message", "c1"),
-        ("broker.deleted", r#"{"topic":"c"}"#),
-    ];
-    assert_eq!(told(&stream.all().await), expected);
+    assert_eq!(told(&stream.take(1).await), [DELETED_A]);
+    assert_eq!(server.held("a").await["subscribers"], 1);
+    server.ask("GET", "/subscribe?topic=a", &[], b"").await.problem(503, "too_many_subscribers");
+    let answer = server.ask("GET", "/publish?topic=a&content=next", &[], b"").await.ok();
+    assert_eq!(answer["subscribers"], 1);
+    assert_eq!(told(&stream.take(1).await), [("message", "next")]);
+    drop(stream);
+    server.until_subscribers("a", 0).await;
 }
 
 #[tokio::test]
@@ -113,22 +135,49 @@ async fn a_reconnect_with_an_old_cursor_is_told_to_stop() {
 }
 
 #[tokio::test]
-async fn a_reconnect_keeps_the_topics_that_are_left() {
-    // Of several topics only the deleted one is gone; with all of them gone it is a 204.
+async fn a_reconnect_of_several_topics_is_told_and_goes_on() {
+    // Of a deletion first, then all that is held, next lives included; with all of its topics deleted, and none of them
+    // alive again, it is a 204.
     let server = TestServer::start();
     let first = server.publish("b", "b1").await;
     server.publish("a", "a1").await;
     delete(&server, "a").await;
     server.publish("b", "b2").await;
+    let mut early = server.resume("topic=a&topic=b", &first).await;
     server.publish("a", "a2").await;
-    let mut stream = server.resume("topic=a&topic=b", &first).await;
-    assert_eq!(stream.status, 200);
-    server.publish("b", "b3").await;
-    let notice = r#"{"topic":"a"}"#;
-    assert_eq!(told(&stream.take(3).await), [("broker.deleted", notice), ("message", "b2"), ("message", "b3")]);
+    let mut late = server.resume("topic=a&topic=b", &first).await;
+    for stream in [&mut early, &mut late] {
+        assert_eq!(stream.status, 200);
+        assert_eq!(told(&stream.take(3).await), [DELETED_A, ("message", "b2"), ("message", "a2")]);
+    }
     delete(&server, "b").await;
+    assert_eq!(status(&server, "topic=a&topic=b", &first).await, 200, "a lives");
+    delete(&server, "a").await;
     assert_eq!(status(&server, "topic=a&topic=b", &first).await, 204);
-    assert_eq!(status(&server, "topic=a&topic=b&topic=c", &first).await, 200);
+    assert_eq!(status(&server, "topic=a&topic=b&topic=c", &first).await, 200, "c was not deleted");
+    for mut stream in [early, late] {
+        assert_eq!(told(&stream.all().await), [("broker.deleted", r#"{"topic":"b"}"#), DELETED_A]);
+    }
+}
+
+#[tokio::test]
+async fn a_reconnect_after_a_notice_misses_nothing_of_the_next_life() {
+    // Cut right behind the notice, or behind an event after it: the next life is complete, over both streams.
+    let server = TestServer::start();
+    let mut stream = server.subscribe("topic=a&topic=b").await;
+    let last = server.publish("a", "a1").await;
+    delete(&server, "a").await;
+    assert_eq!(told(&stream.take(2).await), [("message", "a1"), DELETED_A]);
+    assert_eq!(stream.last_event_id(), last);
+    server.publish("a", "a2").await;
+    let mut back = server.resume("topic=a&topic=b", &last).await;
+    assert_eq!(told(&back.take(2).await), [DELETED_A, ("message", "a2")]);
+    assert_eq!(told(&stream.take(1).await), [("message", "a2")]);
+    let cursor = stream.last_event_id().to_owned();
+    drop(stream);
+    server.publish("a", "a3").await;
+    let mut back = server.resume("topic=a&topic=b", &cursor).await;
+    assert_eq!(told(&back.take(1).await), [("message", "a3")]);
 }
 
 #[tokio::test]
@@ -163,6 +212,10 @@ async fn what_was_deleted_is_not_replayed() {
     server.publish("a", "new").await;
     for query in ["topic=a&since=all", "topic=a&last=10"] {
         let mut stream = server.subscribe(query).await;
+        if query.contains("since=1h") || query.contains("since=0") {
+            // Since a time means all that there was since then, and some of it is gone.
+            assert_eq!(stream.next().await.expect("a notice").event, "broker.gap", "{query}");
+        }
         assert_eq!(told(&stream.take(1).await), [("message", "new")], "{query}");
     }
     for query in ["topic=a&since=1h", "topic=a&since=0"] {

@@ -1,0 +1,58 @@
+//! What a topic's deletion does to its streams: those of it alone end, all others are told at its place in the order, and
+//! go on with the topic's next life.
+
+use super::{connection::Peer, fanout::Fanout, visit::Visit};
+use crate::{event::TopicName, frame};
+
+impl<S: Peer> Fanout<S> {
+    /// Streams of the topic alone are to be told, and ended: no name leads to their channel any more. For all others the
+    /// notice is the next frame.
+    pub(super) fn put_deletion(&mut self, topic: &TopicName, seq: u64) {
+        let mut keys = self.names.remove(topic).unwrap_or_default();
+        keys.retain(|key| {
+            let Some(channel) = self.channels.get_mut(*key) else { return false };
+            channel.dying = channel.alone;
+            if !channel.dying {
+                channel.push_deletion(seq);
+            }
+            self.activate(*key);
+            self.rouse(*key);
+            self.channels.get(*key).is_some_and(|channel| !channel.dying)
+        });
+        if !keys.is_empty() {
+            self.names.insert(topic.clone(), keys);
+        }
+    }
+
+    /// Tells a member that the channel's topic, its only one, was deleted, after all that was published before.
+    pub(super) fn dismiss(&mut self, member: usize) {
+        while self.visit(member) == Visit::More {}
+        self.remove_topic(member);
+        self.visit(member);
+    }
+
+    /// Tells a connection that its only topic was deleted, and that this is the end.
+    pub(super) fn remove_topic(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(seat) = connection.seats.pop() else { return };
+        let encoding = connection.encoding;
+        connection.fetching = None;
+        let notice = self.channels.get(seat.channel).map(|channel| frame::deleted(encoding, &channel.topic));
+        self.vacate(seat);
+        self.say(key, &notice.unwrap_or_default());
+        self.say_last(key, &frame::end(encoding.framing));
+    }
+
+    /// Whether each of a stream's several topics has been deleted since it subscribed, and none lives again. Asked when
+    /// it has everything, notices included.
+    pub(super) fn has_lost_all(&self, key: usize) -> bool {
+        let Some(connection) = self.connections.get(key).filter(|connection| connection.seats.len() > 1) else {
+            return false;
+        };
+        let channels = || connection.seats.iter().filter_map(|seat| self.channels.get(seat.channel));
+        let holds = |topic| self.log.held(topic).is_some_and(|held| held.events > 0);
+        let between = connection.seldom.placed_at + 1..=connection.cursor;
+        channels().all(|channel| between.contains(&channel.deleted_at))
+            && !channels().any(|channel| holds(&channel.topic))
+    }
+}

@@ -1,0 +1,98 @@
+//! How clients come, as `src/http/subscribe.rs` lets them in, how they leave, and how they come back.
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use tidings::{
+    event::EventId,
+    frame::{self, Encoding, Format, Opening},
+    hub::Subscription,
+    log::Start,
+};
+
+use super::{Client, HEARTBEAT, Hold, Manners, Pipe, Wire, World};
+
+impl World {
+    /// What `GET /subscribe` does.
+    pub fn subscribe(
+        &mut self,
+        topics: &[usize],
+        format: Format,
+        start: &Start,
+        manners: Manners,
+    ) -> Result<(), String> {
+        self.admit((topics, &[]), format, start, manners)
+    }
+
+    /// As above; the client is told of the topics in the second list that they were deleted.
+    fn admit(
+        &mut self,
+        (topics, deleted): (&[usize], &[usize]),
+        format: Format,
+        start: &Start,
+        manners: Manners,
+    ) -> Result<(), String> {
+        let name = |topic: &usize| self.history.names[*topic].clone();
+        let (names, notices): (Vec<_>, Vec<_>) =
+            (topics.iter().map(name).collect(), deleted.iter().map(name).collect());
+        let placement = self.life.log.place(&names, start, &notices);
+        let expected = self.history.place(topics, start, deleted);
+        if (placement.after, placement.gap) != expected {
+            return Err(format!("{topics:?} from {start:?}: {placement:?}, the model says {expected:?}"));
+        }
+        let requested = match start {
+            Start::After(id) => id.to_string(),
+            _ => "no id\r\n\r\ndata: of ours".to_owned(),
+        };
+        let id = EventId { epoch: self.history.epoch, seq: placement.after };
+        let encoding = Encoding { format, framing: manners.framing };
+        let opening = Opening { retry: Duration::from_secs(3), cursor: id, topics: &names, heartbeat: HEARTBEAT };
+        let mut first = frame::opening(encoding, manners.marks, opening).to_vec();
+        let gap = placement.gap.map(|reason| (reason, requested.as_str()));
+        if let Some((reason, requested)) = gap {
+            first.extend_from_slice(&frame::gap(encoding, reason, requested, id));
+        }
+        for topic in &notices {
+            first.extend_from_slice(&frame::deleted(encoding, topic));
+        }
+        let pipe = Rc::new(RefCell::new(Pipe::new(manners.room, manners.gulp, &self.now)));
+        let mut client =
+            Client::new(Rc::clone(&pipe), (encoding, manners.marks), topics.to_vec(), placement.after, &self.history);
+        client.begin(&first, gap, deleted, &self.history)?;
+        client.ends_at = manners.lifetime.map(|lifetime| self.now.clock.get() + lifetime);
+        let subscription = Subscription {
+            topics: names.into(),
+            encoding,
+            marks: manners.marks,
+            after: placement.after,
+            told_to: placement.told_to,
+            placed_at: placement.placed_at,
+            ends_at: client.ends_at,
+            hold: Box::new(Hold(Rc::clone(&client.held))),
+        };
+        self.door.push((Wire(pipe), subscription));
+        self.clients.push(client);
+        Ok(())
+    }
+
+    /// A client closes its connection, wherever in its stream it is.
+    pub fn hang_up(&mut self, at: usize) {
+        let client = self.clients.remove(at);
+        client.pipe.borrow_mut().hang_up();
+        self.left.push(client);
+    }
+
+    /// One that has left comes back with the id that its own parser holds. While deletions are remembered it is told of
+    /// those since, and to stop when they were its only topic, or all of its topics and none lives again.
+    pub fn resume(&mut self, at: usize, deletions_are_remembered: bool, manners: Manners) -> Result<(), String> {
+        let (topics, format, id) = {
+            let client = &self.left[at];
+            (client.asked.clone(), client.encoding.format, EventId::parse(client.last_id()).ok_or("an id")?)
+        };
+        let is_deleted =
+            |topic: &&usize| deletions_are_remembered && self.history.deleted_after(**topic, id.seq).is_some();
+        let deleted: Vec<usize> = topics.iter().filter(is_deleted).copied().collect();
+        let lives = |topic: &usize| self.life.log.held(&self.history.names[*topic]).is_some_and(|held| held.events > 0);
+        let is_over = deleted.len() == topics.len() && (topics.len() == 1 || !topics.iter().any(lives));
+        if is_over { Ok(()) } else { self.admit((&topics, &deleted), format, &Start::After(id), manners) }
+    }
+}
