@@ -63,7 +63,8 @@ pub trait Log: Send + Sync {
     }
 
     /// Forgets what `topic` holds. The deletion takes a position of its own, which the future gives: streams that are
-    /// below it end, a cursor at or above it belongs to the topic's next life.
+    /// below it end, a cursor at or above it belongs to the topic's next life. Receipts of what was published before are
+    /// forgotten, too; the appends before it complete first.
     fn forget(&self, topic: &TopicName) -> BoxFuture<'static, Result<u64, AppendError>>;
 
     /// Events of `topics` after position `after`, in order: up to `bytes_max` of frames, but at least one event. The

@@ -183,6 +183,7 @@ impl Handler<Delete> for Topic {
         self.busy_for(self.limits.gone);
         Box::pin(self.log.forget(&self.name).into_actor(self).map(move |forgotten, topic, _| {
             topic.deleted = forgotten.map_or(before, |seq| Some((Deletion::At(seq), Instant::now())));
+            forgotten.into_iter().for_each(|seq| topic.receipts.forget_to(seq));
             forgotten.map(|_| ())
         }))
     }

@@ -14,13 +14,15 @@ use futures_util::{
 
 use crate::{
     event::EventName,
-    log::{Append, Draft, KeptReceipt},
+    log::{Append, Appended, Draft, KeptReceipt},
 };
 
 /// The answers kept.
 pub(super) struct Receipts {
     window: Duration,
     keys_max: usize,
+    /// The topic was deleted here: events before it are gone, and their keys count as unused.
+    deleted_to: u64,
     kept: HashMap<Arc<str>, Kept>,
     /// The keys, oldest first.
     keys: VecDeque<(Instant, Arc<str>)>,
@@ -36,17 +38,24 @@ pub(super) struct Kept {
 
 impl Receipts {
     pub(super) fn new(window: Duration, keys_max: usize) -> Self {
-        Self { window, keys_max, kept: HashMap::new(), keys: VecDeque::new() }
+        Self { window, keys_max, deleted_to: 0, kept: HashMap::new(), keys: VecDeque::new() }
     }
 
-    /// The answer given to `key` before. One that failed is forgotten: the retry counts as the first.
+    /// The topic was deleted at this position.
+    pub(super) fn forget_to(&mut self, deleted_to: u64) {
+        self.deleted_to = deleted_to;
+    }
+
+    /// The answer given to `key` before. One that failed, or whose event has been deleted since, is forgotten: the retry
+    /// counts as the first.
     pub(super) fn find(&mut self, key: &str) -> Option<&Kept> {
         while self.keys.front().is_some_and(|(at, _)| at.elapsed() >= self.window) {
             self.drop_oldest();
         }
         // Asked, not only looked at: when its publisher has gone, nobody has asked it yet.
         let outcome = self.kept.get(key).and_then(|kept| kept.receipt.clone().now_or_never());
-        if matches!(outcome, Some(Err(_))) {
+        let is_gone = |outcome: Appended| outcome.map_or(true, |receipt| receipt.id.seq < self.deleted_to);
+        if outcome.is_some_and(is_gone) {
             self.kept.remove(key);
             self.keys.retain(|(_, other)| **other != *key);
         }

@@ -337,7 +337,7 @@ impl Writer {
         let garbage = &mut self.garbage;
         let mut note = |removed: Removed<'_>| garbage.note(removed);
         let now_ms = self.shared.clock.now().at_ms;
-        let mut answers = Vec::with_capacity(steps.len());
+        let (mut answers, mut deletions) = (Vec::with_capacity(steps.len()), Vec::new());
         for step in steps {
             match step {
                 Step::Event { event, done, .. } => {
@@ -348,9 +348,10 @@ impl Writer {
                 }
                 Step::Forget { topic, seq, done } => {
                     state.index.forget(&topic, seq);
+                    // Also those that no topic has asked for.
+                    state.receipts.remove(&topic);
                     state.feeds.push(Commit::Deleted(topic, seq));
-                    // Whoever asked has gone when this fails; the deletion stands.
-                    done.send(Ok(seq)).ok();
+                    deletions.push((done, seq));
                 }
             }
         }
@@ -358,6 +359,11 @@ impl Writer {
         self.shared.watermark.store(state.index.watermark(), Ordering::Release);
         for (done, receipt) in answers {
             done.send(Ok(receipt)).ok();
+        }
+        // After the answers to what was published before: who learns of a deletion can tell which those are.
+        for (done, seq) in deletions {
+            // Whoever asked has gone when this fails; the deletion stands.
+            done.send(Ok(seq)).ok();
         }
     }
 

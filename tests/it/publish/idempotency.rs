@@ -4,7 +4,12 @@ use std::{collections::HashSet, time::Duration};
 
 use futures_util::future::join_all;
 
-use crate::harness::{Answer, TestServer, until};
+use tidings::config::Engine;
+
+use crate::{
+    harness::{Answer, TestServer, until},
+    topics::deletion::delete,
+};
 
 /// Publishes `content` to `topic` under `key`.
 async fn publish(server: &TestServer, topic: &str, key: &str, content: &str) -> Answer {
@@ -177,4 +182,42 @@ async fn a_refused_publish_leaves_its_key_unused() {
     let server = TestServer::start();
     publish(&server, "a&event=broker.x", "k1", "hello").await.problem(400, "bad_event");
     assert!(!replayed(&publish(&server, "a", "k1", "hello").await));
+}
+
+#[tokio::test]
+async fn a_deletion_forgets_the_keys_of_what_it_deletes() {
+    // The event is gone, so its key must not answer for it: the retry publishes anew, and is replayed from then on.
+    for engine in [Engine::Memory, Engine::Disk] {
+        let server = TestServer::with(|config| config.log.engine = engine);
+        let first = publish(&server, "a", "k1", "hello").await.ok();
+        delete(&server, "a").await;
+        let again = publish(&server, "a", "k1", "hello").await;
+        assert!(!replayed(&again), "{engine:?}: {again:?}");
+        assert_ne!(again.ok()["id"], first["id"]);
+        assert!(replayed(&publish(&server, "a", "k1", "hello").await));
+        publish(&server, "a", "k1", "other").await.problem(409, "idempotency_key_reused");
+        delete(&server, "a").await;
+        // With another event, too: the key is unused.
+        assert!(!replayed(&publish(&server, "a", "k1", "other").await));
+        assert_eq!(held(&server, "a").await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_forgets_the_keys_of_what_is_under_way() {
+    // However the moments fall, what a retry after the deletion answers is there.
+    for engine in [Engine::Memory, Engine::Disk] {
+        let server = TestServer::with(|config| config.log.engine = engine);
+        server.publish("a", "known").await;
+        for round in 0..50 {
+            let key = format!("k{round}");
+            let deletion = async {
+                delete(&server, "a").await;
+                publish(&server, "a", &key, "hello").await.ok()
+            };
+            let (_, retry) = tokio::join!(publish(&server, "a", &key, "hello"), deletion);
+            let topic = server.held("a").await;
+            assert_eq!((&topic["events"], &topic["last_id"]), (&1.into(), &retry["id"]), "{engine:?}, round {round}");
+        }
+    }
 }
