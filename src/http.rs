@@ -23,6 +23,7 @@ mod origin;
 mod page;
 mod problem;
 mod publish;
+mod refusal;
 mod short;
 mod stream;
 mod subscribe;

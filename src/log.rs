@@ -8,7 +8,10 @@
 //! - *Exact gaps.* A read that would pass over an event that is no longer held says so in [`Page::evicted_to`].
 //! - *Damage is a gap.* What cannot be read is lost history, not the end: the read goes on after it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, Either, FutureExt as _, Ready};
@@ -95,6 +98,9 @@ pub trait Log: Send + Sync {
     fn unreadable(&self) -> u64 {
         0
     }
+
+    /// Where `topic` was deleted last, and how long ago; `None` when it never was, or no trace of that is left.
+    fn deletion(&self, topic: &TopicName) -> Option<(u64, Duration)>;
 
     /// Whether it takes events, as far as is known.
     fn check(&self) -> Result<(), AppendError> {
@@ -189,8 +195,8 @@ pub enum AppendError {
     /// There is no room on the disk.
     #[error("the disk is full")]
     DiskFull,
-    /// The disk failed over it: it may be published, or not.
-    #[error("the disk failed; the event may have been published")]
+    /// The disk failed over it: it may have been done, or not.
+    #[error("the disk failed over it")]
     Unknown,
 }
 

@@ -14,7 +14,7 @@ use futures_util::{
 use crate::{
     event::TopicName,
     log::{Appended, Draft, Log},
-    topic::{JoinError, Joined, PublishError, Published, Subscriber, TopicHandle, TopicLimits},
+    topic::{DeleteError, JoinError, Joined, PublishError, Published, Subscriber, TopicHandle, TopicLimits},
 };
 
 /// All live topics.
@@ -167,6 +167,23 @@ impl Registry {
             }
         }
         Err(RegistryError::Topic(error))
+    }
+
+    /// Deletes the topic of this name. Where no topic may be started for it, the log does it alone: a deletion makes room,
+    /// and must not wait for some.
+    ///
+    /// # Errors
+    /// As the topic or the log says.
+    pub async fn delete(&self, name: &TopicName) -> Result<(), RegistryError<DeleteError>> {
+        if let Ok(topic) = self.open(name) {
+            return topic.delete().await.map_err(RegistryError::Topic);
+        }
+        let at = self.log.forget(name).await.map_err(|error| RegistryError::Topic(error.into()))?;
+        // It may have been started meanwhile.
+        if let Some(topic) = self.find(name.as_str()) {
+            topic.was_deleted(at);
+        }
+        Ok(())
     }
 
     /// Retires the topics that nobody would miss. A topic's actor ends with its last handle; a handle that somebody

@@ -19,7 +19,7 @@ use slab::Slab;
 mod actor;
 mod receipts;
 
-use actor::{Answer, Delete, Join, Leave, MAILBOX, Publish, Taken, Topic};
+use actor::{Answer, Delete, Deleted, Join, Leave, MAILBOX, Publish, Taken, Topic};
 use receipts::Receipts;
 
 use crate::{
@@ -73,11 +73,22 @@ pub enum PublishError {
     #[error("the topic has gone")]
     NotStarted,
     /// The topic's actor died over it: it may have been published.
-    #[error("the topic failed while it published; the event may have been published")]
+    #[error("the topic failed over it")]
     Unknown,
     /// The idempotency key was used with another event.
     #[error("the idempotency key was used for another event")]
     KeyReused,
+    /// The log refused.
+    #[error(transparent)]
+    Log(#[from] AppendError),
+}
+
+/// Why a topic was not deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeleteError {
+    /// The topic's actor died over it: it may have been deleted.
+    #[error("the topic failed over it")]
+    Unknown,
     /// The log refused.
     #[error(transparent)]
     Log(#[from] AppendError),
@@ -153,10 +164,16 @@ impl TopicHandle {
     pub fn start(name: TopicName, log: &Arc<dyn Log>, limits: TopicLimits) -> Arc<Self> {
         let mut receipts = Receipts::new(limits.idempotency_window, limits.idempotency_keys_max);
         let kept = log.receipts(&name);
-        let busy_for = if kept.is_empty() { Duration::ZERO } else { limits.idempotency_window };
+        let mut busy_for = if kept.is_empty() { Duration::ZERO } else { limits.idempotency_window };
         for kept in kept {
             receipts.restore(kept);
         }
+        let deletion = log.deletion(&name);
+        if let Some((at, ago)) = deletion {
+            receipts.forget_to(at);
+            busy_for = busy_for.max(limits.gone.saturating_sub(ago));
+        }
+        let deleted = deletion.and_then(|(at, ago)| Some((at, Instant::now().checked_sub(ago)?)));
         let handle = Arc::new_cyclic(|handle| {
             let topic = Topic {
                 name: name.clone(),
@@ -164,7 +181,8 @@ impl TopicHandle {
                 limits,
                 handle: Weak::clone(handle),
                 subscribers: Slab::new(),
-                deleted: None,
+                deleted,
+                deleting: 0,
                 receipts,
             };
             let topic = Topic::create(|context: &mut Context<Topic>| {
@@ -248,8 +266,14 @@ impl TopicHandle {
     /// older cursor are told to stop.
     ///
     /// # Errors
-    /// [`PublishError::Unknown`] when the actor died over it, else as the log says.
-    pub async fn delete(&self) -> Result<(), PublishError> {
-        Ok(self.topic.send(Delete).await.map_err(|_| PublishError::Unknown)??)
+    /// [`DeleteError::Unknown`] when the actor died over it, else as the log says.
+    pub async fn delete(&self) -> Result<(), DeleteError> {
+        Ok(self.topic.send(Delete).await.map_err(|_| DeleteError::Unknown)??)
+    }
+
+    /// Takes note of a deletion that the log was asked for past the actor.
+    pub fn was_deleted(&self, at: u64) {
+        // An actor that has died has nothing to forget.
+        self.topic.do_send(Deleted(at));
     }
 }

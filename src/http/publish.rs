@@ -18,13 +18,14 @@ use super::{
     head::{Head, visible},
     origin,
     problem::Problem,
+    refusal::refusal,
 };
 use crate::{
     event::{EventName, TopicName},
     hub::Carrier,
-    log::{AppendError, Draft},
-    registry::{Outcome, RegistryError},
-    topic::{PublishError, Published},
+    log::Draft,
+    registry::Outcome,
+    topic::Published,
 };
 
 mod body;
@@ -198,7 +199,7 @@ fn answer(edge: &Edge, outcomes: &[(TopicName, Outcome)], several: bool) -> Resu
                 receipts.extend_from_slice(before);
                 write_receipt(&mut receipts, topic, *published, durability);
             }
-            Err(error) => failed = Some(refusal(error)),
+            Err(error) => failed = Some(refusal(error, RETRY_AFTER)),
         }
     }
     let list = |head: &[u8], tail: &[u8]| [head, &*receipts, tail].concat();
@@ -232,27 +233,4 @@ fn write_receipt(out: &mut Vec<u8>, topic: &TopicName, published: Published, dur
     out.extend_from_slice(b",\"durability\":\"");
     out.extend_from_slice(durability.as_bytes());
     out.extend_from_slice(b"\"}");
-}
-
-fn refusal(error: &RegistryError<PublishError>) -> Problem {
-    let detail = error.to_string();
-    match error {
-        RegistryError::TooManyTopics(_) => Problem::unavailable("too_many_topics", detail, RETRY_AFTER),
-        RegistryError::Topic(PublishError::KeyReused) => {
-            Problem::new(StatusCode::CONFLICT, "idempotency_key_reused", detail)
-        }
-        RegistryError::Topic(PublishError::NotStarted | PublishError::Log(AppendError::Unavailable)) => {
-            Problem::unavailable("unavailable", detail, RETRY_AFTER)
-        }
-        RegistryError::Topic(PublishError::Log(AppendError::QueueFull)) => {
-            Problem::unavailable("queue_full", detail, RETRY_AFTER)
-        }
-        RegistryError::Topic(PublishError::Log(AppendError::DiskFull)) => {
-            Problem::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail).retry_after(RETRY_AFTER)
-        }
-        RegistryError::Topic(PublishError::Unknown | PublishError::Log(AppendError::Unknown)) => {
-            let detail = format!("{detail}; a retry with the same Idempotency-Key settles it");
-            Problem::unavailable("outcome_unknown", detail, RETRY_AFTER)
-        }
-    }
 }

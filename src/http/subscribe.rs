@@ -20,6 +20,7 @@ use super::{
     fields::Fields,
     head::{Head, visible},
     problem::Problem,
+    refusal,
     stream::HandOver,
 };
 use crate::{
@@ -308,8 +309,7 @@ fn refuse(
             let status = StatusCode::TOO_MANY_REQUESTS;
             Problem::new(status, "too_many_connections_per_ip", error.to_string()).retry_after(retry)
         }
-        Refusal::Topic(error @ RegistryError::TooManyTopics(_)) => unavailable("too_many_topics", error.to_string()),
-        Refusal::Topic(error) => unavailable("too_many_subscribers", error.to_string()),
+        Refusal::Topic(error) => refusal::refusal(&error, retry),
     };
     if !as_stream {
         return Err(problem);

@@ -1,14 +1,15 @@
 //! `/topics/{topic}`: what is known of a topic, and its end.
 
+use std::time::Duration;
+
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
 use serde_json::json;
 
-use super::{Edge, fields, problem::Problem};
-use crate::{
-    event::{EventId, TopicName},
-    registry::RegistryError,
-    topic::PublishError,
-};
+use super::{Edge, fields, problem::Problem, refusal::refusal};
+use crate::event::{EventId, TopicName};
+
+/// What a client waits before it tries again when a deletion was not taken.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// `GET /topics/{topic}`.
 pub(super) async fn show(edge: web::Data<Edge>, request: HttpRequest) -> Result<HttpResponse, Problem> {
@@ -34,15 +35,12 @@ pub(super) async fn show(edge: web::Data<Edge>, request: HttpRequest) -> Result<
 pub(super) async fn delete(edge: web::Data<Edge>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     super::origin::check(&request, &edge.config.cors)?;
     edge.check_open()?;
+    let _under_way = edge.under_way.upgrade().ok_or_else(Edge::draining)?;
     let topic = name(&edge, &request)?;
     if edge.registry.find(topic.as_str()).is_none() && edge.log.held(&topic).is_none() {
         return Err(unknown(&topic));
     }
-    let unavailable = |error: &dyn std::fmt::Display| {
-        Problem::unavailable("unavailable", error.to_string(), std::time::Duration::from_secs(1))
-    };
-    let live = edge.registry.open(&topic).map_err(|error| unavailable(&error))?;
-    live.delete().await.map_err(|error| unavailable(&RegistryError::<PublishError>::Topic(error)))?;
+    edge.registry.delete(&topic).await.map_err(|error| refusal(&error, RETRY_AFTER))?;
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -229,6 +229,10 @@ impl Log for DiskLog {
         lock(&self.shared.state).receipts.remove(topic).unwrap_or_default()
     }
 
+    fn deletion(&self, topic: &TopicName) -> Option<(u64, Duration)> {
+        lock(&self.shared.state).index.deletion(topic, self.shared.clock.now().at_ms)
+    }
+
     fn feed(&self) -> Arc<Feed> {
         lock(&self.shared.state).feeds.open()
     }

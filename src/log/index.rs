@@ -90,8 +90,9 @@ struct TopicLog {
     evicted_at: u64,
     /// When the newest of those removed happened.
     evicted_ms: u64,
-    /// Position of the topic's last deletion.
+    /// Position of the topic's last deletion, and when it was.
     deleted_to: u64,
+    deleted_at_ms: u64,
 }
 
 /// One event held.

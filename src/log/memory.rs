@@ -1,8 +1,11 @@
 //! Engine: everything in memory, within bounds; the history ends with the process.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
@@ -97,7 +100,7 @@ impl Log for MemoryLog {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let seq = state.index.watermark() + 1;
-        state.index.forget(topic, seq);
+        state.index.forget(topic, seq, self.clock.now().at_ms);
         self.watermark.store(seq, Ordering::Release);
         state.feeds.push(Commit::Deleted(topic.clone(), seq));
         ready(Ok(seq)).boxed()
@@ -113,6 +116,10 @@ impl Log for MemoryLog {
 
     fn held(&self, topic: &TopicName) -> Option<Held> {
         lock(&self.state).index.held(topic)
+    }
+
+    fn deletion(&self, topic: &TopicName) -> Option<(u64, Duration)> {
+        lock(&self.state).index.deletion(topic, self.clock.now().at_ms)
     }
 
     fn feed(&self) -> Arc<Feed> {

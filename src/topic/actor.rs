@@ -31,7 +31,10 @@ pub(super) struct Topic {
     /// Gone as soon as nobody would ask it.
     pub(super) handle: Weak<TopicHandle>,
     pub(super) subscribers: Slab<Entry>,
-    pub(super) deleted: Option<(Deletion, Instant)>,
+    /// The last deletion, and when it was.
+    pub(super) deleted: Option<(u64, Instant)>,
+    /// Deletions under way.
+    pub(super) deleting: usize,
     pub(super) receipts: Receipts,
 }
 
@@ -82,6 +85,10 @@ pub(super) struct Leave {
 #[rtype(result = "Result<(), AppendError>")]
 pub(super) struct Delete;
 
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Deleted(pub(super) u64);
+
 impl Actor for Topic {
     type Context = Context<Self>;
 }
@@ -93,9 +100,19 @@ impl Topic {
 
     /// The deletion that a subscriber with this cursor is to know of.
     fn deletion_after(&self, cursor: Option<u64>) -> Option<Deletion> {
-        let (deletion, _) = self.deleted.filter(|(_, at)| at.elapsed() < self.limits.gone)?;
-        // Until it has its position, every cursor is older.
-        cursor.filter(|cursor| !matches!(deletion, Deletion::At(seq) if seq <= *cursor)).map(|_| deletion)
+        let cursor = cursor.filter(|_| !self.limits.gone.is_zero())?;
+        if self.deleting > 0 {
+            // Until it has its position, every cursor is older.
+            return Some(Deletion::Pending);
+        }
+        let (at, _) = self.deleted.filter(|(at, when)| cursor < *at && when.elapsed() < self.limits.gone)?;
+        Some(Deletion::At(at))
+    }
+
+    fn was_deleted(&mut self, at: u64) {
+        self.deleted = Some((at, Instant::now()));
+        self.receipts.forget_to(at);
+        self.busy_for(self.limits.gone);
     }
 
     fn count(&self) {
@@ -178,13 +195,19 @@ impl Handler<Delete> for Topic {
     /// The hubs end the streams when the deletion comes to them in the feed, after all that was published before. The
     /// subscribers stay in the list until then: they are served, and some of them belong to the topic's next life.
     fn handle(&mut self, _: Delete, _: &mut Context<Self>) -> Self::Result {
-        let before = self.deleted;
-        self.deleted = Some((Deletion::Pending, Instant::now()));
+        self.deleting += 1;
         self.busy_for(self.limits.gone);
-        Box::pin(self.log.forget(&self.name).into_actor(self).map(move |forgotten, topic, _| {
-            topic.deleted = forgotten.map_or(before, |seq| Some((Deletion::At(seq), Instant::now())));
-            forgotten.into_iter().for_each(|seq| topic.receipts.forget_to(seq));
-            forgotten.map(|_| ())
+        Box::pin(self.log.forget(&self.name).into_actor(self).map(|forgotten, topic, _| {
+            topic.deleting -= 1;
+            forgotten.map(|at| topic.was_deleted(at))
         }))
+    }
+}
+
+impl Handler<Deleted> for Topic {
+    type Result = ();
+
+    fn handle(&mut self, Deleted(at): Deleted, _: &mut Context<Self>) {
+        self.was_deleted(at);
     }
 }

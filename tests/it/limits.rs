@@ -117,6 +117,26 @@ async fn topics_are_bounded() {
 }
 
 #[tokio::test]
+async fn a_deletion_needs_no_room_for_a_topic() {
+    // At `topics_max` what is held of a topic that is not live can be deleted, and its old cursors know of that.
+    let server = TestServer::with(|config| config.limits.topics_max = 1);
+    let seen = server.publish("b", "one").await;
+    server.publish("b", "two").await;
+    let stream = server.subscribe("topic=a").await;
+    server.ask("GET", "/subscribe?topic=b", &[], b"").await.problem(503, "too_many_topics");
+    assert_eq!(server.ask("DELETE", "/topics/b", &[], b"").await.status, 204);
+    assert_eq!(server.held("b").await["events"], 0);
+    drop(stream);
+    let mut status = 0;
+    until("room for a topic", async || {
+        status = server.resume("topic=b", &seen).await.status;
+        status != 200
+    })
+    .await;
+    assert_eq!(status, 204, "within `stream.gone`");
+}
+
+#[tokio::test]
 async fn idle_topics_make_room() {
     // With room for one topic, a second can be used once nobody needs the first, by a subscriber and by a publisher with
     // a key.

@@ -347,7 +347,7 @@ impl Writer {
                     answers.push((done, Receipt { id }));
                 }
                 Step::Forget { topic, seq, done } => {
-                    state.index.forget(&topic, seq);
+                    state.index.forget(&topic, seq, now_ms);
                     // Also those that no topic has asked for.
                     state.receipts.remove(&topic);
                     state.feeds.push(Commit::Deleted(topic, seq));

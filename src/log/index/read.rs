@@ -1,6 +1,6 @@
 //! What readers ask the index: pages, where to begin, what is held.
 
-use std::{cmp::Reverse, collections::BinaryHeap, iter::Peekable};
+use std::{cmp::Reverse, collections::BinaryHeap, iter::Peekable, time::Duration};
 
 use super::{Entry, Index, Plan};
 use crate::{
@@ -140,6 +140,12 @@ impl Index {
             newest.extend(rests.get_mut(at).and_then(Iterator::next).map(|seq| (seq, at)));
         }
         before
+    }
+
+    /// Where `topic` was deleted last, and how long before `now_ms`.
+    pub(in crate::log) fn deletion(&self, topic: &TopicName, now_ms: u64) -> Option<(u64, Duration)> {
+        let log = self.topics.get(topic).filter(|log| log.deleted_to > 0)?;
+        Some((log.deleted_to, Duration::from_millis(now_ms.saturating_sub(log.deleted_at_ms))))
     }
 
     pub(in crate::log) fn held(&self, topic: &TopicName) -> Option<Held> {

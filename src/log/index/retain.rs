@@ -36,14 +36,14 @@ impl Index {
         self.is_behind || !self.forgotten.is_empty() || !self.over.is_empty()
     }
 
-    /// Forgets what `topic` holds; the deletion stands at `seq`.
-    pub(in crate::log) fn forget(&mut self, topic: &TopicName, seq: u64) {
+    /// Forgets what `topic` holds; the deletion stands at `seq`, and is of this moment.
+    pub(in crate::log) fn forget(&mut self, topic: &TopicName, seq: u64, now_ms: u64) {
         self.watermark = self.watermark.max(seq);
         let is_new = !self.topics.contains_key(topic);
         self.removals += 1;
         let removals = self.removals;
         let log = self.entry(topic);
-        log.deleted_to = seq;
+        (log.deleted_to, log.deleted_at_ms) = (seq, now_ms);
         let was_empty = log.events.is_empty();
         let (events, bytes) = (mem::take(&mut log.events), mem::take(&mut log.bytes));
         if let Some(last) = events.back() {

@@ -97,11 +97,11 @@ fn a_large_deletion_is_complete_at_once_and_taken_apart_in_steps() {
     }
     watched.push(&other, 10, 1);
     let seq = watched.index.watermark() + 1;
-    watched.step(|index, _| index.forget(&big, seq));
+    watched.step(|index, _| index.forget(&big, seq, 0));
     assert_eq!((watched.removed.len(), watched.index.size().0), (0, 1));
     assert_eq!(watched.index.held(&big).expect("a trace").events, 0);
     let page = watched.index.read(&[big.clone(), other.clone()], 0, 0, usize::MAX);
-    assert_eq!((page.events.len(), page.deleted), (1, vec![big.clone()]));
+    assert_eq!((page.events.len(), page.deleted), (1, vec![(big.clone(), seq)]));
     watched.push(&big, 10, 2);
     let steps = watched.settle(2);
     assert!(
@@ -123,7 +123,7 @@ fn without_steps_all_is_done_at_once() {
     for _ in 0..MANY {
         watched.push(&big, 10, 1);
     }
-    watched.step(|index, _| index.forget(&big, MANY + 1));
+    watched.step(|index, _| index.forget(&big, MANY + 1, 0));
     watched.step(|index, removed| {
         index.step = usize::MAX;
         index.trim(1, removed);

@@ -152,10 +152,12 @@ async fn while_the_queue_is_full_publishes_are_refused_and_readiness_says_so() {
         config.server.workers = 1;
     });
     assert!(is_ready(&server).await);
+    let _known = server.subscribe("topic=known").await;
     let stalled = StalledWriter::new(&log);
     let sockets = join_all((0..4).map(|_| begin(&server, "t", None))).await;
     until("the server to have read all of it", async || has_read_all(server.address)).await;
     assert_eq!(publish(&server).await, (503, "queue_full".to_owned()));
+    server.ask("DELETE", "/topics/known", &[], b"").await.problem(503, "queue_full");
     assert!(!is_ready(&server).await, "publishes are refused");
     drop(stalled);
     for mut socket in sockets {

@@ -58,6 +58,10 @@ impl Log for Deadly {
         self.log.held(topic)
     }
 
+    fn deletion(&self, topic: &TopicName) -> Option<(u64, Duration)> {
+        self.log.deletion(topic)
+    }
+
     fn feed(&self) -> Arc<Feed> {
         self.log.feed()
     }

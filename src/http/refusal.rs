@@ -1,0 +1,106 @@
+//! What the registry, a topic or the log refuses, as a problem: the one mapping of all routes.
+
+use std::{fmt, time::Duration};
+
+use actix_web::http::StatusCode;
+
+use super::problem::Problem;
+use crate::{
+    log::AppendError,
+    registry::RegistryError,
+    topic::{DeleteError, JoinError, PublishError},
+};
+
+/// An error of a topic.
+pub(super) trait Refused: fmt::Display {
+    /// As a problem; the client may try again after `retry_after`.
+    fn problem(&self, retry_after: Duration) -> Problem;
+}
+
+/// `error` as a problem; the client may try again after `retry_after`.
+pub(super) fn refusal<E: Refused>(error: &RegistryError<E>, retry_after: Duration) -> Problem {
+    match error {
+        RegistryError::TooManyTopics(error) => Problem::unavailable("too_many_topics", error.to_string(), retry_after),
+        RegistryError::Topic(error) => error.problem(retry_after),
+    }
+}
+
+impl Refused for PublishError {
+    fn problem(&self, retry_after: Duration) -> Problem {
+        let unsettled = "the event may have been published, and a retry with the same Idempotency-Key settles it";
+        match self {
+            Self::NotStarted => Problem::unavailable("unavailable", self.to_string(), retry_after),
+            Self::Unknown => outcome_unknown(self, unsettled, retry_after),
+            Self::KeyReused => Problem::new(StatusCode::CONFLICT, "idempotency_key_reused", self.to_string()),
+            Self::Log(error) => of_the_log(*error, unsettled, retry_after),
+        }
+    }
+}
+
+impl Refused for DeleteError {
+    fn problem(&self, retry_after: Duration) -> Problem {
+        let unsettled = "the topic may have been deleted, and a retry settles it";
+        match self {
+            Self::Unknown => outcome_unknown(self, unsettled, retry_after),
+            Self::Log(error) => of_the_log(*error, unsettled, retry_after),
+        }
+    }
+}
+
+impl Refused for JoinError {
+    fn problem(&self, retry_after: Duration) -> Problem {
+        match self {
+            Self::NotStarted => Problem::unavailable("unavailable", self.to_string(), retry_after),
+            Self::Full => Problem::unavailable("too_many_subscribers", self.to_string(), retry_after),
+            // A client that follows a topic is told by a 204, which is no error.
+            Self::Deleted => Problem::new(StatusCode::NOT_FOUND, "topic_unknown", self.to_string()),
+        }
+    }
+}
+
+fn of_the_log(error: AppendError, unsettled: &str, retry_after: Duration) -> Problem {
+    let detail = error.to_string();
+    match error {
+        AppendError::Unavailable => Problem::unavailable("unavailable", detail, retry_after),
+        AppendError::QueueFull => Problem::unavailable("queue_full", detail, retry_after),
+        AppendError::DiskFull => {
+            Problem::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail).retry_after(retry_after)
+        }
+        AppendError::Unknown => outcome_unknown(&error, unsettled, retry_after),
+    }
+}
+
+fn outcome_unknown(error: &dyn fmt::Display, unsettled: &str, retry_after: Duration) -> Problem {
+    Problem::unavailable("outcome_unknown", format!("{error}; {unsettled}"), retry_after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::TooManyTopics;
+
+    fn code<E: Refused>(error: E) -> (u16, &'static str) {
+        let problem = refusal(&RegistryError::Topic(error), Duration::from_secs(1));
+        (actix_web::ResponseError::status_code(&problem).as_u16(), problem.code())
+    }
+
+    #[test]
+    fn each_error_has_the_same_code_on_every_route() {
+        // Goal: what the log refuses is told alike to a publisher and to whoever deletes; no cause is taken for another.
+        let log = [
+            (AppendError::Unavailable, (503, "unavailable")),
+            (AppendError::QueueFull, (503, "queue_full")),
+            (AppendError::DiskFull, (507, "disk_full")),
+            (AppendError::Unknown, (503, "outcome_unknown")),
+        ];
+        for (error, expected) in log {
+            assert_eq!([code(PublishError::Log(error)), code(DeleteError::Log(error))], [expected; 2]);
+        }
+        assert_eq!([code(PublishError::NotStarted), code(JoinError::NotStarted)], [(503, "unavailable"); 2]);
+        assert_eq!([code(PublishError::Unknown), code(DeleteError::Unknown)], [(503, "outcome_unknown"); 2]);
+        assert_eq!(code(PublishError::KeyReused), (409, "idempotency_key_reused"));
+        assert_eq!(code(JoinError::Full), (503, "too_many_subscribers"));
+        let full = RegistryError::<JoinError>::TooManyTopics(TooManyTopics { topics_max: 1 });
+        assert_eq!(refusal(&full, Duration::ZERO).code(), "too_many_topics");
+    }
+}
