@@ -156,7 +156,7 @@ pub struct DraftKey {
     /// The idempotency key.
     pub key: Arc<str>,
     /// Tells whether a retry carries the same event.
-    pub fingerprint: u64,
+    pub fingerprint: u128,
     /// The topic's subscribers when it was taken: part of the answer.
     pub subscribers: usize,
 }
@@ -168,8 +168,8 @@ pub struct KeptReceipt {
     pub key: Arc<str>,
     /// The receipt.
     pub receipt: Receipt,
-    /// Of the event that was published with it.
-    pub fingerprint: u64,
+    /// Of the event that was published with it; `None` where a version before this one kept it.
+    pub fingerprint: Option<u128>,
     /// The topic's subscribers then.
     pub subscribers: usize,
     /// When, in milliseconds since the Unix epoch.

@@ -142,7 +142,7 @@ impl Handler<Publish> for Topic {
         if let Some(first) = self.receipts.find(&key) {
             let taken =
                 Taken { receipt: first.receipt.clone().boxed(), subscribers: first.subscribers, replayed: true };
-            return MessageResult(if first.fingerprint == fingerprint {
+            return MessageResult(if first.fingerprint.is_none_or(|first| first == fingerprint) {
                 Answer::Taken(taken)
             } else {
                 Answer::KeyReused
@@ -154,7 +154,7 @@ impl Handler<Publish> for Topic {
             return MessageResult(Answer::NoRoom(self.log.room(bytes)));
         };
         let receipt = receipt.shared();
-        self.receipts.keep(key, Kept { fingerprint, subscribers, receipt: receipt.clone() });
+        self.receipts.keep(key, Kept { fingerprint: Some(fingerprint), subscribers, receipt: receipt.clone() });
         self.busy_for(self.limits.idempotency_window);
         MessageResult(Answer::Taken(Taken { receipt: receipt.boxed(), subscribers, replayed: false }))
     }

@@ -8,6 +8,7 @@ mod cold;
 mod failing;
 mod full;
 mod refused;
+mod remembered;
 mod start;
 pub mod versions;
 
@@ -151,7 +152,8 @@ fn a_deleted_topic_stays_deleted() {
         let reborn = client.must_publish("t", "reborn");
         end.apply(broker);
         for _ in 0..3 {
-            let broker = Broker::disk(&directory, &[]);
+            // Else a client that comes back would be told of the deletion, and not of what is missing.
+            let broker = Broker::disk(&directory, &[("STREAM__GONE", "0s")]);
             assert_eq!(contents(&subscribe(&broker, "topic=t&topic=other&since=all", None)), ["c", "reborn"]);
             let lines = subscribe(&broker, "topic=t", Some(&first));
             assert_eq!(gap(&lines), Some(("evicted".to_owned(), seq(&reborn) - 1)), "{end:?}");

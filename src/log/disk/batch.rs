@@ -50,10 +50,12 @@ impl Batch<'_> {
     }
 
     pub(super) fn keep(&self, topic: i64, kept: &KeptReceipt) -> Result<(), StoreError> {
-        let sql = "INSERT OR REPLACE INTO receipt VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let sql = "INSERT OR REPLACE INTO receipt VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let subscribers = i64::try_from(kept.subscribers).unwrap_or(i64::MAX);
         let (seq, time_ms) = (number(kept.receipt.id.seq), number(kept.time_ms));
-        let row = params![topic, &*kept.key, seq, kept.fingerprint.cast_signed(), subscribers, time_ms];
+        let fingerprint = kept.fingerprint.unwrap_or_default();
+        let (upper, lower) = (half(fingerprint >> 64), half(fingerprint));
+        let row = params![topic, &*kept.key, seq, lower, subscribers, time_ms, kept.fingerprint.map(|_| upper)];
         self.transaction.prepare_cached(sql)?.execute(row)?;
         Ok(())
     }
@@ -76,11 +78,11 @@ impl Batch<'_> {
         Ok(())
     }
 
-    pub(super) fn mark_deleted(&self, topic: &TopicName, at: u64) -> Result<(), StoreError> {
+    pub(super) fn mark_deleted(&self, topic: &TopicName, at: u64, time_ms: u64) -> Result<(), StoreError> {
         let id = self.topic(topic)?;
         self.transaction
-            .prepare_cached("UPDATE topic SET deleted_to = ?2 WHERE id = ?1")?
-            .execute(params![id, number(at)])?;
+            .prepare_cached("UPDATE topic SET deleted_to = ?2, deleted_ms = ?3 WHERE id = ?1")?
+            .execute(params![id, number(at), number(time_ms)])?;
         self.transaction.prepare_cached("DELETE FROM receipt WHERE topic = ?1")?.execute([id])?;
         Ok(())
     }
@@ -120,4 +122,9 @@ impl Batch<'_> {
     pub(super) fn commit(self) -> Result<(), StoreError> {
         Ok(self.transaction.commit()?)
     }
+}
+
+/// The lower 64 bits of `value`.
+fn half(value: u128) -> i64 {
+    u64::try_from(value & u128::from(u64::MAX)).unwrap_or_default().cast_signed()
 }

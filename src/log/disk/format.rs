@@ -13,7 +13,7 @@ const APPLICATION_ID: i32 = 0x5449_4449;
 /// The first layout, of version 0.1.
 const FIRST: i32 = 1;
 /// The layout that this version reads and writes.
-pub(super) const FORMAT: i32 = 2;
+pub(super) const FORMAT: i32 = 3;
 
 /// Tables of the first layout.
 const TABLES: &str = "
@@ -40,6 +40,12 @@ fn step(to: i32) -> &'static str {
         2 => {
             "ALTER TABLE topic ADD COLUMN evicted_ms INTEGER NOT NULL DEFAULT 0;
              INSERT INTO meta VALUES ('forgotten_ms', 0), ('deleted_to', 0), ('unreadable_to', 0);"
+        }
+        // The upper half of a receipt's fingerprint; null in those of before, which had one of another kind. And when a
+        // topic was deleted, in milliseconds since the Unix epoch; 0 where that is not known.
+        3 => {
+            "ALTER TABLE receipt ADD COLUMN fingerprint_upper INTEGER;
+             ALTER TABLE topic ADD COLUMN deleted_ms INTEGER NOT NULL DEFAULT 0;"
         }
         _ => "",
     }

@@ -47,8 +47,10 @@ pub(super) fn load(
     store.make_room()?;
     let mut index = Index::new(meta.epoch, config.clone(), config.hot_bytes_max.get());
     let mut topics = HashMap::new();
+    let opened = clock.now();
     let lost = store.topics(meta.reserved, |row| {
-        index.restore_topic(&row.name, row.evicted_to, row.evicted_ms, row.deleted_to);
+        let (evicted, deleted_at_ms) = ((row.evicted_to, row.evicted_ms), opened.before(row.deleted_ms));
+        index.restore_topic(&row.name, evicted, (row.deleted_to, deleted_at_ms));
         topics.insert(row.id, (row.name, row.deleted_to));
     })?;
     store.repair(!lost.is_empty(), topics.keys().copied())?;

@@ -60,6 +60,8 @@ pub(super) struct TopicRow {
     pub(super) evicted_to: u64,
     pub(super) evicted_ms: u64,
     pub(super) deleted_to: u64,
+    /// When that was, in milliseconds since the Unix epoch.
+    pub(super) deleted_ms: u64,
 }
 
 /// A connection to the file that writes; there is one, on the writer's thread.
@@ -187,7 +189,8 @@ impl Store {
             Err(error) if error.is_damage() => u64::from(u32::MAX),
             last => position(last?),
         };
-        let select = "SELECT id, name, evicted_to, deleted_to, evicted_ms FROM topic WHERE id >= ?1 ORDER BY id";
+        let select =
+            "SELECT id, name, evicted_to, deleted_to, evicted_ms, deleted_ms FROM topic WHERE id >= ?1 ORDER BY id";
         salvage::scan(&self.connection, select, last, |row| {
             let name: String = row.get(1)?;
             let name =
@@ -196,7 +199,8 @@ impl Store {
             if evicted_to.max(deleted_to) > reserved {
                 return Err(StoreError::Corrupt(format!("the marks of topic {name}")));
             }
-            each(TopicRow { id: row.get(0)?, name, evicted_to, evicted_ms: position(row.get(4)?), deleted_to });
+            let (evicted_ms, deleted_ms) = (position(row.get(4)?), position(row.get(5)?));
+            each(TopicRow { id: row.get(0)?, name, evicted_to, evicted_ms, deleted_to, deleted_ms });
             Ok(())
         })
     }
@@ -256,7 +260,7 @@ impl Store {
         window_ms: u64,
         mut each: impl FnMut(i64, KeptReceipt),
     ) -> Result<(), StoreError> {
-        let sql = "SELECT topic, key, seq, fingerprint, subscribers, time_ms FROM receipt
+        let sql = "SELECT topic, key, seq, fingerprint, subscribers, time_ms, fingerprint_upper FROM receipt
             WHERE time_ms BETWEEN ?1 AND ?2 ORDER BY time_ms";
         let mut statement = self.connection.prepare(sql)?;
         let mut rows =
@@ -329,10 +333,11 @@ impl Store {
 
 fn receipt(row: &Row<'_>, epoch: Epoch) -> rusqlite::Result<(i64, KeptReceipt)> {
     let (topic, key, seq): (_, String, _) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    let (lower, upper): (i64, Option<i64>) = (row.get(3)?, row.get(6)?);
     let kept = KeptReceipt {
         key: key.into(),
         receipt: Receipt { id: EventId { epoch, seq: position(seq) } },
-        fingerprint: row.get::<_, i64>(3)?.cast_unsigned(),
+        fingerprint: upper.map(|upper| u128::from(upper.cast_unsigned()) << 64 | u128::from(lower.cast_unsigned())),
         subscribers: usize::try_from(row.get::<_, i64>(4)?).unwrap_or_default(),
         time_ms: position(row.get(5)?),
     };

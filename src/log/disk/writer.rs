@@ -171,7 +171,7 @@ impl Writer {
         let kept = draft.key.map(|key| KeptReceipt {
             key: key.key,
             receipt: Receipt { id },
-            fingerprint: key.fingerprint,
+            fingerprint: Some(key.fingerprint),
             subscribers: key.subscribers,
             time_ms,
         });
@@ -277,7 +277,7 @@ impl Writer {
                         batch.keep(topic, kept)?;
                     }
                 }
-                Step::Forget { topic, seq, .. } => batch.mark_deleted(topic, *seq)?,
+                Step::Forget { topic, seq, .. } => batch.mark_deleted(topic, *seq, self.shared.clock.now().wall_ms)?,
             }
         }
         let here: HashSet<&TopicName> =

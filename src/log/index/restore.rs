@@ -19,16 +19,11 @@ pub(in crate::log) struct Marks {
 }
 
 impl Index {
-    /// Takes back a topic that has lost events up to `evicted_to`, the newest of them at `evicted_ms`, 0 where that is not
-    /// known, and was deleted at `deleted_to`; before its events.
-    pub(in crate::log) fn restore_topic(
-        &mut self,
-        topic: &TopicName,
-        evicted_to: u64,
-        evicted_ms: u64,
-        deleted_to: u64,
-    ) {
-        let log = TopicLog { evicted_to, evicted_ms, deleted_to, ..TopicLog::default() };
+    /// Takes back a topic before its events: up to where it has lost some, and when the newest of those was, 0 where that is
+    /// not known; where it was deleted, and when.
+    pub(in crate::log) fn restore_topic(&mut self, topic: &TopicName, evicted: (u64, u64), deleted: (u64, u64)) {
+        let ((evicted_to, evicted_ms), (deleted_to, deleted_at_ms)) = (evicted, deleted);
+        let log = TopicLog { evicted_to, evicted_ms, deleted_to, deleted_at_ms, ..TopicLog::default() };
         self.topics.insert(topic.clone(), log);
     }
 
