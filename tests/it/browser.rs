@@ -14,15 +14,14 @@ mod proxy;
 mod refusal;
 mod words;
 
-use std::{
-    io::Write as _,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use tidings::config::{Config, Origins};
 
-use crate::harness::TestServer;
+use crate::harness::{
+    TestServer,
+    tools::{left_out, on_path},
+};
 use driver::Window;
 
 /// Reconnecting must not be what a test waits for.
@@ -40,20 +39,6 @@ fn open_to(origin: &str, configure: impl FnOnce(&mut Config)) -> TestServer {
         config.cors.origins = Origins::Only(vec![origin.to_owned()]);
         configure(config);
     })
-}
-
-/// Where `program` is, as a shell would look for it.
-fn on_path(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
-}
-
-/// Says that this test is left out for want of `missing`, or fails it when all tests are asked for.
-fn left_out(missing: &str) {
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    assert!(std::env::var_os("TIDINGS_TEST_ALL").is_none_or(|all| all != "1"), "{test}: {missing}");
-    // Not `eprintln!`, which the test runner keeps to itself when the test passes.
-    let _ = std::io::stderr().write_all(format!("left out: {test}: {missing}\n").as_bytes());
 }
 
 /// A file that `tests/run` has fetched from npm, which is never part of the repository.

@@ -21,6 +21,7 @@ pub mod chunks;
 pub mod parser;
 pub mod preload;
 pub mod process;
+pub mod tools;
 
 pub use answer::{Answer, encoded};
 use blocking::Directory;
