@@ -82,6 +82,9 @@ struct Errors {
     thread: JoinHandle<()>,
 }
 
+/// The arguments of a broker that may listen anywhere.
+const ANY_PORT: [&str; 2] = ["--listen", "127.0.0.1:0"];
+
 impl Broker {
     /// The disk engine on `directory`, with `settings` (`LOG__AGE_MAX`, …).
     pub fn disk(directory: &Directory, settings: &[(&str, &str)]) -> Self {
@@ -100,12 +103,18 @@ impl Broker {
         settings: &[(&str, &str)],
         environment: &[(&str, &str)],
     ) -> Result<Self, (ExitStatus, String)> {
-        Self::launch(engine, path, settings, environment, &[])
+        Self::launch(engine, path, settings, environment, &ANY_PORT)
     }
 
     /// The disk engine on `directory`, with arguments.
     pub fn with_arguments(directory: &Directory, settings: &[(&str, &str)], arguments: &[&str]) -> Self {
-        Self::launch("disk", &directory.0, settings, &[], arguments)
+        Self::launch("disk", &directory.0, settings, &[], &[&ANY_PORT, arguments].concat())
+            .unwrap_or_else(|(status, errors)| panic!("{status}: {errors}"))
+    }
+
+    /// The disk engine on `directory`, on the address `listen`.
+    pub fn start_at(listen: &str, directory: &Directory, settings: &[(&str, &str)]) -> Self {
+        Self::launch("disk", &directory.0, settings, &[], &["--listen", listen])
             .unwrap_or_else(|(status, errors)| panic!("{status}: {errors}"))
     }
 
@@ -117,7 +126,7 @@ impl Broker {
         arguments: &[&str],
     ) -> Result<Self, (ExitStatus, String)> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
-        command.args(["--listen", "127.0.0.1:0"]).args(arguments).current_dir(env!("CARGO_TARGET_TMPDIR"));
+        command.args(arguments).current_dir(env!("CARGO_TARGET_TMPDIR"));
         command
             .env("TIDINGS__LOG__ENGINE", engine)
             .env("TIDINGS__LOG__PATH", path)
