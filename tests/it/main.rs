@@ -22,6 +22,7 @@ mod harness;
 mod bench;
 mod browser;
 mod cli;
+mod clients;
 mod crash;
 mod disk;
 mod disk_log;

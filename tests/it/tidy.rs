@@ -79,7 +79,8 @@ fn files_and_functions_can_be_read_at_a_sitting() {
     let mut faults = Vec::new();
     for file in files(&["src", "tests", "benches", "static"]) {
         let lines = file.text.lines().count();
-        if lines > LINES_MAX {
+        // Nobody reads what cargo writes.
+        if lines > LINES_MAX && !file.path.ends_with("/Cargo.lock") {
             faults.push(format!("{}: {lines} lines", file.path));
         }
         let long = functions(&file.code).into_iter().filter(|(_, _, lines)| *lines > FUNCTION_LINES_MAX);
