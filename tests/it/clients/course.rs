@@ -16,6 +16,7 @@ use super::{
     programs::{Library, Program},
 };
 use crate::harness::{
+    PATIENCE,
     blocking::{Broker, Client, Directory, pause, wait_for},
     parser::Parser,
 };
@@ -30,8 +31,6 @@ const PACE: Duration = Duration::from_millis(20);
 /// Events after all clients are back, before the next thing happens.
 const EVENTS: usize = 15;
 const HEARTBEATS: usize = 4;
-/// How long a client may take to come back, or to be given the last event.
-const AWAY_MAX: Duration = Duration::from_secs(10);
 
 /// A client of the course: its library, and what it adds to the address.
 pub type Entrant = (Library, &'static str);
@@ -139,7 +138,7 @@ impl Course {
         let mut client = self.broker.as_ref().expect("it runs").client();
         let event = attempt(&mut client, &topics, &last, "last").expect("an answer");
         self.record.lock().expect("no panic").published.push(event);
-        let deadline = Instant::now() + AWAY_MAX;
+        let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline && !self.programs.iter().all(|(_, program)| program.has(&last)) {
             pause(Duration::from_millis(5));
         }
@@ -166,7 +165,7 @@ impl Course {
             let answer = client.request("GET", &format!("/topics/{topic}"), "", "").expect("an answer");
             answer.body["subscribers"] == 1
         };
-        let deadline = Instant::now() + AWAY_MAX;
+        let deadline = Instant::now() + PATIENCE;
         for (topic, away) in self.topics.iter().zip(&mut self.away) {
             while !*away && !subscribes(topic) {
                 *away = Instant::now() > deadline;
