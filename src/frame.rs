@@ -198,13 +198,16 @@ pub fn heartbeat(encoding: Encoding, position: Option<EventId>) -> Bytes {
 }
 
 /// The last bytes of a stream that the broker ends and whose client is to come back after `retry`. Where an id has data,
-/// nothing but the end: to some clients the rest would be an empty message, and the opening has said when to come back.
+/// no blank line follows: to some clients it would be the end of an empty message. Comments alone must not be the last,
+/// because others take such an end for a reason not to come back.
 #[must_use]
 pub fn farewell(encoding: Encoding, marks: Marks, retry: Duration, id: EventId) -> Bytes {
-    if encoding.format == Format::Lines || marks != Marks::Id {
-        return end(encoding.framing);
-    }
-    let text = format!("retry: {}\nid: {id}\n\n", millis(retry));
+    let retry = millis(retry);
+    let text = match (encoding.format, marks) {
+        (Format::Lines, _) => return end(encoding.framing),
+        (_, Marks::Id) => format!("retry: {retry}\nid: {id}\n\n"),
+        (_, Marks::Event | Marks::None) => format!("retry: {retry}\n"),
+    };
     [own(encoding.framing, &text), end(encoding.framing)].concat().into()
 }
 

@@ -41,8 +41,10 @@ async fn to_the_end(mut stream: Stream, topic: usize) -> Ended {
     }
     let at = Instant::now();
     let body = std::str::from_utf8(&stream.body).expect("UTF-8");
-    assert!(body.ends_with("\n\n"), "the last block is not complete: {:?}", &body[body.len().saturating_sub(80)..]);
-    assert!(stream.retry().is_some_and(|retry| (2_400..=3_600).contains(&retry)), "{:?}", stream.retry());
+    let retry = stream.retry().expect("a reconnection time");
+    let tail = &body[body.len().saturating_sub(80)..];
+    assert!(body.ends_with(&format!("\n\nretry: {retry}\n")), "the last block is not complete: {tail:?}");
+    assert!((2_400..=3_600).contains(&retry), "{retry}");
     Ended { topic, at, last_event_id: stream.last_event_id().to_owned(), contents }
 }
 

@@ -108,6 +108,24 @@ async fn a_stream_that_reaches_its_age_ends_politely() {
 }
 
 #[tokio::test]
+async fn an_end_after_comments_says_when_to_come_back() {
+    // A client of Go's (go-sse) takes comments before the end of a stream for a reason to stop for good, unless a field
+    // follows them. After a blank line others would have an empty message.
+    let server = TestServer::with(|config| {
+        config.stream.heartbeat = Duration::from_millis(100);
+        config.stream.lifetime_max = Duration::from_secs(1);
+    });
+    for marks in ["event", "none"] {
+        let mut stream = server.subscribe(&format!("topic=a&marks={marks}")).await;
+        assert_eq!(stream.all().await, []);
+        let retry = stream.retry().expect("a reconnection time");
+        assert!((2400..=3600).contains(&retry), "{retry}");
+        let text = String::from_utf8(stream.body.clone()).expect("UTF-8");
+        assert!(text.ends_with(&format!("\n:\n:\nretry: {retry}\n")), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_resumes_over_many_ends_without_loss() {
     // Streams that end every 300 ms while publishers run: the client sees every event once, in order.
     let server = TestServer::with(|config| config.stream.lifetime_max = Duration::from_millis(300));
