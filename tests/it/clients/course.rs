@@ -194,7 +194,7 @@ impl Drop for Course {
 
 fn start(listen: &str, directory: &Directory, more: &[(&str, &str)]) -> Broker {
     let settings = [&SETTINGS[..], more].concat();
-    Broker::start_at(listen, "disk", &directory.0, &settings, &[]).unwrap_or_else(|(how, why)| panic!("{how}: {why}"))
+    Broker::start_at(listen, directory, &settings)
 }
 
 /// Subscribes, and holds the stream; `None` when it is refused.
