@@ -13,7 +13,7 @@
 use std::{
     cell::RefCell,
     future::poll_fn,
-    io::{self, ErrorKind, Read as _, Write as _},
+    io::{self, ErrorKind, Read as _},
     net::{SocketAddr, TcpStream as BareStream},
     pin::Pin,
     rc::Rc,
@@ -27,8 +27,7 @@ use futures_util::{
     future::{Either, LocalBoxFuture},
 };
 use tokio::{
-    io::{AsyncRead as _, Interest, ReadBuf},
-    net::TcpStream,
+    io::{AsyncRead as _, ReadBuf},
     task::yield_now,
     time::{Instant, Sleep, sleep, timeout},
 };
@@ -40,14 +39,13 @@ use super::{
     publish::Order,
     subscribe::{Granted, Wish},
 };
-use crate::{
-    config::Origins,
-    hub::{Carrier, send},
-};
+use crate::{config::Origins, hub::Carrier};
 
 mod request;
+mod socket;
 
 use request::{BYTES_MAX, Look, Request, Route};
+use socket::Socket;
 
 /// What is not a whole request by then is left to the full HTTP server and its time limits.
 const WHOLE_WITHIN: Duration = Duration::from_secs(1);
@@ -90,13 +88,6 @@ struct Response {
     bytes: Vec<u8>,
     /// The connection ends with it.
     is_last: bool,
-}
-
-/// A connection's socket. The runtime's poll knows it only once it had to wait.
-enum Socket {
-    Bare(BareStream),
-    Watched(TcpStream),
-    Gone,
 }
 
 impl ShortWay {
@@ -328,55 +319,6 @@ impl Patience {
                 return Poll::Ready(());
             }
             timer.as_mut().reset(Instant::now() + self.keep_alive);
-        }
-    }
-}
-
-impl Socket {
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Bare(socket) => (&*socket).write(bytes),
-            Self::Watched(socket) => socket.try_io(Interest::WRITABLE, || send(socket, bytes)),
-            Self::Gone => Err(ErrorKind::NotConnected.into()),
-        }
-    }
-
-    async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        let socket = self.watch()?;
-        while !bytes.is_empty() {
-            socket.writable().await?;
-            match socket.try_write(bytes) {
-                Ok(sent) => bytes = bytes.get(sent..).unwrap_or_default(),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    fn watch(&mut self) -> io::Result<&mut TcpStream> {
-        if !matches!(self, Self::Watched(_)) {
-            *self = Self::Watched(std::mem::replace(self, Self::Gone).into_watched()?);
-        }
-        match self {
-            Self::Watched(socket) => Ok(socket),
-            _ => Err(ErrorKind::NotConnected.into()),
-        }
-    }
-
-    fn into_watched(self) -> io::Result<TcpStream> {
-        match self {
-            Self::Bare(socket) => TcpStream::from_std(socket),
-            Self::Watched(socket) => Ok(socket),
-            Self::Gone => Err(ErrorKind::NotConnected.into()),
-        }
-    }
-
-    fn into_bare(self) -> io::Result<BareStream> {
-        match self {
-            Self::Bare(socket) => Ok(socket),
-            Self::Watched(socket) => socket.into_std(),
-            Self::Gone => Err(ErrorKind::NotConnected.into()),
         }
     }
 }
