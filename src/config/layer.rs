@@ -12,6 +12,7 @@ use ::config::{FileFormat, Format, Map, Source, Value, ValueKind};
 
 use super::setting::{SETTINGS, Setting};
 use super::{ConfigError, Overrides, Problem};
+use crate::spelling::distance;
 
 /// How a variable of ours begins.
 const PREFIX: &str = "TIDINGS__";
@@ -179,20 +180,6 @@ fn nearest(name: &str) -> Option<&'static Setting> {
     };
     let (distance, setting) = SETTINGS.iter().map(|setting| (far(setting), setting)).min_by_key(|(far, _)| *far)?;
     (distance <= last.chars().count().div_ceil(3)).then_some(setting)
-}
-
-/// How many letters to insert, drop or change to turn `a` into `b` (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (1..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let (mut diagonal, mut left) = (i, i + 1);
-        for (y, cell) in b.chars().zip(&mut row) {
-            let above = *cell;
-            *cell = (diagonal + usize::from(x != y)).min(above.min(left) + 1);
-            (diagonal, left) = (above, *cell);
-        }
-    }
-    row.last().copied().unwrap_or_else(|| a.chars().count())
 }
 
 /// The variables as text; those meant for others may be anything, and are left out if they are.
