@@ -32,6 +32,11 @@ const EVENT_EXPANSION: u64 = 8;
 /// What a topic must be able to hold beside its largest event, so that no event is evicted by its own arrival.
 const TOPIC_ROOM: Size = Size::kib(64);
 
+/// How much larger than its content a form or a JSON body may be: either can spell a byte with six (`\u0000`).
+pub const ENCODED_FACTOR: u64 = 6;
+/// What a form or a JSON body may hold besides the content.
+pub const ENCODED_EXTRA: Size = Size::kib(64);
+
 /// What the queue needs beside the largest event.
 const QUEUE_ROOM: Size = Size::kib(4);
 
@@ -104,6 +109,7 @@ impl Config {
     /// The rules between keys; each value alone is already known to be in its range.
     fn contradictions(&self, values: &BTreeMap<String, Value>) -> Vec<Problem> {
         let smallest_topic = Size::new(self.publish.event_bytes_max.get() * EVENT_EXPANSION) + TOPIC_ROOM;
+        let largest_body = Size::new(self.publish.event_bytes_max.get() * ENCODED_FACTOR) + ENCODED_EXTRA;
         let rules = [
             (
                 "log.topic_bytes_max",
@@ -117,6 +123,18 @@ impl Config {
                 self.log.queue_bytes_max,
                 self.publish.event_bytes_max + QUEUE_ROOM,
                 format!("publish.event_bytes_max + {QUEUE_ROOM}"),
+            ),
+            (
+                "limits.request_bytes_in_flight_per_ip_max",
+                self.limits.request_bytes_in_flight_per_ip_max,
+                largest_body,
+                format!("{ENCODED_FACTOR} x publish.event_bytes_max + {ENCODED_EXTRA}"),
+            ),
+            (
+                "limits.request_bytes_in_flight_max",
+                self.limits.request_bytes_in_flight_max,
+                self.limits.request_bytes_in_flight_per_ip_max,
+                "limits.request_bytes_in_flight_per_ip_max".to_owned(),
             ),
         ];
         rules
@@ -144,6 +162,8 @@ pub struct ServerConfig {
     pub workers: usize,
     /// How long an idle connection waits for its next request, 1 s to 1 h.
     pub keep_alive: Duration,
+    /// How long a new connection has for the head of its first request, and a later request for its own, 100 ms to 10 min.
+    pub head_timeout: Duration,
 }
 
 impl ServerConfig {
@@ -155,7 +175,13 @@ impl ServerConfig {
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { host: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 8080, workers: 0, keep_alive: Duration::from_secs(75) }
+        Self {
+            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 8080,
+            workers: 0,
+            keep_alive: Duration::from_secs(75),
+            head_timeout: Duration::from_secs(10),
+        }
     }
 }
 
@@ -298,6 +324,14 @@ pub struct LimitsConfig {
     pub topics_per_request_max: usize,
     /// The longest topic name, 1 B to 1 KiB of UTF-8.
     pub topic_bytes_max: Size,
+    /// Bytes of requests that are being received and read, 64 KiB to 1 TiB; holds what one address may send at once.
+    pub request_bytes_in_flight_max: Size,
+    /// The same from one IP address, 64 KiB to 1 TiB; holds the largest body.
+    pub request_bytes_in_flight_per_ip_max: Size,
+    /// Connections that are no subscriber's, 1 to 10 million: they publish, ask, or have not said anything yet.
+    pub pending_connections_max: usize,
+    /// The same from one IP address, 1 to 10 million.
+    pub pending_connections_per_ip_max: usize,
 }
 
 impl Default for LimitsConfig {
@@ -309,6 +343,10 @@ impl Default for LimitsConfig {
             topics_max: 200_000,
             topics_per_request_max: 128,
             topic_bytes_max: Size::new(255),
+            request_bytes_in_flight_max: Size::mib(256),
+            request_bytes_in_flight_per_ip_max: Size::mib(64),
+            pending_connections_max: 20_000,
+            pending_connections_per_ip_max: 10_000,
         }
     }
 }

@@ -1,17 +1,25 @@
 //! The edge: the routes, and what they share. Only this module and `server` see actix-web.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use actix_cors::Cors;
-use actix_web::{HttpResponse, Responder, http::StatusCode, web};
+use actix_http::ConnectionType;
+use actix_service::Service;
+use actix_web::{
+    HttpResponse, Responder,
+    body::{BodySize, MessageBody},
+    dev::{ServiceRequest, ServiceResponse},
+    http::StatusCode,
+    web,
+};
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     config::{Config, CorsConfig, Origins},
     event::TopicName,
-    hub::Hub,
-    limits::Connections,
+    hub::{Carrier, Hub},
+    limits::{Connections, RequestBytes},
     log::Log,
     registry::Registry,
 };
@@ -21,6 +29,7 @@ mod fields;
 mod head;
 mod origin;
 mod page;
+mod pending;
 mod problem;
 mod publish;
 mod refusal;
@@ -29,6 +38,7 @@ mod stream;
 mod subscribe;
 mod topics;
 
+pub use pending::Pending;
 pub use problem::Problem;
 pub use short::{FullServer, ShortWay};
 
@@ -45,6 +55,8 @@ pub struct Edge {
     pub registry: Arc<Registry>,
     /// The subscribers' permits.
     pub connections: Arc<Connections>,
+    /// The bytes of requests that are being received.
+    pub bytes: Arc<RequestBytes>,
     /// The hub of this worker's thread.
     pub hub: Hub,
     /// Requests that the drain shall wait for hold it for as long as they take.
@@ -111,8 +123,18 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 .route(web::delete().to(topics::delete))
                 .default_service(web::to(|| async { not_allowed("GET, DELETE") })),
         )
-        .service(web::resource("/healthz").route(web::get().to(alive)))
-        .service(web::resource("/readyz").route(web::get().to(ready)))
+        .service(
+            web::resource("/healthz")
+                .route(web::get().to(alive))
+                .route(web::head().to(alive))
+                .default_service(web::to(|| async { not_allowed("GET, HEAD") })),
+        )
+        .service(
+            web::resource("/readyz")
+                .route(web::get().to(ready))
+                .route(web::head().to(ready))
+                .default_service(web::to(|| async { not_allowed("GET, HEAD") })),
+        )
         .configure(page::routes)
         .default_service(web::to(unknown));
 }
@@ -136,6 +158,36 @@ async fn unknown() -> HttpResponse {
 fn not_allowed(methods: &'static str) -> HttpResponse {
     use actix_web::ResponseError as _;
     Problem::method_not_allowed(methods).error_response()
+}
+
+/// Around every request of the full HTTP server: tells the connection's [`Carrier`] when it is answered, and ends the
+/// connection with the answer where the end of the request is not known.
+pub fn one_request<S, B>(
+    request: ServiceRequest,
+    service: &S,
+) -> impl Future<Output = Result<ServiceResponse<B>, actix_web::Error>> + use<S, B>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error>,
+    S::Future: 'static,
+    B: MessageBody,
+{
+    let carrier = request.conn_data::<Carrier>().cloned();
+    // What came behind a request that ends the connection is no request.
+    let is_first = carrier.as_ref().is_none_or(|carrier| !carrier.is_answered());
+    let answered = is_first.then(|| service.call(request));
+    async move {
+        let Some(answered) = answered else { return pending().await };
+        let mut answer = answered.await.inspect_err(|_| carrier.iter().for_each(Carrier::end_reading))?;
+        if let Some(carrier) = carrier.filter(|_| answer.response().body().size() != BodySize::Stream) {
+            if !carrier.is_framed() {
+                // Where the body ends is not known: its rest would be taken for the next request.
+                answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+                carrier.end_reading();
+            }
+            carrier.answered();
+        }
+        Ok(answer)
+    }
 }
 
 /// What browsers are told about pages of other origins: exact origins with credentials, or everybody without.

@@ -1,26 +1,21 @@
-//! How much: permits for connections, overall and by address, that free themselves.
+//! How much: permits for connections and bytes, overall and by address, that free themselves.
 
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
-
-use dashmap::{DashMap, Entry};
+use std::{net::IpAddr, sync::Arc};
 
 use crate::config::LimitsConfig;
 
+mod bytes;
+mod pending;
+mod quota;
+
+pub use bytes::{BytesPermit, RequestBytes, TooManyBytes};
+pub use pending::{PendingConnections, PendingPermit, TooManyPending, address};
+
+use quota::{Excess, Quota, network};
+
 /// Counts the subscribers' connections.
 #[derive(Debug)]
-pub struct Connections {
-    all: AtomicUsize,
-    /// Addresses that have a connection, and how many.
-    by_ip: DashMap<IpAddr, usize>,
-    all_max: usize,
-    per_ip_max: usize,
-}
+pub struct Connections(Quota);
 
 /// A place for one connection; given back on drop.
 #[derive(Debug)]
@@ -50,18 +45,13 @@ impl Connections {
     /// None yet.
     #[must_use]
     pub fn new(limits: &LimitsConfig) -> Arc<Self> {
-        Arc::new(Self {
-            all: AtomicUsize::new(0),
-            by_ip: DashMap::new(),
-            all_max: limits.connections_max,
-            per_ip_max: limits.connections_per_ip_max,
-        })
+        Arc::new(Self(Quota::new(limits.connections_max, limits.connections_per_ip_max)))
     }
 
     /// Connections that hold a permit.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.all.load(Ordering::Relaxed)
+        self.0.taken()
     }
 
     /// Whether there is none.
@@ -75,42 +65,17 @@ impl Connections {
     /// # Errors
     /// When a limit is reached.
     pub fn admit(self: &Arc<Self>, ip: Option<IpAddr>) -> Result<ConnectionPermit, TooManyConnections> {
-        let below = |max: usize| move |count: usize| (count < max).then_some(count + 1);
-        let all = self.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below(self.all_max));
-        all.map_err(|_| TooManyConnections::Overall { max: self.all_max })?;
-        // From here on the permit gives the overall count back.
-        let mut permit = ConnectionPermit { connections: Arc::clone(self), ip: None };
-        if let Some(ip) = ip.map(network) {
-            let mut count = self.by_ip.entry(ip).or_insert(0);
-            if *count >= self.per_ip_max {
-                drop(count);
-                return Err(TooManyConnections::PerIp { max: self.per_ip_max });
-            }
-            *count += 1;
-            permit.ip = Some(ip);
+        let ip = ip.map(network);
+        match self.0.take(ip, 1) {
+            Ok(()) => Ok(ConnectionPermit { connections: Arc::clone(self), ip }),
+            Err(Excess::Overall) => Err(TooManyConnections::Overall { max: self.0.all_max }),
+            Err(Excess::PerIp) => Err(TooManyConnections::PerIp { max: self.0.per_ip_max }),
         }
-        Ok(permit)
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.connections.all.fetch_sub(1, Ordering::Relaxed);
-        let Some(ip) = self.ip else { return };
-        if let Entry::Occupied(mut count) = self.connections.by_ip.entry(ip) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
-    }
-}
-
-/// What counts as one address: an IPv6 host has a whole /64 to itself, and could take a new address for every
-/// connection.
-fn network(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
-        ip @ IpAddr::V4(_) => ip,
+        self.connections.0.give(self.ip, 1);
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use actix_rt::Arbiter;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::spawn_local,
     time::{interval, timeout},
 };
@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     config::{Config, Engine},
     hub::{Drain, Unsent},
-    limits::Connections,
+    limits::{Connections, PendingConnections, RequestBytes},
     log::{
         Log,
         disk::{DiskLog, OpenError},
@@ -79,8 +79,6 @@ const BACKLOG: i32 = 4096;
 const SEND_BUFFER: usize = 128 << 10;
 /// A peer that acknowledges nothing for this many times `stream.write_timeout` has vanished.
 const VANISHED: u32 = 4;
-/// Connections that publish or ask, beside the subscribers', before new ones are refused.
-const OTHER_CONNECTIONS: usize = 10_000;
 /// How often retention and idle topics are looked after.
 const TEND: Duration = Duration::from_secs(1);
 /// What is left of the drain time, at least, for requests that are under way.
@@ -119,7 +117,8 @@ impl Server {
             connections: Arc::clone(&connections),
             unsent: Arc::new(Unsent::new(config.stream.unsent_bytes_max.to_usize())),
             drain: Drain { begin, done: done.downgrade() },
-            room: Arc::new(Semaphore::new(config.limits.connections_max.saturating_add(OTHER_CONNECTIONS))),
+            bytes: RequestBytes::new(&config.limits),
+            pending: PendingConnections::new(&config.limits),
         };
         // Not before the log is open: nobody shall wait for a server that does not start.
         let listeners: io::Result<Vec<TcpListener>> = sockets.into_iter().map(listen).collect();

@@ -60,6 +60,7 @@ pub const SETTINGS: &[Setting] = &[
     row("server.port", Port(|c| &mut c.server.port)),
     row("server.workers", Count(0..=256, |c| &mut c.server.workers)),
     row("server.keep_alive", Time(SECOND..=HOUR, |c| &mut c.server.keep_alive)),
+    row("server.head_timeout", Time(TICK..=TEN_MINUTES, |c| &mut c.server.head_timeout)),
     row("log.engine", Word(&[Choice("disk", |c| c.log.engine = Engine::Disk), Choice("memory", |c| c.log.engine = Engine::Memory)])),
     row("log.path", Rule::Path(|c| &mut c.log.path)),
     row("log.durability", Word(&[Choice("disk", |c| c.log.durability = Durability::Disk), Choice("os", |c| c.log.durability = Durability::Os)])),
@@ -88,6 +89,10 @@ pub const SETTINGS: &[Setting] = &[
     row("limits.topics_max", Count(1..=MANY, |c| &mut c.limits.topics_max)),
     row("limits.topics_per_request_max", Count(1..=1024, |c| &mut c.limits.topics_per_request_max)),
     row("limits.topic_bytes_max", Rule::Size(Size::new(1)..=Size::kib(1), |c| &mut c.limits.topic_bytes_max)),
+    row("limits.request_bytes_in_flight_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.limits.request_bytes_in_flight_max)),
+    row("limits.request_bytes_in_flight_per_ip_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.limits.request_bytes_in_flight_per_ip_max)),
+    row("limits.pending_connections_max", Count(1..=MANY, |c| &mut c.limits.pending_connections_max)),
+    row("limits.pending_connections_per_ip_max", Count(1..=MANY, |c| &mut c.limits.pending_connections_per_ip_max)),
     row("cors.origins", Rule::Origins(|c| &mut c.cors.origins)),
     row("shutdown.drain", Time(Duration::ZERO..=TEN_MINUTES, |c| &mut c.shutdown.drain)),
 ];

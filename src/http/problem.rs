@@ -6,6 +6,7 @@ use actix_web::{HttpResponse, ResponseError, http::StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
+use crate::limits::{TooManyBytes, TooManyPending};
 
 /// A refusal. `code` is API: clients branch on it; `detail` is for people.
 #[derive(Clone, Debug)]
@@ -105,6 +106,32 @@ impl Problem {
             answer = answer.with("allow", allow);
         }
         answer.body(document.to_string())
+    }
+}
+
+impl From<TooManyBytes> for Problem {
+    fn from(error: TooManyBytes) -> Self {
+        let (detail, retry_after) = (error.to_string(), Duration::from_secs(1));
+        match error {
+            TooManyBytes::Overall { .. } => Self::unavailable("too_many_request_bytes", detail, retry_after),
+            TooManyBytes::PerIp { .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_request_bytes_per_ip", detail)
+                    .retry_after(retry_after)
+            }
+        }
+    }
+}
+
+impl From<TooManyPending> for Problem {
+    fn from(error: TooManyPending) -> Self {
+        let (detail, retry_after) = (error.to_string(), Duration::from_secs(1));
+        match error {
+            TooManyPending::Overall { .. } => Self::unavailable("too_many_pending_connections", detail, retry_after),
+            TooManyPending::PerIp { .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_pending_connections_per_ip", detail)
+                    .retry_after(retry_after)
+            }
+        }
     }
 }
 

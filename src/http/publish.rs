@@ -22,7 +22,6 @@ use super::{
 };
 use crate::{
     event::{EventName, TopicName},
-    hub::Carrier,
     log::Draft,
     registry::Outcome,
     topic::Published,
@@ -38,8 +37,6 @@ const KEY_BYTES_MAX: usize = 128;
 const RECEIPT_BYTES: usize = 160;
 /// What a publisher waits before it tries again when the server cannot take the event.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// How long a client may go on sending a body that has been refused.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// The route in the full HTTP server.
 pub(super) async fn route(
@@ -52,15 +49,10 @@ pub(super) async fn route(
     // A query that cannot be read is refused before the body is waited for.
     let query = Fields::parse(request.query().as_bytes(), "the query", &[])?;
     let config = &edge.config.publish;
-    let body = async {
-        let kind = Kind::of(&request)?;
-        let bytes = body::collect(&request, payload, kind.bytes_max(config), config.body_timeout).await?;
-        Ok((kind, bytes))
-    };
-    let (kind, bytes) = body.await.inspect_err(|_: &Problem| {
-        // The rest of the body is not waited for.
-        request.conn_data::<Carrier>().into_iter().for_each(|carrier| carrier.end_reading_in(LINGER));
-    })?;
+    let kind = Kind::of(&request)?;
+    // Held until the log has the content.
+    let mut permit = edge.bytes.permit(request.remote());
+    let bytes = body::collect(&request, payload, kind.bytes_max(config), config.body_timeout, &mut permit).await?;
     let order = Order::read(&edge, &request, &query, Body::parse(kind, &request, bytes)?)?;
     Ok(order.carry_out(&edge).await?.into())
 }

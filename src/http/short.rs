@@ -1,27 +1,30 @@
-//! The short way: what comes by the thousand, publishes and subscriptions, without the full HTTP server.
+//! The short way: it reads every request, and answers what comes by the thousand, publishes and subscriptions, without
+//! the full HTTP server.
 //!
 //! ```text
-//!  accept ─► read ─► plain request? ─ yes ─► publish ─► answer ─► the next one
+//!  accept ─► read ─► plain request? ─ yes ─► publish ─► answer ─────────────────────────► the next one
 //!                         │                  subscribe ─► head, first bytes ─► the socket goes to the hub
-//!                         └─ no ─► the full HTTP server has the connection, and every byte read so far
+//!                         └─ no ─► the full HTTP server has the connection for this one request ─► the next one
 //! ```
 //!
 //! The routes are the same ([`super::publish`], [`super::subscribe`]); what is spared is the machinery around them, which
 //! costs more than the event does. A connection that waits has no buffer, and one that subscribes at once is never
-//! known to the runtime's poll, only to the hub's.
+//! known to the runtime's poll, only to the hub's. What waits for a request, or for the rest of its head, waits here,
+//! whichever server answers it: so the limits on connections, heads and waiting are in one place.
 
 use std::{
-    cell::RefCell,
+    any::Any,
+    cell::{Cell, RefCell},
     future::poll_fn,
     io::{self, ErrorKind, Read as _},
     net::{SocketAddr, TcpStream as BareStream},
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    task::{Poll, ready},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-use actix_web::web;
+use actix_web::{http::StatusCode, web};
 use futures_util::{
     FutureExt as _,
     future::{Either, LocalBoxFuture},
@@ -29,43 +32,53 @@ use futures_util::{
 use tokio::{
     io::{AsyncRead as _, ReadBuf},
     task::yield_now,
-    time::{Instant, Sleep, sleep, timeout},
+    time::timeout,
 };
 
 use super::{
     Edge,
     answer::Answer,
+    head::Head,
+    pending::{Pending, Place},
     problem::Problem,
     publish::Order,
     subscribe::{Granted, Wish},
 };
-use crate::{config::Origins, hub::Carrier};
+use crate::{config::Origins, limits::BytesPermit};
 
+mod connection;
+mod deadline;
+mod full;
 mod request;
 mod socket;
+mod turned_away;
 
+use connection::Connection;
+use deadline::Wait;
 use request::{BYTES_MAX, Look, Request, Route};
 use socket::Socket;
 
-/// What is not a whole request by then is left to the full HTTP server and its time limits.
-const WHOLE_WITHIN: Duration = Duration::from_secs(1);
+pub use full::FullServer;
+
 /// Requests of one connection that are served, or reads that bring none, before others have their turn. One that sends
 /// without end would otherwise never have to wait, and nobody else on this thread would be served, or told to stop.
 const TURN: u32 = 16;
+/// A publish that is counted among the bytes in flight only while it is received: that costs more than it protects.
+const SMALL: usize = 4 << 10;
 
 /// Serves the connections of one worker.
 pub struct ShortWay {
     edge: web::Data<Edge>,
     full: FullServer,
+    pending: Rc<Pending>,
     /// What is read goes here first: only a request that comes in pieces gets memory of its own.
     scratch: RefCell<Vec<u8>>,
     /// Memory for the next response.
     spare: RefCell<Vec<u8>>,
     date: RefCell<(u64, String)>,
+    /// Connections that there is no room for, and that have not been answered yet.
+    turned_away: Cell<usize>,
 }
-
-/// Serves a connection to its end as an HTTP server does.
-pub type FullServer = Box<dyn Fn(Carrier, SocketAddr) -> LocalBoxFuture<'static, ()>>;
 
 /// What to do next on a connection.
 enum Step<'a> {
@@ -77,9 +90,9 @@ enum Step<'a> {
     Subscribe(LocalBoxFuture<'a, Result<Granted, Problem>>, bool),
     /// Wait for more.
     Wait,
-    /// Give it to the full server.
-    Full,
-    /// The peer has gone.
+    /// Give it to the full server: what was read of it, what is still to come, and the permit for the first.
+    Full(Vec<u8>, Option<usize>, Box<dyn Any>),
+    /// The peer has gone, or has to.
     End,
 }
 
@@ -88,127 +101,196 @@ struct Response {
     bytes: Vec<u8>,
     /// The connection ends with it.
     is_last: bool,
+    /// The client may not know that yet, and goes on sending.
+    is_sudden: bool,
 }
 
 impl ShortWay {
     /// `full` serves what is not plain.
-    pub fn new(edge: web::Data<Edge>, full: FullServer) -> Rc<Self> {
+    pub fn new(edge: web::Data<Edge>, full: FullServer, pending: Rc<Pending>) -> Rc<Self> {
         let scratch = RefCell::new(vec![0; BYTES_MAX]);
-        Rc::new(Self { edge, full, scratch, spare: RefCell::default(), date: RefCell::default() })
+        Rc::new(Self {
+            edge,
+            full,
+            pending,
+            scratch,
+            spare: RefCell::default(),
+            date: RefCell::default(),
+            turned_away: Cell::new(0),
+        })
+    }
+
+    /// A place for a new connection; if need be that of the oldest silent one.
+    ///
+    /// # Errors
+    /// When a limit is reached, and none that could give way is silent.
+    pub fn admit(&self, remote: SocketAddr) -> Result<Place, Problem> {
+        Ok(self.pending.admit(remote.ip())?)
+    }
+
+    /// Has the oldest silent connection end; false when there is none.
+    pub fn evict(&self) -> bool {
+        self.pending.evict()
     }
 
     /// Serves a connection to its end, or until it belongs to the hub.
-    pub async fn serve(self: Rc<Self>, socket: BareStream, remote: SocketAddr) {
+    pub async fn serve(self: Rc<Self>, socket: BareStream, remote: SocketAddr, place: Place) {
+        let connection = Connection::new(socket, remote, place, &self.edge.config.server);
         // An error means that the peer has gone, and nobody is left to be told.
-        self.run(Socket::Bare(socket), remote).await.ok();
+        self.run(connection).await.ok();
     }
 
-    async fn run(&self, mut socket: Socket, remote: SocketAddr) -> io::Result<()> {
-        // What was read and is not done with; and whether it has been looked at since.
-        let (mut held, mut looked) = (Vec::new(), true);
-        let mut patience = Patience::new(self.edge.config.server.keep_alive);
-        let mut turns = 0;
+    async fn run(&self, mut connection: Connection) -> io::Result<()> {
+        let (mut turns, mut is_new) = (0, false);
         loop {
             turns += 1;
             if turns % TURN == 0 {
                 yield_now().await;
             }
-            let step = if looked {
-                self.next(&mut socket, &mut held, &mut patience, remote).await?
-            } else {
-                self.look(&mut held, &[], remote)
+            // What follows a request that has been served may be another one.
+            let step = match connection.refused.take() {
+                Some(problem) => self.refuse(&problem),
+                None if is_new => self.look(&mut connection, &[]),
+                None => self.next(&mut connection).await?,
             };
             let response = match step {
                 Step::Answer(response) => response,
                 Step::Publish(answer, is_last) => self.respond(answer.await, is_last),
                 Step::Subscribe(granted, is_last) => match granted.await {
                     Ok(Granted::Stream(first, subscription)) => {
-                        self.send(&mut socket, self.respond(Ok(first), true).bytes).await?;
-                        self.edge.hub.adopt(socket.into_bare()?, *subscription);
+                        self.send(&mut connection.socket, self.respond(Ok(first), true).bytes).await?;
+                        self.edge.hub.adopt(connection.socket.into_bare()?, *subscription);
                         return Ok(());
                     }
                     Ok(Granted::Answer(answer)) => self.respond(Ok(answer), is_last),
                     Err(problem) => self.respond(Err(problem), is_last),
                 },
                 Step::Wait => {
-                    looked = true;
+                    is_new = false;
                     continue;
                 }
-                Step::Full => return self.give_up(socket, held, remote).await,
+                Step::Full(before, rest, hold) => {
+                    if !self.give(&mut connection, before, rest, hold).await? {
+                        return Ok(());
+                    }
+                    connection.served();
+                    is_new = !connection.held.is_empty();
+                    continue;
+                }
                 Step::End => return Ok(()),
             };
-            self.send(&mut socket, response.bytes).await?;
+            self.send(&mut connection.socket, response.bytes).await?;
+            if response.is_sudden {
+                self.linger(connection.socket).await;
+                return Ok(());
+            }
             if response.is_last {
                 return Ok(());
             }
-            patience.met();
-            looked = held.is_empty();
+            connection.served();
+            is_new = !connection.held.is_empty();
         }
     }
 
     /// Waits for something to read, and looks at it.
-    async fn next(
-        &self,
-        socket: &mut Socket,
-        held: &mut Vec<u8>,
-        patience: &mut Patience,
-        remote: SocketAddr,
-    ) -> io::Result<Step<'_>> {
-        if let Socket::Bare(bare) = socket {
+    async fn next(&self, connection: &mut Connection) -> io::Result<Step<'_>> {
+        if let Socket::Bare(bare) = &mut connection.socket {
             let mut scratch = self.scratch.borrow_mut();
             match bare.read(&mut scratch) {
                 Ok(0) => return Ok(Step::End),
-                Ok(n) => return Ok(self.look(held, scratch.get(..n).unwrap_or_default(), remote)),
+                Ok(n) => return Ok(self.look(connection, scratch.get(..n).unwrap_or_default())),
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(error) => return Err(error),
             }
         }
-        let socket = socket.watch()?;
-        patience.begin(held.is_empty());
+        connection.socket.watch()?;
+        connection.deadline.begin(connection.wait);
+        let is_silent = connection.held.is_empty();
         poll_fn(|cx| {
             let mut scratch = self.scratch.borrow_mut();
             let mut buffer = ReadBuf::new(&mut scratch);
-            if let Poll::Ready(read) = Pin::new(&mut *socket).poll_read(cx, &mut buffer) {
+            let Socket::Watched(socket) = &mut connection.socket else { return Poll::Ready(Ok(Step::End)) };
+            if let Poll::Ready(read) = Pin::new(socket).poll_read(cx, &mut buffer) {
                 return Poll::Ready(read.map(|()| match buffer.filled() {
                     [] => Step::End,
-                    new => self.look(held, new, remote),
+                    new => self.look(connection, new),
                 }));
             }
-            ready!(patience.poll(cx));
-            // A connection that is idle between requests ends without a word.
-            Poll::Ready(Ok(if held.is_empty() { Step::End } else { Step::Full }))
+            if is_silent && !connection.place.wait(cx) {
+                return Poll::Ready(Ok(Step::End));
+            }
+            ready!(connection.deadline.poll(cx));
+            Poll::Ready(Ok(self.overdue(connection)))
         })
         .await
     }
 
-    /// Looks at `held` and `new` after it; what is not used stays in `held`.
-    fn look(&self, held: &mut Vec<u8>, new: &[u8], remote: SocketAddr) -> Step<'_> {
-        let whole = if held.is_empty() {
-            new
-        } else {
-            held.extend_from_slice(new);
-            &**held
-        };
+    /// What becomes of a connection whose wait is over.
+    fn overdue(&self, connection: &mut Connection) -> Step<'_> {
+        match connection.wait {
+            // A connection that has not begun to ask ends without a word.
+            Wait::First | Wait::Next => Step::End,
+            Wait::Head => {
+                let within = humantime::format_duration(self.edge.config.server.head_timeout);
+                let detail = format!("the head of the request did not arrive within {within}");
+                self.refuse(&Problem::new(StatusCode::REQUEST_TIMEOUT, "head_timeout", detail))
+            }
+            Wait::Body => self.hand_over(connection),
+        }
+    }
+
+    /// Looks at what is held and `new` after it; what is not used is held.
+    fn look(&self, connection: &mut Connection, new: &[u8]) -> Step<'_> {
+        if !connection.held.is_empty()
+            && let Err(problem) = connection.hold(&self.edge.bytes, new)
+        {
+            return self.refuse(&problem);
+        }
+        let is_held = !connection.held.is_empty();
+        let whole = if is_held { &*connection.held } else { new };
         if whole.iter().all(|b| matches!(b, b'\r' | b'\n')) {
             // Empty lines before a request are nothing (RFC 9112, section 2.2): nobody has begun to ask.
-            *held = Vec::new();
+            connection.release();
             return Step::Wait;
         }
-        let (step, used) = match request::look(whole, Some(remote.ip()), |request| self.take(request)) {
+        connection.place.begin();
+        let looked =
+            request::look(whole, connection.looked, Some(connection.remote.ip()), |request| self.take(request));
+        let (step, used) = match looked {
             Look::Plain(step, used) => (step, used),
-            Look::More => (Step::Wait, 0),
-            Look::Other => (Step::Full, 0),
+            Look::Head => {
+                connection.wait = Wait::Head;
+                (Step::Wait, 0)
+            }
+            Look::Body => {
+                connection.wait = Wait::Body;
+                (Step::Wait, 0)
+            }
+            Look::Other(framed) => {
+                let used = framed.used(whole);
+                (self.full(connection.remote, &framed, whole, used), used)
+            }
+            Look::Bad(problem) => (self.refuse(&problem), whole.len()),
         };
-        if held.is_empty() {
-            held.extend_from_slice(new.get(used..).unwrap_or_default());
+        let kept = if is_held {
+            connection.held.drain(..used);
+            Ok(())
         } else {
-            held.drain(..used);
+            connection.hold(&self.edge.bytes, new.get(used..).unwrap_or_default())
+        };
+        if connection.held.is_empty() {
+            connection.release();
         }
-        if held.is_empty() {
-            // A connection that waits keeps nothing.
-            *held = Vec::new();
+        connection.looked = if connection.wait == Wait::Head && used == 0 { connection.held.len() } else { 0 };
+        match kept {
+            Ok(()) => step,
+            Err(problem) if used == 0 => self.refuse(&problem),
+            // The request that was whole is answered, and the next one, which cannot be held, is refused.
+            Err(problem) => {
+                connection.refused = Some(problem);
+                step
+            }
         }
-        step
     }
 
     fn take(&self, request: &Request<'_>) -> Step<'_> {
@@ -216,9 +298,15 @@ impl ShortWay {
         let refused = |problem| Step::Answer(self.respond(Err(problem), is_last));
         match request.route {
             Route::Publish => match Order::whole(edge, request, request.body) {
-                Ok(order) => match order.carry_out(edge) {
-                    Either::Left(answer) => Step::Answer(self.respond(answer.into_inner(), is_last)),
-                    Either::Right(answer) => Step::Publish(answer, is_last),
+                Ok(order) => match self.permit(request) {
+                    Err(problem) => refused(problem),
+                    Ok(permit) => match (order.carry_out(edge), permit) {
+                        (Either::Left(answer), _) => Step::Answer(self.respond(answer.into_inner(), is_last)),
+                        (Either::Right(answer), None) => Step::Publish(answer, is_last),
+                        (Either::Right(answer), permit) => {
+                            Step::Publish(answer.inspect(move |_| drop(permit)).boxed_local(), is_last)
+                        }
+                    },
                 },
                 Err(problem) => refused(problem),
             },
@@ -230,13 +318,31 @@ impl ShortWay {
         }
     }
 
+    /// A permit for what a publish keeps while it waits for the log. Small ones are bounded by the connections alone.
+    fn permit(&self, request: &Request<'_>) -> Result<Option<BytesPermit>, Problem> {
+        let bytes = request.bytes();
+        if bytes <= SMALL {
+            return Ok(None);
+        }
+        let mut permit = self.edge.bytes.permit(Head::remote(request));
+        permit.cover(bytes)?;
+        Ok(Some(permit))
+    }
+
     fn respond(&self, answer: Result<Answer, Problem>, is_last: bool) -> Response {
         let mut answer = answer.unwrap_or_else(|problem| problem.answer());
         answer.is_last |= is_last;
         let mut bytes = self.spare.take();
         let varies = self.edge.config.cors.origins != Origins::default();
         answer.write(&self.date(), varies, &mut bytes);
-        Response { bytes, is_last: answer.is_last }
+        Response { bytes, is_last: answer.is_last, is_sudden: false }
+    }
+
+    /// Refuses a request that is not whole, or whose end is not known: the connection ends with the answer.
+    fn refuse(&self, problem: &Problem) -> Step<'_> {
+        let mut response = self.respond(Ok(problem.answer()), true);
+        response.is_sudden = true;
+        Step::Answer(response)
     }
 
     async fn send(&self, socket: &mut Socket, mut bytes: Vec<u8>) -> io::Result<()> {
@@ -257,11 +363,6 @@ impl ShortWay {
         Ok(())
     }
 
-    async fn give_up(&self, socket: Socket, held: Vec<u8>, remote: SocketAddr) -> io::Result<()> {
-        (self.full)(Carrier::new(socket.into_watched()?, held), remote).await;
-        Ok(())
-    }
-
     /// The time as headers have it, formatted once a second.
     fn date(&self) -> std::cell::Ref<'_, str> {
         let now = SystemTime::now();
@@ -270,55 +371,5 @@ impl ShortWay {
             *self.date.borrow_mut() = (second, httpdate::fmt_http_date(now));
         }
         std::cell::Ref::map(self.date.borrow(), |(_, date)| &**date)
-    }
-}
-
-/// How long a connection may wait for the rest of a request, or for the next one.
-struct Patience {
-    keep_alive: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
-    /// A request is under way since the timer was set for it.
-    pressed: bool,
-    /// There were requests since the timer was set.
-    active: bool,
-    /// The timer has been polled since it was set.
-    armed: bool,
-}
-
-impl Patience {
-    fn new(keep_alive: Duration) -> Self {
-        Self { keep_alive, timer: None, pressed: false, active: false, armed: false }
-    }
-
-    /// A wait begins, for the next request or for the rest of one. Between requests the timer runs on as it is: to set it
-    /// anew for each would cost more than to let it ring once in vain.
-    fn begin(&mut self, idle: bool) {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.keep_alive)));
-        if !idle && !self.pressed {
-            (self.pressed, self.armed) = (true, false);
-            timer.as_mut().reset(Instant::now() + WHOLE_WITHIN);
-        }
-    }
-
-    /// A request was whole.
-    fn met(&mut self) {
-        (self.active, self.pressed) = (true, false);
-    }
-
-    /// Ready when it is over.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(timer) = &mut self.timer else { return Poll::Pending };
-        // It knows whom to wake since it was set, and this is asked for each request.
-        if self.armed && !timer.is_elapsed() {
-            return Poll::Pending;
-        }
-        loop {
-            self.armed = true;
-            ready!(timer.as_mut().poll(cx));
-            if self.pressed || !std::mem::take(&mut self.active) {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(Instant::now() + self.keep_alive);
-        }
     }
 }

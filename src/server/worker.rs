@@ -1,7 +1,7 @@
 //! A worker: a thread with its own listener, HTTP server and hub, and the topics it was the first to use.
 
 use std::{
-    io::{self, Write as _},
+    io,
     net::SocketAddr,
     rc::Rc,
     sync::{Arc, mpsc::Sender},
@@ -15,16 +15,15 @@ use futures_util::FutureExt as _;
 use mio::net::{TcpListener, TcpStream};
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::Semaphore,
     task::{spawn_local, yield_now},
     time::sleep,
 };
 
 use crate::{
     config::{Config, Origins},
-    http::{self, Edge, FullServer, ShortWay},
+    http::{self, Edge, FullServer, Pending, ShortWay},
     hub::{Carrier, Drain, Hub, Unsent},
-    limits::Connections,
+    limits::{Connections, PendingConnections, RequestBytes},
     log::Log,
     registry::Registry,
 };
@@ -39,13 +38,11 @@ pub(super) struct Parts {
     /// What slow subscribers of all workers are in the middle of.
     pub(super) unsent: Arc<Unsent>,
     pub(super) drain: Drain,
-    /// Places for connections that are not yet, or will never be, a subscriber's.
-    pub(super) room: Arc<Semaphore>,
+    pub(super) bytes: Arc<RequestBytes>,
+    /// Connections that are not yet, or will never be, a subscriber's.
+    pub(super) pending: Arc<PendingConnections>,
 }
 
-/// The answer when there are as many connections as there may be.
-const FULL: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\nretry-after: 1\r\n\r\n";
 /// Connections accepted before all else has its turn: each costs far more when it is served.
 const ACCEPTS: usize = 16;
 /// How long a worker that has no descriptor left waits for one.
@@ -55,26 +52,27 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves what comes to `listener` for as long as the thread's runtime lives; tells `started` that it does, or why not.
 pub(super) async fn run(listener: std::net::TcpListener, parts: Parts, started: Sender<io::Result<()>>) {
-    let room = Arc::clone(&parts.room);
     let begun = begin(listener, parts).await;
     // Whoever waits for it has ended itself when this fails.
     match begun {
         Ok((listener, way)) => {
             started.send(Ok(())).ok();
             drop(started);
-            accept(&listener, &way, &room).await;
+            accept(&listener, &way).await;
         }
         Err(error) => drop(started.send(Err(error))),
     }
 }
 
 async fn begin(listener: std::net::TcpListener, parts: Parts) -> io::Result<(AsyncFd<TcpListener>, Rc<ShortWay>)> {
+    let pending = Pending::new(parts.pending);
     let hub = Hub::start(&parts.log, &parts.config.stream, &parts.unsent, parts.drain.clone())?;
     let edge = web::Data::new(Edge {
         config: parts.config,
         log: parts.log,
         registry: parts.registry,
         connections: parts.connections,
+        bytes: parts.bytes,
         hub,
         under_way: parts.drain.done.clone(),
         draining: parts.drain.begin,
@@ -85,7 +83,7 @@ async fn begin(listener: std::net::TcpListener, parts: Parts) -> io::Result<(Asy
         reason = "its successor is unsafe to call; a listener owns its descriptor and never changes it"
     )]
     let listener = AsyncFd::with_interest(TcpListener::from_std(listener), Interest::READABLE)?;
-    Ok((listener, ShortWay::new(edge, full)))
+    Ok((listener, ShortWay::new(edge, full, pending)))
 }
 
 /// The HTTP server for everything that is not plain.
@@ -93,11 +91,13 @@ async fn full_server(edge: &web::Data<Edge>) -> io::Result<FullServer> {
     let (data, cors) = (web::Data::clone(edge), edge.config.cors.clone());
     let app = move || {
         let app = App::new().configure(http::routes).app_data(web::Data::clone(&data));
-        app.wrap(Condition::new(cors.origins != Origins::default(), http::cors(&cors)))
+        app.wrap(Condition::new(cors.origins != Origins::default(), http::cors(&cors))).wrap_fn(http::one_request)
     };
     let app = app().into_factory().map_err(|error: actix_web::Error| error.error_response());
     let service = HttpService::build()
-        .keep_alive(KeepAlive::Timeout(edge.config.server.keep_alive))
+        // The next request does not come this way by itself (`hub::Carrier`): there is nothing to wait for. A timer would
+        // run while a slow client takes the response.
+        .keep_alive(KeepAlive::Os)
         .h1_allow_half_closed(false)
         // An answer that comes before the body is through, such as a 413, would be lost to a reset; so the rest is read
         // and dropped, for so long.
@@ -111,32 +111,30 @@ async fn full_server(edge: &web::Data<Edge>) -> io::Result<FullServer> {
     }))
 }
 
-async fn accept(listener: &AsyncFd<TcpListener>, way: &Rc<ShortWay>, room: &Arc<Semaphore>) {
+async fn accept(listener: &AsyncFd<TcpListener>, way: &Rc<ShortWay>) {
     let (mut accepted, mut exhausted) = (0, false);
     loop {
-        let (mut socket, remote) = match next(listener).await {
+        let (socket, remote) = match next(listener).await {
             Ok(connection) => connection,
             Err(error) if is_exhaustion(&error) => {
                 if !std::mem::replace(&mut exhausted, true) {
                     tracing::error!(%error, "no connection can be accepted; raise the limit of open files (ulimit -n)");
                 }
-                sleep(EXHAUSTED).await;
+                // A silent connection gives up its descriptor when its task has had its turn.
+                if way.evict() {
+                    yield_now().await;
+                } else {
+                    sleep(EXHAUSTED).await;
+                }
                 continue;
             }
             // Of that one connection, whose peer has gone.
             Err(_) => continue,
         };
         exhausted = false;
-        match Arc::clone(room).try_acquire_owned() {
-            Ok(place) => {
-                let way = Rc::clone(way);
-                spawn_local(async move {
-                    way.serve(socket.into(), remote).await;
-                    drop(place);
-                });
-            }
-            // Told at once, as far as that goes: left in the queue it would wait for nobody knows what.
-            Err(_) => drop(socket.write(FULL)),
+        match way.admit(remote) {
+            Ok(place) => drop(spawn_local(Rc::clone(way).serve(socket.into(), remote, place))),
+            Err(problem) => way.turn_away(socket.into(), problem),
         }
         accepted += 1;
         if accepted % ACCEPTS == 0 {

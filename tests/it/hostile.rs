@@ -2,6 +2,7 @@
 
 mod busy;
 mod clock;
+mod connections;
 mod damage;
 mod deletion;
 mod publishers;

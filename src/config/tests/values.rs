@@ -8,6 +8,7 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("server.port", "0", &["", "-1", "65536", "http"]),
     ("server.workers", "256", &["-1", "257", "two", "1.5"]),
     ("server.keep_alive", "1h", &["", "0s", "999ms", "3601s", "75"]),
+    ("server.head_timeout", "100ms", &["0s", "99ms", "601s", "10"]),
     ("log.engine", "memory", &["", "redis", "Memory"]),
     ("log.path", "elsewhere", &[""]),
     ("log.durability", "os", &["", "memory", "OS"]),
@@ -36,6 +37,10 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("limits.topics_max", "1", &["0", "10000001"]),
     ("limits.topics_per_request_max", "1024", &["0", "1025"]),
     ("limits.topic_bytes_max", "1KiB", &["0", "1025B", "255"]),
+    ("limits.request_bytes_in_flight_max", "64MiB", &["0", "65535B", "1025GiB", "1024"]),
+    ("limits.request_bytes_in_flight_per_ip_max", "256MiB", &["0", "65535B", "1025GiB", "1024"]),
+    ("limits.pending_connections_max", "1", &["0", "10000001"]),
+    ("limits.pending_connections_per_ip_max", "1", &["0", "10000001"]),
     ("cors.origins", "https://a.example, http://localhost:3000", &["*,*", "null", "a.example"]),
     ("shutdown.drain", "0s", &["601s", "10"]),
 ];
@@ -107,6 +112,7 @@ fn values_at_a_bound_are_taken_and_one_past_it_refused() {
         ("server.port", "0", "-1", "65535", "65536"),
         ("server.workers", "0", "-1", "256", "257"),
         ("server.keep_alive", "1s", "999ms", "1h", "3601s"),
+        ("server.head_timeout", "100ms", "99ms", "10m", "601s"),
         ("log.topic_events_max", "1", "0", "10000000", "10000001"),
         ("log.topic_bytes_max", "64KiB", "65535B", "1TiB", "1099511627777B"),
         ("log.bytes_max", "64KiB", "65535B", "1TiB", "1099511627777B"),
@@ -128,6 +134,10 @@ fn values_at_a_bound_are_taken_and_one_past_it_refused() {
         ("limits.topics_max", "1", "0", "10000000", "10000001"),
         ("limits.topics_per_request_max", "1", "0", "1024", "1025"),
         ("limits.topic_bytes_max", "1B", "0B", "1KiB", "1025B"),
+        ("limits.request_bytes_in_flight_max", "64KiB", "65535B", "1TiB", "1099511627777B"),
+        ("limits.request_bytes_in_flight_per_ip_max", "64KiB", "65535B", "1TiB", "1099511627777B"),
+        ("limits.pending_connections_max", "1", "0", "10000000", "10000001"),
+        ("limits.pending_connections_per_ip_max", "1", "0", "10000000", "10000001"),
         ("shutdown.drain", "0s", "-1s", "10m", "601s"),
     ];
     for (key, least, below, most, above) in cases {
@@ -163,7 +173,26 @@ fn a_topic_holds_its_largest_event_and_the_log_its_largest_topic() {
     assert_eq!(
         complaint("", &[("TIDINGS__PUBLISH__EVENT_BYTES_MAX", "32MiB")]),
         "built-in default: log.topic_bytes_max = \"16MiB\"; \
-         allowed: at least 262208KiB (8 x publish.event_bytes_max + 64KiB)"
+         allowed: at least 262208KiB (8 x publish.event_bytes_max + 64KiB)\n\
+         built-in default: limits.request_bytes_in_flight_per_ip_max = \"64MiB\"; \
+         allowed: at least 196672KiB (6 x publish.event_bytes_max + 64KiB)"
+    );
+}
+
+#[test]
+fn the_largest_body_fits_into_what_may_be_received_at_once() {
+    let limits = |text: &str| load(&format!("[limits]\n{text}"), &[], None);
+    assert!(limits("request_bytes_in_flight_per_ip_max = \"6208KiB\"").is_ok());
+    assert_eq!(
+        limits("request_bytes_in_flight_per_ip_max = \"6356991B\"").unwrap_err().to_string(),
+        "config.toml: limits.request_bytes_in_flight_per_ip_max = \"6356991B\"; \
+         allowed: at least 6208KiB (6 x publish.event_bytes_max + 64KiB)"
+    );
+    assert!(limits("request_bytes_in_flight_max = \"64MiB\"").is_ok());
+    assert_eq!(
+        limits("request_bytes_in_flight_max = \"67108863B\"").unwrap_err().to_string(),
+        "config.toml: limits.request_bytes_in_flight_max = \"67108863B\"; \
+         allowed: at least 64MiB (limits.request_bytes_in_flight_per_ip_max)"
     );
 }
 

@@ -3,20 +3,16 @@
 use std::time::Duration;
 
 use actix_web::{HttpRequest, http::StatusCode, web};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::{
-    config::PublishConfig,
+    config::{ENCODED_EXTRA, ENCODED_FACTOR, PublishConfig},
     http::{fields::Fields, head::Head, problem::Problem},
+    limits::BytesPermit,
 };
-
-/// How much larger than the content a form or a JSON body may be: either can spell a byte with six (`\u0000`).
-const ENCODED_FACTOR: u64 = 6;
-/// What a form or a JSON body may hold besides the content.
-const ENCODED_EXTRA: u64 = 64 << 10;
 
 /// What the body says.
 #[derive(Default)]
@@ -91,7 +87,7 @@ impl Kind {
         let content_max = config.event_bytes_max.get();
         match self {
             Self::Raw => content_max,
-            Self::Form | Self::Json => content_max * ENCODED_FACTOR + ENCODED_EXTRA,
+            Self::Form | Self::Json => content_max * ENCODED_FACTOR + ENCODED_EXTRA.get(),
         }
     }
 }
@@ -159,27 +155,32 @@ pub(super) async fn collect(
     mut payload: web::Payload,
     bytes_max: u64,
     timeout: Duration,
+    permit: &mut BytesPermit,
 ) -> Result<Bytes, Problem> {
+    let is_too_large = |length: usize| u64::try_from(length).is_ok_and(|length| length > bytes_max);
     let announced = request.text("content-length").and_then(|length| length.parse().ok());
-    if announced.is_some_and(|length: u64| length > bytes_max) {
+    if announced.is_some_and(is_too_large) {
         return Err(too_large(bytes_max));
     }
+    permit.cover(announced.unwrap_or(0))?;
     let all = async {
-        let mut body = BytesMut::new();
+        let mut body = Vec::with_capacity(announced.unwrap_or(0));
         while let Some(chunk) = payload.next().await {
             let chunk =
                 chunk.map_err(|error| Problem::bad_request("bad_body", format!("the body broke off: {error}")))?;
-            if u64::try_from(body.len() + chunk.len()).is_ok_and(|length| length > bytes_max) {
+            let length = body.len() + chunk.len();
+            if is_too_large(length) {
                 return Err(too_large(bytes_max));
             }
-            if body.is_empty()
-                && announced.is_some_and(|length| u64::try_from(chunk.len()).is_ok_and(|got| got == length))
-            {
-                return Ok(chunk);
+            if length > body.capacity() {
+                // A body in chunks says nothing of its length beforehand: it takes as much again each time.
+                let capacity = length.max(2 * body.capacity());
+                permit.cover(capacity)?;
+                body.reserve_exact(capacity - body.len());
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(body.freeze())
+        Ok(Bytes::from(body))
     };
     tokio::time::timeout(timeout, all).await.unwrap_or_else(|_| {
         let detail = format!("the body did not arrive within {}", humantime::format_duration(timeout));

@@ -2,21 +2,37 @@
 
 use std::{mem::MaybeUninit, net::IpAddr};
 
-use crate::http::head::Head;
+use crate::http::{head::Head, problem::Problem};
 
-/// The longest request, head and body. Longer ones are few, and each is worth a buffer of its own.
+mod framing;
+mod unreadable;
+
+pub(super) use framing::Framed;
+
+use framing::{body, line_breaks};
+use unreadable::{too_long, unreadable, uri_too_long};
+
+/// The longest request that is served here, head and body. Longer ones are few, and each is worth a buffer of its own.
 pub(super) const BYTES_MAX: usize = 32 << 10;
-/// Headers of a request; a browser sends some fifteen.
-const HEADERS_MAX: usize = 48;
+/// The longest head, as in the full HTTP server.
+const HEAD_BYTES_MAX: usize = 128 << 10;
+/// The longest target, percent-encoded, as in the full HTTP server.
+const TARGET_BYTES_MAX: usize = 65_534;
+/// Headers of a request, as in the full HTTP server; a browser sends some fifteen.
+const HEADERS_MAX: usize = 96;
 
 /// What some bytes are the beginning of.
 pub(super) enum Look<T> {
     /// A whole plain request, and what was made of it; it took so many bytes.
     Plain(T, usize),
-    /// A plain request so far.
-    More,
-    /// Anything else: for the full HTTP server.
-    Other,
+    /// A head that is not whole yet.
+    Head,
+    /// A plain request whose body is not whole yet.
+    Body,
+    /// A whole head for the full HTTP server.
+    Other(Framed),
+    /// What cannot be a request.
+    Bad(Problem),
 }
 
 /// A plain request.
@@ -38,54 +54,102 @@ pub(super) enum Route {
     Subscribe,
 }
 
-/// Looks at `bytes`, and hands the request to `take` if it is whole and plain.
+/// Looks at `bytes`, and hands the request to `take` if it is whole and plain. A head of which `looked` bytes were seen
+/// before is not read again until it can be whole: a client that sends it byte by byte would have it read each time.
 ///
 /// Plain is what cannot be understood in two ways. The full HTTP server gets the same bytes for everything else, so a
-/// request can be refused or framed differently nowhere: whatever asks for more than one length, another transfer
-/// coding, another protocol, an early answer, or permission for another origin is left to it.
-pub(super) fn look<T>(bytes: &[u8], remote: Option<IpAddr>, take: impl FnOnce(&Request<'_>) -> T) -> Look<T> {
+/// request can be refused or framed differently nowhere: whatever has another transfer coding, another protocol, an early
+/// answer, or asks for permission for another origin is left to it.
+pub(super) fn look<T>(
+    bytes: &[u8],
+    looked: usize,
+    remote: Option<IpAddr>,
+    take: impl FnOnce(&Request<'_>) -> T,
+) -> Look<T> {
+    if looked > 0
+        && bytes.len() < HEAD_BYTES_MAX
+        && !ends_head(bytes.get(looked.saturating_sub(3)..).unwrap_or_default())
+    {
+        return Look::Head;
+    }
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
     let head = match parsed.parse_with_uninit_headers(bytes, &mut headers) {
-        Ok(httparse::Status::Complete(head)) => head,
-        Ok(httparse::Status::Partial) if bytes.len() < BYTES_MAX => return Look::More,
-        _ => return Look::Other,
+        Ok(httparse::Status::Complete(head)) if head <= HEAD_BYTES_MAX => head,
+        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Look::Head,
+        Ok(_) => return Look::Bad(too_long(bytes)),
+        Err(error) => return Look::Bad(unreadable(bytes, error)),
     };
-    let (Some(method), Some(target), Some(1)) = (parsed.method, parsed.path, parsed.version) else {
-        return Look::Other;
+    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
+        return Look::Bad(unreadable(bytes, httparse::Error::Token));
     };
+    if target.len() > TARGET_BYTES_MAX / 3 && framing::encoded_len(target) > TARGET_BYTES_MAX {
+        return Look::Bad(uri_too_long());
+    }
+    let body = match body(method, parsed.headers) {
+        Ok(body) => body,
+        Err(problem) => return Look::Bad(problem),
+    };
+    let start = line_breaks(bytes) + method.len() + 1;
+    let framed = Framed { target: start..start + target.len(), head, body };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let route = match (method, path) {
         ("GET" | "POST" | "PUT", "/publish") => Route::Publish,
         ("GET", "/subscribe") => Route::Subscribe,
-        _ => return Look::Other,
+        _ => return Look::Other(framed),
     };
-    let Some(Framing { length, is_last }) = framing(parsed.headers) else { return Look::Other };
+    let Some(is_last) = is_last(parsed.headers).filter(|_| version == 1) else { return Look::Other(framed) };
+    let Some(length) = body else { return Look::Other(framed) };
     let whole = head.saturating_add(length);
-    // No body belongs to a subscription.
-    if whole > BYTES_MAX || !query.bytes().all(is_query) || (route == Route::Subscribe && length > 0) {
-        return Look::Other;
+    // No body belongs to a subscription; what follows a `#` is not sent by anybody who knows what it is for.
+    if whole > BYTES_MAX || query.contains('#') || (route == Route::Subscribe && length > 0) {
+        return Look::Other(framed);
     }
-    let Some(body) = bytes.get(head..whole) else { return Look::More };
+    let Some(body) = bytes.get(head..whole) else { return Look::Body };
     let request = Request { method, query, headers: parsed.headers, remote, route, body, is_last };
     Look::Plain(take(&request), whole)
 }
 
-/// What the full HTTP server takes in a query (RFC 3986, section 3.4, and a few that everybody sends).
-fn is_query(byte: u8) -> bool {
-    matches!(byte, b'!' | b'$'..=b';' | b'=' | b'?'..=b'~')
+/// The request that `bytes` begin with, for the full HTTP server; its head is whole.
+pub(super) fn framed(bytes: &[u8]) -> Option<Framed> {
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    let Ok(httparse::Status::Complete(head)) = parsed.parse_with_uninit_headers(bytes, &mut headers) else {
+        return None;
+    };
+    let start = line_breaks(bytes) + parsed.method?.len() + 1;
+    let target = start..start + parsed.path?.len();
+    Some(Framed { target, head, body: body(parsed.method?, parsed.headers).ok()? })
 }
 
-/// What the headers say of the message itself.
-struct Framing {
-    /// Of the body.
-    length: usize,
-    is_last: bool,
+/// What a request asks for, once its head is whole.
+pub(super) enum Line<'a> {
+    Whole(&'a str, &'a str),
+    More,
+    Bad,
 }
 
-/// Reads the headers, if they are plain.
-fn framing(headers: &[httparse::Header<'_>]) -> Option<Framing> {
-    let (mut hosts, mut length, mut is_last) = (0, None, false);
+pub(super) fn line(bytes: &[u8]) -> Line<'_> {
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(bytes, &mut headers) {
+        Ok(httparse::Status::Partial) => Line::More,
+        Ok(_) => Line::Whole(parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default()),
+        Err(_) => Line::Bad,
+    }
+}
+
+/// Whether a head may end in these bytes.
+fn ends_head(bytes: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', bytes).any(|at| {
+        let rest = bytes.get(at + 1..).unwrap_or_default();
+        rest.starts_with(b"\n") || rest.starts_with(b"\r\n")
+    })
+}
+
+/// Whether the connection ends with the answer, if the headers are plain.
+fn is_last(headers: &[httparse::Header<'_>]) -> Option<bool> {
+    let (mut hosts, mut is_last) = (0, false);
     for header in headers {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         match header.name.len() {
@@ -97,19 +161,19 @@ fn framing(headers: &[httparse::Header<'_>]) -> Option<Framing> {
                 b"close" => is_last = true,
                 _ => return None,
             },
-            14 if is("content-length") => {
-                let digits = !header.value.is_empty() && header.value.iter().all(u8::is_ascii_digit);
-                if !digits || length.is_some() {
-                    return None;
-                }
-                length = Some(std::str::from_utf8(header.value).ok()?.parse().ok()?);
-            }
             16 if is("content-encoding") => return None,
             17 if is("transfer-encoding") => return None,
             _ => {}
         }
     }
-    (hosts == 1).then(|| Framing { length: length.unwrap_or(0), is_last })
+    (hosts == 1).then_some(is_last)
+}
+
+impl Request<'_> {
+    /// What its content may come from.
+    pub(super) fn bytes(&self) -> usize {
+        self.query.len() + self.body.len()
+    }
 }
 
 impl Head for Request<'_> {
@@ -142,13 +206,14 @@ mod tests {
     const PLAIN: &str = "POST /publish?topic=a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc";
 
     fn seen(bytes: &str) -> String {
-        let look = look(bytes.as_bytes(), None, |request| {
+        let look = look(bytes.as_bytes(), 0, None, |request| {
             format!("{} {} {}", request.method, request.query, String::from_utf8_lossy(request.body))
         });
         match look {
             Look::Plain(seen, used) => format!("{seen} {used}"),
-            Look::More => "more".to_owned(),
-            Look::Other => "other".to_owned(),
+            Look::Head | Look::Body => "more".to_owned(),
+            Look::Other(_) => "other".to_owned(),
+            Look::Bad(problem) => problem.code().to_owned(),
         }
     }
 
@@ -170,8 +235,6 @@ mod tests {
     fn whatever_could_be_understood_in_two_ways_is_left_to_the_full_server() {
         let with = |line: &str| PLAIN.replace("Host: x\r\n", &format!("Host: x\r\n{line}\r\n"));
         for line in [
-            "Content-Length: 3",
-            "Content-Length: 4",
             "Transfer-Encoding: chunked",
             "transfer-encoding: identity",
             "Content-Encoding: gzip",
@@ -182,18 +245,18 @@ mod tests {
             "Connection: keep-alive, upgrade",
             "Origin: https://elsewhere.example",
             "Host: y",
-            "no colon",
-            "Sp ace: x",
         ] {
-            assert_eq!(seen(&with(line)), "other", "{line}");
+            let request = with(line);
+            let request = if line.contains("ncoding: ") && !line.starts_with("Content") {
+                request.replace("Content-Length: 3\r\n", "")
+            } else {
+                request
+            };
+            assert_eq!(seen(&request), "other", "{line}");
         }
         let replaced = |from: &str, to: &str| PLAIN.replace(from, to);
         for request in [
             replaced("Host: x\r\n", ""),
-            replaced("3\r\n", "+3\r\n"),
-            replaced("3\r\n", "3,3\r\n"),
-            replaced("3\r\n", "\r\n"),
-            replaced("3\r\n", "99999999999999999999\r\n"),
             replaced("HTTP/1.1", "HTTP/1.0"),
             replaced("POST", "DELETE"),
             replaced("POST", "post"),
@@ -203,15 +266,62 @@ mod tests {
             replaced("/publish", "/%70ublish"),
             replaced("/publish", "http://x/publish"),
             replaced("topic=a", "topic=a#b"),
-            replaced("topic=a", "topic=<a>"),
-            replaced("topic=a", "topic=\"a\""),
-            replaced("topic=a", "topic=é"),
             replaced("POST /publish", "POST /subscribe"),
             replaced("POST /publish", "GET /subscribe"),
             "GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
-            "\u{16}\u{3}\u{1}".to_owned(),
         ] {
             assert_eq!(seen(&request), "other", "{request}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_refused() {
+        let with = |line: &str| PLAIN.replace("Host: x\r\n", &format!("Host: x\r\n{line}\r\n"));
+        for line in ["Content-Length: 3", "Content-Length: 4", "Transfer-Encoding: chunked", "no colon", "Sp ace: x"] {
+            assert_eq!(seen(&with(line)), "bad_request", "{line}");
+        }
+        let replaced = |from: &str, to: &str| PLAIN.replace(from, to);
+        for request in [
+            replaced("3\r\n", "+3\r\n"),
+            replaced("3\r\n", "3,3\r\n"),
+            replaced("3\r\n", "\r\n"),
+            replaced("3\r\n", "99999999999999999999\r\n"),
+            replaced("HTTP/1.1", "HTTP/2.0"),
+            "\u{16}\u{3}\u{1}".to_owned(),
+        ] {
+            assert_eq!(seen(&request), "bad_request", "{request}");
+        }
+        let Look::Bad(problem) = look(b"\x16\x03\x01\x02\xfc\xff", 0, None, |_| ()) else { panic!("it is refused") };
+        assert_eq!(problem.code(), "bad_request", "the beginning of TLS");
+        let broken = [b"GET /publish?topic=", &b"\xff\xfe"[..], b" HTTP/1.1\r\n\r\n"].concat();
+        let Look::Bad(problem) = look(&broken, 0, None, |_| ()) else { panic!("it is refused") };
+        assert_eq!(problem.code(), "bad_utf8");
+        assert!(problem.detail().contains("--data-urlencode"), "{problem}");
+    }
+
+    #[test]
+    fn a_target_that_is_not_ascii_is_taken_as_it_is_and_encoded_for_the_full_server() {
+        for query in ["topic=新闻", "topic=<a>", "topic=\"a\"", "topic={a}`\\^"] {
+            let request = PLAIN.replace("topic=a", query);
+            assert_eq!(seen(&request), format!("POST {query} abc {}", request.len()));
+        }
+        let request = "\r\nGET /topics/é?\"x\"=%20 HTTP/1.1\r\nHost: é\r\n\r\nGET /next";
+        let Look::Other(framed) = look(request.as_bytes(), 0, None, |_| ()) else { panic!("it is another's") };
+        let used = framed.used(request.as_bytes());
+        let encoded = framed.bytes(request.as_bytes(), used);
+        let expected = "\r\nGET /topics/%C3%A9?%22x%22=%20 HTTP/1.1\r\nHost: é\r\n\r\n";
+        assert_eq!((String::from_utf8_lossy(&encoded).as_ref(), framed.rest(used)), (expected, Some(0)));
+    }
+
+    #[test]
+    fn a_head_in_pieces_is_read_again_only_when_it_can_be_whole() {
+        // The last byte of each piece is the only new one: a head is never missed, whatever it ends with.
+        for end in ["\r\n\r\n", "\n\n", "\n\r\n"] {
+            let request = format!("GET /healthz HTTP/1.1\r\nHost: x{end}");
+            for at in 1..=request.len() {
+                let is_head = matches!(look(&request.as_bytes()[..at], at - 1, None, |_| ()), Look::Head);
+                assert_eq!(is_head, at < request.len(), "{at} of {request:?}");
+            }
         }
     }
 
@@ -225,10 +335,27 @@ mod tests {
         assert_eq!(sized(fits).len(), BYTES_MAX);
         assert!(seen(&sized(fits)).ends_with(&format!("x {BYTES_MAX}")));
         assert_eq!(seen(&sized(fits + 1)), "other");
-        let head = |bytes: usize| format!("GET /subscribe?{} ", "x".repeat(bytes - 16));
-        assert_eq!((seen(&head(BYTES_MAX - 1)).as_str(), seen(&head(BYTES_MAX)).as_str()), ("more", "other"));
+        let line = |bytes: usize| format!("GET /subscribe?{} ", "x".repeat(bytes - 16));
+        assert_eq!(seen(&line(HEAD_BYTES_MAX - 1)), "more");
+        assert_eq!(seen(&line(HEAD_BYTES_MAX)), "uri_too_long");
+        let target = |bytes: usize, c: &str| {
+            let padding = bytes - "/healthz?".len();
+            let encoded = if c.is_ascii() { 1 } else { 3 * c.len() };
+            let query = c.repeat(padding / encoded) + &"y".repeat(padding % encoded);
+            format!("GET /healthz?{query} HTTP/1.1\r\nHost: x\r\n\r\n")
+        };
+        for c in ["x", "é", "订"] {
+            assert_eq!(seen(&target(TARGET_BYTES_MAX, c)), "other");
+            assert_eq!(seen(&target(TARGET_BYTES_MAX + 1, c)), "uri_too_long");
+        }
+        let head = |bytes: usize| {
+            let head = "GET /subscribe HTTP/1.1\r\nHost: x\r\nA: ";
+            format!("{head}{}\r\n\r\n", "x".repeat(bytes - head.len() - 4))
+        };
+        assert_eq!(seen(&head(HEAD_BYTES_MAX)), "other");
+        assert_eq!(seen(&head(HEAD_BYTES_MAX + 1)), "headers_too_large");
         let headers = |n: usize| format!("GET /subscribe HTTP/1.1\r\nHost: x\r\n{}\r\n", "a: b\r\n".repeat(n - 1));
         assert!(seen(&headers(HEADERS_MAX)).starts_with("GET"));
-        assert_eq!(seen(&headers(HEADERS_MAX + 1)), "other");
+        assert_eq!(seen(&headers(HEADERS_MAX + 1)), "headers_too_large");
     }
 }

@@ -1,0 +1,102 @@
+//! The way to the full HTTP server and back, and a connection's end.
+
+use std::{any::Any, future::poll_fn, io, net::SocketAddr, pin::pin, time::Duration};
+
+use futures_util::future::{Either, LocalBoxFuture, select};
+use tokio::{
+    io::AsyncWriteExt as _,
+    time::{sleep, timeout},
+};
+
+use super::{
+    ShortWay, Step,
+    connection::Connection,
+    request::{self, Framed},
+    socket::Socket,
+};
+use crate::hub::Carrier;
+
+/// How long a client that is refused may go on sending: the refusal would be lost to a reset if the socket were closed
+/// before what it sends has been read.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
+
+/// Serves one request of a connection as an HTTP server does.
+pub type FullServer = Box<dyn Fn(Carrier, SocketAddr) -> LocalBoxFuture<'static, ()>>;
+
+impl ShortWay {
+    /// The step that gives the request at the beginning of `bytes` to the full server; `used` of them are of it.
+    pub(super) fn full(&self, remote: SocketAddr, framed: &Framed, bytes: &[u8], used: usize) -> Step<'_> {
+        let mut permit = self.edge.bytes.permit(Some(remote.ip()));
+        if let Err(error) = permit.cover(used) {
+            return self.refuse(&error.into());
+        }
+        Step::Full(framed.bytes(bytes, used), framed.rest(used), Box::new(permit))
+    }
+
+    /// Gives a request whose body does not come in time to the full server.
+    pub(super) fn hand_over(&self, connection: &mut Connection) -> Step<'_> {
+        let Some(framed) = request::framed(&connection.held) else { return Step::End };
+        let used = framed.used(&connection.held);
+        let step = self.full(connection.remote, &framed, &connection.held, used);
+        connection.held.drain(..used);
+        if connection.held.is_empty() {
+            connection.release();
+        }
+        step
+    }
+
+    /// Has the full server answer one request; whether another one may follow.
+    pub(super) async fn give(
+        &self,
+        connection: &mut Connection,
+        before: Vec<u8>,
+        rest: Option<usize>,
+        hold: Box<dyn Any>,
+    ) -> io::Result<bool> {
+        let socket = std::mem::replace(&mut connection.socket, Socket::Gone).into_watched()?;
+        let carrier = Carrier::new(socket, before, rest, Some(hold));
+        let served = (self.full)(carrier.clone(), connection.remote);
+        let stuck = async {
+            poll_fn(|cx| carrier.poll_answered(cx)).await;
+            loop {
+                // The server lingers, too, when it has not read the whole body.
+                sleep(self.edge.config.stream.write_timeout + LINGER).await;
+                if !carrier.has_moved() {
+                    return;
+                }
+            }
+        };
+        if matches!(select(served, pin!(stuck)).await, Either::Right(_)) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match carrier.reclaim() {
+            Some((socket, true)) => {
+                connection.socket = Socket::Watched(socket);
+                Ok(true)
+            }
+            Some((socket, false)) => {
+                self.linger(Socket::Watched(socket)).await;
+                Ok(false)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Ends a connection whose client may still be sending: it can read the answer, and what it sends is dropped.
+    pub(super) async fn linger(&self, socket: Socket) {
+        let Ok(mut socket) = socket.into_watched() else { return };
+        let rest = async {
+            socket.shutdown().await?;
+            loop {
+                socket.readable().await?;
+                match socket.try_read(&mut self.scratch.borrow_mut()) {
+                    Ok(0) => return Ok(()),
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                    _ => {}
+                }
+            }
+        };
+        // Neither an error nor the time's end leaves anything to be done.
+        timeout(LINGER, rest).await.ok();
+    }
+}

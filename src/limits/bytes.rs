@@ -1,0 +1,110 @@
+//! The bytes of requests that are being received and read: one budget for all of them.
+//!
+//! Bytes are taken before the memory for them is: what a request holds is never more than its permit says.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::quota::{Excess, Quota, network};
+use crate::config::LimitsConfig;
+
+/// Counts the bytes.
+#[derive(Debug)]
+pub struct RequestBytes(Quota);
+
+/// So many bytes of one request; given back on drop.
+#[derive(Debug)]
+pub struct BytesPermit {
+    of: Arc<RequestBytes>,
+    ip: Option<IpAddr>,
+    held: usize,
+}
+
+/// Which limit a request would pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TooManyBytes {
+    /// `limits.request_bytes_in_flight_max`.
+    #[error("the server receives as many bytes at once as it may ({max})")]
+    Overall {
+        /// The limit.
+        max: usize,
+    },
+    /// `limits.request_bytes_in_flight_per_ip_max`.
+    #[error("your address sends as many bytes at once as it may ({max})")]
+    PerIp {
+        /// The limit.
+        max: usize,
+    },
+}
+
+impl RequestBytes {
+    /// None yet.
+    #[must_use]
+    pub fn new(limits: &LimitsConfig) -> Arc<Self> {
+        let (all, per_ip) = (limits.request_bytes_in_flight_max, limits.request_bytes_in_flight_per_ip_max);
+        Arc::new(Self(Quota::new(all.to_usize(), per_ip.to_usize())))
+    }
+
+    /// Bytes that permits hold.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.0.taken()
+    }
+
+    /// A permit for no bytes yet, for a request from `ip`.
+    #[must_use]
+    pub fn permit(self: &Arc<Self>, ip: Option<IpAddr>) -> BytesPermit {
+        BytesPermit { of: Arc::clone(self), ip: ip.map(network), held: 0 }
+    }
+}
+
+impl BytesPermit {
+    /// Has the permit cover `bytes`, whether more than before or fewer.
+    ///
+    /// # Errors
+    /// When more would pass a limit; it covers what it did.
+    pub fn cover(&mut self, bytes: usize) -> Result<(), TooManyBytes> {
+        let quota = &self.of.0;
+        if bytes <= self.held {
+            quota.give(self.ip, self.held - bytes);
+        } else {
+            quota.take(self.ip, bytes - self.held).map_err(|excess| match excess {
+                Excess::Overall => TooManyBytes::Overall { max: quota.all_max },
+                Excess::PerIp => TooManyBytes::PerIp { max: quota.per_ip_max },
+            })?;
+        }
+        self.held = bytes;
+        Ok(())
+    }
+}
+
+impl Drop for BytesPermit {
+    fn drop(&mut self) {
+        self.of.0.give(self.ip, self.held);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Size;
+
+    #[test]
+    fn a_permit_grows_and_shrinks_and_gives_back_what_it_holds() {
+        let limits = LimitsConfig {
+            request_bytes_in_flight_max: Size::new(100),
+            request_bytes_in_flight_per_ip_max: Size::new(60),
+            ..LimitsConfig::default()
+        };
+        let bytes = RequestBytes::new(&limits);
+        let mut permit = bytes.permit(Some(IpAddr::from([10, 0, 0, 1])));
+        assert_eq!(permit.cover(60), Ok(()));
+        assert_eq!(permit.cover(61), Err(TooManyBytes::PerIp { max: 60 }));
+        let mut other = bytes.permit(Some(IpAddr::from([10, 0, 0, 2])));
+        assert_eq!(other.cover(40), Ok(()));
+        assert_eq!(other.cover(41), Err(TooManyBytes::Overall { max: 100 }));
+        assert_eq!((permit.cover(10), other.cover(60)), (Ok(()), Ok(())));
+        assert_eq!(bytes.taken(), 70);
+        drop((permit, other));
+        assert_eq!(bytes.taken(), 0);
+    }
+}
