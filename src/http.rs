@@ -6,7 +6,7 @@ use actix_cors::Cors;
 use actix_http::ConnectionType;
 use actix_service::Service;
 use actix_web::{
-    HttpResponse, Responder,
+    HttpRequest, HttpResponse, Responder,
     body::{BodySize, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
     http::StatusCode,
@@ -80,18 +80,23 @@ impl Edge {
         if self.is_draining() { Err(Self::draining()) } else { Ok(()) }
     }
 
-    /// The topics a request names, each once, and whether it named several.
-    fn topics<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<(SmallVec<[TopicName; 1]>, bool), Problem> {
+    /// The topics a request names, each once, and whether it named several; it named `more` beside `names`.
+    fn topics<'a>(
+        &self,
+        mut names: impl Iterator<Item = &'a str>,
+        more: usize,
+    ) -> Result<(SmallVec<[TopicName; 1]>, bool), Problem> {
         let limits = &self.config.limits;
+        let max = limits.topics_per_request_max;
         let mut topics = SmallVec::new();
         let mut given = 0;
-        for name in names {
+        while let Some(name) = names.next() {
             given += 1;
-            if given > limits.topics_per_request_max {
-                let detail = format!("a request may name {} topics", limits.topics_per_request_max);
-                return Err(
-                    Problem::bad_request("too_many_topics_named", detail).with("limit", limits.topics_per_request_max)
-                );
+            if given > max {
+                given += names.count() + more;
+                let detail = format!("a request may name {max} topics, and this one names {given}");
+                let problem = Problem::bad_request("too_many_topics_named", detail);
+                return Err(problem.with("limit", max).with("given", given));
             }
             let topic = TopicName::parse(name, limits.topic_bytes_max.to_usize())
                 .map_err(|error| Problem::bad_request("bad_topic", format!("`topic` is refused: {error}")))?;
@@ -150,9 +155,16 @@ async fn ready(edge: web::Data<Edge>) -> Result<&'static str, Problem> {
     Ok("ready\n")
 }
 
-async fn unknown() -> HttpResponse {
+async fn unknown(request: HttpRequest) -> HttpResponse {
     use actix_web::ResponseError as _;
-    Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address").error_response()
+    let path = request.path();
+    // Where the topic is in the path with others.
+    let hint = ["/publish", "/subscribe"].into_iter().find_map(|route| {
+        let topic = path.strip_prefix(route)?.strip_prefix('/').filter(|topic| !topic.is_empty())?;
+        Some(format!("; the topic is a parameter: {route}?topic={topic}"))
+    });
+    let detail = format!("there is nothing at this address{}", hint.unwrap_or_default());
+    Problem::new(StatusCode::NOT_FOUND, "not_found", detail).error_response()
 }
 
 fn not_allowed(methods: &'static str) -> HttpResponse {

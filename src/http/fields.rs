@@ -9,32 +9,73 @@ use memchr::memchr2;
 use smallvec::SmallVec;
 
 use super::problem::Problem;
+use crate::spelling::meant;
+
+/// Pairs that are kept, more than any configuration allows a request to need; the others are counted.
+const KEPT_MAX: usize = 2048;
 
 /// The name-value pairs of a query or a form, in order.
 #[derive(Debug, Default)]
-pub(super) struct Fields<'a>(SmallVec<[(Cow<'a, str>, Cow<'a, str>); 3]>);
+pub(super) struct Fields<'a> {
+    pairs: SmallVec<[(Cow<'a, str>, Cow<'a, str>); 3]>,
+    dropped: usize,
+    /// The names that are kept.
+    known: &'static [&'static str],
+}
 
 impl<'a> Fields<'a> {
-    /// Reads `text`, which came as `source` ("the query", "the form"). A broken value of a name that is in `lenient` is
-    /// taken as it is.
-    pub(super) fn parse(text: &'a [u8], source: &str, lenient: &[&str]) -> Result<Self, Problem> {
-        let pairs = text.split(|b| *b == b'&').filter(|pair| !pair.is_empty());
-        let decoded = pairs.map(|pair| {
+    /// Reads a query. A broken value of a name that is in `lenient` is taken as it is. A name that looks like a `known` one
+    /// is an error: it would be ignored otherwise, and the client would not notice.
+    pub(super) fn query(text: &'a str, known: &'static [&'static str], lenient: &[&str]) -> Result<Self, Problem> {
+        let check = |name: &str| match meant(name, known) {
+            None => Ok(()),
+            Some(meant) => {
+                let detail = format!("there is no parameter `{name}`; did you mean `{meant}`?");
+                Err(Problem::bad_request("unknown_parameter", detail))
+            }
+        };
+        Self::parse(text.as_bytes(), "the query", known, lenient, check)
+    }
+
+    /// Reads a form.
+    pub(super) fn form(text: &'a [u8], known: &'static [&'static str]) -> Result<Self, Problem> {
+        Self::parse(text, "the form", known, &[], |_| Ok(()))
+    }
+
+    /// Reads `text`, and keeps the pairs whose names are `known`: a form of a million others must not take memory for each.
+    fn parse(
+        text: &'a [u8],
+        source: &str,
+        known: &'static [&'static str],
+        lenient: &[&str],
+        check_other: impl Fn(&str) -> Result<(), Problem>,
+    ) -> Result<Self, Problem> {
+        let mut fields = Self { known, ..Self::default() };
+        for pair in text.split(|b| *b == b'&').filter(|pair| !pair.is_empty()) {
             let mut halves = pair.splitn(2, |b| *b == b'=');
             let (name, value) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
             let decode = |half| decode(half, source, name);
             let name = decode(name)?;
-            match decode(value) {
-                Err(_) if lenient.contains(&&*name) => Ok((name, String::from_utf8_lossy(value))),
-                decoded => Ok((name, decoded?)),
+            let value = match decode(value) {
+                Err(_) if lenient.contains(&&*name) => String::from_utf8_lossy(value),
+                decoded => decoded?,
+            };
+            if !known.contains(&&*name) {
+                check_other(&name)?;
+                continue;
             }
-        });
-        decoded.collect::<Result<_, _>>().map(Self)
+            if fields.pairs.len() < KEPT_MAX {
+                fields.pairs.push((name, value));
+            } else {
+                fields.dropped += 1;
+            }
+        }
+        Ok(fields)
     }
 
-    /// The first value of `name`.
-    pub(super) fn first(&self, name: &str) -> Option<&str> {
-        self.all(name).next()
+    /// How many pairs were not kept.
+    pub(super) fn dropped(&self) -> usize {
+        self.dropped
     }
 
     /// The only value of `name`.
@@ -49,7 +90,8 @@ impl<'a> Fields<'a> {
 
     /// Every value of `name`.
     pub(super) fn all<'s, 'n>(&'s self, name: &'n str) -> impl Iterator<Item = &'s str> + use<'a, 's, 'n> {
-        self.0.iter().filter(move |(other, _)| other == name).map(|(_, value)| &**value)
+        debug_assert!(self.known.contains(&name), "`{name}` is asked for and never kept");
+        self.pairs.iter().filter(move |(other, _)| other == name).map(|(_, value)| &**value)
     }
 }
 
@@ -93,8 +135,9 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Vec<(String, String)>, &'static str> {
-        let fields = Fields::parse(text.as_bytes(), "the query", &["id"]).map_err(|problem| problem.code())?;
-        Ok(fields.0.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
+        let fields =
+            Fields::query(text, &["topic", "content", "flag", "x", "id"], &["id"]).map_err(|problem| problem.code())?;
+        Ok(fields.pairs.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
     }
 
     #[test]
@@ -108,6 +151,18 @@ mod tests {
     fn a_lenient_value_is_taken_as_it_is() {
         assert_eq!(parse("id=100%"), Ok(vec![("id".to_owned(), "100%".to_owned())]));
         assert_eq!(parse("id=%ff&topic=%ff"), Err("bad_utf8"));
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_not_kept_and_what_is_only_up_to_a_limit() {
+        assert_eq!(parse("other=1&x=2&_=3"), Ok(vec![("x".to_owned(), "2".to_owned())]));
+        assert_eq!(parse("topics=a"), Err("unknown_parameter"));
+        assert!(Fields::form(b"topics=a", &["topic"]).is_ok(), "a form may have fields of its own");
+        for (given, kept) in [(KEPT_MAX, KEPT_MAX), (KEPT_MAX + 1, KEPT_MAX)] {
+            let text = vec!["x"; given].join("&");
+            let fields = Fields::form(text.as_bytes(), &["x"]).expect("valid");
+            assert_eq!((fields.all("x").count(), fields.dropped()), (kept, given - kept));
+        }
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Problem {
         if let Some(allow) = self.0.allow {
             answer = answer.with("allow", allow);
         }
-        answer.body(document.to_string())
+        answer.body(format!("{document}\n"))
     }
 }
 

@@ -28,9 +28,12 @@ use crate::{
 };
 
 mod body;
+mod json;
 
 use body::{Body, Kind};
 
+/// The parameters of a publish, in the query or in a form.
+const PARAMETERS: [&str; 3] = ["topic", "content", "event"];
 /// The longest `Idempotency-Key`.
 const KEY_BYTES_MAX: usize = 128;
 /// What the answer for one topic takes, unless the topic's name is long.
@@ -47,7 +50,7 @@ pub(super) async fn route(
     check(&edge, &request)?;
     let _under_way = edge.under_way.upgrade().ok_or_else(Edge::draining)?;
     // A query that cannot be read is refused before the body is waited for.
-    let query = Fields::parse(request.query().as_bytes(), "the query", &[])?;
+    let query = Fields::query(request.query(), &PARAMETERS, &[])?;
     let config = &edge.config.publish;
     let kind = Kind::of(&request)?;
     // Held until the log has the content.
@@ -85,7 +88,7 @@ impl Order {
     /// Reads a request whose body is at hand.
     pub(super) fn whole(edge: &Edge, request: &impl Head, body: &[u8]) -> Result<Self, Problem> {
         check(edge, request)?;
-        let query = Fields::parse(request.query().as_bytes(), "the query", &[])?;
+        let query = Fields::query(request.query(), &PARAMETERS, &[])?;
         let kind = Kind::of(request)?;
         let bytes_max = kind.bytes_max(&edge.config.publish);
         if u64::try_from(body.len()).is_ok_and(|length| length > bytes_max) {
@@ -161,7 +164,7 @@ fn drafts(edge: &Edge, query: &Fields<'_>, body: Body) -> Result<(SmallVec<[Draf
     let name = name.filter(|name| !name.is_empty()).map(EventName::parse).transpose();
     let name = name.map_err(|error| Problem::bad_request("bad_event", format!("`event` is refused: {error}")))?;
     let given = query.all("topic").chain(body.topics.iter().map(String::as_str));
-    let (topics, several) = edge.topics(given)?;
+    let (topics, several) = edge.topics(given, query.dropped() + body.topics_given - body.topics.len())?;
     let events = std::iter::repeat_n((name, content), topics.len());
     let drafts =
         topics.into_iter().zip(events).map(|(topic, (name, content))| Draft { topic, name, content, key: None });
@@ -196,8 +199,11 @@ fn answer(edge: &Edge, outcomes: &[(TopicName, Outcome)], several: bool) -> Resu
     }
     let list = |head: &[u8], tail: &[u8]| [head, &*receipts, tail].concat();
     let body = match (failed, several) {
-        (None, false) => receipts,
-        (None, true) => list(b"{\"published\":[", b"]}"),
+        (None, false) => {
+            receipts.push(b'\n');
+            receipts
+        }
+        (None, true) => list(b"{\"published\":[", b"]}\n"),
         (Some(problem), false) => return Err(problem),
         (Some(problem), true) => {
             // Some may have the event: say which, so that a retry need not guess.

@@ -36,6 +36,9 @@ use crate::{
 /// Every spelling of the cursor parameter in use: browsers cannot set a header on the first request, and the polyfill,
 /// Mercure and Symfony each named it in their own way.
 const CURSORS: [&str; 4] = ["lastEventId", "last_event_id", "lastEventID", "Last-Event-ID"];
+/// The parameters of a subscription.
+const PARAMETERS: [&str; 10] =
+    ["topic", "since", "last", "envelope", "on_gap", "marks", CURSORS[0], CURSORS[1], CURSORS[2], CURSORS[3]];
 /// A requested id is told back in `broker.gap`; nobody gets more than this of it.
 const REQUESTED_BYTES_MAX: usize = 128;
 /// The most that `last=` may ask for: the log is searched under its lock.
@@ -87,8 +90,8 @@ pub(super) enum Granted {
 
 impl Wish {
     pub(super) fn read(edge: &Edge, request: &impl Head) -> Result<Self, Problem> {
-        let query = &Fields::parse(request.query().as_bytes(), "the query", &CURSORS)?;
-        let (topics, _) = edge.topics(query.all("topic"))?;
+        let query = &Fields::query(request.query(), &PARAMETERS, &CURSORS)?;
+        let (topics, _) = edge.topics(query.all("topic"), query.dropped())?;
         let requested = cursor(request, query);
         let start = match &requested {
             Some(cursor) => EventId::parse(cursor).map_or(Start::Unreadable, Start::After),
@@ -152,7 +155,7 @@ fn marks(query: &Fields<'_>) -> Result<Marks, Problem> {
 /// The cursor; the header wins, because a browser's own reconnect sends it and keeps the query of the first request.
 fn cursor(request: &impl Head, query: &Fields<'_>) -> Option<String> {
     let header = request.value("last-event-id").map(|value| String::from_utf8_lossy(value).into_owned());
-    let query = || CURSORS.iter().find_map(|name| query.first(name)).map(str::to_owned);
+    let query = || CURSORS.iter().find_map(|name| query.all(name).next()).map(str::to_owned);
     // Empty is how a client without a cursor may spell it.
     header.or_else(query).filter(|cursor| !cursor.is_empty())
 }

@@ -21,14 +21,15 @@ pub(super) async fn show(edge: web::Data<Edge>, request: HttpRequest) -> Result<
     }
     let held = held.unwrap_or_default();
     let id = |seq: Option<u64>| seq.map(|seq| EventId { epoch: edge.log.epoch(), seq }.to_string());
-    Ok(HttpResponse::Ok().json(json!({
+    let known = json!({
         "topic": topic.as_str(),
         "subscribers": live.map_or(0, |live| live.subscribers()),
         "first_id": id(held.first),
         "last_id": id(held.last),
         "events": held.events,
         "bytes": held.bytes,
-    })))
+    });
+    Ok(HttpResponse::Ok().content_type("application/json").body(format!("{known}\n")))
 }
 
 /// `DELETE /topics/{topic}`: ends its streams, forgets its history.
@@ -51,7 +52,7 @@ fn name(edge: &Edge, request: &HttpRequest) -> Result<TopicName, Problem> {
     // A plus stands for itself in a path (RFC 3986, section 3.3), unlike in a form.
     let raw = raw.replace('+', "%2B");
     let topic = fields::decode(raw.as_bytes(), "the path", b"topic")?;
-    edge.topics(std::iter::once(&*topic)).map(|(mut topics, _)| topics.remove(0))
+    edge.topics(std::iter::once(&*topic), 0).map(|(mut topics, _)| topics.remove(0))
 }
 
 fn unknown(topic: &TopicName) -> Problem {

@@ -1,5 +1,6 @@
 //! Peers, disks and clocks at their worst. Each case has a control beside it, which shows that its check can fail.
 
+mod bodies;
 mod busy;
 mod clock;
 mod connections;

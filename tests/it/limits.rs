@@ -197,7 +197,8 @@ async fn topics_of_one_request_are_bounded() {
     ];
     for (method, path, headers, body) in past {
         let problem = server.ask(method, path, headers, body).await.problem(400, "too_many_topics_named");
-        assert_eq!(problem["limit"], 3);
+        assert_eq!((&problem["limit"], &problem["given"]), (&3.into(), &4.into()));
+        assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("this one names 4")), "{problem}");
     }
 }
 

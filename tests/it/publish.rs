@@ -9,6 +9,7 @@ mod guards;
 mod idempotency;
 mod refusals;
 mod sizes;
+mod spelling;
 
 #[tokio::test]
 async fn get_post_and_put_publish() {

@@ -5,8 +5,6 @@ use std::time::Duration;
 use actix_web::{HttpRequest, http::StatusCode, web};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 
 use crate::{
     config::{ENCODED_EXTRA, ENCODED_FACTOR, PublishConfig},
@@ -14,35 +12,16 @@ use crate::{
     limits::BytesPermit,
 };
 
+use super::{PARAMETERS, json::JsonBody};
+
 /// What the body says.
 #[derive(Default)]
 pub(super) struct Body {
     pub(super) topics: Vec<String>,
+    /// How many there were; of very many not all are kept.
+    pub(super) topics_given: usize,
     pub(super) event: Option<String>,
     pub(super) content: Option<Bytes>,
-}
-
-/// The JSON body.
-#[derive(Deserialize)]
-struct JsonBody {
-    #[serde(default)]
-    topic: Option<Topics>,
-    #[serde(default)]
-    event: Option<String>,
-    /// Absent is not null: null is content.
-    #[serde(default, deserialize_with = "present")]
-    content: Option<Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Topics {
-    One(String),
-    Several(Vec<String>),
-}
-
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(deserializer).map(Some)
 }
 
 /// How a body is to be read.
@@ -117,35 +96,32 @@ impl Body {
     }
 
     fn form(bytes: &[u8]) -> Result<Self, Problem> {
-        let form = Fields::parse(bytes, "the form", &[])?;
+        let form = Fields::form(bytes, &PARAMETERS)?;
         let content = form.only("content")?;
         if content.is_none() && !bytes.is_empty() {
             let detail = "the form has no field `content`; to send the body as it is, give it another \
                           Content-Type, such as text/plain";
             return Err(Problem::bad_request("content_missing", detail));
         }
+        let topics: Vec<String> = form.all("topic").map(str::to_owned).collect();
         Ok(Self {
-            topics: form.all("topic").map(str::to_owned).collect(),
+            topics_given: topics.len() + form.dropped(),
+            topics,
             event: form.only("event")?.map(str::to_owned),
             content: content.map(|content| Bytes::copy_from_slice(content.as_bytes())),
         })
     }
 
     fn json(bytes: &[u8]) -> Result<Self, Problem> {
-        let body: JsonBody = serde_json::from_slice(bytes).map_err(|error| {
-            let code = if std::str::from_utf8(bytes).is_err() { "bad_utf8" } else { "bad_json" };
-            Problem::bad_request(code, format!("the JSON body cannot be read: {error}"))
+        let bad_json = |error| Problem::bad_request("bad_json", format!("the JSON body cannot be read: {error}"));
+        let text = std::str::from_utf8(bytes).map_err(|error| {
+            let detail = format!("the JSON body is not valid UTF-8 at byte {}", error.valid_up_to());
+            Problem::bad_request("bad_utf8", detail)
         })?;
-        let topics = match body.topic {
-            None => Vec::new(),
-            Some(Topics::One(topic)) => vec![topic],
-            Some(Topics::Several(topics)) => topics,
-        };
-        let content = body.content.map(|content| match content {
-            Value::String(text) => text.into(),
-            other => other.to_string().into(),
-        });
-        Ok(Self { topics, event: body.event, content })
+        let mut body = JsonBody::parse(text).map_err(bad_json)?;
+        let content = body.content().map_err(bad_json)?.map(Bytes::from);
+        let topics = body.topics();
+        Ok(Self { topics: topics.kept, topics_given: topics.given, event: body.event, content })
     }
 }
 

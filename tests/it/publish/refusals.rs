@@ -183,6 +183,8 @@ async fn unknown_methods_are_told_what_is_allowed() {
         ("/publish?topic=a&content=x", &["DELETE", "PATCH", "OPTIONS", "BREW"][..], "GET, POST, PUT"),
         ("/subscribe?topic=a", &["POST", "PUT", "DELETE", "PATCH", "OPTIONS"], "GET, HEAD"),
         ("/topics/a", &["POST", "PUT", "PATCH"], "GET, DELETE"),
+        ("/healthz", &["POST", "PUT", "DELETE", "OPTIONS"], "GET, HEAD"),
+        ("/readyz", &["POST", "PUT", "DELETE", "OPTIONS"], "GET, HEAD"),
     ];
     for (path, methods, allow) in cases {
         for method in methods {
@@ -195,6 +197,13 @@ async fn unknown_methods_are_told_what_is_allowed() {
     assert_eq!((head.status, head.header("allow")), (405, Some("GET, POST, PUT")));
     server.ask("GET", "/topics/a", &[], b"").await.problem(404, "topic_unknown");
     server.ask("GET", "/nowhere", &[], b"").await.problem(404, "not_found");
+    // What watches a server asks with HEAD as well.
+    for path in ["/healthz", "/readyz"] {
+        for method in ["GET", "HEAD"] {
+            let answer = server.ask(method, path, &[], b"").await;
+            assert_eq!((answer.status, answer.body.is_empty()), (200, method == "HEAD"), "{answer:?}");
+        }
+    }
 }
 
 #[tokio::test]
