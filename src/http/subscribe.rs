@@ -1,9 +1,6 @@
 //! `GET /subscribe`: from the request to a socket in the hub.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::{borrow::Cow, net::IpAddr, time::Instant};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -32,6 +29,8 @@ use crate::{
     registry::RegistryError,
     topic::{Deletion, JoinError, Joined, Membership, Subscriber},
 };
+
+mod time;
 
 /// Every spelling of the cursor parameter in use: browsers cannot set a header on the first request, and the polyfill,
 /// Mercure and Symfony each named it in their own way.
@@ -154,10 +153,10 @@ fn marks(query: &Fields<'_>) -> Result<Marks, Problem> {
 
 /// The cursor; the header wins, because a browser's own reconnect sends it and keeps the query of the first request.
 fn cursor(request: &impl Head, query: &Fields<'_>) -> Option<String> {
-    let header = request.value("last-event-id").map(|value| String::from_utf8_lossy(value).into_owned());
-    let query = || CURSORS.iter().find_map(|name| query.all(name).next()).map(str::to_owned);
-    // Empty is how a client without a cursor may spell it.
-    header.or_else(query).filter(|cursor| !cursor.is_empty())
+    let header = request.values("last-event-id").map(String::from_utf8_lossy);
+    let query = CURSORS.iter().flat_map(|name| query.all(name)).map(Cow::Borrowed);
+    // Empty is how a client without a cursor may spell it, in one place while it has one in another.
+    header.chain(query).find(|cursor| !cursor.is_empty()).map(Cow::into_owned)
 }
 
 fn start(query: &Fields<'_>) -> Result<Start, Problem> {
@@ -171,23 +170,9 @@ fn start(query: &Fields<'_>) -> Result<Start, Problem> {
         (Some("all"), None) => Ok(Start::All),
         (Some(since), None) => {
             let allowed = "`all`, a duration such as `10m`, an RFC 3339 time, or seconds since 1970";
-            since_ms(since).map(Start::Since).ok_or_else(|| bad_parameter("since", since, allowed))
+            time::since_ms(since).map(Start::Since).ok_or_else(|| bad_parameter("since", since, allowed))
         }
     }
-}
-
-/// A point in time, in milliseconds since the Unix epoch.
-fn since_ms(since: &str) -> Option<u64> {
-    let epoch = std::time::UNIX_EPOCH;
-    let duration = if since.bytes().all(|b| b.is_ascii_digit()) {
-        Duration::from_secs(since.parse().ok()?)
-    } else if let Ok(time) = humantime::parse_rfc3339(since) {
-        time.duration_since(epoch).ok()?
-    } else {
-        let ago = humantime::parse_duration(since).ok()?;
-        std::time::SystemTime::now().duration_since(epoch).ok()?.saturating_sub(ago)
-    };
-    u64::try_from(duration.as_millis()).ok()
 }
 
 /// Why there will be no stream.

@@ -1,6 +1,6 @@
 //! Where a stream begins: cursors, `since`, `last`.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -69,6 +69,35 @@ async fn an_empty_cursor_is_none() {
 }
 
 #[tokio::test]
+async fn an_empty_spelling_hides_no_other() {
+    // A client may send an empty header, or one parameter of several empty, and have its cursor elsewhere.
+    let server = TestServer::start();
+    let first = server.publish("a", "one").await;
+    server.publish("a", "two").await;
+    server.publish("a", "three").await;
+    let (empty, other) = (("last-event-id", ""), ("last-event-id", "rubbish"));
+    for (query, headers) in [
+        (format!("&lastEventId={first}"), vec![empty]),
+        (format!("&lastEventId=&last_event_id={first}"), vec![]),
+        (format!("&lastEventId=&lastEventId={first}"), vec![empty]),
+        (format!("&lastEventId=&last_event_id=&Last-Event-ID={first}"), vec![empty, empty]),
+        (String::new(), vec![empty, ("last-event-id", &*first)]),
+        // The control: what is not empty wins, in the same order.
+        ("&lastEventId=rubbish".to_owned(), vec![("last-event-id", &*first)]),
+        (format!("&lastEventId={first}&last_event_id=rubbish"), vec![empty]),
+    ] {
+        for full in [false, true] {
+            let mut headers = headers.clone();
+            headers.extend(full.then_some(("content-encoding", "identity")));
+            let mut stream = server.get(&format!("/subscribe?topic=a{query}"), &headers).await;
+            assert_eq!(data(&stream.take(2).await), ["two", "three"], "{query} {headers:?}");
+        }
+    }
+    let mut stream = server.get(&format!("/subscribe?topic=a&lastEventId={first}"), &[other]).await;
+    assert_eq!(stream.next().await.expect("a gap").event, "broker.gap", "the header still wins");
+}
+
+#[tokio::test]
 async fn one_id_resumes_any_set_of_topics() {
     // The id of an event of one topic is a cursor into all of them.
     let server = TestServer::start();
@@ -134,6 +163,13 @@ async fn time_of_last(server: &TestServer) -> (u64, String) {
     (u64::try_from(time.duration_since(UNIX_EPOCH).expect("after 1970").as_millis()).expect("a time"), text)
 }
 
+/// The time `ms` on a clock that is so many seconds before UTC, and says so.
+fn elsewhere(ms: u64, seconds: i64, offset: &str) -> String {
+    let time = UNIX_EPOCH + Duration::from_millis(ms.checked_add_signed(seconds * 1000).expect("a time"));
+    let local = humantime::format_rfc3339_millis(time).to_string();
+    format!("{}{offset}", local.trim_end_matches('Z'))
+}
+
 fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
     u64::try_from(now.as_millis()).expect("a time")
@@ -164,6 +200,11 @@ async fn since_takes_every_kind_of_time() {
         (encoded(&text), &["new"]),
         (format!("{day}T00:00:00Z"), &["old", "new"]),
         (offset(&text), &["new"]),
+        // The same moment on other clocks; in a query a plus that is not encoded is a blank.
+        (encoded(&elsewhere(new, 7200, "+02:00")), &["new"]),
+        (elsewhere(new, 7200, "+02:00"), &["new"]),
+        (encoded(&elsewhere(new, -19_800, "-05:30")), &["new"]),
+        (text.to_lowercase(), &["new"]),
     ];
     for (since, expected) in cases {
         let mut stream = server.subscribe(&format!("topic=a&since={since}")).await;
