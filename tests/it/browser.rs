@@ -7,6 +7,7 @@ mod driver;
 mod eventsource;
 mod files;
 mod markup;
+mod nginx;
 mod outage;
 mod page;
 mod polyfill;

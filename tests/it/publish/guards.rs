@@ -19,6 +19,12 @@ const CASES: &[Case<'_>] = &[
     (&[("sec-fetch-site", "same-origin")], true, true, Some(true)),
     (&[("sec-fetch-site", "none")], true, true, Some(true)),
     (&[("origin", "http://{own}"), ("sec-fetch-site", "same-origin")], true, true, Some(true)),
+    // Behind a proxy that does not pass `Host`: the browser knows better, and no page can set its word.
+    (&[("origin", "https://public.example"), ("sec-fetch-site", "same-origin")], true, true, Some(true)),
+    // Its word against us counts, too.
+    (&[("origin", "http://{own}"), ("sec-fetch-site", "cross-site")], false, false, Some(true)),
+    (&[("origin", "http://{own}"), ("sec-fetch-site", "same-site")], false, false, Some(true)),
+    (&[("origin", "http://{own}."), ("sec-fetch-site", "")], false, false, Some(true)),
     (&[("origin", "http://{own}")], true, true, Some(true)),
     // Behind a proxy that ends TLS.
     (&[("origin", "https://{own}")], true, true, Some(true)),
@@ -29,7 +35,6 @@ const CASES: &[Case<'_>] = &[
     // Pages of other origins.
     (&[("origin", "https://evil.example")], false, false, Some(true)),
     (&[("origin", "https://evil.example"), ("sec-fetch-site", "cross-site")], false, false, Some(true)),
-    (&[("origin", "https://evil.example"), ("sec-fetch-site", "same-origin")], false, false, Some(true)),
     (&[("origin", "https://{own}.evil.example")], false, false, Some(true)),
     (&[("origin", "http://localhost:1")], false, false, Some(true)),
     (&[("origin", "null")], false, false, Some(true)),
@@ -83,6 +88,30 @@ async fn publishes_and_deletes(server: &TestServer, topic: &str, headers: &[(&st
     } else {
         deleted.problem(403, "cross_site");
         assert_eq!(server.ask("GET", &address, &[], b"").await.ok()["events"], 1, "{headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_servers_own_page_is_known_however_the_host_is_spelled() {
+    // Case, default port and the root's dot make no other host; another port or name does.
+    let server = TestServer::start();
+    for (origin, host, own) in [
+        ("http://broker.example", "Broker.Example", true),
+        ("http://broker.example", "broker.example:80", true),
+        ("https://broker.example", "broker.example:443", true),
+        ("https://broker.example", "broker.example.", true),
+        ("https://broker.example", "broker.example:80", false),
+        ("http://broker.example", "127.0.0.1:8080", false),
+    ] {
+        for request in ["POST /publish?topic=a", "DELETE /topics/a"] {
+            let head = format!("{request} HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nConnection: close");
+            let answer = server.ask_bytes(format!("{head}\r\nContent-Length: 1\r\n\r\nx").as_bytes()).await;
+            if own {
+                assert!(matches!(answer.status, 200 | 204), "{answer:?}");
+            } else {
+                answer.problem(403, "cross_site");
+            }
+        }
     }
 }
 

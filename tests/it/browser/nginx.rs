@@ -1,0 +1,111 @@
+//! The README's recipe for nginx, as it is printed, with a real nginx between the page and the server.
+//!
+//! Without nginx these tests are left out and say so; `tests/run` installs it and makes leaving out a failure.
+
+use std::{
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use super::{left_out, on_path};
+use crate::harness::{Stream, TestServer, blocking::Directory, until};
+
+/// The block in the README.
+fn recipe() -> String {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("the README");
+    let block = readme.split("```nginx\n").nth(1).and_then(|rest| rest.split("```").next());
+    block.expect("README.md has a recipe for nginx").to_owned()
+}
+
+/// An nginx with `recipe` in front of `server`; killed with the value.
+struct Nginx {
+    address: SocketAddr,
+    process: Child,
+    _directory: Directory,
+}
+
+/// Where it is; Debian keeps it out of an ordinary user's PATH.
+fn program() -> Option<PathBuf> {
+    let installed = || Some(PathBuf::from("/usr/sbin/nginx")).filter(|path| path.is_file());
+    let found = on_path("nginx").or_else(installed);
+    if found.is_none() {
+        left_out("no nginx (tests/run installs it)");
+    }
+    found
+}
+
+impl Nginx {
+    async fn start(program: &Path, recipe: &str, server: SocketAddr) -> Self {
+        let directory = Directory::new();
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = free.local_addr().expect("an address");
+        drop(free);
+        let path = directory.0.display();
+        let of_client = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+        let paths: String = of_client.iter().map(|name| format!("{name}_temp_path {path}/{name};\n")).collect();
+        assert!(recipe.contains("http://127.0.0.1:8080"), "it names the server's default address");
+        let recipe = recipe.replace("127.0.0.1:8080", &server.to_string());
+        let text = format!(
+            "daemon off;\nmaster_process off;\npid {path}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n\
+             {paths}server {{\nlisten {address};\n{recipe}\n}}\n}}\n"
+        );
+        let file = directory.0.join("nginx.conf");
+        std::fs::write(&file, text).expect("a file");
+        let mut command = Command::new(program);
+        command.arg("-c").arg(&file).arg("-p").arg(&directory.0).stdin(Stdio::null());
+        let process = command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("nginx starts");
+        let nginx = Self { address, process, _directory: directory };
+        until("nginx to listen", async || TcpStream::connect(nginx.address).is_ok()).await;
+        nginx
+    }
+
+    /// Asks as a page that came through it does; the status.
+    async fn ask(&self, method: &str, path: &str, origin: &str, site: Option<&str>) -> u16 {
+        let site = site.map(|site| format!("Sec-Fetch-Site: {site}\r\n")).unwrap_or_default();
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nOrigin: {origin}", self.address);
+        let request = format!("{head}\r\n{site}Content-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello");
+        let mut socket = tokio::net::TcpStream::connect(self.address).await.expect("a connection");
+        tokio::io::AsyncWriteExt::write_all(&mut socket, request.as_bytes()).await.expect("the request is sent");
+        Stream::receive(socket).await.status
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Fails when it has ended already.
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+/// Goal: behind the proxy of the README the page subscribes, publishes and deletes, with a browser that sends
+/// `Sec-Fetch-Site` and with one that does not; other pages do not.
+#[tokio::test]
+async fn the_page_works_behind_the_recipe() {
+    let Some(program) = program() else { return };
+    let server = TestServer::start();
+    let nginx = Nginx::start(&program, &recipe(), server.address).await;
+    let own = format!("http://{}", nginx.address);
+    let mut stream = Stream::open(nginx.address, "/subscribe?topic=a", &[("accept", "text/event-stream")]).await;
+    server.until_subscribers("a", 1).await;
+    for site in [None, Some("same-origin")] {
+        assert_eq!(nginx.ask("POST", "/publish?topic=a", &own, site).await, 200, "{site:?}");
+        assert_eq!(stream.next().await.expect("an event, not buffered").data, "hello");
+        assert_eq!(nginx.ask("DELETE", "/topics/other", &own, site).await, 404, "{site:?}");
+    }
+    for (origin, site) in [("https://evil.example", None), ("https://evil.example", Some("cross-site"))] {
+        assert_eq!(nginx.ask("POST", "/publish?topic=a", origin, site).await, 403, "{site:?}");
+        assert_eq!(nginx.ask("DELETE", "/topics/a", origin, site).await, 403, "{site:?}");
+    }
+    assert_eq!(nginx.ask("DELETE", "/topics/a", &own, None).await, 204);
+    assert_eq!(stream.next().await.expect("the end of the topic").event, "broker.deleted");
+    // The control: without the line that passes `Host`, only the browser's own word helps.
+    let without: String =
+        recipe().lines().filter(|line| !line.contains("Host")).map(|line| format!("{line}\n")).collect();
+    let nginx = Nginx::start(&program, &without, server.address).await;
+    let own = format!("http://{}", nginx.address);
+    assert_eq!(nginx.ask("POST", "/publish?topic=a", &own, None).await, 403);
+    assert_eq!(nginx.ask("POST", "/publish?topic=a", &own, Some("same-origin")).await, 200);
+}
