@@ -4,7 +4,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use tidings::{
-    config::{Config, Engine, LogConfig, Overrides},
+    config::{Config, Engine, LimitsConfig, LogConfig, Overrides},
     server::Server,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -54,8 +54,8 @@ struct Serve {
     check: bool,
 }
 
-/// Descriptors that are no subscriber's.
-const SPARE_DESCRIPTORS: usize = 10_000;
+/// Descriptors that are no connection's: listeners, files of the log, the runtime's own.
+const SPARE_DESCRIPTORS: usize = 200;
 
 /// What is logged unless `RUST_LOG` says otherwise. The HTTP server reports every malformed request as an error: a line a
 /// scanner could write as often as it likes.
@@ -106,7 +106,9 @@ async fn run(config: Config) -> ExitCode {
         eprintln!("tidings: cannot listen for signals");
         return ExitCode::from(EXIT_FAILURE);
     };
-    raise_descriptor_limit(config.limits.connections_max);
+    ignore_signals();
+    let needed = descriptors(&config.limits);
+    raise_descriptor_limit(needed);
     let server = match Server::listen(config) {
         Ok(server) => server,
         Err(error) => {
@@ -114,6 +116,7 @@ async fn run(config: Config) -> ExitCode {
             return ExitCode::from(EXIT_FAILURE);
         }
     };
+    warn_of_descriptor_limit(needed);
     // Nobody may be reading; the server serves all the same.
     banner(&server, &log).ok();
     tokio::select! {
@@ -134,24 +137,58 @@ async fn run(config: Config) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Every subscriber takes a descriptor, and the limit that a shell sets is far below what the system allows.
-fn raise_descriptor_limit(connections_max: usize) {
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) if usize::try_from(limit).is_ok_and(|limit| limit < connections_max) => {
-            tracing::debug!(limit, connections_max, "the open-files limit (ulimit -n) is below limits.connections_max");
-        }
-        Ok(_) => {}
-        Err(error) => tracing::warn!(%error, "the open-files limit cannot be raised"),
+/// Signals that would end the process without a word: a terminal that closes sends one, and so do tools that ask other
+/// servers to reload or to open their log files anew.
+fn ignore_signals() {
+    let kinds = [
+        ("SIGHUP", SignalKind::hangup()),
+        ("SIGUSR1", SignalKind::user_defined1()),
+        ("SIGUSR2", SignalKind::user_defined2()),
+    ];
+    for (name, kind) in kinds {
+        let Ok(mut signals) = signal(kind) else { continue };
+        tokio::task::spawn_local(async move {
+            while signals.recv().await.is_some() {
+                tracing::info!("{name} is ignored: a configuration is read at the start only; SIGTERM ends the server");
+            }
+        });
     }
-    grow_descriptor_table(connections_max);
+}
+
+/// Every connection takes a descriptor.
+fn descriptors(limits: &LimitsConfig) -> usize {
+    limits.connections_max.saturating_add(limits.pending_connections_max).saturating_add(SPARE_DESCRIPTORS)
+}
+
+/// The limit that a shell sets is far below what the system allows.
+fn raise_descriptor_limit(needed: usize) {
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the open-files limit cannot be raised");
+    }
+    grow_descriptor_table(needed);
+}
+
+fn warn_of_descriptor_limit(needed: usize) {
+    let limit = descriptor_limit();
+    if limit < needed {
+        tracing::warn!(
+            limit,
+            needed,
+            "the open-files limit (ulimit -n) is below limits.connections_max and limits.pending_connections_max \
+             together; when it is reached, silent connections are closed, and then no others are accepted"
+        );
+    }
+}
+
+fn descriptor_limit() -> usize {
+    rlimit::Resource::NOFILE.get_soft().map_or(0, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 /// Has the kernel make room for all descriptors at once, while there is one thread. It doubles the table otherwise, at
 /// 1,024, 2,048, 4,096 …, and in a process with several threads each time waits until no processor can be looking at the
 /// old one: a tenth of a second in which a storm of connections overflows the queue of those to be accepted.
-fn grow_descriptor_table(connections_max: usize) {
-    let limit = rlimit::Resource::NOFILE.get_soft().map_or(0, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let last = limit.min(connections_max.saturating_add(SPARE_DESCRIPTORS)).saturating_sub(1);
+fn grow_descriptor_table(needed: usize) {
+    let last = descriptor_limit().min(needed).saturating_sub(1);
     if let Ok(last) = i32::try_from(last) {
         // What it is a copy of does not matter, nor does it matter much when there is none.
         rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), last).ok();

@@ -339,3 +339,28 @@ async fn a_publish_under_way_is_answered_during_the_drain() {
         drop(held);
     }
 }
+
+/// Goal: signals that other servers reload for, or that a closing terminal sends, end nothing, also while the drain goes
+/// on; they are logged, so that an operator does not believe that something was reloaded.
+#[tokio::test]
+async fn signals_that_mean_nothing_here_end_nothing() {
+    let mut server = Process::start(LONG).await;
+    let mut stream = server.subscribe("topic=t").await;
+    for signal in ["HUP", "USR1", "USR2"] {
+        server.signal(signal).await;
+    }
+    let id = server.publish(&reqwest::Client::new(), "t", "still here").await;
+    assert_eq!(stream.next().await.expect("an event").id, id);
+    server.signal("TERM").await;
+    let readyz = server.url("/readyz");
+    until("the server to drain", async || reqwest::get(&readyz).await.expect("an answer").status() == 503).await;
+    server.signal("HUP").await;
+    assert_eq!(reqwest::get(server.url("/healthz")).await.expect("an answer").status(), 200);
+    // The control: a signal that means something ends it at once.
+    server.signal("TERM").await;
+    assert!(server.exit().await.success());
+    let (_, report) = server.last_words().await;
+    for signal in ["SIGHUP", "SIGUSR1", "SIGUSR2"] {
+        assert!(report.contains(&format!("{signal} is ignored")), "{report}");
+    }
+}
