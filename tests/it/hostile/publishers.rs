@@ -13,16 +13,18 @@ use crate::harness::{TestServer, blocking::Directory, until};
 
 const PUBLISHERS: usize = 40;
 /// Four of them fill the queue to the last unit of its room; the others wait.
-const EVENT: usize = 1023 << 10;
+const EVENT: usize = 127 << 10;
 
-/// A server with a queue of 4 MiB on `log`, in which a publish waits for room for `queue_wait`.
+/// A server with a queue of 512 KiB on `log`, in which a publish waits for room for `queue_wait`.
 fn server(log: &Directory, queue_wait: Duration) -> TestServer {
     TestServer::with(|config| configure(config, log, queue_wait))
 }
 
 fn configure(config: &mut Config, log: &Directory, queue_wait: Duration) {
     config.log.path.clone_from(&log.0);
-    config.log.queue_bytes_max = Size::mib(4);
+    // Small, so that all is sent long before the stalled writer gives up waiting for the file's lock.
+    config.publish.event_bytes_max = Size::kib(128);
+    config.log.queue_bytes_max = Size::kib(512);
     config.log.queue_wait = queue_wait;
 }
 
