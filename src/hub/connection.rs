@@ -232,8 +232,9 @@ impl<S: Peer> Connection<S> {
     /// Writes what is left of the broker's own, then `run`, as far as the socket takes it. No event is cut.
     pub(super) fn write(&mut self, run: Run<'_>, key: usize, now: Instant) -> io::Result<Wrote> {
         debug_assert!(self.cut().is_none(), "the rest of an event comes first");
-        let own = self.unsent.as_ref().map_or_else(Bytes::new, |rest| rest.own.clone());
-        let taken = self.offer(&own, run.bytes, now)?;
+        let own = self.unsent.as_ref().map(|rest| rest.own.clone());
+        let own = own.as_deref().unwrap_or_default();
+        let taken = self.offer(own, run.bytes, now)?;
         if taken == own.len() + run.bytes.len() {
             self.unsent = None;
             self.cursor = self.cursor.max(run.to);
@@ -241,7 +242,9 @@ impl<S: Peer> Connection<S> {
             return Ok(Wrote::All);
         }
         let of_own = taken.min(own.len());
-        self.unsent = (of_own < own.len()).then(|| Box::new(Rest { cut: None, own: own.slice(of_own..) }));
+        if let Some(rest) = self.unsent.take().filter(|_| of_own < own.len()) {
+            self.unsent = Some(Box::new(Rest { cut: None, own: rest.own.slice(of_own..) }));
+        }
         self.wait(key, now)?;
         Ok(Wrote::Part { taken: taken - of_own })
     }
@@ -264,6 +267,7 @@ impl<S: Peer> Connection<S> {
     }
 
     /// Offers both, one after the other, to the socket; how much it took.
+    #[inline]
     fn offer(&mut self, first: &[u8], second: &[u8], now: Instant) -> io::Result<usize> {
         let total = first.len() + second.len();
         let taken = loop {

@@ -109,6 +109,9 @@ impl<S: Peer> Fanout<S> {
         };
         let (size, own) = (run.bytes.len(), connection.own());
         let wrote = connection.write(run, key, self.now)?;
+        if own == 0 && wrote == Wrote::All {
+            return Ok(size);
+        }
         let settled = match wrote {
             Wrote::All => None,
             Wrote::Part { taken } => settle(channel.after(connection.cursor).map(|(seq, frame)| (*seq, frame)), taken),

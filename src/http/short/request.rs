@@ -102,7 +102,10 @@ pub(super) fn look<T>(
     let Some(length) = body else { return Look::Other(framed) };
     let whole = head.saturating_add(length);
     // No body belongs to a subscription; what follows a `#` is not sent by anybody who knows what it is for.
-    if whole > BYTES_MAX || query.contains('#') || (route == Route::Subscribe && length > 0) {
+    if whole > BYTES_MAX
+        || memchr::memchr(b'#', query.as_bytes()).is_some()
+        || (route == Route::Subscribe && length > 0)
+    {
         return Look::Other(framed);
     }
     let Some(body) = bytes.get(head..whole) else { return Look::Body };

@@ -62,10 +62,12 @@ fn is_plain(byte: u8) -> bool {
 /// The length of the body; `None` when it ends with the connection, or with its last chunk. Where two lengths could be
 /// understood, somebody in between may have understood the other one.
 pub(super) fn body(method: &str, headers: &[httparse::Header<'_>]) -> Result<Option<usize>, Problem> {
-    let (mut length, mut is_framed) = (None, method != "CONNECT");
+    let (mut length, mut is_coded, mut is_framed) = (None, false, method != "CONNECT");
     for header in headers {
-        let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+        // By length first: every request's every header comes here.
+        let is = |name: &str| header.name.len() == name.len() && header.name.eq_ignore_ascii_case(name);
         if is("transfer-encoding") || is("upgrade") {
+            is_coded |= header.name.len() == "transfer-encoding".len();
             is_framed = false;
         } else if is("content-length") {
             let digits = !header.value.is_empty() && header.value.iter().all(u8::is_ascii_digit);
@@ -77,8 +79,7 @@ pub(super) fn body(method: &str, headers: &[httparse::Header<'_>]) -> Result<Opt
             length = Some(value);
         }
     }
-    let both = length.is_some() && headers.iter().any(|header| header.name.eq_ignore_ascii_case("transfer-encoding"));
-    if both {
+    if length.is_some() && is_coded {
         let detail = "a request has either Content-Length or Transfer-Encoding";
         return Err(Problem::bad_request("bad_request", detail));
     }
