@@ -5,6 +5,7 @@ use std::{any::Any, future::poll_fn, io, net::SocketAddr, pin::pin, time::Durati
 use futures_util::future::{Either, LocalBoxFuture, select};
 use tokio::{
     io::AsyncWriteExt as _,
+    net::TcpStream,
     time::{sleep, timeout},
 };
 
@@ -85,18 +86,21 @@ impl ShortWay {
     /// Ends a connection whose client may still be sending: it can read the answer, and what it sends is dropped.
     pub(super) async fn linger(&self, socket: Socket) {
         let Ok(mut socket) = socket.into_watched() else { return };
-        let rest = async {
-            socket.shutdown().await?;
-            loop {
-                socket.readable().await?;
-                match socket.try_read(&mut self.scratch.borrow_mut()) {
-                    Ok(0) => return Ok(()),
-                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-                    _ => {}
-                }
-            }
-        };
         // Neither an error nor the time's end leaves anything to be done.
-        timeout(LINGER, rest).await.ok();
+        timeout(LINGER, self.shut_down(&mut socket)).await.ok();
+    }
+
+    /// Ends our side, then reads and drops what the client still sends, until it ends its own: a reset would take the
+    /// answer away.
+    pub(super) async fn shut_down(&self, socket: &mut TcpStream) -> io::Result<()> {
+        socket.shutdown().await?;
+        loop {
+            socket.readable().await?;
+            match socket.try_read(&mut self.scratch.borrow_mut()) {
+                Ok(0) => return Ok(()),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            }
+        }
     }
 }

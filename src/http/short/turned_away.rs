@@ -50,16 +50,7 @@ impl ShortWay {
         }
         timeout(WITHIN, async {
             socket.write_all(&bytes).await?;
-            socket.shutdown().await?;
-            // What it still sends is read and dropped, or a reset would take the answer away.
-            while socket.readable().await.is_ok() {
-                match socket.try_read(&mut self.scratch.borrow_mut()) {
-                    Ok(0) => break,
-                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-                    _ => {}
-                }
-            }
-            Ok(())
+            self.shut_down(&mut socket).await
         })
         .await
         .unwrap_or(Ok(()))
