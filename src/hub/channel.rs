@@ -12,7 +12,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
-use super::connection::Run;
+use super::connection::{Run, Wrote};
 use crate::{
     event::TopicName,
     frame::{self, Encoding, Frame},
@@ -215,8 +215,9 @@ pub(super) fn merge<'a>(frames: impl Iterator<Item = (u64, &'a Frame)> + Clone) 
 /// much of it is.
 pub(super) type Settled = (u64, Option<(Frame, usize)>);
 
-/// Where a write that took `taken` bytes of `frames` ended.
-pub(super) fn settle<'a>(frames: impl Iterator<Item = (u64, &'a Frame)>, mut taken: usize) -> Option<Settled> {
+/// Where a write of `frames` ended; nothing when it took all of them, or none.
+pub(super) fn settle<'a>(frames: impl Iterator<Item = (u64, &'a Frame)>, wrote: Wrote) -> Option<Settled> {
+    let Wrote::Part { mut taken } = wrote else { return None };
     let mut settled = None;
     for (seq, frame) in frames {
         if taken == 0 {

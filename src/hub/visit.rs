@@ -112,10 +112,7 @@ impl<S: Peer> Fanout<S> {
         if own == 0 && wrote == Wrote::All {
             return Ok(size);
         }
-        let settled = match wrote {
-            Wrote::All => None,
-            Wrote::Part { taken } => settle(channel.after(connection.cursor).map(|(seq, frame)| (*seq, frame)), taken),
-        };
+        let settled = settle(channel.after(connection.cursor).map(|(seq, frame)| (*seq, frame)), wrote);
         self.wrote(key, own, wrote, settled);
         Ok(size)
     }
@@ -316,10 +313,7 @@ impl<S: Peer> Fanout<S> {
         }
         let own = connection.own();
         let wrote = connection.write(run, key, self.now)?;
-        let settled = match wrote {
-            Wrote::All => None,
-            Wrote::Part { taken } => settle(in_order(), taken),
-        };
+        let settled = settle(in_order(), wrote);
         self.wrote(key, own, wrote, settled);
         if let Some(connection) = self.connections.get_mut(key) {
             // A notice has no id: the next mark says something new.
