@@ -9,9 +9,10 @@ mod pending;
 mod quota;
 
 pub use bytes::{BytesPermit, RequestBytes, TooManyBytes};
-pub use pending::{PendingConnections, PendingPermit, TooManyPending, address};
+pub use pending::{PendingConnections, PendingPermit, TooManyPending};
+pub use quota::network;
 
-use quota::{Excess, Quota, network};
+use quota::{Excess, Quota};
 
 /// Counts the subscribers' connections.
 #[derive(Debug)]

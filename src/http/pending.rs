@@ -15,7 +15,7 @@ use std::{
 
 use slab::Slab;
 
-use crate::limits::{PendingConnections, PendingPermit, TooManyPending, address};
+use crate::limits::{PendingConnections, PendingPermit, TooManyPending, network};
 
 /// The connections of one worker.
 pub struct Pending {
@@ -78,7 +78,7 @@ impl Pending {
         let permit = self.limit.admit(ip).or_else(|full| {
             let gave_way = match full {
                 TooManyPending::Overall { .. } => self.evict(),
-                TooManyPending::PerIp { .. } => self.evict_of(address(ip)),
+                TooManyPending::PerIp { .. } => self.evict_of(network(ip)),
             };
             if gave_way { self.limit.admit(ip) } else { Err(full) }
         })?;

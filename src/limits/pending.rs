@@ -67,9 +67,3 @@ impl Drop for PendingPermit {
         self.of.0.give(Some(self.ip), 1);
     }
 }
-
-/// What counts as one address with `ip`.
-#[must_use]
-pub fn address(ip: IpAddr) -> IpAddr {
-    network(ip)
-}

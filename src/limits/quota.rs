@@ -78,7 +78,8 @@ impl Quota {
 
 /// What counts as one address: an IPv6 host has a whole /64 to itself, and could take a new address for every
 /// connection.
-pub(super) fn network(ip: IpAddr) -> IpAddr {
+#[must_use]
+pub fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
         ip @ IpAddr::V4(_) => ip,
