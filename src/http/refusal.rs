@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn each_error_has_the_same_code_on_every_route() {
-        // Goal: what the log refuses is told alike to a publisher and to whoever deletes; no cause is taken for another.
+        // Goal: what the log refuses has the same code for a publish and for a deletion; no cause is taken for another.
         let log = [
             (AppendError::Unavailable, (503, "unavailable")),
             (AppendError::QueueFull, (503, "queue_full")),

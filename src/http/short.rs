@@ -239,7 +239,7 @@ impl ShortWay {
         }
     }
 
-    /// Looks at what is held and `new` after it; what is not used is held.
+    /// Looks at the bytes that are held, and at `new` behind them; holds those that it does not use.
     fn look(&self, connection: &mut Connection, new: &[u8]) -> Step<'_> {
         if !connection.held.is_empty()
             && let Err(problem) = connection.hold(&self.edge.bytes, new)

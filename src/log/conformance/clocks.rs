@@ -47,7 +47,7 @@ pub(super) fn a_wall_clock_that_jumps_is_followed_and_loses_nothing(new: NewAt) 
 
 pub(super) fn since_a_time_tells_of_what_is_gone_after_it(new: NewAt) {
     // Goal: a gap exactly when an event of its topics at that time or later has been removed, by retention or a deletion;
-    // whoever asks for what is held is told of none. At the time of the last one removed, and a millisecond later.
+    // a reader that asks for what is held gets none. At the time of the last one removed, and a millisecond later.
     let (clock, [a, b]) = (SetClock::new(), names(["a", "b"]));
     let log = new(LogConfig { topic_events_max: 2, ..roomy() }, Some(clock.wall()));
     let begin = clock.get();

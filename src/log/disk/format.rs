@@ -66,7 +66,7 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Refuses what is not ours to read, before anything is written to it.
+/// Refuses a file of another program, or of a later version, before anything is written to it.
 pub(super) fn check(connection: &Connection) -> Result<(), StoreError> {
     find(connection).map(drop)
 }

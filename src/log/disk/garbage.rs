@@ -10,8 +10,8 @@ use crate::{event::TopicName, log::index::Removed};
 #[derive(Default)]
 pub(super) struct Garbage {
     pub(super) seqs: Vec<u64>,
-    /// Up to where topics have lost events, and up to when. It is written before any of the rows is removed, or with it: a crash in
-    /// between must not leave a hole without a mark.
+    /// Up to where topics have lost events, and up to when. It is written before any of the rows is removed, or with it: a
+    /// crash in between must not leave a hole without a mark.
     evicted: HashMap<TopicName, (u64, u64)>,
     /// Topics of which nothing is left to remember.
     forgotten: Vec<(TopicName, (u64, u64))>,
