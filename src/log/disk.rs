@@ -14,7 +14,7 @@
 use std::{
     collections::HashMap,
     fs::{File, TryLockError},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -65,9 +65,11 @@ pub struct DiskLog {
     queue: Arc<Queue>,
     writer: Mutex<Option<JoinHandle<()>>>,
     readers: Arc<Semaphore>,
-    /// Held for as long as the directory is ours.
-    _lock: File,
+    _lock: DirectoryLock,
 }
+
+/// Held for as long as the directory is ours.
+struct DirectoryLock(File);
 
 /// What the writer and the readers share with the workers.
 struct Shared {
@@ -113,11 +115,7 @@ impl DiskLog {
         if let Some(kind) = filesystem::network(path).map_err(in_directory)? {
             return Err(OpenError::Network { path: path.clone(), kind });
         }
-        let lock_file = File::create(path.join("lock")).map_err(in_directory)?;
-        lock_file.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => OpenError::InUse { path: path.clone() },
-            TryLockError::Error(source) => in_directory(source),
-        })?;
+        let directory_lock = DirectoryLock::take(path)?;
         let file = path.join("tidings.db");
         let (shared, writer) = load::load(&file, config, receipts_for, Clock::new(wall))
             .map_err(|source| OpenError::Store { path: file.clone(), source })?;
@@ -134,7 +132,7 @@ impl DiskLog {
             queue: Arc::new(queue),
             writer: Mutex::new(Some(thread.map_err(in_directory)?)),
             readers: Arc::new(Semaphore::new(READERS)),
-            _lock: lock_file,
+            _lock: directory_lock,
         })
     }
 
@@ -142,6 +140,26 @@ impl DiskLog {
     fn stop(&self) -> Option<JoinHandle<()>> {
         self.queue.close();
         lock(&self.writer).take()
+    }
+}
+
+impl DirectoryLock {
+    fn take(path: &Path) -> Result<Self, OpenError> {
+        let in_directory = |source| OpenError::Directory { path: path.to_owned(), source };
+        let file = File::create(path.join("lock")).map_err(in_directory)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => Err(in_directory(source)),
+        }
+    }
+}
+
+impl Drop for DirectoryLock {
+    /// To close the file would not do: a process that is just being started from this one has a copy of the descriptor
+    /// until it executes its program, and the lock would live as long.
+    fn drop(&mut self) {
+        self.0.unlock().ok();
     }
 }
 

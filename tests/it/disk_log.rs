@@ -1,6 +1,10 @@
 //! The disk engine by itself, opened and closed again on one directory: what only a second start shows.
 
-use std::time::Duration;
+use std::{
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -14,8 +18,12 @@ use tokio::time::timeout;
 
 use crate::harness::{PATIENCE, blocking::Directory, until};
 
+fn config(directory: &Directory) -> LogConfig {
+    LogConfig { path: directory.0.clone(), ..LogConfig::default() }
+}
+
 fn open(directory: &Directory, configure: impl FnOnce(&mut LogConfig)) -> DiskLog {
-    let mut config = LogConfig { path: directory.0.clone(), ..LogConfig::default() };
+    let mut config = config(directory);
     configure(&mut config);
     DiskLog::open(&config, Duration::from_mins(5)).expect("the log opens")
 }
@@ -37,6 +45,26 @@ async fn fill(log: &DiskLog, names: &[String]) {
     for outcome in join_all(names.iter().map(|name| log.append(draft(name, "content")))).await {
         outcome.expect("a receipt");
     }
+}
+
+#[test]
+fn a_directory_can_be_opened_again_while_other_processes_are_started() {
+    // Goal: a child between its fork and its program, which has a copy of each descriptor, does not hold the lock.
+    let directory = Directory::new();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    Command::new("true").status().expect("a process");
+                }
+            });
+        }
+        let opened = (0..50).map(|_| DiskLog::open(&config(&directory), Duration::ZERO).map(drop));
+        let failed: Vec<_> = opened.filter_map(Result::err).collect();
+        done.store(true, Ordering::Relaxed);
+        assert!(failed.is_empty(), "{} of 50: {}", failed.len(), failed[0]);
+    });
 }
 
 #[tokio::test]
