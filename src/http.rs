@@ -190,7 +190,9 @@ where
     async move {
         let Some(answered) = answered else { return pending().await };
         let mut answer = answered.await.inspect_err(|_| carrier.iter().for_each(Carrier::end_reading))?;
-        if let Some(carrier) = carrier.filter(|_| answer.response().body().size() != BodySize::Stream) {
+        let Some(carrier) = carrier else { return Ok(answer) };
+        carrier.begun();
+        if answer.response().body().size() != BodySize::Stream {
             if !carrier.is_framed() {
                 // Where the body ends is not known: its rest would be taken for the next request.
                 answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);

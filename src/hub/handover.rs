@@ -51,8 +51,10 @@ struct Inner {
     reader: RefCell<Option<Waker>>,
     /// What the peer still has to say is of no interest.
     deaf: Cell<bool>,
+    /// The response has begun.
+    begun: Cell<bool>,
     answer: Cell<Progress>,
-    /// Who waits for the response to be whole.
+    /// Who waits for the response to begin, or to be sent.
     watcher: RefCell<Option<Waker>>,
     /// The peer, or the kernel for it, has taken something of the response.
     moved: Cell<bool>,
@@ -94,6 +96,7 @@ impl Carrier {
             waiting: RefCell::default(),
             reader: RefCell::default(),
             deaf: Cell::new(false),
+            begun: Cell::new(false),
             answer: Cell::new(Progress::None),
             watcher: RefCell::default(),
             moved: Cell::new(false),
@@ -107,17 +110,32 @@ impl Carrier {
         self.0.rest.get().is_some()
     }
 
-    /// The response is whole and about to be written.
-    pub fn answered(&self) {
-        self.0.answer.set(Progress::Written);
+    /// The response is about to be written, whole or, of a stream, its head.
+    pub fn begun(&self) {
+        self.0.begun.set(true);
         self.0.watcher.take().into_iter().for_each(Waker::wake);
     }
 
-    /// Ready once the response is whole: from then on it is the client that is waited for.
-    pub fn poll_answered(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.is_answered() {
+    /// It is whole.
+    pub fn answered(&self) {
+        self.0.answer.set(Progress::Written);
+    }
+
+    /// Ready once the response has begun: from then on it is the client that is waited for.
+    pub fn poll_begun(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll(self.0.begun.get(), cx)
+    }
+
+    /// Ready once the whole response has left for the kernel.
+    pub fn poll_sent(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll(matches!(self.0.answer.get(), Progress::Flushed | Progress::Ended), cx)
+    }
+
+    fn poll(&self, is_so: bool, cx: &Context<'_>) -> Poll<()> {
+        if is_so {
             return Poll::Ready(());
         }
+        // One task watches a carrier.
         *self.0.watcher.borrow_mut() = Some(cx.waker().clone());
         Poll::Pending
     }
@@ -249,7 +267,7 @@ impl AsyncWrite for Carrier {
             self.0.waiting.take().into_iter().for_each(Waker::wake);
             if self.0.answer.get() == Progress::Written {
                 self.0.answer.set(Progress::Flushed);
-                self.0.reader.take().into_iter().for_each(Waker::wake);
+                [&self.0.reader, &self.0.watcher].into_iter().filter_map(RefCell::take).for_each(Waker::wake);
             }
         }
         flushed

@@ -6,6 +6,7 @@ mod clock;
 mod connections;
 mod damage;
 mod deletion;
+mod endings;
 mod publishers;
 mod readers;
 mod removed;

@@ -1,10 +1,18 @@
 //! The way to the full HTTP server and back, and a connection's end.
 
-use std::{any::Any, future::poll_fn, io, net::SocketAddr, pin::pin, time::Duration};
+use std::{
+    any::Any,
+    future::{pending, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    task::{Poll, ready},
+    time::Duration,
+};
 
 use futures_util::future::{Either, LocalBoxFuture, select};
 use tokio::{
-    io::AsyncWriteExt as _,
+    io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
     time::{sleep, timeout},
 };
@@ -57,8 +65,15 @@ impl ShortWay {
         let socket = std::mem::replace(&mut connection.socket, Socket::Gone).into_watched()?;
         let carrier = Carrier::new(socket, before, rest, Some(hold));
         let served = (self.full)(carrier.clone(), connection.remote);
+        let sent = async {
+            if carrier.is_framed() {
+                return pending().await;
+            }
+            // The server reads on to find the end of the request, and beyond it, and it may neither get there nor wait.
+            poll_fn(|cx| carrier.poll_sent(cx)).await;
+        };
         let stuck = async {
-            poll_fn(|cx| carrier.poll_answered(cx)).await;
+            poll_fn(|cx| carrier.poll_begun(cx)).await;
             loop {
                 // The server lingers, too, when it has not read the whole body.
                 sleep(self.edge.config.stream.write_timeout + LINGER).await;
@@ -67,7 +82,7 @@ impl ShortWay {
                 }
             }
         };
-        if matches!(select(served, pin!(stuck)).await, Either::Right(_)) {
+        if matches!(select(select(served, pin!(sent)), pin!(stuck)).await, Either::Right(_)) {
             return Err(io::ErrorKind::TimedOut.into());
         }
         match carrier.reclaim() {
@@ -94,13 +109,19 @@ impl ShortWay {
     /// answer away.
     pub(super) async fn shut_down(&self, socket: &mut TcpStream) -> io::Result<()> {
         socket.shutdown().await?;
-        loop {
-            socket.readable().await?;
-            match socket.try_read(&mut self.scratch.borrow_mut()) {
-                Ok(0) => return Ok(()),
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-                _ => {}
-            }
-        }
+        while self.read_in_vain(socket).await? > 0 {}
+        Ok(())
+    }
+
+    /// Reads with `poll_read`, which takes from the task's budget as `try_read` does not: a peer that sends as fast as it
+    /// is read would otherwise keep this thread to itself, and the end of its time would never be noticed.
+    async fn read_in_vain(&self, socket: &mut TcpStream) -> io::Result<usize> {
+        poll_fn(|cx| {
+            let mut scratch = self.scratch.borrow_mut();
+            let mut dropped = ReadBuf::new(&mut scratch);
+            ready!(Pin::new(&mut *socket).poll_read(cx, &mut dropped))?;
+            Poll::Ready(Ok(dropped.filled().len()))
+        })
+        .await
     }
 }

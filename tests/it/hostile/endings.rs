@@ -1,0 +1,83 @@
+//! Requests whose end is not known, and clients that go on sending when they have been answered.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream as BareStream,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
+
+use super::connections::send_from;
+use crate::harness::{PATIENCE, TestServer};
+
+const OWN: &str = "127.0.0.1";
+const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+
+/// Goal: a request whose end only its body knows is answered, and its connection ended, however much follows it: the
+/// server neither waits for what it has no use for nor spins over it.
+#[tokio::test]
+async fn what_follows_a_request_without_a_length_does_not_hold_its_connection() {
+    let server = TestServer::start();
+    let chunked =
+        "POST /publish?topic=a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    let upgrade = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    for request in [chunked, upgrade] {
+        for behind in [0, 20, 8000] {
+            let socket = send_from(OWN, server.address, request.as_bytes()).await;
+            let (mut reading, mut writing) = socket.into_split();
+            let rest = HEALTH.repeat(behind);
+            let sending = tokio::spawn(async move {
+                // What it sends after the end may be refused.
+                writing.write_all(rest.as_bytes()).await.ok();
+                writing
+            });
+            let mut said = Vec::new();
+            timeout(PATIENCE, reading.read_to_end(&mut said)).await.expect("an end in time").ok();
+            let said = String::from_utf8_lossy(&said);
+            assert!(said.starts_with("HTTP/1.1 200"), "{request}{behind}: {said}");
+            assert!(said.contains("\r\nconnection: close\r\n"), "{behind}: {said}");
+            assert_eq!(said.matches("HTTP/1.1").count(), 1, "what follows is no request: {said}");
+            drop(sending.await);
+        }
+    }
+}
+
+/// Goal: clients that have been refused and go on sending, as fast as they can, neither keep their connection nor hold up
+/// the others of their worker.
+#[test]
+fn who_sends_without_end_after_a_refusal_is_cut() {
+    let server = TestServer::with(|config| config.server.workers = 1);
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut socket = BareStream::connect(server.address).expect("a connection");
+                socket.write_all(b"no request\r\n\r\n").expect("it is sent");
+                let piece = vec![b'x'; 256 << 10];
+                let begin = Instant::now();
+                while socket.write_all(&piece).is_ok() && !ended.load(Ordering::Relaxed) {
+                    if begin.elapsed() > PATIENCE {
+                        ended.store(true, Ordering::Relaxed);
+                        panic!("it still takes what is sent");
+                    }
+                }
+            });
+        }
+        let mut socket = BareStream::connect(server.address).expect("a connection");
+        socket.set_read_timeout(Some(Duration::from_secs(10))).expect("an option");
+        let mut answer = [0; 12];
+        for _ in 0..20 {
+            socket.write_all(HEALTH.as_bytes()).expect("it is sent");
+            let mut whole = Vec::new();
+            while !whole.ends_with(b"ok\n") {
+                let n = socket.read(&mut answer).expect("an answer beside those that send");
+                whole.extend_from_slice(&answer[..n]);
+            }
+        }
+    });
+}
