@@ -8,7 +8,7 @@ mod bytes;
 mod pending;
 mod quota;
 
-pub use bytes::{BytesPermit, RequestBytes, TooManyBytes};
+pub use bytes::{BytesPermit, RequestBytes, TooManyBytes, UNCOUNTED_MAX};
 pub use pending::{PendingConnections, PendingPermit, TooManyPending};
 pub use quota::network;
 

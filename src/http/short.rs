@@ -44,7 +44,10 @@ use super::{
     publish::Order,
     subscribe::{Granted, Wish},
 };
-use crate::{config::Origins, limits::BytesPermit};
+use crate::{
+    config::Origins,
+    limits::{BytesPermit, UNCOUNTED_MAX},
+};
 
 mod connection;
 mod deadline;
@@ -63,8 +66,6 @@ pub use full::FullServer;
 /// Requests of one connection that are served, or reads that bring none, before others have their turn. One that sends
 /// without end would otherwise never have to wait, and nobody else on this thread would be served, or told to stop.
 const TURN: u32 = 16;
-/// A publish that is counted among the bytes in flight only while it is received: that costs more than it protects.
-const SMALL: usize = 4 << 10;
 
 /// Serves the connections of one worker.
 pub struct ShortWay {
@@ -318,10 +319,10 @@ impl ShortWay {
         }
     }
 
-    /// A permit for what a publish keeps while it waits for the log. Small ones are bounded by the connections alone.
+    /// A permit for what a publish keeps while it waits for the log; none is made where it would count nothing.
     fn permit(&self, request: &Request<'_>) -> Result<Option<BytesPermit>, Problem> {
         let bytes = request.bytes();
-        if bytes <= SMALL {
+        if bytes <= UNCOUNTED_MAX {
             return Ok(None);
         }
         let mut permit = self.edge.bytes.permit(Head::remote(request));

@@ -1,6 +1,7 @@
 //! Peers, disks and clocks at their worst. Each case has a control beside it, which shows that its check can fail.
 
 mod bodies;
+mod budget;
 mod busy;
 mod clock;
 mod connections;

@@ -138,9 +138,13 @@ pub(super) async fn collect(
     if announced.is_some_and(is_too_large) {
         return Err(too_large(bytes_max));
     }
+    // One that has no room now is refused before it is sent. It takes its room only as it comes: heads that promise much,
+    // and send nothing, would otherwise use up what others need.
     permit.cover(announced.unwrap_or(0))?;
+    permit.cover(0)?;
+    let most = announced.unwrap_or_else(|| usize::try_from(bytes_max).unwrap_or(usize::MAX));
     let all = async {
-        let mut body = Vec::with_capacity(announced.unwrap_or(0));
+        let mut body = Vec::new();
         while let Some(chunk) = payload.next().await {
             let chunk =
                 chunk.map_err(|error| Problem::bad_request("bad_body", format!("the body broke off: {error}")))?;
@@ -149,8 +153,7 @@ pub(super) async fn collect(
                 return Err(too_large(bytes_max));
             }
             if length > body.capacity() {
-                // A body in chunks says nothing of its length beforehand: it takes as much again each time.
-                let capacity = length.max(2 * body.capacity());
+                let capacity = grown(length, body.capacity(), most);
                 permit.cover(capacity)?;
                 body.reserve_exact(capacity - body.len());
             }
@@ -162,4 +165,10 @@ pub(super) async fn collect(
         let detail = format!("the body did not arrive within {}", humantime::format_duration(timeout));
         Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail))
     })
+}
+
+/// Room for a body of which `length` bytes have come: at least as much again as there was, so that it is not moved for each
+/// chunk, at most twice what has come, and never more than the `most` there will be.
+fn grown(length: usize, capacity: usize, most: usize) -> usize {
+    if length > most / 2 { most.max(length) } else { length.max(2 * capacity) }
 }

@@ -2,25 +2,19 @@
 
 use std::time::Duration;
 
-use tidings::config::{Config, Size};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    task::JoinSet,
-    time::timeout,
-};
+use tidings::config::Size;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinSet, time::timeout};
 
-use super::connections::{problem, send_from};
-use crate::harness::{PATIENCE, Process, Stream, TestServer};
+use super::connections::send_from;
+use crate::harness::{Process, Stream, TestServer};
 
 const MIB: u64 = 1 << 20;
-const OWN: &str = "127.0.0.1";
-const OTHER: &str = "127.0.0.2";
+pub const OWN: &str = "127.0.0.1";
 
 /// A publish that the full HTTP server reads, and the fast path does not.
-const FULL: &str = "Content-Encoding: identity\r\n";
+pub const FULL: &str = "Content-Encoding: identity\r\n";
 
-fn head(extra: &str, length: usize) -> Vec<u8> {
+pub fn head(extra: &str, length: usize) -> Vec<u8> {
     let head = "POST /publish?topic=a HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n";
     format!("{head}{extra}Content-Length: {length}\r\n\r\n").into_bytes()
 }
@@ -141,107 +135,6 @@ async fn a_body_costs_its_length_whatever_it_is_made_of() {
     assert!(nodes * size_of::<serde_json::Value>() as u64 > 6 * zeros.len() as u64, "a tree would not pass");
 }
 
-/// So many bytes may be under way from each address, and in all.
-fn narrow(per_ip: u64, all: u64) -> impl FnOnce(&mut Config) {
-    move |config: &mut Config| {
-        config.limits.request_bytes_in_flight_per_ip_max = Size::new(per_ip);
-        config.limits.request_bytes_in_flight_max = Size::new(all);
-    }
-}
-
-/// A publish whose body the server waits for: it has taken the bytes before it says so.
-async fn admitted(source: &str, server: &TestServer, length: usize) -> TcpStream {
-    let mut socket = send_from(source, server.address, &head("Expect: 100-continue\r\n", length)).await;
-    let mut interim = [0; 25];
-    timeout(PATIENCE, socket.read_exact(&mut interim)).await.expect("in time").expect("an answer");
-    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
-    socket
-}
-
-/// Sends the rest of a body that was admitted; it must be published.
-async fn finish(mut socket: TcpStream, rest: usize) {
-    socket.write_all(&vec![b'x'; rest]).await.expect("it is taken");
-    assert_eq!(Stream::receive(socket).await.status, 200);
-}
-
-/// The answer to a request that is refused for its bytes: at once, with the connection's end, and in words.
-async fn refused(socket: TcpStream, status: u16, code: &str) {
-    let answer = Stream::receive(socket).await;
-    assert_eq!(answer.status, status);
-    assert_eq!((answer.header("connection"), answer.header("retry-after")), (Some("close"), Some("1")));
-    assert_eq!(problem(answer).await["code"], code);
-}
-
-/// Goal: at the limit a body is admitted, one byte past it it is refused, and what was taken comes back.
-#[tokio::test]
-async fn bodies_are_admitted_up_to_the_limit_of_their_address_and_of_all() {
-    for (all, second, code, status) in
-        [(1 << 20, OWN, "too_many_request_bytes_per_ip", 429), (80_000, OTHER, "too_many_request_bytes", 503)]
-    {
-        let server = TestServer::with(narrow(80_000, all));
-        for round in 0..3 {
-            let first = admitted(OWN, &server, 40_000).await;
-            refused(send_from(second, server.address, &head(FULL, 40_001)).await, status, code).await;
-            let at_the_limit = admitted(second, &server, 40_000).await;
-            finish(first, 40_000).await;
-            finish(at_the_limit, 40_000).await;
-            let events = server.held("a").await["events"].clone();
-            assert_eq!(events, 2 * (round + 1), "what was refused was not published");
-        }
-    }
-}
-
-/// Goal: a body in chunks says nothing of its length: it is stopped where it would pass the limit.
-#[tokio::test]
-async fn a_body_in_chunks_is_bounded_while_it_comes() {
-    let chunk = format!("{:x}\r\n{}\r\n", 20_000, "x".repeat(20_000));
-    let request = |chunks: usize| {
-        let head = "POST /publish?topic=a HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nConnection: close\r\n";
-        format!("{head}Transfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n", chunk.repeat(chunks))
-    };
-    let server = TestServer::with(narrow(100_000, 1 << 20));
-    server.ask_bytes(request(3).as_bytes()).await.ok();
-    let answer = server.ask_bytes(request(10).as_bytes()).await;
-    answer.problem(429, "too_many_request_bytes_per_ip");
-    assert_eq!((answer.header("connection"), answer.header("retry-after")), (Some("close"), Some("1")));
-    // The control: with room for it the same body is taken.
-    TestServer::start().ask_bytes(request(10).as_bytes()).await.ok();
-}
-
-/// Goal: a small request that comes in pieces takes memory of its own, and that is counted, too.
-#[tokio::test]
-async fn small_requests_in_pieces_are_bounded_in_sum() {
-    let piece = [head("", 30_000), vec![b'x'; 20_000]].concat();
-    for (limit, is_refused) in [(50_000, true), (1 << 20, false)] {
-        let server = TestServer::with(|config| {
-            narrow(limit, 1 << 20)(config);
-            // The pieces stay in the fast path's memory for a second; then the other server has them.
-            config.publish.body_timeout = Duration::from_mins(1);
-        });
-        let mut held = Vec::new();
-        for _ in 0..2 {
-            held.push(send_from(OWN, server.address, &piece).await);
-        }
-        let mut third = send_from(OWN, server.address, &piece).await;
-        if is_refused {
-            // Of the three one at least is over the limit, whichever came first.
-            third.shutdown().await.ok();
-            held.push(third);
-            let mut answers = 0;
-            for socket in &held {
-                let mut byte = [0];
-                answers += usize::from(timeout(Duration::from_millis(200), socket.peek(&mut byte)).await.is_ok());
-            }
-            assert!(answers >= 1, "all of them are held");
-            continue;
-        }
-        held.push(third);
-        for socket in held {
-            finish(socket, 10_000).await;
-        }
-    }
-}
-
 /// Goal: after a body that was refused the next request's beginning is not known: the connection says that it ends, the
 /// client can read why, and nothing that follows is taken for a request or swallowed in silence.
 #[tokio::test]
@@ -291,35 +184,5 @@ async fn a_publish_refused_before_its_body_ends_the_connection_aloud() {
         let request = format!("{line} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 0\r\n\r\n");
         let answer = Stream::receive(send_from(OWN, server.address, request.as_bytes()).await).await;
         assert_eq!(answer.header("connection"), None, "{request}");
-    }
-}
-
-/// Goal: what a publish keeps while it waits for the log is counted, however small the request was.
-#[tokio::test]
-async fn publishes_that_wait_for_the_log_are_bounded_in_sum() {
-    for (limit, most) in [(100_000, 4), (1 << 20, 30)] {
-        let server = TestServer::with(|config| {
-            narrow(limit, 1 << 20)(config);
-            config.publish.event_bytes_max = Size::kib(24);
-            // Nothing fits: each waits for room until it is refused for the queue's sake.
-            config.log.queue_bytes_max = Size::new(1);
-            config.log.queue_wait = Duration::from_secs(2);
-        });
-        let request = [head("", 24 << 10), vec![b'x'; 24 << 10]].concat();
-        let mut sockets = Vec::new();
-        for _ in 0..30 {
-            sockets.push(send_from(OWN, server.address, &request).await);
-        }
-        let mut waited = 0;
-        for socket in sockets {
-            let answer = Stream::receive(socket).await;
-            match answer.status {
-                429 => {}
-                _ => waited += 1,
-            }
-        }
-        println!("{waited} of 30 waited for the log");
-        assert!(waited <= most && waited > 0, "{waited} waited with {limit} bytes");
-        assert!(limit < 1 << 20 || waited == 30, "the control: {waited} waited");
     }
 }
