@@ -73,11 +73,11 @@ async fn a_parameter_that_looks_like_another_is_named() {
     server.ask("GET", "/topics/a", &[], b"").await.problem(404, "topic_unknown");
     // Others are the client's own: against caches, for statistics, for a proxy.
     for reader in READERS {
-        for other in ["_=17", "t=1764072000", "token=abc", "utm_source=x", "context=y", "list=z"] {
+        for other in ["_=17", "t=1764072000", "token=abc", "utm_source=x", "context=y", "list=z", "utm=100%", "_=%ff"] {
             server.ask_bytes(&get(&format!("/publish?topic=a&content=x&{other}"), reader)).await.ok();
         }
     }
-    assert_eq!(server.get("/subscribe?topic=a&_=17&token=abc", &[]).await.status, 200);
+    assert_eq!(server.get("/subscribe?topic=a&_=%ff&token=100%", &[]).await.status, 200);
 }
 
 #[tokio::test]
