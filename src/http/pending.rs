@@ -250,4 +250,17 @@ mod tests {
         let newcomer = pending.admit(ip(1)).expect("a place");
         assert!(!waits(&places[1]) && waits(&places[0]) && waits(&other) && waits(&newcomer));
     }
+
+    #[test]
+    fn at_both_limits_an_address_makes_room_for_itself_only() {
+        let pending = pending(3, 2);
+        let other = pending.admit(ip(2)).expect("a place");
+        assert!(waits(&other));
+        let places = [1, 1].map(|last| pending.admit(ip(last)).expect("a place"));
+        assert_eq!(pending.admit(ip(1)).err(), Some(TooManyPending::PerIp { max: 2 }));
+        assert!(waits(&other), "it has not given way for one who is refused");
+        assert!(waits(&places[0]));
+        let newcomer = pending.admit(ip(1)).expect("a place");
+        assert!(!waits(&places[0]) && waits(&other) && waits(&newcomer));
+    }
 }

@@ -36,31 +36,20 @@ impl Quota {
 
     /// Takes `n`, or nothing.
     pub(super) fn take(&self, ip: Option<IpAddr>, n: usize) -> Result<(), Excess> {
-        let below = |max: usize| move |taken: usize| taken.checked_add(n).filter(|taken| *taken <= max);
-        let all = self.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below(self.all_max));
-        all.map_err(|_| Excess::Overall)?;
-        let Some(ip) = ip else { return Ok(()) };
-        let fits = match self.by_ip.entry(ip) {
-            Entry::Occupied(mut taken) => match below(self.per_ip_max)(*taken.get()) {
-                Some(more) => {
-                    *taken.get_mut() = more;
-                    true
-                }
-                None => false,
-            },
-            Entry::Vacant(none) => match below(self.per_ip_max)(0) {
-                Some(first) => {
-                    none.insert(first);
-                    true
-                }
-                None => false,
-            },
-        };
-        if fits {
-            return Ok(());
-        }
-        self.all.fetch_sub(n, Ordering::Relaxed);
-        Err(Excess::PerIp)
+        let Some(ip) = ip else { return self.take_of_all(n) };
+        let entry = self.by_ip.entry(ip);
+        let taken = if let Entry::Occupied(taken) = &entry { *taken.get() } else { 0 };
+        // The address first: one that has its share already must not be told, nor have others told, that all is taken.
+        let more = taken.checked_add(n).filter(|more| *more <= self.per_ip_max).ok_or(Excess::PerIp)?;
+        self.take_of_all(n)?;
+        entry.insert(more);
+        Ok(())
+    }
+
+    fn take_of_all(&self, n: usize) -> Result<(), Excess> {
+        let below = |taken: usize| taken.checked_add(n).filter(|taken| *taken <= self.all_max);
+        let all = self.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below);
+        all.map(drop).map_err(|_| Excess::Overall)
     }
 
     /// Gives back `n` that were taken.
@@ -99,7 +88,10 @@ mod tests {
         assert_eq!(quota.taken(), 6, "a refusal takes nothing");
         assert_eq!(quota.take(other, 4), Ok(()));
         assert_eq!(quota.take(other, 1), Err(Excess::Overall));
-        assert_eq!(quota.take(other, usize::MAX), Err(Excess::Overall));
+        assert_eq!(quota.take(None, 1), Err(Excess::Overall));
+        assert_eq!(quota.take(one, 1), Err(Excess::PerIp), "of both limits its own counts");
+        assert_eq!(quota.take(other, usize::MAX), Err(Excess::PerIp));
+        assert_eq!(quota.take(None, usize::MAX), Err(Excess::Overall));
         quota.give(one, 6);
         assert_eq!((quota.taken(), quota.by_ip.len()), (4, 1), "an address that has nothing is forgotten");
         assert_eq!(quota.take(other, 2), Ok(()));
