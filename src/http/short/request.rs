@@ -9,7 +9,7 @@ mod unreadable;
 
 pub(super) use framing::Framed;
 
-use framing::{body, line_breaks};
+use framing::body;
 use unreadable::{too_long, unreadable, uri_too_long};
 
 /// The longest request that is served here, head and body. Longer ones are few, and each is worth a buffer of its own.
@@ -90,23 +90,22 @@ pub(super) fn look<T>(
         Ok(body) => body,
         Err(problem) => return Look::Bad(problem),
     };
-    let start = line_breaks(bytes) + method.len() + 1;
-    let framed = Framed { target: start..start + target.len(), head, body };
+    let other = || Look::Other(Framed::new(bytes, &parsed, head, body));
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let route = match (method, path) {
         ("GET" | "POST" | "PUT", "/publish") => Route::Publish,
         ("GET", "/subscribe") => Route::Subscribe,
-        _ => return Look::Other(framed),
+        _ => return other(),
     };
-    let Some(is_last) = is_last(parsed.headers).filter(|_| version == 1) else { return Look::Other(framed) };
-    let Some(length) = body else { return Look::Other(framed) };
+    let Some(is_last) = is_last(parsed.headers).filter(|_| version == 1) else { return other() };
+    let Some(length) = body else { return other() };
     let whole = head.saturating_add(length);
     // No body belongs to a subscription; what follows a `#` is not sent by anybody who knows what it is for.
     if whole > BYTES_MAX
         || memchr::memchr(b'#', query.as_bytes()).is_some()
         || (route == Route::Subscribe && length > 0)
     {
-        return Look::Other(framed);
+        return other();
     }
     let Some(body) = bytes.get(head..whole) else { return Look::Body };
     let request = Request { method, query, headers: parsed.headers, remote, route, body, is_last };
@@ -120,9 +119,8 @@ pub(super) fn framed(bytes: &[u8]) -> Option<Framed> {
     let Ok(httparse::Status::Complete(head)) = parsed.parse_with_uninit_headers(bytes, &mut headers) else {
         return None;
     };
-    let start = line_breaks(bytes) + parsed.method?.len() + 1;
-    let target = start..start + parsed.path?.len();
-    Some(Framed { target, head, body: body(parsed.method?, parsed.headers).ok()? })
+    let body = body(parsed.method?, parsed.headers).ok()?;
+    Some(Framed::new(bytes, &parsed, head, body))
 }
 
 /// What a request asks for, once its head is whole.
@@ -314,6 +312,23 @@ mod tests {
         let encoded = framed.bytes(request.as_bytes(), used);
         let expected = "\r\nGET /topics/%C3%A9?%22x%22=%20 HTTP/1.1\r\nHost: é\r\n\r\n";
         assert_eq!((String::from_utf8_lossy(&encoded).as_ref(), framed.rest(used)), (expected, Some(0)));
+    }
+
+    #[test]
+    fn another_protocol_is_not_asked_for_of_the_full_server() {
+        let head = |name: &str, options: &str| format!("GET / HTTP/1.1\r\n{name}: h2c\r\nCONNECTION:{options}\r\n\r\n");
+        for (options, expected) in [
+            ("Upgrade, HTTP2-Settings", "ignored, HTTP2-Settings"),
+            (" keep-alive ,upgrade", " keep-alive ,ignored"),
+            ("UPGRADE,upgrades,\tupgrade\t,close", "ignored,upgrades,\tignored\t,close"),
+            ("not upgrade", "not upgrade"),
+        ] {
+            let request = head("uPgrade", options);
+            let Look::Other(framed) = look(request.as_bytes(), 0, None, |_| ()) else { panic!("it is another's") };
+            let bytes = framed.bytes(request.as_bytes(), framed.used(request.as_bytes()));
+            assert_eq!(String::from_utf8_lossy(&bytes), head("ignored", expected));
+            assert_eq!(framed.rest(request.len()), Some(0), "its end is known");
+        }
     }
 
     #[test]

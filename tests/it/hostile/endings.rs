@@ -25,25 +25,44 @@ async fn what_follows_a_request_without_a_length_does_not_hold_its_connection() 
     let server = TestServer::start();
     let chunked =
         "POST /publish?topic=a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
-    let upgrade = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
-    for request in [chunked, upgrade] {
-        for behind in [0, 20, 8000] {
-            let socket = send_from(OWN, server.address, request.as_bytes()).await;
-            let (mut reading, mut writing) = socket.into_split();
-            let rest = HEALTH.repeat(behind);
-            let sending = tokio::spawn(async move {
-                // What it sends after the end may be refused.
-                writing.write_all(rest.as_bytes()).await.ok();
-                writing
-            });
-            let mut said = Vec::new();
-            timeout(PATIENCE, reading.read_to_end(&mut said)).await.expect("an end in time").ok();
-            let said = String::from_utf8_lossy(&said);
-            assert!(said.starts_with("HTTP/1.1 200"), "{request}{behind}: {said}");
-            assert!(said.contains("\r\nconnection: close\r\n"), "{behind}: {said}");
-            assert_eq!(said.matches("HTTP/1.1").count(), 1, "what follows is no request: {said}");
-            drop(sending.await);
-        }
+    for behind in [0, 20, 8000] {
+        let socket = send_from(OWN, server.address, chunked.as_bytes()).await;
+        let (mut reading, mut writing) = socket.into_split();
+        let rest = HEALTH.repeat(behind);
+        let sending = tokio::spawn(async move {
+            // What it sends after the end may be refused.
+            writing.write_all(rest.as_bytes()).await.ok();
+            writing
+        });
+        let mut said = Vec::new();
+        timeout(PATIENCE, reading.read_to_end(&mut said)).await.expect("an end in time").ok();
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.starts_with("HTTP/1.1 200"), "{behind}: {said}");
+        assert!(said.contains("\r\nconnection: close\r\n"), "{behind}: {said}");
+        assert_eq!(said.matches("HTTP/1.1").count(), 1, "what follows is no request: {said}");
+        drop(sending.await);
+    }
+}
+
+/// Goal: a client that would rather speak another protocol is answered in this one, and keeps its connection.
+#[tokio::test]
+async fn another_protocol_is_not_to_be_had_and_costs_nothing() {
+    let server = TestServer::start();
+    for wish in [
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+        "Connection: keep-alive, upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+        "connection:upgrade\r\n",
+    ] {
+        let request = |last: &str| {
+            let line = "POST /publish?topic=a HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n";
+            format!("{line}{wish}{last}\r\nabc")
+        };
+        let all = request("").repeat(2) + &request("Connection: close\r\n");
+        let mut socket = send_from(OWN, server.address, all.as_bytes()).await;
+        let mut said = String::new();
+        timeout(PATIENCE, socket.read_to_string(&mut said)).await.expect("an end in time").expect("answers");
+        assert_eq!(said.matches("HTTP/1.1 200").count(), 3, "{wish}: {said}");
+        assert!(!said.to_lowercase().contains("upgrade"), "{said}");
     }
 }
 
