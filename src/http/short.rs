@@ -14,7 +14,7 @@
 
 use std::{
     any::Any,
-    cell::{Cell, RefCell},
+    cell::RefCell,
     future::poll_fn,
     io::{self, ErrorKind, Read as _},
     net::{SocketAddr, TcpStream as BareStream},
@@ -60,6 +60,7 @@ use connection::Connection;
 use deadline::Wait;
 use request::{BYTES_MAX, Look, Request, Route};
 use socket::Socket;
+use turned_away::TurnedAway;
 
 pub use full::FullServer;
 
@@ -77,8 +78,7 @@ pub struct ShortWay {
     /// Memory for the next response.
     spare: RefCell<Vec<u8>>,
     date: RefCell<(u64, String)>,
-    /// Connections that there is no room for, and that have not been answered yet.
-    turned_away: Cell<usize>,
+    turned_away: TurnedAway,
 }
 
 /// What to do next on a connection.
@@ -117,7 +117,7 @@ impl ShortWay {
             scratch,
             spare: RefCell::default(),
             date: RefCell::default(),
-            turned_away: Cell::new(0),
+            turned_away: TurnedAway::default(),
         })
     }
 

@@ -1,45 +1,77 @@
 //! Connections that there is no room for: each is answered so and closed, unless it asks whether the server is alive.
 
 use std::{
-    io::{self, Write as _},
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    io,
     net::TcpStream as BareStream,
+    pin::pin,
     rc::Rc,
     time::Duration,
 };
 
 use actix_web::http::StatusCode;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::spawn_local, time::timeout};
+use futures_util::future::{Either, select};
+use tokio::{net::TcpStream, sync::Notify, task::spawn_local, time::timeout};
 
 use super::{ShortWay, request};
-use crate::http::{answer::Answer, problem::Problem};
+use crate::{
+    http::{answer::Answer, problem::Problem},
+    hub::send,
+};
 
 /// How long such a connection may take for its question, and to read the answer.
 const WITHIN: Duration = Duration::from_millis(250);
-/// As many of them are waited for on each worker; the others are closed at once.
+/// As many of them are waited for on each worker; past it the oldest gives way.
 const TURNED_AWAY_MAX: usize = 64;
 /// The longest question.
 const QUESTION_BYTES_MAX: usize = 2 << 10;
 
+/// Connections that are being turned away, oldest first.
+#[derive(Default)]
+pub(super) struct TurnedAway {
+    waiting: RefCell<BTreeMap<u64, Rc<Notify>>>,
+    newest: Cell<u64>,
+}
+
+impl TurnedAway {
+    /// Another one; what it is told when it must give way.
+    fn enter(&self) -> (u64, Rc<Notify>) {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() >= TURNED_AWAY_MAX {
+            waiting.pop_first().into_iter().for_each(|(_, oldest)| oldest.notify_one());
+        }
+        self.newest.set(self.newest.get() + 1);
+        let gives_way = Rc::default();
+        waiting.insert(self.newest.get(), Rc::clone(&gives_way));
+        (self.newest.get(), gives_way)
+    }
+
+    fn leave(&self, key: u64) {
+        self.waiting.borrow_mut().remove(&key);
+    }
+}
+
 impl ShortWay {
     /// Answers a connection that there is no room for. A supervisor that asks for `/healthz` is answered all the same:
     /// it would otherwise restart a server that is only busy.
-    pub fn turn_away(self: &Rc<Self>, mut socket: BareStream, problem: Problem) {
-        if self.turned_away.get() >= TURNED_AWAY_MAX {
-            // What cannot be written at once is not written: nothing waits for a client that is turned away.
-            drop(socket.write_all(&self.respond(Err(problem), true).bytes));
-            return;
-        }
-        self.turned_away.set(self.turned_away.get() + 1);
+    pub fn turn_away(self: &Rc<Self>, socket: BareStream, problem: Problem) {
+        let (key, gives_way) = self.turned_away.enter();
         let way = Rc::clone(self);
         spawn_local(async move {
-            way.answer(socket, problem).await.ok();
-            way.turned_away.set(way.turned_away.get() - 1);
+            way.answer(socket, problem, &gives_way).await.ok();
+            way.turned_away.leave(key);
         });
     }
 
-    async fn answer(&self, socket: BareStream, problem: Problem) -> io::Result<()> {
+    async fn answer(&self, socket: BareStream, problem: Problem, gives_way: &Notify) -> io::Result<()> {
         let mut socket = TcpStream::from_std(socket)?;
-        let asked = timeout(WITHIN, asks_for_life(&socket)).await.unwrap_or(Ok(None))?;
+        let gave_way = pin!(gives_way.notified());
+        let asked = match select(pin!(timeout(WITHIN, asks_for_life(&socket))), gave_way).await {
+            Either::Left((asked, _)) => asked.unwrap_or(Ok(None))?,
+            // What cannot be written at once is not written: nothing waits for it any more.
+            Either::Right(_) => return send(&socket, &self.respond(Err(problem), true).bytes).map(drop),
+        };
         let answer = match asked {
             None => Err(problem),
             Some(_) => Ok(Answer::new(StatusCode::OK).with("content-type", "text/plain; charset=utf-8").body("ok\n")),
@@ -48,12 +80,10 @@ impl ShortWay {
         if asked == Some(Question::Head) {
             bytes.truncate(bytes.len().saturating_sub(3));
         }
-        timeout(WITHIN, async {
-            socket.write_all(&bytes).await?;
-            self.shut_down(&mut socket).await
-        })
-        .await
-        .unwrap_or(Ok(()))
+        send(&socket, &bytes)?;
+        let ended = pin!(timeout(WITHIN, self.shut_down(&mut socket)));
+        select(ended, pin!(gives_way.notified())).await;
+        Ok(())
     }
 }
 

@@ -141,6 +141,41 @@ async fn one_past_the_limit_is_turned_away_unless_it_asks_for_life() {
     }
 }
 
+/// Goal: a supervisor's question is answered past the limit, however many others are being turned away.
+#[tokio::test]
+async fn a_question_for_life_is_answered_beside_a_crowd_that_is_turned_away() {
+    let server = TestServer::with(places(3, 100));
+    let mut busy = Vec::new();
+    for _ in 0..3 {
+        busy.push(send_from(OWN, server.address, HALF).await);
+    }
+    until("the limit to be reached", async || {
+        !end(&mut send_from(OWN, server.address, LAST_PUBLISH).await).await.starts_with("HTTP/1.1 200")
+    })
+    .await;
+    for _ in 0..10 {
+        let mut crowd = Vec::new();
+        for _ in 0..150 {
+            crowd.push(send_from(OTHER, server.address, b"").await);
+        }
+        // It is late with its question, and others come meanwhile.
+        let mut late = send_from(OWN, server.address, b"GET /heal").await;
+        for _ in 0..30 {
+            crowd.push(send_from(OTHER, server.address, b"").await);
+        }
+        late.write_all(b"thz HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("it is taken");
+        for mut asking in [late, send_from(OWN, server.address, HEALTH).await] {
+            let alive = end(&mut asking).await;
+            assert!(alive.starts_with("HTTP/1.1 200"), "{alive}");
+        }
+        // The control: the crowd is answered, too, and not with that.
+        for mut silent in crowd {
+            let answer = end(&mut silent).await;
+            assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        }
+    }
+}
+
 /// Goal: a subscriber holds no place of this kind, whichever server has read its request: two places serve fifty of them.
 #[tokio::test]
 async fn a_subscriber_leaves_its_place_to_the_next_connection() {
