@@ -1,73 +1,64 @@
 //! The connections of one worker that are no subscriber's, and which of them are silent.
 //!
-//! A connection is silent that has begun no request: it is new, or idle between two. At the limit the oldest silent one
-//! gives way to a new one, so that a client that only opens connections does not keep the others out. The silent ones are in two
-//! lists, oldest first: all of them, and those of the same address, which alone can make room for it at its own limit.
+//! A connection is silent that has begun no request: it is new, or idle between two. At the limit the one that has been
+//! silent longest gives way to a new one, so that a client that only opens connections does not keep the others out. An
+//! address at its own limit makes room for itself only.
+//!
+//! Every request ends a silence and begins another, and hardly any is ever looked for. So a connection only notes which
+//! silence it is in. Its place in the order is put right when the oldest is looked for.
 
 use std::{
-    cell::RefCell,
-    collections::HashMap,
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     rc::Rc,
     sync::Arc,
     task::{Context, Waker},
 };
 
-use slab::Slab;
-
 use crate::limits::{PendingConnections, PendingPermit, TooManyPending, network};
 
 /// The connections of one worker.
 pub struct Pending {
     limit: Arc<PendingConnections>,
-    lists: RefCell<Lists>,
+    /// The number of the newest silence.
+    newest: Cell<u64>,
+    /// All connections, and those of each address.
+    all: RefCell<Order>,
+    by_ip: RefCell<HashMap<IpAddr, Order>>,
 }
 
-/// One of them; it frees its place on drop.
+/// Connections by the silence that they were in when they were put here, oldest first. Each is here from its first silence
+/// to its end, unless it was looked at while it was busy.
+type Order = BTreeMap<u64, Rc<Silence>>;
+
+/// A connection's place; it is free on drop.
 pub struct Place {
     pending: Rc<Pending>,
-    key: usize,
-}
-
-struct Lists {
-    places: Slab<Entry>,
-    /// The list of all, and one for each address that has a connection.
-    ends: Slab<Ends>,
-    all: usize,
-    addresses: HashMap<IpAddr, usize>,
-}
-
-struct Entry {
-    permit: Option<PendingPermit>,
     ip: IpAddr,
-    silent: bool,
+    silence: Rc<Silence>,
+}
+
+/// What is known of a connection's silence.
+struct Silence {
+    /// `None` when it has to give way.
+    permit: RefCell<Option<PendingPermit>>,
+    /// The silence that it is in, [`BUSY`] when it is in none.
+    number: Cell<u64>,
+    /// Its key in the order of all, [`BUSY`] when it is not there.
+    key: Cell<u64>,
+    /// Its key in the order of its address, likewise.
+    key_of_ip: Cell<u64>,
     /// Wakes its task when it has to give way.
-    waker: Option<Waker>,
-    /// The list of all and that of its address, and its place in each.
-    lists: [(usize, Neighbours); 2],
+    waker: RefCell<Option<Waker>>,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Neighbours {
-    older: Option<usize>,
-    newer: Option<usize>,
-}
-
-#[derive(Default)]
-struct Ends {
-    oldest: Option<usize>,
-    newest: Option<usize>,
-    /// Connections of the address, silent or not.
-    places: usize,
-}
+const BUSY: u64 = 0;
 
 impl Pending {
     /// None yet.
     pub fn new(limit: Arc<PendingConnections>) -> Rc<Self> {
-        let mut ends = Slab::new();
-        let all = ends.insert(Ends::default());
-        let lists = Lists { places: Slab::new(), ends, all, addresses: HashMap::new() };
-        Rc::new(Self { limit, lists: RefCell::new(lists) })
+        Rc::new(Self { limit, newest: Cell::new(BUSY), all: RefCell::default(), by_ip: RefCell::default() })
     }
 
     /// A place for a new connection from `ip`, if need be that of the oldest silent one.
@@ -82,114 +73,106 @@ impl Pending {
             };
             if gave_way { self.limit.admit(ip) } else { Err(full) }
         })?;
-        let key = self.lists.borrow_mut().insert(permit);
-        Ok(Place { pending: Rc::clone(self), key })
+        let silence = Silence {
+            permit: RefCell::new(Some(permit)),
+            number: Cell::new(BUSY),
+            key: Cell::new(BUSY),
+            key_of_ip: Cell::new(BUSY),
+            waker: RefCell::default(),
+        };
+        Ok(Place { pending: Rc::clone(self), ip: network(ip), silence: Rc::new(silence) })
     }
 
     /// Has the oldest silent connection end; false when there is none.
     pub fn evict(&self) -> bool {
-        let oldest = self.lists.borrow().oldest(None);
-        oldest.is_some_and(|key| self.end(key))
+        let oldest = oldest(&mut self.all.borrow_mut(), |silence| &silence.key);
+        oldest.is_some_and(|oldest| oldest.end())
     }
 
     fn evict_of(&self, ip: IpAddr) -> bool {
-        let oldest = self.lists.borrow().oldest(Some(ip));
-        oldest.is_some_and(|key| self.end(key))
+        let mut by_ip = self.by_ip.borrow_mut();
+        let oldest = by_ip.get_mut(&ip).and_then(|order| oldest(order, |silence| &silence.key_of_ip));
+        drop(by_ip);
+        oldest.is_some_and(|oldest| oldest.end())
     }
+}
 
-    fn end(&self, key: usize) -> bool {
-        let mut lists = self.lists.borrow_mut();
-        lists.set_silent(key, false);
-        let Some(entry) = lists.places.get_mut(key) else { return false };
-        let (permit, waker) = (entry.permit.take(), entry.waker.take());
-        drop(lists);
-        waker.into_iter().for_each(Waker::wake);
-        permit.is_some()
+/// Takes the oldest silent connection out of `order`. Those before it that are busy are taken out, too, and those that have
+/// been silent anew are put where they belong: a connection costs that once for each of its requests at most.
+fn oldest(order: &mut Order, key_of: impl Fn(&Silence) -> &Cell<u64>) -> Option<Rc<Silence>> {
+    loop {
+        let (key, silence) = order.pop_first()?;
+        let number = silence.number.get();
+        key_of(&silence).set(BUSY);
+        if number == key {
+            return Some(silence);
+        }
+        if number != BUSY {
+            key_of(&silence).set(number);
+            order.insert(number, silence);
+        }
+    }
+}
+
+impl Silence {
+    /// The connection has to give way.
+    fn end(&self) -> bool {
+        self.number.set(BUSY);
+        self.waker.take().into_iter().for_each(Waker::wake);
+        self.permit.take().is_some()
     }
 }
 
 impl Place {
     /// The connection waits for a request and has nothing of it; false when it has to give way.
     pub fn wait(&self, cx: &Context<'_>) -> bool {
-        let mut lists = self.pending.lists.borrow_mut();
-        let Some(entry) = lists.places.get_mut(self.key).filter(|entry| entry.permit.is_some()) else { return false };
-        if entry.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
-            entry.waker = Some(cx.waker().clone());
+        let silence = &self.silence;
+        if silence.permit.borrow().is_none() {
+            return false;
         }
-        if !entry.silent {
-            lists.set_silent(self.key, true);
+        if silence.waker.borrow().as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            silence.waker.replace(Some(cx.waker().clone()));
+        }
+        if silence.number.get() == BUSY {
+            let number = self.pending.newest.get() + 1;
+            self.pending.newest.set(number);
+            silence.number.set(number);
+            if silence.key.get() == BUSY || silence.key_of_ip.get() == BUSY {
+                self.enter(number);
+            }
         }
         true
     }
 
     /// A request has begun.
     pub fn begin(&self) {
-        self.pending.lists.borrow_mut().set_silent(self.key, false);
+        self.silence.number.set(BUSY);
+    }
+
+    /// Puts the connection into the orders that it is not in.
+    fn enter(&self, number: u64) {
+        let silence = &self.silence;
+        if silence.key.get() == BUSY {
+            silence.key.set(number);
+            self.pending.all.borrow_mut().insert(number, Rc::clone(silence));
+        }
+        if silence.key_of_ip.get() == BUSY {
+            silence.key_of_ip.set(number);
+            let mut by_ip = self.pending.by_ip.borrow_mut();
+            by_ip.entry(self.ip).or_default().insert(number, Rc::clone(silence));
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.pending.lists.borrow_mut().remove(self.key);
-    }
-}
-
-impl Lists {
-    /// The oldest silent connection, of all or of one address.
-    fn oldest(&self, ip: Option<IpAddr>) -> Option<usize> {
-        let list = ip.map_or(Some(self.all), |ip| self.addresses.get(&ip).copied())?;
-        self.ends.get(list)?.oldest
-    }
-
-    fn insert(&mut self, permit: PendingPermit) -> usize {
-        let ends = &mut self.ends;
-        let address = *self.addresses.entry(permit.network()).or_insert_with(|| ends.insert(Ends::default()));
-        ends.get_mut(address).into_iter().for_each(|ends| ends.places += 1);
-        let ip = permit.network();
-        let lists = [self.all, address].map(|list| (list, Neighbours::default()));
-        self.places.insert(Entry { permit: Some(permit), ip, silent: false, waker: None, lists })
-    }
-
-    fn remove(&mut self, key: usize) {
-        self.set_silent(key, false);
-        let Some(Entry { lists: [_, (address, _)], ip, .. }) = self.places.try_remove(key) else { return };
-        let Some(ends) = self.ends.get_mut(address) else { return };
-        ends.places -= 1;
-        if ends.places == 0 {
-            self.ends.remove(address);
-            self.addresses.remove(&ip);
-        }
-    }
-
-    /// Puts a connection at the new end of both lists, or takes it out of them.
-    fn set_silent(&mut self, key: usize, silent: bool) {
-        let Some(entry) = self.places.get_mut(key).filter(|entry| entry.silent != silent) else { return };
-        entry.silent = silent;
-        let lists = entry.lists;
-        for (which, (list, own)) in lists.into_iter().enumerate() {
-            let Some(ends) = self.ends.get_mut(list) else { continue };
-            if silent {
-                let newest = ends.newest.replace(key);
-                ends.oldest = ends.oldest.or(Some(key));
-                self.change(which, Some(key), |own| *own = Neighbours { older: newest, newer: None });
-                self.change(which, newest, |other| other.newer = Some(key));
-                continue;
+        self.pending.all.borrow_mut().remove(&self.silence.key.get());
+        let mut by_ip = self.pending.by_ip.borrow_mut();
+        if let Some(order) = by_ip.get_mut(&self.ip) {
+            order.remove(&self.silence.key_of_ip.get());
+            if order.is_empty() {
+                by_ip.remove(&self.ip);
             }
-            if own.older.is_none() {
-                ends.oldest = own.newer;
-            }
-            if own.newer.is_none() {
-                ends.newest = own.older;
-            }
-            self.change(which, own.older, |other| other.newer = own.newer);
-            self.change(which, own.newer, |other| other.older = own.older);
-        }
-    }
-
-    fn change(&mut self, which: usize, key: Option<usize>, change: impl FnOnce(&mut Neighbours)) {
-        let entry = key.and_then(|key| self.places.get_mut(key));
-        if let Some((_, neighbours)) = entry.and_then(|entry| entry.lists.get_mut(which)) {
-            change(neighbours);
         }
     }
 }
@@ -231,8 +214,7 @@ mod tests {
         assert_eq!([0, 1, 2].map(|n: usize| waits(&places[n])), [false, true, false]);
         drop(newcomers);
         drop(places);
-        let lists = pending.lists.borrow();
-        assert_eq!((lists.places.len(), lists.ends.len(), lists.addresses.len()), (0, 1, 0));
+        assert_eq!((pending.all.borrow().len(), pending.by_ip.borrow().len()), (0, 0));
     }
 
     #[test]
