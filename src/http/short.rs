@@ -269,7 +269,9 @@ impl ShortWay {
             }
             Look::Other(framed) => {
                 let used = framed.used(whole);
-                (self.full(connection.remote, &framed, whole, used), used)
+                let permit = connection.permit.take_if(|_| used == whole.len());
+                let permit = permit.unwrap_or_else(|| self.edge.bytes.permit(Some(connection.remote.ip())));
+                (self.full(permit, &framed, whole, used), used)
             }
             Look::Bad(problem) => (self.refuse(&problem), whole.len()),
         };

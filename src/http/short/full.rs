@@ -23,7 +23,7 @@ use super::{
     request::{self, Framed},
     socket::Socket,
 };
-use crate::hub::Carrier;
+use crate::{hub::Carrier, limits::BytesPermit};
 
 /// How long a client that is refused may go on sending: the refusal would be lost to a reset if the socket were closed
 /// before what it sends has been read.
@@ -34,8 +34,7 @@ pub type FullServer = Box<dyn Fn(Carrier, SocketAddr) -> LocalBoxFuture<'static,
 
 impl ShortWay {
     /// The step that gives the request at the beginning of `bytes` to the full server; `used` of them are of it.
-    pub(super) fn full(&self, remote: SocketAddr, framed: &Framed, bytes: &[u8], used: usize) -> Step<'_> {
-        let mut permit = self.edge.bytes.permit(Some(remote.ip()));
+    pub(super) fn full(&self, mut permit: BytesPermit, framed: &Framed, bytes: &[u8], used: usize) -> Step<'_> {
         if let Err(error) = permit.cover(used) {
             return self.refuse(&error.into());
         }
@@ -45,13 +44,10 @@ impl ShortWay {
     /// Gives a request whose body does not come in time to the full server.
     pub(super) fn hand_over(&self, connection: &mut Connection) -> Step<'_> {
         let Some(framed) = request::framed(&connection.held) else { return Step::End };
-        let used = framed.used(&connection.held);
-        let step = self.full(connection.remote, &framed, &connection.held, used);
-        connection.held.drain(..used);
-        if connection.held.is_empty() {
-            connection.release();
-        }
-        step
+        // All of it: what is held is not yet the whole request.
+        let held = std::mem::take(&mut connection.held);
+        let permit = connection.permit.take().unwrap_or_else(|| self.edge.bytes.permit(Some(connection.remote.ip())));
+        self.full(permit, &framed, &held, held.len())
     }
 
     /// Has the full server answer one request; whether another one may follow.
