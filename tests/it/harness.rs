@@ -295,14 +295,18 @@ impl Stream {
 
     /// The next event that an EventSource would dispatch; `None` at a clean end.
     pub async fn next(&mut self) -> Option<Block> {
-        loop {
-            if let Some(block) = self.blocks.pop_front() {
-                return Some(block);
+        // Not only until anything comes: heartbeats would have it wait for ever.
+        let next = async {
+            loop {
+                if let Some(block) = self.blocks.pop_front() {
+                    return Some(block);
+                }
+                if !self.read().await {
+                    return None;
+                }
             }
-            if !self.read().await {
-                return None;
-            }
-        }
+        };
+        timeout(PATIENCE, next).await.expect("an event in time")
     }
 
     /// The next `n` events.
