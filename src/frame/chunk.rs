@@ -7,21 +7,17 @@ use bytes::Bytes;
 use super::{Frame, Framing};
 
 const CRLF: &[u8] = b"\r\n";
-/// The longest head of a chunk.
-const HEAD_MAX: usize = 2 * size_of::<usize>() + CRLF.len();
+/// The longest head of a chunk: sixteen digits are as many as a length may have.
+const HEAD_MAX: usize = 16 + CRLF.len();
 
 /// The head of a chunk of `len` bytes: its size in hexadecimal digits, at the end of what is given, and where it begins.
 fn chunk_head(len: usize) -> ([u8; HEAD_MAX], usize) {
-    let mut head = [b'\n'; HEAD_MAX];
-    let (mut rest, mut first) = (len, HEAD_MAX);
-    for (at, place) in head.iter_mut().enumerate().rev().skip(1) {
-        if at == HEAD_MAX - CRLF.len() {
-            *place = b'\r';
-            continue;
-        }
-        let digit = u8::try_from(rest & 0xf).unwrap_or_default();
-        *place = if digit < 10 { b'0' + digit } else { b'a' + digit - 10 };
-        first = at;
+    let mut head = *b"0000000000000000\r\n";
+    let (mut rest, mut first) = (len, HEAD_MAX - CRLF.len());
+    for place in head.iter_mut().rev().skip(CRLF.len()) {
+        let digit = b"0123456789abcdef".get(rest & 0xf);
+        *place = digit.copied().unwrap_or_default();
+        first -= 1;
         rest >>= 4;
         if rest == 0 {
             break;
