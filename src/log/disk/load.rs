@@ -162,7 +162,7 @@ fn load_events(
             }
             return;
         }
-        garbage.seqs.push(row.seq);
+        garbage.note_row(row.seq);
         // What a topic had lost when it was forgotten is only waiting for its removal.
         if row.seq > forgotten_to {
             damage.to = row.seq;
