@@ -6,7 +6,8 @@
 //!
 //! The file is three records of a sector each. Two say in turn up to where positions may be given; each is synced before
 //! the first of them is, so a torn one leaves the other. The third says what was committed last. It is written with each
-//! batch and not synced: a power cut may leave an older one, which only makes the check less sharp.
+//! batch and not synced: a power cut, or a disk without room, may leave an older one, which only makes the check less
+//! sharp.
 
 use std::{
     fs::{self, File},
@@ -33,6 +34,8 @@ pub(super) struct HighWater {
     epoch: Epoch,
     /// Of the next record.
     turn: u64,
+    /// What was committed last could not be written: there was no room.
+    behind: bool,
 }
 
 /// What the file said before the start.
@@ -119,7 +122,7 @@ impl HighWater {
     /// Goes on with the file in which `mark` was found. A full disk has no room for another one.
     pub(super) fn open(directory: &Path, mark: Mark, committed: u64) -> Result<Self, StoreError> {
         let file = File::options().write(true).open(directory.join(NAME))?;
-        let opened = Self { file, epoch: mark.epoch, turn: mark.turn + 1 };
+        let mut opened = Self { file, epoch: mark.epoch, turn: mark.turn + 1, behind: false };
         opened.commit(committed)?;
         Ok(opened)
     }
@@ -135,7 +138,7 @@ impl HighWater {
         file.sync_all()?;
         fs::rename(&new, &path)?;
         filesystem::sync_directory(directory)?;
-        Ok(Self { file, epoch, turn: 3 })
+        Ok(Self { file, epoch, turn: 3, behind: false })
     }
 
     /// Positions up to `to` may be given, and this survives a power cut.
@@ -153,10 +156,22 @@ impl HighWater {
         self.reserve(last)
     }
 
-    /// Positions up to `to` have been committed.
-    pub(super) fn commit(&self, to: u64) -> io::Result<()> {
+    /// Positions up to `to` have been committed. That stands, so a disk without room, where to overwrite takes some, is no
+    /// reason to refuse them: the mark stays behind.
+    pub(super) fn commit(&mut self, to: u64) -> io::Result<()> {
         let record = Record { turn: 0, epoch: self.epoch, position: to };
-        self.file.write_all_at(&record.bytes(), 2 * SECTOR_LENGTH)
+        match self.file.write_all_at(&record.bytes(), 2 * SECTOR_LENGTH) {
+            Err(error) if filesystem::says_full(&error) => {
+                if !std::mem::replace(&mut self.behind, true) {
+                    tracing::warn!("the disk is too full to write the mark beside the log: it stays behind for now");
+                }
+            }
+            written => {
+                written?;
+                self.behind = false;
+            }
+        }
+        Ok(())
     }
 }
 

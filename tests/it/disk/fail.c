@@ -1,6 +1,7 @@
 /* Preloaded into the broker: a disk that fails. From the moment that the file FAIL_FROM exists, what FAIL names ("sync",
  * "write" or "read") ends with EIO on the log's files, and does nothing. "room" is a disk without any for the files whose
- * names end with "-shm" or "/room"; "quota" is one that is used up, for the log's files and "/room". */
+ * names end with "-shm" or "/room"; "quota" is one that is used up, for the log's files and "/room". "mark" is a disk without room
+ * for what the file of the high-water mark says was committed last: to overwrite may take room, too. */
 #include "../harness/preload.h"
 
 static int fails(int fd, const char *what)
@@ -31,6 +32,19 @@ static int is_full(int fd)
     return 1;
 }
 
+/* Whether it is the third record of the file, which is written with each batch. */
+static int is_mark(int fd, size_t n, off_t at)
+{
+    char link[64], path[4096];
+    if (strcmp(getenv("FAIL"), "mark") || n != 512 || at != 1024 || access(getenv("FAIL_FROM"), F_OK))
+        return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (!ends(path, readlink(link, path, sizeof path - 1), "/high-water"))
+        return 0;
+    errno = ENOSPC;
+    return 1;
+}
+
 ssize_t write(int fd, const void *bytes, size_t n)
 {
     return is_full(fd) ? -1 : REAL(ssize_t, "write", int, const void *, size_t)(fd, bytes, n);
@@ -38,7 +52,7 @@ ssize_t write(int fd, const void *bytes, size_t n)
 
 static ssize_t put(int fd, const void *bytes, size_t n, off_t at)
 {
-    if (is_full(fd))
+    if (is_full(fd) || is_mark(fd, n, at))
         return -1;
     return fails(fd, "write") ? -1 : REAL(ssize_t, "pwrite64", int, const void *, size_t, off_t)(fd, bytes, n, at);
 }

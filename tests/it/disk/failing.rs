@@ -243,3 +243,30 @@ fn assert_full(disk: &FailingDisk, what: &str, full: bool, killed: bool) {
     let numbers = lines.iter().map(|line| line.data.split(' ').next().and_then(|n| n.parse().ok()));
     assert_eq!(numbers.collect::<Vec<_>>(), taken.iter().map(|n| Some(*n)).collect::<Vec<Option<usize>>>(), "{what}");
 }
+
+#[test]
+fn no_room_to_say_what_is_committed_refuses_nothing() {
+    // Goal: a batch that is committed is answered with 200 though the mark that follows it cannot be written, as where to
+    // overwrite takes room; the log says so once, goes on, also over a restart on that disk, and loses nothing.
+    let Some(disk) = FailingDisk::new() else { return };
+    let mut sent = Vec::new();
+    let broker = disk.start("mark", &[]);
+    let publish_some = |broker: &Broker, sent: &mut Vec<Sent>| {
+        for _ in 0..5 {
+            sent.push(publish(&mut broker.client(), sent.len().to_string()));
+        }
+        let refused = sent.iter().find(|sent| !matches!(sent.outcome, Outcome::Acknowledged(_)));
+        assert!(refused.is_none(), "{:?}", refused.map(|refused| &refused.outcome));
+    };
+    publish_some(&broker, &mut sent);
+    disk.fail();
+    publish_some(&broker, &mut sent);
+    assert_eq!(broker.client().request("GET", "/readyz", "", "").expect("an answer").status, 200);
+    let (status, said) = broker.stop_and_tell();
+    assert!(status.success(), "{said}");
+    assert_eq!(said.matches("the mark beside the log").count(), 1, "{said}");
+    let broker = disk.start("mark", &[]);
+    publish_some(&broker, &mut sent);
+    broker.kill();
+    assert_settled(&Broker::disk(&disk.log, &[]), &sent);
+}
