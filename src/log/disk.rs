@@ -40,6 +40,7 @@ use crate::{
 
 mod batch;
 mod error;
+mod expiry;
 mod fetch;
 mod filesystem;
 mod format;

@@ -218,3 +218,16 @@ async fn receipts_of_a_forgotten_topic_do_not_become_anothers() {
         assert_eq!(log.receipts(&topic(name)).len(), 1, "the receipt of topic {name} is within its window");
     }
 }
+
+#[tokio::test]
+async fn old_receipts_go_when_nobody_publishes() {
+    // Goal: they are removed in a quiet hour, too; keyed publishes that come further apart than the writer looks after the
+    // file do not pile up.
+    let directory = Directory::new();
+    let log = DiskLog::open(&config(&directory), Duration::ZERO).expect("the log opens");
+    for key in ["one", "two"] {
+        let key = tidings::log::DraftKey { key: key.into(), fingerprint: 1, subscribers: 0 };
+        log.append(Draft { key: Some(key), ..draft("t", "content") }).await.expect("a receipt");
+        until("the receipt to be removed", async || directory.count("receipt") == 0).await;
+    }
+}

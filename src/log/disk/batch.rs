@@ -4,6 +4,8 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::{
     error::StoreError,
+    expiry::Times,
+    garbage::PORTION,
     store::{checksum, number},
 };
 use crate::{
@@ -104,11 +106,22 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Removes the receipts that were given before `first_ms` or are of a time after `last_ms`.
-    pub(super) fn expire_receipts(&self, first_ms: u64, last_ms: u64) -> Result<(), StoreError> {
-        let sql = "DELETE FROM receipt WHERE time_ms < ?1 OR time_ms > ?2";
-        self.transaction.prepare_cached(sql)?.execute([number(first_ms), number(last_ms)])?;
-        Ok(())
+    /// Removes receipts of a time outside of these, as many as go at once; whether there may be more.
+    pub(super) fn expire_receipts(&self, (first_ms, last_ms): Times) -> Result<bool, StoreError> {
+        let sql = "SELECT topic, key FROM receipt WHERE time_ms < ?1
+            UNION ALL SELECT topic, key FROM receipt WHERE time_ms > ?2 LIMIT ?3";
+        let most = i64::try_from(PORTION).unwrap_or(i64::MAX);
+        let mut select = self.transaction.prepare_cached(sql)?;
+        let rows = select.query_map([number(first_ms), number(last_ms), most], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut old = rows.collect::<Result<Vec<(i64, String)>, _>>()?;
+        // By key, so that each page is written once; one by one, because SQLite would walk through all of a topic's keys
+        // to find those of a list.
+        old.sort_unstable();
+        let mut delete = self.transaction.prepare_cached("DELETE FROM receipt WHERE topic = ?1 AND key = ?2")?;
+        for (topic, key) in &old {
+            delete.execute(params![topic, key])?;
+        }
+        Ok(old.len() >= PORTION)
     }
 
     /// Writes something, so that a disk without room shows.

@@ -32,7 +32,7 @@ pub(super) struct Portion {
     pub(super) forgotten: Vec<(TopicName, (u64, u64))>,
 }
 
-/// Rows of each kind that are removed at once.
+/// Rows of each kind that are removed at once: more than a batch makes, so that they go faster than they come.
 pub(super) const PORTION: usize = 8192;
 
 impl Garbage {

@@ -14,6 +14,7 @@ use rusqlite::{Connection, OpenFlags, Row, params};
 use super::{
     batch::Batch,
     error::StoreError,
+    expiry::Times,
     format,
     salvage::{self, Range},
 };
@@ -272,6 +273,14 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Whether there are receipts of a time outside of these.
+    pub(super) fn has_receipts_outside(&self, (first_ms, last_ms): Times) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM receipt WHERE time_ms < ?1)
+            OR EXISTS (SELECT 1 FROM receipt WHERE time_ms > ?2)";
+        let mut select = self.connection.prepare_cached(sql)?;
+        Ok(select.query_row([first_ms, last_ms].map(number), |row| row.get(0))?)
     }
 
     pub(super) fn is_full(&self, error: &StoreError) -> bool {

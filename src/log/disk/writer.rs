@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::{
     Shared,
     error::StoreError,
+    expiry::Expiry,
     garbage::{Garbage, Portion},
     high_water::HighWater,
     presence::Presence,
@@ -30,6 +31,9 @@ use crate::{
         lock,
     },
 };
+
+#[cfg(test)]
+mod tests;
 
 /// Something for the writer to do, and the room in the queue that it takes until it is done.
 pub(super) struct Job {
@@ -61,7 +65,7 @@ pub(super) struct Writer {
     garbage: Garbage,
     /// Retention has more to do than a step of it does.
     behind: bool,
-    receipts_for: Duration,
+    expiry: Expiry,
     /// Bytes written since the last checkpoint, roughly.
     written: u64,
 }
@@ -98,8 +102,8 @@ const COMMIT_OVERHEAD: u64 = 8 << 10;
 
 impl Writer {
     pub(super) fn new(files: Files, shared: Arc<Shared>, last: u64, receipts_for: Duration) -> Self {
-        let (topics, garbage) = (HashMap::new(), Garbage::default());
-        Self { files, shared, last, reserved: last, topics, garbage, behind: false, receipts_for, written: 0 }
+        let (topics, garbage, expiry) = (HashMap::new(), Garbage::default(), Expiry::new(receipts_for));
+        Self { files, shared, last, reserved: last, topics, garbage, behind: false, expiry, written: 0 }
     }
 
     /// What is known of the file: the rows of its topics, and what in it is no longer held.
@@ -113,7 +117,7 @@ impl Writer {
         loop {
             // What is left to remove goes between the batches, unless there is no room to do even that.
             let full = self.shared.full.load(Ordering::Relaxed);
-            let behind = self.behind || (self.garbage.is_much() && !full);
+            let behind = self.behind || ((self.garbage.is_much() || self.expiry.is_due()) && !full);
             let first = match queue.recv_timeout(if behind { Duration::ZERO } else { TEND }) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
@@ -183,6 +187,7 @@ impl Writer {
     fn batch(&mut self, steps: Vec<Step>, begun: u64, tend: bool) -> Result<(), StoreError> {
         if tend {
             self.files.presence.check()?;
+            self.expiry.look(&self.files.store, &self.shared.clock)?;
         }
         if tend || self.behind {
             self.retain();
@@ -194,16 +199,16 @@ impl Writer {
         }
         let clean = self.garbage.is_much() || tend;
         let mut portion = if clean { self.garbage.take() } else { Portion::default() };
-        if steps.is_empty() && portion.is_empty() && !probe {
+        if steps.is_empty() && portion.is_empty() && !probe && !self.expiry.is_due() {
             return Ok(());
         }
-        let mut written = self.write(&steps, tend, &portion, probe);
+        let mut written = self.write(&steps, &portion, probe);
         let mut damaged = Vec::new();
         if written.as_ref().is_err_and(StoreError::is_damage) && !portion.seqs.is_empty() {
             // Perhaps it is only that what is no longer held cannot be removed: without that all may be well.
             damaged = std::mem::take(&mut portion.seqs);
             self.topics.clear();
-            written = self.write(&steps, tend, &portion, probe);
+            written = self.write(&steps, &portion, probe);
         }
         match written {
             Ok(()) => {
@@ -225,6 +230,8 @@ impl Writer {
                 self.topics.clear();
                 portion.seqs.append(&mut damaged);
                 self.garbage.give_back(portion);
+                // What there is room for must not be refused for want of room to remove something.
+                self.expiry.went_on(false);
                 refuse(steps, AppendError::DiskFull);
                 Ok(())
             }
@@ -247,13 +254,13 @@ impl Writer {
         state.index.trim(now.at_ms, &mut |removed| garbage.note(removed));
         self.behind = state.index.is_behind();
         // None of them counts any more after that time. They are dropped when the lock is not held.
-        let over = self.shared.clock.open_for() > self.receipts_for;
+        let over = self.shared.clock.open_for() > self.expiry.window;
         let receipts = if over { std::mem::take(&mut state.receipts) } else { HashMap::new() };
         drop(state);
         drop(receipts);
     }
 
-    fn write(&mut self, steps: &[Step], tend: bool, portion: &Portion, probe: bool) -> Result<(), StoreError> {
+    fn write(&mut self, steps: &[Step], portion: &Portion, probe: bool) -> Result<(), StoreError> {
         if self.last > self.reserved {
             let to = self.last + RESERVATION;
             // In this order: a database that is behind the mark is one that was restored.
@@ -286,17 +293,13 @@ impl Writer {
         let returning =
             |topic: &TopicName| here.contains(topic) || lock(&self.shared.state).index.held(topic).is_some();
         portion.remove(&batch, returning)?;
-        if tend {
-            let window_ms = u64::try_from(self.receipts_for.as_millis()).unwrap_or(u64::MAX);
-            // By the clock that keeps more of them: a jump of one must not make retries new events.
-            let (wall_ms, unset_ms) = (self.shared.clock.now().wall_ms, self.shared.clock.unset_ms());
-            let (first_ms, last_ms) = (wall_ms.min(unset_ms), wall_ms.max(unset_ms));
-            batch.expire_receipts(first_ms.saturating_sub(window_ms), last_ms.saturating_add(window_ms))?;
-        }
+        let due = self.expiry.due(&self.shared.clock);
+        let more = due.map(|times| batch.expire_receipts(times)).transpose()?.unwrap_or_default();
         if probe {
             batch.probe()?;
         }
         batch.commit()?;
+        self.expiry.went_on(more);
         self.written += COMMIT_OVERHEAD;
         self.files.presence.check()?;
         if !steps.is_empty() {

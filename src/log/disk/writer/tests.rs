@@ -1,0 +1,88 @@
+//! The writer, batch by batch.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use rusqlite::{Connection, params};
+
+use super::{
+    super::{garbage::PORTION, load, store::number},
+    *,
+};
+use crate::{
+    config::LogConfig,
+    log::clock::{self, Clock},
+};
+
+/// A writer without its thread, on a file of its own.
+struct Opened {
+    writer: Writer,
+    file: PathBuf,
+}
+
+impl Opened {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("writer-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp").join(name);
+        fs::create_dir_all(&path).expect("a directory");
+        fs::write(path.join("lock"), "").expect("it is written");
+        let (file, config) = (path.join("tidings.db"), LogConfig { path, ..LogConfig::default() });
+        let opened = load::load(&file, &config, Duration::from_mins(5), Clock::new(clock::system()));
+        Self { writer: opened.expect("it opens").1, file }
+    }
+
+    /// Another process at the file.
+    fn other(&self) -> Connection {
+        Connection::open(&self.file).expect("the file opens")
+    }
+
+    fn count(&self, table: &str) -> i64 {
+        let sql = format!("SELECT count(*) FROM {table}");
+        self.other().query_row(&sql, [], |row| row.get(0)).expect("a count")
+    }
+
+    /// Puts the row of a topic into the file, with `count` receipts of `time_ms`.
+    fn put_topic(&self, id: i64, name: &str, count: i64, time_ms: u64) {
+        let other = self.other();
+        let sql = "INSERT OR IGNORE INTO topic (id, name, deleted_to) VALUES (?1, ?2, ?1)";
+        other.execute(sql, params![id, name]).expect("a row");
+        let sql = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+            INSERT INTO receipt SELECT ?2, ?3 || i, i, 0, 0, ?3, NULL FROM n";
+        other.execute(sql, params![count, id, number(time_ms)]).expect("rows");
+    }
+
+    fn batch(&mut self, steps: Vec<Step>, tend: bool) {
+        let begun = self.writer.last - u64::try_from(steps.len()).expect("a few");
+        self.writer.batch(steps, begun, tend).expect("it is written");
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        fs::remove_dir_all(self.file.parent().expect("a directory")).ok();
+    }
+}
+
+#[test]
+fn old_receipts_go_in_portions() {
+    // Goal: a second in which nobody publishes removes them, too; never more than a portion in one transaction, and the
+    // next portion does not wait for another second.
+    let (mut opened, portion) = (Opened::new(), number(number_of(PORTION)));
+    opened.put_topic(1, "t", 2 * portion + 10, 0);
+    opened.put_topic(1, "t", 1, clock::system()());
+    let mut left = Vec::new();
+    for tend in [true, false, false, false] {
+        opened.batch(Vec::new(), tend);
+        left.push(opened.count("receipt"));
+    }
+    assert_eq!(left, [portion + 11, 11, 1, 1], "and the one that still counts stays");
+}
+
+fn number_of(count: usize) -> u64 {
+    u64::try_from(count).expect("a number")
+}
