@@ -77,10 +77,15 @@ pub(super) struct Store {
 const EVENT_EXPANSION: u64 = 8;
 const COST_MAX: u64 = 4096;
 
+/// How long anything waits for another connection.
+const WAIT: Duration = Duration::from_secs(5);
+/// How long a checkpoint does. Reads of ours take less, each is of one event; who reads for longer is another process.
+const CHECKPOINT_WAIT: Duration = Duration::from_millis(20);
+
 /// Opens the file, makes its tables when it is new, and refuses one that is not ours to read.
 pub(super) fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.busy_timeout(WAIT)?;
     // Memory-mapped reads would turn an I/O error into a signal that ends the process.
     connection.execute_batch(
         "PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;",
@@ -313,11 +318,15 @@ impl Store {
         Ok(())
     }
 
-    /// Moves the write-ahead log into the file, as far as readers allow; `all` waits for them. Whether all was moved.
+    /// Moves the write-ahead log into the file, as far as readers allow; `all` waits for them, but hardly, and makes the
+    /// log small. Whether all was moved.
     pub(super) fn checkpoint(&self, all: bool) -> Result<bool, StoreError> {
         let sql = if all { "PRAGMA wal_checkpoint(TRUNCATE)" } else { "PRAGMA wal_checkpoint(PASSIVE)" };
         let moved = |row: &Row<'_>| Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?);
-        Ok(self.connection.query_row(sql, [], moved)?)
+        self.connection.busy_timeout(CHECKPOINT_WAIT)?;
+        let moved = self.connection.query_row(sql, [], moved);
+        self.connection.busy_timeout(WAIT)?;
+        Ok(moved?)
     }
 
     /// Moves all of the write-ahead log into the file, unless that has no room: the log starts anew, in the room that it

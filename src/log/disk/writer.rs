@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
     Shared,
+    checkpoints::Checkpoints,
     error::StoreError,
     expiry::Expiry,
     garbage::{Garbage, Portion},
@@ -66,8 +67,7 @@ pub(super) struct Writer {
     /// Retention has more to do than a step of it does.
     behind: bool,
     expiry: Expiry,
-    /// Bytes written since the last checkpoint, roughly.
-    written: u64,
+    checkpoints: Checkpoints,
 }
 
 /// A step of a batch, with its position.
@@ -92,9 +92,6 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 const RESERVATION: u64 = 1 << 16;
 /// How often retention by age, garbage and old receipts are looked after.
 const TEND: Duration = Duration::from_secs(1);
-/// Bytes written after which the write-ahead log is moved into the file, as far as readers allow, and after which the
-/// writer waits for them, because the log could grow without end.
-const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// What the write-ahead log takes for a small event: its share of a page.
 const ROW_OVERHEAD: u64 = 128;
 /// What it takes for a commit, however small: the pages at the right edge, whole.
@@ -103,7 +100,8 @@ const COMMIT_OVERHEAD: u64 = 8 << 10;
 impl Writer {
     pub(super) fn new(files: Files, shared: Arc<Shared>, last: u64, receipts_for: Duration) -> Self {
         let (topics, garbage, expiry) = (HashMap::new(), Garbage::default(), Expiry::new(receipts_for));
-        Self { files, shared, last, reserved: last, topics, garbage, behind: false, expiry, written: 0 }
+        let checkpoints = Checkpoints::default();
+        Self { files, shared, last, reserved: last, topics, garbage, behind: false, expiry, checkpoints }
     }
 
     /// What is known of the file: the rows of its topics, and what in it is no longer held.
@@ -200,7 +198,7 @@ impl Writer {
         let clean = self.garbage.is_much() || tend;
         let mut portion = if clean { self.garbage.take() } else { Portion::default() };
         if steps.is_empty() && portion.is_empty() && !probe && !self.expiry.is_due() {
-            return Ok(());
+            return self.checkpoints.attempt(&self.files.store);
         }
         let mut written = self.write(&steps, &portion, probe);
         let mut damaged = Vec::new();
@@ -218,7 +216,7 @@ impl Writer {
                     self.topics.remove(topic);
                 }
                 self.remove_singly(damaged)?;
-                self.checkpoint()
+                self.checkpoints.attempt(&self.files.store)
             }
             Err(error) if self.files.store.is_full(&error) => {
                 self.files.store.forget_failed()?;
@@ -278,7 +276,7 @@ impl Writer {
                     };
                     self.topics.insert(event.topic.clone(), topic);
                     let cost = cost(event);
-                    self.written += cost + ROW_OVERHEAD;
+                    self.checkpoints.wrote(cost + ROW_OVERHEAD);
                     batch.insert(topic, event, cost)?;
                     if let Some(kept) = kept {
                         batch.keep(topic, kept)?;
@@ -300,7 +298,7 @@ impl Writer {
         }
         batch.commit()?;
         self.expiry.went_on(more);
-        self.written += COMMIT_OVERHEAD;
+        self.checkpoints.wrote(COMMIT_OVERHEAD);
         self.files.presence.check()?;
         if !steps.is_empty() {
             self.files.high_water.commit(self.last)?;
@@ -368,21 +366,6 @@ impl Writer {
             // Whoever asked has gone when this fails; the deletion stands.
             done.send(Ok(seq)).ok();
         }
-    }
-
-    fn checkpoint(&mut self) -> Result<(), StoreError> {
-        if self.written < CHECKPOINT_BYTES {
-            return Ok(());
-        }
-        match self.files.store.checkpoint(self.written >= 4 * CHECKPOINT_BYTES) {
-            Ok(true) => self.written = 0,
-            // Readers hold it up: the log grows on, and is moved next time.
-            Ok(false) => {}
-            // The events are safe in the write-ahead log; what is missing is room to move them.
-            Err(error) if self.files.store.is_full(&error) => tracing::warn!("the disk is too full to tidy the log"),
-            Err(error) => return Err(error),
-        }
-        Ok(())
     }
 }
 

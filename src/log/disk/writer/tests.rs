@@ -4,13 +4,15 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use rusqlite::{Connection, params};
+use tokio::sync::oneshot;
 
 use super::{
-    super::{garbage::PORTION, load, store::number},
+    super::{checkpoints, garbage::PORTION, load, store::number},
     *,
 };
 use crate::{
@@ -60,12 +62,28 @@ impl Opened {
         let begun = self.writer.last - u64::try_from(steps.len()).expect("a few");
         self.writer.batch(steps, begun, tend).expect("it is written");
     }
+
+    fn publish(&mut self, name: &str) {
+        let (done, mut outcome) = oneshot::channel();
+        let draft = Draft { topic: topic(name), name: None, content: Bytes::from_static(b"content"), key: None };
+        let step = self.writer.event(draft, done);
+        self.batch(vec![step], false);
+        outcome.try_recv().expect("an outcome").expect("a receipt");
+    }
+
+    fn log_bytes(&self) -> u64 {
+        fs::metadata(self.file.with_extension("db-wal")).expect("the write-ahead log").len()
+    }
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
         fs::remove_dir_all(self.file.parent().expect("a directory")).ok();
     }
+}
+
+fn topic(name: &str) -> TopicName {
+    TopicName::parse(name, 255).expect("a topic name")
 }
 
 #[test]
@@ -81,6 +99,29 @@ fn old_receipts_go_in_portions() {
         left.push(opened.count("receipt"));
     }
     assert_eq!(left, [portion + 11, 11, 1, 1], "and the one that still counts stays");
+}
+
+#[test]
+fn a_reader_that_stays_holds_up_no_publish() {
+    // Goal: while a backup reads, the write-ahead log grows, and no batch waits for the end of it; when it has gone, the
+    // log becomes small again.
+    let mut opened = Opened::new();
+    let other = opened.other();
+    other.execute_batch("BEGIN; SELECT count(*) FROM event").expect("a read");
+    opened.publish("t");
+    opened.writer.checkpoints.wrote(4 * checkpoints::BYTES);
+    let begun = Instant::now();
+    for _ in 0..3 {
+        opened.publish("t");
+        assert!(!opened.writer.checkpoints.is_due(), "it has been tried, and is not again at once");
+    }
+    // Far above what they take; each would wait as long for the reader.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(opened.log_bytes() > 0);
+    other.execute_batch("COMMIT").expect("the end of the read");
+    opened.writer.checkpoints.wrote(checkpoints::BYTES);
+    opened.publish("t");
+    assert_eq!(opened.log_bytes(), 0);
 }
 
 fn number_of(count: usize) -> u64 {
