@@ -1,12 +1,12 @@
 //! A transaction of the writer: all of it counts, or nothing.
 
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{
     error::StoreError,
     expiry::Times,
     garbage::PORTION,
-    store::{checksum, number},
+    store::{checksum, number, position},
 };
 use crate::{
     event::{Event, EventName, TopicName},
@@ -106,8 +106,14 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Removes receipts of a time outside of these, as many as go at once; whether there may be more.
-    pub(super) fn expire_receipts(&self, (first_ms, last_ms): Times) -> Result<bool, StoreError> {
+    /// Removes receipts of a time outside of these, as many as go at once. And the rows of their topics that have no others,
+    /// unless they are to be `kept`: nothing else would remove those that [`forget_topic`](Self::forget_topic) had to leave.
+    /// Whether there may be more.
+    pub(super) fn expire_receipts(
+        &self,
+        (first_ms, last_ms): Times,
+        kept: impl Fn(&TopicName) -> bool,
+    ) -> Result<bool, StoreError> {
         let sql = "SELECT topic, key FROM receipt WHERE time_ms < ?1
             UNION ALL SELECT topic, key FROM receipt WHERE time_ms > ?2 LIMIT ?3";
         let most = i64::try_from(PORTION).unwrap_or(i64::MAX);
@@ -121,7 +127,20 @@ impl Batch<'_> {
         for (topic, key) in &old {
             delete.execute(params![topic, key])?;
         }
-        Ok(old.len() >= PORTION)
+        let more = old.len() >= PORTION;
+        old.dedup_by_key(|(topic, _)| *topic);
+        let sql = "SELECT name, evicted_to, evicted_ms FROM topic
+            WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM receipt WHERE topic = ?1)";
+        let mut select = self.transaction.prepare_cached(sql)?;
+        for (topic, _) in old {
+            let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?));
+            let Some((name, to, ms)) = select.query_row([topic], row).optional()? else { continue };
+            let name = TopicName::parse(&name, usize::MAX).ok();
+            if let Some(name) = name.filter(|name| !kept(name)) {
+                self.forget_topic(&name, position(to), position(ms))?;
+            }
+        }
+        Ok(more)
     }
 
     /// Writes something, so that a disk without room shows.

@@ -70,6 +70,11 @@ impl Garbage {
         self.seqs.is_empty() && self.evicted.is_empty() && self.forgotten.is_empty()
     }
 
+    /// Whether it is forgotten, but what there was of it has yet to be removed.
+    pub(super) fn has_topic(&self, topic: &TopicName) -> bool {
+        self.lives.contains_key(topic)
+    }
+
     /// The next portion.
     pub(super) fn take(&mut self) -> Portion {
         let evicted: Vec<_> = self.evicted.iter().take(PORTION).map(|(topic, to)| (topic.clone(), *to)).collect();

@@ -285,14 +285,18 @@ impl Writer {
                 Step::Forget { topic, seq, .. } => batch.mark_deleted(topic, *seq, self.shared.clock.now().wall_ms)?,
             }
         }
-        let here: HashSet<&TopicName> =
-            if portion.forgotten.is_empty() { HashSet::new() } else { steps.iter().map(Step::topic).collect() };
+        let due = self.expiry.due(&self.shared.clock);
+        let here: HashSet<&TopicName> = if portion.forgotten.is_empty() && due.is_none() {
+            HashSet::new()
+        } else {
+            steps.iter().map(Step::topic).collect()
+        };
         // It may have come back to life since, or do so in this batch.
         let returning =
             |topic: &TopicName| here.contains(topic) || lock(&self.shared.state).index.held(topic).is_some();
         portion.remove(&batch, returning)?;
-        let due = self.expiry.due(&self.shared.clock);
-        let more = due.map(|times| batch.expire_receipts(times)).transpose()?.unwrap_or_default();
+        let kept = |topic: &TopicName| returning(topic) || self.garbage.has_topic(topic);
+        let more = due.map(|times| batch.expire_receipts(times, kept)).transpose()?.unwrap_or_default();
         if probe {
             batch.probe()?;
         }

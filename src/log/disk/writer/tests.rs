@@ -58,6 +58,10 @@ impl Opened {
         other.execute(sql, params![count, id, number(time_ms)]).expect("rows");
     }
 
+    fn has_topic(&self, name: &str) -> bool {
+        self.count(&format!("topic WHERE name = '{name}'")) > 0
+    }
+
     fn batch(&mut self, steps: Vec<Step>, tend: bool) {
         let begun = self.writer.last - u64::try_from(steps.len()).expect("a few");
         self.writer.batch(steps, begun, tend).expect("it is written");
@@ -122,6 +126,32 @@ fn a_reader_that_stays_holds_up_no_publish() {
     opened.writer.checkpoints.wrote(checkpoints::BYTES);
     opened.publish("t");
     assert_eq!(opened.log_bytes(), 0);
+}
+
+#[test]
+fn the_row_of_a_forgotten_topic_goes_with_its_last_receipt() {
+    // Goal: of those that are forgotten no row stays for ever; but one that holds an event, has a receipt that still
+    // counts, or whose events have yet to be removed, keeps it.
+    let mut opened = Opened::new();
+    let now_ms = clock::system()();
+    opened.publish("held");
+    opened.put_topic(1, "held", 1, 0);
+    opened.put_topic(102, "forgotten", 3, 0);
+    opened.put_topic(103, "young", 1, 0);
+    opened.put_topic(103, "young", 1, now_ms);
+    opened.put_topic(104, "waiting", 1, 0);
+    for seq in 0..2 * number_of(PORTION) {
+        opened.writer.garbage.note(Removed::Event(&topic("waiting"), seq + 1000, 0));
+    }
+    opened.writer.garbage.note(Removed::Topic(&topic("waiting"), 1000, 0));
+    opened.batch(Vec::new(), true);
+    let rows = |opened: &Opened| ["held", "forgotten", "young", "waiting"].map(|name| opened.has_topic(name));
+    assert_eq!(rows(&opened), [true, false, true, true]);
+    assert_eq!(opened.count("meta WHERE name = 'deleted_to' AND value = 102"), 1, "its deletion is remembered");
+    opened.batch(Vec::new(), true);
+    assert_eq!(rows(&opened), [true, false, true, false]);
+    opened.publish("held");
+    assert_eq!(opened.count("event JOIN topic ON topic.id = topic WHERE topic.name = 'held'"), 2);
 }
 
 fn number_of(count: usize) -> u64 {
