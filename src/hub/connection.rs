@@ -136,6 +136,9 @@ pub(super) struct Run<'a> {
     pub(super) to: u64,
 }
 
+/// Why a stream in the middle of an event ends that is to go on with something else.
+const NO_REST: &str = "the rest of the event that it is in the middle of is missing";
+
 /// How a write went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wrote {
@@ -229,9 +232,14 @@ impl<S: Peer> Connection<S> {
         rest.cut = Some(Cut { seq, taken });
     }
 
-    /// Writes what is left of the broker's own, then `run`, as far as the socket takes it. No event is cut.
+    /// Writes what is left of the broker's own, then `run`, as far as the socket takes it.
+    ///
+    /// # Errors
+    /// When an event is cut: its rest comes first.
     pub(super) fn write(&mut self, run: Run<'_>, key: usize, now: Instant) -> io::Result<Wrote> {
-        debug_assert!(self.cut().is_none(), "the rest of an event comes first");
+        if self.cut().is_some() {
+            return Err(io::Error::other(NO_REST));
+        }
         let own = self.unsent.as_ref().map(|rest| rest.own.clone());
         let own = own.as_deref().unwrap_or_default();
         let taken = self.offer(own, run.bytes, now)?;
@@ -250,10 +258,18 @@ impl<S: Peer> Connection<S> {
     }
 
     /// Writes what is left over, as far as the socket takes it. `frame` is that of the event that was cut, if one was.
+    ///
+    /// # Errors
+    /// When an event is cut and `frame` does not have its rest: with anything else the stream would be corrupt.
     pub(super) fn flush(&mut self, frame: &[u8], key: usize, now: Instant) -> io::Result<Wrote> {
         let Some(Rest { cut, own }) = self.unsent.as_deref() else { return Ok(Wrote::All) };
         let (cut, own) = (*cut, own.clone());
-        let event = cut.and_then(|cut| frame.get(cut.taken..)).unwrap_or_default();
+        let event = match cut {
+            Some(cut) => {
+                frame.get(cut.taken..).filter(|rest| !rest.is_empty()).ok_or_else(|| io::Error::other(NO_REST))?
+            }
+            None => &[],
+        };
         let taken = self.offer(event, &own, now)?;
         if taken == event.len() + own.len() {
             self.unsent = None;
@@ -321,13 +337,4 @@ impl<S: Peer> Connection<S> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[cfg(target_pointer_width = "64")]
-    #[test]
-    fn a_connection_fits_in_two_lines_of_the_cache() {
-        // A socket, and the poll where it is registered.
-        assert_eq!(size_of::<Connection<[usize; 2]>>(), 128);
-    }
-}
+mod tests;

@@ -82,7 +82,9 @@ impl<S: Peer> Fanout<S> {
     /// Shows a stream that has had nothing for `stream.heartbeat` that it lives.
     fn beat(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.wrote_at + self.config.heartbeat > self.now || connection.is_blocked() || connection.ending {
+        // In the middle of an event there is no place for it: the rest has to be read from the disk first.
+        let has_no_place = connection.is_blocked() || connection.ending || connection.cut().is_some();
+        if has_no_place || connection.wrote_at + self.config.heartbeat > self.now {
             return;
         }
         // One that waits for its turn or for a page of the log lives as well, but it is not at the tail.

@@ -42,6 +42,13 @@ impl Unsent {
         Self(Mutex::new(Books { readers: HashMap::new(), frames: BTreeMap::new(), bytes: 0, own: 0, bytes_max }))
     }
 
+    /// Whether nothing is begun that is not sent.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let books = self.books();
+        books.readers.is_empty() && books.frames.is_empty() && books.own == 0
+    }
+
     /// A panic under the lock is a bug, but to cut every slow subscriber over it would be a worse one: go on.
     fn books(&self) -> MutexGuard<'_, Books> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -18,6 +18,7 @@ use tidings::{
 };
 
 mod client;
+mod cold;
 mod engine;
 mod fault;
 mod found;

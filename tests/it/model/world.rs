@@ -31,6 +31,8 @@ mod admission;
 pub const TOPICS: usize = 6;
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
+/// What the hub keeps for those who are in the middle of events.
+pub const UNSENT_MAX: usize = 100_000;
 /// The hub looks after nobody more often than this.
 const GRAIN: Duration = Duration::from_millis(10);
 /// What a peer may send before it must be cut.
@@ -58,6 +60,8 @@ pub struct World {
     feed: Arc<Feed>,
     batch: Batch,
     fanout: Fanout<Wire>,
+    /// What the fan-out's connections have begun and not sent.
+    unsent: Arc<Unsent>,
     /// Handed over by HTTP, not yet adopted.
     door: Vec<(Wire, Subscription)>,
     /// Pages that were read from the disk, and have yet to reach the hub.
@@ -90,13 +94,15 @@ impl World {
     pub fn new(engine: Engine, retention: &LogConfig, fault: Fault) -> Self {
         let life = Life::first(engine, retention);
         let now = Rc::new(Now { clock: Cell::new(Instant::now()), stamp: Cell::new(0) });
+        let (fanout, unsent) = fanout(&life, &now);
         let names = (0..TOPICS).map(|n| TopicName::parse(&format!("topic {n}"), 255).expect("a valid name")).collect();
         Self {
             history: History::new(life.log.epoch(), names),
             clients: Vec::new(),
             left: Vec::new(),
             feed: life.log.feed(),
-            fanout: fanout(&life, &now),
+            fanout,
+            unsent,
             now,
             life,
             topic_events_max: retention.topic_events_max,
@@ -144,7 +150,7 @@ impl World {
         (self.feed, self.batch) = (self.life.log.feed(), Batch::default());
         self.door.clear();
         self.fetched.clear();
-        self.fanout = fanout(&self.life, &self.now);
+        (self.fanout, self.unsent) = fanout(&self.life, &self.now);
         self.check()?;
         self.history.reopened(&*self.life.log, end)?;
         self.look()
@@ -316,6 +322,9 @@ impl World {
         }
         self.now.clock.set(self.now.clock.get() + HEARTBEAT + GRAIN);
         self.turn(0, usize::MAX)?;
+        if !self.unsent.is_empty() {
+            return Err(format!("all is sent, and this is kept: {:?}", self.unsent));
+        }
         let tail = self.id(true, self.history.watermark).to_string();
         let moves = |client: &&Client| client.marks == Marks::Id && client.encoding.format != Format::Lines;
         match self.clients.iter().filter(moves).find(|client| client.last_id() != tail) {
@@ -325,9 +334,9 @@ impl World {
     }
 }
 
-fn fanout(life: &Life, now: &Now) -> Fanout<Wire> {
+fn fanout(life: &Life, now: &Now) -> (Fanout<Wire>, Arc<Unsent>) {
     // One large event is kept for those who are in the middle of it, and not two.
-    let unsent = Arc::new(Unsent::new(100_000));
+    let unsent = Arc::new(Unsent::new(UNSENT_MAX));
     let config = StreamConfig { heartbeat: HEARTBEAT, write_timeout: WRITE_TIMEOUT, ..StreamConfig::default() };
-    Fanout::new(Arc::clone(&life.log), config, unsent, now.clock.get())
+    (Fanout::new(Arc::clone(&life.log), config, Arc::clone(&unsent), now.clock.get()), unsent)
 }

@@ -1,0 +1,97 @@
+//! Readers of what is not in memory: time goes by between the moment when a socket takes bytes and the page from the disk
+//! that has them.
+
+use std::time::Duration;
+
+use tidings::{
+    config::{LogConfig, Size},
+    frame::{Format, Framing, Marks},
+    log::Start,
+};
+
+use super::{
+    engine::Engine,
+    fault::Fault,
+    world::{HEARTBEAT, Manners, UNSENT_MAX, WRITE_TIMEOUT, World},
+};
+
+/// What the socket takes before it is full: less than any event here.
+const PART: usize = 1000;
+const OPEN: Manners =
+    Manners { room: usize::MAX, gulp: usize::MAX, lifetime: None, framing: Framing::Chunked, marks: Marks::Id };
+const NARROW: Manners = Manners { room: PART, ..OPEN };
+
+/// A log that has none of its events in memory.
+fn cold() -> World {
+    let (topic_bytes_max, bytes_max) = (Size::mib(1), Size::mib(1));
+    let retention = LogConfig { topic_bytes_max, bytes_max, hot_bytes_max: Size::new(0), ..LogConfig::default() };
+    World::new(Engine::Disk, &LogConfig { age_max: Duration::ZERO, ..retention }, Fault::None)
+}
+
+/// A subscriber of topics 0 and 1 that has taken a part of an event, which only the disk has now: it waits for the page.
+fn within_an_event(format: Format, manners: Manners) -> Result<World, String> {
+    let mut world = cold();
+    world.publish(0, None, &"x".repeat(UNSENT_MAX), 1)?;
+    world.subscribe(&[0, 1], format, &Start::All, manners)?;
+    world.finish()?;
+    world.delay = 2;
+    world.clients[0].pipe.borrow_mut().make_room(usize::MAX);
+    world.turn(0, usize::MAX)?;
+    Ok(world)
+}
+
+fn pass(world: &World, time: Duration) {
+    world.now.clock.set(world.now.clock.get() + time);
+}
+
+/// Runs `history` in each encoding in which a stream may be, with a subscriber that is within an event.
+fn in_each_encoding(manners: Manners, history: impl Fn(&mut World) -> Result<(), String>) -> Result<(), String> {
+    for format in [Format::Plain, Format::Envelope, Format::Lines] {
+        for framing in [Framing::Chunked, Framing::Close] {
+            for marks in [Marks::Event, Marks::Id, Marks::None] {
+                let manners = Manners { framing, marks, ..manners };
+                let outcome = within_an_event(format, manners).and_then(|mut world| history(&mut world));
+                outcome.map_err(|error| format!("{format:?}, {framing:?}, {marks:?}: {error}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_heartbeat_does_not_come_between_the_parts_of_an_event() -> Result<(), String> {
+    // Goal: one falls due while the rest of the event is on its way from the disk; the event arrives whole.
+    assert!(HEARTBEAT < WRITE_TIMEOUT, "else it is cut first");
+    in_each_encoding(NARROW, |world| {
+        pass(world, HEARTBEAT);
+        world.turn(0, usize::MAX)?;
+        world.settle()?;
+        if world.clients.len() == 1 { Ok(()) } else { Err("its stream ended".to_owned()) }
+    })
+}
+
+#[test]
+fn a_notice_does_not_come_between_the_parts_of_an_event() -> Result<(), String> {
+    // Goal: as above, when the other topic is deleted meanwhile, and lives again.
+    in_each_encoding(NARROW, |world| {
+        world.delete(1)?;
+        world.publish(1, None, "next", 1)?;
+        pass(world, HEARTBEAT);
+        world.turn(0, usize::MAX)?;
+        world.settle()?;
+        if world.clients.len() == 1 { Ok(()) } else { Err("its stream ended".to_owned()) }
+    })
+}
+
+#[test]
+fn a_farewell_does_not_come_between_the_parts_of_an_event() -> Result<(), String> {
+    // Goal: as above, when the stream is to end meanwhile: the rest of the event comes first.
+    in_each_encoding(Manners { lifetime: Some(HEARTBEAT), ..NARROW }, |world| {
+        pass(world, HEARTBEAT);
+        world.turn(0, usize::MAX)?;
+        world.settle()?;
+        let last = world.left.first().map(|client| client.last_id().to_owned());
+        let event = world.id(true, 1).to_string();
+        if last == Some(event) { Ok(()) } else { Err(format!("it ended with {last:?}")) }
+    })
+}
