@@ -54,15 +54,22 @@ impl<S: Peer> Fanout<S> {
         stalled_since.is_some_and(|since| since + self.config.write_timeout <= self.now)
     }
 
+    /// Closes a connection that has taken nothing until its write deadline. One that waits for a page of the log has not been
+    /// offered anything: it is closed when it does not take what the page brings.
+    pub(super) fn close_overdue(&mut self, key: usize) {
+        let waits = self.connections.get(key).is_some_and(|connection| connection.fetching.is_some());
+        if !waits && self.is_overdue(key) {
+            self.close(key, "it took nothing for stream.write_timeout");
+        }
+    }
+
     fn look_after(&mut self, key: usize) {
         if self.is_overdue(key) {
             // The kernel says that there is room only when a third of the buffer is free: a slow reader may have taken
             // something without a word of it.
             self.connections.get_mut(key).into_iter().for_each(Connection::unblock);
             self.visit(key);
-            if self.is_overdue(key) {
-                return self.close(key, "it took nothing for stream.write_timeout");
-            }
+            self.close_overdue(key);
         }
         let Some(connection) = self.connections.get(key) else { return };
         // Whoever waits to be told of a deletion must not be given a cursor past it first.
@@ -73,7 +80,8 @@ impl<S: Peer> Fanout<S> {
         if connection.seldom.ends_at.is_some_and(|ends_at| ends_at <= self.now) {
             return self.end(key);
         }
-        if connection.wrote_at + self.config.heartbeat <= self.now {
+        // What it is overdue for comes before a heartbeat.
+        if connection.wrote_at + self.config.heartbeat <= self.now && !self.is_overdue(key) {
             self.visit(key);
             self.beat(key);
         }
@@ -134,6 +142,8 @@ impl<S: Peer> Fanout<S> {
     pub(super) fn schedule(&mut self, key: usize) {
         if let Some(connection) = self.connections.get_mut(key) {
             let patience = match connection.stalled_since {
+                // What decides is the write that follows the page.
+                Some(_) if connection.fetching.is_some() => self.now + self.config.heartbeat,
                 // It may take bytes again long before: not later than a heartbeat would then be due.
                 Some(since) => (since + self.config.write_timeout).min(self.now + self.config.heartbeat),
                 None => connection.wrote_at + self.config.heartbeat,

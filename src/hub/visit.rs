@@ -164,7 +164,10 @@ impl<S: Peer> Fanout<S> {
         match written {
             // At once: as a rule this only asks for the next page. Behind all that a busy hub has in its backlog each page
             // would wait as long as the whole backlog takes.
-            Ok(()) => drop(self.visit(key)),
+            Ok(()) => {
+                self.visit(key);
+                self.close_overdue(key);
+            }
             Err(error) => self.close(key, error),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tidings::config::Size;
 use tokio::{
     io::AsyncReadExt as _,
+    join,
     net::TcpSocket,
     time::{interval, timeout},
 };
@@ -146,15 +147,17 @@ async fn read_slowly(server: &Process, wanted: usize) -> bool {
     server.subscribers("slow").await == 1
 }
 
-/// Goal: a reader that takes bytes all the time is not cut, however slow it is; the kernel's own count of what a peer
-/// takes (`TCP_USER_TIMEOUT`) would cut it after 3 s.
+/// Goal: a reader that takes bytes all the time is not cut, however slow it is, and wherever the bytes are; the kernel's own
+/// count of what a peer takes (`TCP_USER_TIMEOUT`) would cut it after 3 s.
 #[tokio::test]
 async fn a_slow_reader_is_not_cut_while_it_takes_bytes() {
-    let server_with =
-        async |write_timeout| server("memory", &[("TIDINGS__STREAM__WRITE_TIMEOUT", write_timeout)]).await;
-    let patient = server_with("3s").await;
-    assert!(read_slowly(&patient, 160 << 10).await);
+    // Less than one of the events: on disk the rest of it is read again whenever it is to be sent.
+    let unsent = ("TIDINGS__STREAM__UNSENT_BYTES_MAX", "1MiB");
+    let reads = async |engine, write_timeout, wanted| {
+        let server = server(engine, &[("TIDINGS__STREAM__WRITE_TIMEOUT", write_timeout), unsent]).await;
+        read_slowly(&server, wanted).await
+    };
+    assert_eq!(join!(reads("memory", "3s", 160 << 10), reads("disk", "3s", 160 << 10)), (true, true));
     // The control: the same reader is cut where the time is shorter than its steps are apart.
-    let impatient = server_with("100ms").await;
-    assert!(!read_slowly(&impatient, 40 << 10).await);
+    assert_eq!(join!(reads("memory", "100ms", 40 << 10), reads("disk", "100ms", 40 << 10)), (false, false));
 }

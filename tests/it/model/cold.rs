@@ -95,3 +95,33 @@ fn a_farewell_does_not_come_between_the_parts_of_an_event() -> Result<(), String
         if last == Some(event) { Ok(()) } else { Err(format!("it ended with {last:?}")) }
     })
 }
+
+/// A subscriber that has taken a part of an event. From then on, whenever the write deadline comes, its socket has room
+/// again for `room` bytes, of which the system does not tell: it is too little. Whether its stream goes on.
+fn survives(room: usize, delay: usize) -> Result<bool, String> {
+    let mut world = cold();
+    world.publish(0, None, &"x".repeat(UNSENT_MAX), 1)?;
+    world.subscribe(&[0], Format::Plain, &Start::All, NARROW)?;
+    world.finish()?;
+    for _ in 0..5 {
+        let Some(client) = world.clients.first() else { return Ok(false) };
+        client.pipe.borrow_mut().room = room;
+        world.delay = delay;
+        pass(&world, WRITE_TIMEOUT);
+        // The clock stands: whatever comes of it comes of one page.
+        world.finish()?;
+    }
+    world.settle()?;
+    Ok(!world.clients.is_empty())
+}
+
+#[test]
+fn a_slow_reader_is_not_cut_for_a_page_that_is_on_its_way() -> Result<(), String> {
+    // Goal: who takes bytes within the write deadline stays, also where the rest has to be read from the disk; who takes
+    // none is cut when the page has come, and does not have it read again.
+    for delay in [0, 1, 5] {
+        assert!(survives(PART, delay)?, "it takes bytes, and each page takes {delay} turns");
+        assert!(!survives(0, delay)?, "it takes nothing, and each page takes {delay} turns");
+    }
+    Ok(())
+}

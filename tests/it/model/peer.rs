@@ -108,9 +108,14 @@ impl Pipe {
         self.key = Some(key);
     }
 
+    /// Whether it is the hub's connection under `key`.
+    pub fn is_under(&self, key: usize) -> bool {
+        !self.dropped && self.key == Some(key)
+    }
+
     /// A page for the socket under `key` comes, which was read when the log was at `stamp`.
     pub fn expect(&mut self, key: usize, stamp: usize) {
-        if !self.dropped && self.key == Some(key) {
+        if self.is_under(key) {
             self.expected_from = Some(self.expected_from.map_or(stamp, |from| from.min(stamp)));
         }
     }
