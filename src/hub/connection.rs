@@ -104,6 +104,8 @@ pub(super) struct Cut {
 pub(super) struct Seldom {
     pub(super) marks: Marks,
     pub(super) ends_at: Option<Instant>,
+    /// It was to end when the log was here, and does when it has everything up to here.
+    pub(super) ends_with: Option<u64>,
     /// When to look after it next.
     pub(super) due: Instant,
     /// It has been told of this many removals of the log.
@@ -193,6 +195,7 @@ impl<S: Peer> Connection<S> {
             seldom: Box::new(Seldom {
                 marks: subscription.marks,
                 ends_at: subscription.ends_at,
+                ends_with: None,
                 due: now,
                 told_to: subscription.told_to,
                 placed_at: subscription.placed_at,

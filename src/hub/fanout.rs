@@ -149,6 +149,9 @@ impl<S: Peer> Fanout<S> {
                 entry.members.push(key);
             }
         }
+        if self.draining {
+            connection.seldom.ends_at = Some(self.now);
+        }
         self.connections.insert(connection);
         self.schedule(key);
         if self.draining {

@@ -111,10 +111,15 @@ impl<S: Peer> Fanout<S> {
         }
     }
 
-    /// Ends a stream politely: all that there is, where to resume, and when.
+    /// Ends a stream politely: all that there is, where to resume, and when. More than a visit gives it has in turns with the
+    /// others, and ends when it is looked after again: with what there is now, however much comes meanwhile.
     pub(super) fn end(&mut self, key: usize) {
-        while self.visit(key) == Visit::More {}
+        let more = self.visit(key) == Visit::More;
         let Some(connection) = self.connections.get_mut(key) else { return };
+        let ends_with = *connection.seldom.ends_with.get_or_insert(self.seen);
+        if more && connection.cursor < ends_with {
+            return;
+        }
         connection.seldom.ends_at = None;
         if !connection.ending {
             let id = EventId { epoch: self.log.epoch(), seq: connection.cursor };

@@ -11,16 +11,24 @@ use tidings::{
 use super::{
     engine::Engine,
     fault::Fault,
-    world::{HEARTBEAT, Manners, WRITE_TIMEOUT, World},
+    world::{GRAIN, HEARTBEAT, Manners, WRITE_TIMEOUT, World},
 };
 
 const OPEN: Manners =
     Manners { room: usize::MAX, gulp: usize::MAX, lifetime: None, framing: Framing::Chunked, marks: Marks::Id };
 const FULL: Manners = Manners { room: 0, ..OPEN };
 
-/// Runs `history` on each engine.
+/// Runs `history` on each engine; on disk every event has to be read from there.
 fn replay(topic_events_max: usize, history: impl Fn(&mut World) -> Result<(), String>) -> Result<(), String> {
-    let (bytes_max, hot_bytes_max) = (Size::mib(1), Size::new(0));
+    replay_with(topic_events_max, Size::new(0), history)
+}
+
+fn replay_with(
+    topic_events_max: usize,
+    hot_bytes_max: Size,
+    history: impl Fn(&mut World) -> Result<(), String>,
+) -> Result<(), String> {
+    let bytes_max = Size::mib(1);
     let retention = LogConfig { topic_events_max, topic_bytes_max: bytes_max, bytes_max, ..LogConfig::default() };
     let retention = LogConfig { age_max: Duration::ZERO, hot_bytes_max, ..retention };
     let run = |engine| history(&mut World::new(engine, &retention, Fault::None));
@@ -245,6 +253,67 @@ fn a_stream_ends_with_all_that_was_committed_before() -> Result<(), String> {
         let last = world.left.first().map(|client| client.last_id().to_owned());
         assert_eq!(last, Some(world.id(true, world.history.watermark).to_string()), "it ended, and with the event");
         world.settle()
+    })
+}
+
+/// One with a long backlog that is in memory, and is to end; the other streams have no turn meanwhile.
+fn ends_with_a_backlog(world: &mut World) -> Result<(), String> {
+    world.publish(0, None, &"x".repeat(100_000), 8)?;
+    world.subscribe(&[0], Format::Plain, &Start::All, Manners { lifetime: Some(Duration::ZERO), ..OPEN })?;
+    world.turn(0, 1)?;
+    world.now.clock.set(world.now.clock.get() + GRAIN);
+    world.turn(0, 1)?;
+    let Some(client) = world.clients.first() else { return Err("all of it at once".to_owned()) };
+    let taken = OPEN.room - client.pipe.borrow().room;
+    if (100_000..500_000).contains(&taken) { Ok(()) } else { Err(format!("{taken} bytes at once")) }
+}
+
+#[test]
+fn a_stream_with_a_long_backlog_ends_in_turns() -> Result<(), String> {
+    // Goal: what a stream is to have before it ends does not keep others waiting, and it ends with all of it.
+    replay_with(9, Size::mib(1), |world| {
+        ends_with_a_backlog(world)?;
+        world.finish()?;
+        world.now.clock.set(world.now.clock.get() + GRAIN);
+        world.finish()?;
+        let last = world.left.first().map(|client| client.last_id().to_owned());
+        assert_eq!(last, Some(world.id(true, world.history.watermark).to_string()), "it ended, and with all of it");
+        world.settle()
+    })
+}
+
+#[test]
+fn a_stream_that_comes_in_a_drain_ends_in_turns() -> Result<(), String> {
+    // Goal: as above, for one that was on its way to the hub when the drain began.
+    replay_with(9, Size::mib(1), |world| {
+        world.drain(Duration::ZERO);
+        world.publish(0, None, &"x".repeat(100_000), 8)?;
+        world.subscribe(&[0], Format::Plain, &Start::All, OPEN)?;
+        world.clients[0].ends_at = Some(world.now.clock.get());
+        world.turn(0, 1)?;
+        if world.clients.is_empty() {
+            return Err("all of it at once".to_owned());
+        }
+        world.finish()?;
+        world.now.clock.set(world.now.clock.get() + GRAIN);
+        world.finish()?;
+        let last = world.left.first().map(|client| client.last_id().to_owned());
+        assert_eq!(last, Some(world.id(true, world.history.watermark).to_string()), "it ended, and with all of it");
+        world.settle()
+    })
+}
+
+#[test]
+fn a_stream_ends_however_much_is_published_meanwhile() -> Result<(), String> {
+    // Goal: as above; it ends with what there was when it was to end, and does not go after what comes.
+    replay_with(9, Size::mib(1), |world| {
+        ends_with_a_backlog(world)?;
+        for _ in 0..10 {
+            world.publish(0, None, &"x".repeat(100_000), 4)?;
+            world.now.clock.set(world.now.clock.get() + GRAIN);
+            world.turn(0, 1)?;
+        }
+        if world.clients.is_empty() { world.settle() } else { Err("it never ends".to_owned()) }
     })
 }
 

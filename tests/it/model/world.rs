@@ -34,7 +34,7 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What the hub keeps for those who are in the middle of events.
 pub const UNSENT_MAX: usize = 100_000;
 /// The hub looks after nobody more often than this.
-const GRAIN: Duration = Duration::from_millis(10);
+pub const GRAIN: Duration = Duration::from_millis(10);
 /// What a peer may send before it must be cut.
 const CHATTER_MAX: usize = 64 << 10;
 
@@ -192,6 +192,11 @@ impl World {
             self.feed.pause();
         }
         Ok(busy)
+    }
+
+    /// The hub is to end its streams.
+    pub fn drain(&mut self, within: Duration) {
+        self.fanout.drain(within);
     }
 
     /// A turn in which the hub does not get to its feed.
