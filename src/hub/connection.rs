@@ -146,7 +146,7 @@ const NO_REST: &str = "the rest of the event that it is in the middle of is miss
 pub(super) enum Wrote {
     /// All of it.
     All,
-    /// The socket is full. The caller says which event was cut, if one was.
+    /// The socket is full. The caller says which event was cut, if one was, and then lets the connection wait.
     Part {
         /// Bytes of the run taken.
         taken: usize,
@@ -239,7 +239,7 @@ impl<S: Peer> Connection<S> {
     ///
     /// # Errors
     /// When an event is cut: its rest comes first.
-    pub(super) fn write(&mut self, run: Run<'_>, key: usize, now: Instant) -> io::Result<Wrote> {
+    pub(super) fn write(&mut self, run: Run<'_>, now: Instant) -> io::Result<Wrote> {
         if self.cut().is_some() {
             return Err(io::Error::other(NO_REST));
         }
@@ -256,7 +256,6 @@ impl<S: Peer> Connection<S> {
         if let Some(rest) = self.unsent.take().filter(|_| of_own < own.len()) {
             self.unsent = Some(Box::new(Rest { cut: None, own: rest.own.slice(of_own..) }));
         }
-        self.wait(key, now)?;
         Ok(Wrote::Part { taken: taken - of_own })
     }
 
@@ -264,7 +263,7 @@ impl<S: Peer> Connection<S> {
     ///
     /// # Errors
     /// When an event is cut and `frame` does not have its rest: with anything else the stream would be corrupt.
-    pub(super) fn flush(&mut self, frame: &[u8], key: usize, now: Instant) -> io::Result<Wrote> {
+    pub(super) fn flush(&mut self, frame: &[u8], now: Instant) -> io::Result<Wrote> {
         let Some(Rest { cut, own }) = self.unsent.as_deref() else { return Ok(Wrote::All) };
         let (cut, own) = (*cut, own.clone());
         let event = match cut {
@@ -281,7 +280,6 @@ impl<S: Peer> Connection<S> {
         let of_event = taken.min(event.len());
         let cut = cut.filter(|_| of_event < event.len()).map(|cut| Cut { taken: cut.taken + of_event, ..cut });
         self.unsent = Some(Box::new(Rest { cut, own: own.slice(taken - of_event..) }));
-        self.wait(key, now)?;
         Ok(Wrote::Part { taken })
     }
 
@@ -310,7 +308,7 @@ impl<S: Peer> Connection<S> {
     }
 
     /// From now on it waits until the socket takes bytes again.
-    fn wait(&mut self, key: usize, now: Instant) -> io::Result<()> {
+    pub(super) fn wait(&mut self, key: usize, now: Instant) -> io::Result<()> {
         self.stalled_since.get_or_insert(now);
         if std::mem::replace(&mut self.room, Room::Full) == Room::Untried {
             self.socket.watch_writable(key)?;

@@ -108,12 +108,12 @@ impl<S: Peer> Fanout<S> {
             return Ok(0);
         };
         let (size, own) = (run.bytes.len(), connection.own());
-        let wrote = connection.write(run, key, self.now)?;
+        let wrote = connection.write(run, self.now)?;
         if own == 0 && wrote == Wrote::All {
             return Ok(size);
         }
         let settled = settle(channel.after(connection.cursor).map(|(seq, frame)| (*seq, frame)), wrote);
-        self.wrote(key, own, wrote, settled);
+        self.wrote(key, own, wrote, settled)?;
         Ok(size)
     }
 
@@ -208,11 +208,11 @@ impl<S: Peer> Fanout<S> {
     fn write_frame(&mut self, key: usize, cut: Cut, frame: &Frame) -> io::Result<bool> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(false) };
         let own = connection.own();
-        let wrote = connection.flush(frame, key, self.now)?;
+        let wrote = connection.flush(frame, self.now)?;
         if connection.cut().is_none() {
             self.unsent.end((cut.seq, connection.encoding));
         }
-        self.wrote(key, own, wrote, None);
+        self.wrote(key, own, wrote, None)?;
         Ok(wrote == Wrote::All)
     }
 
@@ -220,14 +220,15 @@ impl<S: Peer> Fanout<S> {
     pub(super) fn flush(&mut self, key: usize) -> io::Result<bool> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(false) };
         let own = connection.own();
-        let wrote = connection.flush(&[], key, self.now)?;
-        self.wrote(key, own, wrote, None);
+        let wrote = connection.flush(&[], self.now)?;
+        self.wrote(key, own, wrote, None)?;
         Ok(wrote == Wrote::All)
     }
 
-    /// Keeps the books after a write to a connection that had `own` bytes of the broker's own to send.
-    fn wrote(&mut self, key: usize, own: usize, wrote: Wrote, settled: Option<Settled>) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
+    /// Keeps the books after a write to a connection that had `own` bytes of the broker's own to send. Then, since that may
+    /// fail, lets it wait for its socket where that is full.
+    fn wrote(&mut self, key: usize, own: usize, wrote: Wrote, settled: Option<Settled>) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
         if own > 0 {
             self.unsent.settle(own - connection.own());
         }
@@ -239,8 +240,10 @@ impl<S: Peer> Fanout<S> {
             }
         }
         if wrote != Wrote::All {
+            connection.wait(key, self.now)?;
             self.hasten(key);
         }
+        Ok(())
     }
 
     /// Gives a connection a block of the broker's own, unless its stream has had its last. Where there is no room for it the
@@ -315,9 +318,9 @@ impl<S: Peer> Fanout<S> {
             return Ok(0);
         }
         let own = connection.own();
-        let wrote = connection.write(run, key, self.now)?;
+        let wrote = connection.write(run, self.now)?;
         let settled = settle(in_order(), wrote);
-        self.wrote(key, own, wrote, settled);
+        self.wrote(key, own, wrote, settled)?;
         if let Some(connection) = self.connections.get_mut(key) {
             // A notice has no id: the next mark says something new.
             let is_notice =

@@ -52,15 +52,15 @@ fn nothing_but_the_rest_of_a_cut_event_is_written() {
     connection.begin(1, 3);
     connection.say(&Bytes::from_static(b"own"));
     for frame in [&b""[..], b"ev", b"eve"] {
-        assert!(connection.flush(frame, 0, now).is_err(), "{frame:?} has no rest");
+        assert!(connection.flush(frame, now).is_err(), "{frame:?} has no rest");
     }
     let run = Run { bytes: b"next", last: 2, to: 2 };
-    assert!(connection.write(run, 0, now).is_err());
+    assert!(connection.write(run, now).is_err());
     let cut = Cut { seq: 1, taken: 3 };
     assert_eq!((connection.cut(), connection.own(), connection.socket.0), (Some(cut), 3, 100), "as it was");
-    assert_eq!(connection.flush(b"event", 0, now).expect("a rest"), Wrote::Part { taken: 2 });
+    assert_eq!(connection.flush(b"event", now).expect("a rest"), Wrote::Part { taken: 2 });
     assert_eq!((connection.cut(), connection.own(), connection.socket.0), (None, 3, 98));
-    assert_eq!(connection.flush(&[], 0, now).expect("own"), Wrote::All);
+    assert_eq!(connection.flush(&[], now).expect("own"), Wrote::All);
 }
 
 #[cfg(target_pointer_width = "64")]

@@ -256,6 +256,23 @@ fn a_stream_ends_with_all_that_was_committed_before() -> Result<(), String> {
     })
 }
 
+#[test]
+fn nothing_is_kept_for_a_stream_that_cannot_be_waited_for() -> Result<(), String> {
+    // Goal: the socket takes a part of a gap's notice, or all of it and a part of an event, and then cannot be watched: the
+    // stream ends, and what was to be sent is let go of, no more and no less.
+    replay(2, |world| {
+        for room in (1..700).step_by(50) {
+            world.subscribe(&[0], Format::Plain, &Start::Live, Manners { room, ..OPEN })?;
+            world.clients[0].pipe.borrow_mut().unwatched = true;
+            world.publish(0, None, &"x".repeat(500), 3)?;
+            world.finish()?;
+            assert!(world.clients.is_empty(), "it is full after {room} bytes");
+            world.settle().map_err(|error| format!("after {room} bytes: {error}"))?;
+        }
+        Ok(())
+    })
+}
+
 /// One with a long backlog that is in memory, and is to end; the other streams have no turn meanwhile.
 fn ends_with_a_backlog(world: &mut World) -> Result<(), String> {
     world.publish(0, None, &"x".repeat(100_000), 8)?;

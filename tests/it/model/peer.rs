@@ -34,6 +34,8 @@ pub struct Pipe {
     pub hung_up: bool,
     /// The next write fails.
     pub broken: bool,
+    /// Its readiness cannot be watched.
+    pub unwatched: bool,
     /// The hub ended the stream cleanly.
     pub finished: bool,
     /// The hub has let go of the socket.
@@ -70,6 +72,7 @@ impl Pipe {
             said: 0,
             hung_up: false,
             broken: false,
+            unwatched: false,
             finished: false,
             dropped: false,
             failed: false,
@@ -229,6 +232,10 @@ impl Peer for Wire {
 
     fn watch_writable(&mut self, _: usize) -> io::Result<()> {
         let mut pipe = self.0.borrow_mut();
+        if pipe.unwatched {
+            pipe.failed = true;
+            return Err(ErrorKind::OutOfMemory.into());
+        }
         pipe.watched = true;
         // As the system does: what is ready already is reported once.
         pipe.writable |= pipe.room > 0;
