@@ -83,7 +83,7 @@ fn append_memory(bencher: Bencher<'_, '_>) {
 #[divan::bench(args = [1, 256], max_time = 3)]
 fn append_disk(bencher: Bencher<'_, '_>, in_flight: usize) {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("micro-{}-{in_flight}", std::process::id()));
-    let log = DiskLog::open(&LogConfig { path: path.clone(), ..roomy() }, Duration::ZERO);
+    let log = DiskLog::open(&LogConfig { path: path.clone(), ..roomy() }, Duration::ZERO, 1);
     let (log, topic, runtime) = (log.expect("a log"), topic(), runtime());
     bencher.counter(ItemsCount::new(in_flight)).bench_local(|| {
         runtime.block_on(join_all((0..in_flight).map(|_| log.append(draft(&topic)))));

@@ -332,6 +332,8 @@ pub struct LimitsConfig {
     pub pending_connections_max: usize,
     /// The same from one IP address, 1 to 10 million.
     pub pending_connections_per_ip_max: usize,
+    /// Idempotency keys remembered in all topics together, 1 to 100 million.
+    pub idempotency_keys_max: usize,
 }
 
 impl Default for LimitsConfig {
@@ -347,6 +349,7 @@ impl Default for LimitsConfig {
             request_bytes_in_flight_per_ip_max: Size::mib(64),
             pending_connections_max: 20_000,
             pending_connections_per_ip_max: 10_000,
+            idempotency_keys_max: 500_000,
         }
     }
 }

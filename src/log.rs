@@ -89,8 +89,9 @@ pub trait Log: Send + Sync {
         std::future::ready(Ok(self.read(&topics, after, told_to, bytes_max))).boxed()
     }
 
-    /// Receipts of `topic` that were given before this process, for its topic's next life; each is given once.
-    fn receipts(&self, _topic: &TopicName) -> Vec<KeptReceipt> {
+    /// Receipts that were given before this process, with their topics, the oldest first; each is given once. To be asked
+    /// for before anything is forgotten.
+    fn receipts(&self) -> Vec<(TopicName, KeptReceipt)> {
         Vec::new()
     }
 
@@ -329,6 +330,6 @@ pub struct Held {
 }
 
 /// A panic under a lock is a bug, but ending every stream over it would be a worse one: go on.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -14,7 +14,7 @@ use futures_util::{
 use crate::{
     event::TopicName,
     log::{Appended, Draft, Log},
-    topic::{DeleteError, JoinError, Joined, PublishError, Published, Subscriber, TopicHandle, TopicLimits},
+    topic::{DeleteError, JoinError, Joined, Keys, PublishError, Published, Subscriber, TopicHandle, TopicLimits},
 };
 
 /// All live topics.
@@ -25,6 +25,7 @@ pub struct Registry {
     log: Arc<dyn Log>,
     topics_max: usize,
     limits: TopicLimits,
+    keys: Arc<Keys>,
 }
 
 /// There are `limits.topics_max` live topics.
@@ -56,10 +57,18 @@ pub type Publishing = Either<Ready<Outcome>, BoxFuture<'static, Outcome>>;
 const TRIES: usize = 3;
 
 impl Registry {
-    /// No topics yet.
+    /// No topics yet, and the idempotency keys that the log has kept.
     #[must_use]
     pub fn new(log: Arc<dyn Log>, topics_max: usize, limits: TopicLimits) -> Self {
-        Self { topics: DashMap::new(), count: AtomicUsize::new(0), log, topics_max, limits }
+        let keys = Arc::new(Keys::new(&limits));
+        keys.restore(log.receipts());
+        Self { topics: DashMap::new(), count: AtomicUsize::new(0), log, topics_max, limits, keys }
+    }
+
+    /// The idempotency keys of all topics.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// The live topic of this name, if there is one.
@@ -90,7 +99,7 @@ impl Registry {
         {
             return Ok(Arc::clone(&topic));
         }
-        let start = || TopicHandle::start(name.clone(), &self.log, self.limits.clone());
+        let start = || TopicHandle::start(name.clone(), &self.log, &self.keys, self.limits.clone());
         match self.topics.entry(name.clone()) {
             Entry::Occupied(mut entry) => {
                 if !entry.get().is_alive() {
@@ -179,9 +188,10 @@ impl Registry {
             return topic.delete().await.map_err(RegistryError::Topic);
         }
         let at = self.log.forget(name).await.map_err(|error| RegistryError::Topic(error.into()))?;
-        // It may have been started meanwhile.
-        if let Some(topic) = self.find(name.as_str()) {
-            topic.was_deleted(at);
+        match self.find(name.as_str()) {
+            // It has been started meanwhile.
+            Some(topic) => topic.was_deleted(at),
+            None => self.keys.forget(name),
         }
         Ok(())
     }

@@ -79,7 +79,7 @@ const BACKLOG: i32 = 4096;
 const SEND_BUFFER: usize = 128 << 10;
 /// A peer that acknowledges nothing for this many times `stream.write_timeout` has vanished.
 const VANISHED: u32 = 4;
-/// How often retention and idle topics are looked after.
+/// How often retention, expired keys and idle topics are looked after.
 const TEND: Duration = Duration::from_secs(1);
 /// What is left of the drain time, at least, for requests that are under way.
 const LAST_REQUESTS: Duration = Duration::from_millis(250);
@@ -98,12 +98,16 @@ impl Server {
         let config = Arc::new(config);
         let log: Arc<dyn Log> = match config.log.engine {
             Engine::Memory => Arc::new(MemoryLog::new(config.log.clone())),
-            Engine::Disk => Arc::new(DiskLog::open(&config.log, config.publish.idempotency_window)?),
+            Engine::Disk => {
+                let (window, keys_max) = (config.publish.idempotency_window, config.limits.idempotency_keys_max);
+                Arc::new(DiskLog::open(&config.log, window, keys_max)?)
+            }
         };
         let limits = TopicLimits {
             subscribers_max: config.limits.subscribers_per_topic_max,
             idempotency_window: config.publish.idempotency_window,
             idempotency_keys_max: config.publish.idempotency_keys_max,
+            idempotency_keys_of_all_max: config.limits.idempotency_keys_max,
             gone: config.stream.gone,
         };
         let registry = Arc::new(Registry::new(Arc::clone(&log), config.limits.topics_max, limits));
@@ -267,6 +271,7 @@ async fn tend(log: Arc<dyn Log>, registry: Arc<Registry>) {
     loop {
         ticks.tick().await;
         log.tend();
+        registry.keys().drop_expired();
         registry.retire_idle();
     }
 }

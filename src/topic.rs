@@ -17,9 +17,11 @@ use actix::{Actor as _, Addr, Context};
 use slab::Slab;
 
 mod actor;
+mod keys;
 mod receipts;
 
 use actor::{Answer, Delete, Deleted, Join, Leave, MAILBOX, Publish, Taken, Topic};
+pub use keys::Keys;
 use receipts::Receipts;
 
 use crate::{
@@ -27,7 +29,7 @@ use crate::{
     log::{AppendError, Draft, Log, Room},
 };
 
-/// What bounds a topic; the same for all.
+/// What bounds topics; the same for all.
 #[derive(Clone, Debug)]
 pub struct TopicLimits {
     /// `limits.subscribers_per_topic_max`.
@@ -36,6 +38,8 @@ pub struct TopicLimits {
     pub idempotency_window: Duration,
     /// `publish.idempotency_keys_max`.
     pub idempotency_keys_max: usize,
+    /// `limits.idempotency_keys_max`: of all topics together.
+    pub idempotency_keys_of_all_max: usize,
     /// `stream.gone`.
     pub gone: Duration,
 }
@@ -161,13 +165,9 @@ impl Drop for Membership {
 impl TopicHandle {
     /// Starts a topic on this thread, which must be one of the server's workers.
     #[must_use]
-    pub fn start(name: TopicName, log: &Arc<dyn Log>, limits: TopicLimits) -> Arc<Self> {
-        let mut receipts = Receipts::new(limits.idempotency_window, limits.idempotency_keys_max);
-        let kept = log.receipts(&name);
-        let mut busy_for = if kept.is_empty() { Duration::ZERO } else { limits.idempotency_window };
-        for kept in kept {
-            receipts.restore(kept);
-        }
+    pub fn start(name: TopicName, log: &Arc<dyn Log>, keys: &Arc<Keys>, limits: TopicLimits) -> Arc<Self> {
+        let mut receipts = Receipts::open(&name, keys);
+        let mut busy_for = if receipts.is_empty() { Duration::ZERO } else { limits.idempotency_window };
         let deletion = log.deletion(&name);
         if let Some((at, ago)) = deletion {
             receipts.forget_to(at);

@@ -93,6 +93,7 @@ pub const SETTINGS: &[Setting] = &[
     row("limits.request_bytes_in_flight_per_ip_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.limits.request_bytes_in_flight_per_ip_max)),
     row("limits.pending_connections_max", Count(1..=MANY, |c| &mut c.limits.pending_connections_max)),
     row("limits.pending_connections_per_ip_max", Count(1..=MANY, |c| &mut c.limits.pending_connections_per_ip_max)),
+    row("limits.idempotency_keys_max", Count(1..=100_000_000, |c| &mut c.limits.idempotency_keys_max)),
     row("cors.origins", Rule::Origins(|c| &mut c.cors.origins)),
     row("shutdown.drain", Time(Duration::ZERO..=TEN_MINUTES, |c| &mut c.shutdown.drain)),
 ];

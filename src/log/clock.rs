@@ -65,11 +65,6 @@ impl Clock {
     fn elapsed_ms(&self) -> u64 {
         u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
-
-    /// How long the log has been open.
-    pub(super) fn open_for(&self) -> Duration {
-        self.opened.elapsed()
-    }
 }
 
 impl Moment {

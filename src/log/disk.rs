@@ -12,7 +12,6 @@
 //! that a crash could take back, and a position is never given to two events.
 
 use std::{
-    collections::HashMap,
     fs::{File, TryLockError},
     path::{Path, PathBuf},
     sync::{
@@ -95,8 +94,8 @@ struct State {
     /// Time of the newest event.
     time_ms: u64,
     feeds: Feeds,
-    /// Receipts from before the start that no topic has asked for yet.
-    receipts: HashMap<TopicName, Vec<KeptReceipt>>,
+    /// Receipts from before the start, until they are asked for.
+    receipts: Vec<(TopicName, KeptReceipt)>,
 }
 
 /// Reads of the disk under way at once, over all workers.
@@ -104,13 +103,18 @@ const READERS: usize = 4;
 
 impl DiskLog {
     /// Opens the log in the directory `config.path`, which is made if need be. Takes a while when there is much in it,
-    /// and says so.
-    pub fn open(config: &LogConfig, receipts_for: Duration) -> Result<Self, OpenError> {
-        Self::with_wall(config, receipts_for, clock::system())
+    /// and says so. Receipts are kept for `receipts_for`; of those from before the start the newest `receipts_max` count.
+    pub fn open(config: &LogConfig, receipts_for: Duration, receipts_max: usize) -> Result<Self, OpenError> {
+        Self::with_wall(config, receipts_for, receipts_max, clock::system())
     }
 
     /// As [`open`](Self::open), by another clock.
-    pub fn with_wall(config: &LogConfig, receipts_for: Duration, wall: Wall) -> Result<Self, OpenError> {
+    pub fn with_wall(
+        config: &LogConfig,
+        receipts_for: Duration,
+        receipts_max: usize,
+        wall: Wall,
+    ) -> Result<Self, OpenError> {
         let path = &config.path;
         let in_directory = |source| OpenError::Directory { path: path.clone(), source };
         filesystem::create_directory(path).map_err(in_directory)?;
@@ -119,7 +123,7 @@ impl DiskLog {
         }
         let directory_lock = DirectoryLock::take(path)?;
         let file = path.join("tidings.db");
-        let (shared, writer) = load::load(&file, config, receipts_for, Clock::new(wall))
+        let (shared, writer) = load::load(&file, config, (receipts_for, receipts_max), Clock::new(wall))
             .map_err(|source| OpenError::Store { path: file.clone(), source })?;
         // The file's own name must survive a power cut, too.
         filesystem::sync_directory(path).map_err(in_directory)?;
@@ -245,8 +249,8 @@ impl Log for DiskLog {
         lock(&self.shared.state).index.held(topic)
     }
 
-    fn receipts(&self, topic: &TopicName) -> Vec<KeptReceipt> {
-        lock(&self.shared.state).receipts.remove(topic).unwrap_or_default()
+    fn receipts(&self) -> Vec<(TopicName, KeptReceipt)> {
+        std::mem::take(&mut lock(&self.shared.state).receipts)
     }
 
     fn deletion(&self, topic: &TopicName) -> Option<(u64, Duration)> {

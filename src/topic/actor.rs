@@ -140,8 +140,7 @@ impl Handler<Publish> for Topic {
         let subscribers = self.subscribers.len();
         let fingerprint = receipts::fingerprint(&draft);
         if let Some(first) = self.receipts.find(&key) {
-            let taken =
-                Taken { receipt: first.receipt.clone().boxed(), subscribers: first.subscribers, replayed: true };
+            let taken = Taken { receipt: first.receipt.boxed(), subscribers: first.subscribers, replayed: true };
             return MessageResult(if first.fingerprint.is_none_or(|first| first == fingerprint) {
                 Answer::Taken(taken)
             } else {

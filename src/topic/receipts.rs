@@ -2,8 +2,8 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    sync::{Arc, Mutex, Weak},
+    time::Instant,
 };
 
 use futures_util::{
@@ -12,20 +12,35 @@ use futures_util::{
 };
 use twox_hash::{XxHash3_64, XxHash3_128};
 
-use crate::log::{Append, Appended, Draft, KeptReceipt};
+use super::keys::Keys;
+use crate::{
+    event::TopicName,
+    log::{Append, Appended, Draft, KeptReceipt, lock},
+};
 
-/// The answers kept.
+/// A topic's own way to its answers.
 pub(super) struct Receipts {
-    window: Duration,
-    keys_max: usize,
+    keys: Arc<Keys>,
     /// The topic was deleted here: events before it are gone, and their keys count as unused.
     deleted_to: u64,
+    /// `None` until there is one.
+    answers: Option<Arc<Mutex<Answers>>>,
+}
+
+/// The answers of one topic, where the keys of all topics are found, too.
+pub(super) struct Answers {
+    /// No other topic has it.
+    number: u64,
+    this: Weak<Mutex<Self>>,
     kept: HashMap<Arc<str>, Kept>,
     /// The keys, oldest first.
-    keys: VecDeque<(Instant, Arc<str>)>,
+    order: VecDeque<(Instant, Arc<str>)>,
+    /// When the oldest key was used, as [`Keys`] has it.
+    noted: Option<Instant>,
 }
 
 /// One answer. It may still be on its way: a retry that overtakes the commit waits for the same one.
+#[derive(Clone)]
 pub(super) struct Kept {
     /// Of the event; see [`fingerprint`]. Without one, any retry is taken for the same.
     pub(super) fingerprint: Option<u128>,
@@ -34,8 +49,13 @@ pub(super) struct Kept {
 }
 
 impl Receipts {
-    pub(super) fn new(window: Duration, keys_max: usize) -> Self {
-        Self { window, keys_max, deleted_to: 0, kept: HashMap::new(), keys: VecDeque::new() }
+    /// Of a topic that starts, with what is kept of it from before this process.
+    pub(super) fn open(topic: &TopicName, keys: &Arc<Keys>) -> Self {
+        Self { keys: Arc::clone(keys), deleted_to: 0, answers: keys.take_restored(topic) }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.answers.is_none()
     }
 
     /// The topic was deleted at this position.
@@ -45,46 +65,120 @@ impl Receipts {
 
     /// The answer given to `key` before. One that failed, or whose event has been deleted since, is forgotten: the retry
     /// counts as the first.
-    pub(super) fn find(&mut self, key: &str) -> Option<&Kept> {
-        while self.keys.front().is_some_and(|(at, _)| at.elapsed() >= self.window) {
-            self.drop_oldest();
-        }
+    pub(super) fn find(&self, key: &str) -> Option<Kept> {
+        let mut answers = lock(self.answers.as_ref()?);
+        answers.drop_expired(usize::MAX, &self.keys);
         // Asked, not only looked at: when its publisher has gone, nobody has asked it yet.
-        let outcome = self.kept.get(key).and_then(|kept| kept.receipt.clone().now_or_never());
+        let outcome = answers.kept.get(key)?.receipt.clone().now_or_never();
         let is_gone = |outcome: Appended| outcome.map_or(true, |receipt| receipt.id.seq < self.deleted_to);
         if outcome.is_some_and(is_gone) {
-            self.kept.remove(key);
-            self.keys.retain(|(_, other)| **other != *key);
+            answers.forget(key, &self.keys);
         }
-        self.kept.get(key)
+        answers.kept.get(key).cloned()
     }
 
-    /// Keeps the answer to `key`, which has none; the oldest one makes room.
+    /// Keeps the answer to `key`, which has none; the oldest one makes room, of the topic's or of all.
     pub(super) fn keep(&mut self, key: Arc<str>, answer: Kept) {
-        self.insert(Instant::now(), key, answer);
+        let answers = self.answers.get_or_insert_with(|| self.keys.begin());
+        lock(answers).insert(Instant::now(), key, answer, &self.keys);
+        self.keys.make_room();
     }
+}
 
-    fn insert(&mut self, at: Instant, key: Arc<str>, answer: Kept) {
-        while self.keys.len() >= self.keys_max {
-            self.drop_oldest();
+impl Drop for Receipts {
+    fn drop(&mut self) {
+        if let Some(answers) = &self.answers {
+            lock(answers).clear(&self.keys);
         }
-        self.keys.push_back((at, Arc::clone(&key)));
-        self.kept.insert(key, answer);
+    }
+}
+
+impl Answers {
+    pub(super) fn new(number: u64, this: Weak<Mutex<Self>>) -> Self {
+        Self { number, this, kept: HashMap::new(), order: VecDeque::new(), noted: None }
     }
 
-    /// Takes back an answer that was given before this process; to be called by age, before any other.
-    pub(super) fn restore(&mut self, kept: KeptReceipt) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let age = now.saturating_sub(Duration::from_millis(kept.time_ms));
-        let Some(at) = Instant::now().checked_sub(age) else { return };
+    /// Takes back an answer that was given before this process, at a time that is now this.
+    pub(super) fn restore(&mut self, at: Instant, kept: KeptReceipt, keys: &Keys) {
         let receipt = Append::Left(ready(Ok(kept.receipt))).shared();
         let answer = Kept { fingerprint: kept.fingerprint, subscribers: kept.subscribers, receipt };
-        self.insert(at, kept.key, answer);
+        self.insert(at, kept.key, answer, keys);
     }
 
-    fn drop_oldest(&mut self) {
-        if let Some((_, key)) = self.keys.pop_front() {
+    pub(super) fn insert(&mut self, at: Instant, key: Arc<str>, answer: Kept, keys: &Keys) {
+        while self.order.len() >= keys.of_topic_max() {
+            keys.uncount(1);
+            self.pop();
+        }
+        self.order.push_back((at, Arc::clone(&key)));
+        self.kept.insert(key, answer);
+        self.note(keys);
+        keys.count_one();
+    }
+
+    /// Drops keys whose window is over, so many at most.
+    pub(super) fn drop_expired(&mut self, most: usize, keys: &Keys) {
+        for _ in 0..most {
+            if !self.order.front().is_some_and(|(at, _)| keys.is_over(*at)) {
+                break;
+            }
+            keys.uncount(1);
+            self.pop();
+        }
+        self.note(keys);
+    }
+
+    /// Drops the oldest key, which is not counted any more; false when none of that time is noted.
+    pub(super) fn drop_oldest_of(&mut self, at: Instant, keys: &Keys) -> bool {
+        let is_noted = self.noted == Some(at);
+        if is_noted {
+            self.pop();
+            self.note(keys);
+        }
+        is_noted
+    }
+
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.order.capacity().max(self.kept.capacity())
+    }
+
+    pub(super) fn clear(&mut self, keys: &Keys) {
+        keys.uncount(self.order.len());
+        self.order = VecDeque::new();
+        self.kept = HashMap::new();
+        self.note(keys);
+    }
+
+    fn forget(&mut self, key: &str, keys: &Keys) {
+        keys.uncount(1);
+        let Some((key, _)) = self.kept.remove_entry(key) else { return };
+        // Not by the text, which is far away for each of them.
+        if let Some(at) = self.order.iter().position(|(_, other)| Arc::ptr_eq(other, &key)) {
+            self.order.remove(at);
+        }
+        self.note(keys);
+    }
+
+    fn pop(&mut self) {
+        if let Some((_, key)) = self.order.pop_front() {
             self.kept.remove(&key);
+        }
+        // Else a topic would keep the room of its busiest time. Seldom enough to cost nothing: half of what is left
+        // then goes before the next time.
+        let len = self.order.len();
+        if self.order.capacity() > 4 * len {
+            self.order.shrink_to(2 * len);
+            self.kept.shrink_to(2 * len);
+        }
+    }
+
+    /// Notes the time of the oldest key when it is another one.
+    fn note(&mut self, keys: &Keys) {
+        let oldest = self.order.front().map(|(at, _)| *at);
+        if oldest != self.noted {
+            keys.note(self.number, self.noted, oldest, &self.this);
+            self.noted = oldest;
         }
     }
 }
@@ -98,11 +192,10 @@ pub(super) fn fingerprint(draft: &Draft) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::{
-        event::{EventName, TopicName},
-        log::AppendError,
-    };
+    use crate::{event::EventName, log::AppendError, topic::TopicLimits};
 
     fn kept(append: Append) -> Kept {
         Kept { fingerprint: None, subscribers: 0, receipt: append.shared() }
@@ -111,11 +204,20 @@ mod tests {
     #[test]
     fn an_append_that_failed_unseen_is_forgotten() {
         // Goal: its publisher has gone and nobody has polled it; the retry counts as the first. One under way is kept.
-        let mut receipts = Receipts::new(Duration::from_mins(1), 9);
+        let limits = TopicLimits {
+            subscribers_max: 1,
+            idempotency_window: Duration::from_mins(1),
+            idempotency_keys_max: 9,
+            idempotency_keys_of_all_max: 9,
+            gone: Duration::ZERO,
+        };
+        let keys = Arc::new(Keys::new(&limits));
+        let mut receipts = Receipts::open(&TopicName::parse("any", 255).expect("a name"), &keys);
         receipts.keep("failed".into(), kept(Append::Right(async { Err(AppendError::DiskFull) }.boxed())));
         receipts.keep("under way".into(), kept(Append::Right(std::future::pending().boxed())));
         assert!(receipts.find("failed").is_none());
         assert!(receipts.find("under way").is_some());
+        assert_eq!(keys.len(), 1);
     }
 
     #[test]

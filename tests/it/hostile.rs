@@ -8,6 +8,7 @@ mod connections;
 mod damage;
 mod deletion;
 mod endings;
+mod keys;
 mod publishers;
 mod readers;
 mod removed;

@@ -169,7 +169,7 @@ fn missing(images: &[Vec<u8>; 2], promised: &[(u64, &str)]) -> Option<String> {
     fs::write(directory.file(), &images[0]).expect("it is written");
     fs::write(directory.0.join("tidings.db-wal"), &images[1]).expect("it is written");
     let config = LogConfig { path: directory.0.clone(), topic_bytes_max: Size::mib(256), ..LogConfig::default() };
-    let log = match DiskLog::open(&config, Duration::from_mins(5)) {
+    let log = match DiskLog::open(&config, Duration::from_mins(5), 1000) {
         Ok(log) => log,
         Err(error) => return Some(error.to_string()),
     };

@@ -41,6 +41,7 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("limits.request_bytes_in_flight_per_ip_max", "256MiB", &["0", "65535B", "1025GiB", "1024"]),
     ("limits.pending_connections_max", "1", &["0", "10000001"]),
     ("limits.pending_connections_per_ip_max", "1", &["0", "10000001"]),
+    ("limits.idempotency_keys_max", "1", &["0", "100000001"]),
     ("cors.origins", "https://a.example, http://localhost:3000", &["*,*", "null", "a.example"]),
     ("shutdown.drain", "0s", &["601s", "10"]),
 ];
@@ -138,6 +139,7 @@ fn values_at_a_bound_are_taken_and_one_past_it_refused() {
         ("limits.request_bytes_in_flight_per_ip_max", "64KiB", "65535B", "1TiB", "1099511627777B"),
         ("limits.pending_connections_max", "1", "0", "10000000", "10000001"),
         ("limits.pending_connections_per_ip_max", "1", "0", "10000000", "10000001"),
+        ("limits.idempotency_keys_max", "1", "0", "100000000", "100000001"),
         ("shutdown.drain", "0s", "-1s", "10m", "601s"),
     ];
     for (key, least, below, most, above) in cases {

@@ -8,7 +8,7 @@ use crate::log::clock::Clock;
 /// What there is to remove of receipts.
 pub(super) struct Expiry {
     /// How long a receipt counts.
-    pub(super) window: Duration,
+    window: Duration,
     /// There are some that do not count any more, as far as is known.
     is_due: bool,
 }

@@ -36,7 +36,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
 pub(super) fn load(
     file: &Path,
     config: &LogConfig,
-    receipts_for: Duration,
+    (receipts_for, receipts_max): (Duration, usize),
     clock: Clock,
 ) -> Result<(Arc<Shared>, Writer), StoreError> {
     let begun = Instant::now();
@@ -66,13 +66,14 @@ pub(super) fn load(
     let unreadable_to = meta.unreadable_to.max(damage.to);
     let marks = Marks { last: meta.reserved, forgotten_to, forgotten_ms, hole_to, unreadable_to };
     index.restore_marks(marks, now, &mut |removed| garbage.note(removed));
-    let mut receipts: HashMap<_, Vec<_>> = HashMap::new();
+    let mut receipts = Vec::new();
     let window_ms = u64::try_from(receipts_for.as_millis()).unwrap_or(u64::MAX);
-    store.receipts(meta.epoch, now.wall_ms, window_ms, |topic, kept| {
+    store.receipts(meta.epoch, (now.wall_ms, window_ms), receipts_max, |topic, kept| {
         if let Some((topic, _)) = topics.get(&topic) {
-            receipts.entry(topic.clone()).or_default().push(kept);
+            receipts.push((topic.clone(), kept));
         }
     })?;
+    receipts.reverse();
     // All of them now: later the process may have no descriptor left, and a log that cannot be read has failed.
     let readers: Result<Vec<Reader>, StoreError> = (0..READERS).map(|_| Reader::open(file)).collect();
     let readers = readers?;

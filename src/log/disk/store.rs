@@ -257,20 +257,20 @@ impl Store {
         Ok(())
     }
 
-    /// The receipts given within `window_ms` of `now_ms`, with the topic's row id. Those of a time to come were given when
-    /// the wall clock was wrong; no window would ever end for them.
+    /// The newest receipts given within `window_ms` of `now_ms`, so many at most and the newest first, with the topic's row
+    /// id. Those of a time to come were given when the wall clock was wrong; no window would ever end for them.
     pub(super) fn receipts(
         &self,
         epoch: Epoch,
-        now_ms: u64,
-        window_ms: u64,
+        (now_ms, window_ms): (u64, u64),
+        most: usize,
         mut each: impl FnMut(i64, KeptReceipt),
     ) -> Result<(), StoreError> {
         let sql = "SELECT topic, key, seq, fingerprint, subscribers, time_ms, fingerprint_upper FROM receipt
-            WHERE time_ms BETWEEN ?1 AND ?2 ORDER BY time_ms";
+            WHERE time_ms BETWEEN ?1 AND ?2 ORDER BY time_ms DESC, seq DESC LIMIT ?3";
         let mut statement = self.connection.prepare(sql)?;
-        let mut rows =
-            statement.query([now_ms.saturating_sub(window_ms), now_ms.saturating_add(window_ms)].map(number))?;
+        let (from, to) = (now_ms.saturating_sub(window_ms), now_ms.saturating_add(window_ms));
+        let mut rows = statement.query([from, to, u64::try_from(most).unwrap_or(u64::MAX)].map(number))?;
         while let Some(row) = rows.next()? {
             match receipt(row, epoch) {
                 Ok((topic, kept)) => each(topic, kept),

@@ -251,11 +251,6 @@ impl Writer {
         state.index.observe(now.wall_ms);
         state.index.trim(now.at_ms, &mut |removed| garbage.note(removed));
         self.behind = state.index.is_behind();
-        // None of them counts any more after that time. They are dropped when the lock is not held.
-        let over = self.shared.clock.open_for() > self.expiry.window;
-        let receipts = if over { std::mem::take(&mut state.receipts) } else { HashMap::new() };
-        drop(state);
-        drop(receipts);
     }
 
     fn write(&mut self, steps: &[Step], portion: &Portion, probe: bool) -> Result<(), StoreError> {
@@ -353,8 +348,6 @@ impl Writer {
                 }
                 Step::Forget { topic, seq, done } => {
                     state.index.forget(&topic, seq, now_ms);
-                    // Also those that no topic has asked for.
-                    state.receipts.remove(&topic);
                     state.feeds.push(Commit::Deleted(topic, seq));
                     deletions.push((done, seq));
                 }

@@ -80,6 +80,7 @@ async fn a_topic_that_has_died_is_started_anew() {
         subscribers_max: 1,
         idempotency_window: Duration::from_mins(1),
         idempotency_keys_max: 9,
+        idempotency_keys_of_all_max: 9,
         gone: Duration::ZERO,
     };
     let registry = Registry::new(log, 1, limits);
