@@ -66,8 +66,9 @@ impl ShortWay {
 
     async fn answer(&self, socket: BareStream, problem: Problem, gives_way: &Notify) -> io::Result<()> {
         let mut socket = TcpStream::from_std(socket)?;
-        let gave_way = pin!(gives_way.notified());
-        let asked = match select(pin!(timeout(WITHIN, asks_for_life(&socket))), gave_way).await {
+        // One for both waits: of two that are alive the first would hear it, which nobody polls any more.
+        let mut gave_way = pin!(gives_way.notified());
+        let asked = match select(pin!(timeout(WITHIN, asks_for_life(&socket))), gave_way.as_mut()).await {
             Either::Left((asked, _)) => asked.unwrap_or(Ok(None))?,
             // What cannot be written at once is not written: nothing waits for it any more.
             Either::Right(_) => return send(&socket, &self.respond(Err(problem), true).bytes).map(drop),
@@ -82,7 +83,7 @@ impl ShortWay {
         }
         send(&socket, &bytes)?;
         let ended = pin!(timeout(WITHIN, self.shut_down(&mut socket)));
-        select(ended, pin!(gives_way.notified())).await;
+        select(ended, gave_way).await;
         Ok(())
     }
 }

@@ -176,6 +176,40 @@ async fn a_question_for_life_is_answered_beside_a_crowd_that_is_turned_away() {
     }
 }
 
+/// Goal: of those that are turned away only so many are kept waiting, whether they say nothing or have been answered.
+#[tokio::test]
+async fn who_is_turned_away_gives_way_to_the_next() {
+    let server = TestServer::with(places(3, 100));
+    let mut busy = Vec::new();
+    for _ in 0..3 {
+        busy.push(send_from(OWN, server.address, HALF).await);
+    }
+    until("the limit to be reached", async || {
+        !end(&mut send_from(OWN, server.address, LAST_PUBLISH).await).await.starts_with("HTTP/1.1 200")
+    })
+    .await;
+    for request in [b"", HEALTH, LAST_PUBLISH] {
+        let mut crowd = Vec::new();
+        for _ in 0..100 {
+            let mut socket = send_from(OTHER, server.address, request).await;
+            if !request.is_empty() {
+                assert!(timeout(PATIENCE, socket.read(&mut [0; 1024])).await.expect("in time").expect("an answer") > 0);
+            }
+            crowd.push(socket);
+        }
+        // Its answer says that all the others have been accepted.
+        end(&mut send_from(OWN, server.address, LAST_PUBLISH).await).await;
+        // A socket that the server has let go of is reset by the first byte. All are let go of after 250 ms: a machine that
+        // takes longer for a crowd than this sees nothing here.
+        let mut gone = 0;
+        for socket in &mut crowd[..30] {
+            socket.write_all(b"x").await.ok();
+            gone += usize::from(socket.write_all(b"x").await.is_err());
+        }
+        assert_eq!(gone, 30, "{}", String::from_utf8_lossy(request));
+    }
+}
+
 /// Goal: a subscriber holds no place of this kind, whichever server has read its request: two places serve fifty of them.
 #[tokio::test]
 async fn a_subscriber_leaves_its_place_to_the_next_connection() {
