@@ -23,14 +23,14 @@ pub struct Pending {
     limit: Arc<PendingConnections>,
     /// The number of the newest silence.
     newest: Cell<u64>,
-    /// All connections, and those of each address.
-    all: RefCell<Order>,
-    by_ip: RefCell<HashMap<IpAddr, Order>>,
+    /// The connections of all addresses, and those of each.
+    all: RefCell<BySilence>,
+    by_ip: RefCell<HashMap<IpAddr, BySilence>>,
 }
 
 /// Connections by the silence that they were in when they were put here, oldest first. Each is here from its first silence
-/// to its end, unless it was looked at while it was busy.
-type Order = BTreeMap<u64, Rc<Silence>>;
+/// to its end. One that is looked at while it is busy is taken out until its next silence.
+type BySilence = BTreeMap<u64, Rc<Silence>>;
 
 /// A connection's place; it is free on drop.
 pub struct Place {
@@ -99,7 +99,7 @@ impl Pending {
 
 /// Takes the oldest silent connection out of `order`. Those before it that are busy are taken out, too, and those that have
 /// been silent anew are put where they belong: a connection costs that once for each of its requests at most.
-fn oldest(order: &mut Order, key_of: impl Fn(&Silence) -> &Cell<u64>) -> Option<Rc<Silence>> {
+fn oldest(order: &mut BySilence, key_of: impl Fn(&Silence) -> &Cell<u64>) -> Option<Rc<Silence>> {
     loop {
         let (key, silence) = order.pop_first()?;
         let number = silence.number.get();
@@ -215,6 +215,22 @@ mod tests {
         drop(newcomers);
         drop(places);
         assert_eq!((pending.all.borrow().len(), pending.by_ip.borrow().len()), (0, 0));
+    }
+
+    #[test]
+    fn one_that_was_looked_at_while_it_was_busy_is_found_in_its_next_silence() {
+        for (all, per_ip) in [(2, 10), (10, 2)] {
+            let pending = pending(all, per_ip);
+            let places = [1, 1].map(|last| pending.admit(ip(last)).expect("a place"));
+            assert!(waits(&places[1]));
+            places[1].begin();
+            assert!(pending.admit(ip(1)).is_err(), "none is silent");
+            assert!(waits(&places[1]));
+            let newcomer = pending.admit(ip(1)).expect("a place");
+            assert!(!waits(&places[1]));
+            drop((newcomer, places));
+            assert_eq!((pending.all.borrow().len(), pending.by_ip.borrow().len()), (0, 0));
+        }
     }
 
     #[test]

@@ -138,7 +138,7 @@ pub(super) struct Run<'a> {
     pub(super) to: u64,
 }
 
-/// Why a stream in the middle of an event ends that is to go on with something else.
+/// Said of a stream that ends because the rest of a cut event was not at hand.
 const NO_REST: &str = "the rest of the event that it is in the middle of is missing";
 
 /// How a write went.

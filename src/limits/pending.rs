@@ -54,14 +54,6 @@ impl PendingConnections {
     }
 }
 
-impl PendingPermit {
-    /// What counts as the address that holds it.
-    #[must_use]
-    pub fn network(&self) -> IpAddr {
-        self.ip
-    }
-}
-
 impl Drop for PendingPermit {
     fn drop(&mut self) {
         self.of.0.give(Some(self.ip), 1);
