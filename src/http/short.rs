@@ -180,6 +180,10 @@ impl ShortWay {
                 }
                 Step::End => return Ok(()),
             };
+            if response.is_sudden {
+                // Its client may try again elsewhere, and would find its own bytes in the way.
+                connection.release();
+            }
             self.send(&mut connection.socket, response.bytes).await?;
             if response.is_sudden {
                 self.linger(connection.socket).await;
