@@ -184,8 +184,8 @@ where
     B: MessageBody,
 {
     let carrier = request.conn_data::<Carrier>().cloned();
-    // What came behind a request that ends the connection is no request.
-    let is_first = carrier.as_ref().is_none_or(|carrier| !carrier.is_answered());
+    // What came behind a request that ends the connection, or behind one for a stream, is no request.
+    let is_first = carrier.as_ref().is_none_or(|carrier| !carrier.has_begun());
     let answered = is_first.then(|| service.call(request));
     async move {
         let Some(answered) = answered else { return pending().await };

@@ -168,10 +168,10 @@ impl Carrier {
         Poll::Pending
     }
 
-    /// Whether the response is whole, and the server must take no other request from here.
+    /// Whether the response has begun, whole or a stream: the server must take no other request from here.
     #[must_use]
-    pub fn is_answered(&self) -> bool {
-        self.0.answer.get() != Progress::None
+    pub fn has_begun(&self) -> bool {
+        self.0.begun.get()
     }
 
     /// Reads as closed from here on. The HTTP server would wait for the end of a chunked body that has been answered

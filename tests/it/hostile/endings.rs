@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::connections::send_from;
-use crate::harness::{PATIENCE, TestServer};
+use crate::harness::{PATIENCE, Stream, TestServer};
 
 const OWN: &str = "127.0.0.1";
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -41,6 +41,24 @@ async fn what_follows_a_request_without_a_length_does_not_hold_its_connection() 
         assert!(said.contains("\r\nconnection: close\r\n"), "{behind}: {said}");
         assert_eq!(said.matches("HTTP/1.1").count(), 1, "what follows is no request: {said}");
         drop(sending.await);
+    }
+}
+
+/// Goal: what comes behind a request for a stream whose end only its body knows is not carried out.
+#[tokio::test]
+async fn what_follows_a_request_for_a_stream_is_no_request() {
+    let server = TestServer::start();
+    let publish = "GET /publish?topic=a&content=x HTTP/1.1\r\nHost: x\r\n\r\n";
+    let [chunked, plain] = ["Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "\r\n"].map(|end| {
+        let head = "GET /subscribe?topic=a HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n";
+        format!("{head}{end}{publish}")
+    });
+    for request in [chunked, plain] {
+        let socket = send_from(OWN, server.address, request.as_bytes()).await;
+        let mut stream = Stream::receive(socket).await;
+        let id = server.publish("a", "y").await;
+        let event = stream.next().await.expect("an event");
+        assert_eq!((event.id, event.data.as_str()), (id, "y"), "{request}");
     }
 }
 
