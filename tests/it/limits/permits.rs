@@ -31,7 +31,7 @@ async fn a_client_that_leaves_makes_room() {
     let server = TestServer::with(one_place);
     for round in 0..4 {
         let mut stream = place(&server, "topic=a").await;
-        server.ask("GET", "/subscribe?topic=a", &[], b"").await.problem(503, "too_many_connections");
+        server.ask("GET", "/subscribe?topic=a", &[], b"").await.problem(429, "too_many_connections_per_ip");
         match round {
             0 => drop(stream),
             1 => {
