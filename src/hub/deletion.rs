@@ -24,11 +24,15 @@ impl<S: Peer> Fanout<S> {
         }
     }
 
-    /// Tells a member that the channel's topic, its only one, was deleted, after all that was published before.
-    pub(super) fn dismiss(&mut self, member: usize) {
-        while self.visit(member) == Visit::More {}
+    /// Tells a member that the channel's topic, its only one, was deleted, after all that was published before. That may
+    /// take several visits, and others have their turn between them; whether this was the last.
+    pub(super) fn dismiss(&mut self, member: usize) -> bool {
+        if self.visit(member) == Visit::More {
+            return false;
+        }
         self.remove_topic(member);
         self.visit(member);
+        true
     }
 
     /// Tells a connection that its only topic was deleted, and that this is the end.

@@ -58,7 +58,8 @@ pub struct Fanout<S> {
     turns: u32,
     pub(super) tickets: NonZeroU32,
     pub(super) now: Instant,
-    pub(super) draining: bool,
+    /// A drain has begun, and this is when every stream is to have ended.
+    pub(super) drained_by: Option<Instant>,
 }
 
 /// A page of the log that a connection waits for: to be fetched, and given to [`Fanout::supply`].
@@ -107,7 +108,7 @@ impl<S: Peer> Fanout<S> {
             turns: 0,
             tickets: NonZeroU32::MIN,
             now,
-            draining: false,
+            drained_by: None,
         }
     }
 
@@ -149,12 +150,12 @@ impl<S: Peer> Fanout<S> {
                 entry.members.push(key);
             }
         }
-        if self.draining {
+        if self.drained_by.is_some() {
             connection.seldom.ends_at = Some(self.now);
         }
         self.connections.insert(connection);
         self.schedule(key);
-        if self.draining {
+        if self.drained_by.is_some() {
             self.end(key);
         } else {
             // Not at once: what it has missed may be long, and others wait for their turn, too.
@@ -272,8 +273,10 @@ impl<S: Peer> Fanout<S> {
             let Some(channel) = self.channels.get_mut(key) else { return };
             if channel.dying && !channel.members.is_empty() {
                 let member = channel.members.last().copied().unwrap_or_default();
-                self.dismiss(member);
-                continue;
+                if self.dismiss(member) {
+                    continue;
+                }
+                break;
             }
             if channel.visited == 0 {
                 (channel.floor, channel.began) = (self.seen, self.now);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    connection::{Connection, Peer},
+    connection::{Connection, Peer, Seat},
     fanout::Fanout,
     visit::Visit,
 };
@@ -73,8 +73,9 @@ impl<S: Peer> Fanout<S> {
         }
         let Some(connection) = self.connections.get(key) else { return };
         // Whoever waits to be told of a deletion must not be given a cursor past it first.
-        if connection.seats.iter().any(|seat| self.channels.get(seat.channel).is_some_and(|channel| channel.dying)) {
-            self.dismiss(key);
+        let is_dying = |seat: &Seat| self.channels.get(seat.channel).is_some_and(|channel| channel.dying);
+        if connection.seats.iter().any(is_dying) && !self.dismiss(key) {
+            return;
         }
         let Some(connection) = self.connections.get(key) else { return };
         if connection.seldom.ends_at.is_some_and(|ends_at| ends_at <= self.now) {
@@ -111,13 +112,22 @@ impl<S: Peer> Fanout<S> {
         }
     }
 
-    /// Ends a stream politely: all that there is, where to resume, and when. More than a visit gives it has in turns with the
-    /// others, and ends when it is looked after again: with what there is now, however much comes meanwhile.
+    /// Ends a stream politely: all that there is now, where to resume, and when. What is more than a visit gives comes in turns
+    /// with the others, and then the stream ends, however much has come meanwhile. A drain does not wait for it beyond its
+    /// time: the client goes on where the stream ended.
     pub(super) fn end(&mut self, key: usize) {
-        let more = self.visit(key) == Visit::More;
         let Some(connection) = self.connections.get_mut(key) else { return };
+        let has_waited = connection.seldom.ends_with.is_some();
         let ends_with = *connection.seldom.ends_with.get_or_insert(self.seen);
-        if more && connection.cursor < ends_with {
+        let is_late = self.drained_by.is_some_and(|by| by <= self.now);
+        let waits = connection.queued && connection.cursor < ends_with;
+        if waits && !is_late {
+            return;
+        }
+        // One that is late and has waited has had its turns.
+        let more = !(waits && has_waited) && self.visit(key) == Visit::More;
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if more && connection.cursor < ends_with && !is_late {
             return;
         }
         connection.seldom.ends_at = None;
@@ -130,9 +140,10 @@ impl<S: Peer> Fanout<S> {
         }
     }
 
-    /// Ends every stream within `within`, spread evenly, so that not all clients come back at the same moment.
+    /// Ends every stream within `within`, spread evenly, so that not all clients come back at the same moment. One that has not
+    /// got everything by then ends where it is.
     pub fn drain(&mut self, within: Duration) {
-        self.draining = true;
+        self.drained_by = Some(self.now + within);
         let begin = LAST_EVENTS.min(within / 10);
         let spread = within.saturating_sub(begin);
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
