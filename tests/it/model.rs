@@ -19,6 +19,7 @@ use tidings::{
 
 mod client;
 mod cold;
+mod ending;
 mod engine;
 mod fault;
 mod found;
