@@ -19,7 +19,11 @@ use tidings::{
     event::{Epoch, Event, EventId, TopicName},
     frame::{self, Encoding, Format, Framing, Marks},
     hub::{Fanout, Peer, Subscription, Unsent},
-    log::{Batch, Commit, Draft, Feed, Log, disk::DiskLog, memory::MemoryLog},
+    log::{
+        Batch, Commit, Draft, Feed, Log,
+        disk::{DiskLog, ReceiptLimits},
+        memory::MemoryLog,
+    },
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -83,7 +87,10 @@ fn append_memory(bencher: Bencher<'_, '_>) {
 #[divan::bench(args = [1, 256], max_time = 3)]
 fn append_disk(bencher: Bencher<'_, '_>, in_flight: usize) {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("micro-{}-{in_flight}", std::process::id()));
-    let log = DiskLog::open(&LogConfig { path: path.clone(), ..roomy() }, Duration::ZERO, 1);
+    let log = DiskLog::open(
+        &LogConfig { path: path.clone(), ..roomy() },
+        ReceiptLimits { window: Duration::ZERO, of_topic_max: 1, max: 1 },
+    );
     let (log, topic, runtime) = (log.expect("a log"), topic(), runtime());
     bencher.counter(ItemsCount::new(in_flight)).bench_local(|| {
         runtime.block_on(join_all((0..in_flight).map(|_| log.append(draft(&topic)))));

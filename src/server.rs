@@ -21,7 +21,7 @@ use crate::{
     limits::{Connections, PendingConnections, RequestBytes},
     log::{
         Log,
-        disk::{DiskLog, OpenError},
+        disk::{DiskLog, OpenError, ReceiptLimits},
         memory::MemoryLog,
     },
     registry::Registry,
@@ -98,10 +98,7 @@ impl Server {
         let config = Arc::new(config);
         let log: Arc<dyn Log> = match config.log.engine {
             Engine::Memory => Arc::new(MemoryLog::new(config.log.clone())),
-            Engine::Disk => {
-                let (window, keys_max) = (config.publish.idempotency_window, config.limits.idempotency_keys_max);
-                Arc::new(DiskLog::open(&config.log, window, keys_max)?)
-            }
+            Engine::Disk => Arc::new(DiskLog::open(&config.log, ReceiptLimits::from(&*config))?),
         };
         let limits = TopicLimits {
             subscribers_max: config.limits.subscribers_per_topic_max,

@@ -50,6 +50,7 @@ mod load;
 mod presence;
 mod queue;
 mod reader;
+mod receipts;
 mod salvage;
 mod store;
 mod writer;
@@ -57,6 +58,7 @@ mod writer;
 pub use error::{OpenError, StoreError};
 use queue::Queue;
 use reader::Reader;
+pub use receipts::ReceiptLimits;
 
 use writer::Work;
 
@@ -103,18 +105,13 @@ const READERS: usize = 4;
 
 impl DiskLog {
     /// Opens the log in the directory `config.path`, which is made if need be. Takes a while when there is much in it,
-    /// and says so. Receipts are kept for `receipts_for`; of those from before the start the newest `receipts_max` count.
-    pub fn open(config: &LogConfig, receipts_for: Duration, receipts_max: usize) -> Result<Self, OpenError> {
-        Self::with_wall(config, receipts_for, receipts_max, clock::system())
+    /// and says so.
+    pub fn open(config: &LogConfig, receipt_limits: ReceiptLimits) -> Result<Self, OpenError> {
+        Self::with_wall(config, receipt_limits, clock::system())
     }
 
     /// As [`open`](Self::open), by another clock.
-    pub fn with_wall(
-        config: &LogConfig,
-        receipts_for: Duration,
-        receipts_max: usize,
-        wall: Wall,
-    ) -> Result<Self, OpenError> {
+    pub fn with_wall(config: &LogConfig, receipt_limits: ReceiptLimits, wall: Wall) -> Result<Self, OpenError> {
         let path = &config.path;
         let in_directory = |source| OpenError::Directory { path: path.clone(), source };
         filesystem::create_directory(path).map_err(in_directory)?;
@@ -123,7 +120,7 @@ impl DiskLog {
         }
         let directory_lock = DirectoryLock::take(path)?;
         let file = path.join("tidings.db");
-        let (shared, writer) = load::load(&file, config, (receipts_for, receipts_max), Clock::new(wall))
+        let (shared, writer) = load::load(&file, config, receipt_limits, Clock::new(wall))
             .map_err(|source| OpenError::Store { path: file.clone(), source })?;
         // The file's own name must survive a power cut, too.
         filesystem::sync_directory(path).map_err(in_directory)?;

@@ -9,10 +9,13 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tidings::{
-    config::{LogConfig, Size},
+    config::{Config, LogConfig, Size},
     event::{EventId, TopicName},
     frame::GapReason,
-    log::{AppendError, Draft, Log as _, Start, disk::DiskLog},
+    log::{
+        AppendError, Draft, Log as _, Start,
+        disk::{DiskLog, ReceiptLimits},
+    },
 };
 use tokio::time::timeout;
 
@@ -22,10 +25,13 @@ fn config(directory: &Directory) -> LogConfig {
     LogConfig { path: directory.0.clone(), ..LogConfig::default() }
 }
 
+/// None counts for any time.
+const NO_RECEIPTS: ReceiptLimits = ReceiptLimits { window: Duration::ZERO, of_topic_max: 1, max: 1 };
+
 fn open(directory: &Directory, configure: impl FnOnce(&mut LogConfig)) -> DiskLog {
     let mut config = config(directory);
     configure(&mut config);
-    DiskLog::open(&config, Duration::from_mins(5), 100_000).expect("the log opens")
+    DiskLog::open(&config, ReceiptLimits::from(&Config::default())).expect("the log opens")
 }
 
 fn topic(name: &str) -> TopicName {
@@ -60,7 +66,7 @@ fn a_directory_can_be_opened_again_while_other_processes_are_started() {
                 }
             });
         }
-        let opened = (0..50).map(|_| DiskLog::open(&config(&directory), Duration::ZERO, 1).map(drop));
+        let opened = (0..50).map(|_| DiskLog::open(&config(&directory), NO_RECEIPTS).map(drop));
         let failed: Vec<_> = opened.filter_map(Result::err).collect();
         done.store(true, Ordering::Relaxed);
         assert!(failed.is_empty(), "{} of 50: {}", failed.len(), failed[0]);
@@ -225,7 +231,7 @@ async fn old_receipts_go_when_nobody_publishes() {
     // Goal: they are removed in a quiet hour, too; keyed publishes that come further apart than the writer looks after the
     // file do not pile up.
     let directory = Directory::new();
-    let log = DiskLog::open(&config(&directory), Duration::ZERO, 1).expect("the log opens");
+    let log = DiskLog::open(&config(&directory), NO_RECEIPTS).expect("the log opens");
     for key in ["one", "two"] {
         let key = tidings::log::DraftKey { key: key.into(), fingerprint: 1, subscribers: 0 };
         log.append(Draft { key: Some(key), ..draft("t", "content") }).await.expect("a receipt");

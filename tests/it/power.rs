@@ -1,12 +1,15 @@
 //! A power cut, simulated: every write and sync of the log's files is recorded, then played back up to many moments.
 //! What had been synced is there; of what had not, any page may be there, be missing or be torn.
 
-use std::{env, fs, thread, time::Duration};
+use std::{env, fs, thread};
 
 use tidings::{
-    config::{LogConfig, Size},
+    config::{Config, LogConfig, Size},
     event::TopicName,
-    log::{Log as _, disk::DiskLog},
+    log::{
+        Log as _,
+        disk::{DiskLog, ReceiptLimits},
+    },
 };
 
 use crate::harness::{
@@ -169,7 +172,7 @@ fn missing(images: &[Vec<u8>; 2], promised: &[(u64, &str)]) -> Option<String> {
     fs::write(directory.file(), &images[0]).expect("it is written");
     fs::write(directory.0.join("tidings.db-wal"), &images[1]).expect("it is written");
     let config = LogConfig { path: directory.0.clone(), topic_bytes_max: Size::mib(256), ..LogConfig::default() };
-    let log = match DiskLog::open(&config, Duration::from_mins(5), 1000) {
+    let log = match DiskLog::open(&config, ReceiptLimits::from(&Config::default())) {
         Ok(log) => log,
         Err(error) => return Some(error.to_string()),
     };

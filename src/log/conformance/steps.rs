@@ -10,10 +10,14 @@ use std::{
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
-    config::{LogConfig, Size},
+    config::{Config, LogConfig, Size},
     event::{EventId, TopicName},
     frame::GapReason,
-    log::{Arc, Batch, Bytes, Commit, Draft, Feed, Log, Page, Start, Wall, clock, disk::DiskLog, memory::MemoryLog},
+    log::{
+        Arc, Batch, Bytes, Commit, Draft, Feed, Log, Page, Start, Wall, clock,
+        disk::{DiskLog, ReceiptLimits},
+        memory::MemoryLog,
+    },
 };
 
 /// Makes a log, by the system's clock unless another is given.
@@ -151,7 +155,7 @@ pub(super) fn on_disk(mut config: LogConfig, wall: Option<Wall>) -> Arc<dyn Log>
     let name = format!("conformance-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     config.path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp").join(name);
     DIRECTORIES.with_borrow_mut(|all| all.push(Directory(config.path.clone())));
-    let log = DiskLog::with_wall(&config, Duration::from_mins(5), 1000, wall.unwrap_or_else(clock::system));
+    let log = DiskLog::with_wall(&config, ReceiptLimits::from(&Config::default()), wall.unwrap_or_else(clock::system));
     Arc::new(log.expect("it opens"))
 }
 

@@ -15,6 +15,7 @@ use super::{
     high_water::{Found, HighWater},
     presence::Presence,
     reader::Reader,
+    receipts::ReceiptLimits,
     store::{Meta, Store},
     writer::{Files, Writer},
 };
@@ -36,7 +37,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
 pub(super) fn load(
     file: &Path,
     config: &LogConfig,
-    (receipts_for, receipts_max): (Duration, usize),
+    receipt_limits: ReceiptLimits,
     clock: Clock,
 ) -> Result<(Arc<Shared>, Writer), StoreError> {
     let begun = Instant::now();
@@ -66,14 +67,7 @@ pub(super) fn load(
     let unreadable_to = meta.unreadable_to.max(damage.to);
     let marks = Marks { last: meta.reserved, forgotten_to, forgotten_ms, hole_to, unreadable_to };
     index.restore_marks(marks, now, &mut |removed| garbage.note(removed));
-    let mut receipts = Vec::new();
-    let window_ms = u64::try_from(receipts_for.as_millis()).unwrap_or(u64::MAX);
-    store.receipts(meta.epoch, (now.wall_ms, window_ms), receipts_max, |topic, kept| {
-        if let Some((topic, _)) = topics.get(&topic) {
-            receipts.push((topic.clone(), kept));
-        }
-    })?;
-    receipts.reverse();
+    let receipts = store.receipts(meta.epoch, now.wall_ms, receipt_limits, &topics)?;
     // All of them now: later the process may have no descriptor left, and a log that cannot be read has failed.
     let readers: Result<Vec<Reader>, StoreError> = (0..READERS).map(|_| Reader::open(file)).collect();
     let readers = readers?;
@@ -91,8 +85,8 @@ pub(super) fn load(
         idle_readers: Mutex::new(readers),
         unreadable: AtomicU64::new(damage.events),
     });
-    let writer = Writer::new(Files { store, high_water, presence }, Arc::clone(&shared), meta.reserved, receipts_for)
-        .with(ids, garbage);
+    let files = Files { store, high_water, presence };
+    let writer = Writer::new(files, Arc::clone(&shared), meta.reserved, receipt_limits.window).with(ids, garbage);
     Ok((shared, writer))
 }
 

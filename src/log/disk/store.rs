@@ -19,8 +19,8 @@ use super::{
     salvage::{self, Range},
 };
 use crate::{
-    event::{Epoch, EventId, TopicName},
-    log::{KeptReceipt, Receipt, index::EVENT_OVERHEAD},
+    event::{Epoch, TopicName},
+    log::index::EVENT_OVERHEAD,
 };
 
 /// What the file says before its events.
@@ -67,7 +67,7 @@ pub(super) struct TopicRow {
 
 /// A connection to the file that writes; there is one, on the writer's thread.
 pub(super) struct Store {
-    connection: Connection,
+    pub(super) connection: Connection,
     directory: PathBuf,
     /// Rows of topics that are made have numbers above this.
     topics_to: i64,
@@ -257,29 +257,6 @@ impl Store {
         Ok(())
     }
 
-    /// The newest receipts given within `window_ms` of `now_ms`, so many at most and the newest first, with the topic's row
-    /// id. Those of a time to come were given when the wall clock was wrong; no window would ever end for them.
-    pub(super) fn receipts(
-        &self,
-        epoch: Epoch,
-        (now_ms, window_ms): (u64, u64),
-        most: usize,
-        mut each: impl FnMut(i64, KeptReceipt),
-    ) -> Result<(), StoreError> {
-        let sql = "SELECT topic, key, seq, fingerprint, subscribers, time_ms, fingerprint_upper FROM receipt
-            WHERE time_ms BETWEEN ?1 AND ?2 ORDER BY time_ms DESC, seq DESC LIMIT ?3";
-        let mut statement = self.connection.prepare(sql)?;
-        let (from, to) = (now_ms.saturating_sub(window_ms), now_ms.saturating_add(window_ms));
-        let mut rows = statement.query([from, to, u64::try_from(most).unwrap_or(u64::MAX)].map(number))?;
-        while let Some(row) = rows.next()? {
-            match receipt(row, epoch) {
-                Ok((topic, kept)) => each(topic, kept),
-                Err(error) => tracing::error!(%error, "an idempotency key in the log cannot be read and is forgotten"),
-            }
-        }
-        Ok(())
-    }
-
     /// Whether there are receipts of a time outside of these.
     pub(super) fn has_receipts_outside(&self, (first_ms, last_ms): Times) -> Result<bool, StoreError> {
         let sql = "SELECT EXISTS (SELECT 1 FROM receipt WHERE time_ms < ?1)
@@ -347,19 +324,6 @@ impl Store {
         transaction.commit()?;
         self.checkpoint(true).map(drop)
     }
-}
-
-fn receipt(row: &Row<'_>, epoch: Epoch) -> rusqlite::Result<(i64, KeptReceipt)> {
-    let (topic, key, seq): (_, String, _) = (row.get(0)?, row.get(1)?, row.get(2)?);
-    let (lower, upper): (i64, Option<i64>) = (row.get(3)?, row.get(6)?);
-    let kept = KeptReceipt {
-        key: key.into(),
-        receipt: Receipt { id: EventId { epoch, seq: position(seq) } },
-        fingerprint: upper.map(|upper| u128::from(upper.cast_unsigned()) << 64 | u128::from(lower.cast_unsigned())),
-        subscribers: usize::try_from(row.get::<_, i64>(4)?).unwrap_or_default(),
-        time_ms: position(row.get(5)?),
-    };
-    Ok((topic, kept))
 }
 
 pub(super) fn checksum(seq: u64, topic: &str, time_ms: u64, name: Option<&str>, content: &[u8]) -> u32 {

@@ -10,9 +10,12 @@ use std::{
 
 use bytes::Bytes;
 use tidings::{
-    config::LogConfig,
+    config::{Config, LogConfig},
     event::TopicName,
-    log::{Draft, DraftKey, Log as _, Start, disk::DiskLog},
+    log::{
+        Draft, DraftKey, Log as _, Start,
+        disk::{DiskLog, ReceiptLimits},
+    },
 };
 
 use crate::harness::blocking::Directory;
@@ -46,7 +49,7 @@ impl Clocked {
         let mut config = LogConfig { path: self.directory.0.clone(), ..LogConfig::default() };
         configure(&mut config);
         let wall = Arc::new(move || ms.load(Ordering::Relaxed));
-        DiskLog::with_wall(&config, Duration::from_mins(5), 1000, wall).expect("the log opens")
+        DiskLog::with_wall(&config, ReceiptLimits::from(&Config::default()), wall).expect("the log opens")
     }
 }
 

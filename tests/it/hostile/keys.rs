@@ -131,6 +131,33 @@ fn keys_from_before_a_restart_count_and_the_newest_are_kept() {
 }
 
 #[test]
+fn a_busy_topic_costs_no_other_topic_its_keys_over_a_restart() {
+    // Goal: a topic that has more keys in the file than it may have gets back its newest ones only, and the others have
+    // the rest of the room: a retry that is found before the restart is found after it.
+    let settings = [("PUBLISH__IDEMPOTENCY_KEYS_MAX", "3"), ("LIMITS__IDEMPOTENCY_KEYS_MAX", "5")];
+    let directory = Directory::new();
+    let mut broker = Broker::disk(&directory, &settings);
+    let mut client = broker.client();
+    for (topic, key) in [("c", "1"), ("b", "1"), ("b", "2")] {
+        assert!(!publish(&mut client, topic, key));
+    }
+    for key in ["1", "2", "3", "4", "5", "6", "7", "8"] {
+        assert!(!publish(&mut client, "busy", key));
+    }
+    for life in 1..=2 {
+        for (topic, key) in [("b", "1"), ("b", "2"), ("busy", "6"), ("busy", "7"), ("busy", "8")] {
+            assert!(publish(&mut client, topic, key), "key {key} of {topic} in process {life}");
+        }
+        assert!(broker.stop().success());
+        broker = Broker::disk(&directory, &settings);
+        client = broker.client();
+    }
+    // The control: the limit of all topics holds, so the sixth by age is not there.
+    assert!(!publish(&mut client, "c", "1"));
+    assert!(!publish(&mut client, "b", "1"), "it was the next to make room");
+}
+
+#[test]
 fn a_deletion_forgets_the_keys_of_a_topic_that_there_is_no_room_for() {
     // Goal: after a restart, where no topic may be started for the deletion, as where one may.
     let directory = Directory::new();

@@ -1,11 +1,15 @@
 //! The log under test, on either engine, and its next life.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, sync::Arc};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tidings::{
-    config::{Durability, LogConfig},
-    log::{Log, disk::DiskLog, memory::MemoryLog},
+    config::{Config, Durability, LogConfig},
+    log::{
+        Log,
+        disk::{DiskLog, ReceiptLimits},
+        memory::MemoryLog,
+    },
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -54,7 +58,7 @@ impl Life {
     fn open(directory: Directory, config: &LogConfig) -> Result<Self, String> {
         // What a power cut leaves is the business of `power.rs`; without it these are many times as many.
         let config = LogConfig { path: directory.0.clone(), durability: Durability::Os, ..config.clone() };
-        let log = DiskLog::open(&config, Duration::from_mins(5), 1000).map_err(|error| error.to_string())?;
+        let log = DiskLog::open(&config, ReceiptLimits::from(&Config::default())).map_err(|error| error.to_string())?;
         let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
         Ok(Self { log: Arc::new(log), disk: Some(Disk { runtime, config, directory }) })
     }

@@ -12,11 +12,11 @@ use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
 use super::{
-    super::{checkpoints, garbage::PORTION, load, store::number},
+    super::{ReceiptLimits, checkpoints, garbage::PORTION, load, store::number},
     *,
 };
 use crate::{
-    config::LogConfig,
+    config::{Config, LogConfig},
     log::clock::{self, Clock},
 };
 
@@ -34,7 +34,7 @@ impl Opened {
         fs::create_dir_all(&path).expect("a directory");
         fs::write(path.join("lock"), "").expect("it is written");
         let (file, config) = (path.join("tidings.db"), LogConfig { path, ..LogConfig::default() });
-        let opened = load::load(&file, &config, (Duration::from_mins(5), 100), Clock::new(clock::system()));
+        let opened = load::load(&file, &config, ReceiptLimits::from(&Config::default()), Clock::new(clock::system()));
         Self { writer: opened.expect("it opens").1, file }
     }
 
