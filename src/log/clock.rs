@@ -25,8 +25,7 @@ const OPENED_AT_MS: u64 = 200 * 365 * 24 * 3_600_000;
 pub(super) struct Clock {
     wall: Wall,
     opened: Instant,
-    opened_ms: u64,
-    /// By how much the wall clock was ahead of the monotonic one when they were read last.
+    /// By how much the wall clock was ahead of the log's own time when they were read last.
     ahead_ms: AtomicI64,
 }
 
@@ -41,29 +40,21 @@ pub(super) struct Moment {
 
 impl Clock {
     pub(super) fn new(wall: Wall) -> Self {
-        let opened_ms = wall();
-        Self { wall, opened: Instant::now(), opened_ms, ahead_ms: AtomicI64::new(signed(opened_ms)) }
+        let opened = Moment { at_ms: OPENED_AT_MS, wall_ms: wall() };
+        Self { wall, opened: Instant::now(), ahead_ms: AtomicI64::new(opened.ahead_ms()) }
     }
 
     pub(super) fn now(&self) -> Moment {
-        let (elapsed_ms, wall_ms) = (self.elapsed_ms(), (self.wall)());
-        let ahead_ms = signed(wall_ms) - signed(elapsed_ms);
+        let elapsed_ms = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = Moment { at_ms: OPENED_AT_MS.saturating_add(elapsed_ms), wall_ms: (self.wall)() };
+        let ahead_ms = now.ahead_ms();
         let jump_ms = ahead_ms - self.ahead_ms.swap(ahead_ms, Ordering::Relaxed);
         if jump_ms.unsigned_abs() > TOLERANCE_MS {
             let by = Duration::from_millis(jump_ms.unsigned_abs());
             let back = if jump_ms < 0 { "back" } else { "forward" };
             tracing::warn!(?by, "the wall clock has jumped {back}: the times of events follow it");
         }
-        Moment { at_ms: OPENED_AT_MS + elapsed_ms, wall_ms }
-    }
-
-    /// What the wall clock would say if it had not been set since the log was opened.
-    pub(super) fn unset_ms(&self) -> u64 {
-        self.opened_ms.saturating_add(self.elapsed_ms())
-    }
-
-    fn elapsed_ms(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
+        now
     }
 }
 
@@ -71,6 +62,11 @@ impl Moment {
     /// The time of an event that comes now, after one of `last_ms`.
     pub(super) fn stamp(&self, last_ms: u64) -> u64 {
         if is_back(last_ms, self.wall_ms) { self.wall_ms } else { self.wall_ms.max(last_ms) }
+    }
+
+    /// By how much the wall clock is ahead of the log's own time. That changes only when the wall clock is set.
+    pub(super) fn ahead_ms(&self) -> i64 {
+        signed(self.wall_ms) - signed(self.at_ms)
     }
 
     /// When, in the log's own time, something happened at `time_ms` before it was opened.

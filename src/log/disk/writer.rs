@@ -99,7 +99,8 @@ const COMMIT_OVERHEAD: u64 = 8 << 10;
 
 impl Writer {
     pub(super) fn new(files: Files, shared: Arc<Shared>, last: u64, receipts_for: Duration) -> Self {
-        let (topics, garbage, expiry) = (HashMap::new(), Garbage::default(), Expiry::new(receipts_for));
+        let expiry = Expiry::new(receipts_for, shared.clock.now());
+        let (topics, garbage) = (HashMap::new(), Garbage::default());
         let checkpoints = Checkpoints::default();
         Self { files, shared, last, reserved: last, topics, garbage, behind: false, expiry, checkpoints }
     }

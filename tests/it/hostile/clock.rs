@@ -151,6 +151,26 @@ async fn what_is_gone_since_a_time_is_known_after_a_restart() {
 }
 
 #[tokio::test]
+async fn receipts_go_after_a_jump_that_stays() {
+    // Goal: where the clock is set once, as on a machine without a battery for it, no receipt stays in the file for as
+    // long as the process runs: neither those from before, nor those since. Ahead as back.
+    for (from, to) in [(0, TEN_YEARS), (TEN_YEARS, 0)] {
+        let log = Clocked::new();
+        log.at(from);
+        let (ms, begun) = (Arc::clone(&log.ms), Instant::now());
+        let runs = move || ms.load(Ordering::Relaxed) + u64::try_from(begun.elapsed().as_millis()).expect("a number");
+        let config = LogConfig { path: log.directory.0.clone(), ..LogConfig::default() };
+        let limits = ReceiptLimits { window: Duration::from_secs(1), of_topic_max: 9, max: 9 };
+        let opened = DiskLog::with_wall(&config, limits, Arc::new(runs)).expect("the log opens");
+        append(&opened, Some("before")).await;
+        log.at(to);
+        append(&opened, Some("since")).await;
+        crate::harness::until("the receipts to go", async || log.directory.count("receipt") == 0).await;
+        close(opened).await;
+    }
+}
+
+#[tokio::test]
 async fn a_jump_does_not_forget_receipts_nor_keep_them_for_ever() {
     // Goal: a retry after a jump and a restart is still a retry; a key of the time to come is not kept for ten years.
     let log = Clocked::new();
