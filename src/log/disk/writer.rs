@@ -1,7 +1,7 @@
-//! The writer's thread: batches, commits, removal of what is no longer held, checkpoints.
+//! The writer's thread: what makes a batch, and what the world is told of it when it is committed.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Arc,
         atomic::Ordering,
@@ -13,26 +13,20 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    Shared,
-    checkpoints::Checkpoints,
-    error::StoreError,
-    expiry::Expiry,
-    garbage::{Garbage, Portion},
-    high_water::HighWater,
-    presence::Presence,
-    store::Store,
+    Shared, checkpoints::Checkpoints, error::StoreError, expiry::Expiry, garbage::Garbage, high_water::HighWater,
+    presence::Presence, store::Store,
 };
 use crate::{
-    config::Durability,
     event::{Event, EventId, TopicName},
     frame,
     log::{
         AppendError, Commit, Draft, KeptReceipt, Receipt,
-        index::{Entry, Removed, cost},
+        index::{Entry, Removed},
         lock,
     },
 };
 
+mod attempt;
 #[cfg(test)]
 mod tests;
 
@@ -88,14 +82,8 @@ impl Step {
 /// Jobs and bytes that make one transaction at most, so that the first of them need not wait long for the last.
 const BATCH_JOBS_MAX: usize = 4096;
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// Positions that are promised to the file at once; each time costs one more fsync.
-const RESERVATION: u64 = 1 << 16;
 /// How often retention by age, garbage and old receipts are looked after.
 const TEND: Duration = Duration::from_secs(1);
-/// What the write-ahead log takes for a small event: its share of a page.
-const ROW_OVERHEAD: u64 = 128;
-/// What it takes for a commit, however small: the pages at the right edge, whole.
-const COMMIT_OVERHEAD: u64 = 8 << 10;
 
 impl Writer {
     pub(super) fn new(files: Files, shared: Arc<Shared>, last: u64, receipts_for: Duration) -> Self {
@@ -182,67 +170,6 @@ impl Writer {
         Step::Event { event: Arc::new(event), kept, done }
     }
 
-    /// Writes one batch. An error here is final; a full disk is not one.
-    fn batch(&mut self, steps: Vec<Step>, begun: u64, tend: bool) -> Result<(), StoreError> {
-        if tend {
-            self.files.presence.check()?;
-            self.expiry.look(&self.files.store, &self.shared.clock)?;
-        }
-        if tend || self.behind {
-            self.retain();
-        }
-        // While the disk is full nobody may be publishing, because we say that we are not ready: try ourselves.
-        let probe = tend && self.shared.full.load(Ordering::Relaxed);
-        if probe {
-            self.files.store.make_room()?;
-        }
-        let clean = self.garbage.is_much() || tend;
-        let mut portion = if clean { self.garbage.take() } else { Portion::default() };
-        if steps.is_empty() && portion.is_empty() && !probe && !self.expiry.is_due() {
-            return self.checkpoints.attempt(&self.files.store);
-        }
-        let mut written = self.write(&steps, &portion, probe);
-        let mut damaged = Vec::new();
-        if written.as_ref().is_err_and(StoreError::is_damage) && !portion.seqs.is_empty() {
-            // Perhaps it is only that what is no longer held cannot be removed: without that all may be well.
-            damaged = std::mem::take(&mut portion.seqs);
-            self.topics.clear();
-            written = self.write(&steps, &portion, probe);
-        }
-        match written {
-            Ok(()) => {
-                self.shared.full.store(false, Ordering::Relaxed);
-                self.publish(steps);
-                for (topic, _) in &portion.forgotten {
-                    self.topics.remove(topic);
-                }
-                self.remove_singly(damaged)?;
-                self.checkpoints.attempt(&self.files.store)
-            }
-            Err(error) if self.files.store.is_full(&error) => {
-                self.files.store.forget_failed()?;
-                if !self.shared.full.swap(true, Ordering::Relaxed) {
-                    tracing::error!("the disk is full: publishes are refused until there is room");
-                }
-                // Nothing of the batch exists, so its positions are free again.
-                self.last = begun;
-                self.topics.clear();
-                portion.seqs.append(&mut damaged);
-                self.garbage.give_back(portion);
-                // What there is room for must not be refused for want of room to remove something.
-                self.expiry.went_on(false);
-                refuse(steps, AppendError::DiskFull);
-                Ok(())
-            }
-            Err(error) => {
-                // It may or may not have reached the disk, and asking again would prove nothing: after a failed fsync
-                // the kernel forgets what it could not write.
-                refuse(steps, AppendError::Unknown);
-                Err(error)
-            }
-        }
-    }
-
     /// A step of retention that no append has triggered, or could not finish.
     fn retain(&mut self) {
         let now = self.shared.clock.now();
@@ -252,82 +179,6 @@ impl Writer {
         state.index.observe(now.wall_ms);
         state.index.trim(now.at_ms, &mut |removed| garbage.note(removed));
         self.behind = state.index.is_behind();
-    }
-
-    fn write(&mut self, steps: &[Step], portion: &Portion, probe: bool) -> Result<(), StoreError> {
-        if self.last > self.reserved {
-            let to = self.last + RESERVATION;
-            // In this order: a database that is behind the mark is one that was restored.
-            self.files.store.reserve(to, self.shared.durability == Durability::Disk)?;
-            self.files.high_water.reserve(to)?;
-            self.reserved = to;
-        }
-        let batch = self.files.store.batch()?;
-        for step in steps {
-            match step {
-                Step::Event { event, kept, .. } => {
-                    let topic = match self.topics.get(&event.topic) {
-                        Some(id) => *id,
-                        None => batch.topic(&event.topic)?,
-                    };
-                    self.topics.insert(event.topic.clone(), topic);
-                    let cost = cost(event);
-                    self.checkpoints.wrote(cost + ROW_OVERHEAD);
-                    batch.insert(topic, event, cost)?;
-                    if let Some(kept) = kept {
-                        batch.keep(topic, kept)?;
-                    }
-                }
-                Step::Forget { topic, seq, .. } => batch.mark_deleted(topic, *seq, self.shared.clock.now().wall_ms)?,
-            }
-        }
-        let due = self.expiry.due(&self.shared.clock);
-        let here: HashSet<&TopicName> = if portion.forgotten.is_empty() && due.is_none() {
-            HashSet::new()
-        } else {
-            steps.iter().map(Step::topic).collect()
-        };
-        // It may have come back to life since, or do so in this batch.
-        let returning =
-            |topic: &TopicName| here.contains(topic) || lock(&self.shared.state).index.held(topic).is_some();
-        portion.remove(&batch, returning)?;
-        let kept = |topic: &TopicName| returning(topic) || self.garbage.has_topic(topic);
-        let more = due.map(|times| batch.expire_receipts(times, kept)).transpose()?.unwrap_or_default();
-        if probe {
-            batch.probe()?;
-        }
-        batch.commit()?;
-        self.expiry.went_on(more);
-        self.checkpoints.wrote(COMMIT_OVERHEAD);
-        self.files.presence.check()?;
-        if !steps.is_empty() {
-            self.files.high_water.commit(self.last)?;
-        }
-        Ok(())
-    }
-
-    /// Removes what can be removed of `seqs`, among which are rows on damaged pages. Those stay in the file: their topics
-    /// have lost them all the same, and to end over what is no longer held would be to end again after each start.
-    fn remove_singly(&mut self, seqs: Vec<u64>) -> Result<(), StoreError> {
-        let (mut rest, mut stuck) = (Vec::from([seqs]), 0_u64);
-        while let Some(mut seqs) = rest.pop() {
-            let batch = self.files.store.batch()?;
-            match batch.remove(&seqs).and_then(|()| batch.commit()) {
-                Ok(()) => {}
-                Err(error) if error.is_damage() && seqs.len() > 1 => {
-                    rest.push(seqs.split_off(seqs.len() / 2));
-                    rest.push(seqs);
-                }
-                Err(error) if error.is_damage() => stuck += 1,
-                // They wait for the next start.
-                Err(error) if self.files.store.is_full(&error) => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-        if stuck > 0 {
-            tracing::error!(rows = stuck, "old events are on damaged pages and stay in the file");
-        }
-        Ok(())
     }
 
     /// Lets the world know of a batch that is committed.
@@ -363,16 +214,6 @@ impl Writer {
         for (done, seq) in deletions {
             // Whoever asked has gone when this fails; the deletion stands.
             done.send(Ok(seq)).ok();
-        }
-    }
-}
-
-fn refuse(steps: Vec<Step>, error: AppendError) {
-    for step in steps {
-        // Whoever asked may have gone.
-        match step {
-            Step::Event { done, .. } => drop(done.send(Err(error))),
-            Step::Forget { done, .. } => drop(done.send(Err(error))),
         }
     }
 }
