@@ -58,6 +58,8 @@ pub(super) struct Writer {
     /// Row ids of topics.
     topics: HashMap<TopicName, i64>,
     garbage: Garbage,
+    /// There was no room to remove what is no longer held: it waits for the next time that all is looked after.
+    is_cramped: bool,
     /// Retention has more to do than a step of it does.
     behind: bool,
     expiry: Expiry,
@@ -90,7 +92,8 @@ impl Writer {
         let expiry = Expiry::new(receipts_for, shared.clock.now());
         let (topics, garbage) = (HashMap::new(), Garbage::default());
         let checkpoints = Checkpoints::default();
-        Self { files, shared, last, reserved: last, topics, garbage, behind: false, expiry, checkpoints }
+        let (is_cramped, behind, reserved) = (false, false, last);
+        Self { files, shared, last, reserved, topics, garbage, is_cramped, behind, expiry, checkpoints }
     }
 
     /// What is known of the file: the rows of its topics, and what in it is no longer held.
@@ -102,10 +105,8 @@ impl Writer {
     pub(super) fn run(mut self, queue: &mpsc::Receiver<Job>) {
         let mut tended = Instant::now();
         loop {
-            // What is left to remove goes between the batches, unless there is no room to do even that.
-            let full = self.shared.full.load(Ordering::Relaxed);
-            let behind = self.behind || ((self.garbage.is_much() || self.expiry.is_due()) && !full);
-            let first = match queue.recv_timeout(if behind { Duration::ZERO } else { TEND }) {
+            // What is left to remove goes between the batches.
+            let first = match queue.recv_timeout(if self.is_behind() { Duration::ZERO } else { TEND }) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -126,6 +127,11 @@ impl Writer {
         if let Err(error) = ended.and_then(|()| self.files.store.end(self.last)) {
             tracing::error!(%error, "the log could not be closed in order; the next start repairs it");
         }
+    }
+
+    /// Whether there is something to do at once, whoever publishes.
+    fn is_behind(&self) -> bool {
+        self.behind || ((self.garbage.is_much() || self.expiry.is_due()) && !self.is_cramped)
     }
 
     /// What makes the next batch: all that has queued, up to a limit.

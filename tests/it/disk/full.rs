@@ -1,6 +1,8 @@
 //! A disk without room.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, io, path::PathBuf, process::Command};
+
+use rusqlite::{Connection, params};
 
 use super::subscribe;
 use crate::harness::blocking::{Broker, Client, Directory, wait_for};
@@ -10,9 +12,9 @@ struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// `None` when this process may not mount.
-    fn mount(at: PathBuf) -> Option<Self> {
+    fn mount(at: PathBuf, size: &str) -> Option<Self> {
         fs::create_dir_all(&at).expect("a directory");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(&at).output();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(&at).output();
         mounted.is_ok_and(|mounted| mounted.status.success()).then_some(Self(at))
     }
 }
@@ -28,7 +30,7 @@ impl Drop for SmallDisk {
 fn a_full_disk_refuses_publishes_serves_subscribers_and_recovers_by_itself() {
     // Goal: 507 while there is no room, history and streams all the while, and no restart needed after.
     let directory = Directory::new();
-    let Some(disk) = SmallDisk::mount(directory.0.join("disk")) else {
+    let Some(disk) = SmallDisk::mount(directory.0.join("disk"), "size=4m") else {
         eprintln!("left out: mounting a small file system needs root");
         return;
     };
@@ -74,4 +76,53 @@ fn a_full_disk_refuses_publishes_serves_subscribers_and_recovers_by_itself() {
     let broker = Broker::disk(&on_disk, &[]);
     let lines = subscribe(&broker, "topic=t&since=all", None);
     assert_eq!(lines.iter().map(|line| &line.data).collect::<Vec<_>>(), texts.iter().collect::<Vec<_>>());
+}
+
+/// Puts receipts into the file. Of every two that lie beside each other one is old: to remove those writes every page.
+fn put_receipts(directory: &Directory) {
+    let file = Connection::open(directory.file()).expect("the file opens");
+    let topic = "INSERT INTO topic (id, name) VALUES (99, 'old')";
+    file.execute(topic, []).expect("a row");
+    let sql = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+        INSERT INTO receipt SELECT 99, printf('%8d-%s', i, hex(zeroblob(40))), i, 0, 0,
+            iif(i % 2, 0, unixepoch() * 1000), NULL FROM n";
+    file.execute(sql, params![2 * OLD]).expect("rows");
+}
+
+/// Old receipts: less than what is removed at once.
+const OLD: i64 = 8000;
+
+#[test]
+fn a_disk_without_room_to_remove_old_receipts_takes_what_it_has_room_for() {
+    // Goal: with some hundred KiB free, where to remove old receipts takes more, a few small events are taken and the
+    // server is ready all the time; when there is room, the receipts go.
+    let directory = Directory::new();
+    let Some(disk) = SmallDisk::mount(directory.0.join("disk"), "size=16m") else {
+        eprintln!("left out: mounting a small file system needs root");
+        return;
+    };
+    let on_disk = Directory(disk.0.join("log"));
+    assert!(Broker::disk(&on_disk, &[]).stop().success());
+    put_receipts(&on_disk);
+    let ballast = disk.0.join("ballast");
+    let mut file = fs::File::create(&ballast).expect("a ballast file");
+    let written = io::copy(&mut io::repeat(0), &mut file).map_err(|error| error.kind());
+    assert_eq!(written, Err(io::ErrorKind::StorageFull));
+    let length = file.metadata().expect("its length").len();
+    file.set_len(length - (400 << 10)).expect("some room");
+    drop(file);
+    let broker = Broker::disk(&on_disk, &[("PUBLISH__IDEMPOTENCY_WINDOW", "24h")]);
+    let mut client = broker.client();
+    for failures in 1..=3 {
+        wait_for("a failure to remove them", || {
+            assert_eq!(client.request("GET", "/readyz", "", "").expect("an answer").status, 200);
+            // Each time something else is written, to see whether the disk is full.
+            on_disk.count(&format!("meta WHERE name = 'probe' AND value >= {failures}")) == 1
+        });
+        client.must_publish("t", "small");
+    }
+    assert_eq!(on_disk.count("receipt WHERE time_ms = 0"), OLD);
+    fs::remove_file(&ballast).expect("it is removed");
+    wait_for("them to go", || on_disk.count("receipt WHERE time_ms = 0") == 0);
+    assert!(broker.stop().success());
 }

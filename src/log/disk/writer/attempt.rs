@@ -34,22 +34,36 @@ impl Writer {
         if probe {
             self.files.store.make_room()?;
         }
-        let clean = self.garbage.is_much() || tend;
+        let clean = tend || (self.garbage.is_much() && !self.is_cramped);
         let mut portion = if clean { self.garbage.take() } else { Portion::default() };
-        if steps.is_empty() && portion.is_empty() && !probe && !self.expiry.is_due() {
+        let removes = !portion.is_empty() || self.expiry.is_due();
+        if steps.is_empty() && !removes && !probe {
             return self.checkpoints.attempt(&self.files.store);
         }
         let mut written = self.write(&steps, &portion, probe);
-        let mut damaged = Vec::new();
-        if written.as_ref().is_err_and(StoreError::is_damage) && !portion.seqs.is_empty() {
-            // Perhaps it is only that what is no longer held cannot be removed: without that all may be well.
-            damaged = std::mem::take(&mut portion.seqs);
-            self.topics.clear();
-            written = self.write(&steps, &portion, probe);
+        let (mut damaged, mut is_put_off) = (Vec::new(), false);
+        match &written {
+            Err(error) if error.is_damage() && !portion.seqs.is_empty() => {
+                // Perhaps it is only that what is no longer held cannot be removed: without that all may be well.
+                damaged = std::mem::take(&mut portion.seqs);
+                self.topics.clear();
+                written = self.write(&steps, &portion, probe);
+            }
+            Err(error) if removes && self.files.store.is_full(error) => {
+                // What there is room for must not be refused for want of room to remove something.
+                if !self.is_cramped {
+                    tracing::warn!("the disk is too full to remove what is no longer held: it stays for now");
+                }
+                self.put_off(std::mem::take(&mut portion));
+                is_put_off = true;
+                written = self.write(&steps, &portion, true);
+            }
+            _ => {}
         }
         match written {
             Ok(()) => {
                 self.shared.full.store(false, Ordering::Relaxed);
+                self.is_cramped = is_put_off || (self.is_cramped && !tend);
                 self.publish(steps);
                 for (topic, _) in &portion.forgotten {
                     self.topics.remove(topic);
@@ -64,11 +78,8 @@ impl Writer {
                 }
                 // Nothing of the batch exists, so its positions are free again.
                 self.last = begun;
-                self.topics.clear();
                 portion.seqs.append(&mut damaged);
-                self.garbage.give_back(portion);
-                // What there is room for must not be refused for want of room to remove something.
-                self.expiry.went_on(false);
+                self.put_off(portion);
                 refuse(steps, AppendError::DiskFull);
                 Ok(())
             }
@@ -79,6 +90,15 @@ impl Writer {
                 Err(error)
             }
         }
+    }
+
+    /// Leaves what could not be removed for the next time that all is looked after. Rows that the same transaction made
+    /// for topics are not there either.
+    fn put_off(&mut self, portion: Portion) {
+        self.is_cramped = true;
+        self.garbage.give_back(portion);
+        self.expiry.went_on(false);
+        self.topics.clear();
     }
 
     fn write(&mut self, steps: &[Step], portion: &Portion, probe: bool) -> Result<(), StoreError> {

@@ -68,11 +68,37 @@ impl Opened {
     }
 
     fn publish(&mut self, name: &str) {
+        assert_eq!(self.try_publish(name, "content", false), Ok(()));
+    }
+
+    fn try_publish(&mut self, name: &str, content: &str, tend: bool) -> Result<(), AppendError> {
         let (done, mut outcome) = oneshot::channel();
-        let draft = Draft { topic: topic(name), name: None, content: Bytes::from_static(b"content"), key: None };
-        let step = self.writer.event(draft, done);
-        self.batch(vec![step], false);
-        outcome.try_recv().expect("an outcome").expect("a receipt");
+        let content = Bytes::copy_from_slice(content.as_bytes());
+        let step = self.writer.event(Draft { topic: topic(name), name: None, content, key: None }, done);
+        self.batch(vec![step], tend);
+        outcome.try_recv().expect("an outcome").map(drop)
+    }
+
+    /// From now on the disk has room for 50 pages more, which no removal from `table` fits in.
+    fn fill_disk(&self, table: &str) {
+        let sql = format!(
+            "CREATE TABLE taken (bytes BLOB) STRICT; CREATE TRIGGER costs_{table} BEFORE DELETE ON {table}
+             BEGIN INSERT INTO taken VALUES (zeroblob(1000000)); END"
+        );
+        self.other().execute_batch(&sql).expect("a trigger");
+        let connection = &self.writer.files.store.connection;
+        let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0)).expect("a count");
+        connection.pragma_update(None, "max_page_count", pages + 50).expect("a limit");
+    }
+
+    /// There is room again.
+    fn empty_disk(&self, table: &str) {
+        self.other().execute_batch(&format!("DROP TRIGGER costs_{table}")).expect("it goes");
+        self.writer.files.store.connection.pragma_update(None, "max_page_count", 1_000_000).expect("a limit");
+    }
+
+    fn is_full(&self) -> bool {
+        self.writer.shared.full.load(Ordering::Relaxed)
     }
 
     fn log_bytes(&self) -> u64 {
@@ -152,6 +178,54 @@ fn the_row_of_a_forgotten_topic_goes_with_its_last_receipt() {
     assert_eq!(rows(&opened), [true, false, true, false]);
     opened.publish("held");
     assert_eq!(opened.count("event JOIN topic ON topic.id = topic WHERE topic.name = 'held'"), 2);
+}
+
+#[test]
+fn no_room_to_remove_something_refuses_no_publish() {
+    // Goal: what there is room for is taken, and the disk is not said to be full, while old receipts or rows of events
+    // cannot be removed for want of room; the removal is tried again when the writer looks after the file, not with
+    // each batch, and succeeds when there is room.
+    for table in ["receipt", "event"] {
+        let (mut opened, portion) = (Opened::new(), number_of(PORTION));
+        opened.publish("t");
+        if table == "receipt" {
+            opened.put_topic(9, "old", number(portion) + 10, 0);
+        } else {
+            for seq in 0..portion + 10 {
+                opened.writer.garbage.note(Removed::Event(&topic("t"), seq + 1, 0));
+            }
+        }
+        let before = opened.count(table);
+        opened.fill_disk(table);
+        for tend in [true, false, true, false, false] {
+            assert_eq!(opened.try_publish("t", "content", tend), Ok(()), "{table} {tend}");
+            assert!(!opened.is_full() && !opened.writer.is_behind(), "{table} {tend}");
+            opened.batch(Vec::new(), tend);
+            assert!(!opened.is_full() && !opened.writer.is_behind(), "{table} {tend}");
+        }
+        // The control: it is the disk.
+        assert!(opened.count(table) >= before, "{table}");
+        opened.empty_disk(table);
+        opened.batch(Vec::new(), true);
+        opened.batch(Vec::new(), false);
+        assert!(opened.count(table) < before, "{table}");
+    }
+}
+
+#[test]
+fn a_disk_that_was_full_is_found_to_have_room_though_nothing_can_be_removed() {
+    // Goal: what is tried for it while nobody publishes is a small write, not a removal that takes more room.
+    let (mut opened, portion) = (Opened::new(), number(number_of(PORTION)));
+    opened.put_topic(9, "old", portion + 10, 0);
+    opened.fill_disk("receipt");
+    assert_eq!(opened.try_publish("t", &"x".repeat(1_000_000), false), Err(AppendError::DiskFull));
+    assert!(opened.is_full());
+    opened.batch(Vec::new(), true);
+    assert!(!opened.is_full());
+    assert_eq!(opened.try_publish("t", "content", false), Ok(()));
+    // The control: what there is no room for is refused, with a removal in the same batch as without.
+    assert_eq!(opened.try_publish("t", &"x".repeat(1_000_000), true), Err(AppendError::DiskFull));
+    assert!(opened.is_full());
 }
 
 fn number_of(count: usize) -> u64 {
