@@ -19,6 +19,8 @@ pub(super) struct Expiry {
     window_ms: u64,
     /// There are some that do not count any more, as far as is known.
     is_due: bool,
+    /// Some are on damaged pages: none is removed any more.
+    is_stopped: bool,
     wall: WallClock,
 }
 
@@ -41,12 +43,16 @@ impl Expiry {
         Self {
             window_ms: u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
             is_due: false,
+            is_stopped: false,
             wall: WallClock { set_at_ms: now.at_ms, ahead_ms, range: (ahead_ms, ahead_ms) },
         }
     }
 
     /// Looks for old receipts, which costs no write.
     pub(super) fn look(&mut self, store: &Store, clock: &Clock) -> Result<(), StoreError> {
+        if self.is_stopped {
+            return Ok(());
+        }
         let now = clock.now();
         self.wall.observe(now, self.window_ms);
         self.is_due = match store.has_receipts_outside(self.times(now)) {
@@ -69,6 +75,11 @@ impl Expiry {
     /// A portion has gone; whether there may be more.
     pub(super) fn went_on(&mut self, more: bool) {
         self.is_due = more;
+    }
+
+    /// None is removed in this process any more.
+    pub(super) fn stop(&mut self) {
+        (self.is_due, self.is_stopped) = (false, true);
     }
 
     fn times(&self, now: Moment) -> Times {

@@ -139,6 +139,12 @@ impl Portion {
         self.seqs.is_empty() && self.evicted.is_empty() && self.forgotten.is_empty()
     }
 
+    /// Takes out what removes rows; what is left says up to where topics have lost events.
+    pub(super) fn take_rows(&mut self) -> Self {
+        let (seqs, forgotten) = (std::mem::take(&mut self.seqs), std::mem::take(&mut self.forgotten));
+        Self { seqs, forgotten, evicted: Vec::new() }
+    }
+
     /// Removes it within `batch`, but for the rows of topics that are `returning`.
     pub(super) fn remove(&self, batch: &Batch<'_>, returning: impl Fn(&TopicName) -> bool) -> Result<(), StoreError> {
         batch.remove(&self.seqs)?;

@@ -19,6 +19,18 @@ const ROW_OVERHEAD: u64 = 128;
 /// What it takes for a commit, however small: the pages at the right edge, whole.
 const COMMIT_OVERHEAD: u64 = 8 << 10;
 
+/// What was left out of a batch so that the rest of it could be written.
+enum LeftOut {
+    Nothing,
+    /// All that was to be removed: there is no room for it.
+    NoRoom,
+    /// This, and old receipts if there were some: a damaged page was met.
+    Damaged {
+        portion: Portion,
+        expires: bool,
+    },
+}
+
 impl Writer {
     /// Writes one batch. An error here is final; a full disk is not one.
     pub(super) fn batch(&mut self, steps: Vec<Step>, begun: u64, tend: bool) -> Result<(), StoreError> {
@@ -36,39 +48,21 @@ impl Writer {
         }
         let clean = tend || (self.garbage.is_much() && !self.is_cramped);
         let mut portion = if clean { self.garbage.take() } else { Portion::default() };
-        let removes = !portion.is_empty() || self.expiry.is_due();
-        if steps.is_empty() && !removes && !probe {
+        if steps.is_empty() && portion.is_empty() && !probe && !self.expiry.is_due() {
             return self.checkpoints.attempt(&self.files.store);
         }
-        let mut written = self.write(&steps, &portion, probe);
-        let (mut damaged, mut is_put_off) = (Vec::new(), false);
-        match &written {
-            Err(error) if error.is_damage() && !portion.seqs.is_empty() => {
-                // Perhaps it is only that what is no longer held cannot be removed: without that all may be well.
-                damaged = std::mem::take(&mut portion.seqs);
-                self.topics.clear();
-                written = self.write(&steps, &portion, probe);
-            }
-            Err(error) if removes && self.files.store.is_full(error) => {
-                // What there is room for must not be refused for want of room to remove something.
-                if !self.is_cramped {
-                    tracing::warn!("the disk is too full to remove what is no longer held: it stays for now");
-                }
-                self.put_off(std::mem::take(&mut portion));
-                is_put_off = true;
-                written = self.write(&steps, &portion, true);
-            }
-            _ => {}
-        }
+        let (written, left_out) = self.write_what_goes(&steps, &mut portion, probe);
         match written {
             Ok(()) => {
                 self.shared.full.store(false, Ordering::Relaxed);
-                self.is_cramped = is_put_off || (self.is_cramped && !tend);
+                self.is_cramped = matches!(left_out, LeftOut::NoRoom) || (self.is_cramped && !tend);
                 self.publish(steps);
                 for (topic, _) in &portion.forgotten {
                     self.topics.remove(topic);
                 }
-                self.remove_singly(damaged)?;
+                if let LeftOut::Damaged { portion, expires } = left_out {
+                    self.remove_apart(portion, expires)?;
+                }
                 self.checkpoints.attempt(&self.files.store)
             }
             Err(error) if self.files.store.is_full(&error) => {
@@ -78,8 +72,10 @@ impl Writer {
                 }
                 // Nothing of the batch exists, so its positions are free again.
                 self.last = begun;
-                portion.seqs.append(&mut damaged);
                 self.put_off(portion);
+                if let LeftOut::Damaged { portion, .. } = left_out {
+                    self.garbage.give_back(portion);
+                }
                 refuse(steps, AppendError::DiskFull);
                 Ok(())
             }
@@ -89,6 +85,35 @@ impl Writer {
                 refuse(steps, AppendError::Unknown);
                 Err(error)
             }
+        }
+    }
+
+    /// Writes the steps, and removes the portion and old receipts with them. If that fails for a reason that may lie in
+    /// the removal, writes the steps without it: what is published must not fail over what is no longer held.
+    fn write_what_goes(
+        &mut self,
+        steps: &[Step],
+        portion: &mut Portion,
+        probe: bool,
+    ) -> (Result<(), StoreError>, LeftOut) {
+        let removes = !portion.is_empty() || self.expiry.is_due();
+        match self.write(steps, portion, probe) {
+            Err(error) if removes && error.is_damage() => {
+                let damaged = portion.take_rows();
+                let left_out = LeftOut::Damaged { portion: damaged, expires: self.expiry.is_due() };
+                self.expiry.went_on(false);
+                self.topics.clear();
+                (self.write(steps, portion, probe), left_out)
+            }
+            Err(error) if removes && self.files.store.is_full(&error) => {
+                if !self.is_cramped {
+                    tracing::warn!("the disk is too full to remove what is no longer held: it stays for now");
+                }
+                self.put_off(std::mem::take(portion));
+                // Not only what is published: without any the disk may be full, too.
+                (self.write(steps, portion, true), LeftOut::NoRoom)
+            }
+            written => (written, LeftOut::Nothing),
         }
     }
 
@@ -153,8 +178,39 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes what can be removed of `seqs`, among which are rows on damaged pages. Those stay in the file: their topics
-    /// have lost them all the same, and to end over what is no longer held would be to end again after each start.
+    /// Removes what can be removed, each kind by itself, after a damaged page was met with all of it. What cannot be
+    /// removed stays in the file: topics have lost it all the same, and to end over what is no longer held would be to
+    /// end again after each start.
+    fn remove_apart(&mut self, mut portion: Portion, expires: bool) -> Result<(), StoreError> {
+        self.remove_singly(std::mem::take(&mut portion.seqs))?;
+        if !self.removes(&portion)? {
+            tracing::error!("topics that are forgotten, or what they had, are on damaged pages and stay in the file");
+        }
+        self.expiry.went_on(expires);
+        if !self.removes(&Portion::default())? {
+            self.expiry.stop();
+            tracing::error!("old idempotency keys are on damaged pages: they stay in the file until the next start");
+        }
+        Ok(())
+    }
+
+    /// Removes a portion, or old receipts if there are some; whether it met no damaged page.
+    fn removes(&mut self, portion: &Portion) -> Result<bool, StoreError> {
+        if portion.is_empty() && !self.expiry.is_due() {
+            return Ok(true);
+        }
+        match self.write(&[], portion, false) {
+            Err(error) if error.is_damage() => Ok(false),
+            Err(error) if self.files.store.is_full(&error) => {
+                // Topics wait for the next start, receipts for the next look.
+                self.expiry.went_on(false);
+                Ok(true)
+            }
+            written => written.map(|()| true),
+        }
+    }
+
+    /// Removes what can be removed of `seqs`, of which some may be rows on damaged pages.
     fn remove_singly(&mut self, seqs: Vec<u64>) -> Result<(), StoreError> {
         let (mut rest, mut stuck) = (Vec::from([seqs]), 0_u64);
         while let Some(mut seqs) = rest.pop() {

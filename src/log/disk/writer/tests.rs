@@ -33,9 +33,8 @@ impl Opened {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp").join(name);
         fs::create_dir_all(&path).expect("a directory");
         fs::write(path.join("lock"), "").expect("it is written");
-        let (file, config) = (path.join("tidings.db"), LogConfig { path, ..LogConfig::default() });
-        let opened = load::load(&file, &config, ReceiptLimits::from(&Config::default()), Clock::new(clock::system()));
-        Self { writer: opened.expect("it opens").1, file }
+        let file = path.join("tidings.db");
+        Self { writer: load(&file), file }
     }
 
     /// Another process at the file.
@@ -79,6 +78,21 @@ impl Opened {
         outcome.try_recv().expect("an outcome").map(drop)
     }
 
+    /// Overwrites the page of the file that has the first receipt of the topic with this number.
+    fn destroy_receipt(&self, topic: i64) {
+        let other = self.other();
+        // The index of the receipts' times does not have this, so it is on no page of that.
+        let mark = i64::from_be_bytes(*b"FIRSTONE");
+        let sql = "UPDATE receipt SET fingerprint = ?2 WHERE (topic, key) IN
+            (SELECT topic, key FROM receipt WHERE topic = ?1 ORDER BY key LIMIT 1)";
+        assert_eq!(other.execute(sql, [topic, mark]), Ok(1));
+        other.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("all is in the file");
+        let mut bytes = fs::read(&self.file).expect("the file");
+        let page = bytes.chunks_mut(4096).find(|page| page.windows(8).any(|window| window == b"FIRSTONE"));
+        page.expect("its page").fill(0x5A);
+        fs::write(&self.file, bytes).expect("it is written");
+    }
+
     /// From now on the disk has room for 50 pages more, which no removal from `table` fits in.
     fn fill_disk(&self, table: &str) {
         let sql = format!(
@@ -110,6 +124,13 @@ impl Drop for Opened {
     fn drop(&mut self) {
         fs::remove_dir_all(self.file.parent().expect("a directory")).ok();
     }
+}
+
+/// The writer of a process that starts.
+fn load(file: &Path) -> Writer {
+    let path = file.parent().expect("a directory").to_owned();
+    let (config, limits) = (LogConfig { path, ..LogConfig::default() }, ReceiptLimits::from(&Config::default()));
+    load::load(file, &config, limits, Clock::new(clock::system())).expect("it opens").1
 }
 
 fn topic(name: &str) -> TopicName {
@@ -226,6 +247,36 @@ fn a_disk_that_was_full_is_found_to_have_room_though_nothing_can_be_removed() {
     // The control: what there is no room for is refused, with a removal in the same batch as without.
     assert_eq!(opened.try_publish("t", &"x".repeat(1_000_000), true), Err(AppendError::DiskFull));
     assert!(opened.is_full());
+}
+
+#[test]
+fn a_damaged_page_of_old_receipts_ends_nothing() {
+    // Goal: neither in a quiet hour nor with a publish, whether there is something else to remove or not. That goes,
+    // and the receipts do at the next start. The control is the sound file.
+    for (damaged, garbage) in [(true, true), (true, false), (false, true)] {
+        let mut opened = Opened::new();
+        opened.publish("t");
+        opened.publish("t");
+        opened.put_topic(9, "old", 1000, 0);
+        if damaged {
+            opened.destroy_receipt(9);
+        }
+        if garbage {
+            opened.writer.garbage.note(Removed::Event(&topic("t"), 1, 0));
+            opened.writer.garbage.note(Removed::Topic(&topic("old"), 9, 0));
+        }
+        opened.batch(Vec::new(), true);
+        let events = 2 - i64::from(garbage);
+        let is_behind = opened.writer.is_behind();
+        assert_eq!((opened.count("event"), opened.has_topic("old"), is_behind), (events, damaged, false));
+        for tend in [false, true] {
+            assert_eq!(opened.try_publish("t", "content", tend), Ok(()));
+        }
+        // The table begins anew at the next start.
+        opened.writer = load(&opened.file);
+        opened.batch(Vec::new(), true);
+        assert_eq!((opened.count("receipt"), opened.count("event")), (0, events + 2));
+    }
 }
 
 fn number_of(count: usize) -> u64 {
