@@ -153,7 +153,9 @@ impl Handler<Publish> for Topic {
             return MessageResult(Answer::NoRoom(self.log.room(bytes)));
         };
         let receipt = receipt.shared();
-        self.receipts.keep(key, Kept { fingerprint: Some(fingerprint), subscribers, receipt: receipt.clone() });
+        let kept = Kept { fingerprint: Some(fingerprint), subscribers, receipt: receipt.clone() };
+        self.receipts.keep(Arc::clone(&key), kept);
+        actix::spawn(self.receipts.settle(key, receipt.clone()));
         self.busy_for(self.limits.idempotency_window);
         MessageResult(Answer::Taken(Taken { receipt: receipt.boxed(), subscribers, replayed: false }))
     }

@@ -68,12 +68,8 @@ impl Receipts {
     pub(super) fn find(&self, key: &str) -> Option<Kept> {
         let mut answers = lock(self.answers.as_ref()?);
         answers.drop_expired(usize::MAX, &self.keys);
-        // Asked, not only looked at: when its publisher has gone, nobody has asked it yet.
-        let outcome = answers.kept.get(key)?.receipt.clone().now_or_never();
         let is_gone = |outcome: Appended| outcome.map_or(true, |receipt| receipt.id.seq < self.deleted_to);
-        if outcome.is_some_and(is_gone) {
-            answers.forget(key, &self.keys);
-        }
+        answers.forget_if(is_gone, key, &self.keys);
         answers.kept.get(key).cloned()
     }
 
@@ -82,6 +78,19 @@ impl Receipts {
         let answers = self.answers.get_or_insert_with(|| self.keys.begin());
         lock(answers).insert(Instant::now(), key, answer, &self.keys);
         self.keys.make_room();
+    }
+
+    /// Waits until `receipt`, which is kept under `key`, is known, and forgets the key if it has failed: a key that
+    /// answers nothing must not take the room of one that does. Not for the publisher to await, who may go.
+    pub(super) fn settle(&self, key: Arc<str>, receipt: Shared<Append>) -> impl Future<Output = ()> + use<> {
+        let (answers, keys) = (self.answers.as_ref().map(Arc::downgrade), Arc::clone(&self.keys));
+        async move {
+            if receipt.await.is_err()
+                && let Some(answers) = answers.and_then(|answers| answers.upgrade())
+            {
+                lock(&answers).forget_if(|outcome| outcome.is_err(), &key, &keys);
+            }
+        }
     }
 }
 
@@ -150,13 +159,23 @@ impl Answers {
         self.note(keys);
     }
 
+    /// Forgets `key` if its outcome is known, and one of these.
+    fn forget_if(&mut self, is_gone: impl FnOnce(Appended) -> bool, key: &str, keys: &Keys) {
+        // Asked, not only looked at: when its publisher has gone, nobody has asked it yet.
+        let outcome = self.kept.get(key).and_then(|kept| kept.receipt.clone().now_or_never());
+        if outcome.is_some_and(is_gone) {
+            self.forget(key, keys);
+        }
+    }
+
     fn forget(&mut self, key: &str, keys: &Keys) {
         keys.uncount(1);
         let Some((key, _)) = self.kept.remove_entry(key) else { return };
-        // Not by the text, which is far away for each of them.
-        if let Some(at) = self.order.iter().position(|(_, other)| Arc::ptr_eq(other, &key)) {
+        // Not by the text, which is far away for each of them; from the newest, which are those that fail.
+        if let Some(at) = self.order.iter().rposition(|(_, other)| Arc::ptr_eq(other, &key)) {
             self.order.remove(at);
         }
+        self.give_back_room();
         self.note(keys);
     }
 
@@ -164,6 +183,10 @@ impl Answers {
         if let Some((_, key)) = self.order.pop_front() {
             self.kept.remove(&key);
         }
+        self.give_back_room();
+    }
+
+    fn give_back_room(&mut self) {
         // Else a topic would keep the room of its busiest time. Seldom enough to cost nothing: half of what is left
         // then goes before the next time.
         let len = self.order.len();

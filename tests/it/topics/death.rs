@@ -1,81 +1,30 @@
 //! A topic whose actor dies.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use tidings::{
-    config::LogConfig,
-    event::{Epoch, TopicName},
-    log::{Append, AppendError, Draft, Durability, Feed, Held, Log, Page, Placement, Start, memory::MemoryLog},
+    event::TopicName,
+    log::{Draft, Log as _, memory::MemoryLog},
     registry::{Registry, RegistryError},
     topic::{PublishError, TopicLimits},
 };
 
-/// A log in memory that panics once, over an event with a key.
-struct Deadly {
-    log: MemoryLog,
-    armed: AtomicBool,
-}
-
-impl Log for Deadly {
-    fn append(&self, draft: Draft) -> Append {
-        assert!(draft.key.is_none() || !self.armed.swap(false, Ordering::Relaxed), "as the test wants it");
-        self.log.append(draft)
-    }
-
-    fn epoch(&self) -> Epoch {
-        self.log.epoch()
-    }
-
-    fn durability(&self) -> Durability {
-        self.log.durability()
-    }
-
-    fn watermark(&self) -> u64 {
-        self.log.watermark()
-    }
-
-    fn forget(&self, topic: &TopicName) -> BoxFuture<'static, Result<u64, AppendError>> {
-        self.log.forget(topic)
-    }
-
-    fn read(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page {
-        self.log.read(topics, after, told_to, bytes_max)
-    }
-
-    fn place(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Placement {
-        self.log.place(topics, start, deleted)
-    }
-
-    fn held(&self, topic: &TopicName) -> Option<Held> {
-        self.log.held(topic)
-    }
-
-    fn deletion(&self, topic: &TopicName) -> Option<(u64, Duration)> {
-        self.log.deletion(topic)
-    }
-
-    fn feed(&self) -> Arc<Feed> {
-        self.log.feed()
-    }
-
-    fn tend(&self) {
-        self.log.tend();
-    }
-}
+use super::altered::Altered;
 
 #[tokio::test]
 async fn a_topic_that_has_died_is_started_anew() {
     // Goal: whoever it died under is told that the outcome is unknown; for all others, with a key and without, it is as if
     // nothing had been.
-    let log = Arc::new(Deadly { log: MemoryLog::new(LogConfig::default()), armed: AtomicBool::new(true) });
+    let armed = AtomicBool::new(true);
+    let panic_once = move |log: &MemoryLog, draft: Draft| {
+        assert!(draft.key.is_none() || !armed.swap(false, Ordering::Relaxed), "as the test wants it");
+        log.append(draft)
+    };
+    let log = Altered::new(panic_once, Vec::new());
     let limits = TopicLimits {
         subscribers_max: 1,
         idempotency_window: Duration::from_mins(1),
