@@ -1,12 +1,12 @@
 //! Which idempotency keys a registry of topics remembers.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::future::{Either, FutureExt as _};
 use tidings::{
-    event::TopicName,
-    log::{AppendError, Draft, Log as _, memory::MemoryLog},
+    event::{Epoch, EventId, TopicName},
+    log::{AppendError, Draft, KeptReceipt, Log as _, Receipt, memory::MemoryLog},
     registry::{Registry, RegistryError},
     topic::{PublishError, TopicLimits},
 };
@@ -98,6 +98,32 @@ async fn a_refused_key_is_forgotten_though_its_publisher_has_gone() {
             until("their keys to be forgotten", async || registry.keys().len() == 1).await;
             let again = registry.publish_once(draft("kept"), "key".into()).await.expect("it is known");
             assert!(again.replayed);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_deletion_forgets_the_keys_of_a_topic_that_may_not_start() {
+    // Goal: where no topic may be started for the deletion, the keys from before the process go all the same, and take
+    // no room from others. The control is another topic's key.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_millis();
+    let kept = |name: &str| {
+        let receipt = Receipt { id: EventId { epoch: Epoch::random(), seq: 1 } };
+        let time_ms = u64::try_from(now).expect("a number");
+        (topic(name), KeptReceipt { key: "key".into(), receipt, fingerprint: None, subscribers: 0, time_ms })
+    };
+    let log = Altered::new(|log: &MemoryLog, draft: Draft| log.append(draft), vec![kept("a"), kept("b")]);
+    let registry = Registry::new(log, 1, limits());
+    let local = LocalSet::new();
+    local
+        .run_until(async {
+            let _only = registry.open(&topic("only")).expect("there is room for one");
+            assert!(registry.open(&topic("a")).is_err());
+            assert_eq!(registry.keys().len(), 2);
+            registry.delete(&topic("a")).await.expect("it is deleted");
+            assert_eq!(registry.keys().len(), 1);
+            registry.delete(&topic("b")).await.expect("it is deleted");
+            assert_eq!(registry.keys().len(), 0);
         })
         .await;
 }
