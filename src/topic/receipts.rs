@@ -34,7 +34,7 @@ pub(super) struct Answers {
     this: Weak<Mutex<Self>>,
     kept: HashMap<Arc<str>, Kept>,
     /// The keys, oldest first.
-    order: VecDeque<(Instant, Arc<str>)>,
+    by_age: VecDeque<(Instant, Arc<str>)>,
     /// When the oldest key was used, as [`Keys`] has it.
     noted: Option<Instant>,
 }
@@ -104,7 +104,7 @@ impl Drop for Receipts {
 
 impl Answers {
     pub(super) fn new(number: u64, this: Weak<Mutex<Self>>) -> Self {
-        Self { number, this, kept: HashMap::new(), order: VecDeque::new(), noted: None }
+        Self { number, this, kept: HashMap::new(), by_age: VecDeque::new(), noted: None }
     }
 
     /// Takes back an answer that was given before this process, at a time that is now this.
@@ -115,11 +115,11 @@ impl Answers {
     }
 
     pub(super) fn insert(&mut self, at: Instant, key: Arc<str>, answer: Kept, keys: &Keys) {
-        while self.order.len() >= keys.of_topic_max() {
+        while self.by_age.len() >= keys.of_topic_max() {
             keys.uncount(1);
             self.pop();
         }
-        self.order.push_back((at, Arc::clone(&key)));
+        self.by_age.push_back((at, Arc::clone(&key)));
         self.kept.insert(key, answer);
         self.note(keys);
         keys.count_one();
@@ -128,7 +128,7 @@ impl Answers {
     /// Drops keys whose window is over, so many at most.
     pub(super) fn drop_expired(&mut self, most: usize, keys: &Keys) {
         for _ in 0..most {
-            if !self.order.front().is_some_and(|(at, _)| keys.is_over(*at)) {
+            if !self.by_age.front().is_some_and(|(at, _)| keys.is_over(*at)) {
                 break;
             }
             keys.uncount(1);
@@ -149,12 +149,12 @@ impl Answers {
 
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
-        self.order.capacity().max(self.kept.capacity())
+        self.by_age.capacity().max(self.kept.capacity())
     }
 
     pub(super) fn clear(&mut self, keys: &Keys) {
-        keys.uncount(self.order.len());
-        self.order = VecDeque::new();
+        keys.uncount(self.by_age.len());
+        self.by_age = VecDeque::new();
         self.kept = HashMap::new();
         self.note(keys);
     }
@@ -172,33 +172,33 @@ impl Answers {
         keys.uncount(1);
         let Some((key, _)) = self.kept.remove_entry(key) else { return };
         // Not by the text, which is far away for each of them; from the newest, which are those that fail.
-        if let Some(at) = self.order.iter().rposition(|(_, other)| Arc::ptr_eq(other, &key)) {
-            self.order.remove(at);
+        if let Some(at) = self.by_age.iter().rposition(|(_, other)| Arc::ptr_eq(other, &key)) {
+            self.by_age.remove(at);
         }
         self.give_back_room();
         self.note(keys);
     }
 
     fn pop(&mut self) {
-        if let Some((_, key)) = self.order.pop_front() {
+        if let Some((_, key)) = self.by_age.pop_front() {
             self.kept.remove(&key);
         }
         self.give_back_room();
     }
 
     fn give_back_room(&mut self) {
-        // Else a topic would keep the room of its busiest time. Seldom enough to cost nothing: half of what is left
-        // then goes before the next time.
-        let len = self.order.len();
-        if self.order.capacity() > 4 * len {
-            self.order.shrink_to(2 * len);
+        // Else a topic would keep the room of its busiest time. This happens rarely: half of what is left then goes
+        // before the next time.
+        let len = self.by_age.len();
+        if self.by_age.capacity() > 4 * len {
+            self.by_age.shrink_to(2 * len);
             self.kept.shrink_to(2 * len);
         }
     }
 
     /// Notes the time of the oldest key when it is another one.
     fn note(&mut self, keys: &Keys) {
-        let oldest = self.order.front().map(|(at, _)| *at);
+        let oldest = self.by_age.front().map(|(at, _)| *at);
         if oldest != self.noted {
             keys.note(self.number, self.noted, oldest, &self.this);
             self.noted = oldest;

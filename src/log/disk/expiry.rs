@@ -72,9 +72,9 @@ impl Expiry {
         self.is_due
     }
 
-    /// A portion has gone; whether there may be more.
-    pub(super) fn went_on(&mut self, more: bool) {
-        self.is_due = more;
+    /// Says whether there is something to remove at once; the next look says it anew.
+    pub(super) fn set_due(&mut self, is_due: bool) {
+        self.is_due = is_due;
     }
 
     /// None is removed in this process any more.

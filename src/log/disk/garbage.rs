@@ -19,7 +19,7 @@ pub(super) struct Garbage {
     evicted: HashMap<TopicName, (u64, u64)>,
     /// Topics of which nothing is left to remember, each with how many rows of events must have gone before its own.
     forgotten: VecDeque<(u64, TopicName)>,
-    /// What the last life of each of them is told by: its entry above, and its mark.
+    /// For each topic in `forgotten`: the count of its last entry there, and up to where and when it had lost events.
     lives: HashMap<TopicName, (u64, (u64, u64))>,
 }
 

@@ -79,7 +79,8 @@ const COST_MAX: u64 = 4096;
 
 /// How long anything waits for another connection.
 const WAIT: Duration = Duration::from_secs(5);
-/// How long a checkpoint does. Reads of ours take less, each is of one event; who reads for longer is another process.
+/// How long a checkpoint does. Reads of ours usually take less, each is of one event; who reads for longer is another
+/// process.
 const CHECKPOINT_WAIT: Duration = Duration::from_millis(20);
 
 /// Opens the file, makes its tables when it is new, and refuses one that is not ours to read.

@@ -101,7 +101,7 @@ impl Writer {
             Err(error) if removes && error.is_damage() => {
                 let damaged = portion.take_rows();
                 let left_out = LeftOut::Damaged { portion: damaged, expires: self.expiry.is_due() };
-                self.expiry.went_on(false);
+                self.expiry.set_due(false);
                 self.topics.clear();
                 (self.write(steps, portion, probe), left_out)
             }
@@ -122,7 +122,7 @@ impl Writer {
     fn put_off(&mut self, portion: Portion) {
         self.is_cramped = true;
         self.garbage.give_back(portion);
-        self.expiry.went_on(false);
+        self.expiry.set_due(false);
         self.topics.clear();
     }
 
@@ -169,7 +169,7 @@ impl Writer {
             batch.probe()?;
         }
         batch.commit()?;
-        self.expiry.went_on(more);
+        self.expiry.set_due(more);
         self.checkpoints.wrote(COMMIT_OVERHEAD);
         self.files.presence.check()?;
         if !steps.is_empty() {
@@ -186,7 +186,7 @@ impl Writer {
         if !self.removes(&portion)? {
             tracing::error!("topics that are forgotten, or what they had, are on damaged pages and stay in the file");
         }
-        self.expiry.went_on(expires);
+        self.expiry.set_due(expires);
         if !self.removes(&Portion::default())? {
             self.expiry.stop();
             tracing::error!("old idempotency keys are on damaged pages: they stay in the file until the next start");
@@ -203,7 +203,7 @@ impl Writer {
             Err(error) if error.is_damage() => Ok(false),
             Err(error) if self.files.store.is_full(&error) => {
                 // Topics wait for the next start, receipts for the next look.
-                self.expiry.went_on(false);
+                self.expiry.set_due(false);
                 Ok(true)
             }
             written => written.map(|()| true),
