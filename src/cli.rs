@@ -1,3 +1,4 @@
 //! The commands of the program, one module each.
 
+pub mod serve;
 pub mod bench;
