@@ -1,4 +1,5 @@
-//! The commands of the program, one module each.
+//! The commands of the program, one module each, and below them what they share.
 
 pub mod serve;
 pub mod bench;
+pub mod response;

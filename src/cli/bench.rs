@@ -25,7 +25,6 @@ mod subscriber;
 mod dial;
 mod tally;
 mod verify;
-mod response;
 mod blocks;
 mod plan;
 mod stamp;

@@ -11,11 +11,11 @@ use mio::{Interest, Token, event::Event, net::TcpStream};
 use super::{
     load::Shared,
     plan::Amount,
-    response::Response,
     stamp::Stamp,
     subscriber::code,
     tally::{nanos, told},
 };
+use crate::cli::response::Response;
 
 /// All publishers; their tokens follow those of the subscribers.
 #[derive(Debug)]

@@ -8,10 +8,10 @@ use super::{
     blocks::{Block, Blocks},
     load::Shared,
     plan::Mode,
-    response::Response,
     tally::{Tally, told},
     verify::{Arrival, Seen, Topic},
 };
+use crate::cli::response::Response;
 
 /// Connections that have been begun and not been answered. More would overflow what the system queues for a server
 /// that is slow to accept, and wait for seconds until the system tries again.

@@ -1,6 +1,6 @@
 //! An HTTP/1.1 response as its bytes come: the head, then the body without its framing.
 
-/// A head that is longer is not of a server that anybody would measure.
+/// No server sends a longer head.
 const HEAD_MAX: usize = 64 << 10;
 const FIELDS_MAX: usize = 64;
 
