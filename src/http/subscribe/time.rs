@@ -1,13 +1,21 @@
 //! What `since=` takes: a time, or how long ago.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use jiff::{SignedDuration, civil::DateTime, fmt::temporal::Pieces};
+
+/// 1970 in UTC.
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
 /// A point in time, in milliseconds since the Unix epoch.
 pub(super) fn since_ms(since: &str) -> Option<u64> {
     let duration = if since.bytes().all(|b| b.is_ascii_digit()) {
         Duration::from_secs(since.parse().ok()?)
     } else if let Some(time) = rfc3339(since) {
-        time.duration_since(UNIX_EPOCH).ok()?
+        Duration::try_from(time).ok()?
     } else {
         let ago = humantime::parse_duration(since).ok()?;
         SystemTime::now().duration_since(UNIX_EPOCH).ok()?.saturating_sub(ago)
@@ -15,44 +23,27 @@ pub(super) fn since_ms(since: &str) -> Option<u64> {
     u64::try_from(duration.as_millis()).ok()
 }
 
-/// A time with its offset from UTC: `2026-11-25T10:00:00+02:00`. In a query a plus stands for a blank unless it is encoded,
-/// so a blank is taken for a plus.
-fn rfc3339(text: &str) -> Option<SystemTime> {
-    const DATE: usize = "2026-11-25".len();
-    let (date, rest) = text.split_at_checked(DATE)?;
-    let clock = rest.strip_prefix(['T', 't', ' '])?;
-    let (clock, offset) = match clock.strip_suffix(['Z', 'z']) {
-        Some(clock) => (clock, Offset::East(Duration::ZERO)),
-        None => clock
-            .split_at_checked(clock.len().checked_sub("+02:00".len())?)
-            .and_then(|(clock, offset)| Some((clock, Offset::parse(offset)?)))?,
+/// A time with its offset from UTC, as `2026-11-25T10:00:00+02:00`; how long after the epoch it is. In a query a plus stands
+/// for a blank unless it is encoded, so a blank is taken for a plus.
+fn rfc3339(text: &str) -> Option<SignedDuration> {
+    let (local, offset) = text.split_at_checked(text.len().checked_sub("+02:00".len())?)?;
+    let text = match offset.strip_prefix(' ') {
+        Some(offset) => Cow::Owned(format!("{local}+{offset}")),
+        None => Cow::Borrowed(text),
     };
-    let local = humantime::parse_rfc3339(&format!("{date}T{clock}Z")).ok()?;
-    match offset {
-        Offset::East(by) => local.checked_sub(by),
-        Offset::West(by) => local.checked_add(by),
-    }
+    // Not a `jiff::Timestamp`, which ends before 9999-12-31: the last second of that year is how many write "never".
+    let pieces = Pieces::parse(text.as_bytes()).ok().filter(|_| ends_as_rfc3339(&text))?;
+    let offset = SignedDuration::from_secs(pieces.to_numeric_offset()?.seconds().into());
+    Some(pieces.date().to_datetime(pieces.time()?).duration_since(EPOCH) - offset)
 }
 
-/// How far a local time is before or behind UTC.
-enum Offset {
-    East(Duration),
-    West(Duration),
-}
-
-impl Offset {
-    fn parse(text: &str) -> Option<Self> {
-        let (of, text): (fn(Duration) -> Self, _) = match text.strip_prefix(['+', ' ']) {
-            Some(text) => (Self::East, text),
-            None => (Self::West, text.strip_prefix('-')?),
-        };
-        let (hours, minutes) = text.split_once(':')?;
-        let number = |text: &str, most: u64| {
-            let digits = text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
-            text.parse::<u64>().ok().filter(|n| digits && *n <= most)
-        };
-        let minutes = number(hours, 23)? * 60 + number(minutes, 59)?;
-        Some(of(Duration::from_mins(minutes)))
+/// Whether a time ends with `Z`, or with an offset of less than a day with its minutes. Jiff reads offsets in all forms of
+/// ISO 8601, and names of time zones.
+fn ends_as_rfc3339(time: &str) -> bool {
+    match time.as_bytes() {
+        [.., b'Z' | b'z'] => true,
+        [.., b'+' | b'-', ten, one, b':', _, _] => [*ten, *one] < *b"24",
+        _ => false,
     }
 }
 
@@ -74,10 +65,23 @@ mod tests {
             "2025-11-25T06:30:00-05:30",
             "2025-11-26T11:59:00+23:59",
             "2025-11-24T12:01:00-23:59",
+            "2025-11-25T12:00:00.0Z",
+            "20251125T12Z",
         ] {
             assert_eq!(since_ms(text), Some(NOON), "{text}");
         }
-        assert_eq!(since_ms("2025-11-25T14:00:00.250+02:00"), Some(NOON + 250));
+        for (text, expected) in [
+            ("2025-11-25T14:00:00.250+02:00", NOON + 250),
+            // Before 1970 where it was written, and after it in UTC.
+            ("1969-12-31T23:30:00-01:00", 1_800_000),
+            ("9999-12-31T23:59:59Z", 253_402_300_799_000),
+            ("9999-12-31T23:59:59-23:59", 253_402_387_139_000),
+            ("2024-02-29T12:00:00Z", 1_709_208_000_000),
+            // A leap second is the one before it.
+            ("2016-12-31T23:59:60Z", 1_483_228_799_000),
+        ] {
+            assert_eq!(since_ms(text), Some(expected), "{text}");
+        }
         for text in [
             "2025-11-25",
             "2025-11-25T14:00:00",
@@ -85,9 +89,15 @@ mod tests {
             "2025-11-25T14:00:00+24:00",
             "2025-11-25T14:00:00+02:60",
             "2025-11-25T14:00:00+0200",
+            "2025-11-25T14:00:00+02",
+            "2025-11-25T14:00:00+02:00:30",
+            "2025-11-25T14:00:00+02:00[Europe/Berlin]",
             "2025-11-25T14:00:00++2:00",
             "2025-11-25T25:00:00+02:00",
             "2025-13-25T14:00:00Z",
+            "2025-02-29T12:00:00Z",
+            "2100-02-29T12:00:00Z",
+            "1970-01-01T00:30:00+01:00",
             "yesterday",
             "订2025-11-25T14:00:00Z",
             "2025-11-25T14:00:0订Z",
