@@ -34,6 +34,7 @@ mod problem;
 mod publish;
 mod refusal;
 mod short;
+mod spelling;
 mod stream;
 mod subscribe;
 mod topics;

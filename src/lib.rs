@@ -33,7 +33,6 @@
 //! - [`frame`]: an event to bytes.
 //! - [`event`]: the vocabulary.
 //! - [`config`]: defaults < `config.toml` < environment < flags.
-//! - [`spelling`]: how far a name is from another.
 
 pub mod server;
 pub mod http;
@@ -45,4 +44,3 @@ pub mod log;
 pub mod frame;
 pub mod event;
 pub mod config;
-pub mod spelling;

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use ::config::{FileFormat, Format, Map, Source, Value, ValueKind};
+use strsim::levenshtein;
 
 use super::setting::{SETTINGS, Setting};
 use super::{ConfigError, Overrides, Problem};
-use crate::spelling::distance;
 
 /// How a variable of ours begins.
 const PREFIX: &str = "TIDINGS__";
@@ -176,7 +176,7 @@ fn nearest(name: &str) -> Option<&'static Setting> {
     let last = name.rsplit('.').next().unwrap_or(name);
     let far = |setting: &Setting| {
         // A right name in a wrong section is one mistake.
-        distance(name, setting.key).min(distance(last, setting.name()) + 1)
+        levenshtein(name, setting.key).min(levenshtein(last, setting.name()) + 1)
     };
     let (distance, setting) = SETTINGS.iter().map(|setting| (far(setting), setting)).min_by_key(|(far, _)| *far)?;
     (distance <= last.chars().count().div_ceil(3)).then_some(setting)

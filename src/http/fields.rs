@@ -8,8 +8,7 @@ use std::borrow::Cow;
 use memchr::memchr2;
 use smallvec::SmallVec;
 
-use super::problem::Problem;
-use crate::spelling::meant;
+use super::{problem::Problem, spelling::meant};
 
 /// Pairs that are kept, more than any configuration allows a request to need; the others are counted.
 const KEPT_MAX: usize = 2048;

@@ -1,18 +1,6 @@
-//! How far a name is from another: what somebody may have meant.
+//! What somebody may have meant with the name of a parameter.
 
-/// How many letters to insert, drop or change to turn `a` into `b` (Levenshtein).
-pub fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (1..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let (mut diagonal, mut left) = (i, i + 1);
-        for (y, cell) in b.chars().zip(&mut row) {
-            let above = *cell;
-            *cell = (diagonal + usize::from(x != y)).min(above.min(left) + 1);
-            (diagonal, left) = (above, *cell);
-        }
-    }
-    row.last().copied().unwrap_or_else(|| a.chars().count())
-}
+use strsim::{levenshtein, osa_distance};
 
 /// The shortest name that is compared letter by letter: most of the shorter ones are other words.
 const LETTERS_MIN: usize = 4;
@@ -21,7 +9,7 @@ const LETTERS_MAX: usize = 24;
 
 /// The one of `known` that `name` was probably meant to be: but for case and `-`, `_`, but for a letter too many or too few,
 /// or for two letters in the wrong order. A letter that is another one makes too many other words (`context`, `list`).
-pub fn meant<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(super) fn meant<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     if name.len() > LETTERS_MAX || known.contains(&name) {
         return None;
     }
@@ -29,19 +17,12 @@ pub fn meant<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let name = plain(name);
     let is_near = |other: &str| {
         let other = plain(other);
-        let is_shorter_or_longer = name.len() != other.len() && distance(&name, &other) == 1;
-        name == other || (name.len() >= LETTERS_MIN && (is_shorter_or_longer || is_swapped(&name, &other)))
+        // One step where a swap is a step, and two where it is not: two neighbours have changed places.
+        let is_swapped = || levenshtein(&name, &other) == 2;
+        let is_slip = || osa_distance(&name, &other) == 1 && (name.len() != other.len() || is_swapped());
+        name == other || (name.len() >= LETTERS_MIN && is_slip())
     };
     known.iter().find(|other| is_near(other)).copied()
-}
-
-/// Whether two neighbours have changed places.
-fn is_swapped(one: &str, other: &str) -> bool {
-    let mut differ = one.bytes().zip(other.bytes()).enumerate().filter(|(_, (ours, theirs))| ours != theirs);
-    let (Some((first, before)), Some((second, after)), None) = (differ.next(), differ.next(), differ.next()) else {
-        return false;
-    };
-    one.len() == other.len() && second == first + 1 && before == (after.1, after.0)
 }
 
 #[cfg(test)]
