@@ -2,8 +2,13 @@
 
 use std::{collections::BTreeSet, fs, ops::Sub, time::Duration};
 
+use procfs_core::{
+    FromRead,
+    process::{Stat, Status},
+};
+
 /// Linux tells CPU time in hundredths of a second, whatever the machine (`USER_HZ`).
-const TICK: Duration = Duration::from_millis(10);
+const TICK_MS: u64 = 10;
 
 /// A server's processes.
 #[derive(Clone, Debug)]
@@ -21,13 +26,13 @@ pub struct Usage {
 impl Process {
     /// This process and all that descend from it; some servers work in their children.
     pub fn tree(id: u32) -> Result<Self, String> {
-        if stat(id).is_none() {
+        if parent(id).is_none() {
             let is_known = if fs::exists("/proc/self/stat").unwrap_or(false) { "runs" } else { "can be looked at" };
             return Err(format!("--pid {id}: no such process {is_known} on this machine"));
         }
         let entries = fs::read_dir("/proc").map_err(|error| format!("/proc: {error}"))?;
         let names = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let parents: Vec<(u32, u32)> = names.filter_map(|id| Some((id, stat(id)?.parent))).collect();
+        let parents: Vec<(u32, u32)> = names.filter_map(|id| Some((id, parent(id)?))).collect();
         let mut ids = BTreeSet::from([id]);
         // Generation by generation, until no child is left out.
         while parents.iter().filter(|(_, parent)| ids.contains(parent)).any(|(id, _)| !ids.contains(id)) {
@@ -43,16 +48,17 @@ impl Process {
     }
 
     pub fn usage(&self) -> Usage {
-        let stats = self.ids.iter().filter_map(|id| stat(*id));
-        stats.fold(Usage::default(), |sum, Stat { usage, .. }| Usage {
-            user: sum.user + usage.user,
-            system: sum.system + usage.system,
+        let stats = self.ids.iter().filter_map(|id| read(*id, "stat"));
+        stats.fold(Usage::default(), |sum, stat: Stat| Usage {
+            user: sum.user + time(stat.utime),
+            system: sum.system + time(stat.stime),
         })
     }
 
     /// Bytes of memory.
     pub fn resident(&self) -> u64 {
-        self.ids.iter().filter_map(|id| resident(*id)).sum()
+        let kib = |id: &u32| read::<Status>(*id, "status")?.vmrss;
+        self.ids.iter().filter_map(kib).sum::<u64>() * 1024
     }
 }
 
@@ -70,21 +76,15 @@ impl Sub for Usage {
     }
 }
 
-struct Stat {
-    parent: u32,
-    usage: Usage,
+/// One of the files about a process; nothing when the process has ended.
+fn read<T: FromRead>(id: u32, file: &str) -> Option<T> {
+    T::from_file(format!("/proc/{id}/{file}")).ok()
 }
 
-fn stat(id: u32) -> Option<Stat> {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // The name comes second, in brackets, and may hold blanks; behind it are fields 3 and on.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = |n: usize| fields.get(n)?.parse().ok().map(|ticks: u32| TICK * ticks);
-    Some(Stat { parent: fields.get(1)?.parse().ok()?, usage: Usage { user: ticks(11)?, system: ticks(12)? } })
+fn parent(id: u32) -> Option<u32> {
+    u32::try_from(read::<Stat>(id, "stat")?.ppid).ok()
 }
 
-fn resident(id: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    kib.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
+fn time(ticks: u64) -> Duration {
+    Duration::from_millis(ticks.saturating_mul(TICK_MS))
 }
