@@ -24,6 +24,7 @@ use crate::{
     registry::Registry,
 };
 
+mod accept;
 mod answer;
 mod fields;
 mod head;

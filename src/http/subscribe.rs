@@ -12,13 +12,7 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::{
-    Edge,
-    answer::Answer,
-    fields::Fields,
-    head::{Head, visible},
-    problem::Problem,
-    refusal,
-    stream::HandOver,
+    Edge, accept::Accept, answer::Answer, fields::Fields, head::Head, problem::Problem, refusal, stream::HandOver,
 };
 use crate::{
     event::{EventId, TopicName},
@@ -105,11 +99,12 @@ impl Wish {
         let since = query.only("since")?.map(str::to_owned);
         let mut requested = requested.or(since).unwrap_or_default();
         requested.truncate(requested.floor_char_boundary(REQUESTED_BYTES_MAX));
-        let format = format(request, query)?;
+        let accept = Accept::read(request);
+        let format = format(accept, query)?;
         let framing = if request.takes_chunks() { Framing::Chunked } else { Framing::Close };
         let encoding = Encoding { format, framing };
         let marks = marks(query)?;
-        let as_stream = format != Format::Lines && accepts(request, "text/event-stream");
+        let as_stream = format != Format::Lines && accept.names_events();
         Ok(Self { topics, encoding, marks, start, requested, gap_fails, as_stream, remote: request.remote() })
     }
 
@@ -128,18 +123,13 @@ fn bad_parameter(name: &str, value: &str, allowed: &str) -> Problem {
     Problem::bad_request("bad_parameter", format!("`{name}={value}` is not understood; allowed: {allowed}"))
 }
 
-fn accepts(request: &impl Head, media_type: &str) -> bool {
-    let mut accept = request.values("accept").filter_map(visible);
-    accept.any(|value| value.to_ascii_lowercase().contains(media_type))
-}
-
-fn format(request: &impl Head, query: &Fields<'_>) -> Result<Format, Problem> {
+fn format(accept: Accept, query: &Fields<'_>) -> Result<Format, Problem> {
     let envelope = match query.only("envelope")? {
         None | Some("none") => Format::Plain,
         Some("json") => Format::Envelope,
         Some(other) => return Err(bad_parameter("envelope", other, "`json` or `none`")),
     };
-    Ok(if accepts(request, "application/x-ndjson") { Format::Lines } else { envelope })
+    Ok(if accept.prefers_lines() { Format::Lines } else { envelope })
 }
 
 fn marks(query: &Fields<'_>) -> Result<Marks, Problem> {

@@ -102,6 +102,28 @@ async fn ndjson_is_one_object_a_line() {
 }
 
 #[tokio::test]
+async fn the_weights_of_accept_count() {
+    // What is wanted more is given; who refuses event streams is not told of a refusal in one.
+    let server = TestServer::with(|config| config.limits.subscribers_per_topic_max = 1);
+    let _full = server.subscribe("topic=full").await;
+    for (accept, media_type, status) in [
+        ("application/x-ndjson;q=0.5, text/event-stream", "text/event-stream; charset=utf-8", 200),
+        ("application/x-ndjson, text/event-stream;q=0.5", "application/x-ndjson", 503),
+        ("application/x-ndjson;q=0.5, */*", "text/event-stream; charset=utf-8", 503),
+        ("text/event-stream;q=0.1", "text/event-stream; charset=utf-8", 200),
+        ("text/event-stream;q=0", "text/event-stream; charset=utf-8", 503),
+        ("text/event-stream;q=0, */*", "application/x-ndjson", 503),
+    ] {
+        let headers = [("accept", accept)];
+        let stream = server.get("/subscribe?topic=a", &headers).await;
+        assert_eq!((stream.status, stream.header("content-type")), (200, Some(media_type)), "{accept}");
+        assert_eq!(server.ask("GET", "/subscribe?topic=full", &headers, b"").await.status, status, "{accept}");
+        drop(stream);
+        server.until_subscribers("a", 0).await;
+    }
+}
+
+#[tokio::test]
 async fn ndjson_tells_of_gaps() {
     // A line like any other, with the notice as an object.
     let server = TestServer::with(|config| config.log.topic_events_max = 1);

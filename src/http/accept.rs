@@ -1,0 +1,147 @@
+//! Which kind of stream a client asks for with its `Accept` (RFC 9110, section 12.5.1).
+
+use actix_web::{
+    http::header::{Quality, QualityItem},
+    mime::{self, Mime},
+};
+
+use super::head::{Head, visible};
+
+/// Media ranges of a request that are read; a browser sends some ten. Those after them are ignored.
+const RANGES_MAX: usize = 64;
+
+/// How much a client wants each kind of stream.
+#[derive(Clone, Copy)]
+pub(super) struct Accept {
+    events: Weight,
+    lines: Weight,
+}
+
+/// How much a client wants a media type: what the most specific range says that includes it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Weight {
+    range: Range,
+    quality: Quality,
+}
+
+/// From the least to the most specific one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Range {
+    /// The header does not include it.
+    None,
+    /// `*/*`
+    All,
+    /// As `text/*`.
+    Type,
+    /// Its name.
+    Name,
+}
+
+impl Accept {
+    /// Reads the header; what is not a media range in it is ignored.
+    pub(super) fn read(request: &impl Head) -> Self {
+        let none = Weight { range: Range::None, quality: Quality::ZERO };
+        let mut accept = Self { events: none, lines: none };
+        let items = request.values("accept").filter_map(visible).flat_map(|value| value.split(','));
+        for item in items.take(RANGES_MAX) {
+            let Ok(item) = item.trim().parse::<QualityItem<Mime>>() else { continue };
+            accept.events = accept.events.max(Weight::of("text", "event-stream", &item));
+            accept.lines = accept.lines.max(Weight::of("application", "x-ndjson", &item));
+        }
+        accept
+    }
+
+    /// Whether NDJSON is wanted rather than an event stream: more, or as much and by its name.
+    pub(super) fn prefers_lines(self) -> bool {
+        let Self { events, lines } = self;
+        lines.quality > events.quality || (lines.is_named() && lines.quality == events.quality)
+    }
+
+    /// Whether the client says that it understands event streams, as every `EventSource` does.
+    pub(super) fn names_events(self) -> bool {
+        self.events.is_named()
+    }
+}
+
+impl Weight {
+    /// What `item` says of a media type. Its parameters do not matter: there is one form of each.
+    fn of(main: &str, sub: &str, item: &QualityItem<Mime>) -> Self {
+        let (type_, subtype) = (item.item.type_(), item.item.subtype());
+        let range = match (type_ == main, subtype == sub) {
+            (true, true) => Range::Name,
+            (true, false) if subtype == mime::STAR => Range::Type,
+            _ if type_ == mime::STAR && subtype == mime::STAR => Range::All,
+            _ => Range::None,
+        };
+        Self { range, quality: if range == Range::None { Quality::ZERO } else { item.quality } }
+    }
+
+    fn is_named(self) -> bool {
+        self.range == Range::Name && self.quality > Quality::ZERO
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    /// Whether NDJSON is preferred, and whether event streams are named.
+    fn read(values: &[&str]) -> (bool, bool) {
+        let request =
+            values.iter().fold(TestRequest::default(), |request, value| request.append_header(("accept", *value)));
+        let accept = Accept::read(&request.to_http_request());
+        (accept.prefers_lines(), accept.names_events())
+    }
+
+    #[test]
+    fn the_most_wanted_stream_is_given() {
+        const EVENTS: (bool, bool) = (false, true);
+        const EITHER: (bool, bool) = (false, false);
+        const LINES: (bool, bool) = (true, false);
+        const BOTH: (bool, bool) = (true, true);
+        for (value, expected) in [
+            ("", EITHER),
+            ("*/*", EITHER),
+            ("text/html", EITHER),
+            ("text/*", EITHER),
+            ("text/event-stream", EVENTS),
+            ("Text/Event-Stream; charset=utf-8", EVENTS),
+            ("text/event-stream;q=0.001", EVENTS),
+            ("text/event-stream;q=0", EITHER),
+            ("text/event-stream;q=0.000, text/html", EITHER),
+            ("application/x-ndjson", LINES),
+            ("application/x-ndjson;q=0", EITHER),
+            ("text/html, Application/X-NDJSON; q=0.9", LINES),
+            ("application/x-ndjson, */*", LINES),
+            ("application/x-ndjson, */*;q=0.1", LINES),
+            ("application/x-ndjson;q=0.5, */*", EITHER),
+            ("application/*", LINES),
+            // Whoever names both equally is no browser.
+            ("application/x-ndjson, text/event-stream", BOTH),
+            ("text/event-stream;q=0.5, application/x-ndjson;q=0.5", BOTH),
+            ("application/x-ndjson;q=0.5, text/event-stream", EVENTS),
+            ("application/x-ndjson;q=0.5, text/event-stream;q=0.4", BOTH),
+            // The most specific range counts, wherever it is.
+            ("*/*, text/event-stream;q=0", LINES),
+            ("text/event-stream;q=0.2, text/*;q=0.9, application/x-ndjson;q=0.3", BOTH),
+            ("text/event-stream, text/event-stream;q=0", EVENTS),
+            // What is none is ignored.
+            ("text/event-stream;q=2", EITHER),
+            ("text/event-streams, x-text/event-stream", EITHER),
+            (",;,text, */html, \"text/event-stream, text/event-stream", EVENTS),
+        ] {
+            assert_eq!(read(&[value]), expected, "{value}");
+        }
+        assert_eq!(read(&[]), EITHER);
+        assert_eq!(read(&["text/event-stream;q=0.5", "application/x-ndjson"]), BOTH);
+    }
+
+    #[test]
+    fn ranges_are_read_up_to_a_limit() {
+        let behind = |others: usize| format!("{}text/event-stream", "a/b,".repeat(others));
+        assert_eq!(read(&[&behind(RANGES_MAX - 1)]), (false, true));
+        assert_eq!(read(&[&behind(RANGES_MAX)]), (false, false));
+    }
+}
