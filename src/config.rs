@@ -261,6 +261,8 @@ pub struct StreamConfig {
     pub retry: Duration,
     /// A stream is ended politely after this, 1 s to 10 years; zero is never.
     pub lifetime_max: Duration,
+    /// The longest pause of a busy topic between two rounds of writes, 1 ms to 1 s; zero is none.
+    pub coalesce_max: Duration,
     /// A subscriber that takes nothing for this long is cut, 100 ms to 1 h.
     pub write_timeout: Duration,
     /// Bytes of events and notices that have been begun and wait for slow subscribers, 1 MiB to 1 TiB.
@@ -275,6 +277,7 @@ impl Default for StreamConfig {
             heartbeat: Duration::from_secs(15),
             retry: Duration::from_secs(3),
             lifetime_max: Duration::ZERO,
+            coalesce_max: Duration::from_millis(2),
             write_timeout: Duration::from_mins(1),
             unsent_bytes_max: Size::mib(64),
             gone: Duration::from_mins(1),

@@ -45,6 +45,7 @@ type Field<T> = fn(&mut Config) -> &mut T;
 use Rule::{Count, Flag, Host, Port, Time, TimeOr, Word};
 
 const MANY: usize = 10_000_000;
+const MILLISECOND: Duration = Duration::from_millis(1);
 const TICK: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
 const TEN_MINUTES: Duration = Duration::from_mins(10);
@@ -75,6 +76,7 @@ pub const SETTINGS: &[Setting] = &[
     row("stream.heartbeat", Time(TICK..=TEN_MINUTES, |c| &mut c.stream.heartbeat)),
     row("stream.retry", Time(TICK..=TEN_MINUTES, |c| &mut c.stream.retry)),
     row("stream.lifetime_max", TimeOr("never", SECOND..=TEN_YEARS, |c| &mut c.stream.lifetime_max)),
+    row("stream.coalesce_max", TimeOr("no pause", MILLISECOND..=SECOND, |c| &mut c.stream.coalesce_max)),
     row("stream.write_timeout", Time(TICK..=HOUR, |c| &mut c.stream.write_timeout)),
     row("stream.unsent_bytes_max", Rule::Size(Size::mib(1)..=Size::tib(1), |c| &mut c.stream.unsent_bytes_max)),
     row("stream.gone", Time(Duration::ZERO..=DAY, |c| &mut c.stream.gone)),

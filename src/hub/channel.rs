@@ -5,7 +5,6 @@
 
 use std::{
     collections::VecDeque,
-    ops::Range,
     time::{Duration, Instant},
 };
 
@@ -67,11 +66,10 @@ impl Channel {
     /// The most that one write is given.
     const RUN_BYTES_MAX: usize = 256 << 10;
 
-    /// Rounds that a rest follows. After shorter ones it would be too short for any timer; longer ones have collected
-    /// enough by themselves.
-    const RESTFUL: Range<Duration> = Duration::from_millis(1)..Duration::from_millis(8);
-    /// The longest rest.
-    pub(super) const REST_MAX: Duration = Duration::from_millis(2);
+    /// A rest after a shorter round would be too short for any timer.
+    const RESTFUL_MIN: Duration = Duration::from_millis(1);
+    /// A round that takes this many times the longest rest has collected enough by itself.
+    const RESTFUL_MAX: u32 = 4;
     /// With more than this the bytes of a write cost more than the write: nothing is gained by waiting.
     const REST_BYTES_MAX: usize = 32 << 10;
 
@@ -150,15 +148,16 @@ impl Channel {
         self.frames.is_empty()
     }
 
-    /// How long a round that has ended, and left frames, is followed by nothing: as long as it took, up to a limit.
+    /// How long a round that has ended, and left frames, is followed by nothing: as long as it took, up to `max`.
     ///
     /// A topic that is always busy would otherwise be written to its members as fast as the thread can, a few frames at a
     /// time, and the write costs much more than the frames. In the rest the publishers have the thread, and what they
     /// bring goes out with the same write.
-    pub(super) fn rest(&self, now: Instant) -> Duration {
+    pub(super) fn rest(&self, now: Instant, max: Duration) -> Duration {
         let took = now.saturating_duration_since(self.began);
-        let rests = Self::RESTFUL.contains(&took) && self.bytes <= Self::REST_BYTES_MAX;
-        if rests { took.min(Self::REST_MAX) } else { Duration::ZERO }
+        let restful = Self::RESTFUL_MIN..max * Self::RESTFUL_MAX;
+        let rests = restful.contains(&took) && self.bytes <= Self::REST_BYTES_MAX;
+        if rests { took.min(max) } else { Duration::ZERO }
     }
 
     /// Whether the window still has everything after `cursor`.

@@ -14,7 +14,7 @@ use std::{
     iter::repeat_n,
     num::NonZeroU32,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use slab::Slab;
@@ -86,9 +86,6 @@ const TURN: usize = 16;
 const TURNS_PER_VISIT: u32 = 4;
 
 impl<S: Peer> Fanout<S> {
-    /// The longest that a busy topic's members wait between two rounds.
-    pub const REST_MAX: Duration = Channel::REST_MAX;
-
     /// A hub without subscribers. Its feed must have been opened before.
     #[must_use]
     pub fn new(log: Arc<dyn Log>, config: StreamConfig, unsent: Arc<Unsent>, now: Instant) -> Self {
@@ -293,7 +290,7 @@ impl<S: Peer> Fanout<S> {
                 channel.active = false;
                 return self.retire(key);
             }
-            let rest = channel.rest(self.now);
+            let rest = channel.rest(self.now, self.config.coalesce_max);
             if !rest.is_zero() {
                 return self.resting.push(Reverse((self.now + rest, key)));
             }

@@ -106,6 +106,7 @@ async fn bad_values_are_named_before_any_socket_is_bound() {
         ("server", "port", "70000", "65535"),
         ("server", "workers", "1000", "256"),
         ("stream", "write_timeout", "\"soon\"", "100ms"),
+        ("stream", "coalesce_max", "\"1001ms\"", "1s, or 0s for no pause"),
         ("log", "bytes_max", "\"1 furlong\"", "64KiB"),
         ("log", "engine", "\"papyrus\"", "disk"),
         ("publish", "allow_get", "\"perhaps\"", "true or false"),

@@ -18,6 +18,7 @@ use tidings::{
 };
 
 mod client;
+mod coalesce;
 mod cold;
 mod ending;
 mod engine;

@@ -57,6 +57,8 @@ pub struct World {
     pub now: Rc<Now>,
     pub life: Life,
     topic_events_max: usize,
+    /// The longest pause of a busy topic.
+    coalesce_max: Duration,
     feed: Arc<Feed>,
     batch: Batch,
     fanout: Fanout<Wire>,
@@ -92,9 +94,13 @@ impl Drop for Hold {
 
 impl World {
     pub fn new(engine: Engine, retention: &LogConfig, fault: Fault) -> Self {
+        Self::coalescing(engine, retention, fault, StreamConfig::default().coalesce_max)
+    }
+
+    pub fn coalescing(engine: Engine, retention: &LogConfig, fault: Fault, coalesce_max: Duration) -> Self {
         let life = Life::first(engine, retention);
         let now = Rc::new(Now { clock: Cell::new(Instant::now()), stamp: Cell::new(0) });
-        let (fanout, unsent) = fanout(&life, &now);
+        let (fanout, unsent) = fanout(&life, &now, coalesce_max);
         let names = (0..TOPICS).map(|n| TopicName::parse(&format!("topic {n}"), 255).expect("a valid name")).collect();
         Self {
             history: History::new(life.log.epoch(), names),
@@ -106,6 +112,7 @@ impl World {
             now,
             life,
             topic_events_max: retention.topic_events_max,
+            coalesce_max,
             batch: Batch::default(),
             door: Vec::new(),
             fetched: Vec::new(),
@@ -150,7 +157,7 @@ impl World {
         (self.feed, self.batch) = (self.life.log.feed(), Batch::default());
         self.door.clear();
         self.fetched.clear();
-        (self.fanout, self.unsent) = fanout(&self.life, &self.now);
+        (self.fanout, self.unsent) = fanout(&self.life, &self.now, self.coalesce_max);
         self.check()?;
         self.history.reopened(&*self.life.log, end)?;
         self.look()
@@ -321,7 +328,7 @@ impl World {
         }
         self.finish()?;
         // A topic may be at rest between two rounds.
-        self.now.clock.set(self.now.clock.get() + Fanout::<Wire>::REST_MAX);
+        self.now.clock.set(self.now.clock.get() + self.coalesce_max);
         self.finish()?;
         for (at, client) in self.clients.iter().enumerate() {
             client.at_the_tail(&self.history).map_err(|error| format!("client {at}, at the end: {error}"))?;
@@ -340,9 +347,10 @@ impl World {
     }
 }
 
-fn fanout(life: &Life, now: &Now) -> (Fanout<Wire>, Arc<Unsent>) {
+fn fanout(life: &Life, now: &Now, coalesce_max: Duration) -> (Fanout<Wire>, Arc<Unsent>) {
     // One large event is kept for those who are in the middle of it, and not two.
     let unsent = Arc::new(Unsent::new(UNSENT_MAX));
-    let config = StreamConfig { heartbeat: HEARTBEAT, write_timeout: WRITE_TIMEOUT, ..StreamConfig::default() };
+    let (heartbeat, write_timeout) = (HEARTBEAT, WRITE_TIMEOUT);
+    let config = StreamConfig { heartbeat, write_timeout, coalesce_max, ..StreamConfig::default() };
     (Fanout::new(Arc::clone(&life.log), config, Arc::clone(&unsent), now.clock.get()), unsent)
 }
