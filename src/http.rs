@@ -34,15 +34,15 @@ mod pending;
 mod problem;
 mod publish;
 mod refusal;
-mod short;
+mod fast;
 mod spelling;
 mod stream;
 mod subscribe;
 mod topics;
 
+pub use fast::{Fallback, FastPath};
 pub use pending::Pending;
 pub use problem::Problem;
-pub use short::{FullServer, ShortWay};
 
 /// Why a server that is ending refuses.
 const DRAINING: &str = "the server is shutting down";
@@ -174,7 +174,7 @@ fn not_allowed(methods: &'static str) -> HttpResponse {
     Problem::method_not_allowed(methods).error_response()
 }
 
-/// Around every request of the full HTTP server: tells the connection's [`Carrier`] when it is answered, and ends the
+/// Around every request of the fallback: tells the connection's [`Carrier`] when it is answered, and ends the
 /// connection with the answer where the end of the request is not known.
 pub fn one_request<S, B>(
     request: ServiceRequest,

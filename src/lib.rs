@@ -24,7 +24,7 @@
 //! # Modules
 //! In order: a module uses only modules below it.
 //! - [`server`]: the composition root, and the workers.
-//! - [`http`]: routes, requests, errors to status codes; the short way for what comes by the thousand.
+//! - [`http`]: routes, requests, errors to status codes; the fast path for what comes by the thousand.
 //! - [`limits`]: how much: permits that free themselves.
 //! - [`hub`]: the subscribers' sockets of one worker.
 //! - [`registry`]: name to live topic.

@@ -1,4 +1,4 @@
-//! A request's head, whichever server read it: the full HTTP server, or the short way ([`super::short`]).
+//! A request's head, whichever server read it: the fallback, or the fast path ([`super::fast`]).
 
 use std::net::IpAddr;
 

@@ -41,7 +41,7 @@ const RECEIPT_BYTES: usize = 160;
 /// What a publisher waits before it tries again when the server cannot take the event.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The route in the full HTTP server.
+/// The route in the fallback.
 pub(super) async fn route(
     edge: web::Data<Edge>,
     request: HttpRequest,

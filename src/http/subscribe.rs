@@ -39,7 +39,7 @@ const LAST_MAX: usize = 10_000;
 /// A refused subscriber waits this many times `stream.retry`, jittered, before it comes back.
 const REFUSED_PATIENCE: u32 = 4;
 
-/// The route in the full HTTP server.
+/// The route in the fallback.
 pub(super) async fn route(edge: web::Data<Edge>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let wish = Wish::read(&edge, &request)?;
     if Head::method(&request) == "HEAD" {

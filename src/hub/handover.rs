@@ -1,6 +1,6 @@
-//! The socket's way from the HTTP server to the hub, or back to the short way.
+//! The socket's way from the HTTP server to the hub, or back to the fast path.
 //!
-//! The full HTTP server is given a [`Carrier`] instead of the bare socket, and with it one request: what was read of it
+//! The fallback is given a [`Carrier`] instead of the bare socket, and with it one request: what was read of it
 //! already, and no more from the socket than is left of it. It reads the request and writes the response through the
 //! carrier. A stream's body takes the socket away once the head is out; any other response leaves it where it is:
 //!
@@ -11,7 +11,7 @@
 //!                                                   buffers are freed at once
 //! ```
 //!
-//! One request at a time, because what follows it is not yet anybody's: the full server would wait for the rest of a
+//! One request at a time, because what follows it is not yet anybody's: the fallback would wait for the rest of a
 //! second request for ever, and hold what is sent meanwhile.
 
 use std::{

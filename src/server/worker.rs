@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     config::{Config, Origins},
-    http::{self, Edge, FullServer, Pending, ShortWay},
+    http::{self, Edge, Fallback, FastPath, Pending},
     hub::{Carrier, Drain, Hub, Unsent},
     limits::{Connections, PendingConnections, RequestBytes},
     log::Log,
@@ -55,16 +55,16 @@ pub(super) async fn run(listener: std::net::TcpListener, parts: Parts, started: 
     let begun = begin(listener, parts).await;
     // Whoever waits for it has ended itself when this fails.
     match begun {
-        Ok((listener, way)) => {
+        Ok((listener, fast)) => {
             started.send(Ok(())).ok();
             drop(started);
-            accept(&listener, &way).await;
+            accept(&listener, &fast).await;
         }
         Err(error) => drop(started.send(Err(error))),
     }
 }
 
-async fn begin(listener: std::net::TcpListener, parts: Parts) -> io::Result<(AsyncFd<TcpListener>, Rc<ShortWay>)> {
+async fn begin(listener: std::net::TcpListener, parts: Parts) -> io::Result<(AsyncFd<TcpListener>, Rc<FastPath>)> {
     let pending = Pending::new(parts.pending);
     let hub = Hub::start(&parts.log, &parts.config.stream, &parts.unsent, parts.drain.clone())?;
     let edge = web::Data::new(Edge {
@@ -77,17 +77,17 @@ async fn begin(listener: std::net::TcpListener, parts: Parts) -> io::Result<(Asy
         under_way: parts.drain.done.clone(),
         draining: parts.drain.begin,
     });
-    let full = full_server(&edge).await?;
+    let fallback = start_fallback(&edge).await?;
     #[expect(
         deprecated,
         reason = "its successor is unsafe to call; a listener owns its descriptor and never changes it"
     )]
     let listener = AsyncFd::with_interest(TcpListener::from_std(listener), Interest::READABLE)?;
-    Ok((listener, ShortWay::new(edge, full, pending)))
+    Ok((listener, FastPath::new(edge, fallback, pending)))
 }
 
 /// The HTTP server for everything that is not plain.
-async fn full_server(edge: &web::Data<Edge>) -> io::Result<FullServer> {
+async fn start_fallback(edge: &web::Data<Edge>) -> io::Result<Fallback> {
     let (data, cors) = (web::Data::clone(edge), edge.config.cors.clone());
     let app = move || {
         let app = App::new().configure(http::routes).app_data(web::Data::clone(&data));
@@ -111,7 +111,7 @@ async fn full_server(edge: &web::Data<Edge>) -> io::Result<FullServer> {
     }))
 }
 
-async fn accept(listener: &AsyncFd<TcpListener>, way: &Rc<ShortWay>) {
+async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>) {
     let (mut accepted, mut exhausted) = (0, false);
     loop {
         let (socket, remote) = match next(listener).await {
@@ -121,7 +121,7 @@ async fn accept(listener: &AsyncFd<TcpListener>, way: &Rc<ShortWay>) {
                     tracing::error!(%error, "no connection can be accepted; raise the limit of open files (ulimit -n)");
                 }
                 // A silent connection gives up its descriptor when its task has had its turn.
-                if way.evict() {
+                if fast.evict() {
                     yield_now().await;
                 } else {
                     sleep(EXHAUSTED).await;
@@ -132,9 +132,9 @@ async fn accept(listener: &AsyncFd<TcpListener>, way: &Rc<ShortWay>) {
             Err(_) => continue,
         };
         exhausted = false;
-        match way.admit(remote) {
-            Ok(place) => drop(spawn_local(Rc::clone(way).serve(socket.into(), remote, place))),
-            Err(problem) => way.turn_away(socket.into(), problem),
+        match fast.admit(remote) {
+            Ok(place) => drop(spawn_local(Rc::clone(fast).serve(socket.into(), remote, place))),
+            Err(problem) => fast.turn_away(socket.into(), problem),
         }
         accepted += 1;
         if accepted % ACCEPTS == 0 {

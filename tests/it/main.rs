@@ -31,7 +31,7 @@ mod limits;
 mod model;
 mod power;
 mod publish;
-mod short;
+mod fast;
 mod shutdown;
 mod slow;
 mod smoke;

@@ -11,7 +11,7 @@ use crate::harness::{Process, Stream, TestServer};
 const MIB: u64 = 1 << 20;
 pub const OWN: &str = "127.0.0.1";
 
-/// A publish that the full HTTP server reads, and the fast path does not.
+/// A publish that the fallback reads, and the fast path does not.
 pub const FULL: &str = "Content-Encoding: identity\r\n";
 
 pub fn head(extra: &str, length: usize) -> Vec<u8> {

@@ -2,7 +2,7 @@
 
 use crate::harness::TestServer;
 
-/// What makes the full HTTP server answer, and the fast path not; the same request means the same.
+/// What makes the fallback answer, and the fast path not; the same request means the same.
 const READERS: [&str; 2] = ["", "Content-Encoding: identity\r\n"];
 
 fn get(target: &str, headers: &str) -> Vec<u8> {

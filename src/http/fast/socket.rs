@@ -1,4 +1,4 @@
-//! A connection's socket, as the short way holds it.
+//! A connection's socket, as the fast path holds it.
 
 use std::{
     io::{self, ErrorKind, Write as _},

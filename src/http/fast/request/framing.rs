@@ -1,4 +1,4 @@
-//! Where a request ends, and how the full HTTP server gets it.
+//! Where a request ends, and how the fallback gets it.
 
 use std::ops::Range;
 
@@ -7,12 +7,12 @@ use crate::http::problem::Problem;
 /// What stands in the place of `upgrade` in a head: as long, and nothing that a server knows.
 const IGNORED: &[u8] = b"ignored";
 
-/// A request for the full HTTP server.
-pub(in crate::http::short) struct Framed {
+/// A request for the fallback.
+pub(in crate::http::fast) struct Framed {
     /// Where its target is.
     target: Range<usize>,
     head: usize,
-    /// The length of its body; `None` when only the full server can find the end.
+    /// The length of its body; `None` when only the fallback can find the end.
     body: Option<usize>,
     /// Where it asks for another protocol.
     upgrades: Vec<usize>,
@@ -27,19 +27,19 @@ impl Framed {
     }
 
     /// How many of `bytes` are of this request.
-    pub(in crate::http::short) fn used(&self, bytes: &[u8]) -> usize {
+    pub(in crate::http::fast) fn used(&self, bytes: &[u8]) -> usize {
         self.body.map_or(bytes.len(), |body| self.head.saturating_add(body).min(bytes.len()))
     }
 
     /// What has to come beside `used` bytes.
-    pub(in crate::http::short) fn rest(&self, used: usize) -> Option<usize> {
+    pub(in crate::http::fast) fn rest(&self, used: usize) -> Option<usize> {
         self.body.map(|body| self.head.saturating_add(body).saturating_sub(used))
     }
 
-    /// The first `used` of `bytes` for the full server. It takes a target in ASCII only, and `curl '…?topic=新闻'` sends it
+    /// The first `used` of `bytes` for the fallback. It takes a target in ASCII only, and `curl '…?topic=新闻'` sends it
     /// as it was typed. Another protocol is not to be had, and who asks for it is answered in this one (RFC 9110, section
-    /// 7.8); the full server would take what follows for that protocol, or end the connection.
-    pub(in crate::http::short) fn bytes(&self, bytes: &[u8], used: usize) -> Vec<u8> {
+    /// 7.8); the fallback would take what follows for that protocol, or end the connection.
+    pub(in crate::http::fast) fn bytes(&self, bytes: &[u8], used: usize) -> Vec<u8> {
         let mut all = bytes.get(..used).unwrap_or_default().to_vec();
         for at in &self.upgrades {
             all.get_mut(*at..at + IGNORED.len()).into_iter().for_each(|place| place.copy_from_slice(IGNORED));
@@ -80,7 +80,7 @@ fn encoded(target: &[u8]) -> Vec<u8> {
     all
 }
 
-/// How long a target is for the full server.
+/// How long a target is for the fallback.
 pub(super) fn encoded_len(target: &str) -> usize {
     target.bytes().map(|byte| if is_plain(byte) { 1 } else { 3 }).sum()
 }
@@ -89,7 +89,7 @@ fn hex_digit(nibble: u8) -> u8 {
     if nibble < 10 { b'0' + nibble } else { b'A' + nibble - 10 }
 }
 
-/// Whether the full HTTP server takes this byte in a target: in a path it takes fewer than in a query.
+/// Whether the fallback takes this byte in a target: in a path it takes fewer than in a query.
 fn is_plain(byte: u8) -> bool {
     matches!(byte, b'!' | b'#'..=b';' | b'=' | b'?'..=b'_' | b'a'..=b'z' | b'|' | b'~')
 }

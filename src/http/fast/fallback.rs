@@ -1,4 +1,4 @@
-//! The way to the full HTTP server and back, and a connection's end.
+//! The way to the fallback and back, and a connection's end.
 
 use std::{
     any::Any,
@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    ShortWay, Step,
+    FastPath, Step,
     connection::Connection,
     request::{self, Framed},
     socket::Socket,
@@ -30,27 +30,27 @@ use crate::{hub::Carrier, limits::BytesPermit};
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves one request of a connection as an HTTP server does.
-pub type FullServer = Box<dyn Fn(Carrier, SocketAddr) -> LocalBoxFuture<'static, ()>>;
+pub type Fallback = Box<dyn Fn(Carrier, SocketAddr) -> LocalBoxFuture<'static, ()>>;
 
-impl ShortWay {
-    /// The step that gives the request at the beginning of `bytes` to the full server; `used` of them are of it.
-    pub(super) fn full(&self, mut permit: BytesPermit, framed: &Framed, bytes: &[u8], used: usize) -> Step<'_> {
+impl FastPath {
+    /// The step that gives the request at the beginning of `bytes` to the fallback; `used` of them are of it.
+    pub(super) fn fall_back(&self, mut permit: BytesPermit, framed: &Framed, bytes: &[u8], used: usize) -> Step<'_> {
         if let Err(error) = permit.cover(used) {
             return self.refuse(&error.into());
         }
-        Step::Full(framed.bytes(bytes, used), framed.rest(used), Box::new(permit))
+        Step::FallBack(framed.bytes(bytes, used), framed.rest(used), Box::new(permit))
     }
 
-    /// Gives a request whose body does not come in time to the full server.
+    /// Gives a request whose body does not come in time to the fallback.
     pub(super) fn hand_over(&self, connection: &mut Connection) -> Step<'_> {
         let Some(framed) = request::framed(&connection.held) else { return Step::End };
         // All of it: what is held is not yet the whole request.
         let held = std::mem::take(&mut connection.held);
         let permit = connection.permit.take().unwrap_or_else(|| self.edge.bytes.permit(Some(connection.remote.ip())));
-        self.full(permit, &framed, &held, held.len())
+        self.fall_back(permit, &framed, &held, held.len())
     }
 
-    /// Has the full server answer one request; whether another one may follow.
+    /// Has the fallback answer one request; whether another one may follow.
     pub(super) async fn give(
         &self,
         connection: &mut Connection,
@@ -60,7 +60,7 @@ impl ShortWay {
     ) -> io::Result<bool> {
         let socket = std::mem::replace(&mut connection.socket, Socket::Gone).into_watched()?;
         let carrier = Carrier::new(socket, before, rest, Some(hold));
-        let served = (self.full)(carrier.clone(), connection.remote);
+        let served = (self.fallback)(carrier.clone(), connection.remote);
         let sent = async {
             if carrier.is_framed() {
                 return pending().await;

@@ -1,10 +1,10 @@
-//! The short way: it reads every request, and answers what comes by the thousand, publishes and subscriptions, without
-//! the full HTTP server.
+//! The fast path: it reads every request, and answers what comes by the thousand, publishes and subscriptions, without
+//! the fallback.
 //!
 //! ```text
 //!  accept ─► read ─► plain request? ─ yes ─► publish ─► answer ─────────────────────────► the next one
 //!                         │                  subscribe ─► head, first bytes ─► the socket goes to the hub
-//!                         └─ no ─► the full HTTP server has the connection for this one request ─► the next one
+//!                         └─ no ─► the fallback has the connection for this one request ─► the next one
 //! ```
 //!
 //! The routes are the same ([`super::publish`], [`super::subscribe`]); what is spared is the machinery around them, which
@@ -51,7 +51,7 @@ use crate::{
 
 mod connection;
 mod deadline;
-mod full;
+mod fallback;
 mod request;
 mod socket;
 mod turned_away;
@@ -62,16 +62,16 @@ use request::{BYTES_MAX, Look, Request, Route};
 use socket::Socket;
 use turned_away::TurnedAway;
 
-pub use full::FullServer;
+pub use fallback::Fallback;
 
 /// Requests of one connection that are served, or reads that bring none, before others have their turn. One that sends
 /// without end would otherwise never have to wait, and nobody else on this thread would be served, or told to stop.
 const TURN: u32 = 16;
 
 /// Serves the connections of one worker.
-pub struct ShortWay {
+pub struct FastPath {
     edge: web::Data<Edge>,
-    full: FullServer,
+    fallback: Fallback,
     pending: Rc<Pending>,
     /// What is read goes here first: only a request that comes in pieces gets memory of its own.
     scratch: RefCell<Vec<u8>>,
@@ -91,8 +91,8 @@ enum Step<'a> {
     Subscribe(LocalBoxFuture<'a, Result<Granted, Problem>>, bool),
     /// Wait for more.
     Wait,
-    /// Give it to the full server: what was read of it, what is still to come, and the permit for the first.
-    Full(Vec<u8>, Option<usize>, Box<dyn Any>),
+    /// Give it to the fallback: what was read of it, what is still to come, and the permit for the first.
+    FallBack(Vec<u8>, Option<usize>, Box<dyn Any>),
     /// The peer has gone, or has to.
     End,
 }
@@ -106,13 +106,13 @@ struct Response {
     is_sudden: bool,
 }
 
-impl ShortWay {
-    /// `full` serves what is not plain.
-    pub fn new(edge: web::Data<Edge>, full: FullServer, pending: Rc<Pending>) -> Rc<Self> {
+impl FastPath {
+    /// `fallback` serves what is not plain.
+    pub fn new(edge: web::Data<Edge>, fallback: Fallback, pending: Rc<Pending>) -> Rc<Self> {
         let scratch = RefCell::new(vec![0; BYTES_MAX]);
         Rc::new(Self {
             edge,
-            full,
+            fallback,
             pending,
             scratch,
             spare: RefCell::default(),
@@ -170,7 +170,7 @@ impl ShortWay {
                     is_new = false;
                     continue;
                 }
-                Step::Full(before, rest, hold) => {
+                Step::FallBack(before, rest, hold) => {
                     if !self.give(&mut connection, before, rest, hold).await? {
                         return Ok(());
                     }
@@ -275,7 +275,7 @@ impl ShortWay {
                 let used = framed.used(whole);
                 let permit = connection.permit.take_if(|_| used == whole.len());
                 let permit = permit.unwrap_or_else(|| self.edge.bytes.permit(Some(connection.remote.ip())));
-                (self.full(permit, &framed, whole, used), used)
+                (self.fall_back(permit, &framed, whole, used), used)
             }
             Look::Bad(problem) => (self.refuse(&problem), whole.len()),
         };

@@ -14,7 +14,7 @@ use actix_web::http::StatusCode;
 use futures_util::future::{Either, select};
 use tokio::{net::TcpStream, sync::Notify, task::spawn_local, time::timeout};
 
-use super::{ShortWay, request};
+use super::{FastPath, request};
 use crate::{
     http::{answer::Answer, problem::Problem},
     hub::send,
@@ -52,15 +52,15 @@ impl TurnedAway {
     }
 }
 
-impl ShortWay {
+impl FastPath {
     /// Answers a connection that there is no room for. A supervisor that asks for `/healthz` is answered all the same:
     /// it would otherwise restart a server that is only busy.
     pub fn turn_away(self: &Rc<Self>, socket: BareStream, problem: Problem) {
         let (key, gives_way) = self.turned_away.enter();
-        let way = Rc::clone(self);
+        let fast = Rc::clone(self);
         spawn_local(async move {
-            way.answer(socket, problem, &gives_way).await.ok();
-            way.turned_away.leave(key);
+            fast.answer(socket, problem, &gives_way).await.ok();
+            fast.turned_away.leave(key);
         });
     }
 

@@ -1,4 +1,4 @@
-//! A request that is plain enough for the short way.
+//! A request that is plain enough for the fast path.
 
 use std::{mem::MaybeUninit, net::IpAddr};
 
@@ -14,11 +14,11 @@ use unreadable::{too_long, unreadable, uri_too_long};
 
 /// The longest request that is served here, head and body. Longer ones are few, and each is worth a buffer of its own.
 pub(super) const BYTES_MAX: usize = 32 << 10;
-/// The longest head, as in the full HTTP server.
+/// The longest head, as in the fallback.
 const HEAD_BYTES_MAX: usize = 128 << 10;
-/// The longest target, percent-encoded, as in the full HTTP server.
+/// The longest target, percent-encoded, as in the fallback.
 const TARGET_BYTES_MAX: usize = 65_534;
-/// Headers of a request, as in the full HTTP server; a browser sends some fifteen.
+/// Headers of a request, as in the fallback; a browser sends some fifteen.
 const HEADERS_MAX: usize = 96;
 
 /// What some bytes are the beginning of.
@@ -29,7 +29,7 @@ pub(super) enum Look<T> {
     Head,
     /// A plain request whose body is not whole yet.
     Body,
-    /// A whole head for the full HTTP server.
+    /// A whole head for the fallback.
     Other(Framed),
     /// What cannot be a request.
     Bad(Problem),
@@ -57,7 +57,7 @@ pub(super) enum Route {
 /// Looks at `bytes`, and hands the request to `take` if it is whole and plain. A head of which `looked` bytes were seen
 /// before is not read again until it can be whole: a client that sends it byte by byte would have it read each time.
 ///
-/// Plain is what cannot be understood in two ways. The full HTTP server gets the same bytes for everything else, so a
+/// Plain is what cannot be understood in two ways. The fallback gets the same bytes for everything else, so a
 /// request can be refused or framed differently nowhere: whatever has another transfer coding, another protocol, an early
 /// answer, or asks for permission for another origin is left to it.
 pub(super) fn look<T>(
@@ -112,7 +112,7 @@ pub(super) fn look<T>(
     Look::Plain(take(&request), whole)
 }
 
-/// The request that `bytes` begin with, for the full HTTP server; its head is whole.
+/// The request that `bytes` begin with, for the fallback; its head is whole.
 pub(super) fn framed(bytes: &[u8]) -> Option<Framed> {
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
@@ -187,7 +187,7 @@ impl Head for Request<'_> {
     }
 
     fn takes_chunks(&self) -> bool {
-        // Another version is left to the full server.
+        // Another version is left to the fallback.
         true
     }
 
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_could_be_understood_in_two_ways_is_left_to_the_full_server() {
+    fn whatever_could_be_understood_in_two_ways_is_left_to_the_fallback() {
         let with = |line: &str| PLAIN.replace("Host: x\r\n", &format!("Host: x\r\n{line}\r\n"));
         for line in [
             "Transfer-Encoding: chunked",
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_is_not_ascii_is_taken_as_it_is_and_encoded_for_the_full_server() {
+    fn a_target_that_is_not_ascii_is_taken_as_it_is_and_encoded_for_the_fallback() {
         for query in ["topic=新闻", "topic=<a>", "topic=\"a\"", "topic={a}`\\^"] {
             let request = PLAIN.replace("topic=a", query);
             assert_eq!(seen(&request), format!("POST {query} abc {}", request.len()));
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn another_protocol_is_not_asked_for_of_the_full_server() {
+    fn another_protocol_is_not_asked_for_of_the_fallback() {
         let head = |name: &str, options: &str| format!("GET / HTTP/1.1\r\n{name}: h2c\r\nCONNECTION:{options}\r\n\r\n");
         for (options, expected) in [
             ("Upgrade, HTTP2-Settings", "ignored, HTTP2-Settings"),
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_left_to_the_full_server() {
+    fn what_does_not_fit_is_left_to_the_fallback() {
         let sized = |length: usize| {
             let head = format!("POST /publish HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
             head + &"x".repeat(length)

@@ -1,4 +1,4 @@
-//! The short way: plain publishes and subscriptions that never see the full HTTP server. Nobody may be able to tell.
+//! The fast path: plain publishes and subscriptions that never see the fallback. Nobody may be able to tell.
 
 use std::{
     io::Write as _,
@@ -192,7 +192,7 @@ async fn requests_may_come_in_pieces_or_several_at_once() {
             assert_eq!(all.next().await.expect("an event").data, content, "pieces of {size}");
         }
     }
-    // One that the full server must answer, plain ones before and after it.
+    // One that the fallback must answer, plain ones before and after it.
     let health = request("GET", "/healthz", &[], "");
     connection.write([publish("before"), health, publish("after")].concat().as_bytes()).await;
     assert_eq!(connection.answer().await.0, 200);
@@ -210,7 +210,7 @@ async fn requests_may_come_in_pieces_or_several_at_once() {
 
 #[tokio::test]
 async fn a_request_that_dawdles_is_still_answered() {
-    // Goal: one that is not whole in time for the short way is taken up by the full server where it is.
+    // Goal: one that is not whole in time for the fast path is taken up by the fallback where it is.
     let server = TestServer::start();
     let text = publish("slowly");
     for at in [30, text.len() - 3] {
@@ -257,7 +257,7 @@ async fn an_idle_connection_closes_quietly_and_not_before_its_time() {
 async fn a_client_that_takes_no_answers_is_cut() {
     // Goal: whoever sends requests and reads nothing is cut, and holds no more memory than its socket meanwhile.
     let server = TestServer::with(|config| config.stream.write_timeout = Duration::from_secs(1));
-    // The full server's answers are as good as those of the fast path.
+    // The fallback's answers are as good as those of the fast path.
     for request in [publish("unanswered"), request("GET", "/app.js", &[], "")] {
         let mut connection = Connection::open(&server).await;
         let many = request.repeat(1000);

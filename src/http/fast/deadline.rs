@@ -10,7 +10,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::config::ServerConfig;
 
-/// A request that is not whole by then is left to the full HTTP server, and its body to that one's time limit.
+/// A request that is not whole by then is left to the fallback, and its body to that one's time limit.
 const WHOLE_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a connection waits for.
