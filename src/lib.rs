@@ -24,7 +24,7 @@
 //! # Modules
 //! In order: a module uses only modules below it.
 //! - [`server`]: the composition root, and the workers.
-//! - [`http`]: routes, requests, errors to status codes; the fast path for what comes by the thousand.
+//! - [`http`]: who reads a request, the fast path or the fallback; what it means, in one place for both.
 //! - [`limits`]: how much: permits that free themselves.
 //! - [`hub`]: the subscribers' sockets of one worker.
 //! - [`registry`]: name to live topic.

@@ -1,9 +1,7 @@
 //! Which kind of stream a client asks for with its `Accept` (RFC 9110, section 12.5.1).
 
-use actix_web::{
-    http::header::{Quality, QualityItem},
-    mime::{self, Mime},
-};
+use actix_http::header::{Quality, QualityItem};
+use mime::Mime;
 
 use super::head::{Head, visible};
 
@@ -39,11 +37,14 @@ enum Range {
 
 impl Accept {
     /// Reads the header; what is not a media range in it is ignored.
-    pub(super) fn read(request: &impl Head) -> Self {
+    pub(super) fn read(head: &impl Head) -> Self {
+        Self::of(head.values("accept").filter_map(visible))
+    }
+
+    fn of<'a>(values: impl Iterator<Item = &'a str>) -> Self {
         let none = Weight { range: Range::None, quality: Quality::ZERO };
         let mut accept = Self { events: none, lines: none };
-        let items = request.values("accept").filter_map(visible).flat_map(|value| value.split(','));
-        for item in items.take(RANGES_MAX) {
+        for item in values.flat_map(|value| value.split(',')).take(RANGES_MAX) {
             let Ok(item) = item.trim().parse::<QualityItem<Mime>>() else { continue };
             accept.events = accept.events.max(Weight::of("text", "event-stream", &item));
             accept.lines = accept.lines.max(Weight::of("application", "x-ndjson", &item));
@@ -83,15 +84,11 @@ impl Weight {
 
 #[cfg(test)]
 mod tests {
-    use actix_web::test::TestRequest;
-
     use super::*;
 
     /// Whether NDJSON is preferred, and whether event streams are named.
     fn read(values: &[&str]) -> (bool, bool) {
-        let request =
-            values.iter().fold(TestRequest::default(), |request, value| request.append_header(("accept", *value)));
-        let accept = Accept::read(&request.to_http_request());
+        let accept = Accept::of(values.iter().copied());
         (accept.prefers_lines(), accept.names_events())
     }
 

@@ -1,9 +1,8 @@
-//! A response, whichever server sends it.
+//! A response, whoever sends it.
 
 use std::borrow::Cow;
 
-use actix_http::ConnectionType;
-use actix_web::{HttpResponse, http::StatusCode};
+use actix_http::StatusCode;
 use smallvec::SmallVec;
 
 /// A whole response, or the head of a stream and its first bytes.
@@ -11,7 +10,9 @@ use smallvec::SmallVec;
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: SmallVec<[(&'static str, Cow<'static, str>); 3]>,
-    pub(super) body: Vec<u8>,
+    pub(super) body: Cow<'static, [u8]>,
+    /// HEAD asks for it: the body, whose length is told, is not sent (RFC 9110, section 9.3.2).
+    pub(super) is_head: bool,
     /// Its length is not known: it is chunked already, or ends with the connection (RFC 9112, section 6.3).
     pub(super) is_stream: bool,
     /// The connection ends with it.
@@ -20,7 +21,14 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn new(status: StatusCode) -> Self {
-        Self { status, headers: SmallVec::new(), body: Vec::new(), is_stream: false, is_last: false }
+        Self {
+            status,
+            headers: SmallVec::new(),
+            body: Cow::Borrowed(&[]),
+            is_head: false,
+            is_stream: false,
+            is_last: false,
+        }
     }
 
     pub(super) fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
@@ -28,14 +36,13 @@ impl Answer {
         self
     }
 
-    pub(super) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+    pub(super) fn body(mut self, body: impl Into<Cow<'static, [u8]>>) -> Self {
         self.body = body.into();
         self
     }
 
-    /// As it goes over the wire; `date` is the time in the form of RFC 9110, section 5.6.7. `varies` is whether a page of
-    /// another origin might be answered with more.
-    pub(super) fn write(&self, date: &str, varies: bool, out: &mut Vec<u8>) {
+    /// As it goes over the wire; `date` is the time in the form of RFC 9110, section 5.6.7.
+    pub(super) fn write(&self, date: &str, out: &mut Vec<u8>) {
         let mut put = |parts: &[&str]| parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
         put(&["HTTP/1.1 ", self.status.as_str(), " ", self.status.canonical_reason().unwrap_or_default(), "\r\n"]);
         if self.is_last {
@@ -47,27 +54,9 @@ impl Answer {
         for (name, value) in &self.headers {
             put(&[name, ": ", value, "\r\n"]);
         }
-        if varies {
-            put(&["vary: Origin, Access-Control-Request-Method, Access-Control-Request-Headers\r\n"]);
-        }
         put(&["date: ", date, "\r\n\r\n"]);
-        out.extend_from_slice(&self.body);
-    }
-}
-
-impl From<Answer> for HttpResponse {
-    fn from(answer: Answer) -> Self {
-        let mut response = Self::build(answer.status);
-        for (name, value) in &answer.headers {
-            response.insert_header((*name, &**value));
+        if !self.is_head {
+            out.extend_from_slice(&self.body);
         }
-        let mut response = response.body(answer.body);
-        if answer.is_last {
-            response.head_mut().set_connection_type(ConnectionType::Close);
-        }
-        if answer.is_stream {
-            response.head_mut().no_chunking(true);
-        }
-        response
     }
 }

@@ -1,14 +1,14 @@
-//! The fast path: it reads every request, and answers what comes by the thousand, publishes and subscriptions, without
-//! the fallback.
+//! The fast path: it reads every request, and has those served that are whole and plain. The others it leaves to the
+//! fallback.
 //!
 //! ```text
-//!  accept ─► read ─► plain request? ─ yes ─► publish ─► answer ─────────────────────────► the next one
-//!                         │                  subscribe ─► head, first bytes ─► the socket goes to the hub
+//!  accept ─► read ─► plain request? ─ yes ─► serve ─► answer ─────────────────────────────► the next one
+//!                         │                    └────► head, first bytes ─► the socket goes to the hub
 //!                         └─ no ─► the fallback has the connection for this one request ─► the next one
 //! ```
 //!
-//! The routes are the same ([`super::publish`], [`super::subscribe`]); what is spared is the machinery around them, which
-//! costs more than the event does. A connection that waits has no buffer, and one that subscribes at once is never
+//! What a request means is decided elsewhere ([`super::serve`]); what is spared is the machinery of an HTTP server around
+//! it, which costs more than the event does. A connection that waits has no buffer, and one that subscribes at once is never
 //! known to the runtime's poll, only to the hub's. What waits for a request, or for the rest of its head, waits here,
 //! whichever server answers it: so the limits on connections, heads and waiting are in one place.
 
@@ -24,11 +24,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use actix_web::{http::StatusCode, web};
-use futures_util::{
-    FutureExt as _,
-    future::{Either, LocalBoxFuture},
-};
+use actix_http::StatusCode;
+use futures_util::future::{Either, LocalBoxFuture};
 use tokio::{
     io::{AsyncRead as _, ReadBuf},
     task::yield_now,
@@ -38,16 +35,11 @@ use tokio::{
 use super::{
     Edge,
     answer::Answer,
-    head::Head,
     pending::{Pending, Place},
     problem::Problem,
-    publish::Order,
-    subscribe::{Granted, Wish},
+    serve::{Body, Reply, serve},
 };
-use crate::{
-    config::Origins,
-    limits::{BytesPermit, UNCOUNTED_MAX},
-};
+use crate::hub::Subscription;
 
 mod connection;
 mod deadline;
@@ -58,7 +50,7 @@ mod turned_away;
 
 use connection::Connection;
 use deadline::Wait;
-use request::{BYTES_MAX, Look, Request, Route};
+use request::{BYTES_MAX, Look, Request};
 use socket::Socket;
 use turned_away::TurnedAway;
 
@@ -70,7 +62,7 @@ const TURN: u32 = 16;
 
 /// Serves the connections of one worker.
 pub struct FastPath {
-    edge: web::Data<Edge>,
+    edge: Rc<Edge>,
     fallback: Fallback,
     pending: Rc<Pending>,
     /// What is read goes here first: only a request that comes in pieces gets memory of its own.
@@ -85,10 +77,10 @@ pub struct FastPath {
 enum Step<'a> {
     /// Answer, and go on unless it was the last request.
     Answer(Response),
-    /// Likewise, once the log has the event.
-    Publish(LocalBoxFuture<'a, Result<Answer, Problem>>, bool),
-    /// Subscribe; likewise when that is refused.
-    Subscribe(LocalBoxFuture<'a, Result<Granted, Problem>>, bool),
+    /// Send the first bytes of a stream, and give the socket to the hub.
+    Stream(Response, Box<Subscription>),
+    /// Wait for the reply. The connection ends with it, or not.
+    Reply(LocalBoxFuture<'a, Reply>, bool),
     /// Wait for more.
     Wait,
     /// Give it to the fallback: what was read of it, what is still to come, and the permit for the first.
@@ -108,7 +100,7 @@ struct Response {
 
 impl FastPath {
     /// `fallback` serves what is not plain.
-    pub fn new(edge: web::Data<Edge>, fallback: Fallback, pending: Rc<Pending>) -> Rc<Self> {
+    pub fn new(edge: Rc<Edge>, fallback: Fallback, pending: Rc<Pending>) -> Rc<Self> {
         let scratch = RefCell::new(vec![0; BYTES_MAX]);
         Rc::new(Self {
             edge,
@@ -154,18 +146,17 @@ impl FastPath {
                 None if is_new => self.look(&mut connection, &[]),
                 None => self.next(&mut connection).await?,
             };
+            let step = match step {
+                Step::Reply(reply, is_last) => self.reply(reply.await, is_last),
+                step => step,
+            };
             let response = match step {
                 Step::Answer(response) => response,
-                Step::Publish(answer, is_last) => self.respond(answer.await, is_last),
-                Step::Subscribe(granted, is_last) => match granted.await {
-                    Ok(Granted::Stream(first, subscription)) => {
-                        self.send(&mut connection.socket, self.respond(Ok(first), true).bytes).await?;
-                        self.edge.hub.adopt(connection.socket.into_bare()?, *subscription);
-                        return Ok(());
-                    }
-                    Ok(Granted::Answer(answer)) => self.respond(Ok(answer), is_last),
-                    Err(problem) => self.respond(Err(problem), is_last),
-                },
+                Step::Stream(first, subscription) => {
+                    self.send(&mut connection.socket, first.bytes).await?;
+                    self.edge.hub.adopt(connection.socket.into_bare()?, *subscription);
+                    return Ok(());
+                }
                 Step::Wait => {
                     is_new = false;
                     continue;
@@ -178,7 +169,7 @@ impl FastPath {
                     is_new = !connection.held.is_empty();
                     continue;
                 }
-                Step::End => return Ok(()),
+                Step::Reply(..) | Step::End => return Ok(()),
             };
             if response.is_sudden {
                 // Its client may try again elsewhere, and would find its own bytes in the way.
@@ -301,53 +292,29 @@ impl FastPath {
     }
 
     fn take(&self, request: &Request<'_>) -> Step<'_> {
-        let (edge, is_last) = (&*self.edge, request.is_last);
-        let refused = |problem| Step::Answer(self.respond(Err(problem), is_last));
-        match request.route {
-            Route::Publish => match Order::whole(edge, request, request.body) {
-                Ok(order) => match self.permit(request) {
-                    Err(problem) => refused(problem),
-                    Ok(permit) => match (order.carry_out(edge), permit) {
-                        (Either::Left(answer), _) => Step::Answer(self.respond(answer.into_inner(), is_last)),
-                        (Either::Right(answer), None) => Step::Publish(answer, is_last),
-                        (Either::Right(answer), permit) => {
-                            Step::Publish(answer.inspect(move |_| drop(permit)).boxed_local(), is_last)
-                        }
-                    },
-                },
-                Err(problem) => refused(problem),
-            },
-            // In memory of its own: a connection that publishes need not hold room for it.
-            Route::Subscribe => match Wish::read(edge, request) {
-                Ok(wish) => Step::Subscribe(wish.grant(edge).boxed_local(), is_last),
-                Err(problem) => refused(problem),
-            },
+        match serve(&self.edge, request, Body::Whole(request.body)) {
+            Either::Left(reply) => self.reply(reply.into_inner(), request.is_last),
+            Either::Right(reply) => Step::Reply(reply, request.is_last),
         }
     }
 
-    /// A permit for what a publish keeps while it waits for the log; none is made where it would count nothing.
-    fn permit(&self, request: &Request<'_>) -> Result<Option<BytesPermit>, Problem> {
-        let bytes = request.bytes();
-        if bytes <= UNCOUNTED_MAX {
-            return Ok(None);
+    fn reply(&self, reply: Reply, is_last: bool) -> Step<'_> {
+        match reply {
+            Reply::Answer(answer) => Step::Answer(self.respond(answer, is_last)),
+            Reply::Stream(head, subscription) => Step::Stream(self.respond(head, true), subscription),
         }
-        let mut permit = self.edge.bytes.permit(Head::remote(request));
-        permit.cover(bytes)?;
-        Ok(Some(permit))
     }
 
-    fn respond(&self, answer: Result<Answer, Problem>, is_last: bool) -> Response {
-        let mut answer = answer.unwrap_or_else(|problem| problem.answer());
+    fn respond(&self, mut answer: Answer, is_last: bool) -> Response {
         answer.is_last |= is_last;
         let mut bytes = self.spare.take();
-        let varies = self.edge.config.cors.origins != Origins::default();
-        answer.write(&self.date(), varies, &mut bytes);
+        answer.write(&self.date(), &mut bytes);
         Response { bytes, is_last: answer.is_last, is_sudden: false }
     }
 
     /// Refuses a request that is not whole, or whose end is not known: the connection ends with the answer.
     fn refuse(&self, problem: &Problem) -> Step<'_> {
-        let mut response = self.respond(Ok(problem.answer()), true);
+        let mut response = self.respond(problem.answer(), true);
         response.is_sudden = true;
         Step::Answer(response)
     }

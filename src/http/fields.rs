@@ -72,6 +72,13 @@ impl<'a> Fields<'a> {
         Ok(fields)
     }
 
+    /// The same, with memory of its own.
+    pub(super) fn into_owned(self) -> Fields<'static> {
+        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        let pairs = self.pairs.into_iter().map(|(name, value)| (own(name), own(value))).collect();
+        Fields { pairs, dropped: self.dropped, known: self.known }
+    }
+
     /// How many pairs were not kept.
     pub(super) fn dropped(&self) -> usize {
         self.dropped
@@ -120,6 +127,15 @@ pub(super) fn decode<'a>(text: &'a [u8], source: &str, name: &[u8]) -> Result<Co
         });
     }
     String::from_utf8(decoded).map(Cow::Owned).map_err(|error| bad_utf8(error.utf8_error().valid_up_to()))
+}
+
+/// As [`decode`], for a part of a path: there a plus stands for itself (RFC 3986, section 3.3), unlike in a form.
+pub(super) fn decode_path<'a>(text: &'a str, name: &[u8]) -> Result<Cow<'a, str>, Problem> {
+    if !text.contains('%') {
+        return Ok(Cow::Borrowed(text));
+    }
+    let text = text.replace('+', "%2B");
+    decode(text.as_bytes(), "the path", name).map(|decoded| Cow::Owned(decoded.into_owned()))
 }
 
 fn hex(digit: u8) -> u8 {

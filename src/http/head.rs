@@ -1,12 +1,13 @@
-//! A request's head, whichever server read it: the fallback, or the fast path ([`super::fast`]).
+//! A request's head, whoever read it: the fast path or the fallback.
 
 use std::net::IpAddr;
 
-use actix_web::{HttpRequest, http::Version};
-
-/// What the routes of events ask of a request.
+/// What a request is asked for.
 pub(super) trait Head {
     fn method(&self) -> &str;
+
+    /// As it was sent: with its percent-encoding, and without the query.
+    fn path(&self) -> &str;
 
     /// What follows the `?`.
     fn query(&self) -> &str;
@@ -35,26 +36,4 @@ pub(super) trait Head {
 pub(super) fn visible(value: &[u8]) -> Option<&str> {
     let visible = value.iter().all(|b| matches!(b, b'\t' | b' '..=b'~'));
     if visible { std::str::from_utf8(value).ok() } else { None }
-}
-
-impl Head for HttpRequest {
-    fn method(&self) -> &str {
-        Self::method(self).as_str()
-    }
-
-    fn query(&self) -> &str {
-        self.query_string()
-    }
-
-    fn takes_chunks(&self) -> bool {
-        self.version() >= Version::HTTP_11
-    }
-
-    fn remote(&self) -> Option<IpAddr> {
-        self.peer_addr().map(|address| address.ip())
-    }
-
-    fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
-        self.headers().get_all(name).map(actix_web::http::header::HeaderValue::as_bytes)
-    }
 }

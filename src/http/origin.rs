@@ -8,7 +8,7 @@
 //! proxy changes `Host`: so it is believed first. Browsers send it over HTTPS and to this machine only; without it
 //! `Origin` has to be the host that was asked.
 
-use actix_web::http::StatusCode;
+use actix_http::StatusCode;
 
 use super::{
     head::{Head, visible},

@@ -1,9 +1,14 @@
 //! The page at `/` and its parts, embedded in the binary.
 
-use actix_web::{HttpResponse, http::header, web};
+use actix_http::StatusCode;
 
-/// Path, media type and content of everything in `static/`.
-const FILES: &[(&str, &str, &[u8])] = &[
+use super::answer::Answer;
+
+/// Path, media type and content of a part.
+pub(super) type File = (&'static str, &'static str, &'static [u8]);
+
+/// Everything in `static/`.
+const FILES: &[File] = &[
     ("/", HTML, include_bytes!("../../static/index.html")),
     ("/style.css", "text/css; charset=utf-8", include_bytes!("../../static/style.css")),
     ("/icon.svg", "image/svg+xml", include_bytes!("../../static/icon.svg")),
@@ -23,23 +28,18 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-pub(super) fn routes(config: &mut web::ServiceConfig) {
-    for (path, media_type, content) in FILES {
-        let answer = move || async move {
-            HttpResponse::Ok()
-                .content_type(*media_type)
-                // Asked for anew each time: after an upgrade no part may be of the old page.
-                .insert_header((header::CACHE_CONTROL, "no-cache"))
-                .insert_header((header::CONTENT_SECURITY_POLICY, POLICY))
-                .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-                .insert_header((header::REFERRER_POLICY, "no-referrer"))
-                .body(*content)
-        };
-        config.service(
-            web::resource(*path)
-                .route(web::get().to(answer))
-                .route(web::head().to(answer))
-                .default_service(web::to(|| async { super::not_allowed("GET, HEAD") })),
-        );
-    }
+/// The part with this path.
+pub(super) fn find(path: &str) -> Option<&'static File> {
+    FILES.iter().find(|(other, ..)| *other == path)
+}
+
+pub(super) fn answer((_, media_type, content): &File) -> Answer {
+    Answer::new(StatusCode::OK)
+        .with("content-type", *media_type)
+        // Asked for anew each time: after an upgrade no part may be of the old page.
+        .with("cache-control", "no-cache")
+        .with("content-security-policy", POLICY)
+        .with("x-content-type-options", "nosniff")
+        .with("referrer-policy", "no-referrer")
+        .body(*content)
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use actix_web::{HttpResponse, ResponseError, http::StatusCode};
+use actix_http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
@@ -73,6 +73,11 @@ impl Problem {
         self
     }
 
+    /// The status of the response.
+    pub fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
     /// The stable code.
     pub fn code(&self) -> &'static str {
         self.0.code
@@ -105,7 +110,7 @@ impl Problem {
         if let Some(allow) = self.0.allow {
             answer = answer.with("allow", allow);
         }
-        answer.body(format!("{document}\n"))
+        answer.body(format!("{document}\n").into_bytes())
     }
 }
 
@@ -138,15 +143,5 @@ impl From<TooManyPending> for Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.0.code, self.0.detail)
-    }
-}
-
-impl ResponseError for Problem {
-    fn status_code(&self) -> StatusCode {
-        self.0.status
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        self.answer().into()
     }
 }

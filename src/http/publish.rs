@@ -1,12 +1,12 @@
 //! `GET|POST|PUT /publish`: one event to one or more topics; answered when the log has it.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
+use actix_http::StatusCode;
 use bytes::Bytes;
 use futures_util::{
     FutureExt as _,
-    future::{Either, LocalBoxFuture, Ready, join_all, ready},
+    future::{Either, join_all},
 };
 use serde_json::Value;
 use smallvec::SmallVec;
@@ -19,9 +19,11 @@ use super::{
     origin,
     problem::Problem,
     refusal::refusal,
+    serve::{Body, Reply, Served, now},
 };
 use crate::{
     event::{EventName, TopicName},
+    limits::{BytesPermit, UNCOUNTED_MAX},
     log::Draft,
     registry::Outcome,
     topic::Published,
@@ -30,7 +32,9 @@ use crate::{
 mod body;
 mod json;
 
-use body::{Body, Kind};
+pub(super) use body::Payload;
+
+use body::{Parts, PayloadHead};
 
 /// The parameters of a publish, in the query or in a form.
 const PARAMETERS: [&str; 3] = ["topic", "content", "event"];
@@ -41,36 +45,49 @@ const RECEIPT_BYTES: usize = 160;
 /// What a publisher waits before it tries again when the server cannot take the event.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The route in the fallback.
-pub(super) async fn route(
-    edge: web::Data<Edge>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    check(&edge, &request)?;
-    let _under_way = edge.under_way.upgrade().ok_or_else(Edge::draining)?;
-    // A query that cannot be read is refused before the body is waited for.
-    let query = Fields::query(request.query(), &PARAMETERS, &[])?;
-    let config = &edge.config.publish;
-    let kind = Kind::of(&request)?;
-    // Held until the log has the content.
-    let mut permit = edge.bytes.permit(request.remote());
-    let bytes = body::collect(&request, payload, kind.bytes_max(config), config.body_timeout, &mut permit).await?;
-    let order = Order::read(&edge, &request, &query, Body::parse(kind, &request, bytes)?)?;
-    Ok(order.carry_out(&edge).await?.into())
+/// Serves `/publish`.
+pub(super) fn serve<'a>(edge: &'a Edge, head: &impl Head, body: Body<'_>) -> Served<'a> {
+    match body {
+        Body::Whole(body) => match Publish::read(edge, head, body) {
+            Ok((publish, permit)) => publish.commit(edge, permit),
+            Err(problem) => now(Err(problem)),
+        },
+        Body::Coming(payload) => match PublishHead::read(edge, head) {
+            // It is refused before its body is waited for.
+            Err(problem) => now(Err(problem)),
+            Ok(head) => Either::Right(receive(edge, head.into_owned(), payload).boxed_local()),
+        },
+    }
 }
 
-/// What a publish asks for.
-pub(super) struct Order {
+/// Waits for the body, then publishes.
+async fn receive(edge: &Edge, head: PublishHead<'static>, payload: Payload) -> Reply {
+    let Some(_under_way) = edge.under_way.upgrade() else { return Err(Edge::draining()).into() };
+    // Held until the log has the content.
+    let mut permit = edge.bytes.permit(head.remote);
+    let received = body::collect(&head.payload, payload, &edge.config.publish, &mut permit).await;
+    match received.and_then(|body| head.with_body(edge, body)) {
+        Ok(publish) => publish.commit(edge, Some(permit)).await,
+        Err(problem) => Err(problem).into(),
+    }
+}
+
+/// What the head of a publish says.
+struct PublishHead<'a> {
+    query: Fields<'a>,
+    payload: PayloadHead,
+    key: Option<Arc<str>>,
+    remote: Option<IpAddr>,
+}
+
+/// A publish.
+struct Publish {
     /// One a topic.
     drafts: SmallVec<[Draft; 1]>,
     /// The answer is a list.
     several: bool,
     key: Option<Arc<str>>,
 }
-
-/// What comes of it. Where the log commits at once it is at hand.
-pub(super) type Carried<'a> = Either<Ready<Result<Answer, Problem>>, LocalBoxFuture<'a, Result<Answer, Problem>>>;
 
 /// Whether a publish may be taken.
 fn check(edge: &Edge, request: &impl Head) -> Result<(), Problem> {
@@ -84,45 +101,65 @@ fn check(edge: &Edge, request: &impl Head) -> Result<(), Problem> {
     edge.check_open()
 }
 
-impl Order {
-    /// Reads a request whose body is at hand.
-    pub(super) fn whole(edge: &Edge, request: &impl Head, body: &[u8]) -> Result<Self, Problem> {
-        check(edge, request)?;
-        let query = Fields::query(request.query(), &PARAMETERS, &[])?;
-        let kind = Kind::of(request)?;
-        let bytes_max = kind.bytes_max(&edge.config.publish);
-        if u64::try_from(body.len()).is_ok_and(|length| length > bytes_max) {
-            return Err(body::too_large(bytes_max));
+impl<'a> PublishHead<'a> {
+    fn read(edge: &Edge, head: &'a impl Head) -> Result<Self, Problem> {
+        check(edge, head)?;
+        let query = Fields::query(head.query(), &PARAMETERS, &[])?;
+        Ok(Self { query, payload: PayloadHead::read(head)?, key: key(head)?, remote: head.remote() })
+    }
+
+    fn into_owned(self) -> PublishHead<'static> {
+        PublishHead { query: self.query.into_owned(), ..self }
+    }
+
+    fn with_body(self, edge: &Edge, body: Bytes) -> Result<Publish, Problem> {
+        let (drafts, several) = drafts(edge, &self.query, self.payload.parse(body)?)?;
+        Ok(Publish { drafts, several, key: self.key })
+    }
+}
+
+impl Publish {
+    /// Reads a request whose body is at hand. It comes with a permit for what it keeps while it waits for the log; none is
+    /// made where it would count nothing.
+    fn read(edge: &Edge, head: &impl Head, body: &[u8]) -> Result<(Self, Option<BytesPermit>), Problem> {
+        let publish = PublishHead::read(edge, head)?;
+        publish.payload.check_length(body.len(), &edge.config.publish)?;
+        let publish = publish.with_body(edge, Bytes::copy_from_slice(body))?;
+        let bytes = head.query().len() + body.len();
+        if bytes <= UNCOUNTED_MAX {
+            return Ok((publish, None));
         }
-        let body = Body::parse(kind, request, Bytes::copy_from_slice(body))?;
-        Self::read(edge, request, &query, body)
+        let mut permit = edge.bytes.permit(head.remote());
+        permit.cover(bytes)?;
+        Ok((publish, Some(permit)))
     }
 
-    fn read(edge: &Edge, request: &impl Head, query: &Fields<'_>, body: Body) -> Result<Self, Problem> {
-        let (drafts, several) = drafts(edge, query, body)?;
-        Ok(Self { drafts, several, key: key(request)? })
-    }
-
-    /// Publishes. A drain waits for what has to wait; it cannot have ended in the moment since the request was checked,
-    /// because it waits for this worker's hub, too.
-    pub(super) fn carry_out(mut self, edge: &Edge) -> Carried<'_> {
+    /// Publishes; now, where the log commits at once. A drain waits for what has to wait: it cannot have ended since the
+    /// request was checked, because it waits for this worker's hub, too.
+    fn commit(mut self, edge: &Edge, permit: Option<BytesPermit>) -> Served<'_> {
         let only = if self.key.is_none() && self.drafts.len() == 1 { self.drafts.pop() } else { None };
-        let Some(draft) = only else { return Either::Right(self.carry_out_each(edge).boxed_local()) };
+        let Some(draft) = only else {
+            let answered = self.commit_each(edge).map(move |answer| {
+                drop(permit);
+                answer.into()
+            });
+            return Either::Right(answered.boxed_local());
+        };
         let (topic, several) = (draft.topic.clone(), self.several);
         match edge.registry.publish(draft) {
-            Either::Left(outcome) => Either::Left(ready(answer(edge, &[(topic, outcome.into_inner())], several))),
+            Either::Left(outcome) => now(answer(edge, &[(topic, outcome.into_inner())], several)),
             Either::Right(outcome) => {
                 let under_way = edge.under_way.upgrade();
                 let answered = outcome.map(move |outcome| {
-                    drop(under_way);
-                    answer(edge, &[(topic, outcome)], several)
+                    drop((under_way, permit));
+                    answer(edge, &[(topic, outcome)], several).into()
                 });
                 Either::Right(answered.boxed_local())
             }
         }
     }
 
-    async fn carry_out_each(self, edge: &Edge) -> Result<Answer, Problem> {
+    async fn commit_each(self, edge: &Edge) -> Result<Answer, Problem> {
         let _under_way = edge.under_way.upgrade();
         let publish = async |draft: Draft| {
             let topic = draft.topic.clone();
@@ -138,7 +175,7 @@ impl Order {
 }
 
 /// The events to publish, one a topic, and whether the answer is a list.
-fn drafts(edge: &Edge, query: &Fields<'_>, body: Body) -> Result<(SmallVec<[Draft; 1]>, bool), Problem> {
+fn drafts(edge: &Edge, query: &Fields<'_>, body: Parts) -> Result<(SmallVec<[Draft; 1]>, bool), Problem> {
     let content = match (query.only("content")?, body.content) {
         (Some(_), Some(_)) => {
             return Err(Problem::bad_request("repeated", "`content` is in the query and in the body"));

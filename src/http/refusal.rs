@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use actix_web::http::StatusCode;
+use actix_http::StatusCode;
 
 use super::problem::Problem;
 use crate::{
@@ -81,7 +81,7 @@ mod tests {
 
     fn code<E: Refused>(error: E) -> (u16, &'static str) {
         let problem = refusal(&RegistryError::Topic(error), Duration::from_secs(1));
-        (actix_web::ResponseError::status_code(&problem).as_u16(), problem.code())
+        (problem.status().as_u16(), problem.code())
     }
 
     #[test]

@@ -2,22 +2,25 @@
 
 use std::{borrow::Cow, net::IpAddr, time::Instant};
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    body::{self, BoxBody},
-    http::StatusCode,
-    web,
-};
-use bytes::{Bytes, BytesMut};
+use actix_http::StatusCode;
+use bytes::BytesMut;
+use futures_util::{FutureExt as _, future::Either};
 use smallvec::SmallVec;
 
 use super::{
-    Edge, accept::Accept, answer::Answer, fields::Fields, head::Head, problem::Problem, refusal, stream::HandOver,
+    Edge,
+    accept::Accept,
+    answer::Answer,
+    fields::Fields,
+    head::Head,
+    problem::Problem,
+    refusal,
+    serve::{Reply, Served, now},
 };
 use crate::{
     event::{EventId, TopicName},
     frame::{self, Encoding, Format, Framing, Marks, Opening},
-    hub::{Carrier, Subscription, jitter},
+    hub::{Subscription, jitter},
     limits::{ConnectionPermit, TooManyConnections},
     log::{Placement, Start},
     registry::RegistryError,
@@ -39,28 +42,21 @@ const LAST_MAX: usize = 10_000;
 /// A refused subscriber waits this many times `stream.retry`, jittered, before it comes back.
 const REFUSED_PATIENCE: u32 = 4;
 
-/// The route in the fallback.
-pub(super) async fn route(edge: web::Data<Edge>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let wish = Wish::read(&edge, &request)?;
-    if Head::method(&request) == "HEAD" {
-        return Ok(HttpResponse::from(head(wish.encoding.format, None)).set_body(BoxBody::new(body::None::new())));
+/// Serves `GET /subscribe`.
+pub(super) fn serve<'a>(edge: &'a Edge, head: &impl Head) -> Served<'a> {
+    match SubscribeRequest::read(edge, head) {
+        Ok(request) => Either::Right(request.admit(edge).boxed_local()),
+        Err(problem) => now(Err(problem)),
     }
-    Ok(match wish.grant(&edge).await? {
-        Granted::Answer(answer) => answer.into(),
-        Granted::Stream(mut head, subscription) => {
-            let Some(carrier) = request.conn_data::<Carrier>().cloned() else {
-                // Only a server put together in another way than `server::Server` has none.
-                return Err(Problem::unavailable("draining", super::DRAINING, edge.config.stream.retry));
-            };
-            let first = std::mem::take(&mut head.body);
-            let body = HandOver::new(carrier, edge.hub.clone(), first.into(), *subscription);
-            HttpResponse::from(head).set_body(BoxBody::new(body))
-        }
-    })
+}
+
+/// Serves `HEAD /subscribe`: the head of a stream, for nobody.
+pub(super) fn head(edge: &Edge, head: &impl Head) -> Result<Answer, Problem> {
+    SubscribeRequest::read(edge, head).map(|request| stream_head(request.encoding.format, None))
 }
 
 /// What a request asks for.
-pub(super) struct Wish {
+struct SubscribeRequest {
     topics: SmallVec<[TopicName; 1]>,
     encoding: Encoding,
     marks: Marks,
@@ -73,16 +69,8 @@ pub(super) struct Wish {
     remote: Option<IpAddr>,
 }
 
-/// What comes of a wish.
-pub(super) enum Granted {
-    /// The head of a stream with its first bytes, and who is to be given to the hub once they are out.
-    Stream(Answer, Box<Subscription>),
-    /// All there is.
-    Answer(Answer),
-}
-
-impl Wish {
-    pub(super) fn read(edge: &Edge, request: &impl Head) -> Result<Self, Problem> {
+impl SubscribeRequest {
+    fn read(edge: &Edge, request: &impl Head) -> Result<Self, Problem> {
         let query = &Fields::query(request.query(), &PARAMETERS, &CURSORS)?;
         let (topics, _) = edge.topics(query.all("topic"), query.dropped())?;
         let requested = cursor(request, query);
@@ -108,13 +96,13 @@ impl Wish {
         Ok(Self { topics, encoding, marks, start, requested, gap_fails, as_stream, remote: request.remote() })
     }
 
-    /// Takes the subscriber in, or says why not.
-    pub(super) async fn grant(self, edge: &Edge) -> Result<Granted, Problem> {
+    /// Lets the subscriber in, or says why not.
+    async fn admit(self, edge: &Edge) -> Reply {
         let (format, as_stream) = (self.encoding.format, self.as_stream);
         let cursor = if let Start::After(id) = self.start { Some(id) } else { None };
-        match admit(edge, self).await {
-            Ok((head, subscription)) => Ok(Granted::Stream(head, Box::new(subscription))),
-            Err(refusal) => refuse(edge, format, cursor, as_stream, refusal).map(Granted::Answer),
+        match open(edge, self).await {
+            Ok((head, subscription)) => Reply::Stream(head, Box::new(subscription)),
+            Err(refusal) => refuse(edge, format, cursor, as_stream, refusal).into(),
         }
     }
 }
@@ -173,20 +161,20 @@ enum Refusal {
     Gap(String),
 }
 
-async fn admit(edge: &Edge, wish: Wish) -> Result<(Answer, Subscription), Refusal> {
-    let (encoding, remote) = (wish.encoding, wish.remote);
+async fn open(edge: &Edge, request: SubscribeRequest) -> Result<(Answer, Subscription), Refusal> {
+    let (encoding, remote) = (request.encoding, request.remote);
     if edge.is_draining() {
         return Err(Refusal::Draining);
     }
     let permit = edge.connections.admit(remote).map_err(Refusal::Connections)?;
-    let cursor = match wish.start {
+    let cursor = match request.start {
         Start::After(id) if id.epoch == edge.log.epoch() => Some(id.seq),
         _ => None,
     };
-    let subscriber = Subscriber { remote, cursor, alone: wish.topics.len() == 1 };
+    let subscriber = Subscriber { remote, cursor, alone: request.topics.len() == 1 };
     let (mut topics, mut memberships) = (SmallVec::new(), SmallVec::new());
     let (mut is_over, mut deleted) = (true, Vec::new());
-    for topic in &wish.topics {
+    for topic in &request.topics {
         let Joined { membership, deletion } = edge.registry.join(topic, subscriber).await.map_err(Refusal::Topic)?;
         let topic = membership.topic().clone();
         // It is not over as long as one of its topics lives, or lives again.
@@ -201,16 +189,16 @@ async fn admit(edge: &Edge, wish: Wish) -> Result<(Answer, Subscription), Refusa
     if is_over {
         return Err(Refusal::Topic(RegistryError::Topic(JoinError::Deleted)));
     }
-    let placement = edge.log.place(&topics, &wish.start, &deleted);
-    if let Some(reason) = placement.gap.or(placement.ahead).filter(|_| wish.gap_fails) {
+    let placement = edge.log.place(&topics, &request.start, &deleted);
+    if let Some(reason) = placement.gap.or(placement.ahead).filter(|_| request.gap_fails) {
         return Err(Refusal::Gap(reason.as_str().to_owned()));
     }
-    let first = first_bytes(edge, &wish, placement, &topics, &deleted);
+    let first = first_bytes(edge, &request, placement, &topics, &deleted);
     let lifetime = edge.config.stream.lifetime_max;
     let subscription = Subscription {
         topics,
         encoding,
-        marks: wish.marks,
+        marks: request.marks,
         after: placement.after,
         told_to: placement.told_to,
         placed_at: placement.placed_at,
@@ -218,7 +206,7 @@ async fn admit(edge: &Edge, wish: Wish) -> Result<(Answer, Subscription), Refusa
         hold: Box::new(Hold { _memberships: memberships, _permit: permit }),
     };
     let id = EventId { epoch: edge.log.epoch(), seq: placement.after };
-    let mut head = head(encoding.format, Some(id)).body(first);
+    let mut head = stream_head(encoding.format, Some(id)).body(first);
     if encoding.framing == Framing::Chunked {
         head = head.with("transfer-encoding", "chunked");
     }
@@ -231,22 +219,28 @@ struct Hold {
     _permit: ConnectionPermit,
 }
 
-fn first_bytes(edge: &Edge, wish: &Wish, placement: Placement, topics: &[TopicName], deleted: &[TopicName]) -> Bytes {
-    let (config, encoding) = (&edge.config.stream, wish.encoding);
+fn first_bytes(
+    edge: &Edge,
+    request: &SubscribeRequest,
+    placement: Placement,
+    topics: &[TopicName],
+    deleted: &[TopicName],
+) -> Vec<u8> {
+    let (config, encoding) = (&edge.config.stream, request.encoding);
     let cursor = EventId { epoch: edge.log.epoch(), seq: placement.after };
     let opening = Opening { retry: jitter(config.retry), cursor, topics, heartbeat: config.heartbeat };
-    let mut bytes = BytesMut::from(&*frame::opening(encoding, wish.marks, opening));
+    let mut bytes = BytesMut::from(&*frame::opening(encoding, request.marks, opening));
     if let Some(reason) = placement.gap {
-        bytes.extend_from_slice(&frame::gap(encoding, reason, &wish.requested, cursor));
+        bytes.extend_from_slice(&frame::gap(encoding, reason, &request.requested, cursor));
     }
     for topic in deleted {
         bytes.extend_from_slice(&frame::deleted(encoding, topic));
     }
-    bytes.freeze()
+    bytes.into()
 }
 
 /// The head of a stream's response, without how its end is known.
-fn head(format: Format, id: Option<EventId>) -> Answer {
+fn stream_head(format: Format, id: Option<EventId>) -> Answer {
     let media_type = match format {
         Format::Plain | Format::Envelope => "text/event-stream; charset=utf-8",
         Format::Lines => "application/x-ndjson",
@@ -292,7 +286,13 @@ fn refuse(
     if !as_stream {
         return Err(problem);
     }
-    let mut answer = head(format, None).body(frame::refused(format, retry, cursor, problem.code(), problem.detail()));
+    let mut answer = stream_head(format, None).body(Vec::from(frame::refused(
+        format,
+        retry,
+        cursor,
+        problem.code(),
+        problem.detail(),
+    )));
     answer.is_stream = false;
     Ok(answer)
 }

@@ -2,18 +2,28 @@
 
 use std::time::Duration;
 
-use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
+use actix_http::StatusCode;
+use futures_util::{FutureExt as _, future::Either};
 use serde_json::json;
 
-use super::{Edge, fields, problem::Problem, refusal::refusal};
+use super::{
+    Edge,
+    answer::Answer,
+    fields,
+    head::Head,
+    origin,
+    problem::Problem,
+    refusal::refusal,
+    serve::{Served, now},
+};
 use crate::event::{EventId, TopicName};
 
 /// What a client waits before it tries again when a deletion was not taken.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// `GET /topics/{topic}`.
-pub(super) async fn show(edge: web::Data<Edge>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let topic = name(&edge, &request)?;
+/// `GET /topics/{topic}`; `name` is as it was sent.
+pub(super) fn show(edge: &Edge, name: &str) -> Result<Answer, Problem> {
+    let topic = parse(edge, name)?;
     let live = edge.registry.find(topic.as_str());
     let held = edge.log.held(&topic);
     if live.is_none() && held.is_none() {
@@ -29,29 +39,34 @@ pub(super) async fn show(edge: web::Data<Edge>, request: HttpRequest) -> Result<
         "events": held.events,
         "bytes": held.bytes,
     });
-    Ok(HttpResponse::Ok().content_type("application/json").body(format!("{known}\n")))
+    Ok(Answer::new(StatusCode::OK).with("content-type", "application/json").body(format!("{known}\n").into_bytes()))
 }
 
 /// `DELETE /topics/{topic}`: ends its streams, forgets its history.
-pub(super) async fn delete(edge: web::Data<Edge>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    super::origin::check(&request, &edge.config.cors)?;
+pub(super) fn delete<'a>(edge: &'a Edge, head: &impl Head, name: &str) -> Served<'a> {
+    let topic = match deletable(edge, head, name) {
+        Ok(topic) => topic,
+        Err(problem) => return now(Err(problem)),
+    };
+    let deleted = async move {
+        let _under_way = edge.under_way.upgrade().ok_or_else(Edge::draining)?;
+        edge.registry.delete(&topic).await.map_err(|error| refusal(&error, RETRY_AFTER))?;
+        Ok(Answer::new(StatusCode::NO_CONTENT))
+    };
+    Either::Right(deleted.map(Into::into).boxed_local())
+}
+
+fn deletable(edge: &Edge, head: &impl Head, name: &str) -> Result<TopicName, Problem> {
+    origin::check(head, &edge.config.cors)?;
     edge.check_open()?;
-    let _under_way = edge.under_way.upgrade().ok_or_else(Edge::draining)?;
-    let topic = name(&edge, &request)?;
-    if edge.registry.find(topic.as_str()).is_none() && edge.log.held(&topic).is_none() {
-        return Err(unknown(&topic));
-    }
-    edge.registry.delete(&topic).await.map_err(|error| refusal(&error, RETRY_AFTER))?;
-    Ok(HttpResponse::NoContent().finish())
+    let topic = parse(edge, name)?;
+    let is_known = edge.registry.find(topic.as_str()).is_some() || edge.log.held(&topic).is_some();
+    if is_known { Ok(topic) } else { Err(unknown(&topic)) }
 }
 
 /// The topic in the path: all that follows, so that a name may hold a slash, spelled as it is or as `%2F`.
-fn name(edge: &Edge, request: &HttpRequest) -> Result<TopicName, Problem> {
-    let path = request.uri().path();
-    let raw = path.strip_prefix("/topics/").unwrap_or(path);
-    // A plus stands for itself in a path (RFC 3986, section 3.3), unlike in a form.
-    let raw = raw.replace('+', "%2B");
-    let topic = fields::decode(raw.as_bytes(), "the path", b"topic")?;
+fn parse(edge: &Edge, name: &str) -> Result<TopicName, Problem> {
+    let topic = fields::decode_path(name, b"topic")?;
     edge.topics(std::iter::once(&*topic), 0).map(|(mut topics, _)| topics.remove(0))
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use actix_http::{HttpService, KeepAlive, Protocol};
 use actix_service::{IntoServiceFactory as _, Service as _, ServiceFactory as _, ServiceFactoryExt as _};
-use actix_web::{App, dev::AppConfig, middleware::Condition, web};
+use actix_web::{App, dev::AppConfig, web};
 use futures_util::FutureExt as _;
 use mio::net::{TcpListener, TcpStream};
 use tokio::{
@@ -20,8 +20,8 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, Origins},
-    http::{self, Edge, Fallback, FastPath, Pending},
+    config::Config,
+    http::{Edge, Fallback, FastPath, Pending, fallback},
     hub::{Carrier, Drain, Hub, Unsent},
     limits::{Connections, PendingConnections, RequestBytes},
     log::Log,
@@ -67,7 +67,7 @@ pub(super) async fn run(listener: std::net::TcpListener, parts: Parts, started: 
 async fn begin(listener: std::net::TcpListener, parts: Parts) -> io::Result<(AsyncFd<TcpListener>, Rc<FastPath>)> {
     let pending = Pending::new(parts.pending);
     let hub = Hub::start(&parts.log, &parts.config.stream, &parts.unsent, parts.drain.clone())?;
-    let edge = web::Data::new(Edge {
+    let edge = Rc::new(Edge {
         config: parts.config,
         log: parts.log,
         registry: parts.registry,
@@ -87,13 +87,11 @@ async fn begin(listener: std::net::TcpListener, parts: Parts) -> io::Result<(Asy
 }
 
 /// The HTTP server for everything that is not plain.
-async fn start_fallback(edge: &web::Data<Edge>) -> io::Result<Fallback> {
-    let (data, cors) = (web::Data::clone(edge), edge.config.cors.clone());
-    let app = move || {
-        let app = App::new().configure(http::routes).app_data(web::Data::clone(&data));
-        app.wrap(Condition::new(cors.origins != Origins::default(), http::cors(&cors))).wrap_fn(http::one_request)
-    };
-    let app = app().into_factory().map_err(|error: actix_web::Error| error.error_response());
+async fn start_fallback(edge: &Rc<Edge>) -> io::Result<Fallback> {
+    let edge = Rc::clone(edge);
+    let answer = move |request, payload| fallback::answer(Rc::clone(&edge), request, payload);
+    let app = App::new().default_service(web::to(answer));
+    let app = app.into_factory().map_err(|error: actix_web::Error| error.error_response());
     let service = HttpService::build()
         // The next request does not come this way by itself (`hub::Carrier`): there is nothing to wait for. A timer would
         // run while a slow client takes the response.

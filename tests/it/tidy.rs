@@ -61,9 +61,9 @@ fn what_is_fenced_stays_behind_its_fence() {
         }
         let path = file.path.as_str();
         faults.extend(fence(&file, "actix", module_of(path) == "topic"));
-        for name in ["actix_web", "actix_http", "actix_cors"] {
-            faults.extend(fence(&file, name, http(path)));
-        }
+        faults.extend(fence(&file, "actix_http", http(path)));
+        let reader = |path: &str| path == "src/http/fallback.rs" || path == "src/http/stream.rs";
+        faults.extend(fence(&file, "actix_web", reader(path) || path.starts_with("src/server")));
         faults.extend(fence(&file, "env::", path == "src/config.rs"));
         faults.extend(fence(&file, "std::env", path == "src/config.rs"));
     }
@@ -71,6 +71,31 @@ fn what_is_fenced_stays_behind_its_fence() {
         faults.extend(fence(&file, "process::exit", false));
     }
     none("named outside its fence", &faults);
+}
+
+#[test]
+fn what_a_request_means_is_decided_in_one_place() {
+    // The two readers of requests call `serve`, and only they; no middleware stands before it or behind it.
+    let mut faults = Vec::new();
+    for file in rust(&["src"]) {
+        let path = file.path.as_str();
+        if !path.starts_with("src/http") && !path.starts_with("src/server") {
+            continue;
+        }
+        let calls = words(&file.code, "serve").any(|at| file.code[at..].starts_with("serve(&"));
+        let is_reader = path == "src/http/fast.rs" || path == "src/http/fallback.rs";
+        if calls != is_reader {
+            faults.push(format!("{path}: {}", if calls { "it calls serve" } else { "it does not call serve" }));
+        }
+        let middleware = ["wrap", "wrap_fn", "middleware", "Transform"];
+        let found = middleware.iter().filter(|word| words(&file.code, word).next().is_some());
+        faults.extend(found.map(|word| format!("{path}: {word}")));
+        // A reader refuses what cannot be read, and nothing else: it knows of no address and of no right.
+        let rules = ["origin", "cors", "check_open", "is_draining", "method_not_allowed"];
+        let found = rules.iter().filter(|word| is_reader && words(&file.code, word).next().is_some());
+        faults.extend(found.map(|word| format!("{path}: {word} is a decision")));
+    }
+    none("decided outside of http/serve.rs", &faults);
 }
 
 #[test]

@@ -10,13 +10,12 @@ use std::{
     time::Duration,
 };
 
-use actix_web::http::StatusCode;
 use futures_util::future::{Either, select};
 use tokio::{net::TcpStream, sync::Notify, task::spawn_local, time::timeout};
 
 use super::{FastPath, request};
 use crate::{
-    http::{answer::Answer, problem::Problem},
+    http::{problem::Problem, serve::alive},
     hub::send,
 };
 
@@ -71,16 +70,11 @@ impl FastPath {
         let asked = match select(pin!(timeout(WITHIN, asks_for_life(&socket))), gave_way.as_mut()).await {
             Either::Left((asked, _)) => asked.unwrap_or(Ok(None))?,
             // What cannot be written at once is not written: nothing waits for it any more.
-            Either::Right(_) => return send(&socket, &self.respond(Err(problem), true).bytes).map(drop),
+            Either::Right(_) => return send(&socket, &self.respond(problem.answer(), true).bytes).map(drop),
         };
-        let answer = match asked {
-            None => Err(problem),
-            Some(_) => Ok(Answer::new(StatusCode::OK).with("content-type", "text/plain; charset=utf-8").body("ok\n")),
-        };
-        let mut bytes = self.respond(answer, true).bytes;
-        if asked == Some(Question::Head) {
-            bytes.truncate(bytes.len().saturating_sub(3));
-        }
+        let mut answer = if asked.is_some() { alive() } else { problem.answer() };
+        answer.is_head = asked == Some(Question::Head);
+        let bytes = self.respond(answer, true).bytes;
         send(&socket, &bytes)?;
         let ended = pin!(timeout(WITHIN, self.shut_down(&mut socket)));
         select(ended, gave_way).await;

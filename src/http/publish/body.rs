@@ -1,10 +1,8 @@
 //! The body of a publish: raw, a form or JSON.
 
-use std::time::Duration;
-
-use actix_web::{HttpRequest, http::StatusCode, web};
+use actix_http::StatusCode;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream::LocalBoxStream};
 
 use crate::{
     config::{ENCODED_EXTRA, ENCODED_FACTOR, PublishConfig},
@@ -14,9 +12,12 @@ use crate::{
 
 use super::{PARAMETERS, json::JsonBody};
 
-/// What the body says.
+/// A body that is on its way, or why it broke off.
+pub(in crate::http) type Payload = LocalBoxStream<'static, Result<Bytes, String>>;
+
+/// What a body says.
 #[derive(Default)]
-pub(super) struct Body {
+pub(super) struct Parts {
     pub(super) topics: Vec<String>,
     /// How many there were; of very many not all are kept.
     pub(super) topics_given: usize,
@@ -24,17 +25,48 @@ pub(super) struct Body {
     pub(super) content: Option<Bytes>,
 }
 
+/// What the head says of the body.
+pub(super) struct PayloadHead {
+    kind: Kind,
+    /// It has a `Content-Type`, which announces a body, be it an empty one.
+    is_announced: bool,
+    /// `Content-Length`.
+    length: Option<usize>,
+}
+
 /// How a body is to be read.
 #[derive(Clone, Copy)]
-pub(super) enum Kind {
+enum Kind {
     Raw,
     Form,
     Json,
 }
 
+impl PayloadHead {
+    pub(super) fn read(head: &impl Head) -> Result<Self, Problem> {
+        let length = head.text("content-length").and_then(|length| length.parse().ok());
+        Ok(Self { kind: Kind::of(head)?, is_announced: head.value("content-type").is_some(), length })
+    }
+
+    /// Refuses a body that is larger than the largest.
+    pub(super) fn check_length(&self, length: usize, config: &PublishConfig) -> Result<(), Problem> {
+        let bytes_max = self.kind.bytes_max(config);
+        let is_too_large = u64::try_from(length).is_ok_and(|length| length > bytes_max);
+        if is_too_large { Err(Problem::too_large("the body", bytes_max)) } else { Ok(()) }
+    }
+
+    pub(super) fn parse(&self, body: Bytes) -> Result<Parts, Problem> {
+        match self.kind {
+            Kind::Raw => Parts::raw(body, self.is_announced),
+            Kind::Form => Parts::form(&body),
+            Kind::Json => Parts::json(&body),
+        }
+    }
+}
+
 impl Kind {
     /// As the head says.
-    pub(super) fn of(request: &impl Head) -> Result<Self, Problem> {
+    fn of(request: &impl Head) -> Result<Self, Problem> {
         let unsupported =
             |detail: String| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail);
         let encoding = request.value("content-encoding");
@@ -62,7 +94,7 @@ impl Kind {
     }
 
     /// The largest body.
-    pub(super) fn bytes_max(self, config: &PublishConfig) -> u64 {
+    fn bytes_max(self, config: &PublishConfig) -> u64 {
         let content_max = config.event_bytes_max.get();
         match self {
             Self::Raw => content_max,
@@ -71,28 +103,14 @@ impl Kind {
     }
 }
 
-/// What is said of a body that is larger.
-pub(super) fn too_large(bytes_max: u64) -> Problem {
-    Problem::too_large("the body", bytes_max)
-}
-
-impl Body {
-    pub(super) fn parse(kind: Kind, request: &impl Head, bytes: Bytes) -> Result<Self, Problem> {
-        match kind {
-            Kind::Raw => Self::raw(request, bytes),
-            Kind::Form => Self::form(&bytes),
-            Kind::Json => Self::json(&bytes),
-        }
-    }
-
-    fn raw(request: &impl Head, bytes: Bytes) -> Result<Self, Problem> {
-        if let Err(error) = std::str::from_utf8(&bytes) {
+impl Parts {
+    fn raw(body: Bytes, is_announced: bool) -> Result<Self, Problem> {
+        if let Err(error) = std::str::from_utf8(&body) {
             let detail = format!("the body is not valid UTF-8 at byte {}", error.valid_up_to());
             return Err(Problem::bad_request("bad_utf8", detail));
         }
-        // A Content-Type announces a body, be it an empty one.
-        let announced = !bytes.is_empty() || request.value("content-type").is_some();
-        Ok(Self { content: announced.then_some(bytes), ..Self::default() })
+        let is_given = is_announced || !body.is_empty();
+        Ok(Self { content: is_given.then_some(body), ..Self::default() })
     }
 
     fn form(bytes: &[u8]) -> Result<Self, Problem> {
@@ -127,31 +145,24 @@ impl Body {
 
 /// The whole body, if it is not too large and comes in time: a sender that dribbles would hold its connection for ever.
 pub(super) async fn collect(
-    request: &HttpRequest,
-    mut payload: web::Payload,
-    bytes_max: u64,
-    timeout: Duration,
+    head: &PayloadHead,
+    mut payload: Payload,
+    config: &PublishConfig,
     permit: &mut BytesPermit,
 ) -> Result<Bytes, Problem> {
-    let is_too_large = |length: usize| u64::try_from(length).is_ok_and(|length| length > bytes_max);
-    let announced = request.text("content-length").and_then(|length| length.parse().ok());
-    if announced.is_some_and(is_too_large) {
-        return Err(too_large(bytes_max));
-    }
+    head.check_length(head.length.unwrap_or(0), config)?;
     // One that has no room now is refused before it is sent. It takes its room only as it comes: heads that promise much,
     // and send nothing, would otherwise use up what others need.
-    permit.cover(announced.unwrap_or(0))?;
+    permit.cover(head.length.unwrap_or(0))?;
     permit.cover(0)?;
-    let most = announced.unwrap_or_else(|| usize::try_from(bytes_max).unwrap_or(usize::MAX));
+    let most = head.length.unwrap_or_else(|| usize::try_from(head.kind.bytes_max(config)).unwrap_or(usize::MAX));
     let all = async {
         let mut body = Vec::new();
         while let Some(chunk) = payload.next().await {
             let chunk =
                 chunk.map_err(|error| Problem::bad_request("bad_body", format!("the body broke off: {error}")))?;
             let length = body.len() + chunk.len();
-            if is_too_large(length) {
-                return Err(too_large(bytes_max));
-            }
+            head.check_length(length, config)?;
             if length > body.capacity() {
                 let capacity = grown(length, body.capacity(), most);
                 permit.cover(capacity)?;
@@ -161,8 +172,8 @@ pub(super) async fn collect(
         }
         Ok(Bytes::from(body))
     };
-    tokio::time::timeout(timeout, all).await.unwrap_or_else(|_| {
-        let detail = format!("the body did not arrive within {}", humantime::format_duration(timeout));
+    tokio::time::timeout(config.body_timeout, all).await.unwrap_or_else(|_| {
+        let detail = format!("the body did not arrive within {}", humantime::format_duration(config.body_timeout));
         Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail))
     })
 }

@@ -1,6 +1,6 @@
 //! What is said of bytes that are no request.
 
-use actix_web::http::StatusCode;
+use actix_http::StatusCode;
 
 use super::{HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX, framing::line_breaks};
 use crate::http::problem::Problem;

@@ -1,0 +1,94 @@
+//! The fallback: actix-web reads the requests that the fast path leaves to it. It decides nothing ([`super::serve`]).
+
+use std::{future::pending, net::IpAddr, rc::Rc};
+
+use actix_http::ConnectionType;
+use actix_web::{HttpRequest, HttpResponse, body, body::BoxBody, http::Version, web};
+use futures_util::TryStreamExt as _;
+
+use super::{
+    Edge,
+    answer::Answer,
+    head::Head,
+    serve::{Body, Reply, serve},
+    stream::HandOver,
+};
+use crate::hub::Carrier;
+
+/// Answers one request.
+pub async fn answer(edge: Rc<Edge>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    // Only a server put together in another way than `server::Server` has none.
+    let Some(carrier) = request.conn_data::<Carrier>().cloned() else { return pending().await };
+    if carrier.has_begun() {
+        // What came behind a request that ends the connection, or behind one for a stream, is no request.
+        return pending().await;
+    }
+    let payload = payload.map_err(|error| error.to_string());
+    let reply = serve(&edge, &request, Body::Coming(Box::pin(payload))).await;
+    carrier.begun();
+    match reply {
+        Reply::Stream(mut head, subscription) => {
+            let first = std::mem::take(&mut head.body).into_owned();
+            let body = HandOver::new(carrier, edge.hub.clone(), first.into(), *subscription);
+            HttpResponse::from(head).set_body(BoxBody::new(body))
+        }
+        Reply::Answer(answer) => {
+            let mut response = HttpResponse::from(answer);
+            if !carrier.is_framed() {
+                // Where the body ends is not known: its rest would be taken for the next request.
+                response.head_mut().set_connection_type(ConnectionType::Close);
+                carrier.end_reading();
+            }
+            carrier.answered();
+            response
+        }
+    }
+}
+
+impl Head for HttpRequest {
+    fn method(&self) -> &str {
+        Self::method(self).as_str()
+    }
+
+    fn path(&self) -> &str {
+        self.uri().path()
+    }
+
+    fn query(&self) -> &str {
+        self.query_string()
+    }
+
+    fn takes_chunks(&self) -> bool {
+        self.version() >= Version::HTTP_11
+    }
+
+    fn remote(&self) -> Option<IpAddr> {
+        self.peer_addr().map(|address| address.ip())
+    }
+
+    fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
+        self.headers().get_all(name).map(actix_web::http::header::HeaderValue::as_bytes)
+    }
+}
+
+impl From<Answer> for HttpResponse {
+    fn from(answer: Answer) -> Self {
+        let mut response = Self::build(answer.status);
+        for (name, value) in &answer.headers {
+            response.insert_header((*name, &**value));
+        }
+        // actix-http sends a body's length, and not the body, where HEAD asks for it.
+        let mut response = if answer.is_stream && answer.is_head {
+            response.body(body::None::new())
+        } else {
+            response.body(answer.body.into_owned())
+        };
+        if answer.is_last {
+            response.head_mut().set_connection_type(ConnectionType::Close);
+        }
+        if answer.is_stream {
+            response.head_mut().no_chunking(true);
+        }
+        response
+    }
+}
