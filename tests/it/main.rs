@@ -32,6 +32,7 @@ mod model;
 mod power;
 mod publish;
 mod fast;
+mod fronts;
 mod shutdown;
 mod slow;
 mod smoke;
