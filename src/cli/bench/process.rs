@@ -2,10 +2,8 @@
 
 use std::{collections::BTreeSet, fs, ops::Sub, time::Duration};
 
-use procfs_core::{
-    FromRead,
-    process::{Stat, Status},
-};
+use procfs_core::{FromRead as _, process::Stat};
+use rustix::param::page_size;
 
 /// Linux tells CPU time in hundredths of a second, whatever the machine (`USER_HZ`).
 const TICK_MS: u64 = 10;
@@ -48,8 +46,7 @@ impl Process {
     }
 
     pub fn usage(&self) -> Usage {
-        let stats = self.ids.iter().filter_map(|id| read(*id, "stat"));
-        stats.fold(Usage::default(), |sum, stat: Stat| Usage {
+        self.stats().fold(Usage::default(), |sum, stat| Usage {
             user: sum.user + time(stat.utime),
             system: sum.system + time(stat.stime),
         })
@@ -57,8 +54,12 @@ impl Process {
 
     /// Bytes of memory.
     pub fn resident(&self) -> u64 {
-        let kib = |id: &u32| read::<Status>(*id, "status")?.vmrss;
-        self.ids.iter().filter_map(kib).sum::<u64>() * 1024
+        let pages: u64 = self.stats().map(|stat| stat.rss).sum();
+        pages.saturating_mul(u64::try_from(page_size()).unwrap_or_default())
+    }
+
+    fn stats(&self) -> impl Iterator<Item = Stat> {
+        self.ids.iter().filter_map(|id| stat(*id))
     }
 }
 
@@ -76,13 +77,13 @@ impl Sub for Usage {
     }
 }
 
-/// One of the files about a process; nothing when the process has ended.
-fn read<T: FromRead>(id: u32, file: &str) -> Option<T> {
-    T::from_file(format!("/proc/{id}/{file}")).ok()
+/// What is known of a process; nothing when it has ended.
+fn stat(id: u32) -> Option<Stat> {
+    Stat::from_file(format!("/proc/{id}/stat")).ok()
 }
 
 fn parent(id: u32) -> Option<u32> {
-    u32::try_from(read::<Stat>(id, "stat")?.ppid).ok()
+    u32::try_from(stat(id)?.ppid).ok()
 }
 
 fn time(ticks: u64) -> Duration {
