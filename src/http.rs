@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     config::Config,
     event::TopicName,
-    hub::Hub,
+    hub::HubHandle,
     limits::{Connections, RequestBytes},
     log::Log,
     registry::Registry,
@@ -53,7 +53,7 @@ pub struct Edge {
     /// The bytes of requests that are being received.
     pub bytes: Arc<RequestBytes>,
     /// The hub of this worker's thread.
-    pub hub: Hub,
+    pub hub: HubHandle,
     /// Requests that the drain shall wait for hold it for as long as they take.
     pub under_way: mpsc::WeakSender<()>,
     /// Set once the server drains.

@@ -61,16 +61,16 @@ const FETCHES_MAX: usize = 4;
 /// Readiness events taken from the system at once: each may be a stream to close, and a thousand can go together.
 const EVENTS: usize = 128;
 
-/// The way to the hub of this thread; cheap to clone.
+/// Hands sockets over to the hub of this thread; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Hub(Rc<Door>);
+pub struct HubHandle(Rc<Inbox>);
 
-/// Where handed-over sockets wait for the hub's next turn.
+/// Sockets that were handed over, and that the hub has not taken in yet.
 #[derive(Debug, Default)]
-struct Door {
+struct Inbox {
     arrivals: RefCell<Vec<(TcpStream, Subscription)>>,
-    knock: Notify,
-    /// The hub has ended: nobody would open.
+    notify: Notify,
+    /// The hub has ended: nobody reads this any more.
     closed: Cell<bool>,
 }
 
@@ -83,35 +83,35 @@ pub struct Drain {
     pub done: mpsc::WeakSender<()>,
 }
 
-impl Hub {
+impl HubHandle {
     /// Starts this thread's hub on the running local set.
     ///
     /// # Errors
     /// When the system gives no poll instance.
     pub fn start(log: &Arc<dyn Log>, config: &StreamConfig, unsent: &Arc<Unsent>, drain: Drain) -> io::Result<Self> {
-        let hub = Self(Rc::default());
+        let handle = Self(Rc::default());
         // Held by the hub's task, so that it goes when that ends.
         let done = drain.done.upgrade();
-        let door = Rc::clone(&hub.0);
+        let inbox = Rc::clone(&handle.0);
         let (log, config, unsent) = (Arc::clone(log), config.clone(), Arc::clone(unsent));
-        let mut worker = Worker::new(&log, &config, &unsent, &door)?;
+        let mut hub = Hub::new(&log, &config, &unsent, &inbox)?;
         tokio::task::spawn_local(async move {
             let _done = done;
             // A bug that panics costs this worker's streams, which resume, and not all streams to come.
-            while let Err(error) = tokio::task::spawn_local(worker.run(drain.clone())).await {
+            while let Err(error) = tokio::task::spawn_local(hub.run(drain.clone())).await {
                 tracing::error!(%error, "a hub died and is started anew; its subscribers resume with their cursors");
-                worker = match Worker::new(&log, &config, &unsent, &door) {
-                    Ok(worker) => worker,
+                hub = match Hub::new(&log, &config, &unsent, &inbox) {
+                    Ok(hub) => hub,
                     Err(error) => {
                         tracing::error!(%error, "the hub cannot be started");
                         break;
                     }
                 }
             }
-            door.closed.set(true);
-            door.arrivals.take();
+            inbox.closed.set(true);
+            inbox.arrivals.take();
         });
-        Ok(hub)
+        Ok(handle)
     }
 
     /// Hands over a subscriber whose response head, and the first bytes of its stream, are out. Its socket does not
@@ -120,13 +120,14 @@ impl Hub {
         // Dropped, the client comes back, and what the subscription holds is free.
         if !self.0.closed.get() {
             self.0.arrivals.borrow_mut().push((socket, subscription));
-            self.0.knock.notify_one();
+            self.0.notify.notify_one();
         }
     }
 }
 
-struct Worker {
-    door: Rc<Door>,
+/// The hub itself: the event loop around a [`Fanout`].
+struct Hub {
+    inbox: Rc<Inbox>,
     feed: Arc<Feed>,
     fanout: Fanout<Socket>,
     registry: Rc<Registry>,
@@ -142,8 +143,8 @@ struct Fetched {
     page: Result<Page, FetchError>,
 }
 
-impl Worker {
-    fn new(log: &Arc<dyn Log>, config: &StreamConfig, unsent: &Arc<Unsent>, door: &Rc<Door>) -> io::Result<Self> {
+impl Hub {
+    fn new(log: &Arc<dyn Log>, config: &StreamConfig, unsent: &Arc<Unsent>, inbox: &Rc<Inbox>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = Rc::new(poll.registry().try_clone()?);
         // The feed before the fan-out reads the watermark: what is committed in between comes twice, not never.
@@ -155,7 +156,7 @@ impl Worker {
         )]
         let poll = AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)?;
         let log = Arc::clone(log);
-        Ok(Self { door: Rc::clone(door), feed, fanout, registry, poll, log, fetching: FuturesUnordered::new() })
+        Ok(Self { inbox: Rc::clone(inbox), feed, fanout, registry, poll, log, fetching: FuturesUnordered::new() })
     }
 
     async fn run(mut self, mut drain: Drain) {
@@ -164,7 +165,7 @@ impl Worker {
         loop {
             // Arrivals first, the feed after: see `Fanout::adopt`. The time first of all: see `Fanout::take`.
             let now = Instant::now();
-            let arrivals = self.door.arrivals.take();
+            let arrivals = self.inbox.arrivals.take();
             self.feed.take(&mut batch);
             self.fanout.take(&mut batch, now);
             for (socket, subscription) in arrivals {
@@ -184,7 +185,7 @@ impl Worker {
                 turns == 1 || !look || Instant::now() < now + slice
             });
             if let Some(ends_at) = ends_at
-                && (ends_at <= now || (self.fanout.is_empty() && self.door.arrivals.borrow().is_empty()))
+                && (ends_at <= now || (self.fanout.is_empty() && self.inbox.arrivals.borrow().is_empty()))
             {
                 return;
             }
@@ -198,14 +199,14 @@ impl Worker {
                 tokio::task::yield_now().await;
                 continue;
             }
-            if self.fanout.is_empty() && self.door.arrivals.borrow().is_empty() {
+            if self.fanout.is_empty() && self.inbox.arrivals.borrow().is_empty() {
                 // A worker without subscribers sleeps through what others publish.
                 self.feed.pause();
             }
             let wake_at = self.fanout.next_deadline().into_iter().chain(ends_at).min();
             tokio::select! {
                 () = self.feed.arrived() => {}
-                () = self.door.knock.notified() => {}
+                () = self.inbox.notify.notified() => {}
                 ready = self.poll.readable() => drop(ready),
                 Some(Fetched { key, ticket, page }) = self.fetching.next(), if !self.fetching.is_empty() => {
                     self.fanout.supply(key, ticket, page);

@@ -9,18 +9,18 @@ use std::{
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
 
-use crate::hub::{Carrier, Hub, Subscription};
+use crate::hub::{Carrier, HubHandle, Subscription};
 
 /// Dropped before the hand-over, because the client has gone, it frees what the subscription holds.
 pub(super) struct HandOver {
     carrier: Carrier,
-    hub: Hub,
+    hub: HubHandle,
     first: Option<Bytes>,
     subscription: Option<Subscription>,
 }
 
 impl HandOver {
-    pub(super) fn new(carrier: Carrier, hub: Hub, first: Bytes, subscription: Subscription) -> Self {
+    pub(super) fn new(carrier: Carrier, hub: HubHandle, first: Bytes, subscription: Subscription) -> Self {
         Self { carrier, hub, first: Some(first), subscription: Some(subscription) }
     }
 }

@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     config::Config,
     http::{Edge, Fallback, FastPath, Pending, fallback},
-    hub::{Carrier, Drain, Hub, Unsent},
+    hub::{Carrier, Drain, HubHandle, Unsent},
     limits::{Connections, PendingConnections, RequestBytes},
     log::Log,
     registry::Registry,
@@ -66,7 +66,7 @@ pub(super) async fn run(listener: std::net::TcpListener, parts: Parts, started: 
 
 async fn begin(listener: std::net::TcpListener, parts: Parts) -> io::Result<(AsyncFd<TcpListener>, Rc<FastPath>)> {
     let pending = Pending::new(parts.pending);
-    let hub = Hub::start(&parts.log, &parts.config.stream, &parts.unsent, parts.drain.clone())?;
+    let hub = HubHandle::start(&parts.log, &parts.config.stream, &parts.unsent, parts.drain.clone())?;
     let edge = Rc::new(Edge {
         config: parts.config,
         log: parts.log,

@@ -65,7 +65,7 @@ pub struct World {
     /// What the fan-out's connections have begun and not sent.
     unsent: Arc<Unsent>,
     /// Handed over by HTTP, not yet adopted.
-    door: Vec<(Wire, Subscription)>,
+    inbox: Vec<(Wire, Subscription)>,
     /// Pages that were read from the disk, and have yet to reach the hub.
     fetched: Vec<Fetched>,
     /// How many turns that takes.
@@ -114,7 +114,7 @@ impl World {
             topic_events_max: retention.topic_events_max,
             coalesce_max,
             batch: Batch::default(),
-            door: Vec::new(),
+            inbox: Vec::new(),
             fetched: Vec::new(),
             delay: 0,
             breaker: Breaker::new(fault),
@@ -155,7 +155,7 @@ impl World {
         }
         self.life = next?;
         (self.feed, self.batch) = (self.life.log.feed(), Batch::default());
-        self.door.clear();
+        self.inbox.clear();
         self.fetched.clear();
         (self.fanout, self.unsent) = fanout(&self.life, &self.now, self.coalesce_max);
         self.check()?;
@@ -174,10 +174,10 @@ impl World {
         EventId { epoch: if ours { self.history.epoch } else { Epoch::random() }, seq }
     }
 
-    /// A turn of the hub that takes what waits at its door and in its feed, of which the first `lost` commits have
+    /// A turn of the hub that takes what waits in its inbox and in its feed, of which the first `lost` commits have
     /// been lost, and makes at most `visits` steps.
     pub fn turn(&mut self, lost: usize, visits: usize) -> Result<bool, String> {
-        let arrivals = std::mem::take(&mut self.door);
+        let arrivals = std::mem::take(&mut self.inbox);
         self.feed.take(&mut self.batch);
         self.lose(lost);
         self.breaker.break_feed(&mut self.batch);
@@ -195,7 +195,7 @@ impl World {
         }
         let busy = self.work(visits)?;
         if !busy && self.fanout.is_empty() {
-            // Nobody is at the door either: it was emptied above.
+            // The inbox is empty, too: it was emptied above.
             self.feed.pause();
         }
         Ok(busy)
@@ -303,7 +303,7 @@ impl World {
         }
         self.left.extend(self.clients.extract_if(.., |client| client.pipe.borrow().dropped));
         let open = self.clients.iter().chain(&self.left).filter(|client| !client.pipe.borrow().dropped).count();
-        let held = self.fanout.len() + self.door.len();
+        let held = self.fanout.len() + self.inbox.len();
         if held == open { Ok(()) } else { Err(format!("{open} sockets are open, {held} are held")) }
     }
 

@@ -69,7 +69,7 @@ impl World {
             ends_at: client.ends_at,
             hold: Box::new(Hold(Rc::clone(&client.held))),
         };
-        self.door.push((Wire(pipe), subscription));
+        self.inbox.push((Wire(pipe), subscription));
         self.clients.push(client);
         Ok(())
     }
