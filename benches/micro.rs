@@ -179,8 +179,8 @@ fn fanout_one_event_to_1000(bencher: Bencher<'_, '_>) {
             encoding: Encoding { format: Format::Plain, framing: Framing::Chunked },
             marks: Marks::Event,
             after: 0,
-            told_to: 0,
-            placed_at: 0,
+            removals_seen: 0,
+            subscribed_at: 0,
             ends_at: None,
             hold: Box::new(()),
         };

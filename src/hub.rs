@@ -222,9 +222,9 @@ impl Hub {
     /// Asks for pages that connections wait for, a few at a time.
     fn fetch(&mut self) {
         while self.fetching.len() < FETCHES_MAX
-            && let Some(Wanted { key, ticket, topics, after, told_to, bytes_max }) = self.fanout.next_wanted()
+            && let Some(Wanted { key, ticket, topics, after, removals_seen, bytes_max }) = self.fanout.next_wanted()
         {
-            let page = self.log.fetch(topics, after, told_to, bytes_max);
+            let page = self.log.fetch(topics, after, removals_seen, bytes_max);
             self.fetching.push(page.map(move |page| Fetched { key, ticket, page }).boxed_local());
         }
     }

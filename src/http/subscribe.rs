@@ -200,8 +200,8 @@ async fn open(edge: &Edge, request: SubscribeRequest) -> Result<(Answer, Subscri
         encoding,
         marks: request.marks,
         after: placement.after,
-        told_to: placement.told_to,
-        placed_at: placement.placed_at,
+        removals_seen: placement.told_to,
+        subscribed_at: placement.placed_at,
         ends_at: (!lifetime.is_zero()).then(|| Instant::now() + jitter(lifetime)),
         hold: Box::new(Hold { _memberships: memberships, _permit: permit }),
     };

@@ -11,7 +11,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
-use super::connection::{Run, Wrote};
+use super::connection::{Segment, Written};
 use crate::{
     event::TopicName,
     frame::{self, Encoding, Frame},
@@ -173,12 +173,12 @@ impl Channel {
     }
 
     /// The frames after `cursor` in one piece, up to the limit of a run; `to` where the window ends.
-    pub(super) fn run(&mut self, cursor: u64, to: u64) -> Option<Run<'_>> {
+    pub(super) fn run(&mut self, cursor: u64, to: u64) -> Option<Segment<'_>> {
         let (first, alone) = self.after(cursor).next().map(|(seq, frame)| (*seq, Self::fills_a_run(frame)))?;
         let last = self.frames.back().map_or(first, |(seq, _)| *seq);
         if first == last || alone {
             let to = if first == last { to } else { first };
-            return self.after(cursor).next().map(|(_, frame)| Run { bytes: frame, last: first, to });
+            return self.after(cursor).next().map(|(_, frame)| Segment { bytes: frame, last: first, to });
         }
         let kept = self.merged.take().filter(|merged| merged.first == first && merged.last == last);
         let merged = kept.unwrap_or_else(|| {
@@ -186,7 +186,7 @@ impl Channel {
             Box::new(Merged { first, last, to, bytes })
         });
         let merged = self.merged.insert(merged);
-        Some(Run { bytes: &merged.bytes, last: merged.to, to: if merged.to == last { to } else { merged.to } })
+        Some(Segment { bytes: &merged.bytes, last: merged.to, to: if merged.to == last { to } else { merged.to } })
     }
 
     /// Whether `frame` is written by itself: to put others behind it would copy it.
@@ -212,12 +212,12 @@ pub(super) fn merge<'a>(frames: impl Iterator<Item = (u64, &'a Frame)> + Clone) 
 
 /// Where a write ended: the position of the last frame that it touched, and, when that is not all out, the frame and how
 /// much of it is.
-pub(super) type Settled = (u64, Option<(Frame, usize)>);
+pub(super) type WriteEnd = (u64, Option<(Frame, usize)>);
 
 /// Where a write of `frames` ended; nothing when it took all of them, or none.
-pub(super) fn settle<'a>(frames: impl Iterator<Item = (u64, &'a Frame)>, wrote: Wrote) -> Option<Settled> {
-    let Wrote::Part { mut taken } = wrote else { return None };
-    let mut settled = None;
+pub(super) fn write_end<'a>(frames: impl Iterator<Item = (u64, &'a Frame)>, wrote: Written) -> Option<WriteEnd> {
+    let Written::Part { mut taken } = wrote else { return None };
+    let mut end = None;
     for (seq, frame) in frames {
         if taken == 0 {
             break;
@@ -225,8 +225,8 @@ pub(super) fn settle<'a>(frames: impl Iterator<Item = (u64, &'a Frame)>, wrote: 
         if taken < frame.len() {
             return Some((seq, Some((frame.clone(), taken))));
         }
-        settled = Some((seq, None));
+        end = Some((seq, None));
         taken -= frame.len();
     }
-    settled
+    end
 }

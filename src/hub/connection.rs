@@ -41,9 +41,9 @@ pub struct Subscription {
     /// It has everything up to this position.
     pub after: u64,
     /// It knows of this many removals of the log.
-    pub told_to: u64,
+    pub removals_seen: u64,
     /// Deletions up to this position were before it.
-    pub placed_at: u64,
+    pub subscribed_at: u64,
     /// When the stream is to end by itself.
     pub ends_at: Option<Instant>,
     /// Released when the stream has ended, however it ended: permits, memberships.
@@ -52,7 +52,7 @@ pub struct Subscription {
 
 /// A connection's place in one channel.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seat {
+pub(super) struct Slot {
     pub(super) channel: usize,
     pub(super) position: usize,
 }
@@ -63,55 +63,55 @@ pub(super) struct Seat {
 pub(super) struct Connection<S> {
     pub(super) socket: S,
     pub(super) encoding: Encoding,
-    pub(super) seats: SmallVec<[Seat; 1]>,
-    /// Everything up to here has been written, or is in `unsent`.
+    pub(super) slots: SmallVec<[Slot; 1]>,
+    /// Everything up to here has been written, or is in `remainder`.
     pub(super) cursor: u64,
     /// The last id on the wire.
-    pub(super) marked: u64,
+    pub(super) last_id_sent: u64,
     /// What the socket has yet to take of blocks that were begun; as a rule nothing.
-    unsent: Option<Box<Rest>>,
-    room: Room,
+    remainder: Option<Box<Remainder>>,
+    send_buffer: SendBuffer,
     /// Since when the socket has taken nothing of what it was offered.
     pub(super) stalled_since: Option<Instant>,
-    pub(super) wrote_at: Instant,
-    /// Nothing follows what is in `unsent`.
+    pub(super) last_write: Instant,
+    /// Nothing follows what is in `remainder`.
     pub(super) ending: bool,
     /// It waits for a page that is fetched under this ticket.
     pub(super) fetching: Option<NonZeroU32>,
     /// It waits in the hub's backlog.
     pub(super) queued: bool,
-    pub(super) seldom: Box<Seldom>,
+    pub(super) cold: Box<Cold>,
 }
 
 /// What a socket has yet to take, in this order.
 #[derive(Default)]
-struct Rest {
-    cut: Option<Cut>,
+struct Remainder {
+    partial: Option<Partial>,
     /// Blocks of the broker's own.
-    own: Bytes,
+    control: Bytes,
 }
 
 /// An event that the socket has taken in part. Its bytes are in [`Unsent`], or have to be read
 /// again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cut {
+pub(super) struct Partial {
     pub(super) seq: u64,
     /// Bytes of its frame that are out.
-    pub(super) taken: usize,
+    pub(super) sent: usize,
 }
 
 /// What a delivery has no use for.
-pub(super) struct Seldom {
+pub(super) struct Cold {
     pub(super) marks: Marks,
     pub(super) ends_at: Option<Instant>,
     /// It was to end when the log was here, and does when it has everything up to here.
-    pub(super) ends_with: Option<u64>,
+    pub(super) ends_after: Option<u64>,
     /// When to look after it next.
-    pub(super) due: Instant,
+    pub(super) timer_at: Instant,
     /// It has been told of this many removals of the log.
-    pub(super) told_to: u64,
+    pub(super) removals_seen: u64,
     /// Deletions up to this position were before it.
-    pub(super) placed_at: u64,
+    pub(super) subscribed_at: u64,
     /// Bytes that the peer sent although it has nothing to say.
     received: usize,
     _hold: Box<dyn Any>,
@@ -119,56 +119,56 @@ pub(super) struct Seldom {
 
 /// Whether the socket takes bytes, as far as is known.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Room {
+enum SendBuffer {
     /// It has never been full, and its readiness is not watched: most never are.
-    Untried,
+    NeverFull,
     /// It is full; readiness will say when it is not.
     Full,
     /// It has been full, and takes bytes again.
-    Again,
+    HasSpace,
 }
 
 /// Blocks that follow each other in a stream, in one piece of memory.
 #[derive(Clone, Copy)]
-pub(super) struct Run<'a> {
+pub(super) struct Segment<'a> {
     pub(super) bytes: &'a [u8],
     /// The position of its last event; 0 when there is none.
     pub(super) last: u64,
-    /// The whole run written, the subscriber has everything up to here.
+    /// The whole segment written, the subscriber has everything up to here.
     pub(super) to: u64,
 }
 
-/// Said of a stream that ends because the rest of a cut event was not at hand.
-const NO_REST: &str = "the rest of the event that it is in the middle of is missing";
+/// Said of a stream that ends because the rest of an event was not at hand.
+const NO_REMAINDER: &str = "the rest of the event that it is in the middle of is missing";
 
 /// How a write went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wrote {
+pub(super) enum Written {
     /// All of it.
     All,
-    /// The socket is full. The caller says which event was cut, if one was, and then lets the connection wait.
+    /// The socket is full. The caller says which event is sent in part, if one is, and then lets the connection wait.
     Part {
-        /// Bytes of the run taken.
+        /// Bytes of the segment taken.
         taken: usize,
     },
 }
 
 impl<S> Connection<S> {
     /// The event that the socket has taken in part.
-    pub(super) fn cut(&self) -> Option<Cut> {
-        self.unsent.as_ref().and_then(|rest| rest.cut)
+    pub(super) fn partial(&self) -> Option<Partial> {
+        self.remainder.as_ref().and_then(|remainder| remainder.partial)
     }
 
     /// Bytes of the broker's own blocks that the socket has yet to take.
-    pub(super) fn own(&self) -> usize {
-        self.unsent.as_ref().map_or(0, |rest| rest.own.len())
+    pub(super) fn control_len(&self) -> usize {
+        self.remainder.as_ref().map_or(0, |remainder| remainder.control.len())
     }
 
     /// What it has not sent will not be sent.
-    pub(super) fn let_go(&self, unsent: &Unsent) {
-        if let Some(rest) = &self.unsent {
-            unsent.settle(rest.own.len());
-            rest.cut.into_iter().for_each(|cut| unsent.end((cut.seq, self.encoding)));
+    pub(super) fn release_unsent(&self, unsent: &Unsent) {
+        if let Some(remainder) = &self.remainder {
+            unsent.remove_control(remainder.control.len());
+            remainder.partial.into_iter().for_each(|partial| unsent.remove_reader((partial.seq, self.encoding)));
         }
     }
 }
@@ -182,23 +182,23 @@ impl<S: Peer> Connection<S> {
         Self {
             socket,
             encoding: subscription.encoding,
-            seats: SmallVec::new(),
+            slots: SmallVec::new(),
             cursor: subscription.after,
-            marked: if subscription.marks == Marks::None { 0 } else { subscription.after },
-            unsent: None,
-            room: Room::Untried,
+            last_id_sent: if subscription.marks == Marks::None { 0 } else { subscription.after },
+            remainder: None,
+            send_buffer: SendBuffer::NeverFull,
             stalled_since: None,
-            wrote_at: now,
+            last_write: now,
             ending: false,
             fetching: None,
             queued: false,
-            seldom: Box::new(Seldom {
+            cold: Box::new(Cold {
                 marks: subscription.marks,
                 ends_at: subscription.ends_at,
-                ends_with: None,
-                due: now,
-                told_to: subscription.told_to,
-                placed_at: subscription.placed_at,
+                ends_after: None,
+                timer_at: now,
+                removals_seen: subscription.removals_seen,
+                subscribed_at: subscription.subscribed_at,
                 received: 0,
                 _hold: subscription.hold,
             }),
@@ -207,85 +207,89 @@ impl<S: Peer> Connection<S> {
 
     /// Whether it waits for its socket.
     pub(super) fn is_blocked(&self) -> bool {
-        self.room == Room::Full
+        self.send_buffer == SendBuffer::Full
     }
 
     /// The socket may take bytes again.
     pub(super) fn unblock(&mut self) {
-        self.room = Room::Again;
+        self.send_buffer = SendBuffer::HasSpace;
     }
 
     /// Puts a block of the broker's own behind what is still to be written.
-    pub(super) fn say(&mut self, block: &Bytes) {
-        let own = &mut self.unsent.get_or_insert_default().own;
-        if own.is_empty() {
-            *own = block.clone();
+    pub(super) fn push_control(&mut self, block: &Bytes) {
+        let control = &mut self.remainder.get_or_insert_default().control;
+        if control.is_empty() {
+            *control = block.clone();
         } else {
-            *own = [&**own, block].concat().into();
+            *control = [&**control, block].concat().into();
         }
     }
 
     /// The socket has taken so many bytes of the event at `seq`, and not all.
-    pub(super) fn begin(&mut self, seq: u64, taken: usize) {
-        let rest = self.unsent.get_or_insert_default();
+    pub(super) fn set_partial(&mut self, seq: u64, sent: usize) {
+        let remainder = self.remainder.get_or_insert_default();
         debug_assert!(
-            rest.own.is_empty() && rest.cut.is_none(),
+            remainder.control.is_empty() && remainder.partial.is_none(),
             "an event was begun while an earlier block was not out"
         );
-        rest.cut = Some(Cut { seq, taken });
+        remainder.partial = Some(Partial { seq, sent });
     }
 
-    /// Writes what is left of the broker's own, then `run`, as far as the socket takes it.
+    /// Writes what is left of the broker's own, then `segment`, as far as the socket takes it.
     ///
     /// # Errors
-    /// When an event is cut: its rest comes first.
-    pub(super) fn write(&mut self, run: Run<'_>, now: Instant) -> io::Result<Wrote> {
-        if self.cut().is_some() {
-            return Err(io::Error::other(NO_REST));
+    /// When an event is sent in part: the rest of it comes first.
+    pub(super) fn write(&mut self, segment: Segment<'_>, now: Instant) -> io::Result<Written> {
+        if self.partial().is_some() {
+            return Err(io::Error::other(NO_REMAINDER));
         }
-        let own = self.unsent.as_ref().map(|rest| rest.own.clone());
-        let own = own.as_deref().unwrap_or_default();
-        let taken = self.offer(own, run.bytes, now)?;
-        if taken == own.len() + run.bytes.len() {
-            self.unsent = None;
-            self.cursor = self.cursor.max(run.to);
-            self.marked = self.marked.max(run.last);
-            return Ok(Wrote::All);
+        let control = self.remainder.as_ref().map(|remainder| remainder.control.clone());
+        let control = control.as_deref().unwrap_or_default();
+        let taken = self.write_both(control, segment.bytes, now)?;
+        if taken == control.len() + segment.bytes.len() {
+            self.remainder = None;
+            self.cursor = self.cursor.max(segment.to);
+            self.last_id_sent = self.last_id_sent.max(segment.last);
+            return Ok(Written::All);
         }
-        let of_own = taken.min(own.len());
-        if let Some(rest) = self.unsent.take().filter(|_| of_own < own.len()) {
-            self.unsent = Some(Box::new(Rest { cut: None, own: rest.own.slice(of_own..) }));
+        let of_control = taken.min(control.len());
+        if let Some(remainder) = self.remainder.take().filter(|_| of_control < control.len()) {
+            self.remainder =
+                Some(Box::new(Remainder { partial: None, control: remainder.control.slice(of_control..) }));
         }
-        Ok(Wrote::Part { taken: taken - of_own })
+        Ok(Written::Part { taken: taken - of_control })
     }
 
-    /// Writes what is left over, as far as the socket takes it. `frame` is that of the event that was cut, if one was.
+    /// Writes what is left over, as far as the socket takes it. `frame` is that of the event that is sent in part, if one is.
     ///
     /// # Errors
-    /// When an event is cut and `frame` does not have its rest: with anything else the stream would be corrupt.
-    pub(super) fn flush(&mut self, frame: &[u8], now: Instant) -> io::Result<Wrote> {
-        let Some(Rest { cut, own }) = self.unsent.as_deref() else { return Ok(Wrote::All) };
-        let (cut, own) = (*cut, own.clone());
-        let event = match cut {
-            Some(cut) => {
-                frame.get(cut.taken..).filter(|rest| !rest.is_empty()).ok_or_else(|| io::Error::other(NO_REST))?
-            }
+    /// When an event is sent in part and `frame` does not have its rest: with anything else the stream would be corrupt.
+    pub(super) fn flush(&mut self, frame: &[u8], now: Instant) -> io::Result<Written> {
+        let Some(Remainder { partial, control }) = self.remainder.as_deref() else { return Ok(Written::All) };
+        let (partial, control) = (*partial, control.clone());
+        let event = match partial {
+            Some(partial) => frame
+                .get(partial.sent..)
+                .filter(|rest| !rest.is_empty())
+                .ok_or_else(|| io::Error::other(NO_REMAINDER))?,
             None => &[],
         };
-        let taken = self.offer(event, &own, now)?;
-        if taken == event.len() + own.len() {
-            self.unsent = None;
-            return Ok(Wrote::All);
+        let taken = self.write_both(event, &control, now)?;
+        if taken == event.len() + control.len() {
+            self.remainder = None;
+            return Ok(Written::All);
         }
         let of_event = taken.min(event.len());
-        let cut = cut.filter(|_| of_event < event.len()).map(|cut| Cut { taken: cut.taken + of_event, ..cut });
-        self.unsent = Some(Box::new(Rest { cut, own: own.slice(taken - of_event..) }));
-        Ok(Wrote::Part { taken })
+        let partial = partial
+            .filter(|_| of_event < event.len())
+            .map(|partial| Partial { sent: partial.sent + of_event, ..partial });
+        self.remainder = Some(Box::new(Remainder { partial, control: control.slice(taken - of_event..) }));
+        Ok(Written::Part { taken })
     }
 
     /// Offers both, one after the other, to the socket; how much it took.
     #[inline]
-    fn offer(&mut self, first: &[u8], second: &[u8], now: Instant) -> io::Result<usize> {
+    fn write_both(&mut self, first: &[u8], second: &[u8], now: Instant) -> io::Result<usize> {
         let total = first.len() + second.len();
         let taken = loop {
             let result = match (first, second) {
@@ -301,16 +305,16 @@ impl<S: Peer> Connection<S> {
             }
         };
         if taken > 0 {
-            self.wrote_at = now;
+            self.last_write = now;
             self.stalled_since = None;
         }
         Ok(taken)
     }
 
     /// From now on it waits until the socket takes bytes again.
-    pub(super) fn wait(&mut self, key: usize, now: Instant) -> io::Result<()> {
+    pub(super) fn wait_writable(&mut self, key: usize, now: Instant) -> io::Result<()> {
         self.stalled_since.get_or_insert(now);
-        if std::mem::replace(&mut self.room, Room::Full) == Room::Untried {
+        if std::mem::replace(&mut self.send_buffer, SendBuffer::Full) == SendBuffer::NeverFull {
             self.socket.watch_writable(key)?;
         }
         Ok(())
@@ -320,17 +324,17 @@ impl<S: Peer> Connection<S> {
     ///
     /// # Errors
     /// When it has closed its side, or sends more than a subscriber has any reason to.
-    pub(super) fn discard(&mut self) -> io::Result<()> {
+    pub(super) fn discard_input(&mut self) -> io::Result<()> {
         let mut buffer = [0; 4096];
         loop {
             match self.socket.read(&mut buffer) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(n) => self.seldom.received += n,
+                Ok(n) => self.cold.received += n,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-            if self.seldom.received > Self::RECEIVED_MAX {
+            if self.cold.received > Self::RECEIVED_MAX {
                 return Err(io::Error::new(ErrorKind::InvalidData, "the peer floods its stream"));
             }
         }

@@ -38,24 +38,24 @@ impl<S: Peer> Fanout<S> {
     /// Tells a connection that its only topic was deleted, and that this is the end.
     pub(super) fn remove_topic(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let Some(seat) = connection.seats.pop() else { return };
+        let Some(slot) = connection.slots.pop() else { return };
         let encoding = connection.encoding;
         connection.fetching = None;
-        let notice = self.channels.get(seat.channel).map(|channel| frame::deleted(encoding, &channel.topic));
-        self.vacate(seat);
-        self.say(key, &notice.unwrap_or_default());
-        self.say_last(key, &frame::end(encoding.framing));
+        let notice = self.channels.get(slot.channel).map(|channel| frame::deleted(encoding, &channel.topic));
+        self.leave(slot);
+        self.push_control(key, &notice.unwrap_or_default());
+        self.push_last(key, &frame::end(encoding.framing));
     }
 
     /// Whether each of a stream's several topics has been deleted since it subscribed, and none lives again. Asked when
     /// it has everything, notices included.
     pub(super) fn has_lost_all(&self, key: usize) -> bool {
-        let Some(connection) = self.connections.get(key).filter(|connection| connection.seats.len() > 1) else {
+        let Some(connection) = self.connections.get(key).filter(|connection| connection.slots.len() > 1) else {
             return false;
         };
-        let channels = || connection.seats.iter().filter_map(|seat| self.channels.get(seat.channel));
+        let channels = || connection.slots.iter().filter_map(|slot| self.channels.get(slot.channel));
         let holds = |topic| self.log.held(topic).is_some_and(|held| held.events > 0);
-        let between = connection.seldom.placed_at + 1..=connection.cursor;
+        let between = connection.cold.subscribed_at + 1..=connection.cursor;
         channels().all(|channel| between.contains(&channel.deleted_at))
             && !channels().any(|channel| holds(&channel.topic))
     }

@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 
 use super::{
     channel::Channel,
-    connection::{Connection, Peer, Seat, Subscription},
+    connection::{Connection, Peer, Slot, Subscription},
     unsent::Unsent,
 };
 use crate::{
@@ -74,7 +74,7 @@ pub struct Wanted {
     /// See `topics`.
     pub after: u64,
     /// See `topics`.
-    pub told_to: u64,
+    pub removals_seen: u64,
     /// See `topics`.
     pub bytes_max: usize,
 }
@@ -143,12 +143,12 @@ impl<S: Peer> Fanout<S> {
         for topic in topics {
             let channel = self.channel(topic, connection.encoding, alone);
             if let Some(entry) = self.channels.get_mut(channel) {
-                connection.seats.push(Seat { channel, position: entry.members.len() });
+                connection.slots.push(Slot { channel, position: entry.members.len() });
                 entry.members.push(key);
             }
         }
         if self.drained_by.is_some() {
-            connection.seldom.ends_at = Some(self.now);
+            connection.cold.ends_at = Some(self.now);
         }
         self.connections.insert(connection);
         self.schedule(key);
@@ -308,7 +308,7 @@ impl<S: Peer> Fanout<S> {
 
     /// The peer has sent something, or gone.
     pub fn readable(&mut self, key: usize) {
-        if let Some(Err(error)) = self.connections.get_mut(key).map(Connection::discard) {
+        if let Some(Err(error)) = self.connections.get_mut(key).map(Connection::discard_input) {
             self.close(key, error);
         }
     }
@@ -317,36 +317,36 @@ impl<S: Peer> Fanout<S> {
     pub(super) fn close(&mut self, key: usize, why: impl std::fmt::Display) {
         if let Some(connection) = self.connections.try_remove(key) {
             tracing::debug!(key, %why, "stream closed");
-            connection.let_go(&self.unsent);
-            for seat in connection.seats {
-                self.vacate(seat);
+            connection.release_unsent(&self.unsent);
+            for slot in connection.slots {
+                self.leave(slot);
             }
         }
     }
 
-    /// Fills a seat that has become free with the channel's last member, without letting a round skip anybody: one
+    /// Fills a slot that has become free with the channel's last member, without letting a round skip anybody: one
     /// that has been visited moves to the border first, so only a member not yet visited takes a place behind it.
-    pub(super) fn vacate(&mut self, seat: Seat) {
-        let Some(channel) = self.channels.get_mut(seat.channel) else { return };
-        let mut hole = seat.position;
+    pub(super) fn leave(&mut self, slot: Slot) {
+        let Some(channel) = self.channels.get_mut(slot.channel) else { return };
+        let mut hole = slot.position;
         if hole < channel.visited {
             channel.visited -= 1;
             channel.members.swap(hole, channel.visited);
             let moved = channel.members.get(hole).copied();
             hole = channel.visited;
-            self.reseat(moved, Seat { channel: seat.channel, position: seat.position });
+            self.move_slot(moved, Slot { channel: slot.channel, position: slot.position });
         }
-        let Some(channel) = self.channels.get_mut(seat.channel) else { return };
+        let Some(channel) = self.channels.get_mut(slot.channel) else { return };
         channel.members.swap_remove(hole);
         let moved = channel.members.get(hole).copied();
-        self.reseat(moved, Seat { channel: seat.channel, position: hole });
-        self.retire(seat.channel);
+        self.move_slot(moved, Slot { channel: slot.channel, position: hole });
+        self.retire(slot.channel);
     }
 
-    fn reseat(&mut self, member: Option<usize>, to: Seat) {
+    fn move_slot(&mut self, member: Option<usize>, to: Slot) {
         let connection = member.and_then(|key| self.connections.get_mut(key));
-        let seats = connection.into_iter().flat_map(|connection| connection.seats.iter_mut());
-        seats.filter(|seat| seat.channel == to.channel).for_each(|seat| seat.position = to.position);
+        let slots = connection.into_iter().flat_map(|connection| connection.slots.iter_mut());
+        slots.filter(|slot| slot.channel == to.channel).for_each(|slot| slot.position = to.position);
     }
 
     /// Removes a channel that has nobody in it, unless it waits for a turn, which will find it so.
@@ -366,7 +366,7 @@ impl<S: Peer> Fanout<S> {
 impl<S> Drop for Fanout<S> {
     fn drop(&mut self) {
         for (_, connection) in &self.connections {
-            connection.let_go(&self.unsent);
+            connection.release_unsent(&self.unsent);
         }
     }
 }

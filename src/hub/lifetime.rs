@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    connection::{Connection, Peer, Seat},
+    connection::{Connection, Peer, Slot},
     fanout::Fanout,
     visit::Visit,
 };
@@ -36,7 +36,7 @@ impl<S: Peer> Fanout<S> {
                 return;
             }
             self.deadlines.pop();
-            if self.connections.get(key).is_some_and(|connection| connection.seldom.due == due) {
+            if self.connections.get(key).is_some_and(|connection| connection.cold.timer_at == due) {
                 self.look_after(key);
                 self.schedule(key);
             }
@@ -73,16 +73,16 @@ impl<S: Peer> Fanout<S> {
         }
         let Some(connection) = self.connections.get(key) else { return };
         // Whoever waits to be told of a deletion must not be given a cursor past it first.
-        let is_dying = |seat: &Seat| self.channels.get(seat.channel).is_some_and(|channel| channel.dying);
-        if connection.seats.iter().any(is_dying) && !self.dismiss(key) {
+        let is_dying = |slot: &Slot| self.channels.get(slot.channel).is_some_and(|channel| channel.dying);
+        if connection.slots.iter().any(is_dying) && !self.dismiss(key) {
             return;
         }
         let Some(connection) = self.connections.get(key) else { return };
-        if connection.seldom.ends_at.is_some_and(|ends_at| ends_at <= self.now) {
+        if connection.cold.ends_at.is_some_and(|ends_at| ends_at <= self.now) {
             return self.end(key);
         }
         // What it is overdue for comes before a heartbeat.
-        if connection.wrote_at + self.config.heartbeat <= self.now && !self.is_overdue(key) {
+        if connection.last_write + self.config.heartbeat <= self.now && !self.is_overdue(key) {
             self.visit(key);
             self.beat(key);
         }
@@ -92,8 +92,8 @@ impl<S: Peer> Fanout<S> {
     fn beat(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         // In the middle of an event there is no place for it: the rest has to be read from the disk first.
-        let has_no_place = connection.is_blocked() || connection.ending || connection.cut().is_some();
-        if has_no_place || connection.wrote_at + self.config.heartbeat > self.now {
+        let has_no_place = connection.is_blocked() || connection.ending || connection.partial().is_some();
+        if has_no_place || connection.last_write + self.config.heartbeat > self.now {
             return;
         }
         // One that waits for its turn or for a page of the log lives as well, but it is not at the tail.
@@ -102,11 +102,11 @@ impl<S: Peer> Fanout<S> {
         }
         // A mark that says nothing new is a comment: to some clients each would be an empty message.
         let seq = connection.cursor;
-        let moved = connection.seldom.marks == Marks::Id && connection.marked < seq;
+        let moved = connection.cold.marks == Marks::Id && connection.last_id_sent < seq;
         let position = moved.then(|| EventId { epoch: self.log.epoch(), seq });
-        connection.marked = if moved { seq } else { connection.marked };
+        connection.last_id_sent = if moved { seq } else { connection.last_id_sent };
         let block = frame::heartbeat(connection.encoding, position);
-        self.say(key, &block);
+        self.push_control(key, &block);
         if let Err(error) = self.flush(key) {
             self.close(key, error);
         }
@@ -117,25 +117,25 @@ impl<S: Peer> Fanout<S> {
     /// time: the client goes on where the stream ended.
     pub(super) fn end(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let has_waited = connection.seldom.ends_with.is_some();
-        let ends_with = *connection.seldom.ends_with.get_or_insert(self.seen);
+        let has_waited = connection.cold.ends_after.is_some();
+        let ends_after = *connection.cold.ends_after.get_or_insert(self.seen);
         let is_late = self.drained_by.is_some_and(|by| by <= self.now);
-        let waits = connection.queued && connection.cursor < ends_with;
+        let waits = connection.queued && connection.cursor < ends_after;
         if waits && !is_late {
             return;
         }
         // One that is late and has waited has had its turns.
         let more = !(waits && has_waited) && self.visit(key) == Visit::More;
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if more && connection.cursor < ends_with && !is_late {
+        if more && connection.cursor < ends_after && !is_late {
             return;
         }
-        connection.seldom.ends_at = None;
+        connection.cold.ends_at = None;
         if !connection.ending {
             let id = EventId { epoch: self.log.epoch(), seq: connection.cursor };
             let retry = jitter(self.config.retry);
-            let farewell = frame::farewell(connection.encoding, connection.seldom.marks, retry, id);
-            self.say_last(key, &farewell);
+            let farewell = frame::farewell(connection.encoding, connection.cold.marks, retry, id);
+            self.push_last(key, &farewell);
             self.visit(key);
         }
     }
@@ -149,7 +149,7 @@ impl<S: Peer> Fanout<S> {
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
             if let Some(connection) = self.connections.get_mut(key) {
-                connection.seldom.ends_at = Some(self.now + begin + spread.mul_f64(fastrand::f64()));
+                connection.cold.ends_at = Some(self.now + begin + spread.mul_f64(fastrand::f64()));
                 self.schedule(key);
             }
         }
@@ -162,18 +162,18 @@ impl<S: Peer> Fanout<S> {
                 Some(_) if connection.fetching.is_some() => self.now + self.config.heartbeat,
                 // It may take bytes again long before: not later than a heartbeat would then be due.
                 Some(since) => (since + self.config.write_timeout).min(self.now + self.config.heartbeat),
-                None => connection.wrote_at + self.config.heartbeat,
+                None => connection.last_write + self.config.heartbeat,
             };
-            let due = connection.seldom.ends_at.map_or(patience, |ends_at| ends_at.min(patience));
-            connection.seldom.due = due.max(self.now + GRAIN);
-            self.deadlines.push(Reverse((connection.seldom.due, key)));
+            let due = connection.cold.ends_at.map_or(patience, |ends_at| ends_at.min(patience));
+            connection.cold.timer_at = due.max(self.now + GRAIN);
+            self.deadlines.push(Reverse((connection.cold.timer_at, key)));
         }
     }
 
     /// After a block: the write deadline may come before whatever it was due for.
     pub(super) fn hasten(&mut self, key: usize) {
         let Some(connection) = self.connections.get(key) else { return };
-        if connection.stalled_since.is_some_and(|since| since + self.config.write_timeout < connection.seldom.due) {
+        if connection.stalled_since.is_some_and(|since| since + self.config.write_timeout < connection.cold.timer_at) {
             self.schedule(key);
         }
     }

@@ -5,8 +5,8 @@ use std::{io, num::NonZeroU32, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    channel::{Channel, Settled, merge, settle},
-    connection::{Connection, Cut, Peer, Run, Seat, Wrote},
+    channel::{Channel, WriteEnd, merge, write_end},
+    connection::{Connection, Partial, Peer, Segment, Slot, Written},
     fanout::{Fanout, Wanted},
 };
 use crate::{
@@ -58,8 +58,8 @@ impl<S: Peer> Fanout<S> {
             if connection.is_blocked() {
                 return Ok(Visit::Done);
             }
-            if let Some(cut) = connection.cut() {
-                if connection.fetching.is_some() || !self.write_rest(key, cut)? {
+            if let Some(partial) = connection.partial() {
+                if connection.fetching.is_some() || !self.write_remainder(key, partial)? {
                     return Ok(Visit::Done);
                 }
                 continue;
@@ -70,7 +70,7 @@ impl<S: Peer> Fanout<S> {
                     return Ok(Visit::Done);
                 }
                 if !ending && self.has_lost_all(key) {
-                    self.say_last(key, &frame::end(encoding.framing));
+                    self.push_last(key, &frame::end(encoding.framing));
                     continue;
                 }
                 return Ok(if ending { Visit::End } else { Visit::Done });
@@ -83,12 +83,12 @@ impl<S: Peer> Fanout<S> {
             }
             let cursor = connection.cursor;
             // A window may have the notice of a deletion from before the subscription: not for this one.
-            let is_for_others = |c: &Channel| c.notice_at > cursor && connection.seldom.placed_at > cursor;
-            let mut channels = connection.seats.iter().map(|seat| self.channels.get(seat.channel));
+            let is_for_others = |c: &Channel| c.notice_at > cursor && connection.cold.subscribed_at > cursor;
+            let mut channels = connection.slots.iter().map(|slot| self.channels.get(slot.channel));
             let covered = channels.all(|c| c.is_some_and(|c| c.covers(cursor) && !is_for_others(c)));
-            let only = connection.seats.first().copied().filter(|_| connection.seats.len() == 1);
+            let only = connection.slots.first().copied().filter(|_| connection.slots.len() == 1);
             let written = match only {
-                Some(seat) if covered => self.write_window(key, seat)?,
+                Some(slot) if covered => self.write_window(key, slot)?,
                 _ if covered => self.write_merged(key)?,
                 _ => self.write_page(key)?,
             };
@@ -98,29 +98,29 @@ impl<S: Peer> Fanout<S> {
     }
 
     /// The common case: one topic, and its window reaches back to the cursor.
-    fn write_window(&mut self, key: usize, seat: Seat) -> io::Result<usize> {
-        let (Some(connection), Some(channel)) = (self.connections.get_mut(key), self.channels.get_mut(seat.channel))
+    fn write_window(&mut self, key: usize, slot: Slot) -> io::Result<usize> {
+        let (Some(connection), Some(channel)) = (self.connections.get_mut(key), self.channels.get_mut(slot.channel))
         else {
             return Ok(0);
         };
-        let Some(run) = channel.run(connection.cursor, self.seen) else {
+        let Some(segment) = channel.run(connection.cursor, self.seen) else {
             connection.cursor = self.seen;
             return Ok(0);
         };
-        let (size, own) = (run.bytes.len(), connection.own());
-        let wrote = connection.write(run, self.now)?;
-        if own == 0 && wrote == Wrote::All {
+        let (size, control) = (segment.bytes.len(), connection.control_len());
+        let wrote = connection.write(segment, self.now)?;
+        if control == 0 && wrote == Written::All {
             return Ok(size);
         }
-        let settled = settle(channel.after(connection.cursor).map(|(seq, frame)| (*seq, frame)), wrote);
-        self.wrote(key, own, wrote, settled)?;
+        let end = write_end(channel.after(connection.cursor).map(|(seq, frame)| (*seq, frame)), wrote);
+        self.after_write(key, control, wrote, end)?;
         Ok(size)
     }
 
     /// Several topics, and all their windows reach back to the cursor.
     fn write_merged(&mut self, key: usize) -> io::Result<usize> {
         let Some(connection) = self.connections.get(key) else { return Ok(0) };
-        let channels = connection.seats.iter().filter_map(|seat| self.channels.get(seat.channel));
+        let channels = connection.slots.iter().filter_map(|slot| self.channels.get(slot.channel));
         let mut frames: Vec<(u64, Frame)> =
             channels.flat_map(|channel| channel.after(connection.cursor).cloned()).collect();
         frames.sort_unstable_by_key(|(seq, _)| *seq);
@@ -131,18 +131,18 @@ impl<S: Peer> Fanout<S> {
     fn write_page(&mut self, key: usize) -> io::Result<usize> {
         let Some(connection) = self.connections.get(key) else { return Ok(0) };
         let topics = self.topics(connection);
-        let (after, told_to) = (connection.cursor, connection.seldom.told_to);
-        let page = self.log.read(&topics, after, told_to, PAGE_BYTES);
+        let (after, removals_seen) = (connection.cursor, connection.cold.removals_seen);
+        let page = self.log.read(&topics, after, removals_seen, PAGE_BYTES);
         if page.is_cold {
             let ticket = self.ticket(key);
-            self.wanted.push_back(Wanted { key, ticket, topics, after, told_to, bytes_max: PAGE_BYTES });
+            self.wanted.push_back(Wanted { key, ticket, topics, after, removals_seen, bytes_max: PAGE_BYTES });
             return Ok(0);
         }
         self.write_given(key, page)
     }
 
     fn topics(&self, connection: &Connection<S>) -> Vec<TopicName> {
-        connection.seats.iter().filter_map(|s| self.channels.get(s.channel)).map(|c| c.topic.clone()).collect()
+        connection.slots.iter().filter_map(|s| self.channels.get(s.channel)).map(|c| c.topic.clone()).collect()
     }
 
     /// The ticket under which a page is fetched for a connection.
@@ -156,9 +156,9 @@ impl<S: Peer> Fanout<S> {
     pub fn supply(&mut self, key: usize, ticket: NonZeroU32, page: Result<Page, FetchError>) {
         let Some(connection) = self.connections.get_mut(key).filter(|c| c.fetching == Some(ticket)) else { return };
         connection.fetching = None;
-        let cut = connection.cut();
-        let written = page.map_err(io::Error::other).and_then(|page| match cut {
-            Some(cut) => self.write_rest_of(key, cut, page).map(drop),
+        let partial = connection.partial();
+        let written = page.map_err(io::Error::other).and_then(|page| match partial {
+            Some(partial) => self.write_remainder_from(key, partial, page).map(drop),
             None => self.write_given(key, page).map(drop),
         });
         match written {
@@ -173,74 +173,74 @@ impl<S: Peer> Fanout<S> {
     }
 
     /// Goes on with an event that the socket has taken in part; whether it has all of it now.
-    fn write_rest(&mut self, key: usize, cut: Cut) -> io::Result<bool> {
+    fn write_remainder(&mut self, key: usize, partial: Partial) -> io::Result<bool> {
         let Some(connection) = self.connections.get(key) else { return Ok(false) };
-        if let Some(frame) = self.unsent.frame((cut.seq, connection.encoding)) {
-            return self.write_frame(key, cut, &frame);
+        if let Some(frame) = self.unsent.frame((partial.seq, connection.encoding)) {
+            return self.write_frame(key, partial, &frame);
         }
         // What is gone of these topics was said, or will be, when the cursor passes it.
-        let (topics, after) = (self.topics(connection), cut.seq - 1);
+        let (topics, after) = (self.topics(connection), partial.seq - 1);
         let page = self.log.read(&topics, after, u64::MAX, 1);
         if page.is_cold {
             let ticket = self.ticket(key);
-            self.wanted.push_back(Wanted { key, ticket, topics, after, told_to: u64::MAX, bytes_max: 1 });
+            self.wanted.push_back(Wanted { key, ticket, topics, after, removals_seen: u64::MAX, bytes_max: 1 });
             return Ok(false);
         }
-        self.write_rest_of(key, cut, page)
+        self.write_remainder_from(key, partial, page)
     }
 
-    /// As [`write_rest`](Self::write_rest), when the event had to be read again: it is the first of `page`.
-    fn write_rest_of(&mut self, key: usize, cut: Cut, page: Page) -> io::Result<bool> {
+    /// As [`write_remainder`](Self::write_remainder), when the event had to be read again: it is the first of `page`.
+    fn write_remainder_from(&mut self, key: usize, partial: Partial, page: Page) -> io::Result<bool> {
         let Some(connection) = self.connections.get(key) else { return Ok(false) };
         let (encoding, epoch) = (connection.encoding, self.log.epoch());
-        let event = page.events.into_iter().next().filter(|event| event.seq == cut.seq);
-        let notice = page.deleted.iter().find(|(_, seq)| *seq == cut.seq);
+        let event = page.events.into_iter().next().filter(|event| event.seq == partial.seq);
+        let notice = page.deleted.iter().find(|(_, seq)| *seq == partial.seq);
         let notice = notice.map(|(topic, _)| Frame::Made(frame::deleted(encoding, topic)));
         // The client has no id of it, so it comes back with the one before, and learns that this one is missing.
         let frame = event
             .map(|event| frame::event(encoding, epoch, event))
             .or(notice)
             .ok_or_else(|| io::Error::other("the event that it is in the middle of is not held any more"))?;
-        self.unsent.keep((cut.seq, encoding), frame.clone());
-        self.write_frame(key, cut, &frame)
+        self.unsent.keep((partial.seq, encoding), frame.clone());
+        self.write_frame(key, partial, &frame)
     }
 
-    fn write_frame(&mut self, key: usize, cut: Cut, frame: &Frame) -> io::Result<bool> {
+    fn write_frame(&mut self, key: usize, partial: Partial, frame: &Frame) -> io::Result<bool> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(false) };
-        let own = connection.own();
+        let control = connection.control_len();
         let wrote = connection.flush(frame, self.now)?;
-        if connection.cut().is_none() {
-            self.unsent.end((cut.seq, connection.encoding));
+        if connection.partial().is_none() {
+            self.unsent.remove_reader((partial.seq, connection.encoding));
         }
-        self.wrote(key, own, wrote, None)?;
-        Ok(wrote == Wrote::All)
+        self.after_write(key, control, wrote, None)?;
+        Ok(wrote == Written::All)
     }
 
     /// Writes what is left of the broker's own blocks; whether that is all out.
     pub(super) fn flush(&mut self, key: usize) -> io::Result<bool> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(false) };
-        let own = connection.own();
+        let control = connection.control_len();
         let wrote = connection.flush(&[], self.now)?;
-        self.wrote(key, own, wrote, None)?;
-        Ok(wrote == Wrote::All)
+        self.after_write(key, control, wrote, None)?;
+        Ok(wrote == Written::All)
     }
 
-    /// Keeps the books after a write to a connection that had `own` bytes of the broker's own to send. Then, since that may
+    /// Keeps the books after a write to a connection that had `control` bytes of the broker's own to send. Then, since that may
     /// fail, lets it wait for its socket where that is full.
-    fn wrote(&mut self, key: usize, own: usize, wrote: Wrote, settled: Option<Settled>) -> io::Result<()> {
+    fn after_write(&mut self, key: usize, control: usize, wrote: Written, end: Option<WriteEnd>) -> io::Result<()> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
-        if own > 0 {
-            self.unsent.settle(own - connection.own());
+        if control > 0 {
+            self.unsent.remove_control(control - connection.control_len());
         }
-        if let Some((seq, cut)) = settled {
-            (connection.cursor, connection.marked) = (seq, seq);
-            if let Some((frame, taken)) = cut {
-                connection.begin(seq, taken);
-                self.unsent.begin((seq, connection.encoding), frame);
+        if let Some((seq, partial)) = end {
+            (connection.cursor, connection.last_id_sent) = (seq, seq);
+            if let Some((frame, taken)) = partial {
+                connection.set_partial(seq, taken);
+                self.unsent.add_reader((seq, connection.encoding), frame);
             }
         }
-        if wrote != Wrote::All {
-            connection.wait(key, self.now)?;
+        if wrote != Written::All {
+            connection.wait_writable(key, self.now)?;
             self.hasten(key);
         }
         Ok(())
@@ -248,13 +248,13 @@ impl<S: Peer> Fanout<S> {
 
     /// Gives a connection a block of the broker's own, unless its stream has had its last. Where there is no room for it the
     /// connection is closed: its client comes back, and is told then.
-    pub(super) fn say(&mut self, key: usize, block: &Bytes) {
+    pub(super) fn push_control(&mut self, key: usize, block: &Bytes) {
         let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.ending) else { return };
         if block.is_empty() {
             return;
         }
-        connection.say(block);
-        if !self.unsent.owe(block) {
+        connection.push_control(block);
+        if !self.unsent.add_control(block) {
             self.close(key, "too much waits for subscribers that take nothing (stream.unsent_bytes_max)");
         }
     }
@@ -262,16 +262,16 @@ impl<S: Peer> Fanout<S> {
     fn write_given(&mut self, key: usize, mut page: Page) -> io::Result<usize> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
         let (epoch, encoding) = (self.log.epoch(), connection.encoding);
-        page.deleted.retain(|(_, seq)| *seq > connection.seldom.placed_at);
-        if !page.deleted.is_empty() && connection.seats.len() == 1 {
+        page.deleted.retain(|(_, seq)| *seq > connection.cold.subscribed_at);
+        if !page.deleted.is_empty() && connection.slots.len() == 1 {
             // What is in the page is of the topic's next life.
             self.remove_topic(key);
             return Ok(0);
         }
-        connection.seldom.told_to = page.told_to;
+        connection.cold.removals_seen = page.told_to;
         for (topic, seq) in &page.deleted {
-            for seat in &connection.seats {
-                if let Some(channel) = self.channels.get_mut(seat.channel).filter(|channel| channel.topic == *topic) {
+            for slot in &connection.slots {
+                if let Some(channel) = self.channels.get_mut(slot.channel).filter(|channel| channel.topic == *topic) {
                     channel.note_deletion(*seq);
                 }
             }
@@ -279,12 +279,12 @@ impl<S: Peer> Fanout<S> {
         if page.evicted_to > 0 {
             let id = |seq| EventId { epoch, seq };
             let (requested, resumed_after) = (id(connection.cursor).to_string(), id(page.resumes_after()));
-            (connection.cursor, connection.marked) = (resumed_after.seq, resumed_after.seq);
+            (connection.cursor, connection.last_id_sent) = (resumed_after.seq, resumed_after.seq);
             // The gap moves the client's cursor: what was deleted before there comes first.
             for (topic, _) in page.deleted.extract_if(.., |(_, seq)| *seq <= resumed_after.seq) {
-                self.say(key, &frame::deleted(encoding, &topic));
+                self.push_control(key, &frame::deleted(encoding, &topic));
             }
-            self.say(key, &frame::gap(encoding, page.reason(), &requested, resumed_after));
+            self.push_control(key, &frame::gap(encoding, page.reason(), &requested, resumed_after));
         }
         // What somebody is in the middle of need not be encoded, or held, again.
         let encode = |event: Arc<Event>| {
@@ -312,31 +312,31 @@ impl<S: Peer> Fanout<S> {
             (merged.0, &merged.1)
         };
         let complete = frames.last().is_none_or(|(seq, _)| *seq == last);
-        let run = Run { bytes, last, to: if complete { to } else { last } };
+        let segment = Segment { bytes, last, to: if complete { to } else { last } };
         if bytes.is_empty() {
-            connection.cursor = connection.cursor.max(run.to);
+            connection.cursor = connection.cursor.max(segment.to);
             return Ok(0);
         }
-        let own = connection.own();
-        let wrote = connection.write(run, self.now)?;
-        let settled = settle(in_order(), wrote);
-        self.wrote(key, own, wrote, settled)?;
+        let control = connection.control_len();
+        let wrote = connection.write(segment, self.now)?;
+        let end = write_end(in_order(), wrote);
+        self.after_write(key, control, wrote, end)?;
         if let Some(connection) = self.connections.get_mut(key) {
             // A notice has no id: the next mark says something new.
             let is_notice =
-                |seat: &Seat| self.channels.get(seat.channel).is_some_and(|c| c.notice_at == connection.marked);
-            connection.marked -= u64::from(connection.seats.iter().any(is_notice) && connection.marked > 0);
+                |slot: &Slot| self.channels.get(slot.channel).is_some_and(|c| c.notice_at == connection.last_id_sent);
+            connection.last_id_sent -= u64::from(connection.slots.iter().any(is_notice) && connection.last_id_sent > 0);
         }
         Ok(bytes.len())
     }
 
     /// Gives a connection the last that it gets.
-    pub(super) fn say_last(&mut self, key: usize, block: &Bytes) {
-        self.say(key, block);
+    pub(super) fn push_last(&mut self, key: usize, block: &Bytes) {
+        self.push_control(key, block);
         if let Some(connection) = self.connections.get_mut(key) {
             connection.ending = true;
             // Nothing follows.
-            connection.fetching = connection.fetching.filter(|_| connection.cut().is_some());
+            connection.fetching = connection.fetching.filter(|_| connection.partial().is_some());
         }
     }
 

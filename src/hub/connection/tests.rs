@@ -38,8 +38,8 @@ fn connection(room: usize) -> Connection<Narrow> {
         encoding: Encoding { format: Format::Plain, framing: Framing::Close },
         marks: Marks::None,
         after: 0,
-        told_to: 0,
-        placed_at: 0,
+        removals_seen: 0,
+        subscribed_at: 0,
         ends_at: None,
         hold: Box::new(()),
     };
@@ -49,18 +49,22 @@ fn connection(room: usize) -> Connection<Narrow> {
 #[test]
 fn nothing_but_the_rest_of_a_cut_event_is_written() {
     let (mut connection, now) = (connection(100), Instant::now());
-    connection.begin(1, 3);
-    connection.say(&Bytes::from_static(b"own"));
+    connection.set_partial(1, 3);
+    connection.push_control(&Bytes::from_static(b"own"));
     for frame in [&b""[..], b"ev", b"eve"] {
         assert!(connection.flush(frame, now).is_err(), "{frame:?} has no rest");
     }
-    let run = Run { bytes: b"next", last: 2, to: 2 };
-    assert!(connection.write(run, now).is_err());
-    let cut = Cut { seq: 1, taken: 3 };
-    assert_eq!((connection.cut(), connection.own(), connection.socket.0), (Some(cut), 3, 100), "as it was");
-    assert_eq!(connection.flush(b"event", now).expect("a rest"), Wrote::Part { taken: 2 });
-    assert_eq!((connection.cut(), connection.own(), connection.socket.0), (None, 3, 98));
-    assert_eq!(connection.flush(&[], now).expect("own"), Wrote::All);
+    let segment = Segment { bytes: b"next", last: 2, to: 2 };
+    assert!(connection.write(segment, now).is_err());
+    let partial = Partial { seq: 1, sent: 3 };
+    assert_eq!(
+        (connection.partial(), connection.control_len(), connection.socket.0),
+        (Some(partial), 3, 100),
+        "as it was"
+    );
+    assert_eq!(connection.flush(b"event", now).expect("a rest"), Written::Part { taken: 2 });
+    assert_eq!((connection.partial(), connection.control_len(), connection.socket.0), (None, 3, 98));
+    assert_eq!(connection.flush(&[], now).expect("own"), Written::All);
 }
 
 #[cfg(target_pointer_width = "64")]

@@ -239,8 +239,8 @@ impl World {
 
     /// Reads the pages that connections wait for.
     fn fetch(&mut self) -> Result<(), String> {
-        while let Some(Wanted { key, ticket, topics, after, told_to, bytes_max }) = self.fanout.next_wanted() {
-            let page = self.life.wait(self.life.log.fetch(topics, after, told_to, bytes_max))?;
+        while let Some(Wanted { key, ticket, topics, after, removals_seen, bytes_max }) = self.fanout.next_wanted() {
+            let page = self.life.wait(self.life.log.fetch(topics, after, removals_seen, bytes_max))?;
             let mut page = page.map_err(|error| error.to_string())?;
             self.breaker.break_page(&mut page);
             let (stamp, turns_left) = (self.history.stamp, self.delay);

@@ -64,8 +64,8 @@ impl World {
             encoding,
             marks: manners.marks,
             after: placement.after,
-            told_to: placement.told_to,
-            placed_at: placement.placed_at,
+            removals_seen: placement.told_to,
+            subscribed_at: placement.placed_at,
             ends_at: client.ends_at,
             hold: Box::new(Hold(Rc::clone(&client.held))),
         };
