@@ -13,17 +13,15 @@
 use std::{
     cell::{Cell, RefCell},
     io,
-    net::{Shutdown, TcpStream},
+    net::TcpStream,
     num::NonZeroU32,
-    os::fd::AsFd,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream::FuturesUnordered};
-use mio::{Events, Interest, Poll, Registry, Token};
-use rustix::net::SendFlags;
+use mio::{Events, Poll, Registry, Token};
 use tokio::{
     io::unix::AsyncFd,
     sync::{Notify, mpsc, watch},
@@ -40,6 +38,7 @@ mod deletion;
 mod fanout;
 mod handover;
 mod lifetime;
+mod socket;
 mod unsent;
 mod visit;
 
@@ -47,6 +46,8 @@ pub use connection::{Peer, Subscription};
 pub use fanout::{Fanout, Wanted};
 pub use handover::Carrier;
 pub use lifetime::jitter;
+use socket::Socket;
+pub(crate) use socket::send;
 pub use unsent::Unsent;
 
 /// How long the hub works before it lets the HTTP server have the thread. Shorter coalesces more of a burst, longer
@@ -240,7 +241,7 @@ impl Hub {
     }
 
     fn adopt(&mut self, socket: TcpStream, subscription: Subscription) {
-        let socket = Socket { socket: mio::net::TcpStream::from_std(socket), registry: Rc::clone(&self.registry) };
+        let socket = Socket::new(socket, Rc::clone(&self.registry));
         if let Err(error) = self.fanout.adopt(socket, subscription, Socket::watch_readable) {
             tracing::warn!(%error, "a subscriber could not be taken over");
         }
@@ -275,60 +276,6 @@ impl Hub {
         }
         count == EVENTS
     }
-}
-
-/// A subscriber's socket, registered for readiness under its key.
-struct Socket {
-    socket: mio::net::TcpStream,
-    registry: Rc<Registry>,
-}
-
-impl Socket {
-    fn watch_readable(&mut self, key: usize) -> io::Result<()> {
-        self.registry.register(&mut self.socket, Token(key), Interest::READABLE)
-    }
-}
-
-impl Peer for Socket {
-    fn finish(&mut self) {
-        // It fails when the peer has gone already, and then there is nothing to finish.
-        self.socket.shutdown(Shutdown::Write).ok();
-    }
-
-    fn watch_writable(&mut self, key: usize) -> io::Result<()> {
-        // From now on our deadline decides alone. Linux ends a connection whose window has been too small for what is first
-        // in its send queue for that time, though the peer takes bytes all the while (`tcp_probe_timer`).
-        #[cfg(target_os = "linux")]
-        rustix::net::sockopt::set_tcp_user_timeout(&self.socket, 0)?;
-        self.registry.reregister(&mut self.socket, Token(key), Interest::READABLE | Interest::WRITABLE)
-    }
-}
-
-impl io::Read for Socket {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.socket.read(buf)
-    }
-}
-
-impl io::Write for Socket {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        send(&self.socket, buf)
-    }
-
-    fn write_vectored(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        self.socket.write_vectored(bufs)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Writes to a socket, by the system call itself: the C library's wrapper prepares for the thread being cancelled and
-/// back, which none here ever is, and that shows where an event has one subscriber. A peer that has gone is an error, not a
-/// signal: Rust's runtime ignores `SIGPIPE`.
-pub(crate) fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
-    Ok(rustix::net::send(socket, bytes, SendFlags::empty())?)
 }
 
 async fn sleep_until(at: Option<Instant>) {

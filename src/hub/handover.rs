@@ -29,7 +29,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::send;
+use super::socket::send;
 
 /// What the server may say before it answers.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
