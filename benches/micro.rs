@@ -189,8 +189,10 @@ fn fanout_one_event_to_1000(bencher: Bencher<'_, '_>) {
     bencher.counter(ItemsCount::new(PEERS)).bench_local(|| {
         runtime.block_on(log.append(draft(&topic))).expect("it is taken");
         feed.take(&mut batch);
-        fanout.take(&mut batch, Instant::now());
-        fanout.run(|_| true)
+        fanout.apply(&mut batch, Instant::now());
+        while fanout.has_work() {
+            fanout.step();
+        }
     });
     assert_eq!(u64::try_from(fanout.len()).ok(), Some(PEERS), "nobody was cut");
 }

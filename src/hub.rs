@@ -1,14 +1,14 @@
 //! The sockets of one worker: each worker thread has one hub, and every subscriber of that worker lives in it.
 //!
 //! ```text
-//!            feed of committed events ─┐
-//!  sockets handed over by HTTP ────────┼─► loop: take, look at the clock, adopt ─► fan out in slices ─► sockets
+//!  feed of committed events ───────────┐
+//!  sockets handed over by HTTP ────────┼─► loop: apply the feed, adopt, poll ─► step by step: write ─► sockets
 //!  readiness (mio under AsyncFd) ──────┘
 //! ```
 //!
-//! A subscriber is a cursor into the log: history is its send queue, so a slow one costs nothing but its place, and a
-//! burst reaches a busy one in a single write. The hub shares its thread with the HTTP server, so it works in slices
-//! of time and lets the requests that came in meanwhile go first: what they publish joins the next write.
+//! A subscriber is a cursor into the log: history is its send queue, so a slow one costs little memory, and a burst
+//! reaches a busy one in a single write. The hub shares its thread with the HTTP server, so it works in slices of time
+//! and lets the requests that came in meanwhile go first: what they publish joins the next write.
 
 use std::{
     cell::{Cell, RefCell},
@@ -43,7 +43,7 @@ mod unsent;
 mod visit;
 
 pub use connection::{Peer, Subscription};
-pub use fanout::{Fanout, Wanted};
+pub use fanout::{Fanout, PageRequest};
 pub use handover::Carrier;
 pub use lifetime::jitter;
 use socket::Socket;
@@ -53,20 +53,22 @@ pub use unsent::Unsent;
 /// How long the hub works before it lets the HTTP server have the thread. Shorter coalesces more of a burst, longer
 /// spares switches; at half a millisecond neither shows in the figures (README, Performance).
 const SLICE: Duration = Duration::from_micros(500);
-/// As above, as long as there are backlogs: what others publish meanwhile waits behind far larger writes.
-const HEAVY_SLICE: Duration = Duration::from_micros(250);
-/// Turns between two looks at the clock, as long as none is heavy.
-const TURNS_PER_LOOK: u32 = 8;
-/// Pages that are fetched at once; more wait their turn, so that replays of cold history share the disk.
+/// The same while there is a backlog, whose writes are far larger: what others publish meanwhile waits behind them.
+const BACKLOG_SLICE: Duration = Duration::from_micros(250);
+/// Steps between two readings of the clock while there is no backlog.
+const STEPS_PER_CLOCK_READ: u32 = 8;
+/// Pages that are fetched at the same time. Further requests wait, so that replays of cold history share the disk.
 const FETCHES_MAX: usize = 4;
-/// Readiness events taken from the system at once: each may be a stream to close, and a thousand can go together.
+/// Readiness events that one poll returns. Each may be a stream to close, and a thousand can close together.
 const EVENTS: usize = 128;
+/// The part of a drain's time in which streams are ended. The rest is for those that take their last bytes late.
+const DRAIN_PART: f64 = 0.8;
 
 /// Hands sockets over to the hub of this thread; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct HubHandle(Rc<Inbox>);
 
-/// Sockets that were handed over, and that the hub has not taken in yet.
+/// Sockets that were handed over, and that the hub has not adopted yet.
 #[derive(Debug, Default)]
 struct Inbox {
     arrivals: RefCell<Vec<(TcpStream, Subscription)>>,
@@ -78,9 +80,10 @@ struct Inbox {
 /// How the server ends all hubs.
 #[derive(Clone, Debug)]
 pub struct Drain {
-    /// Becomes the time within which the hub shall end its streams.
+    /// Becomes the time within which the hub must end its streams.
     pub begin: watch::Receiver<Option<Duration>>,
-    /// Dropped when it has. The server keeps one, and drops it, too, when it begins to wait.
+    /// The hub holds a sender and drops it when its streams have ended. The server keeps one, too, and drops it when it
+    /// begins to wait.
     pub done: mpsc::WeakSender<()>,
 }
 
@@ -91,20 +94,20 @@ impl HubHandle {
     /// When the system gives no poll instance.
     pub fn start(log: &Arc<dyn Log>, config: &StreamConfig, unsent: &Arc<Unsent>, drain: Drain) -> io::Result<Self> {
         let handle = Self(Rc::default());
-        // Held by the hub's task, so that it goes when that ends.
+        // The hub's task holds it, so that it is dropped when the task ends, however it ends.
         let done = drain.done.upgrade();
         let inbox = Rc::clone(&handle.0);
         let (log, config, unsent) = (Arc::clone(log), config.clone(), Arc::clone(unsent));
         let mut hub = Hub::new(&log, &config, &unsent, &inbox)?;
         tokio::task::spawn_local(async move {
             let _done = done;
-            // A bug that panics costs this worker's streams, which resume, and not all streams to come.
+            // A bug that panics costs the streams of this worker, which resume, and not all streams to come.
             while let Err(error) = tokio::task::spawn_local(hub.run(drain.clone())).await {
-                tracing::error!(%error, "a hub died and is started anew; its subscribers resume with their cursors");
+                tracing::error!(%error, "a hub panicked and is started again; its subscribers resume with their cursors");
                 hub = match Hub::new(&log, &config, &unsent, &inbox) {
                     Ok(hub) => hub,
                     Err(error) => {
-                        tracing::error!(%error, "the hub cannot be started");
+                        tracing::error!(%error, "the hub cannot be started again");
                         break;
                     }
                 }
@@ -115,14 +118,15 @@ impl HubHandle {
         Ok(handle)
     }
 
-    /// Hands over a subscriber whose response head, and the first bytes of its stream, are out. Its socket does not
-    /// block, and no other poll knows it.
+    /// Hands over a subscriber. The head of its response and the first bytes of its stream have been written. Its socket
+    /// must not block, and must not be registered with another poll.
     pub fn adopt(&self, socket: TcpStream, subscription: Subscription) {
-        // Dropped, the client comes back, and what the subscription holds is free.
-        if !self.0.closed.get() {
-            self.0.arrivals.borrow_mut().push((socket, subscription));
-            self.0.notify.notify_one();
+        // When the hub has ended, the socket is closed here. The client comes back, and its permits are free.
+        if self.0.closed.get() {
+            return;
         }
+        self.0.arrivals.borrow_mut().push((socket, subscription));
+        self.0.notify.notify_one();
     }
 }
 
@@ -133,22 +137,37 @@ struct Hub {
     fanout: Fanout<Socket>,
     registry: Rc<Registry>,
     poll: AsyncFd<Poll>,
+    /// Filled by each poll.
+    events: Events,
+    /// The last poll returned as many events as fit: there may be more.
+    has_more_events: bool,
     log: Arc<dyn Log>,
-    fetching: FuturesUnordered<LocalBoxFuture<'static, Fetched>>,
+    fetches: FuturesUnordered<LocalBoxFuture<'static, Fetched>>,
 }
 
-/// A page, the connection that waits for it, and under which ticket.
+/// A page that was requested for a connection.
 struct Fetched {
     key: usize,
-    ticket: NonZeroU32,
+    id: NonZeroU32,
     page: Result<Page, FetchError>,
+}
+
+/// How far the hub is from its end.
+#[derive(Clone, Copy)]
+enum Phase {
+    /// It serves its subscribers.
+    Serving,
+    /// The server has asked it to end its streams within this time. The next iteration of the loop begins with that.
+    DrainRequested(Duration),
+    /// It ends its streams, and itself when none is left, or at this time.
+    Draining(Instant),
 }
 
 impl Hub {
     fn new(log: &Arc<dyn Log>, config: &StreamConfig, unsent: &Arc<Unsent>, inbox: &Rc<Inbox>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = Rc::new(poll.registry().try_clone()?);
-        // The feed before the fan-out reads the watermark: what is committed in between comes twice, not never.
+        // The feed is opened before the fan-out reads the watermark: what is committed in between comes twice, not never.
         let feed = log.feed();
         let fanout = Fanout::new(Arc::clone(log), config.clone(), Arc::clone(unsent), Instant::now());
         #[expect(
@@ -156,115 +175,145 @@ impl Hub {
             reason = "its successor is unsafe to call; a Poll owns its descriptor and never changes it"
         )]
         let poll = AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)?;
-        let log = Arc::clone(log);
-        Ok(Self { inbox: Rc::clone(inbox), feed, fanout, registry, poll, log, fetching: FuturesUnordered::new() })
+        Ok(Self {
+            inbox: Rc::clone(inbox),
+            feed,
+            fanout,
+            registry,
+            poll,
+            events: Events::with_capacity(EVENTS),
+            has_more_events: false,
+            log: Arc::clone(log),
+            fetches: FuturesUnordered::new(),
+        })
     }
 
     async fn run(mut self, mut drain: Drain) {
-        let (mut batch, mut events) = (Batch::default(), Events::with_capacity(EVENTS));
-        let (mut begins, mut ends_at, mut polled) = (None::<Duration>, None, true);
+        let mut batch = Batch::default();
+        let mut phase = Phase::Serving;
         loop {
-            // Arrivals first, the feed after: see `Fanout::adopt`. The time first of all: see `Fanout::take`.
+            // The time is read before the feed: see `Fanout::apply`.
             let now = Instant::now();
-            let arrivals = self.inbox.arrivals.take();
-            self.feed.take(&mut batch);
-            self.fanout.take(&mut batch, now);
-            for (socket, subscription) in arrivals {
-                self.adopt(socket, subscription);
+            self.receive(&mut batch, now);
+            if let Phase::DrainRequested(within) = phase {
+                self.fanout.drain(within.mul_f64(DRAIN_PART));
+                phase = Phase::Draining(now + within);
             }
-            if let Some(within) = begins.take() {
-                ends_at = Some(now + within);
-                // Streams that take their last bytes late still have a fifth of the time for it.
-                self.fanout.drain(within.mul_f64(0.8));
-            }
-            polled = self.look(&mut events, polled);
-            let mut turns = 0;
-            let busy = self.fanout.run(|heavy| {
-                turns += 1;
-                let (look, slice) = if heavy { (true, HEAVY_SLICE) } else { (turns % TURNS_PER_LOOK == 0, SLICE) };
-                // One at least: what came before it may have taken the slice.
-                turns == 1 || !look || Instant::now() < now + slice
-            });
-            if let Some(ends_at) = ends_at
-                && (ends_at <= now || (self.fanout.is_empty() && self.inbox.arrivals.borrow().is_empty()))
+            self.poll_sockets();
+            let busy = self.work(now);
+            if let Phase::Draining(ends_at) = phase
+                && (ends_at <= now || self.is_empty())
             {
                 return;
             }
-            // Not only when there is nothing else to do: a hub that is always busy would keep replays and a drain waiting.
-            self.fetch();
-            let fetched = self.take_fetched();
-            if ends_at.is_none() && drain.begin.has_changed().unwrap_or(true) {
-                begins = Some(drain.begin.borrow_and_update().unwrap_or_default());
+            // Done also when there is other work: in a hub that is always busy, replays and a drain would wait for ever.
+            self.start_fetches();
+            let supplied = self.supply_fetched();
+            if matches!(phase, Phase::Serving) && drain.begin.has_changed().unwrap_or(true) {
+                phase = Phase::DrainRequested(drain.begin.borrow_and_update().unwrap_or_default());
             }
-            if busy || fetched || !polled || begins.is_some() {
+            if busy || supplied || self.has_more_events || matches!(phase, Phase::DrainRequested(_)) {
                 tokio::task::yield_now().await;
                 continue;
             }
-            if self.fanout.is_empty() && self.inbox.arrivals.borrow().is_empty() {
-                // A worker without subscribers sleeps through what others publish.
+            if self.is_empty() {
+                // A worker without subscribers does not wake up for what others publish.
                 self.feed.pause();
             }
+            let ends_at = if let Phase::Draining(ends_at) = phase { Some(ends_at) } else { None };
             let wake_at = self.fanout.next_deadline().into_iter().chain(ends_at).min();
             tokio::select! {
                 () = self.feed.arrived() => {}
                 () = self.inbox.notify.notified() => {}
                 ready = self.poll.readable() => drop(ready),
-                Some(Fetched { key, ticket, page }) = self.fetching.next(), if !self.fetching.is_empty() => {
-                    self.fanout.supply(key, ticket, page);
+                Some(Fetched { key, id, page }) = self.fetches.next(), if !self.fetches.is_empty() => {
+                    self.fanout.supply(key, id, page);
                 }
                 () = sleep_until(wake_at) => {}
-                changed = drain.begin.changed(), if ends_at.is_none() => {
-                    begins = Some(changed.ok().and_then(|()| *drain.begin.borrow()).unwrap_or_default());
+                changed = drain.begin.changed(), if matches!(phase, Phase::Serving) => {
+                    let within = changed.ok().and_then(|()| *drain.begin.borrow());
+                    phase = Phase::DrainRequested(within.unwrap_or_default());
                 }
             }
         }
     }
 
-    /// Asks for pages that connections wait for, a few at a time.
-    fn fetch(&mut self) {
-        while self.fetching.len() < FETCHES_MAX
-            && let Some(Wanted { key, ticket, topics, after, removals_seen, bytes_max }) = self.fanout.next_wanted()
-        {
-            let page = self.log.fetch(topics, after, removals_seen, bytes_max);
-            self.fetching.push(page.map(move |page| Fetched { key, ticket, page }).boxed_local());
+    /// Whether there is no subscriber, neither here nor on the way here.
+    fn is_empty(&self) -> bool {
+        self.fanout.is_empty() && self.inbox.arrivals.borrow().is_empty()
+    }
+
+    /// Applies what has been committed, and adopts the sockets that were handed over. The inbox is emptied before the
+    /// feed: see [`Fanout::adopt`].
+    fn receive(&mut self, batch: &mut Batch, now: Instant) {
+        let arrivals = self.inbox.arrivals.take();
+        self.feed.take(batch);
+        self.fanout.apply(batch, now);
+        for (socket, subscription) in arrivals {
+            let socket = Socket::new(socket, Rc::clone(&self.registry));
+            if let Err(error) = self.fanout.adopt(socket, subscription, Socket::watch_readable) {
+                tracing::warn!(%error, "the socket of a subscriber cannot be registered; its stream is closed");
+            }
         }
     }
 
-    /// Takes the pages that have been fetched, without waiting; whether there were any.
-    fn take_fetched(&mut self) -> bool {
+    /// Works until nothing is left to do or the slice of time that began at `now` is over; whether work is left. It takes
+    /// one step at least: what was done before in this iteration may have used up the slice.
+    fn work(&mut self, now: Instant) -> bool {
+        let mut steps: u32 = 0;
+        while self.fanout.has_work() {
+            let has_backlog = self.fanout.has_backlog();
+            let slice = if has_backlog { BACKLOG_SLICE } else { SLICE };
+            steps += 1;
+            let reads_clock = steps > 1 && (has_backlog || steps.is_multiple_of(STEPS_PER_CLOCK_READ));
+            if reads_clock && Instant::now() >= now + slice {
+                return true;
+            }
+            self.fanout.step();
+        }
+        false
+    }
+
+    /// Starts to fetch pages that connections wait for, a few at a time.
+    fn start_fetches(&mut self) {
+        while self.fetches.len() < FETCHES_MAX
+            && let Some(request) = self.fanout.next_page_request()
+        {
+            let PageRequest { key, id, topics, after, removals_seen, bytes_max } = request;
+            let page = self.log.fetch(topics, after, removals_seen, bytes_max);
+            self.fetches.push(page.map(move |page| Fetched { key, id, page }).boxed_local());
+        }
+    }
+
+    /// Gives the pages that have been fetched to their connections, without waiting; whether there was one.
+    fn supply_fetched(&mut self) -> bool {
         let mut any = false;
-        while let Some(Some(Fetched { key, ticket, page })) = self.fetching.next().now_or_never() {
-            self.fanout.supply(key, ticket, page);
+        while let Some(Some(Fetched { key, id, page })) = self.fetches.next().now_or_never() {
+            self.fanout.supply(key, id, page);
             any = true;
         }
         any
     }
 
-    fn adopt(&mut self, socket: TcpStream, subscription: Subscription) {
-        let socket = Socket::new(socket, Rc::clone(&self.registry));
-        if let Err(error) = self.fanout.adopt(socket, subscription, Socket::watch_readable) {
-            tracing::warn!(%error, "a subscriber could not be taken over");
-        }
-    }
-
-    /// Looks for sockets that have become ready, without a system call as long as the poll is not; whether that is done.
-    fn look(&mut self, events: &mut Events, polled: bool) -> bool {
-        let mut polled = polled;
+    /// Tells the fan-out which sockets have become ready. It makes no system call as long as the poll itself is not ready.
+    fn poll_sockets(&mut self) {
         if let Some(Ok(mut ready)) = self.poll.readable().now_or_never() {
             ready.clear_ready();
-            polled = false;
+            self.has_more_events = true;
         }
-        polled || !self.poll_events(events)
+        if self.has_more_events {
+            self.has_more_events = self.poll_events();
+        }
     }
 
-    /// Tells the fan-out of sockets that have become ready; whether there may be more of them.
-    fn poll_events(&mut self, events: &mut Events) -> bool {
-        if let Err(error) = self.poll.get_mut().poll(events, Some(Duration::ZERO)) {
+    /// As [`poll_sockets`](Self::poll_sockets), with the system call; whether there may be more events.
+    fn poll_events(&mut self) -> bool {
+        if let Err(error) = self.poll.get_mut().poll(&mut self.events, Some(Duration::ZERO)) {
             tracing::warn!(%error, "the readiness of sockets cannot be read");
             return error.kind() == io::ErrorKind::Interrupted;
         }
         let mut count = 0;
-        for event in &*events {
+        for event in &self.events {
             let Token(key) = event.token();
             if event.is_readable() || event.is_read_closed() || event.is_error() {
                 self.fanout.readable(key);

@@ -53,10 +53,10 @@ pub struct Fanout<S> {
     /// When to look after which connection. An entry counts only while the connection's `due` agrees.
     pub(super) deadlines: BinaryHeap<Reverse<(Instant, usize)>>,
     /// Pages to be fetched, in order.
-    pub(super) wanted: VecDeque<Wanted>,
+    pub(super) page_requests: VecDeque<PageRequest>,
     /// Turns that channels have had.
     turns: u32,
-    pub(super) tickets: NonZeroU32,
+    pub(super) last_request_id: NonZeroU32,
     pub(super) now: Instant,
     /// A drain has begun, and this is when every stream is to have ended.
     pub(super) drained_by: Option<Instant>,
@@ -64,11 +64,11 @@ pub struct Fanout<S> {
 
 /// A page of the log that a connection waits for: to be fetched, and given to [`Fanout::supply`].
 #[derive(Debug)]
-pub struct Wanted {
+pub struct PageRequest {
     /// The connection.
     pub key: usize,
     /// Tells a late answer from the one waited for.
-    pub ticket: NonZeroU32,
+    pub id: NonZeroU32,
     /// The arguments of [`Log::fetch`].
     pub topics: Vec<TopicName>,
     /// See `topics`.
@@ -101,9 +101,9 @@ impl<S: Peer> Fanout<S> {
             resting: BinaryHeap::new(),
             backlog: VecDeque::new(),
             deadlines: BinaryHeap::new(),
-            wanted: VecDeque::new(),
+            page_requests: VecDeque::new(),
             turns: 0,
-            tickets: NonZeroU32::MIN,
+            last_request_id: NonZeroU32::MIN,
             now,
             drained_by: None,
         }
@@ -180,7 +180,7 @@ impl<S: Peer> Fanout<S> {
     /// Puts what has been committed into the channels and wakes those that have readers, then moves the clock as
     /// [`advance`](Self::advance). In this order, and with a time from before the batch was taken, no stream that ends is
     /// short of an event that was committed before its end.
-    pub fn take(&mut self, batch: &mut Batch, now: Instant) {
+    pub fn apply(&mut self, batch: &mut Batch, now: Instant) {
         self.place(batch);
         self.advance(now);
     }
@@ -237,31 +237,38 @@ impl<S: Peer> Fanout<S> {
     }
 
     /// The next page to fetch, if there is one whose connection still waits for it.
-    pub fn next_wanted(&mut self) -> Option<Wanted> {
-        std::iter::from_fn(|| self.wanted.pop_front())
-            .find(|wanted| self.connections.get(wanted.key).is_some_and(|c| c.fetching == Some(wanted.ticket)))
+    pub fn next_page_request(&mut self) -> Option<PageRequest> {
+        std::iter::from_fn(|| self.page_requests.pop_front())
+            .find(|request| self.connections.get(request.key).is_some_and(|c| c.fetching == Some(request.id)))
     }
 
-    /// Does what can be done now, turn by turn, as long as `more` says so, which is told whether the turn may be a heavy
-    /// one; whether something is left.
-    pub fn run(&mut self, mut more: impl FnMut(bool) -> bool) -> bool {
-        while !(self.ready.is_empty() && self.backlog.is_empty()) {
-            if !more(!self.backlog.is_empty()) {
-                return true;
-            }
-            if let Some(key) = self.ready.pop_front() {
-                self.turn(key);
-                self.turns = self.turns.wrapping_add(1);
-                if !self.turns.is_multiple_of(TURNS_PER_VISIT) && !self.ready.is_empty() {
-                    continue;
-                }
-            }
-            if let Some(key) = self.backlog.pop_front() {
-                self.connections.get_mut(key).into_iter().for_each(|connection| connection.queued = false);
-                self.visit(key);
+    /// Whether a channel or a connection waits to be worked on.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !(self.ready.is_empty() && self.backlog.is_empty())
+    }
+
+    /// Whether a connection waits that has much to read: a step may then be a long one.
+    #[must_use]
+    pub fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// Gives the next channel its turn. After every few turns, or when no channel is left, it also visits the next
+    /// connection of the backlog.
+    pub fn step(&mut self) {
+        if let Some(key) = self.ready.pop_front() {
+            self.turn(key);
+            self.turns = self.turns.wrapping_add(1);
+            if !self.turns.is_multiple_of(TURNS_PER_VISIT) && !self.ready.is_empty() {
+                return;
             }
         }
-        false
+        let Some(key) = self.backlog.pop_front() else { return };
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.queued = false;
+        }
+        self.visit(key);
     }
 
     /// Visits the next members of a channel.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     channel::{Channel, WriteEnd, merge, write_end},
     connection::{Connection, Partial, Peer, Segment, Slot, Written},
-    fanout::{Fanout, Wanted},
+    fanout::{Fanout, PageRequest},
 };
 use crate::{
     event::{Event, EventId, TopicName},
@@ -134,8 +134,8 @@ impl<S: Peer> Fanout<S> {
         let (after, removals_seen) = (connection.cursor, connection.cold.removals_seen);
         let page = self.log.read(&topics, after, removals_seen, PAGE_BYTES);
         if page.is_cold {
-            let ticket = self.ticket(key);
-            self.wanted.push_back(Wanted { key, ticket, topics, after, removals_seen, bytes_max: PAGE_BYTES });
+            let id = self.new_request_id(key);
+            self.page_requests.push_back(PageRequest { key, id, topics, after, removals_seen, bytes_max: PAGE_BYTES });
             return Ok(0);
         }
         self.write_given(key, page)
@@ -146,15 +146,18 @@ impl<S: Peer> Fanout<S> {
     }
 
     /// The ticket under which a page is fetched for a connection.
-    fn ticket(&mut self, key: usize) -> NonZeroU32 {
-        self.tickets = self.tickets.checked_add(1).unwrap_or(NonZeroU32::MIN);
-        self.connections.get_mut(key).into_iter().for_each(|connection| connection.fetching = Some(self.tickets));
-        self.tickets
+    fn new_request_id(&mut self, key: usize) -> NonZeroU32 {
+        self.last_request_id = self.last_request_id.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        self.connections
+            .get_mut(key)
+            .into_iter()
+            .for_each(|connection| connection.fetching = Some(self.last_request_id));
+        self.last_request_id
     }
 
     /// Takes a page that was wanted, and goes on with its connection, if that is still there.
-    pub fn supply(&mut self, key: usize, ticket: NonZeroU32, page: Result<Page, FetchError>) {
-        let Some(connection) = self.connections.get_mut(key).filter(|c| c.fetching == Some(ticket)) else { return };
+    pub fn supply(&mut self, key: usize, id: NonZeroU32, page: Result<Page, FetchError>) {
+        let Some(connection) = self.connections.get_mut(key).filter(|c| c.fetching == Some(id)) else { return };
         connection.fetching = None;
         let partial = connection.partial();
         let written = page.map_err(io::Error::other).and_then(|page| match partial {
@@ -182,8 +185,8 @@ impl<S: Peer> Fanout<S> {
         let (topics, after) = (self.topics(connection), partial.seq - 1);
         let page = self.log.read(&topics, after, u64::MAX, 1);
         if page.is_cold {
-            let ticket = self.ticket(key);
-            self.wanted.push_back(Wanted { key, ticket, topics, after, removals_seen: u64::MAX, bytes_max: 1 });
+            let id = self.new_request_id(key);
+            self.page_requests.push_back(PageRequest { key, id, topics, after, removals_seen: u64::MAX, bytes_max: 1 });
             return Ok(false);
         }
         self.write_remainder_from(key, partial, page)

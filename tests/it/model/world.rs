@@ -14,7 +14,7 @@ use tidings::{
     config::{LogConfig, StreamConfig},
     event::{Epoch, EventId, EventName, TopicName},
     frame::{Format, Framing, Marks},
-    hub::{Fanout, Subscription, Unsent, Wanted},
+    hub::{Fanout, PageRequest, Subscription, Unsent},
     log::{Batch, Draft, Feed, Page},
 };
 
@@ -76,7 +76,7 @@ pub struct World {
 /// A page on its way to the connection that wants it.
 struct Fetched {
     key: usize,
-    ticket: NonZeroU32,
+    id: NonZeroU32,
     page: Page,
     /// The log was at this stamp when it was read.
     stamp: usize,
@@ -181,7 +181,7 @@ impl World {
         self.feed.take(&mut self.batch);
         self.lose(lost);
         self.breaker.break_feed(&mut self.batch);
-        self.fanout.take(&mut self.batch, self.now.clock.get());
+        self.fanout.apply(&mut self.batch, self.now.clock.get());
         for (wire, subscription) in arrivals {
             let register = |wire: &mut Wire, key| {
                 let mut pipe = wire.0.borrow_mut();
@@ -212,7 +212,7 @@ impl World {
         self.work(visits)
     }
 
-    fn work(&mut self, mut visits: usize) -> Result<bool, String> {
+    fn work(&mut self, visits: usize) -> Result<bool, String> {
         self.supply();
         for client in self.clients.iter().chain(&self.left) {
             let ready = client.pipe.borrow_mut().poll();
@@ -225,10 +225,7 @@ impl World {
                 }
             }
         }
-        let busy = self.fanout.run(|_| {
-            visits = visits.saturating_sub(1);
-            visits > 0
-        });
+        let busy = self.steps(visits);
         self.fetch()?;
         self.check()?;
         Ok(busy
@@ -237,14 +234,28 @@ impl World {
             || self.clients.iter().chain(&self.left).any(|client| client.pipe.borrow().is_ready()))
     }
 
+    /// At most `steps` less one; whether work is left.
+    fn steps(&mut self, mut steps: usize) -> bool {
+        while self.fanout.has_work() {
+            steps = steps.saturating_sub(1);
+            if steps == 0 {
+                return true;
+            }
+            self.fanout.step();
+        }
+        false
+    }
+
     /// Reads the pages that connections wait for.
     fn fetch(&mut self) -> Result<(), String> {
-        while let Some(Wanted { key, ticket, topics, after, removals_seen, bytes_max }) = self.fanout.next_wanted() {
+        while let Some(PageRequest { key, id, topics, after, removals_seen, bytes_max }) =
+            self.fanout.next_page_request()
+        {
             let page = self.life.wait(self.life.log.fetch(topics, after, removals_seen, bytes_max))?;
             let mut page = page.map_err(|error| error.to_string())?;
             self.breaker.break_page(&mut page);
             let (stamp, turns_left) = (self.history.stamp, self.delay);
-            self.fetched.push(Fetched { key, ticket, page, stamp, turns_left });
+            self.fetched.push(Fetched { key, id, page, stamp, turns_left });
         }
         Ok(())
     }
@@ -259,7 +270,7 @@ impl World {
             for client in self.clients.iter().chain(&self.left) {
                 client.pipe.borrow_mut().expect(fetched.key, fetched.stamp);
             }
-            self.fanout.supply(fetched.key, fetched.ticket, Ok(fetched.page));
+            self.fanout.supply(fetched.key, fetched.id, Ok(fetched.page));
         }
     }
 
