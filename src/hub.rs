@@ -33,14 +33,17 @@ use crate::{
 };
 
 mod channel;
+mod channels;
 mod connection;
 mod deletion;
 mod fanout;
 mod handover;
 mod lifetime;
+mod segment;
 mod socket;
 mod unsent;
 mod visit;
+mod window;
 
 pub use connection::{Peer, Subscription};
 pub use fanout::{Fanout, PageRequest};

@@ -15,7 +15,10 @@ use crate::{
     frame::{Encoding, Marks},
 };
 
-use super::unsent::Unsent;
+use super::{
+    segment::{Segment, Written},
+    unsent::Unsent,
+};
 
 /// What a hub needs of a socket. It must not block.
 pub trait Peer: Read + Write {
@@ -50,11 +53,13 @@ pub struct Subscription {
     pub hold: Box<dyn Any>,
 }
 
-/// A connection's place in one channel.
+/// A connection's membership in one channel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
+    /// Key of the channel.
     pub(super) channel: usize,
-    pub(super) position: usize,
+    /// Where the connection is among the channel's members.
+    pub(super) index: usize,
 }
 
 /// A subscriber's connection, owned by the hub. It fits in two lines of the processor's cache: with thousands of them
@@ -128,30 +133,8 @@ enum SendBuffer {
     HasSpace,
 }
 
-/// Blocks that follow each other in a stream, in one piece of memory.
-#[derive(Clone, Copy)]
-pub(super) struct Segment<'a> {
-    pub(super) bytes: &'a [u8],
-    /// The position of its last event; 0 when there is none.
-    pub(super) last: u64,
-    /// The whole segment written, the subscriber has everything up to here.
-    pub(super) to: u64,
-}
-
 /// Said of a stream that ends because the rest of an event was not at hand.
 const NO_REMAINDER: &str = "the rest of the event that it is in the middle of is missing";
-
-/// How a write went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Written {
-    /// All of it.
-    All,
-    /// The socket is full. The caller says which event is sent in part, if one is, and then lets the connection wait.
-    Part {
-        /// Bytes of the segment taken.
-        taken: usize,
-    },
-}
 
 impl<S> Connection<S> {
     /// The event that the socket has taken in part.
@@ -257,7 +240,7 @@ impl<S: Peer> Connection<S> {
             self.remainder =
                 Some(Box::new(Remainder { partial: None, control: remainder.control.slice(of_control..) }));
         }
-        Ok(Written::Part { taken: taken - of_control })
+        Ok(Written::Part { bytes: taken - of_control })
     }
 
     /// Writes what is left over, as far as the socket takes it. `frame` is that of the event that is sent in part, if one is.
@@ -284,7 +267,7 @@ impl<S: Peer> Connection<S> {
             .filter(|_| of_event < event.len())
             .map(|partial| Partial { sent: partial.sent + of_event, ..partial });
         self.remainder = Some(Box::new(Remainder { partial, control: control.slice(taken - of_event..) }));
-        Ok(Written::Part { taken })
+        Ok(Written::Part { bytes: taken })
     }
 
     /// Offers both, one after the other, to the socket; how much it took.

@@ -2,28 +2,9 @@
 //! go on with the topic's next life.
 
 use super::{connection::Peer, fanout::Fanout, visit::Visit};
-use crate::{event::TopicName, frame};
+use crate::frame;
 
 impl<S: Peer> Fanout<S> {
-    /// Streams of the topic alone are to be told, and ended: no name leads to their channel any more. For all others the
-    /// notice is the next frame.
-    pub(super) fn put_deletion(&mut self, topic: &TopicName, seq: u64) {
-        let mut keys = self.names.remove(topic).unwrap_or_default();
-        keys.retain(|key| {
-            let Some(channel) = self.channels.get_mut(*key) else { return false };
-            channel.dying = channel.alone;
-            if !channel.dying {
-                channel.push_deletion(seq);
-            }
-            self.activate(*key);
-            self.rouse(*key);
-            self.channels.get(*key).is_some_and(|channel| !channel.dying)
-        });
-        if !keys.is_empty() {
-            self.names.insert(topic.clone(), keys);
-        }
-    }
-
     /// Tells a member that the channel's topic, its only one, was deleted, after all that was published before. That may
     /// take several visits, and others have their turn between them; whether this was the last.
     pub(super) fn dismiss(&mut self, member: usize) -> bool {
@@ -56,7 +37,7 @@ impl<S: Peer> Fanout<S> {
         let channels = || connection.slots.iter().filter_map(|slot| self.channels.get(slot.channel));
         let holds = |topic| self.log.held(topic).is_some_and(|held| held.events > 0);
         let between = connection.cold.subscribed_at + 1..=connection.cursor;
-        channels().all(|channel| between.contains(&channel.deleted_at))
+        channels().all(|channel| between.contains(&channel.deleted_seq))
             && !channels().any(|channel| holds(&channel.topic))
     }
 }

@@ -9,26 +9,23 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, VecDeque},
     io,
-    iter::repeat_n,
     num::NonZeroU32,
     sync::Arc,
     time::Instant,
 };
 
 use slab::Slab;
-use smallvec::SmallVec;
 
 use super::{
-    channel::Channel,
+    channels::{Channels, Next},
     connection::{Connection, Peer, Slot, Subscription},
     unsent::Unsent,
 };
 use crate::{
     config::StreamConfig,
-    event::{Event, TopicName},
-    frame::{self, Encoding, Frame},
+    event::TopicName,
     log::{Batch, Commit, Log},
 };
 
@@ -39,13 +36,7 @@ pub struct Fanout<S> {
     /// Every commit up to here has been put into the channels.
     pub(super) seen: u64,
     pub(super) connections: Slab<Connection<S>>,
-    pub(super) channels: Slab<Channel>,
-    /// The channels of a topic, one an encoding in use, those of an encoding beside each other.
-    pub(super) names: HashMap<TopicName, SmallVec<[usize; 1]>>,
-    /// Channels with a round to run, each once.
-    pub(super) ready: VecDeque<usize>,
-    /// Channels with a round to run from then on, each once, and in none of the others.
-    pub(super) resting: BinaryHeap<Reverse<(Instant, usize)>>,
+    pub(super) channels: Channels,
     /// What sockets have taken in part.
     pub(super) unsent: Arc<Unsent>,
     /// Connections that have more to read than one visit gives, each once.
@@ -95,10 +86,7 @@ impl<S: Peer> Fanout<S> {
             log,
             config,
             connections: Slab::new(),
-            channels: Slab::new(),
-            names: HashMap::new(),
-            ready: VecDeque::new(),
-            resting: BinaryHeap::new(),
+            channels: Channels::new(),
             backlog: VecDeque::new(),
             deadlines: BinaryHeap::new(),
             page_requests: VecDeque::new(),
@@ -141,9 +129,9 @@ impl<S: Peer> Fanout<S> {
         let alone = topics.len() == 1;
         let mut connection = Connection::new(socket, subscription, self.now);
         for topic in topics {
-            let channel = self.channel(topic, connection.encoding, alone);
+            let channel = self.channels.open(topic, connection.encoding, alone, (self.seen, self.now));
             if let Some(entry) = self.channels.get_mut(channel) {
-                connection.slots.push(Slot { channel, position: entry.members.len() });
+                connection.slots.push(Slot { channel, index: entry.members.len() });
                 entry.members.push(key);
             }
         }
@@ -161,22 +149,6 @@ impl<S: Peer> Fanout<S> {
         Ok(())
     }
 
-    /// The channel of `topic` in `encoding`, for streams of it `alone` or of others, too; made if need be.
-    fn channel(&mut self, topic: TopicName, encoding: Encoding, alone: bool) -> usize {
-        let known = self.names.entry(topic.clone()).or_default();
-        let mut place = known.len();
-        for (at, key) in known.iter().enumerate() {
-            match self.channels.get(*key) {
-                Some(channel) if channel.encoding == encoding && channel.alone == alone => return *key,
-                Some(channel) if channel.encoding == encoding => place = at,
-                _ => {}
-            }
-        }
-        let key = self.channels.insert(Channel::new(topic, encoding, alone, self.seen, self.now));
-        known.insert(place, key);
-        key
-    }
-
     /// Puts what has been committed into the channels and wakes those that have readers, then moves the clock as
     /// [`advance`](Self::advance). In this order, and with a time from before the batch was taken, no stream that ends is
     /// short of an event that was committed before its end.
@@ -188,51 +160,14 @@ impl<S: Peer> Fanout<S> {
     fn place(&mut self, batch: &mut Batch) {
         if batch.lost_to > 0 {
             self.seen = self.seen.max(batch.lost_to);
-            let keys: Vec<usize> = self.channels.iter().map(|(key, _)| key).collect();
-            for key in keys {
-                self.channels.get_mut(key).into_iter().for_each(|channel| channel.lose(batch.lost_to));
-                self.activate(key);
-            }
+            self.channels.lose(batch.lost_to);
         }
         for commit in batch.commits.drain(..) {
             self.seen = self.seen.max(commit.seq());
             match commit {
-                Commit::Event(event) => self.put(event),
-                Commit::Deleted(topic, seq) => self.put_deletion(&topic, seq),
+                Commit::Event(event) => self.channels.push_event(event, self.log.epoch()),
+                Commit::Deleted(topic, seq) => self.channels.push_deletion(&topic, seq),
             }
-        }
-    }
-
-    fn put(&mut self, event: Arc<Event>) {
-        let Some(keys) = self.names.get(&event.topic).cloned() else { return };
-        let (seq, epoch) = (event.seq, self.log.epoch());
-        let mut made: Option<(Encoding, Frame)> = None;
-        for (key, event) in keys.iter().zip(repeat_n(event, keys.len())) {
-            let Some(channel) = self.channels.get_mut(*key) else { continue };
-            let made_before = made.take().filter(|(encoding, _)| *encoding == channel.encoding);
-            let frame = made_before.map_or_else(|| frame::event(channel.encoding, epoch, event), |(_, frame)| frame);
-            if keys.len() > 1 {
-                made = Some((channel.encoding, frame.clone()));
-            }
-            channel.push(seq, frame);
-            self.activate(*key);
-        }
-    }
-
-    pub(super) fn activate(&mut self, key: usize) {
-        if let Some(channel) = self.channels.get_mut(key).filter(|channel| !channel.active) {
-            channel.active = true;
-            channel.visited = 0;
-            self.ready.push_back(key);
-        }
-    }
-
-    /// Ends a rest. A deletion must be told before events of other topics that came after it.
-    pub(super) fn rouse(&mut self, key: usize) {
-        let resting = self.resting.len();
-        self.resting.retain(|Reverse((_, other))| *other != key);
-        if self.resting.len() < resting {
-            self.ready.push_front(key);
         }
     }
 
@@ -245,7 +180,7 @@ impl<S: Peer> Fanout<S> {
     /// Whether a channel or a connection waits to be worked on.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !(self.ready.is_empty() && self.backlog.is_empty())
+        self.channels.first_ready().is_some() || !self.backlog.is_empty()
     }
 
     /// Whether a connection waits that has much to read: a step may then be a long one.
@@ -257,10 +192,10 @@ impl<S: Peer> Fanout<S> {
     /// Gives the next channel its turn. After every few turns, or when no channel is left, it also visits the next
     /// connection of the backlog.
     pub fn step(&mut self) {
-        if let Some(key) = self.ready.pop_front() {
+        if let Some(key) = self.channels.first_ready() {
             self.turn(key);
             self.turns = self.turns.wrapping_add(1);
-            if !self.turns.is_multiple_of(TURNS_PER_VISIT) && !self.ready.is_empty() {
+            if !self.turns.is_multiple_of(TURNS_PER_VISIT) && self.channels.first_ready().is_some() {
                 return;
             }
         }
@@ -274,35 +209,23 @@ impl<S: Peer> Fanout<S> {
     /// Visits the next members of a channel.
     fn turn(&mut self, key: usize) {
         for _ in 0..TURN {
-            let Some(channel) = self.channels.get_mut(key) else { return };
-            if channel.dying && !channel.members.is_empty() {
-                let member = channel.members.last().copied().unwrap_or_default();
-                if self.dismiss(member) {
-                    continue;
+            match self.channels.next(key, self.seen, self.now) {
+                Next::Visit(member) => {
+                    self.visit(member);
                 }
-                break;
-            }
-            if channel.visited == 0 {
-                (channel.floor, channel.began) = (self.seen, self.now);
-            }
-            if let Some(member) = channel.members.get(channel.visited).copied() {
-                channel.visited += 1;
-                self.visit(member);
-                continue;
-            }
-            channel.trim(channel.floor);
-            channel.visited = 0;
-            // A window that has lost frames since is empty, too, but those who were visited before have not had them.
-            if (channel.is_empty() && channel.covers(channel.floor)) || channel.members.is_empty() {
-                channel.active = false;
-                return self.retire(key);
-            }
-            let rest = channel.rest(self.now, self.config.coalesce_max);
-            if !rest.is_zero() {
-                return self.resting.push(Reverse((self.now + rest, key)));
+                Next::End(member) => {
+                    if !self.dismiss(member) {
+                        break;
+                    }
+                }
+                Next::RoundOver => {
+                    if !self.channels.end_round(key, self.now, self.config.coalesce_max) {
+                        return;
+                    }
+                }
             }
         }
-        self.ready.push_back(key);
+        self.channels.end_turn();
     }
 
     /// The socket takes bytes again.
@@ -331,41 +254,16 @@ impl<S: Peer> Fanout<S> {
         }
     }
 
-    /// Fills a slot that has become free with the channel's last member, without letting a round skip anybody: one
-    /// that has been visited moves to the border first, so only a member not yet visited takes a place behind it.
+    /// Gives up a connection's slot in a channel.
     pub(super) fn leave(&mut self, slot: Slot) {
-        let Some(channel) = self.channels.get_mut(slot.channel) else { return };
-        let mut hole = slot.position;
-        if hole < channel.visited {
-            channel.visited -= 1;
-            channel.members.swap(hole, channel.visited);
-            let moved = channel.members.get(hole).copied();
-            hole = channel.visited;
-            self.move_slot(moved, Slot { channel: slot.channel, position: slot.position });
-        }
-        let Some(channel) = self.channels.get_mut(slot.channel) else { return };
-        channel.members.swap_remove(hole);
-        let moved = channel.members.get(hole).copied();
-        self.move_slot(moved, Slot { channel: slot.channel, position: hole });
-        self.retire(slot.channel);
-    }
-
-    fn move_slot(&mut self, member: Option<usize>, to: Slot) {
-        let connection = member.and_then(|key| self.connections.get_mut(key));
-        let slots = connection.into_iter().flat_map(|connection| connection.slots.iter_mut());
-        slots.filter(|slot| slot.channel == to.channel).for_each(|slot| slot.position = to.position);
-    }
-
-    /// Removes a channel that has nobody in it, unless it waits for a turn, which will find it so.
-    fn retire(&mut self, key: usize) {
-        let Some(channel) = self.channels.get(key).filter(|c| c.members.is_empty() && !c.active) else { return };
-        if let Some(known) = self.names.get_mut(&channel.topic) {
-            known.retain(|known| *known != key);
-            if known.is_empty() {
-                self.names.remove(&channel.topic);
+        for (member, index) in self.channels.leave(slot.channel, slot.index).into_iter().flatten() {
+            let Some(connection) = self.connections.get_mut(member) else { continue };
+            for moved in &mut connection.slots {
+                if moved.channel == slot.channel {
+                    moved.index = index;
+                }
             }
         }
-        self.channels.remove(key);
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    connection::{Connection, Peer, Slot},
+    connection::{Connection, Peer},
     fanout::Fanout,
     visit::Visit,
 };
@@ -25,12 +25,7 @@ impl<S: Peer> Fanout<S> {
     /// Moves the clock and does what has fallen due.
     pub fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
-        while let Some(Reverse((at, key))) = self.resting.peek().copied()
-            && at <= self.now
-        {
-            self.resting.pop();
-            self.ready.push_back(key);
-        }
+        self.channels.end_pauses(self.now);
         while let Some(Reverse((due, key))) = self.deadlines.peek().copied() {
             if due > self.now {
                 return;
@@ -46,7 +41,8 @@ impl<S: Peer> Fanout<S> {
     /// When [`advance`](Self::advance) has something to do next.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        [&self.deadlines, &self.resting].into_iter().filter_map(|heap| heap.peek()).map(|Reverse((at, _))| *at).min()
+        let timer = self.deadlines.peek().map(|Reverse((at, _))| *at);
+        timer.into_iter().chain(self.channels.next_pause_end()).min()
     }
 
     fn is_overdue(&self, key: usize) -> bool {
@@ -73,8 +69,8 @@ impl<S: Peer> Fanout<S> {
         }
         let Some(connection) = self.connections.get(key) else { return };
         // Whoever waits to be told of a deletion must not be given a cursor past it first.
-        let is_dying = |slot: &Slot| self.channels.get(slot.channel).is_some_and(|channel| channel.dying);
-        if connection.slots.iter().any(is_dying) && !self.dismiss(key) {
+        let is_ending = connection.slots.iter().any(|slot| self.channels.is_ending(slot.channel));
+        if is_ending && !self.dismiss(key) {
             return;
         }
         let Some(connection) = self.connections.get(key) else { return };

@@ -5,9 +5,10 @@ use std::{io, num::NonZeroU32, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    channel::{Channel, WriteEnd, merge, write_end},
-    connection::{Connection, Partial, Peer, Segment, Slot, Written},
+    channel::Channel,
+    connection::{Connection, Partial, Peer, Slot},
     fanout::{Fanout, PageRequest},
+    segment::{Segment, WriteEnd, Written, fills_segment, merge, write_end},
 };
 use crate::{
     event::{Event, EventId, TopicName},
@@ -83,9 +84,9 @@ impl<S: Peer> Fanout<S> {
             }
             let cursor = connection.cursor;
             // A window may have the notice of a deletion from before the subscription: not for this one.
-            let is_for_others = |c: &Channel| c.notice_at > cursor && connection.cold.subscribed_at > cursor;
+            let is_for_others = |c: &Channel| c.notice_seq > cursor && connection.cold.subscribed_at > cursor;
             let mut channels = connection.slots.iter().map(|slot| self.channels.get(slot.channel));
-            let covered = channels.all(|c| c.is_some_and(|c| c.covers(cursor) && !is_for_others(c)));
+            let covered = channels.all(|c| c.is_some_and(|c| c.window.covers(cursor) && !is_for_others(c)));
             let only = connection.slots.first().copied().filter(|_| connection.slots.len() == 1);
             let written = match only {
                 Some(slot) if covered => self.write_window(key, slot)?,
@@ -103,7 +104,7 @@ impl<S: Peer> Fanout<S> {
         else {
             return Ok(0);
         };
-        let Some(segment) = channel.run(connection.cursor, self.seen) else {
+        let Some(segment) = channel.window.segment(connection.cursor, self.seen) else {
             connection.cursor = self.seen;
             return Ok(0);
         };
@@ -112,7 +113,7 @@ impl<S: Peer> Fanout<S> {
         if control == 0 && wrote == Written::All {
             return Ok(size);
         }
-        let end = write_end(channel.after(connection.cursor).map(|(seq, frame)| (*seq, frame)), wrote);
+        let end = write_end(channel.window.after(connection.cursor).map(|(seq, frame)| (*seq, frame)), wrote);
         self.after_write(key, control, wrote, end)?;
         Ok(size)
     }
@@ -122,7 +123,7 @@ impl<S: Peer> Fanout<S> {
         let Some(connection) = self.connections.get(key) else { return Ok(0) };
         let channels = connection.slots.iter().filter_map(|slot| self.channels.get(slot.channel));
         let mut frames: Vec<(u64, Frame)> =
-            channels.flat_map(|channel| channel.after(connection.cursor).cloned()).collect();
+            channels.flat_map(|channel| channel.window.after(connection.cursor).cloned()).collect();
         frames.sort_unstable_by_key(|(seq, _)| *seq);
         self.write_frames(key, &frames, self.seen)
     }
@@ -235,10 +236,10 @@ impl<S: Peer> Fanout<S> {
         if control > 0 {
             self.unsent.remove_control(control - connection.control_len());
         }
-        if let Some((seq, partial)) = end {
+        if let Some(WriteEnd { seq, partial }) = end {
             (connection.cursor, connection.last_id_sent) = (seq, seq);
-            if let Some((frame, taken)) = partial {
-                connection.set_partial(seq, taken);
+            if let Some((frame, sent)) = partial {
+                connection.set_partial(seq, sent);
                 self.unsent.add_reader((seq, connection.encoding), frame);
             }
         }
@@ -306,7 +307,7 @@ impl<S: Peer> Fanout<S> {
     fn write_frames(&mut self, key: usize, frames: &[(u64, Frame)], to: u64) -> io::Result<usize> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
         let in_order = || frames.iter().map(|(seq, frame)| (*seq, frame));
-        let large = frames.first().filter(|(_, frame)| Channel::fills_a_run(frame));
+        let large = frames.first().filter(|(_, frame)| fills_segment(frame));
         let merged;
         let (last, bytes): (u64, &[u8]) = if let Some((seq, frame)) = large {
             (*seq, frame)
@@ -327,7 +328,7 @@ impl<S: Peer> Fanout<S> {
         if let Some(connection) = self.connections.get_mut(key) {
             // A notice has no id: the next mark says something new.
             let is_notice =
-                |slot: &Slot| self.channels.get(slot.channel).is_some_and(|c| c.notice_at == connection.last_id_sent);
+                |slot: &Slot| self.channels.get(slot.channel).is_some_and(|c| c.notice_seq == connection.last_id_sent);
             connection.last_id_sent -= u64::from(connection.slots.iter().any(is_notice) && connection.last_id_sent > 0);
         }
         Ok(bytes.len())

@@ -62,7 +62,7 @@ fn nothing_but_the_rest_of_a_cut_event_is_written() {
         (Some(partial), 3, 100),
         "as it was"
     );
-    assert_eq!(connection.flush(b"event", now).expect("a rest"), Written::Part { taken: 2 });
+    assert_eq!(connection.flush(b"event", now).expect("a rest"), Written::Part { bytes: 2 });
     assert_eq!((connection.partial(), connection.control_len(), connection.socket.0), (None, 3, 98));
     assert_eq!(connection.flush(&[], now).expect("own"), Written::All);
 }

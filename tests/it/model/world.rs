@@ -338,7 +338,7 @@ impl World {
             pipe.make_room(usize::MAX);
         }
         self.finish()?;
-        // A topic may be at rest between two rounds.
+        // A topic may be paused between two rounds.
         self.now.clock.set(self.now.clock.get() + self.coalesce_max);
         self.finish()?;
         for (at, client) in self.clients.iter().enumerate() {

@@ -1,0 +1,271 @@
+//! The channels of one hub, and what each waits for.
+//!
+//! ```text
+//!            a frame comes               its pause is over
+//!    Quiet ─────────────────► Ready ◄─────────────────────── Paused
+//!      ▲                      │   │                             ▲
+//!      └──────────────────────┘   └─────────────────────────────┘
+//!       nothing is left to write    frames are left to write
+//!
+//!    Any state ──► Ending, when the topic of single-topic streams is deleted
+//! ```
+//!
+//! A channel's state says which queue it is in. All that changes a state is in this file.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+    iter::repeat_n,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use slab::Slab;
+use smallvec::SmallVec;
+
+use super::channel::{Channel, Moved};
+use crate::{
+    event::{Epoch, Event, TopicName},
+    frame::{self, Encoding, Frame},
+};
+
+/// All channels of a hub.
+pub(super) struct Channels {
+    entries: Slab<Entry>,
+    /// The channels of a topic, except those that are ending. Those of one encoding are beside each other.
+    by_topic: HashMap<TopicName, SmallVec<[usize; 1]>>,
+    /// Channels that are ready or ending, each once. The first one has its turn.
+    ready: VecDeque<usize>,
+    /// Channels that are paused, each once, and until when.
+    paused: BinaryHeap<Reverse<(Instant, usize)>>,
+}
+
+struct Entry {
+    channel: Channel,
+    state: State,
+}
+
+/// What a channel waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// For an event. Its window is empty, and no round is under way. In no queue.
+    Quiet,
+    /// For its turn, in `ready`: its members have a round to get.
+    Ready,
+    /// For the end of a pause between two rounds, in `paused`.
+    Paused,
+    /// For its turn, in `ready`: its topic was deleted, and its members are told so and leave one by one.
+    Ending,
+}
+
+/// What a channel's turn goes on with.
+pub(super) enum Next {
+    /// A visit to this member.
+    Visit(usize),
+    /// The end of this member's stream.
+    End(usize),
+    /// Nothing: each member has been visited.
+    RoundOver,
+}
+
+impl Channels {
+    pub(super) fn new() -> Self {
+        Self { entries: Slab::new(), by_topic: HashMap::new(), ready: VecDeque::new(), paused: BinaryHeap::new() }
+    }
+
+    pub(super) fn get(&self, key: usize) -> Option<&Channel> {
+        self.entries.get(key).map(|entry| &entry.channel)
+    }
+
+    pub(super) fn get_mut(&mut self, key: usize) -> Option<&mut Channel> {
+        self.entries.get_mut(key).map(|entry| &mut entry.channel)
+    }
+
+    /// Whether its members are being told that its topic was deleted.
+    pub(super) fn is_ending(&self, key: usize) -> bool {
+        self.entries.get(key).is_some_and(|entry| entry.state == State::Ending)
+    }
+
+    /// The channel of `topic` in `encoding`, for streams of a single topic or of several. It is made if there is none, and must
+    /// then be given a member.
+    pub(super) fn open(
+        &mut self,
+        topic: TopicName,
+        encoding: Encoding,
+        single_topic: bool,
+        (seen, now): (u64, Instant),
+    ) -> usize {
+        let known = self.by_topic.entry(topic.clone()).or_default();
+        let mut index = known.len();
+        for (at, key) in known.iter().enumerate() {
+            match self.entries.get(*key).map(|entry| &entry.channel) {
+                Some(channel) if channel.encoding == encoding && channel.single_topic == single_topic => return *key,
+                Some(channel) if channel.encoding == encoding => index = at,
+                _ => {}
+            }
+        }
+        let channel = Channel::new(topic, encoding, single_topic, seen, now);
+        let key = self.entries.insert(Entry { channel, state: State::Quiet });
+        known.insert(index, key);
+        key
+    }
+
+    /// Removes the member at `index` of a channel; which other members have moved. With its last member the channel goes,
+    /// unless it is in a queue: its turn will come, and find it empty.
+    pub(super) fn leave(&mut self, key: usize, index: usize) -> Moved {
+        let Some(entry) = self.entries.get_mut(key) else { return [None, None] };
+        let moved = entry.channel.remove_member(index);
+        if entry.channel.members.is_empty() && entry.state == State::Quiet {
+            self.remove(key);
+        }
+        moved
+    }
+
+    /// Puts an event into the channels of its topic.
+    pub(super) fn push_event(&mut self, event: Arc<Event>, epoch: Epoch) {
+        let Some(keys) = self.by_topic.get(&event.topic).cloned() else { return };
+        let seq = event.seq;
+        let mut last: Option<(Encoding, Frame)> = None;
+        for (key, event) in keys.iter().zip(repeat_n(event, keys.len())) {
+            let Some(channel) = self.get_mut(*key) else { continue };
+            let encoding = channel.encoding;
+            let made = last.take().filter(|(other, _)| *other == encoding);
+            let frame = made.map_or_else(|| frame::event(encoding, epoch, event), |(_, frame)| frame);
+            if keys.len() > 1 {
+                last = Some((encoding, frame.clone()));
+            }
+            channel.push_event(seq, frame);
+            self.wake(*key);
+        }
+    }
+
+    /// Tells the members of a topic's channels of its deletion. Streams of this topic alone end, so a new subscriber must not
+    /// come into their channel any more. For all others the notice is the next frame.
+    pub(super) fn push_deletion(&mut self, topic: &TopicName, seq: u64) {
+        let mut left = SmallVec::new();
+        for key in self.by_topic.remove(topic).unwrap_or_default() {
+            let Some(channel) = self.get_mut(key) else { continue };
+            if channel.single_topic {
+                self.set_ready(key, State::Ending);
+            } else {
+                channel.push_deletion(seq);
+                self.set_ready(key, State::Ready);
+                left.push(key);
+            }
+        }
+        if !left.is_empty() {
+            self.by_topic.insert(topic.clone(), left);
+        }
+    }
+
+    /// The feed has lost events up to `seq`: all members must read from the log.
+    pub(super) fn lose(&mut self, seq: u64) {
+        for (key, entry) in &mut self.entries {
+            entry.channel.window.lose(seq);
+            if entry.state == State::Quiet {
+                entry.state = State::Ready;
+                self.ready.push_back(key);
+            }
+        }
+    }
+
+    /// A frame has come. A channel that is paused stays so.
+    fn wake(&mut self, key: usize) {
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.state == State::Quiet) else { return };
+        entry.state = State::Ready;
+        self.ready.push_back(key);
+    }
+
+    /// A deletion has come, which ends a pause: it must be told before events of other topics that came after it.
+    fn set_ready(&mut self, key: usize, state: State) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        match std::mem::replace(&mut entry.state, state) {
+            State::Quiet => self.ready.push_back(key),
+            State::Paused => {
+                self.paused.retain(|Reverse((_, other))| *other != key);
+                self.ready.push_front(key);
+            }
+            State::Ready | State::Ending => {}
+        }
+    }
+
+    /// The channel that has its turn.
+    pub(super) fn first_ready(&self) -> Option<usize> {
+        self.ready.front().copied()
+    }
+
+    /// What the turn of the first channel, `key`, goes on with.
+    pub(super) fn next(&mut self, key: usize, seen: u64, now: Instant) -> Next {
+        let Some(entry) = self.entries.get_mut(key) else { return Next::RoundOver };
+        let next = match entry.state {
+            State::Ending => entry.channel.members.last().copied().map(Next::End),
+            _ => entry.channel.next_member(seen, now).map(Next::Visit),
+        };
+        next.unwrap_or(Next::RoundOver)
+    }
+
+    /// Ends a round of the first channel, `key`; whether its turn goes on with another round.
+    pub(super) fn end_round(&mut self, key: usize, now: Instant, pause_max: Duration) -> bool {
+        let Some(entry) = self.entries.get_mut(key) else {
+            self.ready.pop_front();
+            return false;
+        };
+        let is_done = entry.channel.end_round();
+        if entry.channel.members.is_empty() {
+            self.ready.pop_front();
+            self.remove(key);
+            return false;
+        }
+        if is_done {
+            self.ready.pop_front();
+            entry.state = State::Quiet;
+            return false;
+        }
+        let pause = entry.channel.pause(now, pause_max);
+        if pause.is_zero() {
+            return true;
+        }
+        self.ready.pop_front();
+        entry.state = State::Paused;
+        self.paused.push(Reverse((now + pause, key)));
+        false
+    }
+
+    /// Ends the turn of the first channel: the others have theirs before it comes again.
+    pub(super) fn end_turn(&mut self) {
+        if let Some(key) = self.ready.pop_front() {
+            self.ready.push_back(key);
+        }
+    }
+
+    /// When the next pause is over.
+    pub(super) fn next_pause_end(&self) -> Option<Instant> {
+        self.paused.peek().map(|Reverse((end, _))| *end)
+    }
+
+    /// Ends the pauses that are over.
+    pub(super) fn end_pauses(&mut self, now: Instant) {
+        while let Some(Reverse((end, key))) = self.paused.peek().copied()
+            && end <= now
+        {
+            self.paused.pop();
+            if let Some(entry) = self.entries.get_mut(key) {
+                entry.state = State::Ready;
+                self.ready.push_back(key);
+            }
+        }
+    }
+
+    fn remove(&mut self, key: usize) {
+        let Some(Entry { channel, state }) = self.entries.try_remove(key) else { return };
+        if state == State::Ending {
+            return;
+        }
+        if let Some(known) = self.by_topic.get_mut(&channel.topic) {
+            known.retain(|known| *known != key);
+            if known.is_empty() {
+                self.by_topic.remove(&channel.topic);
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Frames put together for one write, and where in them a write ended.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::frame::Frame;
+
+/// The most bytes that frames are put together to.
+const SEGMENT_BYTES_MAX: usize = 256 << 10;
+
+/// Blocks that follow each other in a stream, in one piece of memory.
+#[derive(Clone, Copy)]
+pub(super) struct Segment<'a> {
+    pub(super) bytes: &'a [u8],
+    /// Position of its last event; 0 when it has none.
+    pub(super) last: u64,
+    /// With all of the segment the subscriber has everything up to here.
+    pub(super) to: u64,
+}
+
+/// How a write went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// The socket accepted all of it.
+    All,
+    /// The socket is full. The caller notes which event is sent in part, if one is, and then lets the connection wait.
+    Part {
+        /// Bytes of the segment, or of the remainder, that the socket accepted.
+        bytes: usize,
+    },
+}
+
+/// Where a write ended that the socket accepted in part.
+pub(super) struct WriteEnd {
+    /// Position of the last frame of which something is sent.
+    pub(super) seq: u64,
+    /// That frame and how many of its bytes are sent, unless all are.
+    pub(super) partial: Option<(Frame, usize)>,
+}
+
+/// Whether `frame` is a segment by itself: to put others behind it would copy it.
+pub(super) fn fills_segment(frame: &Frame) -> bool {
+    frame.len() >= SEGMENT_BYTES_MAX
+}
+
+/// Puts frames together, as many as fit and at least one; with the position of the last one.
+pub(super) fn merge<'a>(frames: impl Iterator<Item = (u64, &'a Frame)> + Clone) -> (u64, Bytes) {
+    let (mut to, mut total) = (0, 0);
+    for (seq, frame) in frames.clone() {
+        if total > 0 && total + frame.len() > SEGMENT_BYTES_MAX {
+            break;
+        }
+        total += frame.len();
+        to = seq;
+    }
+    let mut bytes = BytesMut::with_capacity(total);
+    for (_, frame) in frames.take_while(|(seq, _)| *seq <= to) {
+        bytes.extend_from_slice(frame);
+    }
+    (to, bytes.freeze())
+}
+
+/// Where a write of `frames` ended; `None` when the socket accepted all of them, or nothing.
+pub(super) fn write_end<'a>(frames: impl Iterator<Item = (u64, &'a Frame)>, written: Written) -> Option<WriteEnd> {
+    let Written::Part { bytes: mut left } = written else { return None };
+    let mut end = None;
+    for (seq, frame) in frames {
+        if left == 0 {
+            break;
+        }
+        if left < frame.len() {
+            return Some(WriteEnd { seq, partial: Some((frame.clone(), left)) });
+        }
+        end = Some(WriteEnd { seq, partial: None });
+        left -= frame.len();
+    }
+    end
+}

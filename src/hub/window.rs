@@ -1,0 +1,120 @@
+//! The newest frames of one channel, as far back as the slowest round of its members needs them.
+//!
+//! A window is a shortcut, never a queue: a member whose cursor is below it reads from the log.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::segment::{Segment, fills_segment, merge};
+use crate::frame::Frame;
+
+/// The frames of one channel after a position, each with its own.
+#[derive(Debug)]
+pub(super) struct Window {
+    frames: VecDeque<(u64, Frame)>,
+    /// Bytes of `frames`.
+    bytes: usize,
+    /// The last frame that has left: a cursor below it must read from the log.
+    trimmed_to: u64,
+    /// The last segment that was put together. Most members have the same cursor, and are written the same memory.
+    merged: Option<Box<Merged>>,
+}
+
+#[derive(Debug)]
+struct Merged {
+    /// The position of its first frame.
+    first: u64,
+    /// The position of the window's last frame when it was made.
+    last: u64,
+    /// The position of its own last frame.
+    to: u64,
+    bytes: Bytes,
+}
+
+impl Window {
+    /// Past this the oldest frames go.
+    const BYTES_MAX: usize = 4 << 20;
+
+    /// A window that begins after `seen`.
+    pub(super) fn new(seen: u64) -> Self {
+        Self { frames: VecDeque::new(), bytes: 0, trimmed_to: seen, merged: None }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Bytes of its frames.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The position of its last frame.
+    pub(super) fn last(&self) -> Option<u64> {
+        self.frames.back().map(|(seq, _)| *seq)
+    }
+
+    /// Whether it still has every frame after `cursor`.
+    pub(super) fn covers(&self, cursor: u64) -> bool {
+        cursor >= self.trimmed_to
+    }
+
+    pub(super) fn push(&mut self, seq: u64, frame: Frame) {
+        self.bytes += frame.len();
+        self.frames.push_back((seq, frame));
+        while self.bytes > Self::BYTES_MAX {
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some((seq, frame)) = self.frames.pop_front() {
+            self.trimmed_to = seq;
+            self.bytes -= frame.len();
+        }
+    }
+
+    /// Drops the frames up to `seq`.
+    pub(super) fn trim(&mut self, seq: u64) {
+        while self.frames.front().is_some_and(|(first, _)| *first <= seq) {
+            self.pop();
+        }
+        if self.frames.is_empty() {
+            self.frames = VecDeque::new();
+            self.merged = None;
+        }
+    }
+
+    /// Drops every frame: events up to `seq` have not come here.
+    pub(super) fn lose(&mut self, seq: u64) {
+        self.trim(u64::MAX);
+        self.trimmed_to = self.trimmed_to.max(seq);
+    }
+
+    /// The frames after `cursor`.
+    pub(super) fn after(&self, cursor: u64) -> impl Iterator<Item = &(u64, Frame)> + Clone {
+        let all_new = self.frames.front().is_none_or(|(first, _)| *first > cursor);
+        let at = if all_new { 0 } else { self.frames.partition_point(|(seq, _)| *seq <= cursor) };
+        self.frames.range(at..)
+    }
+
+    /// The frames after `cursor` as one segment. With the last frame of the window a subscriber has everything up to
+    /// `seen`.
+    pub(super) fn segment(&mut self, cursor: u64, seen: u64) -> Option<Segment<'_>> {
+        let (first, fills) = self.after(cursor).next().map(|(seq, frame)| (*seq, fills_segment(frame)))?;
+        let last = self.last().unwrap_or(first);
+        if first == last || fills {
+            let to = if first == last { seen } else { first };
+            return self.after(cursor).next().map(|(_, frame)| Segment { bytes: frame, last: first, to });
+        }
+        let kept = self.merged.take().filter(|merged| merged.first == first && merged.last == last);
+        let merged = kept.unwrap_or_else(|| {
+            let (to, bytes) = merge(self.after(cursor).map(|(seq, frame)| (*seq, frame)));
+            Box::new(Merged { first, last, to, bytes })
+        });
+        let merged = self.merged.insert(merged);
+        let to = if merged.to == last { seen } else { merged.to };
+        Some(Segment { bytes: &merged.bytes, last: merged.to, to })
+    }
+}
