@@ -32,23 +32,25 @@ use crate::{
     log::{Batch, Feed, FetchError, Log, Page},
 };
 
-mod channel;
-mod channels;
-mod connection;
-mod deletion;
+// Each file uses only files below it.
 mod fanout;
-mod handover;
-mod lifetime;
-mod segment;
-mod socket;
-mod unsent;
-mod visit;
+mod lifetimes;
+mod delivery;
+mod streams;
+mod channels;
+mod channel;
 mod window;
+mod handover;
+mod socket;
+mod connection;
+mod segment;
+mod unsent;
 
 pub use connection::{Peer, Subscription};
-pub use fanout::{Fanout, PageRequest};
+pub use delivery::PageRequest;
+pub use fanout::Fanout;
 pub use handover::Carrier;
-pub use lifetime::jitter;
+pub use lifetimes::jitter;
 use socket::Socket;
 pub(crate) use socket::send;
 pub use unsent::Unsent;

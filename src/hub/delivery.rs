@@ -1,0 +1,387 @@
+//! Brings a connection from its cursor to the tail, out of the windows of its channels or out of the log.
+//!
+//! The invariant that everything rests on: *a connection whose cursor is c has been given every matching event up to c, in
+//! order, once*. A visit moves the cursor from where it is to the tail, out of the windows when they reach back far
+//! enough, else out of the log. There is no other way to write an event.
+
+use std::{collections::VecDeque, io, num::NonZeroU32, sync::Arc};
+
+use super::{
+    channel::Channel,
+    connection::{Partial, Peer, Slot},
+    segment::{Segment, Written, fills_segment, merge, write_end},
+    streams::Streams,
+};
+use crate::{
+    event::{Event, EventId, TopicName},
+    frame::{self, Frame},
+    log::{FetchError, Log, Page},
+};
+
+/// The streams of one hub, and where their events come from.
+pub(super) struct Delivery<S> {
+    pub(super) streams: Streams<S>,
+    pub(super) log: Arc<dyn Log>,
+    /// Pages to be fetched, in order.
+    page_requests: VecDeque<PageRequest>,
+    last_request_id: NonZeroU32,
+}
+
+/// A page of the log that a connection waits for: to be fetched, and supplied to the fan-out.
+#[derive(Debug)]
+pub struct PageRequest {
+    /// The connection.
+    pub key: usize,
+    /// Tells this request from an earlier one under the same key, whose page may come late.
+    pub id: NonZeroU32,
+    /// The topics to read, for [`Log::fetch`].
+    pub topics: Vec<TopicName>,
+    /// The position to read after.
+    pub after: u64,
+    /// Removals of the log that the reader has been told of.
+    pub removals_seen: u64,
+    /// Bytes of frames that the page may have.
+    pub bytes_max: usize,
+}
+
+/// What a visit left.
+#[derive(PartialEq, Eq)]
+pub(super) enum Visit {
+    /// Nothing to do until something happens.
+    Done,
+    /// More to read at once: the connection is in the backlog.
+    More,
+    /// Nothing: the connection is closed.
+    Closed,
+}
+
+/// How far one visit has come with a connection.
+enum Progress {
+    /// It has everything, or must wait.
+    Done,
+    /// It has had what one visit gives.
+    More,
+    /// Everything is sent and its stream must end.
+    End,
+}
+
+/// Having read this much, a visit leaves the rest to the next: live events wait meanwhile. Twice as much replays no faster.
+const VISIT_BYTES_MAX: usize = 128 << 10;
+/// What one read of the log asks for.
+const PAGE_BYTES: usize = 64 << 10;
+
+impl<S: Peer> Delivery<S> {
+    pub(super) fn new(streams: Streams<S>, log: Arc<dyn Log>) -> Self {
+        Self { streams, log, page_requests: VecDeque::new(), last_request_id: NonZeroU32::MIN }
+    }
+
+    /// Brings a connection to the tail, as far as its socket accepts bytes and one visit goes.
+    pub(super) fn visit(&mut self, key: usize) -> Visit {
+        match self.deliver(key) {
+            Ok(Progress::Done) => return Visit::Done,
+            Ok(Progress::More) => {
+                self.streams.queue(key);
+                return Visit::More;
+            }
+            Ok(Progress::End) => {
+                if let Some(connection) = self.streams.connections.get_mut(key) {
+                    connection.socket.finish();
+                }
+                self.streams.close(key, "it ended");
+            }
+            Err(error) => self.streams.close(key, error),
+        }
+        Visit::Closed
+    }
+
+    fn deliver(&mut self, key: usize) -> io::Result<Progress> {
+        let mut budget = VISIT_BYTES_MAX;
+        while let Some(connection) = self.streams.connections.get_mut(key) {
+            if connection.is_blocked() {
+                return Ok(Progress::Done);
+            }
+            if let Some(partial) = connection.partial() {
+                if connection.fetching.is_some() || !self.write_remainder(key, partial)? {
+                    return Ok(Progress::Done);
+                }
+                continue;
+            }
+            if connection.ending || connection.cursor >= self.streams.seen {
+                let (ending, encoding) = (connection.ending, connection.encoding);
+                if !self.streams.flush(key)? {
+                    return Ok(Progress::Done);
+                }
+                if ending {
+                    return Ok(Progress::End);
+                }
+                if !self.has_only_deleted_topics(key) {
+                    return Ok(Progress::Done);
+                }
+                self.streams.push_last(key, &frame::end(encoding.framing));
+                continue;
+            }
+            if connection.fetching.is_some() {
+                return Ok(Progress::Done);
+            }
+            if budget == 0 {
+                return Ok(Progress::More);
+            }
+            let cursor = connection.cursor;
+            // A window may have the notice of a deletion that was before this connection's subscription.
+            let has_older_notice = |c: &Channel| c.notice_seq > cursor && connection.cold.subscribed_at > cursor;
+            let mut channels = connection.slots.iter().map(|slot| self.streams.channels.get(slot.channel));
+            let covered = channels.all(|c| c.is_some_and(|c| c.window.covers(cursor) && !has_older_notice(c)));
+            let only = connection.slots.first().copied().filter(|_| connection.slots.len() == 1);
+            let written = match only {
+                Some(slot) if covered => self.write_window(key, slot)?,
+                _ if covered => self.write_windows(key)?,
+                _ => self.write_from_log(key)?,
+            };
+            budget = budget.saturating_sub(written);
+        }
+        Ok(Progress::Done)
+    }
+
+    /// The common case: one topic, whose window reaches back to the cursor. As the other ways to write, it returns the bytes
+    /// that were offered to the socket.
+    fn write_window(&mut self, key: usize, slot: Slot) -> io::Result<usize> {
+        let streams = &mut self.streams;
+        let Some(connection) = streams.connections.get_mut(key) else { return Ok(0) };
+        let Some(channel) = streams.channels.get_mut(slot.channel) else { return Ok(0) };
+        let Some(segment) = channel.window.segment(connection.cursor, streams.seen) else {
+            connection.cursor = streams.seen;
+            return Ok(0);
+        };
+        let (size, control) = (segment.bytes.len(), connection.control_len());
+        let written = connection.write(segment, streams.now)?;
+        if control == 0 && written == Written::All {
+            return Ok(size);
+        }
+        let frames = channel.window.after(connection.cursor).map(|(seq, frame)| (*seq, frame));
+        let end = write_end(frames, written);
+        streams.after_write(key, control, written, end)?;
+        Ok(size)
+    }
+
+    /// Several topics, whose windows all reach back to the cursor.
+    fn write_windows(&mut self, key: usize) -> io::Result<usize> {
+        let Some(connection) = self.streams.connections.get(key) else { return Ok(0) };
+        let channels = connection.slots.iter().filter_map(|slot| self.streams.channels.get(slot.channel));
+        let mut frames: Vec<(u64, Frame)> =
+            channels.flat_map(|channel| channel.window.after(connection.cursor).cloned()).collect();
+        frames.sort_unstable_by_key(|(seq, _)| *seq);
+        self.write_frames(key, &frames, self.streams.seen)
+    }
+
+    /// The windows do not reach back to the cursor. A page that is not in memory is requested instead.
+    fn write_from_log(&mut self, key: usize) -> io::Result<usize> {
+        let Some(connection) = self.streams.connections.get(key) else { return Ok(0) };
+        let topics = self.streams.topics(connection);
+        let (after, removals_seen) = (connection.cursor, connection.cold.removals_seen);
+        let page = self.log.read(&topics, after, removals_seen, PAGE_BYTES);
+        if !page.is_cold {
+            return self.write_page(key, page);
+        }
+        let id = self.new_request(key);
+        let bytes_max = PAGE_BYTES;
+        self.page_requests.push_back(PageRequest { key, id, topics, after, removals_seen, bytes_max });
+        Ok(0)
+    }
+
+    /// The id of a request that a connection waits for from now on.
+    fn new_request(&mut self, key: usize) -> NonZeroU32 {
+        self.last_request_id = self.last_request_id.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        if let Some(connection) = self.streams.connections.get_mut(key) {
+            connection.fetching = Some(self.last_request_id);
+        }
+        self.last_request_id
+    }
+
+    /// The next page to fetch whose connection still waits for it.
+    pub(super) fn next_page_request(&mut self) -> Option<PageRequest> {
+        while let Some(request) = self.page_requests.pop_front() {
+            let connection = self.streams.connections.get(request.key);
+            if connection.is_some_and(|connection| connection.fetching == Some(request.id)) {
+                return Some(request);
+            }
+        }
+        None
+    }
+
+    /// Goes on with a connection whose page has been fetched, unless it does not wait for that any more.
+    pub(super) fn supply(&mut self, key: usize, id: NonZeroU32, page: Result<Page, FetchError>) {
+        let Some(connection) = self.streams.connections.get_mut(key).filter(|c| c.fetching == Some(id)) else { return };
+        connection.fetching = None;
+        let partial = connection.partial();
+        let written = page.map_err(io::Error::other).and_then(|page| match partial {
+            Some(partial) => self.write_remainder_from(key, partial, page).map(drop),
+            None => self.write_page(key, page).map(drop),
+        });
+        match written {
+            // At once: as a rule this only requests the next page. Behind all that a busy hub has in its backlog each page would
+            // wait as long as the whole backlog takes.
+            Ok(()) => {
+                self.visit(key);
+                self.streams.close_overdue(key);
+            }
+            Err(error) => self.streams.close(key, error),
+        }
+    }
+
+    /// Goes on with an event that is sent in part; whether all of it is sent now.
+    fn write_remainder(&mut self, key: usize, partial: Partial) -> io::Result<bool> {
+        let Some(connection) = self.streams.connections.get(key) else { return Ok(false) };
+        if let Some(frame) = self.streams.unsent.frame((partial.seq, connection.encoding)) {
+            return self.write_partial(key, partial, &frame);
+        }
+        // The subscriber has been told of removals from these topics, or will be when its cursor passes them.
+        let (topics, after, removals_seen) = (self.streams.topics(connection), partial.seq - 1, u64::MAX);
+        let page = self.log.read(&topics, after, removals_seen, 1);
+        if !page.is_cold {
+            return self.write_remainder_from(key, partial, page);
+        }
+        let id = self.new_request(key);
+        self.page_requests.push_back(PageRequest { key, id, topics, after, removals_seen, bytes_max: 1 });
+        Ok(false)
+    }
+
+    /// As [`write_remainder`](Self::write_remainder), when the event had to be read again: it is the first of `page`.
+    fn write_remainder_from(&mut self, key: usize, partial: Partial, page: Page) -> io::Result<bool> {
+        let Some(connection) = self.streams.connections.get(key) else { return Ok(false) };
+        let (encoding, epoch) = (connection.encoding, self.log.epoch());
+        let event = page.events.into_iter().next().filter(|event| event.seq == partial.seq);
+        let notice = page.deleted.iter().find(|(_, seq)| *seq == partial.seq);
+        let notice = notice.map(|(topic, _)| Frame::Made(frame::deleted(encoding, topic)));
+        // The client has no id of it, so it comes back with the one before, and learns that this one is missing.
+        let frame = event
+            .map(|event| frame::event(encoding, epoch, event))
+            .or(notice)
+            .ok_or_else(|| io::Error::other("the event that it was sent in part is not held any more"))?;
+        self.streams.unsent.keep((partial.seq, encoding), frame.clone());
+        self.write_partial(key, partial, &frame)
+    }
+
+    fn write_partial(&mut self, key: usize, partial: Partial, frame: &Frame) -> io::Result<bool> {
+        let Some(connection) = self.streams.connections.get_mut(key) else { return Ok(false) };
+        let control = connection.control_len();
+        let written = connection.flush(frame, self.streams.now)?;
+        if connection.partial().is_none() {
+            self.streams.unsent.remove_reader((partial.seq, connection.encoding));
+        }
+        self.streams.after_write(key, control, written, None)?;
+        Ok(written == Written::All)
+    }
+
+    /// Writes a page of the log, with the notices of gaps and deletions that it tells of.
+    fn write_page(&mut self, key: usize, mut page: Page) -> io::Result<usize> {
+        let streams = &mut self.streams;
+        let Some(connection) = streams.connections.get_mut(key) else { return Ok(0) };
+        let (epoch, encoding) = (self.log.epoch(), connection.encoding);
+        page.deleted.retain(|(_, seq)| *seq > connection.cold.subscribed_at);
+        if !page.deleted.is_empty() && connection.slots.len() == 1 {
+            // What is in the page was published to the topic later.
+            self.end_after_deletion(key);
+            return Ok(0);
+        }
+        connection.cold.removals_seen = page.told_to;
+        for (topic, seq) in &page.deleted {
+            for slot in &connection.slots {
+                if let Some(channel) = streams.channels.get_mut(slot.channel).filter(|c| c.topic == *topic) {
+                    channel.note_deletion(*seq);
+                }
+            }
+        }
+        if page.evicted_to > 0 {
+            let id = |seq| EventId { epoch, seq };
+            let (requested, resumed_after) = (id(connection.cursor).to_string(), id(page.resumes_after()));
+            (connection.cursor, connection.last_id_sent) = (resumed_after.seq, resumed_after.seq);
+            // The gap moves the client's cursor: what was deleted before that position is told first.
+            for (topic, _) in page.deleted.extract_if(.., |(_, seq)| *seq <= resumed_after.seq) {
+                streams.push_control(key, &frame::deleted(encoding, &topic));
+            }
+            streams.push_control(key, &frame::gap(encoding, page.reason(), &requested, resumed_after));
+        }
+        // An event that is sent in part to somebody need not be encoded, or held in memory, again.
+        let encode = |event: Arc<Event>| {
+            let is_large = event.frame.len() >= PAGE_BYTES;
+            let known = is_large.then(|| streams.unsent.frame((event.seq, encoding))).flatten();
+            (event.seq, known.unwrap_or_else(|| frame::event(encoding, epoch, event)))
+        };
+        let notice = |(topic, seq): &(TopicName, u64)| (*seq, Frame::Made(frame::deleted(encoding, topic)));
+        let mut frames: Vec<(u64, Frame)> = page.events.into_iter().map(encode).collect();
+        frames.extend(page.deleted.iter().map(notice));
+        frames.sort_unstable_by_key(|(seq, _)| *seq);
+        self.write_frames(key, &frames, page.to)
+    }
+
+    /// Writes the first of `frames`, in order, as one segment. With the last of them the subscriber has everything up to `to`.
+    fn write_frames(&mut self, key: usize, frames: &[(u64, Frame)], to: u64) -> io::Result<usize> {
+        let streams = &mut self.streams;
+        let Some(connection) = streams.connections.get_mut(key) else { return Ok(0) };
+        let in_order = || frames.iter().map(|(seq, frame)| (*seq, frame));
+        let large = frames.first().filter(|(_, frame)| fills_segment(frame));
+        let merged;
+        let (last, bytes): (u64, &[u8]) = if let Some((seq, frame)) = large {
+            (*seq, frame)
+        } else {
+            merged = merge(in_order());
+            (merged.0, &merged.1)
+        };
+        let complete = frames.last().is_none_or(|(seq, _)| *seq == last);
+        let segment = Segment { bytes, last, to: if complete { to } else { last } };
+        if bytes.is_empty() {
+            connection.cursor = connection.cursor.max(segment.to);
+            return Ok(0);
+        }
+        let control = connection.control_len();
+        let written = connection.write(segment, streams.now)?;
+        let end = write_end(in_order(), written);
+        streams.after_write(key, control, written, end)?;
+        let Some(connection) = streams.connections.get_mut(key) else { return Ok(bytes.len()) };
+        let last_id = connection.last_id_sent;
+        let is_notice = |slot: &Slot| streams.channels.get(slot.channel).is_some_and(|c| c.notice_seq == last_id);
+        if last_id > 0 && connection.slots.iter().any(is_notice) {
+            // A notice has no id: a heartbeat with this position still tells the client something new.
+            connection.last_id_sent -= 1;
+        }
+        Ok(bytes.len())
+    }
+
+    /// Whether each of a stream's several topics has been deleted since it subscribed, and none has events again. Asked when
+    /// it has everything, notices included.
+    fn has_only_deleted_topics(&self, key: usize) -> bool {
+        let Some(connection) = self.streams.connections.get(key) else { return false };
+        if connection.slots.len() < 2 {
+            return false;
+        }
+        let channels = || connection.slots.iter().filter_map(|slot| self.streams.channels.get(slot.channel));
+        let since = connection.cold.subscribed_at + 1..=connection.cursor;
+        let has_events = |topic| self.log.held(topic).is_some_and(|held| held.events > 0);
+        channels().all(|channel| since.contains(&channel.deleted_seq))
+            && !channels().any(|channel| has_events(&channel.topic))
+    }
+
+    /// Ends the stream of a connection whose only topic was deleted, after all that was published before. That may take
+    /// several visits, and others are visited between them; whether this was the last.
+    pub(super) fn end_member(&mut self, key: usize) -> bool {
+        if self.visit(key) == Visit::More {
+            return false;
+        }
+        self.end_after_deletion(key);
+        self.visit(key);
+        true
+    }
+
+    /// Tells a connection that its only topic was deleted, and that this is the end.
+    fn end_after_deletion(&mut self, key: usize) {
+        let streams = &mut self.streams;
+        let Some(connection) = streams.connections.get_mut(key) else { return };
+        let Some(slot) = connection.slots.pop() else { return };
+        let encoding = connection.encoding;
+        connection.fetching = None;
+        let notice = streams.channels.get(slot.channel).map(|channel| frame::deleted(encoding, &channel.topic));
+        streams.leave(slot);
+        streams.push_control(key, &notice.unwrap_or_default());
+        streams.push_last(key, &frame::end(encoding.framing));
+    }
+}

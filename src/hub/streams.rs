@@ -1,0 +1,248 @@
+//! The streams of one hub: its connections, their slots in the channels, the backlog, and a timer for each.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    fmt::Display,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use slab::Slab;
+use smallvec::SmallVec;
+
+use super::{
+    channels::Channels,
+    connection::{Connection, Peer, Slot},
+    segment::{WriteEnd, Written},
+    unsent::Unsent,
+};
+use crate::{config::StreamConfig, event::TopicName};
+
+/// The connections of one hub, and what each of them waits for.
+pub(super) struct Streams<S> {
+    pub(super) connections: Slab<Connection<S>>,
+    pub(super) channels: Channels,
+    /// Every commit up to here has been put into the channels.
+    pub(super) seen: u64,
+    pub(super) now: Instant,
+    pub(super) config: StreamConfig,
+    /// Bytes that sockets have yet to accept.
+    pub(super) unsent: Arc<Unsent>,
+    /// Connections that have more to read than one visit gives, each once.
+    backlog: VecDeque<usize>,
+    /// When to check which connection. An entry counts only while the connection's `timer_at` agrees.
+    timers: BinaryHeap<Reverse<(Instant, usize)>>,
+}
+
+/// The soonest that a connection is checked again, so that one which is overdue does not keep the hub busy.
+const GRAIN: Duration = Duration::from_millis(10);
+
+impl<S: Peer> Streams<S> {
+    /// No streams. Every commit up to `seen` is in the log.
+    pub(super) fn new(config: StreamConfig, unsent: Arc<Unsent>, seen: u64, now: Instant) -> Self {
+        Self {
+            connections: Slab::new(),
+            channels: Channels::new(),
+            seen,
+            now,
+            config,
+            unsent,
+            backlog: VecDeque::new(),
+            timers: BinaryHeap::new(),
+        }
+    }
+
+    /// Adds a connection, under [`Slab::vacant_key`], with a slot in the channel of each of its topics.
+    pub(super) fn insert(&mut self, mut connection: Connection<S>, topics: SmallVec<[TopicName; 1]>) -> usize {
+        let key = self.connections.vacant_key();
+        let single_topic = topics.len() == 1;
+        for topic in topics {
+            let channel = self.channels.open(topic, connection.encoding, single_topic, (self.seen, self.now));
+            if let Some(entry) = self.channels.get_mut(channel) {
+                connection.slots.push(Slot { channel, index: entry.members.len() });
+                entry.members.push(key);
+            }
+        }
+        self.connections.insert(connection);
+        self.set_timer(key);
+        key
+    }
+
+    /// Closes a connection at once and forgets it.
+    pub(super) fn close(&mut self, key: usize, why: impl Display) {
+        let Some(connection) = self.connections.try_remove(key) else { return };
+        tracing::debug!(key, %why, "stream closed");
+        connection.release_unsent(&self.unsent);
+        for slot in connection.slots {
+            self.leave(slot);
+        }
+    }
+
+    /// Gives up a connection's slot in a channel. The connection itself must not have it any more.
+    pub(super) fn leave(&mut self, slot: Slot) {
+        for (member, index) in self.channels.leave(slot.channel, slot.index).into_iter().flatten() {
+            let Some(connection) = self.connections.get_mut(member) else { continue };
+            for moved in &mut connection.slots {
+                if moved.channel == slot.channel {
+                    moved.index = index;
+                }
+            }
+        }
+    }
+
+    /// The topics of a connection.
+    pub(super) fn topics(&self, connection: &Connection<S>) -> Vec<TopicName> {
+        let channels = connection.slots.iter().filter_map(|slot| self.channels.get(slot.channel));
+        channels.map(|channel| channel.topic.clone()).collect()
+    }
+
+    /// Puts a connection into the backlog, unless it is there.
+    pub(super) fn queue(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.queued) else { return };
+        connection.queued = true;
+        self.backlog.push_back(key);
+    }
+
+    pub(super) fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// Takes the next connection out of the backlog.
+    pub(super) fn next_queued(&mut self) -> Option<usize> {
+        let key = self.backlog.pop_front()?;
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.queued = false;
+        }
+        Some(key)
+    }
+
+    /// Gives a connection a control block, unless its stream has had its last block. Past `stream.unsent_bytes_max` the
+    /// connection is closed: its client comes back, and is told then.
+    pub(super) fn push_control(&mut self, key: usize, block: &Bytes) {
+        let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.ending) else { return };
+        if block.is_empty() {
+            return;
+        }
+        connection.push_control(block);
+        if !self.unsent.add_control(block) {
+            self.close(key, "too much waits for subscribers that take nothing (stream.unsent_bytes_max)");
+        }
+    }
+
+    /// Gives a connection its last control block.
+    pub(super) fn push_last(&mut self, key: usize, block: &Bytes) {
+        self.push_control(key, block);
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.ending = true;
+            // No other event follows: only the one that is sent in part still needs a page.
+            connection.fetching = connection.fetching.filter(|_| connection.partial().is_some());
+        }
+    }
+
+    /// Writes what is left of the control blocks; whether all of that is sent.
+    pub(super) fn flush(&mut self, key: usize) -> io::Result<bool> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(false) };
+        let control = connection.control_len();
+        let written = connection.flush(&[], self.now)?;
+        self.after_write(key, control, written, None)?;
+        Ok(written == Written::All)
+    }
+
+    /// Notes what a write to a connection with `control` bytes of control blocks has changed. Then lets it wait for its socket
+    /// where that is full, which may fail.
+    pub(super) fn after_write(
+        &mut self,
+        key: usize,
+        control: usize,
+        written: Written,
+        end: Option<WriteEnd>,
+    ) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        if control > 0 {
+            self.unsent.remove_control(control - connection.control_len());
+        }
+        if let Some(WriteEnd { seq, partial }) = end {
+            (connection.cursor, connection.last_id_sent) = (seq, seq);
+            if let Some((frame, sent)) = partial {
+                connection.set_partial(seq, sent);
+                self.unsent.add_reader((seq, connection.encoding), frame);
+            }
+        }
+        if written != Written::All {
+            connection.wait_writable(key, self.now)?;
+            self.bring_timer_forward(key);
+        }
+        Ok(())
+    }
+
+    /// Whether a connection's socket has accepted nothing for `stream.write_timeout`.
+    pub(super) fn is_overdue(&self, key: usize) -> bool {
+        let stalled_since = self.connections.get(key).and_then(|connection| connection.stalled_since);
+        stalled_since.is_some_and(|since| since + self.config.write_timeout <= self.now)
+    }
+
+    /// Closes a connection that is overdue. One that waits for a page of the log has not been offered anything: it is closed
+    /// when its socket does not accept what the page brings.
+    pub(super) fn close_overdue(&mut self, key: usize) {
+        let waits = self.connections.get(key).is_some_and(|connection| connection.fetching.is_some());
+        if !waits && self.is_overdue(key) {
+            self.close(key, "it took nothing for stream.write_timeout");
+        }
+    }
+
+    /// Sets the timer of a connection to when it must be checked next.
+    pub(super) fn set_timer(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let heartbeat_at = connection.last_write + self.config.heartbeat;
+        let check_at = match connection.stalled_since {
+            // What decides is the write that follows the page.
+            Some(_) if connection.fetching.is_some() => self.now + self.config.heartbeat,
+            // Its socket may accept bytes again long before: not later than a heartbeat would then be due.
+            Some(since) => (since + self.config.write_timeout).min(self.now + self.config.heartbeat),
+            None => heartbeat_at,
+        };
+        let timer_at = connection.cold.ends_at.map_or(check_at, |ends_at| ends_at.min(check_at));
+        connection.cold.timer_at = timer_at.max(self.now + GRAIN);
+        self.timers.push(Reverse((connection.cold.timer_at, key)));
+    }
+
+    /// Sets the timer again where the write deadline of a socket that has become full comes before it.
+    fn bring_timer_forward(&mut self, key: usize) {
+        let Some(connection) = self.connections.get(key) else { return };
+        let write_deadline = connection.stalled_since.map(|since| since + self.config.write_timeout);
+        if write_deadline.is_some_and(|deadline| deadline < connection.cold.timer_at) {
+            self.set_timer(key);
+        }
+    }
+
+    /// The next connection whose timer is over. Its timer must then be set again.
+    pub(super) fn next_timer(&mut self) -> Option<usize> {
+        while let Some(Reverse((at, key))) = self.timers.peek().copied()
+            && at <= self.now
+        {
+            self.timers.pop();
+            if self.connections.get(key).is_some_and(|connection| connection.cold.timer_at == at) {
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// When the next timer or pause is over.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+        timer.into_iter().chain(self.channels.next_pause_end()).min()
+    }
+}
+
+/// What all hubs share is given back when a hub goes, also when it panics.
+impl<S> Drop for Streams<S> {
+    fn drop(&mut self) {
+        for (_, connection) in &self.connections {
+            connection.release_unsent(&self.unsent);
+        }
+    }
+}
