@@ -79,8 +79,7 @@ pub(super) struct Connection<S> {
     /// Since when the socket has taken nothing of what it was offered.
     pub(super) stalled_since: Option<Instant>,
     pub(super) last_write: Instant,
-    /// Nothing follows what is in `remainder`.
-    pub(super) ending: bool,
+    pub(super) stage: Stage,
     /// It waits for a page that is fetched under this ticket.
     pub(super) fetching: Option<NonZeroU32>,
     /// It waits in the hub's backlog.
@@ -109,8 +108,6 @@ pub(super) struct Partial {
 pub(super) struct Cold {
     pub(super) marks: Marks,
     pub(super) ends_at: Option<Instant>,
-    /// It was to end when the log was here, and does when it has everything up to here.
-    pub(super) ends_after: Option<u64>,
     /// When to look after it next.
     pub(super) timer_at: Instant,
     /// It has been told of this many removals of the log.
@@ -120,6 +117,17 @@ pub(super) struct Cold {
     /// Bytes that the peer sent although it has nothing to say.
     received: usize,
     _hold: Box<dyn Any>,
+}
+
+/// How far a stream is from its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It goes on.
+    Open,
+    /// Its time is over: it ends once it has everything up to this position.
+    Finishing(u64),
+    /// It has been given its last block, and ends when all of its remainder is sent.
+    Ending,
 }
 
 /// Whether the socket takes bytes, as far as is known.
@@ -172,13 +180,12 @@ impl<S: Peer> Connection<S> {
             send_buffer: SendBuffer::NeverFull,
             stalled_since: None,
             last_write: now,
-            ending: false,
+            stage: Stage::Open,
             fetching: None,
             queued: false,
             cold: Box::new(Cold {
                 marks: subscription.marks,
                 ends_at: subscription.ends_at,
-                ends_after: None,
                 timer_at: now,
                 removals_seen: subscription.removals_seen,
                 subscribed_at: subscription.subscribed_at,
@@ -186,6 +193,11 @@ impl<S: Peer> Connection<S> {
                 _hold: subscription.hold,
             }),
         }
+    }
+
+    /// Whether it has been given its last block.
+    pub(super) fn is_ending(&self) -> bool {
+        self.stage == Stage::Ending
     }
 
     /// Whether it waits for its socket.

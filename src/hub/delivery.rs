@@ -106,8 +106,8 @@ impl<S: Peer> Delivery<S> {
                 }
                 continue;
             }
-            if connection.ending || connection.cursor >= self.streams.seen {
-                let (ending, encoding) = (connection.ending, connection.encoding);
+            if connection.is_ending() || connection.cursor >= self.streams.seen {
+                let (ending, encoding) = (connection.is_ending(), connection.encoding);
                 if !self.streams.flush(key)? {
                     return Ok(Progress::Done);
                 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    connection::Peer,
+    connection::{Peer, Stage},
     delivery::{Delivery, Visit},
 };
 use crate::{
@@ -79,7 +79,7 @@ impl<S: Peer> Lifetimes<S> {
         let Some(connection) = streams.connections.get_mut(key) else { return };
         let is_idle = connection.last_write + streams.config.heartbeat <= streams.now;
         // Within an event no heartbeat can be written: the rest of the event has to be read from the disk first.
-        if !is_idle || connection.is_blocked() || connection.ending || connection.partial().is_some() {
+        if !is_idle || connection.is_blocked() || connection.is_ending() || connection.partial().is_some() {
             return;
         }
         // One that is in the backlog, or waits for a page of the log, is not at the tail.
@@ -106,22 +106,30 @@ impl<S: Peer> Lifetimes<S> {
     pub(super) fn end(&mut self, key: usize) {
         let streams = &mut self.delivery.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return };
-        let has_been_asked = connection.cold.ends_after.is_some();
-        let ends_after = *connection.cold.ends_after.get_or_insert(streams.seen);
+        let (is_first_call, ends_after) = match connection.stage {
+            Stage::Open => (true, streams.seen),
+            Stage::Finishing(ends_after) => (false, ends_after),
+            Stage::Ending => {
+                connection.cold.ends_at = None;
+                self.delivery.visit(key);
+                return;
+            }
+        };
+        connection.stage = Stage::Finishing(ends_after);
         let is_late = self.drain_ends_at.is_some_and(|at| at <= streams.now);
         let is_waiting = connection.queued && connection.cursor < ends_after;
         if is_waiting && !is_late {
             return;
         }
-        // One that is late, and has waited in the backlog since it was asked to end, gets no further visit.
-        let more = !(is_waiting && has_been_asked) && self.delivery.visit(key) == Visit::More;
+        // One that is late gets no further visit if it has waited in the backlog since the first call.
+        let more = (is_first_call || !is_waiting) && self.delivery.visit(key) == Visit::More;
         let streams = &mut self.delivery.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return };
         if more && connection.cursor < ends_after && !is_late {
             return;
         }
         connection.cold.ends_at = None;
-        if connection.ending {
+        if connection.is_ending() {
             return;
         }
         let id = EventId { epoch: self.delivery.log.epoch(), seq: connection.cursor };

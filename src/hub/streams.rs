@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use super::{
     channels::Channels,
-    connection::{Connection, Peer, Slot},
+    connection::{Connection, Peer, Slot, Stage},
     segment::{WriteEnd, Written},
     unsent::Unsent,
 };
@@ -122,7 +122,9 @@ impl<S: Peer> Streams<S> {
     /// Gives a connection a control block, unless its stream has had its last block. Past `stream.unsent_bytes_max` the
     /// connection is closed: its client comes back, and is told then.
     pub(super) fn push_control(&mut self, key: usize, block: &Bytes) {
-        let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.ending) else { return };
+        let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.is_ending()) else {
+            return;
+        };
         if block.is_empty() {
             return;
         }
@@ -136,7 +138,7 @@ impl<S: Peer> Streams<S> {
     pub(super) fn push_last(&mut self, key: usize, block: &Bytes) {
         self.push_control(key, block);
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.ending = true;
+            connection.stage = Stage::Ending;
             // No other event follows: only the one that is sent in part still needs a page.
             connection.fetching = connection.fetching.filter(|_| connection.partial().is_some());
         }
