@@ -37,6 +37,7 @@ mod fanout;
 mod lifetimes;
 mod delivery;
 mod streams;
+mod backlog;
 mod channels;
 mod channel;
 mod window;

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::BinaryHeap,
     fmt::Display,
     io,
     sync::Arc,
@@ -14,6 +14,7 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use super::{
+    backlog::Backlog,
     channels::Channels,
     connection::{Connection, Peer, Slot, Stage},
     segment::{WriteEnd, Written},
@@ -31,8 +32,8 @@ pub(super) struct Streams<S> {
     pub(super) config: StreamConfig,
     /// Bytes that sockets have yet to accept.
     pub(super) unsent: Arc<Unsent>,
-    /// Connections that have more to read than one visit gives, each once.
-    backlog: VecDeque<usize>,
+    /// Connections that have more to read than one visit gives, which are those that are `queued`.
+    backlog: Backlog,
     /// When to check which connection. An entry counts only while the connection's `timer_at` agrees.
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
 }
@@ -50,7 +51,7 @@ impl<S: Peer> Streams<S> {
             now,
             config,
             unsent,
-            backlog: VecDeque::new(),
+            backlog: Backlog::default(),
             timers: BinaryHeap::new(),
         }
     }
@@ -75,6 +76,9 @@ impl<S: Peer> Streams<S> {
     pub(super) fn close(&mut self, key: usize, why: impl Display) {
         let Some(connection) = self.connections.try_remove(key) else { return };
         tracing::debug!(key, %why, "stream closed");
+        if connection.queued {
+            self.backlog.close(key);
+        }
         connection.release_unsent(&self.unsent);
         for slot in connection.slots {
             self.leave(slot);
@@ -103,7 +107,7 @@ impl<S: Peer> Streams<S> {
     pub(super) fn queue(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.queued) else { return };
         connection.queued = true;
-        self.backlog.push_back(key);
+        self.backlog.push(key);
     }
 
     pub(super) fn has_backlog(&self) -> bool {
@@ -112,7 +116,7 @@ impl<S: Peer> Streams<S> {
 
     /// Takes the next connection out of the backlog.
     pub(super) fn next_queued(&mut self) -> Option<usize> {
-        let key = self.backlog.pop_front()?;
+        let key = self.backlog.pop()?;
         if let Some(connection) = self.connections.get_mut(key) {
             connection.queued = false;
         }
