@@ -40,7 +40,6 @@ impl Backlog {
     }
 
     /// The connections that wait, in order.
-    #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
         self.keys.iter().copied().filter(|key| !self.closed.contains(key))
     }

@@ -95,10 +95,16 @@ impl Channel {
 
     /// Ends the round and drops what all members have; whether nothing is left for another one.
     pub(super) fn end_round(&mut self) -> bool {
+        debug_assert_eq!(self.round.visited, self.members.len(), "a round is over when each member has been visited");
         self.window.trim(self.round.target);
         self.round.visited = 0;
         // A window that has lost frames since is empty, too, but those who were visited before have not had them.
         self.window.is_empty() && self.window.covers(self.round.target)
+    }
+
+    /// Whether some members have been visited in a round, and others not yet.
+    pub(super) fn is_within_a_round(&self) -> bool {
+        self.round.visited > 0
     }
 
     /// How long to wait after a round that has ended and left frames: as long as it took, up to `max`.
@@ -116,6 +122,7 @@ impl Channel {
     /// Removes the member at `index`. The last member fills the gap, without letting the round skip anybody: a member that
     /// has been visited moves to the border first, so that only one that has not takes an index behind it.
     pub(super) fn remove_member(&mut self, mut index: usize) -> Moved {
+        debug_assert!(index < self.members.len() && self.round.visited <= self.members.len());
         let mut moved = [None, None];
         if index < self.round.visited {
             self.round.visited -= 1;

@@ -207,9 +207,11 @@ impl Channels {
     /// Ends a round of the first channel, `key`; whether its turn goes on with another round.
     pub(super) fn end_round(&mut self, key: usize, now: Instant, pause_max: Duration) -> bool {
         let Some(entry) = self.entries.get_mut(key) else {
+            debug_assert!(false, "a channel has its turn that is not here");
             self.ready.pop_front();
             return false;
         };
+        debug_assert_eq!(self.ready.front(), Some(&key), "the first channel has its turn");
         let is_done = entry.channel.end_round();
         if entry.channel.members.is_empty() {
             self.ready.pop_front();
@@ -219,6 +221,7 @@ impl Channels {
         if is_done {
             self.ready.pop_front();
             entry.state = State::Quiet;
+            debug_assert!(entry.channel.window.is_empty(), "a quiet channel has nothing to write");
             return false;
         }
         let pause = entry.channel.pause(now, pause_max);
@@ -226,6 +229,7 @@ impl Channels {
             return true;
         }
         self.ready.pop_front();
+        debug_assert_eq!(entry.state, State::Ready, "only a channel that is ready is paused");
         entry.state = State::Paused;
         self.paused.push(Reverse((now + pause, key)));
         false
@@ -250,6 +254,7 @@ impl Channels {
         {
             self.paused.pop();
             if let Some(entry) = self.entries.get_mut(key) {
+                debug_assert_eq!(entry.state, State::Paused, "a channel that waits for the end of a pause is paused");
                 entry.state = State::Ready;
                 self.ready.push_back(key);
             }
@@ -258,6 +263,8 @@ impl Channels {
 
     fn remove(&mut self, key: usize) {
         let Some(Entry { channel, state }) = self.entries.try_remove(key) else { return };
+        debug_assert!(channel.members.is_empty(), "a channel with members stays");
+        debug_assert!(!self.ready.contains(&key), "a channel in a queue stays");
         if state == State::Ending {
             return;
         }
@@ -267,5 +274,37 @@ impl Channels {
                 self.by_topic.remove(&channel.topic);
             }
         }
+    }
+
+    /// Fails when a state, a queue or the index of topics contradicts another. It looks at everything, so it is for debug
+    /// builds.
+    pub(super) fn assert_invariants(&self) {
+        for (key, Entry { channel, state }) in &self.entries {
+            let in_ready = self.ready.iter().filter(|other| **other == key).count();
+            let in_paused = self.paused.iter().filter(|Reverse((_, other))| *other == key).count();
+            let queues = match state {
+                State::Quiet => (0, 0),
+                State::Ready | State::Ending => (1, 0),
+                State::Paused => (0, 1),
+            };
+            assert_eq!((in_ready, in_paused), queues, "the queues that a channel is in tell its state: {state:?}");
+            let is_known = self.by_topic.get(&channel.topic).is_some_and(|known| known.contains(&key));
+            assert_eq!(is_known, *state != State::Ending, "a topic leads to its channels, unless they are ending");
+            assert!(channel.single_topic || *state != State::Ending, "a deletion ends only streams of a single topic");
+            let is_idle = matches!(state, State::Quiet | State::Paused);
+            assert!(!is_idle || !channel.is_within_a_round(), "no round is under way: {state:?}");
+            if *state == State::Quiet {
+                assert!(!channel.members.is_empty() && channel.window.is_empty(), "a quiet channel has only members");
+            }
+        }
+        let known: usize = self.by_topic.values().map(SmallVec::len).sum();
+        let ending = self.entries.iter().filter(|(_, entry)| entry.state == State::Ending).count();
+        assert_eq!(known + ending, self.entries.len(), "each channel is listed once, and no other");
+        assert!(self.by_topic.values().all(|known| !known.is_empty()), "a topic without channels is not listed");
+    }
+
+    /// Memberships, over all channels.
+    pub(super) fn memberships(&self) -> usize {
+        self.entries.iter().map(|(_, entry)| entry.channel.members.len()).sum()
     }
 }

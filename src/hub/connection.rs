@@ -195,6 +195,12 @@ impl<S: Peer> Connection<S> {
         }
     }
 
+    /// The subscriber has been given everything up to `to`. A cursor never goes back.
+    pub(super) fn move_cursor(&mut self, to: u64) {
+        debug_assert!(to >= self.cursor, "a cursor goes back from {} to {to}", self.cursor);
+        self.cursor = self.cursor.max(to);
+    }
+
     /// Whether it has been given its last block.
     pub(super) fn is_ending(&self) -> bool {
         self.stage == Stage::Ending
@@ -225,8 +231,9 @@ impl<S: Peer> Connection<S> {
         let remainder = self.remainder.get_or_insert_default();
         debug_assert!(
             remainder.control.is_empty() && remainder.partial.is_none(),
-            "an event was begun while an earlier block was not out"
+            "an event is begun only when all earlier blocks are sent"
         );
+        debug_assert!(sent > 0, "of an event that is sent in part something is sent");
         remainder.partial = Some(Partial { seq, sent });
     }
 
@@ -235,6 +242,8 @@ impl<S: Peer> Connection<S> {
     /// # Errors
     /// When an event is sent in part: the rest of it comes first.
     pub(super) fn write(&mut self, segment: Segment<'_>, now: Instant) -> io::Result<Written> {
+        debug_assert!(!self.is_ending(), "nothing follows the last block");
+        debug_assert!(segment.last <= segment.to && segment.to >= self.cursor, "a segment leads on from the cursor");
         if self.partial().is_some() {
             return Err(io::Error::other(NO_REMAINDER));
         }
@@ -243,7 +252,7 @@ impl<S: Peer> Connection<S> {
         let taken = self.write_both(control, segment.bytes, now)?;
         if taken == control.len() + segment.bytes.len() {
             self.remainder = None;
-            self.cursor = self.cursor.max(segment.to);
+            self.move_cursor(segment.to);
             self.last_id_sent = self.last_id_sent.max(segment.last);
             return Ok(Written::All);
         }
@@ -261,6 +270,7 @@ impl<S: Peer> Connection<S> {
     /// When an event is sent in part and `frame` does not have its rest: with anything else the stream would be corrupt.
     pub(super) fn flush(&mut self, frame: &[u8], now: Instant) -> io::Result<Written> {
         let Some(Remainder { partial, control }) = self.remainder.as_deref() else { return Ok(Written::All) };
+        debug_assert!(partial.is_some() || !control.is_empty(), "a remainder that is sent is dropped");
         let (partial, control) = (*partial, control.clone());
         let event = match partial {
             Some(partial) => frame
@@ -299,6 +309,7 @@ impl<S: Peer> Connection<S> {
                 Err(error) => return Err(error),
             }
         };
+        debug_assert!(taken <= total, "the socket accepts what it is offered, and no more");
         if taken > 0 {
             self.last_write = now;
             self.stalled_since = None;

@@ -149,7 +149,7 @@ impl<S: Peer> Delivery<S> {
         let Some(connection) = streams.connections.get_mut(key) else { return Ok(0) };
         let Some(channel) = streams.channels.get_mut(slot.channel) else { return Ok(0) };
         let Some(segment) = channel.window.segment(connection.cursor, streams.seen) else {
-            connection.cursor = streams.seen;
+            connection.move_cursor(streams.seen);
             return Ok(0);
         };
         let (size, control) = (segment.bytes.len(), connection.control_len());
@@ -213,6 +213,7 @@ impl<S: Peer> Delivery<S> {
         let Some(connection) = self.streams.connections.get_mut(key).filter(|c| c.fetching == Some(id)) else { return };
         connection.fetching = None;
         let partial = connection.partial();
+        debug_assert!(partial.is_some() || !connection.is_ending(), "a stream that ends needs no other page");
         let written = page.map_err(io::Error::other).and_then(|page| match partial {
             Some(partial) => self.write_remainder_from(key, partial, page).map(drop),
             None => self.write_page(key, page).map(drop),
@@ -294,7 +295,8 @@ impl<S: Peer> Delivery<S> {
         if page.evicted_to > 0 {
             let id = |seq| EventId { epoch, seq };
             let (requested, resumed_after) = (id(connection.cursor).to_string(), id(page.resumes_after()));
-            (connection.cursor, connection.last_id_sent) = (resumed_after.seq, resumed_after.seq);
+            connection.move_cursor(resumed_after.seq);
+            connection.last_id_sent = resumed_after.seq;
             // The gap moves the client's cursor: what was deleted before that position is told first.
             for (topic, _) in page.deleted.extract_if(.., |(_, seq)| *seq <= resumed_after.seq) {
                 streams.push_control(key, &frame::deleted(encoding, &topic));
@@ -318,6 +320,9 @@ impl<S: Peer> Delivery<S> {
     fn write_frames(&mut self, key: usize, frames: &[(u64, Frame)], to: u64) -> io::Result<usize> {
         let streams = &mut self.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return Ok(0) };
+        debug_assert!(frames.is_sorted_by(|(a, _), (b, _)| a < b), "frames are in order of position, each once");
+        debug_assert!(frames.first().is_none_or(|(seq, _)| *seq > connection.cursor), "they come after the cursor");
+        debug_assert!(frames.last().is_none_or(|(seq, _)| *seq <= to), "they do not lead beyond what they stand for");
         let in_order = || frames.iter().map(|(seq, frame)| (*seq, frame));
         let large = frames.first().filter(|(_, frame)| fills_segment(frame));
         let merged;
@@ -330,7 +335,7 @@ impl<S: Peer> Delivery<S> {
         let complete = frames.last().is_none_or(|(seq, _)| *seq == last);
         let segment = Segment { bytes, last, to: if complete { to } else { last } };
         if bytes.is_empty() {
-            connection.cursor = connection.cursor.max(segment.to);
+            connection.move_cursor(segment.to);
             return Ok(0);
         }
         let control = connection.control_len();
@@ -376,6 +381,7 @@ impl<S: Peer> Delivery<S> {
     fn end_after_deletion(&mut self, key: usize) {
         let streams = &mut self.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return };
+        debug_assert!(connection.slots.len() <= 1, "a deletion ends only streams of a single topic");
         let Some(slot) = connection.slots.pop() else { return };
         let encoding = connection.encoding;
         connection.fetching = None;

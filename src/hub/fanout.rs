@@ -38,6 +38,8 @@ const TURN: usize = 16;
 /// Turns that channels have, while there are some, before a connection of the backlog has its visit: a reader of old
 /// events waits rather than a reader of new ones, but never for ever.
 const TURNS_PER_VISIT: u32 = 4;
+/// Connections of a hub whose state is checked, in a debug build, after each change.
+const CHECKED_MAX: usize = 32;
 
 impl<S: Peer> Fanout<S> {
     /// A hub without subscribers. Its feed must have been opened before.
@@ -95,6 +97,7 @@ impl<S: Peer> Fanout<S> {
             let key = streams.insert(connection, topics);
             streams.queue(key);
         }
+        self.assert_invariants();
         Ok(())
     }
 
@@ -120,6 +123,7 @@ impl<S: Peer> Fanout<S> {
     /// Moves the clock and does what is due.
     pub fn advance(&mut self, now: Instant) {
         self.lifetimes.advance(now);
+        self.assert_invariants();
     }
 
     /// When [`advance`](Self::advance) has something to do next.
@@ -132,6 +136,7 @@ impl<S: Peer> Fanout<S> {
     /// not got everything by then ends where it is.
     pub fn drain(&mut self, within: Duration) {
         self.lifetimes.drain(within);
+        self.assert_invariants();
     }
 
     /// The next page to fetch, if there is one whose connection still waits for it.
@@ -142,6 +147,7 @@ impl<S: Peer> Fanout<S> {
     /// Goes on with the connection that waits for a page under this key and id, if there still is one.
     pub fn supply(&mut self, key: usize, id: NonZeroU32, page: Result<Page, FetchError>) {
         self.delivery().supply(key, id, page);
+        self.assert_invariants();
     }
 
     /// Whether a channel or a connection waits to be worked on.
@@ -161,6 +167,7 @@ impl<S: Peer> Fanout<S> {
     pub fn step(&mut self) {
         if let Some(key) = self.streams().channels.first_ready() {
             self.turn(key);
+            self.assert_invariants();
             self.turns = self.turns.wrapping_add(1);
             if !self.turns.is_multiple_of(TURNS_PER_VISIT) && self.streams().channels.first_ready().is_some() {
                 return;
@@ -168,6 +175,7 @@ impl<S: Peer> Fanout<S> {
         }
         if let Some(key) = self.streams().next_queued() {
             self.delivery().visit(key);
+            self.assert_invariants();
         }
     }
 
@@ -202,6 +210,7 @@ impl<S: Peer> Fanout<S> {
             connection.unblock();
             streams.queue(key);
         }
+        self.assert_invariants();
     }
 
     /// The peer has sent something, or has gone.
@@ -209,6 +218,15 @@ impl<S: Peer> Fanout<S> {
         let streams = self.streams();
         if let Some(Err(error)) = streams.connections.get_mut(key).map(Connection::discard_input) {
             streams.close(key, error);
+        }
+        self.assert_invariants();
+    }
+
+    /// In a debug build, fails when what the hub holds contradicts itself. Each check looks at everything, so hubs that are
+    /// larger than those of most tests are not checked.
+    fn assert_invariants(&self) {
+        if cfg!(debug_assertions) && self.len() <= CHECKED_MAX {
+            self.lifetimes.assert_invariants();
         }
     }
 }

@@ -84,7 +84,7 @@ impl<S: Peer> Lifetimes<S> {
         }
         // One that is in the backlog, or waits for a page of the log, is not at the tail.
         if !connection.queued && connection.fetching.is_none() {
-            connection.cursor = connection.cursor.max(streams.seen);
+            connection.move_cursor(connection.cursor.max(streams.seen));
         }
         // A position that the client knows is left out: some clients take each for an empty message.
         let seq = connection.cursor;
@@ -152,6 +152,16 @@ impl<S: Peer> Lifetimes<S> {
                 connection.cold.ends_at = Some(streams.now + begin + spread.mul_f64(fastrand::f64()));
                 streams.set_timer(key);
             }
+        }
+    }
+
+    /// Fails when what is held contradicts itself. It looks at everything, so it is for debug builds.
+    pub(super) fn assert_invariants(&self) {
+        let streams = &self.delivery.streams;
+        streams.assert_invariants();
+        for (_, connection) in &streams.connections {
+            let ends = connection.is_ending() || connection.cold.ends_at.is_some();
+            assert!(ends || !self.is_draining(), "in a drain each stream has an end");
         }
     }
 }

@@ -73,5 +73,6 @@ pub(super) fn write_end<'a>(frames: impl Iterator<Item = (u64, &'a Frame)>, writ
         end = Some(WriteEnd { seq, partial: None });
         left -= frame.len();
     }
+    debug_assert_eq!(left, 0, "the socket accepted more than the frames have");
     end
 }

@@ -167,11 +167,13 @@ impl<S: Peer> Streams<S> {
         end: Option<WriteEnd>,
     ) -> io::Result<()> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        debug_assert!(control >= connection.control_len(), "a write adds nothing to what is unsent");
         if control > 0 {
             self.unsent.remove_control(control - connection.control_len());
         }
         if let Some(WriteEnd { seq, partial }) = end {
-            (connection.cursor, connection.last_id_sent) = (seq, seq);
+            connection.move_cursor(seq);
+            connection.last_id_sent = seq;
             if let Some((frame, sent)) = partial {
                 connection.set_partial(seq, sent);
                 self.unsent.add_reader((seq, connection.encoding), frame);
@@ -241,6 +243,31 @@ impl<S: Peer> Streams<S> {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
         timer.into_iter().chain(self.channels.next_pause_end()).min()
+    }
+
+    /// Fails when connections, channels, backlog and timers contradict each other. It looks at everything, so it is for debug
+    /// builds.
+    pub(super) fn assert_invariants(&self) {
+        self.channels.assert_invariants();
+        let backlog: Vec<usize> = self.backlog.iter().collect();
+        let mut slots = 0;
+        for (key, connection) in &self.connections {
+            slots += connection.slots.len();
+            for slot in &connection.slots {
+                let member = self.channels.get(slot.channel).and_then(|channel| channel.members.get(slot.index));
+                assert_eq!(member, Some(&key), "a connection is a member where its slots say");
+            }
+            let queued = backlog.iter().filter(|other| **other == key).count();
+            assert_eq!(queued, usize::from(connection.queued), "a connection is queued that is in the backlog");
+            let timer = Reverse((connection.cold.timer_at, key));
+            assert!(self.timers.iter().any(|other| *other == timer), "each connection has a timer");
+            assert!(connection.last_id_sent <= connection.cursor, "an id on the wire is not beyond the cursor");
+        }
+        assert_eq!(slots, self.channels.memberships(), "each member of a channel is a connection with a slot there");
+        assert!(
+            backlog.iter().all(|key| self.connections.contains(*key)),
+            "a connection that is closed waits for nothing"
+        );
     }
 }
 

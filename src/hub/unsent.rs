@@ -73,7 +73,10 @@ impl Unsent {
     /// A connection has sent all of the event, or has gone.
     pub(super) fn remove_reader(&self, event: EventKey) {
         let mut inner = self.lock();
-        let Some(readers) = inner.readers.get_mut(&event) else { return };
+        let Some(readers) = inner.readers.get_mut(&event) else {
+            debug_assert!(false, "a reader is removed that was not added");
+            return;
+        };
         *readers -= 1;
         if *readers == 0 {
             inner.readers.remove(&event);
@@ -92,12 +95,15 @@ impl Unsent {
 
     /// So many bytes of the broker's own blocks have been sent, or are not wanted any more.
     pub(super) fn remove_control(&self, bytes: usize) {
-        self.lock().control -= bytes;
+        let mut inner = self.lock();
+        debug_assert!(bytes <= inner.control, "more bytes of control blocks are sent than were added");
+        inner.control -= bytes;
     }
 }
 
 impl Inner {
     fn keep(&mut self, event: EventKey, frame: Frame) {
+        debug_assert!(self.readers.contains_key(&event), "an event is kept for those that it is sent in part to");
         if let Entry::Vacant(entry) = self.frames.entry(event) {
             self.bytes += frame.len();
             entry.insert(frame);
@@ -111,6 +117,7 @@ impl Inner {
         {
             self.bytes -= frame.len();
         }
+        debug_assert!(!self.frames.is_empty() || self.bytes == 0, "bytes are counted that are not here");
     }
 }
 

@@ -61,6 +61,7 @@ impl Window {
     }
 
     pub(super) fn push(&mut self, seq: u64, frame: Frame) {
+        debug_assert!(self.last().is_none_or(|last| last < seq), "frames are in order of position, each once");
         self.bytes += frame.len();
         self.frames.push_back((seq, frame));
         while self.bytes > Self::BYTES_MAX {
@@ -73,6 +74,7 @@ impl Window {
             self.trimmed_to = seq;
             self.bytes -= frame.len();
         }
+        debug_assert!(!self.is_empty() || self.bytes == 0, "bytes are counted that are not here");
     }
 
     /// Drops the frames up to `seq`.
@@ -104,6 +106,7 @@ impl Window {
     pub(super) fn segment(&mut self, cursor: u64, seen: u64) -> Option<Segment<'_>> {
         let (first, fills) = self.after(cursor).next().map(|(seq, frame)| (*seq, fills_segment(frame)))?;
         let last = self.last().unwrap_or(first);
+        debug_assert!(cursor < first && first <= last && last <= seen, "a segment begins after the cursor");
         if first == last || fills {
             let to = if first == last { seen } else { first };
             return self.after(cursor).next().map(|(_, frame)| Segment { bytes: frame, last: first, to });

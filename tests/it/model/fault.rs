@@ -44,9 +44,12 @@ impl Breaker {
         match self.fault {
             Fault::None | Fault::Torn => {}
             Fault::Sharded => {
-                let odd = |commit: &Commit| match commit {
-                    Commit::Event(event) => event.topic.as_str().ends_with(['1', '3', '5']),
-                    Commit::Deleted(..) => false,
+                let odd = |commit: &Commit| {
+                    let topic = match commit {
+                        Commit::Event(event) => &event.topic,
+                        Commit::Deleted(topic, _) => topic,
+                    };
+                    topic.as_str().ends_with(['1', '3', '5'])
                 };
                 let late = std::mem::take(&mut self.late);
                 let (odd, even): (Vec<_>, Vec<_>) = batch.commits.drain(..).partition(odd);
