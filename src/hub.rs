@@ -67,7 +67,8 @@ const STEPS_PER_CLOCK_READ: u32 = 8;
 const FETCHES_MAX: usize = 4;
 /// Readiness events that one poll returns. Each may be a stream to close, and a thousand can close together.
 const EVENTS: usize = 128;
-/// The part of a drain's time in which streams are ended. The rest is for those that take their last bytes late.
+/// The part of a drain's time in which streams are ended. The time that is left is for those whose sockets accept their
+/// last bytes late.
 const DRAIN_PART: f64 = 0.8;
 
 /// Hands sockets over to the hub of this thread; cheap to clone.
@@ -109,7 +110,7 @@ impl HubHandle {
             let _done = done;
             // A bug that panics costs the streams of this worker, which resume, and not all streams to come.
             while let Err(error) = tokio::task::spawn_local(hub.run(drain.clone())).await {
-                tracing::error!(%error, "a hub panicked and is started again; its subscribers resume with their cursors");
+                tracing::error!(%error, "a hub panicked and is started again; its subscribers resume");
                 hub = match Hub::new(&log, &config, &unsent, &inbox) {
                     Ok(hub) => hub,
                     Err(error) => {
@@ -124,8 +125,8 @@ impl HubHandle {
         Ok(handle)
     }
 
-    /// Hands over a subscriber. The head of its response and the first bytes of its stream have been written. Its socket
-    /// must not block, and must not be registered with another poll.
+    /// Hands over a subscriber. The head of its response and the first bytes of its stream have been written. Its
+    /// socket must not block, and must not be registered with another poll.
     pub fn adopt(&self, socket: TcpStream, subscription: Subscription) {
         // When the hub has ended, the socket is closed here. The client comes back, and its permits are free.
         if self.0.closed.get() {
@@ -173,7 +174,8 @@ impl Hub {
     fn new(log: &Arc<dyn Log>, config: &StreamConfig, unsent: &Arc<Unsent>, inbox: &Rc<Inbox>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = Rc::new(poll.registry().try_clone()?);
-        // The feed is opened before the fan-out reads the watermark: what is committed in between comes twice, not never.
+        // The feed is opened before the fan-out reads the watermark: what is committed in between comes twice, not
+        // never.
         let feed = log.feed();
         let fanout = Fanout::new(Arc::clone(log), config.clone(), Arc::clone(unsent), Instant::now());
         #[expect(
@@ -212,7 +214,8 @@ impl Hub {
             {
                 return;
             }
-            // Done also when there is other work: in a hub that is always busy, replays and a drain would wait for ever.
+            // Done also when there is other work: in a hub that is always busy, replays and a drain would wait for
+            // ever.
             self.start_fetches();
             let supplied = self.supply_fetched();
             if matches!(phase, Phase::Serving) && drain.begin.has_changed().unwrap_or(true) {
@@ -263,8 +266,8 @@ impl Hub {
         }
     }
 
-    /// Works until nothing is left to do or the slice of time that began at `now` is over; whether work is left. It takes
-    /// one step at least: what was done before in this iteration may have used up the slice.
+    /// Works until nothing is left to do or the slice of time that began at `now` is over; whether work is left. It
+    /// takes one step at least: what was done before in this iteration may have used up the slice.
     fn work(&mut self, now: Instant) -> bool {
         let mut steps: u32 = 0;
         while self.fanout.has_work() {
@@ -301,7 +304,8 @@ impl Hub {
         any
     }
 
-    /// Tells the fan-out which sockets have become ready. It makes no system call as long as the poll itself is not ready.
+    /// Tells the fan-out which sockets have become ready. It makes no system call as long as the poll itself is not
+    /// ready.
     fn poll_sockets(&mut self) {
         if let Some(Ok(mut ready)) = self.poll.readable().now_or_never() {
             ready.clear_ready();

@@ -16,7 +16,8 @@ impl Backlog {
         self.keys.len() == self.closed.len()
     }
 
-    /// Adds a connection, which must not be here. One that has got the key of a closed one takes over its place.
+    /// Adds a connection, which must not be here. If it has the key of a closed connection, it is next when that one
+    /// was.
     pub(super) fn push(&mut self, key: usize) {
         if self.closed.is_empty() || !self.closed.remove(&key) {
             self.keys.push_back(key);

@@ -1,7 +1,7 @@
 //! One topic in one encoding on one hub: its members, and how far they have been visited.
 //!
-//! Streams of one topic and streams of several have channels of their own: a deletion ends the former, and is a frame like
-//! any other for the latter, which go on with what is published to the topic later.
+//! Streams of one topic and streams of several have channels of their own: a deletion ends the former, and is a frame
+//! like any other for the latter, which go on with what is published to the topic later.
 
 use std::time::{Duration, Instant};
 
@@ -109,9 +109,9 @@ impl Channel {
 
     /// How long to wait after a round that has ended and left frames: as long as it took, up to `max`.
     ///
-    /// A topic that is always busy would otherwise be written to its members as fast as the thread can, a few frames at a
-    /// time, and the write costs much more than the frames. In the pause the publishers have the thread, and what they
-    /// publish goes out with the same write.
+    /// A topic that is always busy would otherwise be written to its members as fast as the thread can, a few frames at
+    /// a time, and the write costs much more than the frames. In the pause the publishers have the thread, and what
+    /// they publish goes out with the same write.
     pub(super) fn pause(&self, now: Instant, max: Duration) -> Duration {
         let took = now.saturating_duration_since(self.round.started);
         let paused = Self::PAUSED_ROUND_MIN..max * Self::PAUSED_ROUND_MAX;
@@ -119,8 +119,8 @@ impl Channel {
         if pauses { took.min(max) } else { Duration::ZERO }
     }
 
-    /// Removes the member at `index`. The last member fills the gap, without letting the round skip anybody: a member that
-    /// has been visited moves to the border first, so that only one that has not takes an index behind it.
+    /// Removes the member at `index`. The last member fills the gap, without letting the round skip anybody: a member
+    /// that has been visited moves to the border first, so that only one that has not takes an index behind it.
     pub(super) fn remove_member(&mut self, mut index: usize) -> Moved {
         debug_assert!(index < self.members.len() && self.round.visited <= self.members.len());
         let mut moved = [None, None];

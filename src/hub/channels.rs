@@ -54,7 +54,7 @@ enum State {
     Ready,
     /// For the end of a pause between two rounds, in `paused`.
     Paused,
-    /// For its turn, in `ready`: its topic was deleted, and its members are told so and leave one by one.
+    /// For its turn, in `ready`: its topic was deleted. Its members are told, and leave one by one.
     Ending,
 }
 
@@ -86,8 +86,8 @@ impl Channels {
         self.entries.get(key).is_some_and(|entry| entry.state == State::Ending)
     }
 
-    /// The channel of `topic` in `encoding`, for streams of a single topic or of several. It is made if there is none, and must
-    /// then be given a member.
+    /// The channel of `topic` in `encoding`, for streams of a single topic or of several. It is made if there is none,
+    /// and must then be given a member.
     pub(super) fn open(
         &mut self,
         topic: TopicName,
@@ -110,8 +110,8 @@ impl Channels {
         key
     }
 
-    /// Removes the member at `index` of a channel; which other members have moved. With its last member the channel goes,
-    /// unless it is in a queue: its turn will come, and find it empty.
+    /// Removes the member at `index` of a channel; which other members have moved. With its last member the channel
+    /// goes, unless it is in a queue: its turn will come, and find it empty.
     pub(super) fn leave(&mut self, key: usize, index: usize) -> Moved {
         let Some(entry) = self.entries.get_mut(key) else { return [None, None] };
         let moved = entry.channel.remove_member(index);
@@ -139,8 +139,8 @@ impl Channels {
         }
     }
 
-    /// Tells the members of a topic's channels of its deletion. Streams of this topic alone end, so a new subscriber must not
-    /// come into their channel any more. For all others the notice is the next frame.
+    /// Tells the members of a topic's channels of its deletion. Streams of this topic alone end, so a new subscriber
+    /// must not come into their channel any more. For all others the notice is the next frame.
     pub(super) fn push_deletion(&mut self, topic: &TopicName, seq: u64) {
         let mut left = SmallVec::new();
         for key in self.by_topic.remove(topic).unwrap_or_default() {
@@ -276,7 +276,7 @@ impl Channels {
         }
     }
 
-    /// Fails when a state, a queue or the index of topics contradicts another. It looks at everything, so it is for debug
+    /// Fails when a state, a queue or the index of topics contradicts another. It checks everything, so it is for debug
     /// builds.
     pub(super) fn assert_invariants(&self) {
         for (key, Entry { channel, state }) in &self.entries {

@@ -1,4 +1,4 @@
-//! One subscriber: its socket, where it stands in the log, and what it has taken of a block in part.
+//! One subscriber: its socket, its cursor, and the bytes that its socket has yet to accept.
 
 use std::{
     any::Any,
@@ -20,12 +20,12 @@ use super::{
     unsent::Unsent,
 };
 
-/// What a hub needs of a socket. It must not block.
+/// What a hub needs from a socket, which must not block.
 pub trait Peer: Read + Write {
     /// Ends the stream cleanly: all that was written, then the end.
     fn finish(&mut self);
 
-    /// From now on report each time that the socket, having been full, takes bytes again.
+    /// Reports from now on, under `key`, each time that the socket was full and accepts bytes again.
     ///
     /// # Errors
     /// As the system says; the connection is then closed.
@@ -39,17 +39,17 @@ pub struct Subscription {
     pub topics: SmallVec<[TopicName; 1]>,
     /// How its events are written.
     pub encoding: Encoding,
-    /// How its position is told where there is no event.
+    /// How its client learns its position where there is no event.
     pub marks: Marks,
     /// It has everything up to this position.
     pub after: u64,
-    /// It knows of this many removals of the log.
+    /// It knows of the first so many removals of the log.
     pub removals_seen: u64,
-    /// Deletions up to this position were before it.
+    /// The last position of the log when it subscribed: it must not be told of deletions up to here.
     pub subscribed_at: u64,
-    /// When the stream is to end by itself.
+    /// When the stream must end by itself.
     pub ends_at: Option<Instant>,
-    /// Released when the stream has ended, however it ended: permits, memberships.
+    /// Dropped when the stream has ended, however it ended: permits, memberships of topics.
     pub hold: Box<dyn Any>,
 }
 
@@ -62,59 +62,65 @@ pub(super) struct Slot {
     pub(super) index: usize,
 }
 
-/// A subscriber's connection, owned by the hub. It fits in two lines of the processor's cache: with thousands of them
-/// each line is far away, and a delivery waits for it.
+/// A subscriber's connection, owned by the hub. It fits in two cache lines: with thousands of connections no line is in
+/// the cache, and a delivery waits for each.
 #[repr(align(64))]
 pub(super) struct Connection<S> {
     pub(super) socket: S,
+    /// How its events are written.
     pub(super) encoding: Encoding,
+    /// Its memberships in channels, one a topic.
     pub(super) slots: SmallVec<[Slot; 1]>,
-    /// Everything up to here has been written, or is in `remainder`.
+    /// It has been given everything up to here: all of that is sent, or is in `remainder`.
     pub(super) cursor: u64,
-    /// The last id on the wire.
+    /// The last id that its client has been sent. With `Marks::None` 0 until there is an event.
     pub(super) last_id_sent: u64,
-    /// What the socket has yet to take of blocks that were begun; as a rule nothing.
+    /// Bytes that the socket has yet to accept before anything else; as a rule none.
     remainder: Option<Box<Remainder>>,
     send_buffer: SendBuffer,
-    /// Since when the socket has taken nothing of what it was offered.
+    /// Since when the socket has accepted nothing of what was written to it.
     pub(super) stalled_since: Option<Instant>,
+    /// When the socket accepted bytes last.
     pub(super) last_write: Instant,
     pub(super) stage: Stage,
-    /// It waits for a page that is fetched under this ticket.
+    /// The id of the page request that it waits for.
     pub(super) fetching: Option<NonZeroU32>,
-    /// It waits in the hub's backlog.
+    /// It is in the backlog.
     pub(super) queued: bool,
+    /// The fields that a delivery does not need, in memory of their own.
     pub(super) cold: Box<Cold>,
 }
 
-/// What a socket has yet to take, in this order.
+/// Bytes that a socket has yet to accept, in this order.
 #[derive(Default)]
 struct Remainder {
+    /// The rest of an event.
     partial: Option<Partial>,
-    /// Blocks of the broker's own.
+    /// Control blocks: what the broker itself says in a stream, such as heartbeats and notices.
     control: Bytes,
 }
 
-/// An event that the socket has taken in part. Its bytes are in [`Unsent`], or have to be read
-/// again.
+/// An event that is sent in part. Its bytes are in [`Unsent`], or have to be read from the log again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Partial {
+    /// Its position.
     pub(super) seq: u64,
-    /// Bytes of its frame that are out.
+    /// Bytes of its frame that are sent.
     pub(super) sent: usize,
 }
 
-/// What a delivery has no use for.
+/// The fields of a connection that a delivery does not need.
 pub(super) struct Cold {
     pub(super) marks: Marks,
+    /// When its stream must end by itself.
     pub(super) ends_at: Option<Instant>,
-    /// When to look after it next.
+    /// When to check it next.
     pub(super) timer_at: Instant,
-    /// It has been told of this many removals of the log.
+    /// It has been told of the first so many removals of the log.
     pub(super) removals_seen: u64,
-    /// Deletions up to this position were before it.
+    /// The last position of the log when it subscribed: it must not be told of deletions up to here.
     pub(super) subscribed_at: u64,
-    /// Bytes that the peer sent although it has nothing to say.
+    /// Bytes that the peer has sent, though a subscriber has nothing to send.
     received: usize,
     _hold: Box<dyn Any>,
 }
@@ -130,43 +136,45 @@ pub(super) enum Stage {
     Ending,
 }
 
-/// Whether the socket takes bytes, as far as is known.
+/// Whether the socket accepts bytes, as far as is known.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SendBuffer {
     /// It has never been full, and its readiness is not watched: most never are.
     NeverFull,
-    /// It is full; readiness will say when it is not.
+    /// It is full; an event of the poll will say when it is not.
     Full,
-    /// It has been full, and takes bytes again.
+    /// It was full, and accepts bytes again.
     HasSpace,
 }
 
-/// Said of a stream that ends because the rest of an event was not at hand.
-const NO_REMAINDER: &str = "the rest of the event that it is in the middle of is missing";
+/// Why a stream is closed whose event the caller cannot complete.
+const NO_REMAINDER: &str = "the rest of an event that was sent in part is missing";
 
 impl<S> Connection<S> {
-    /// The event that the socket has taken in part.
+    /// The event that is sent in part.
     pub(super) fn partial(&self) -> Option<Partial> {
         self.remainder.as_ref().and_then(|remainder| remainder.partial)
     }
 
-    /// Bytes of the broker's own blocks that the socket has yet to take.
+    /// Bytes of control blocks that the socket has yet to accept.
     pub(super) fn control_len(&self) -> usize {
         self.remainder.as_ref().map_or(0, |remainder| remainder.control.len())
     }
 
-    /// What it has not sent will not be sent.
+    /// Gives back what it holds of `unsent`: it will send nothing more.
     pub(super) fn release_unsent(&self, unsent: &Unsent) {
         if let Some(remainder) = &self.remainder {
             unsent.remove_control(remainder.control.len());
-            remainder.partial.into_iter().for_each(|partial| unsent.remove_reader((partial.seq, self.encoding)));
+            if let Some(partial) = remainder.partial {
+                unsent.remove_reader((partial.seq, self.encoding));
+            }
         }
     }
 }
 
 impl<S: Peer> Connection<S> {
-    /// What a peer may send on a stream before it is cut: some clients pipeline a request or two, a flood is an attack
-    /// on the worker's time.
+    /// Bytes that a peer may send on a stream before it is closed. Some clients pipeline a request or two; a flood is
+    /// an attack on the worker's time.
     const RECEIVED_MAX: usize = 64 << 10;
 
     pub(super) fn new(socket: S, subscription: Subscription, now: Instant) -> Self {
@@ -206,17 +214,17 @@ impl<S: Peer> Connection<S> {
         self.stage == Stage::Ending
     }
 
-    /// Whether it waits for its socket.
+    /// Whether it waits until its socket accepts bytes.
     pub(super) fn is_blocked(&self) -> bool {
         self.send_buffer == SendBuffer::Full
     }
 
-    /// The socket may take bytes again.
+    /// The socket may accept bytes again.
     pub(super) fn unblock(&mut self) {
         self.send_buffer = SendBuffer::HasSpace;
     }
 
-    /// Puts a block of the broker's own behind what is still to be written.
+    /// Puts a control block behind what is still to be written.
     pub(super) fn push_control(&mut self, block: &Bytes) {
         let control = &mut self.remainder.get_or_insert_default().control;
         if control.is_empty() {
@@ -226,7 +234,7 @@ impl<S: Peer> Connection<S> {
         }
     }
 
-    /// The socket has taken so many bytes of the event at `seq`, and not all.
+    /// Of the event at `seq`, `sent` bytes are sent, and not all.
     pub(super) fn set_partial(&mut self, seq: u64, sent: usize) {
         let remainder = self.remainder.get_or_insert_default();
         debug_assert!(
@@ -237,10 +245,10 @@ impl<S: Peer> Connection<S> {
         remainder.partial = Some(Partial { seq, sent });
     }
 
-    /// Writes what is left of the broker's own, then `segment`, as far as the socket takes it.
+    /// Writes the control blocks that are left, then `segment`, as far as the socket accepts them.
     ///
     /// # Errors
-    /// When an event is sent in part: the rest of it comes first.
+    /// When an event is sent in part: the rest of it must come first.
     pub(super) fn write(&mut self, segment: Segment<'_>, now: Instant) -> io::Result<Written> {
         debug_assert!(!self.is_ending(), "nothing follows the last block");
         debug_assert!(segment.last <= segment.to && segment.to >= self.cursor, "a segment leads on from the cursor");
@@ -249,25 +257,27 @@ impl<S: Peer> Connection<S> {
         }
         let control = self.remainder.as_ref().map(|remainder| remainder.control.clone());
         let control = control.as_deref().unwrap_or_default();
-        let taken = self.write_both(control, segment.bytes, now)?;
-        if taken == control.len() + segment.bytes.len() {
+        let accepted = self.write_both(control, segment.bytes, now)?;
+        if accepted == control.len() + segment.bytes.len() {
             self.remainder = None;
             self.move_cursor(segment.to);
             self.last_id_sent = self.last_id_sent.max(segment.last);
             return Ok(Written::All);
         }
-        let of_control = taken.min(control.len());
+        let of_control = accepted.min(control.len());
         if let Some(remainder) = self.remainder.take().filter(|_| of_control < control.len()) {
             self.remainder =
                 Some(Box::new(Remainder { partial: None, control: remainder.control.slice(of_control..) }));
         }
-        Ok(Written::Part { bytes: taken - of_control })
+        Ok(Written::Part { bytes: accepted - of_control })
     }
 
-    /// Writes what is left over, as far as the socket takes it. `frame` is that of the event that is sent in part, if one is.
+    /// Writes the remainder, as far as the socket accepts it. `frame` is that of the event that is sent in part, if one
+    /// is.
     ///
     /// # Errors
-    /// When an event is sent in part and `frame` does not have its rest: with anything else the stream would be corrupt.
+    /// When an event is sent in part and `frame` does not have its rest: with anything else the stream would be
+    /// corrupt.
     pub(super) fn flush(&mut self, frame: &[u8], now: Instant) -> io::Result<Written> {
         let Some(Remainder { partial, control }) = self.remainder.as_deref() else { return Ok(Written::All) };
         debug_assert!(partial.is_some() || !control.is_empty(), "a remainder that is sent is dropped");
@@ -279,45 +289,45 @@ impl<S: Peer> Connection<S> {
                 .ok_or_else(|| io::Error::other(NO_REMAINDER))?,
             None => &[],
         };
-        let taken = self.write_both(event, &control, now)?;
-        if taken == event.len() + control.len() {
+        let accepted = self.write_both(event, &control, now)?;
+        if accepted == event.len() + control.len() {
             self.remainder = None;
             return Ok(Written::All);
         }
-        let of_event = taken.min(event.len());
+        let of_event = accepted.min(event.len());
         let partial = partial
             .filter(|_| of_event < event.len())
             .map(|partial| Partial { sent: partial.sent + of_event, ..partial });
-        self.remainder = Some(Box::new(Remainder { partial, control: control.slice(taken - of_event..) }));
-        Ok(Written::Part { bytes: taken })
+        self.remainder = Some(Box::new(Remainder { partial, control: control.slice(accepted - of_event..) }));
+        Ok(Written::Part { bytes: accepted })
     }
 
-    /// Offers both, one after the other, to the socket; how much it took.
+    /// Writes both, one after the other, to the socket; how many bytes it accepted.
     #[inline]
     fn write_both(&mut self, first: &[u8], second: &[u8], now: Instant) -> io::Result<usize> {
         let total = first.len() + second.len();
-        let taken = loop {
+        let accepted = loop {
             let result = match (first, second) {
                 (only, []) | ([], only) => self.socket.write(only),
                 _ => self.socket.write_vectored(&[IoSlice::new(first), IoSlice::new(second)]),
             };
             match result {
                 Ok(0) if total > 0 => return Err(ErrorKind::WriteZero.into()),
-                Ok(taken) => break taken,
+                Ok(accepted) => break accepted,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break 0,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         };
-        debug_assert!(taken <= total, "the socket accepts what it is offered, and no more");
-        if taken > 0 {
+        debug_assert!(accepted <= total, "the socket accepts no more than was written to it");
+        if accepted > 0 {
             self.last_write = now;
             self.stalled_since = None;
         }
-        Ok(taken)
+        Ok(accepted)
     }
 
-    /// From now on it waits until the socket takes bytes again.
+    /// From now on it waits until the socket accepts bytes again.
     pub(super) fn wait_writable(&mut self, key: usize, now: Instant) -> io::Result<()> {
         self.stalled_since.get_or_insert(now);
         if std::mem::replace(&mut self.send_buffer, SendBuffer::Full) == SendBuffer::NeverFull {
@@ -326,7 +336,7 @@ impl<S: Peer> Connection<S> {
         Ok(())
     }
 
-    /// Reads and drops what the peer sends.
+    /// Reads what the peer sends, and drops it.
     ///
     /// # Errors
     /// When it has closed its side, or sends more than a subscriber has any reason to.

@@ -1,7 +1,7 @@
 //! Brings a connection from its cursor to the tail, out of the windows of its channels or out of the log.
 //!
-//! The invariant that everything rests on: *a connection whose cursor is c has been given every matching event up to c, in
-//! order, once*. A visit moves the cursor from where it is to the tail, out of the windows when they reach back far
+//! The invariant that everything rests on: *a connection whose cursor is c has been given every matching event up to c,
+//! in order, once*. A visit moves the cursor from where it is to the tail, out of the windows when they reach back far
 //! enough, else out of the log. There is no other way to write an event.
 
 use std::{collections::VecDeque, io, num::NonZeroU32, sync::Arc};
@@ -38,7 +38,7 @@ pub struct PageRequest {
     pub topics: Vec<TopicName>,
     /// The position to read after.
     pub after: u64,
-    /// Removals of the log that the reader has been told of.
+    /// The reader has been told of the first so many removals.
     pub removals_seen: u64,
     /// Bytes of frames that the page may have.
     pub bytes_max: usize,
@@ -65,7 +65,8 @@ enum Progress {
     End,
 }
 
-/// Having read this much, a visit leaves the rest to the next: live events wait meanwhile. Twice as much replays no faster.
+/// Having read this much, a visit leaves the rest to the next: live events wait meanwhile. Twice as much replays no
+/// faster.
 const VISIT_BYTES_MAX: usize = 128 << 10;
 /// What one read of the log asks for.
 const PAGE_BYTES: usize = 64 << 10;
@@ -87,7 +88,7 @@ impl<S: Peer> Delivery<S> {
                 if let Some(connection) = self.streams.connections.get_mut(key) {
                     connection.socket.finish();
                 }
-                self.streams.close(key, "it ended");
+                self.streams.close(key, "the stream has ended");
             }
             Err(error) => self.streams.close(key, error),
         }
@@ -142,8 +143,8 @@ impl<S: Peer> Delivery<S> {
         Ok(Progress::Done)
     }
 
-    /// The common case: one topic, whose window reaches back to the cursor. As the other ways to write, it returns the bytes
-    /// that were offered to the socket.
+    /// The common case: one topic, whose window reaches back to the cursor. As the other ways to write, it returns how
+    /// many bytes were written to the socket, whether or not it accepted them.
     fn write_window(&mut self, key: usize, slot: Slot) -> io::Result<usize> {
         let streams = &mut self.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return Ok(0) };
@@ -219,8 +220,8 @@ impl<S: Peer> Delivery<S> {
             None => self.write_page(key, page).map(drop),
         });
         match written {
-            // At once: as a rule this only requests the next page. Behind all that a busy hub has in its backlog each page would
-            // wait as long as the whole backlog takes.
+            // At once: as a rule this only requests the next page. Behind all that a busy hub has in its backlog each
+            // page would wait as long as the whole backlog takes.
             Ok(()) => {
                 self.visit(key);
                 self.streams.close_overdue(key);
@@ -257,7 +258,7 @@ impl<S: Peer> Delivery<S> {
         let frame = event
             .map(|event| frame::event(encoding, epoch, event))
             .or(notice)
-            .ok_or_else(|| io::Error::other("the event that it was sent in part is not held any more"))?;
+            .ok_or_else(|| io::Error::other("the log does not hold the event any more that was sent in part"))?;
         self.streams.unsent.keep((partial.seq, encoding), frame.clone());
         self.write_partial(key, partial, &frame)
     }
@@ -316,7 +317,8 @@ impl<S: Peer> Delivery<S> {
         self.write_frames(key, &frames, page.to)
     }
 
-    /// Writes the first of `frames`, in order, as one segment. With the last of them the subscriber has everything up to `to`.
+    /// Writes the first of `frames`, in order, as one segment. With the last of them the subscriber has everything up
+    /// to `to`.
     fn write_frames(&mut self, key: usize, frames: &[(u64, Frame)], to: u64) -> io::Result<usize> {
         let streams = &mut self.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return Ok(0) };
@@ -352,8 +354,8 @@ impl<S: Peer> Delivery<S> {
         Ok(bytes.len())
     }
 
-    /// Whether each of a stream's several topics has been deleted since it subscribed, and none has events again. Asked when
-    /// it has everything, notices included.
+    /// Whether each of a stream's several topics has been deleted since it subscribed, and none has events again. Asked
+    /// when it has everything, notices included.
     fn has_only_deleted_topics(&self, key: usize) -> bool {
         let Some(connection) = self.streams.connections.get(key) else { return false };
         if connection.slots.len() < 2 {

@@ -3,8 +3,8 @@
 //! It owns the connections and is driven from outside, by commits from the feed, by readiness of sockets and by time;
 //! it never waits. So a test can drive it with sockets of its own.
 //!
-//! Work waits in two queues: channels that have a *round* to give, which is one visit to each member, and the *backlog* of
-//! connections that have more to read than one visit gives. A channel's *turn* is a part of a round.
+//! Work waits in two queues: channels that have a *round* to give, which is one visit to each member, and the *backlog*
+//! of connections that have more to read than one visit gives. A channel's *turn* is a part of a round.
 
 use std::{
     io,
@@ -57,23 +57,23 @@ impl<S: Peer> Fanout<S> {
         &mut self.lifetimes.delivery.streams
     }
 
-    /// Connections held.
+    /// How many connections it has.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lifetimes.delivery.streams.connections.len()
     }
 
-    /// Whether it holds no connection.
+    /// Whether it has no connection.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lifetimes.delivery.streams.connections.is_empty()
     }
 
-    /// Takes over a subscriber; the stream's first bytes are already written. `register` learns the key under which the
+    /// Adds a subscriber; the first bytes of its stream are already written. `register` learns the key under which the
     /// readiness of the socket must be reported.
     ///
-    /// The feed must have been applied after the log placed the subscription: a deletion that the subscription knows of would
-    /// otherwise still be in the feed, and end a stream that begins after it.
+    /// The feed must have been applied after the log placed the subscription: a deletion that the subscription knows of
+    /// would otherwise still be in the feed, and end a stream that begins after it.
     ///
     /// # Errors
     /// As `register` says; the subscriber is then dropped.
@@ -102,8 +102,8 @@ impl<S: Peer> Fanout<S> {
     }
 
     /// Puts what has been committed into the channels, which wakes those that are quiet, then moves the clock as
-    /// [`advance`](Self::advance). In this order, and with a time from before the batch was taken from the feed, no stream
-    /// that ends is short of an event that was committed before its end.
+    /// [`advance`](Self::advance). In this order, and with a time from before the batch was taken from the feed, no
+    /// stream that ends is short of an event that was committed before its end.
     pub fn apply(&mut self, batch: &mut Batch, now: Instant) {
         let Delivery { streams, log, .. } = &mut self.lifetimes.delivery;
         if batch.lost_to > 0 {
@@ -132,8 +132,8 @@ impl<S: Peer> Fanout<S> {
         self.lifetimes.delivery.streams.next_deadline()
     }
 
-    /// Ends every stream within `within`, spread evenly, so that not all clients come back at the same moment. One that has
-    /// not got everything by then ends where it is.
+    /// Ends every stream within `within`, spread evenly, so that not all clients come back at the same moment. One that
+    /// has not got everything by then ends where it is.
     pub fn drain(&mut self, within: Duration) {
         self.lifetimes.drain(within);
         self.assert_invariants();
@@ -222,8 +222,8 @@ impl<S: Peer> Fanout<S> {
         self.assert_invariants();
     }
 
-    /// In a debug build, fails when what the hub holds contradicts itself. Each check looks at everything, so hubs that are
-    /// larger than those of most tests are not checked.
+    /// In a debug build, fails when what the hub holds contradicts itself. Each call checks everything, so hubs that
+    /// are larger than those of most tests are left out.
     fn assert_invariants(&self) {
         if cfg!(debug_assertions) && self.len() <= CHECKED_MAX {
             self.lifetimes.assert_invariants();

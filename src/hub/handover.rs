@@ -1,9 +1,9 @@
 //! The socket's way from the HTTP server to the hub, or back to where the next request is read.
 //!
 //! The fallback is given a [`Carrier`] instead of the bare socket, and with it one request: the bytes that were
-//! already read of it, and no more from the socket than it still has. The server reads the request and writes the response
-//! through the carrier. The body of a stream takes the socket out of the carrier once the head is sent; after any other
-//! response the socket is taken out when the server has finished with it:
+//! already read of it, and no more from the socket than it still has. The server reads the request and writes the
+//! response through the carrier. The body of a stream takes the socket out of the carrier once the head is sent; after
+//! any other response the socket is taken out when the server has finished with it:
 //!
 //! ```text
 //!  HTTP server: head, first bytes ─► flush ─► body: Carrier::poll_take ─► hub
@@ -12,8 +12,8 @@
 //!                                                   buffers are freed at once
 //! ```
 //!
-//! It carries one request, because the bytes behind it may belong to a second one that is not complete yet: the fallback
-//! would wait for the end of that for ever, and hold what is sent meanwhile.
+//! It carries one request, because the bytes behind it may belong to a second one that is not complete yet: the
+//! fallback would wait for the end of that for ever, and hold what is sent meanwhile.
 
 use std::{
     any::Any,
@@ -44,7 +44,8 @@ struct Inner {
     /// `None` once it has been taken out.
     socket: RefCell<Option<TcpStream>>,
     read_ahead: RefCell<ReadAhead>,
-    /// Bytes of the request that are still to be read from the socket; `None` when the request ends with the connection.
+    /// Bytes of the request that are still to be read from the socket; `None` when the request ends with the
+    /// connection.
     unread: Cell<Option<usize>>,
     /// All that was written since [`Carrier::expect_flush`] is in the kernel's hands.
     flushed: Cell<bool>,
@@ -87,8 +88,8 @@ enum Response {
 }
 
 impl Carrier {
-    /// Carries `socket` for one request. Of the request, the bytes `before` were already read, for which `hold` is held, and
-    /// `rest` bytes are still to come; with `None` it has all that comes.
+    /// Carries `socket` for one request. Of the request, the bytes `before` were already read, for which `hold` is
+    /// held, and `rest` bytes are still to come; with `None` it has all that comes.
     #[must_use]
     pub fn new(socket: TcpStream, before: Vec<u8>, rest: Option<usize>, hold: Option<Box<dyn Any>>) -> Self {
         Self(Rc::new(Inner {
@@ -150,16 +151,16 @@ impl Carrier {
         self.0.moved.replace(false)
     }
 
-    /// Takes the socket out when the server has finished with it, and says whether another request may follow on it; `None`
-    /// when the hub has the socket.
+    /// Takes the socket out when the server has finished with it, and says whether another request may follow on it;
+    /// `None` when the hub has the socket.
     #[must_use]
     pub fn reclaim(&self) -> Option<(TcpStream, bool)> {
         let follows = self.0.response.get() == Response::Ended && self.0.closes.get() == Some(false);
         self.0.socket.borrow_mut().take().map(|socket| (socket, follows))
     }
 
-    /// [`poll_take`](Self::poll_take) must wait for a flush that comes after this: what was written before has been flushed
-    /// already.
+    /// [`poll_take`](Self::poll_take) must wait for a flush that comes after this: what was written before has been
+    /// flushed already.
     pub fn expect_flush(&self) {
         self.0.flushed.set(false);
     }
@@ -253,8 +254,8 @@ impl AsyncRead for Carrier {
 
 impl AsyncWrite for Carrier {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        // It tries at once: the runtime does not know yet whether a socket that it has just been given can be written to, and
-        // the response to a request that breaks off would be lost.
+        // It tries at once: the runtime does not know yet whether a socket that it has just been given can be written
+        // to, and the response to a request that breaks off would be lost.
         let written = self.with(buf.len(), |socket| match send(&*socket, buf) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.poll_write(cx, buf),
             sent => Poll::Ready(sent),

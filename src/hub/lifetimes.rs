@@ -18,8 +18,8 @@ pub(super) struct Lifetimes<S> {
     drain_ends_at: Option<Instant>,
 }
 
-/// The soonest that a drain ends a stream, if there is time: what is being published when it begins is as a rule committed
-/// within this, and gets into all streams.
+/// The soonest that a drain ends a stream, if there is time: what is being published when it begins is as a rule
+/// committed within this, and gets into all streams.
 const LAST_EVENTS: Duration = Duration::from_millis(100);
 
 impl<S: Peer> Lifetimes<S> {
@@ -47,7 +47,7 @@ impl<S: Peer> Lifetimes<S> {
     fn check(&mut self, key: usize) {
         let delivery = &mut self.delivery;
         if delivery.streams.is_overdue(key) {
-            // The kernel reports space only when a third of the buffer is free: a slow reader may have taken something
+            // The kernel reports space only when a third of the buffer is free: a slow reader may have read something
             // without any report of it.
             if let Some(connection) = delivery.streams.connections.get_mut(key) {
                 connection.unblock();
@@ -100,9 +100,9 @@ impl<S: Peer> Lifetimes<S> {
         }
     }
 
-    /// Ends a stream politely: with all that there is now, where to resume, and when. What is more than one visit gives comes
-    /// visit by visit, between those to others; then the stream ends, however much has been published meanwhile. A drain does
-    /// not wait for that beyond its time: the client resumes where the stream ended.
+    /// Ends a stream politely: with all that there is now, where to resume, and when. What is more than one visit gives
+    /// comes visit by visit, between those to others; then the stream ends, however much has been published meanwhile.
+    /// A drain does not wait for that beyond its time: the client resumes where the stream ended.
     pub(super) fn end(&mut self, key: usize) {
         let streams = &mut self.delivery.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return };
@@ -139,8 +139,8 @@ impl<S: Peer> Lifetimes<S> {
         self.delivery.visit(key);
     }
 
-    /// Ends every stream within `within`, spread evenly, so that not all clients come back at the same moment. One that has
-    /// not got everything by then ends where it is.
+    /// Ends every stream within `within`, spread evenly, so that not all clients come back at the same moment. One that
+    /// has not got everything by then ends where it is.
     pub(super) fn drain(&mut self, within: Duration) {
         let streams = &mut self.delivery.streams;
         self.drain_ends_at = Some(streams.now + within);
@@ -155,7 +155,7 @@ impl<S: Peer> Lifetimes<S> {
         }
     }
 
-    /// Fails when what is held contradicts itself. It looks at everything, so it is for debug builds.
+    /// Fails when what is held contradicts itself. It checks everything, so it is for debug builds.
     pub(super) fn assert_invariants(&self) {
         let streams = &self.delivery.streams;
         streams.assert_invariants();
@@ -166,7 +166,8 @@ impl<S: Peer> Lifetimes<S> {
     }
 }
 
-/// `duration`, up to a fifth shorter or longer, so that clients that were disconnected together do not come back together.
+/// `duration`, up to a fifth shorter or longer, so that clients that were disconnected together do not come back
+/// together.
 #[must_use]
 pub fn jitter(duration: Duration) -> Duration {
     duration.mul_f64(0.8 + 0.4 * fastrand::f64())

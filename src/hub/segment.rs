@@ -37,7 +37,7 @@ pub(super) struct WriteEnd {
     pub(super) partial: Option<(Frame, usize)>,
 }
 
-/// Whether `frame` is a segment by itself: to put others behind it would copy it.
+/// Whether `frame` is a segment by itself: putting others behind it would copy it.
 pub(super) fn fills_segment(frame: &Frame) -> bool {
     frame.len() >= SEGMENT_BYTES_MAX
 }

@@ -37,8 +37,8 @@ impl Peer for Socket {
     }
 
     fn watch_writable(&mut self, key: usize) -> io::Result<()> {
-        // From now on our deadline decides alone. Linux ends a connection whose window has been too small for what is first
-        // in its send queue for that time, though the peer takes bytes all the while (`tcp_probe_timer`).
+        // From now on our deadline decides alone. Linux ends a connection whose window has been too small for what is
+        // first in its send queue for that time, though the peer accepts bytes all the while (`tcp_probe_timer`).
         #[cfg(target_os = "linux")]
         rustix::net::sockopt::set_tcp_user_timeout(&self.socket, 0)?;
         self.registry.reregister(&mut self.socket, Token(key), Interest::READABLE | Interest::WRITABLE)
@@ -66,8 +66,8 @@ impl io::Write for Socket {
 }
 
 /// Writes to a socket, by the system call itself: the C library's wrapper prepares for the thread being cancelled and
-/// back, which none here ever is, and that shows where an event has one subscriber. A peer that has gone is an error, not a
-/// signal: Rust's runtime ignores `SIGPIPE`.
+/// back, which none here ever is, and that shows where an event has one subscriber. A peer that has gone is an error,
+/// not a signal: Rust's runtime ignores `SIGPIPE`.
 pub(crate) fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(socket, bytes, SendFlags::empty())?)
 }

@@ -24,10 +24,12 @@ use crate::{config::StreamConfig, event::TopicName};
 
 /// The connections of one hub, and what each of them waits for.
 pub(super) struct Streams<S> {
+    /// Each under its key.
     pub(super) connections: Slab<Connection<S>>,
     pub(super) channels: Channels,
     /// Every commit up to here has been put into the channels.
     pub(super) seen: u64,
+    /// The time when the hub was called last.
     pub(super) now: Instant,
     pub(super) config: StreamConfig,
     /// Bytes that sockets have yet to accept.
@@ -134,7 +136,7 @@ impl<S: Peer> Streams<S> {
         }
         connection.push_control(block);
         if !self.unsent.add_control(block) {
-            self.close(key, "too much waits for subscribers that take nothing (stream.unsent_bytes_max)");
+            self.close(key, "slow subscribers have too much left to be sent (stream.unsent_bytes_max)");
         }
     }
 
@@ -157,8 +159,8 @@ impl<S: Peer> Streams<S> {
         Ok(written == Written::All)
     }
 
-    /// Notes what a write to a connection with `control` bytes of control blocks has changed. Then lets it wait for its socket
-    /// where that is full, which may fail.
+    /// Notes what a write to a connection with `control` bytes of control blocks has changed. Then lets it wait for its
+    /// socket where that is full, which may fail.
     pub(super) fn after_write(
         &mut self,
         key: usize,
@@ -192,12 +194,12 @@ impl<S: Peer> Streams<S> {
         stalled_since.is_some_and(|since| since + self.config.write_timeout <= self.now)
     }
 
-    /// Closes a connection that is overdue. One that waits for a page of the log has not been offered anything: it is closed
-    /// when its socket does not accept what the page brings.
+    /// Closes a connection that is overdue. To one that waits for a page of the log nothing is written meanwhile: it is
+    /// closed when its socket does not accept what the page brings.
     pub(super) fn close_overdue(&mut self, key: usize) {
         let waits = self.connections.get(key).is_some_and(|connection| connection.fetching.is_some());
         if !waits && self.is_overdue(key) {
-            self.close(key, "it took nothing for stream.write_timeout");
+            self.close(key, "its socket accepted nothing for stream.write_timeout");
         }
     }
 
@@ -245,8 +247,8 @@ impl<S: Peer> Streams<S> {
         timer.into_iter().chain(self.channels.next_pause_end()).min()
     }
 
-    /// Fails when connections, channels, backlog and timers contradict each other. It looks at everything, so it is for debug
-    /// builds.
+    /// Fails when connections, channels, backlog and timers contradict each other. It checks everything, so it is for
+    /// debug builds.
     pub(super) fn assert_invariants(&self) {
         self.channels.assert_invariants();
         let backlog: Vec<usize> = self.backlog.iter().collect();

@@ -1,10 +1,9 @@
-//! What slow subscribers are in the middle of: events that a socket has taken in part, and blocks of the broker's own that
-//! it has not taken yet.
+//! What slow subscribers have yet to be sent: the events that are sent to them in part, and control blocks.
 //!
-//! A slow subscriber costs a cursor: its connection remembers which event it is in the middle of, and how many bytes of it
-//! are out. The event's bytes are here, once for all subscribers that read it in the same encoding, as far as
-//! `stream.unsent_bytes_max` allows. Past that the oldest event goes, and is read again from the log when a socket that
-//! needs it takes bytes.
+//! A slow subscriber costs a cursor: its connection remembers which event it has in part, and how many bytes of it. The
+//! event's bytes are here, once for all subscribers that read it in the same encoding, as far as
+//! `stream.unsent_bytes_max` allows. Past that the oldest event is dropped, and is read again from the log when a
+//! socket that needs it accepts bytes.
 
 use std::{
     collections::{BTreeMap, HashMap, btree_map::Entry},
@@ -18,20 +17,21 @@ use crate::frame::{Encoding, Frame};
 /// An event, by its position, in one encoding.
 pub(super) type EventKey = (u64, Encoding);
 
-/// What connections have begun and not sent; shared by all hubs. Only slow subscribers come here.
+/// What connections have yet to send, shared by all hubs. Only slow subscribers come here.
 #[derive(Debug)]
 pub struct Unsent(Mutex<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// How many connections are in the middle of an event.
+    /// How many connections have sent an event in part, for each such event.
     readers: HashMap<EventKey, usize>,
-    /// The events, as far as there is room.
+    /// The frames of these events, as many as the limit allows.
     frames: BTreeMap<EventKey, Frame>,
     /// Bytes of `frames`.
     bytes: usize,
-    /// Bytes of the broker's own blocks, over all connections.
+    /// Bytes of control blocks, over all connections.
     control: usize,
+    /// The limit for both together.
     bytes_max: usize,
 }
 
@@ -42,35 +42,36 @@ impl Unsent {
         Self(Mutex::new(Inner { readers: HashMap::new(), frames: BTreeMap::new(), bytes: 0, control: 0, bytes_max }))
     }
 
-    /// Whether nothing is begun that is not sent.
+    /// Whether no connection has anything to send.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let inner = self.lock();
         inner.readers.is_empty() && inner.frames.is_empty() && inner.control == 0
     }
 
-    /// A panic under the lock is a bug, but to cut every slow subscriber over it would be a worse one: go on.
+    /// A panic under the lock is a bug, but to close every slow stream over it would be a worse one: go on.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection is in the middle of `frame` from now on.
+    /// A connection has sent a part of `frame`, and needs the rest.
     pub(super) fn add_reader(&self, event: EventKey, frame: Frame) {
         let mut inner = self.lock();
         *inner.readers.entry(event).or_default() += 1;
         inner.keep(event, frame);
     }
 
-    /// Keeps `frame` for the connections that are in the middle of it, if there is room.
+    /// Keeps `frame` for the connections that need the rest of it, if the limit allows.
     pub(super) fn keep(&self, event: EventKey, frame: Frame) {
         self.lock().keep(event, frame);
     }
 
+    /// The frame of an event, if it is here.
     pub(super) fn frame(&self, event: EventKey) -> Option<Frame> {
         self.lock().frames.get(&event).cloned()
     }
 
-    /// A connection has sent all of the event, or has gone.
+    /// A connection has sent all of an event, or is closed.
     pub(super) fn remove_reader(&self, event: EventKey) {
         let mut inner = self.lock();
         let Some(readers) = inner.readers.get_mut(&event) else {
@@ -84,16 +85,16 @@ impl Unsent {
         }
     }
 
-    /// A connection has been given a block of the broker's own; whether there is room for it. Events make room: they can be
+    /// A connection has been given a control block; whether the limit allows it. Events are dropped for it: they can be
     /// read again.
     pub(super) fn add_control(&self, block: &Bytes) -> bool {
         let mut inner = self.lock();
         inner.control += block.len();
-        inner.make_room();
+        inner.drop_oldest();
         inner.control <= inner.bytes_max
     }
 
-    /// So many bytes of the broker's own blocks have been sent, or are not wanted any more.
+    /// So many bytes of control blocks have been sent, or are dropped with their connection.
     pub(super) fn remove_control(&self, bytes: usize) {
         let mut inner = self.lock();
         debug_assert!(bytes <= inner.control, "more bytes of control blocks are sent than were added");
@@ -107,11 +108,11 @@ impl Inner {
         if let Entry::Vacant(entry) = self.frames.entry(event) {
             self.bytes += frame.len();
             entry.insert(frame);
-            self.make_room();
+            self.drop_oldest();
         }
     }
 
-    fn make_room(&mut self) {
+    fn drop_oldest(&mut self) {
         while self.bytes + self.control > self.bytes_max
             && let Some((_, frame)) = self.frames.pop_first()
         {
@@ -132,8 +133,8 @@ mod tests {
         Frame::Made(vec![b'x'; bytes].into())
     }
 
-    /// Bytes of events, events, and events that somebody is in the middle of.
-    fn books(unsent: &Unsent) -> (usize, usize, usize) {
+    /// Bytes of events, events, and events that somebody has in part.
+    fn counts(unsent: &Unsent) -> (usize, usize, usize) {
         let inner = unsent.lock();
         (inner.bytes, inner.frames.len(), inner.readers.len())
     }
@@ -144,11 +145,11 @@ mod tests {
         for _ in 0..3 {
             unsent.add_reader((1, LINES), frame(60));
         }
-        assert_eq!(books(&unsent), (60, 1, 1));
+        assert_eq!(counts(&unsent), (60, 1, 1));
         (0..2).for_each(|_| unsent.remove_reader((1, LINES)));
         assert!(unsent.frame((1, LINES)).is_some());
         unsent.remove_reader((1, LINES));
-        assert_eq!(books(&unsent), (0, 0, 0));
+        assert_eq!(counts(&unsent), (0, 0, 0));
         assert!(unsent.frame((1, LINES)).is_none());
     }
 
@@ -157,24 +158,24 @@ mod tests {
         let unsent = Unsent::new(100);
         unsent.add_reader((1, LINES), frame(50));
         unsent.add_reader((2, LINES), frame(50));
-        assert_eq!(books(&unsent).0, 100, "the limit itself is allowed");
+        assert_eq!(counts(&unsent).0, 100, "the limit itself is allowed");
         unsent.add_reader((3, LINES), frame(1));
         assert!(unsent.frame((1, LINES)).is_none() && unsent.frame((2, LINES)).is_some());
         unsent.keep((1, LINES), frame(50));
         assert!(unsent.frame((1, LINES)).is_none(), "it is still the oldest");
         (1..=3).for_each(|seq| unsent.remove_reader((seq, LINES)));
-        assert_eq!(books(&unsent), (0, 0, 0));
+        assert_eq!(counts(&unsent), (0, 0, 0));
         unsent.add_reader((4, LINES), frame(101));
         assert!(unsent.frame((4, LINES)).is_none(), "one that is larger than the limit is not kept");
         unsent.remove_reader((4, LINES));
     }
 
     #[test]
-    fn own_blocks_take_the_room_of_events_and_no_more() {
+    fn control_blocks_displace_events_and_are_limited_too() {
         let unsent = Unsent::new(100);
         unsent.add_reader((1, LINES), frame(50));
         assert!(unsent.add_control(&vec![0; 60].into()));
-        assert!(unsent.frame((1, LINES)).is_none(), "an event can be read again, a block of the broker's own cannot");
+        assert!(unsent.frame((1, LINES)).is_none(), "an event can be read again, a control block cannot");
         assert!(unsent.add_control(&vec![0; 40].into()));
         assert!(!unsent.add_control(&vec![0; 1].into()));
         unsent.remove_control(101);
