@@ -114,8 +114,8 @@ impl Channel {
     /// they publish goes out with the same write.
     pub(super) fn pause(&self, now: Instant, max: Duration) -> Duration {
         let took = now.saturating_duration_since(self.round.started);
-        let paused = Self::PAUSED_ROUND_MIN..max * Self::PAUSED_ROUND_MAX;
-        let pauses = paused.contains(&took) && self.window.bytes() <= Self::PAUSE_BYTES_MAX;
+        let range = Self::PAUSED_ROUND_MIN..max * Self::PAUSED_ROUND_MAX;
+        let pauses = range.contains(&took) && self.window.bytes() <= Self::PAUSE_BYTES_MAX;
         if pauses { took.min(max) } else { Duration::ZERO }
     }
 
