@@ -31,12 +31,11 @@ const VARY: &str = "Origin, Access-Control-Request-Method, Access-Control-Reques
 
 /// What the answer to a request tells browsers; `None` when no other origin is listed, and nothing is told to any.
 pub(super) fn permission(config: &CorsConfig, head: &impl Head) -> Option<Permission> {
-    let origin = head.text("origin");
     let (origin, credentials) = match &config.origins {
-        Origins::Any => (origin.map(|_| Cow::Borrowed("*")), false),
         Origins::Only(origins) if origins.is_empty() => return None,
+        Origins::Any => (head.text("origin").map(|_| Cow::Borrowed("*")), false),
         Origins::Only(origins) => {
-            let listed = origin.filter(|origin| origins.iter().any(|listed| listed == origin));
+            let listed = head.text("origin").filter(|origin| origins.iter().any(|listed| listed == origin));
             (listed.map(|origin| Cow::Owned(origin.to_owned())), true)
         }
     };

@@ -55,17 +55,20 @@ pub(super) fn serve<'a>(edge: &'a Edge, head: &impl Head, body: Body<'_>) -> Ser
         Body::Coming(payload) => match PublishHead::read(edge, head) {
             // It is refused before its body is waited for.
             Err(problem) => now(Err(problem)),
-            Ok(head) => Either::Right(receive(edge, head.into_owned(), payload).boxed_local()),
+            Ok(publish) => {
+                let length = head.text("content-length").and_then(|length| length.parse().ok());
+                Either::Right(receive(edge, publish.into_owned(), length, payload).boxed_local())
+            }
         },
     }
 }
 
 /// Waits for the body, then publishes.
-async fn receive(edge: &Edge, head: PublishHead<'static>, payload: Payload) -> Reply {
+async fn receive(edge: &Edge, head: PublishHead<'static>, length: Option<usize>, payload: Payload) -> Reply {
     let Some(_under_way) = edge.under_way.upgrade() else { return Err(Edge::draining()).into() };
     // Held until the log has the content.
     let mut permit = edge.bytes.permit(head.remote);
-    let received = body::collect(&head.payload, payload, &edge.config.publish, &mut permit).await;
+    let received = body::collect(&head.payload, length, payload, &edge.config.publish, &mut permit).await;
     match received.and_then(|body| head.with_body(edge, body)) {
         Ok(publish) => publish.commit(edge, Some(permit)).await,
         Err(problem) => Err(problem).into(),
@@ -112,9 +115,9 @@ impl<'a> PublishHead<'a> {
         PublishHead { query: self.query.into_owned(), ..self }
     }
 
-    fn with_body(self, edge: &Edge, body: Bytes) -> Result<Publish, Problem> {
+    fn with_body(&self, edge: &Edge, body: Bytes) -> Result<Publish, Problem> {
         let (drafts, several) = drafts(edge, &self.query, self.payload.parse(body)?)?;
-        Ok(Publish { drafts, several, key: self.key })
+        Ok(Publish { drafts, several, key: self.key.clone() })
     }
 }
 

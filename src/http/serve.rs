@@ -4,7 +4,7 @@
 //! anything: which address takes which methods, whether the server drains, what pages of other origins may do, what is
 //! answered. So a request means the same whoever has read it.
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
 use actix_http::StatusCode;
 use futures_util::{
@@ -98,12 +98,19 @@ fn route<'a>(edge: &'a Edge, head: &impl Head, body: Body<'_>) -> Served<'a> {
 
 impl Route<'_> {
     fn of(path: &str) -> Option<Route<'_>> {
+        if let Some(route) = Self::with_name(path) {
+            return Some(route);
+        }
         if let Some(name) = path.strip_prefix("/topics/").filter(|name| !name.is_empty()) {
             return Some(Route::Topic(name));
         }
         // `/%70ublish` is another spelling of the same address (RFC 3986, section 6.2.2.2).
-        let decoded = if path.contains('%') { fields::decode_path(path, b"").ok()? } else { Cow::Borrowed(path) };
-        match &*decoded {
+        let decoded = fields::decode_path(path, b"").ok()?;
+        if decoded == path { None } else { Self::with_name(&decoded) }
+    }
+
+    fn with_name(path: &str) -> Option<Route<'static>> {
+        match path {
             "/publish" => Some(Route::Publish),
             "/subscribe" => Some(Route::Subscribe),
             "/healthz" => Some(Route::Alive),

@@ -6,7 +6,11 @@ use futures_util::{StreamExt as _, stream::LocalBoxStream};
 
 use crate::{
     config::{ENCODED_EXTRA, ENCODED_FACTOR, PublishConfig},
-    http::{fields::Fields, head::Head, problem::Problem},
+    http::{
+        fields::Fields,
+        head::{Head, visible},
+        problem::Problem,
+    },
     limits::BytesPermit,
 };
 
@@ -30,8 +34,6 @@ pub(super) struct PayloadHead {
     kind: Kind,
     /// It has a `Content-Type`, which announces a body, be it an empty one.
     is_announced: bool,
-    /// `Content-Length`.
-    length: Option<usize>,
 }
 
 /// How a body is to be read.
@@ -44,8 +46,8 @@ enum Kind {
 
 impl PayloadHead {
     pub(super) fn read(head: &impl Head) -> Result<Self, Problem> {
-        let length = head.text("content-length").and_then(|length| length.parse().ok());
-        Ok(Self { kind: Kind::of(head)?, is_announced: head.value("content-type").is_some(), length })
+        let media_type = head.value("content-type");
+        Ok(Self { kind: Kind::of(head, media_type)?, is_announced: media_type.is_some() })
     }
 
     /// Refuses a body that is larger than the largest.
@@ -66,17 +68,15 @@ impl PayloadHead {
 
 impl Kind {
     /// As the head says.
-    fn of(request: &impl Head) -> Result<Self, Problem> {
+    fn of(head: &impl Head, media_type: Option<&[u8]>) -> Result<Self, Problem> {
         let unsupported =
             |detail: String| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail);
-        let encoding = request.value("content-encoding");
+        let encoding = head.value("content-encoding");
         if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
             return Err(unsupported("the body is encoded; send it without Content-Encoding".to_owned()));
         }
-        if request.value("content-type").is_none_or(|value| value == b"text/plain") {
-            return Ok(Self::Raw);
-        }
-        let text = request.text("content-type").unwrap_or_default().to_ascii_lowercase();
+        let Some(media_type) = media_type.filter(|value| *value != b"text/plain") else { return Ok(Self::Raw) };
+        let text = visible(media_type).unwrap_or_default().to_ascii_lowercase();
         let mut parts = text.split(';').map(str::trim);
         let essence = parts.next().unwrap_or_default();
         let charset = parts.find_map(|part| part.strip_prefix("charset=")).map(|name| name.trim_matches('"'));
@@ -144,18 +144,20 @@ impl Parts {
 }
 
 /// The whole body, if it is not too large and comes in time: a sender that dribbles would hold its connection for ever.
+/// `length` is what the head says of it.
 pub(super) async fn collect(
     head: &PayloadHead,
+    length: Option<usize>,
     mut payload: Payload,
     config: &PublishConfig,
     permit: &mut BytesPermit,
 ) -> Result<Bytes, Problem> {
-    head.check_length(head.length.unwrap_or(0), config)?;
+    head.check_length(length.unwrap_or(0), config)?;
     // One that has no room now is refused before it is sent. It takes its room only as it comes: heads that promise much,
     // and send nothing, would otherwise use up what others need.
-    permit.cover(head.length.unwrap_or(0))?;
+    permit.cover(length.unwrap_or(0))?;
     permit.cover(0)?;
-    let most = head.length.unwrap_or_else(|| usize::try_from(head.kind.bytes_max(config)).unwrap_or(usize::MAX));
+    let most = length.unwrap_or_else(|| usize::try_from(head.kind.bytes_max(config)).unwrap_or(usize::MAX));
     let all = async {
         let mut body = Vec::new();
         while let Some(chunk) = payload.next().await {
