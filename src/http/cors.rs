@@ -8,10 +8,7 @@ use std::borrow::Cow;
 
 use actix_http::StatusCode;
 
-use super::{
-    answer::Answer,
-    head::{Head, visible},
-};
+use super::{answer::Answer, head::Head, origin::is_listed};
 use crate::config::{CorsConfig, Origins};
 
 /// What a request of some page gets to know.
@@ -31,16 +28,14 @@ const VARY: &str = "Origin, Access-Control-Request-Method, Access-Control-Reques
 
 /// What the answer to a request tells browsers; `None` when no other origin is listed, and nothing is told to any.
 pub(super) fn permission(config: &CorsConfig, head: &impl Head) -> Option<Permission> {
-    let (origin, credentials) = match &config.origins {
-        Origins::Only(origins) if origins.is_empty() => return None,
-        Origins::Any => (head.text("origin").map(|_| Cow::Borrowed("*")), false),
-        Origins::Only(origins) => {
-            let listed = head.text("origin").filter(|origin| origins.iter().any(|listed| listed == origin));
-            (listed.map(|origin| Cow::Owned(origin.to_owned())), true)
-        }
-    };
+    if config.origins == Origins::default() {
+        return None;
+    }
+    let is_for_all = config.origins == Origins::Any;
+    let listed = head.text("origin").filter(|origin| is_listed(&config.origins, Some(origin)));
+    let origin = listed.map(|origin| if is_for_all { Cow::Borrowed("*") } else { Cow::Owned(origin.to_owned()) });
     let asks = head.value("origin").is_some() && head.value("access-control-request-method").is_some();
-    Some(Permission { origin, credentials, is_preflight: asks && head.method() == "OPTIONS" })
+    Some(Permission { origin, credentials: !is_for_all, is_preflight: asks && head.method() == "OPTIONS" })
 }
 
 impl Permission {
@@ -54,7 +49,7 @@ impl Permission {
         let mut answer = Answer::new(StatusCode::NO_CONTENT);
         if self.origin.is_some() {
             answer = answer.with("access-control-allow-methods", METHODS).with("access-control-max-age", MAX_AGE);
-            if let Some(names) = head.value("access-control-request-headers").and_then(visible) {
+            if let Some(names) = head.text("access-control-request-headers") {
                 answer = answer.with("access-control-allow-headers", names.to_owned());
             }
         }

@@ -18,10 +18,7 @@ use crate::config::{CorsConfig, Origins};
 
 pub(super) fn check(request: &impl Head, cors: &CorsConfig) -> Result<(), Problem> {
     let origin = request.value("origin").map(|origin| visible(origin).unwrap_or_default());
-    let listed = match &cors.origins {
-        Origins::Any => true,
-        Origins::Only(origins) => origin.is_some_and(|origin| origins.iter().any(|allowed| allowed == origin)),
-    };
+    let listed = is_listed(&cors.origins, origin);
     let allowed = match (request.value("sec-fetch-site"), origin) {
         // `none` is the address bar; a form or an image of another page is not.
         (Some(b"same-origin" | b"none"), _) | (None, None) => true,
@@ -34,6 +31,14 @@ pub(super) fn check(request: &impl Head, cors: &CorsConfig) -> Result<(), Proble
     let detail = "a page of another site may not publish here; add its origin to cors.origins to allow it (if the page is \
                   this server's own, a proxy in between hides the host that was asked: have it pass `Host`)";
     Err(Problem::new(StatusCode::FORBIDDEN, "cross_site", detail))
+}
+
+/// Whether pages of `origin` are listed. A request that names none is listed where all are.
+pub(super) fn is_listed(origins: &Origins, origin: Option<&str>) -> bool {
+    match origins {
+        Origins::Any => true,
+        Origins::Only(origins) => origin.is_some_and(|origin| origins.iter().any(|listed| listed == origin)),
+    }
 }
 
 /// Whether a page of `origin` is this server's own, which was asked as `host`.
