@@ -19,7 +19,7 @@ use super::{
     origin,
     problem::Problem,
     refusal::refusal,
-    serve::{Body, Reply, Served, now},
+    serve::{Body, Reply, Served, later, now},
 };
 use crate::{
     event::{EventName, TopicName},
@@ -57,7 +57,7 @@ pub(super) fn serve<'a>(edge: &'a Edge, head: &impl Head, body: Body<'_>) -> Ser
             Err(problem) => now(Err(problem)),
             Ok(publish) => {
                 let length = head.text("content-length").and_then(|length| length.parse().ok());
-                Either::Right(receive(edge, publish.into_owned(), length, payload).boxed_local())
+                later(receive(edge, publish.into_owned(), length, payload))
             }
         },
     }
@@ -142,22 +142,17 @@ impl Publish {
     fn commit(mut self, edge: &Edge, permit: Option<BytesPermit>) -> Served<'_> {
         let only = if self.key.is_none() && self.drafts.len() == 1 { self.drafts.pop() } else { None };
         let Some(draft) = only else {
-            let answered = self.commit_each(edge).map(move |answer| {
-                drop(permit);
-                answer.into()
-            });
-            return Either::Right(answered.boxed_local());
+            return later(self.commit_each(edge).inspect(move |_| drop(permit)));
         };
         let (topic, several) = (draft.topic.clone(), self.several);
         match edge.registry.publish(draft) {
             Either::Left(outcome) => now(answer(edge, &[(topic, outcome.into_inner())], several)),
             Either::Right(outcome) => {
                 let under_way = edge.under_way.upgrade();
-                let answered = outcome.map(move |outcome| {
+                later(outcome.map(move |outcome| {
                     drop((under_way, permit));
-                    answer(edge, &[(topic, outcome)], several).into()
-                });
-                Either::Right(answered.boxed_local())
+                    answer(edge, &[(topic, outcome)], several)
+                }))
             }
         }
     }

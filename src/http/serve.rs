@@ -75,7 +75,7 @@ pub(super) fn serve<'a>(edge: &'a Edge, head: &impl Head, body: Body<'_>) -> Ser
     };
     match served {
         Either::Left(reply) => Either::Left(ready(finish(reply.into_inner()))),
-        Either::Right(reply) => Either::Right(reply.map(finish).boxed_local()),
+        Either::Right(reply) => later(reply.map(finish)),
     }
 }
 
@@ -137,6 +137,11 @@ impl From<Result<Answer, Problem>> for Reply {
 /// A reply that is at hand.
 pub(super) fn now<'a>(answer: Result<Answer, Problem>) -> Served<'a> {
     Either::Left(ready(answer.into()))
+}
+
+/// A reply that has to be waited for.
+pub(super) fn later<'a, T: Into<Reply> + 'a>(reply: impl Future<Output = T> + 'a) -> Served<'a> {
+    Either::Right(reply.map(Into::into).boxed_local())
 }
 
 /// The answer to `GET /healthz`.

@@ -4,7 +4,6 @@ use std::{borrow::Cow, net::IpAddr, time::Instant};
 
 use actix_http::StatusCode;
 use bytes::BytesMut;
-use futures_util::{FutureExt as _, future::Either};
 use smallvec::SmallVec;
 
 use super::{
@@ -15,7 +14,7 @@ use super::{
     head::Head,
     problem::Problem,
     refusal,
-    serve::{Reply, Served, now},
+    serve::{Reply, Served, later, now},
 };
 use crate::{
     event::{EventId, TopicName},
@@ -45,7 +44,7 @@ const REFUSED_PATIENCE: u32 = 4;
 /// Serves `GET /subscribe`.
 pub(super) fn serve<'a>(edge: &'a Edge, head: &impl Head) -> Served<'a> {
     match SubscribeRequest::read(edge, head) {
-        Ok(request) => Either::Right(request.admit(edge).boxed_local()),
+        Ok(request) => later(request.admit(edge)),
         Err(problem) => now(Err(problem)),
     }
 }

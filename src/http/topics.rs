@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use actix_http::StatusCode;
-use futures_util::{FutureExt as _, future::Either};
 use serde_json::json;
 
 use super::{
@@ -14,7 +13,7 @@ use super::{
     origin,
     problem::Problem,
     refusal::refusal,
-    serve::{Served, now},
+    serve::{Served, later, now},
 };
 use crate::event::{EventId, TopicName};
 
@@ -53,7 +52,7 @@ pub(super) fn delete<'a>(edge: &'a Edge, head: &impl Head, name: &str) -> Served
         edge.registry.delete(&topic).await.map_err(|error| refusal(&error, RETRY_AFTER))?;
         Ok(Answer::new(StatusCode::NO_CONTENT))
     };
-    Either::Right(deleted.map(Into::into).boxed_local())
+    later(deleted)
 }
 
 fn deletable(edge: &Edge, head: &impl Head, name: &str) -> Result<TopicName, Problem> {
