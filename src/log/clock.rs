@@ -45,8 +45,8 @@ impl Clock {
     }
 
     pub(super) fn now(&self) -> Moment {
-        let elapsed_ms = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let now = Moment { at_ms: OPENED_AT_MS.saturating_add(elapsed_ms), wall_ms: (self.wall)() };
+        let at_ms = OPENED_AT_MS.saturating_add(millis(self.opened.elapsed()));
+        let now = Moment { at_ms, wall_ms: (self.wall)() };
         let ahead_ms = now.ahead_ms();
         let jump_ms = ahead_ms - self.ahead_ms.swap(ahead_ms, Ordering::Relaxed);
         if jump_ms.unsigned_abs() > TOLERANCE_MS {
@@ -82,10 +82,12 @@ pub(super) fn is_back(last_ms: u64, now_ms: u64) -> bool {
 
 /// The system's.
 pub(super) fn system() -> Wall {
-    Arc::new(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-    })
+    Arc::new(|| millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()))
+}
+
+/// In whole milliseconds.
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn signed(ms: u64) -> i64 {

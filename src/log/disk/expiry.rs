@@ -11,7 +11,7 @@ use super::{
     error::StoreError,
     store::{Store, number, position},
 };
-use crate::log::clock::{Clock, Moment, TOLERANCE_MS};
+use crate::log::clock::{Clock, Moment, TOLERANCE_MS, millis};
 
 /// What there is to remove of receipts.
 pub(super) struct Expiry {
@@ -41,7 +41,7 @@ impl Expiry {
     pub(super) fn new(window: Duration, now: Moment) -> Self {
         let ahead_ms = now.ahead_ms();
         Self {
-            window_ms: u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
+            window_ms: millis(window),
             is_due: false,
             is_stopped: false,
             wall: WallClock { set_at_ms: now.at_ms, ahead_ms, range: (ahead_ms, ahead_ms) },

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     config::Config,
     event::{Epoch, EventId, TopicName},
-    log::{KeptReceipt, Receipt},
+    log::{KeptReceipt, Receipt, clock::millis},
 };
 
 /// How long a receipt counts, and how many do.
@@ -49,7 +49,7 @@ impl Store {
         // Those of a time to come were given when the wall clock was wrong; no window would ever end for them.
         let sql = "SELECT topic, key, seq, fingerprint, subscribers, time_ms, fingerprint_upper FROM receipt
             WHERE time_ms BETWEEN ?1 AND ?2 ORDER BY time_ms DESC, seq DESC";
-        let window_ms = u64::try_from(limits.window.as_millis()).unwrap_or(u64::MAX);
+        let window_ms = millis(limits.window);
         let (from, to) = (now_ms.saturating_sub(window_ms), now_ms.saturating_add(window_ms));
         let mut statement = self.connection.prepare(sql)?;
         let mut rows = statement.query([from, to].map(number))?;

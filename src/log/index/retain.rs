@@ -7,7 +7,7 @@
 use std::{collections::VecDeque, mem};
 
 use super::{Index, Removed, times};
-use crate::event::TopicName;
+use crate::{event::TopicName, log::clock::millis};
 
 /// Events that are taken apart while the index is locked.
 pub(in crate::log) const STEP: usize = 4096;
@@ -122,7 +122,7 @@ impl Index {
     /// From the front what the bounds over all topics do not allow.
     fn trim_front(&mut self, now_ms: u64, removed: &mut dyn FnMut(Removed<'_>)) {
         let (bytes_max, events_max) = (self.retention.bytes_max.get(), self.retention.events_max);
-        let age_max_ms = u64::try_from(self.retention.age_max.as_millis()).unwrap_or(u64::MAX);
+        let age_max_ms = millis(self.retention.age_max);
         while let Some((seq, topic)) = self.order.front() {
             if self.step == 0 {
                 self.is_behind = true;
