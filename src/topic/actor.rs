@@ -155,7 +155,10 @@ impl Handler<Publish> for Topic {
         let receipt = receipt.shared();
         let kept = Kept { fingerprint: Some(fingerprint), subscribers, receipt: receipt.clone() };
         self.receipts.keep(Arc::clone(&key), kept);
-        actix::spawn(self.receipts.settle(key, receipt.clone()));
+        // Where the log commits at once there is nothing to wait for, and no task is made.
+        if receipt.clone().now_or_never().is_none_or(|outcome| outcome.is_err()) {
+            actix::spawn(self.receipts.settle(key, receipt.clone()));
+        }
         self.busy_for(self.limits.idempotency_window);
         MessageResult(Answer::Taken(Taken { receipt: receipt.boxed(), subscribers, replayed: false }))
     }
