@@ -63,7 +63,7 @@ pub fn serve(arguments: Arguments) -> ExitCode {
 
 async fn run(config: Config) -> ExitCode {
     let (drain, log) = (config.shutdown.drain, config.log.clone());
-    // Before the banner: whoever reads that it serves may signal at once.
+    // This comes before the banner: a program that has read the banner may send a signal at once.
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         eprintln!("tidings: cannot listen for signals");

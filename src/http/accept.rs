@@ -36,7 +36,7 @@ enum Range {
 }
 
 impl Accept {
-    /// Reads the header; what is not a media range in it is ignored.
+    /// Reads the header, and ignores the parts of it that are no media ranges.
     pub(super) fn read(head: &impl Head) -> Self {
         Self::of(head.values("accept").filter_map(visible))
     }

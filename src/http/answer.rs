@@ -1,4 +1,4 @@
-//! A response, whoever sends it.
+//! A response. The fast path or the fallback sends it.
 
 use std::borrow::Cow;
 

@@ -99,7 +99,7 @@ struct Response {
 }
 
 impl FastPath {
-    /// `fallback` serves what is not plain.
+    /// `fallback` serves the requests that are not plain.
     pub fn new(edge: Rc<Edge>, fallback: Fallback, pending: Rc<Pending>) -> Rc<Self> {
         let scratch = RefCell::new(vec![0; BYTES_MAX]);
         Rc::new(Self {

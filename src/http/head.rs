@@ -1,4 +1,4 @@
-//! A request's head, whoever read it: the fast path or the fallback.
+//! A request's head. The fast path or the fallback has read it.
 
 use std::net::IpAddr;
 

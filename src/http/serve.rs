@@ -2,7 +2,7 @@
 //!
 //! Two readers bring requests here, the fast path ([`super::fast`]) and the fallback ([`super::fallback`]). Neither decides
 //! anything: which address takes which methods, whether the server drains, what pages of other origins may do, what is
-//! answered. So a request means the same whoever has read it.
+//! answered. So a request means the same to both.
 
 use std::time::Duration;
 

@@ -202,6 +202,15 @@ mod tests {
         }
     }
 
+    /// The plain request with one more line in its head.
+    fn with(line: &str) -> String {
+        replaced("Host: x\r\n", &format!("Host: x\r\n{line}\r\n"))
+    }
+
+    fn replaced(from: &str, to: &str) -> String {
+        PLAIN.replace(from, to)
+    }
+
     #[test]
     fn a_plain_request_is_seen_when_it_is_whole_and_not_before() {
         for end in 0..PLAIN.len() {
@@ -218,7 +227,6 @@ mod tests {
 
     #[test]
     fn whatever_could_be_understood_in_two_ways_is_left_to_the_fallback() {
-        let with = |line: &str| PLAIN.replace("Host: x\r\n", &format!("Host: x\r\n{line}\r\n"));
         for line in [
             "Transfer-Encoding: chunked",
             "transfer-encoding: identity",
@@ -238,7 +246,6 @@ mod tests {
             };
             assert_eq!(seen(&request), "other", "{line}");
         }
-        let replaced = |from: &str, to: &str| PLAIN.replace(from, to);
         for request in [
             replaced("Host: x\r\n", ""),
             replaced("HTTP/1.1", "HTTP/1.0"),
@@ -253,11 +260,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_understood_is_refused() {
-        let with = |line: &str| PLAIN.replace("Host: x\r\n", &format!("Host: x\r\n{line}\r\n"));
         for line in ["Content-Length: 3", "Content-Length: 4", "Transfer-Encoding: chunked", "no colon", "Sp ace: x"] {
             assert_eq!(seen(&with(line)), "bad_request", "{line}");
         }
-        let replaced = |from: &str, to: &str| PLAIN.replace(from, to);
         for request in [
             replaced("3\r\n", "+3\r\n"),
             replaced("3\r\n", "3,3\r\n"),
