@@ -110,10 +110,7 @@ async fn one_past_the_limit_is_turned_away_unless_it_asks_for_life() {
             );
             busy.push(send_from(OWN, server.address, HALF).await);
         }
-        until("the limit to be reached", async || {
-            !end(&mut send_from(OWN, server.address, LAST_PUBLISH).await).await.starts_with("HTTP/1.1 200")
-        })
-        .await;
+        until_full(&server).await;
         for request in [LAST_PUBLISH, b""] {
             let answer = Stream::receive(send_from(OWN, server.address, request).await).await;
             assert_eq!((answer.status, answer.header("connection")), (status, Some("close")));
@@ -141,18 +138,28 @@ async fn one_past_the_limit_is_turned_away_unless_it_asks_for_life() {
     }
 }
 
-/// Goal: a supervisor's question is answered past the limit, however many others are being turned away.
-#[tokio::test]
-async fn a_question_for_life_is_answered_beside_a_crowd_that_is_turned_away() {
+/// A server with as many connections as it may have, and those; none of them is silent.
+async fn full() -> (TestServer, Vec<TcpStream>) {
     let server = TestServer::with(places(3, 100));
     let mut busy = Vec::new();
     for _ in 0..3 {
         busy.push(send_from(OWN, server.address, HALF).await);
     }
+    until_full(&server).await;
+    (server, busy)
+}
+
+async fn until_full(server: &TestServer) {
     until("the limit to be reached", async || {
         !end(&mut send_from(OWN, server.address, LAST_PUBLISH).await).await.starts_with("HTTP/1.1 200")
     })
     .await;
+}
+
+/// Goal: a supervisor's question is answered past the limit, however many others are being turned away.
+#[tokio::test]
+async fn a_question_for_life_is_answered_beside_a_crowd_that_is_turned_away() {
+    let (server, _busy) = full().await;
     for _ in 0..10 {
         let mut crowd = Vec::new();
         for _ in 0..150 {
@@ -179,15 +186,7 @@ async fn a_question_for_life_is_answered_beside_a_crowd_that_is_turned_away() {
 /// Goal: of those that are turned away only so many are kept waiting, whether they say nothing or have been answered.
 #[tokio::test]
 async fn who_is_turned_away_gives_way_to_the_next() {
-    let server = TestServer::with(places(3, 100));
-    let mut busy = Vec::new();
-    for _ in 0..3 {
-        busy.push(send_from(OWN, server.address, HALF).await);
-    }
-    until("the limit to be reached", async || {
-        !end(&mut send_from(OWN, server.address, LAST_PUBLISH).await).await.starts_with("HTTP/1.1 200")
-    })
-    .await;
+    let (server, _busy) = full().await;
     for request in [b"", HEALTH, LAST_PUBLISH] {
         let mut crowd = Vec::new();
         for _ in 0..100 {

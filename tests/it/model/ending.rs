@@ -21,17 +21,22 @@ fn ends_with_a_backlog(world: &mut World) -> Result<(), String> {
     if (100_000..500_000).contains(&taken) { Ok(()) } else { Err(format!("{taken} bytes at once")) }
 }
 
+/// The only stream goes on to its end, and has had everything by then.
+fn assert_ends_with_all(world: &mut World) -> Result<(), String> {
+    world.finish()?;
+    world.now.clock.set(world.now.clock.get() + GRAIN);
+    world.finish()?;
+    let last = world.left.first().map(|client| client.last_id().to_owned());
+    assert_eq!(last, Some(world.id(true, world.history.watermark).to_string()), "it ended, and with all of it");
+    world.settle()
+}
+
 #[test]
 fn a_stream_with_a_long_backlog_ends_in_turns() -> Result<(), String> {
     // Goal: what a stream is to have before it ends does not keep others waiting, and it ends with all of it.
     replay_with(9, Size::mib(1), |world| {
         ends_with_a_backlog(world)?;
-        world.finish()?;
-        world.now.clock.set(world.now.clock.get() + GRAIN);
-        world.finish()?;
-        let last = world.left.first().map(|client| client.last_id().to_owned());
-        assert_eq!(last, Some(world.id(true, world.history.watermark).to_string()), "it ended, and with all of it");
-        world.settle()
+        assert_ends_with_all(world)
     })
 }
 
@@ -91,12 +96,7 @@ fn a_stream_that_comes_in_a_drain_ends_in_turns() -> Result<(), String> {
         if world.clients.is_empty() {
             return Err("all of it at once".to_owned());
         }
-        world.finish()?;
-        world.now.clock.set(world.now.clock.get() + GRAIN);
-        world.finish()?;
-        let last = world.left.first().map(|client| client.last_id().to_owned());
-        assert_eq!(last, Some(world.id(true, world.history.watermark).to_string()), "it ended, and with all of it");
-        world.settle()
+        assert_ends_with_all(world)
     })
 }
 
