@@ -1,6 +1,6 @@
 //! What keeps the source as the design says it is.
 
-mod readme;
+mod docs;
 mod source;
 
 use std::collections::BTreeSet;
