@@ -57,7 +57,7 @@ pub(crate) use socket::send;
 pub use unsent::Unsent;
 
 /// How long the hub works before it lets the HTTP server have the thread. Shorter coalesces more of a burst, longer
-/// spares switches; at half a millisecond neither shows in the figures (README, Performance).
+/// spares switches; at half a millisecond neither shows in the figures (docs/performance.md).
 const SLICE: Duration = Duration::from_micros(500);
 /// The same while there is a backlog, whose writes are far larger: what others publish meanwhile waits behind them.
 const BACKLOG_SLICE: Duration = Duration::from_micros(250);

@@ -1,4 +1,4 @@
-//! The README's recipe for nginx, as it is printed, with a real nginx between the page and the server.
+//! The recipe for nginx in `docs/operating.md`, as it is printed, with a real nginx between the page and the server.
 //!
 //! Without nginx these tests are left out and say so; `tests/run` installs it and makes leaving out a failure.
 
@@ -11,11 +11,12 @@ use std::{
 use super::{left_out, on_path};
 use crate::harness::{Stream, TestServer, blocking::Directory, until};
 
-/// The block in the README.
+/// The block on the page.
 fn recipe() -> String {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("the README");
-    let block = readme.split("```nginx\n").nth(1).and_then(|rest| rest.split("```").next());
-    block.expect("README.md has a recipe for nginx").to_owned()
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operating.md");
+    let page = std::fs::read_to_string(page).expect("docs/operating.md");
+    let block = page.split("```nginx\n").nth(1).and_then(|rest| rest.split("```").next());
+    block.expect("docs/operating.md has a recipe for nginx").to_owned()
 }
 
 /// An nginx with `recipe` in front of `server`; killed with the value.
@@ -80,7 +81,7 @@ impl Drop for Nginx {
     }
 }
 
-/// Goal: behind the proxy of the README the page subscribes, publishes and deletes, with a browser that sends
+/// Goal: behind the proxy of the recipe the page subscribes, publishes and deletes, with a browser that sends
 /// `Sec-Fetch-Site` and with one that does not; other pages do not.
 #[tokio::test]
 async fn the_page_works_behind_the_recipe() {

@@ -1,4 +1,4 @@
-//! The README says what is, all of it and nothing else.
+//! The tables in `docs/` say what is, all of it and nothing else.
 
 use std::collections::BTreeSet;
 
@@ -7,6 +7,9 @@ use tidings::config::SETTINGS;
 use super::source::{Source, read, rust, words};
 
 type Names = BTreeSet<String>;
+
+const API: &str = "docs/api.md";
+const CONFIGURATION: &str = "docs/configuration.md";
 
 /// The rows of the tables in `text`: the cells of each.
 fn rows(text: &str) -> Vec<Vec<String>> {
@@ -19,7 +22,7 @@ fn rows(text: &str) -> Vec<Vec<String>> {
 /// What follows the heading, up to the next one of its level or above.
 fn section<'a>(text: &'a str, heading: &str) -> &'a str {
     let level = heading.split(' ').next().unwrap_or_default().len();
-    let begin = text.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("README.md has the heading `{heading}`"));
+    let begin = text.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("there is the heading `{heading}`"));
     let rest = &text[begin + heading.len() + 2..];
     let end = (1..=level).filter_map(|level| rest.find(&format!("\n{} ", "#".repeat(level)))).min();
     &rest[..end.unwrap_or(rest.len())]
@@ -37,13 +40,10 @@ fn names(rows: &[Vec<String>], is_name: fn(&str) -> bool) -> Names {
     rows.iter().filter_map(of_row).flatten().collect()
 }
 
-fn same(what: &str, code: &Names, readme: &Names) {
-    let missing: Vec<_> = code.difference(readme).collect();
-    let unknown: Vec<_> = readme.difference(code).collect();
-    assert!(
-        missing.is_empty() && unknown.is_empty(),
-        "{what}: README.md lacks {missing:?}, the code lacks {unknown:?}"
-    );
+fn same(page: &str, code: &Names, told: &Names) {
+    let missing: Vec<_> = code.difference(told).collect();
+    let unknown: Vec<_> = told.difference(code).collect();
+    assert!(missing.is_empty() && unknown.is_empty(), "{page} lacks {missing:?}, the code lacks {unknown:?}");
 }
 
 fn is_code(word: &str) -> bool {
@@ -91,25 +91,25 @@ fn codes(text: &str) -> Names {
 }
 
 #[test]
-fn every_error_code_is_in_the_readme_and_no_other() {
-    // Clients branch on codes: the table under `### Errors` has each of them.
+fn every_error_code_is_on_the_page_and_no_other() {
+    // Clients branch on codes: the table under `## Errors` has each of them.
     let code: Names = http().iter().flat_map(|file| codes(file.product())).collect();
     for known in ["bad_topic", "bad_json", "too_large", "draining", "too_many_connections_per_ip"] {
         assert!(code.contains(known), "{known} is found in the code: {code:?}");
     }
-    same("error codes", &code, &names(&rows(section(&read("README.md"), "### Errors")), is_code));
+    same(API, &code, &names(&rows(section(&read(API), "## Errors")), is_code));
 }
 
 #[test]
-fn every_key_is_in_the_readme_and_no_other() {
-    // The tables under `## Configuration` have each key of the configuration.
+fn every_key_is_on_the_page_and_no_other() {
+    // The tables of the page have each key of the configuration.
     let keys: Names = SETTINGS.iter().map(|setting| setting.key.to_owned()).collect();
-    same("configuration keys", &keys, &names(&rows(section(&read("README.md"), "## Configuration")), is_key));
+    same(CONFIGURATION, &keys, &names(&rows(&read(CONFIGURATION)), is_key));
 }
 
 #[test]
-fn every_route_is_in_the_readme_and_no_other() {
-    // Some table's row begins with each route, such as `GET /subscribe?topic=T`; the page's own parts are not routes to use.
+fn every_route_is_on_the_page_and_no_other() {
+    // A row of the table under `## Routes` begins with each route, such as `GET /subscribe?topic=T`; the page's own parts are not routes to use.
     let serve = read("src/http/serve.rs");
     let exact = serve.split("\" => Some(Route::").filter_map(|before| before.rsplit('"').next());
     let mut routes: Names = exact.filter(|route| route.starts_with('/')).map(str::to_owned).collect();
@@ -118,15 +118,15 @@ fn every_route_is_in_the_readme_and_no_other() {
     routes.insert("/".to_owned());
     assert!(routes.contains("/subscribe") && routes.contains("/topics/{topic}"), "{routes:?}");
     let mut told = Names::new();
-    for row in rows(&read("README.md")) {
+    for row in rows(section(&read(API), "## Routes")) {
         let words = quoted(&row[0]).flat_map(|quoted| quoted.split(' ')).filter(|word| word.starts_with('/'));
         told.extend(words.map(|word| word.split(['?', '[']).next().unwrap_or_default().to_owned()));
     }
-    same("routes", &routes, &told);
+    same(API, &routes, &told);
 }
 
 #[test]
-fn the_readme_is_read_as_it_is_written() {
+fn a_page_is_read_as_it_is_written() {
     // The control of the other tests, on a page that has every case.
     let page = "# T\n## Configuration\nAlso `x.y` in text.\n| key | is |\n|--|--|\n| `log.age_max` | as `a.b` |\n### Errors\n\
                 | status | code |\n|---|:--|\n| 400 | `bad_topic`, `gap` | `topic` |\n## Next\n| `no_more` |\n";
