@@ -1,6 +1,7 @@
 //! What keeps the source as the design says it is.
 
 mod docs;
+mod links;
 mod source;
 
 use std::collections::BTreeSet;

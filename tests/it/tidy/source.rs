@@ -27,20 +27,32 @@ pub fn read(path: &str) -> String {
     std::fs::read_to_string(top().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Every file under these folders; one that does not exist has none.
-pub fn files(folders: &[&str]) -> Vec<Source> {
+/// The path of every file under these folders; one that does not exist has none.
+pub fn paths(folders: &[&str]) -> Vec<String> {
     let mut paths = Vec::new();
     for folder in folders {
         walk(&top().join(folder), &mut paths);
     }
     paths.sort();
-    let read = |path: PathBuf| {
-        let name = path.strip_prefix(top()).expect("it is below").to_str().expect("a name in UTF-8").replace('\\', "/");
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let code = if name.ends_with(".rs") { code(&text) } else { String::new() };
-        Source { path: name, text, code }
+    let name = |path: PathBuf| {
+        path.strip_prefix(top()).expect("it is below").to_str().expect("a name in UTF-8").replace('\\', "/")
     };
-    paths.into_iter().map(read).collect()
+    paths.into_iter().map(name).collect()
+}
+
+/// Whether there is such a file or folder.
+pub fn exists(path: &str) -> bool {
+    top().join(path).exists()
+}
+
+/// Every file under these folders.
+pub fn files(folders: &[&str]) -> Vec<Source> {
+    let source = |path: String| {
+        let text = read(&path);
+        let code = if path.ends_with(".rs") { code(&text) } else { String::new() };
+        Source { path, text, code }
+    };
+    paths(folders).into_iter().map(source).collect()
 }
 
 /// Every Rust file under these folders.
