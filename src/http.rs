@@ -35,7 +35,7 @@ mod head;
 
 pub use fast::{Fallback, FastPath};
 pub use pending::Pending;
-pub use problem::Problem;
+pub use problem::{Code, Problem};
 
 /// Why a server that is ending refuses.
 const DRAINING: &str = "the server is shutting down";
@@ -67,7 +67,7 @@ impl Edge {
     }
 
     fn draining() -> Problem {
-        Problem::unavailable("draining", DRAINING, Duration::from_secs(1))
+        Problem::new(Code::Draining, DRAINING).retry_after(Duration::from_secs(1))
     }
 
     /// Whether a change is taken.
@@ -90,17 +90,17 @@ impl Edge {
             if given > max {
                 given += names.count() + more;
                 let detail = format!("a request may name {max} topics, and this one names {given}");
-                let problem = Problem::bad_request("too_many_topics_named", detail);
+                let problem = Problem::new(Code::TooManyTopicsNamed, detail);
                 return Err(problem.with("limit", max).with("given", given));
             }
             let topic = TopicName::parse(name, limits.topic_bytes_max.to_usize())
-                .map_err(|error| Problem::bad_request("bad_topic", format!("`topic` is refused: {error}")))?;
+                .map_err(|error| Problem::new(Code::BadTopic, format!("`topic` is refused: {error}")))?;
             if !topics.contains(&topic) {
                 topics.push(topic);
             }
         }
         if topics.is_empty() {
-            return Err(Problem::bad_request("topic_missing", "there is no `topic`"));
+            return Err(Problem::new(Code::TopicMissing, "there is no `topic`"));
         }
         Ok((topics, given > 1))
     }

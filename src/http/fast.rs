@@ -24,7 +24,6 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use actix_http::StatusCode;
 use futures_util::future::{Either, LocalBoxFuture};
 use tokio::{
     io::{AsyncRead as _, ReadBuf},
@@ -36,7 +35,7 @@ use super::{
     Edge,
     answer::Answer,
     pending::{Pending, Place},
-    problem::Problem,
+    problem::{Code, Problem},
     serve::{Body, Reply, serve},
 };
 use crate::hub::Subscription;
@@ -229,7 +228,7 @@ impl FastPath {
             Wait::Head => {
                 let within = humantime::format_duration(self.edge.config.server.head_timeout);
                 let detail = format!("the head of the request did not arrive within {within}");
-                self.refuse(&Problem::new(StatusCode::REQUEST_TIMEOUT, "head_timeout", detail))
+                self.refuse(&Problem::new(Code::HeadTimeout, detail))
             }
             Wait::Body => self.hand_over(connection),
         }

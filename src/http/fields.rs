@@ -8,7 +8,10 @@ use std::borrow::Cow;
 use memchr::memchr2;
 use smallvec::SmallVec;
 
-use super::{problem::Problem, spelling::meant};
+use super::{
+    problem::{Code, Problem},
+    spelling::meant,
+};
 
 /// Pairs that are kept, more than any configuration allows a request to need; the others are counted.
 const KEPT_MAX: usize = 2048;
@@ -30,7 +33,7 @@ impl<'a> Fields<'a> {
             None => Ok(()),
             Some(meant) => {
                 let detail = format!("there is no parameter `{name}`; did you mean `{meant}`?");
-                Err(Problem::bad_request("unknown_parameter", detail))
+                Err(Problem::new(Code::UnknownParameter, detail))
             }
         };
         Self::parse(text.as_bytes(), "the query", known, lenient, check)
@@ -90,7 +93,7 @@ impl<'a> Fields<'a> {
         let value = values.next();
         match values.next() {
             None => Ok(value),
-            Some(_) => Err(Problem::bad_request("repeated", format!("`{name}` is given more than once"))),
+            Some(_) => Err(Problem::new(Code::Repeated, format!("`{name}` is given more than once"))),
         }
     }
 
@@ -104,7 +107,7 @@ impl<'a> Fields<'a> {
 /// Undoes the percent-encoding of `text`: of `name`, or of its value.
 pub(super) fn decode<'a>(text: &'a [u8], source: &str, name: &[u8]) -> Result<Cow<'a, str>, Problem> {
     let told = || format!("`{}` in {source}", String::from_utf8_lossy(name));
-    let bad_utf8 = |at: usize| Problem::bad_request("bad_utf8", format!("{} is not valid UTF-8 at byte {at}", told()));
+    let bad_utf8 = |at: usize| Problem::new(Code::BadUtf8, format!("{} is not valid UTF-8 at byte {at}", told()));
     if memchr2(b'%', b'+', text).is_none() {
         return std::str::from_utf8(text).map(Cow::Borrowed).map_err(|error| bad_utf8(error.valid_up_to()));
     }
@@ -121,7 +124,7 @@ pub(super) fn decode<'a>(text: &'a [u8], source: &str, name: &[u8]) -> Result<Co
             (b'%', _) => {
                 let at = text.len() - tail.len() - 1;
                 let detail = format!("{} has a `%` without two hexadecimal digits at byte {at}", told());
-                return Err(Problem::bad_request("bad_encoding", detail));
+                return Err(Problem::new(Code::BadEncoding, detail));
             }
             _ => *byte,
         });
@@ -150,8 +153,8 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Vec<(String, String)>, &'static str> {
-        let fields =
-            Fields::query(text, &["topic", "content", "flag", "x", "id"], &["id"]).map_err(|problem| problem.code())?;
+        let fields = Fields::query(text, &["topic", "content", "flag", "x", "id"], &["id"])
+            .map_err(|problem| problem.code().as_str())?;
         Ok(fields.pairs.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
     }
 

@@ -8,11 +8,9 @@
 //! proxy changes `Host`: so it is believed first. Browsers send it over HTTPS and to this machine only; without it
 //! `Origin` has to be the host that was asked.
 
-use actix_http::StatusCode;
-
 use super::{
     head::{Head, visible},
-    problem::Problem,
+    problem::{Code, Problem},
 };
 use crate::config::{CorsConfig, Origins};
 
@@ -30,7 +28,7 @@ pub(super) fn check(request: &impl Head, cors: &CorsConfig) -> Result<(), Proble
     }
     let detail = "a page of another site may not publish here; add its origin to cors.origins to allow it (if the page is \
                   this server's own, a proxy in between hides the host that was asked: have it pass `Host`)";
-    Err(Problem::new(StatusCode::FORBIDDEN, "cross_site", detail))
+    Err(Problem::new(Code::CrossSite, detail))
 }
 
 /// Whether pages of `origin` are listed. A request that names none is listed where all are.

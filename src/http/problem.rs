@@ -2,20 +2,22 @@
 
 use std::{fmt, time::Duration};
 
-use actix_http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
 use crate::limits::{TooManyBytes, TooManyPending};
 
-/// A refusal. `code` is API: clients branch on it; `detail` is for people.
+mod code;
+
+pub use code::Code;
+
+/// A refusal: its code is for programs, its detail for people.
 #[derive(Clone, Debug)]
 pub struct Problem(Box<Parts>);
 
 #[derive(Clone, Debug)]
 struct Parts {
-    status: StatusCode,
-    code: &'static str,
+    code: Code,
     detail: String,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
@@ -23,38 +25,21 @@ struct Parts {
 }
 
 impl Problem {
-    /// A refusal with `status`.
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self(Box::new(Parts {
-            status,
-            code,
-            detail: detail.into(),
-            retry_after: None,
-            allow: None,
-            members: Map::new(),
-        }))
+    /// A refusal. Its status is that of `code`.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self(Box::new(Parts { code, detail: detail.into(), retry_after: None, allow: None, members: Map::new() }))
     }
 
-    /// 400: what is wrong and where.
-    pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, code, detail)
-    }
-
-    /// 503 that is worth another try after `retry_after`.
-    pub fn unavailable(code: &'static str, detail: impl Into<String>, retry_after: Duration) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(retry_after)
-    }
-
-    /// 413, with the limit.
+    /// [`Code::TooLarge`], with the limit.
     pub fn too_large(what: &str, limit: u64) -> Self {
         let detail = format!("{what} is larger than {limit} bytes");
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail).with("limit", limit)
+        Self::new(Code::TooLarge, detail).with("limit", limit)
     }
 
-    /// 405, with what is allowed.
+    /// [`Code::MethodNotAllowed`], with what is allowed.
     pub fn method_not_allowed(allow: &'static str) -> Self {
         let detail = format!("this address answers {allow}");
-        let mut problem = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
+        let mut problem = Self::new(Code::MethodNotAllowed, detail);
         problem.0.allow = Some(allow);
         problem
     }
@@ -73,13 +58,8 @@ impl Problem {
         self
     }
 
-    /// The status of the response.
-    pub fn status(&self) -> StatusCode {
-        self.0.status
-    }
-
-    /// The stable code.
-    pub fn code(&self) -> &'static str {
+    /// Why it is refused.
+    pub fn code(&self) -> Code {
         self.0.code
     }
 
@@ -90,17 +70,18 @@ impl Problem {
 
     /// The response.
     pub(super) fn answer(&self) -> Answer {
+        let status = self.0.code.status();
         let mut document = json!({
             "type": "about:blank",
-            "title": self.0.status.canonical_reason(),
-            "status": self.0.status.as_u16(),
-            "code": self.0.code,
+            "title": status.canonical_reason(),
+            "status": status.as_u16(),
+            "code": self.0.code.as_str(),
             "detail": self.0.detail,
         });
         if let Value::Object(document) = &mut document {
             document.extend(self.0.members.clone());
         }
-        let mut answer = Answer::new(self.0.status).with("content-type", "application/problem+json");
+        let mut answer = Answer::new(status).with("content-type", "application/problem+json");
         answer = answer.with("x-content-type-options", "nosniff").with("cache-control", "no-store");
         if let Some(after) = self.0.retry_after {
             // Whole seconds (RFC 9110, section 10.2.3), rounded up: too late beats too early.
@@ -116,32 +97,26 @@ impl Problem {
 
 impl From<TooManyBytes> for Problem {
     fn from(error: TooManyBytes) -> Self {
-        let (detail, retry_after) = (error.to_string(), Duration::from_secs(1));
-        match error {
-            TooManyBytes::Overall { .. } => Self::unavailable("too_many_request_bytes", detail, retry_after),
-            TooManyBytes::PerIp { .. } => {
-                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_request_bytes_per_ip", detail)
-                    .retry_after(retry_after)
-            }
-        }
+        let code = match error {
+            TooManyBytes::Overall { .. } => Code::TooManyRequestBytes,
+            TooManyBytes::PerIp { .. } => Code::TooManyRequestBytesPerIp,
+        };
+        Self::new(code, error.to_string()).retry_after(Duration::from_secs(1))
     }
 }
 
 impl From<TooManyPending> for Problem {
     fn from(error: TooManyPending) -> Self {
-        let (detail, retry_after) = (error.to_string(), Duration::from_secs(1));
-        match error {
-            TooManyPending::Overall { .. } => Self::unavailable("too_many_pending_connections", detail, retry_after),
-            TooManyPending::PerIp { .. } => {
-                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_pending_connections_per_ip", detail)
-                    .retry_after(retry_after)
-            }
-        }
+        let code = match error {
+            TooManyPending::Overall { .. } => Code::TooManyPendingConnections,
+            TooManyPending::PerIp { .. } => Code::TooManyPendingConnectionsPerIp,
+        };
+        Self::new(code, error.to_string()).retry_after(Duration::from_secs(1))
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.0.code, self.0.detail)
+        write!(f, "{}: {}", self.0.code.as_str(), self.0.detail)
     }
 }

@@ -17,7 +17,7 @@ use super::{
     fields::Fields,
     head::{Head, visible},
     origin,
-    problem::Problem,
+    problem::{Code, Problem},
     refusal::refusal,
     serve::{Body, Reply, Served, later, now},
 };
@@ -176,14 +176,14 @@ impl Publish {
 fn drafts(edge: &Edge, query: &Fields<'_>, body: Parts) -> Result<(SmallVec<[Draft; 1]>, bool), Problem> {
     let content = match (query.only("content")?, body.content) {
         (Some(_), Some(_)) => {
-            return Err(Problem::bad_request("repeated", "`content` is in the query and in the body"));
+            return Err(Problem::new(Code::Repeated, "`content` is in the query and in the body"));
         }
         (Some(content), None) => Bytes::copy_from_slice(content.as_bytes()),
         (None, Some(content)) => content,
         (None, None) => {
             let detail = "there is no content: give `content` in the query, a form or a JSON body, or a body of any other \
                           type (Content-Type: text/plain)";
-            return Err(Problem::bad_request("content_missing", detail));
+            return Err(Problem::new(Code::ContentMissing, detail));
         }
     };
     let content_max = edge.config.publish.event_bytes_max.get();
@@ -191,13 +191,13 @@ fn drafts(edge: &Edge, query: &Fields<'_>, body: Parts) -> Result<(SmallVec<[Dra
         return Err(Problem::too_large("the content", content_max));
     }
     let name = match (query.only("event")?, &body.event) {
-        (Some(_), Some(_)) => return Err(Problem::bad_request("repeated", "`event` is in the query and in the body")),
+        (Some(_), Some(_)) => return Err(Problem::new(Code::Repeated, "`event` is in the query and in the body")),
         (Some(name), None) => Some(name),
         (None, name) => name.as_deref(),
     };
     // An empty one is unset, as in the stream's own format.
     let name = name.filter(|name| !name.is_empty()).map(EventName::parse).transpose();
-    let name = name.map_err(|error| Problem::bad_request("bad_event", format!("`event` is refused: {error}")))?;
+    let name = name.map_err(|error| Problem::new(Code::BadEvent, format!("`event` is refused: {error}")))?;
     let given = query.all("topic").chain(body.topics.iter().map(String::as_str));
     let (topics, several) = edge.topics(given, query.dropped() + body.topics_given - body.topics.len())?;
     let events = std::iter::repeat_n((name, content), topics.len());
@@ -212,7 +212,7 @@ fn key(request: &impl Head) -> Result<Option<Arc<str>>, Problem> {
         Some(key) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => Ok(Some(key.into())),
         _ => {
             let detail = format!("Idempotency-Key takes 1 to {KEY_BYTES_MAX} visible ASCII characters");
-            Err(Problem::bad_request("bad_idempotency_key", detail))
+            Err(Problem::new(Code::BadIdempotencyKey, detail))
         }
     }
 }

@@ -2,9 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use actix_http::StatusCode;
-
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use crate::{
     log::AppendError,
     registry::RegistryError,
@@ -20,7 +18,9 @@ pub(super) trait Refused: fmt::Display {
 /// `error` as a problem; the client may try again after `retry_after`.
 pub(super) fn refusal<E: Refused>(error: &RegistryError<E>, retry_after: Duration) -> Problem {
     match error {
-        RegistryError::TooManyTopics(error) => Problem::unavailable("too_many_topics", error.to_string(), retry_after),
+        RegistryError::TooManyTopics(error) => {
+            Problem::new(Code::TooManyTopics, error.to_string()).retry_after(retry_after)
+        }
         RegistryError::Topic(error) => error.problem(retry_after),
     }
 }
@@ -29,9 +29,9 @@ impl Refused for PublishError {
     fn problem(&self, retry_after: Duration) -> Problem {
         let unsettled = "the event may have been published, and a retry with the same Idempotency-Key settles it";
         match self {
-            Self::NotStarted => Problem::unavailable("unavailable", self.to_string(), retry_after),
+            Self::NotStarted => Problem::new(Code::Unavailable, self.to_string()).retry_after(retry_after),
             Self::Unknown => outcome_unknown(self, unsettled, retry_after),
-            Self::KeyReused => Problem::new(StatusCode::CONFLICT, "idempotency_key_reused", self.to_string()),
+            Self::KeyReused => Problem::new(Code::IdempotencyKeyReused, self.to_string()),
             Self::Log(error) => of_the_log(*error, unsettled, retry_after),
         }
     }
@@ -50,10 +50,10 @@ impl Refused for DeleteError {
 impl Refused for JoinError {
     fn problem(&self, retry_after: Duration) -> Problem {
         match self {
-            Self::NotStarted => Problem::unavailable("unavailable", self.to_string(), retry_after),
-            Self::Full => Problem::unavailable("too_many_subscribers", self.to_string(), retry_after),
+            Self::NotStarted => Problem::new(Code::Unavailable, self.to_string()).retry_after(retry_after),
+            Self::Full => Problem::new(Code::TooManySubscribers, self.to_string()).retry_after(retry_after),
             // A client that follows a topic is told by a 204, which is no error.
-            Self::Deleted => Problem::new(StatusCode::NOT_FOUND, "topic_unknown", self.to_string()),
+            Self::Deleted => Problem::new(Code::TopicUnknown, self.to_string()),
         }
     }
 }
@@ -61,17 +61,15 @@ impl Refused for JoinError {
 fn of_the_log(error: AppendError, unsettled: &str, retry_after: Duration) -> Problem {
     let detail = error.to_string();
     match error {
-        AppendError::Unavailable => Problem::unavailable("unavailable", detail, retry_after),
-        AppendError::QueueFull => Problem::unavailable("queue_full", detail, retry_after),
-        AppendError::DiskFull => {
-            Problem::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail).retry_after(retry_after)
-        }
+        AppendError::Unavailable => Problem::new(Code::Unavailable, detail).retry_after(retry_after),
+        AppendError::QueueFull => Problem::new(Code::QueueFull, detail).retry_after(retry_after),
+        AppendError::DiskFull => Problem::new(Code::DiskFull, detail).retry_after(retry_after),
         AppendError::Unknown => outcome_unknown(&error, unsettled, retry_after),
     }
 }
 
 fn outcome_unknown(error: &dyn fmt::Display, unsettled: &str, retry_after: Duration) -> Problem {
-    Problem::unavailable("outcome_unknown", format!("{error}; {unsettled}"), retry_after)
+    Problem::new(Code::OutcomeUnknown, format!("{error}; {unsettled}")).retry_after(retry_after)
 }
 
 #[cfg(test)]
@@ -81,7 +79,7 @@ mod tests {
 
     fn code<E: Refused>(error: E) -> (u16, &'static str) {
         let problem = refusal(&RegistryError::Topic(error), Duration::from_secs(1));
-        (problem.status().as_u16(), problem.code())
+        (problem.code().status().as_u16(), problem.code().as_str())
     }
 
     #[test]
@@ -101,6 +99,6 @@ mod tests {
         assert_eq!(code(PublishError::KeyReused), (409, "idempotency_key_reused"));
         assert_eq!(code(JoinError::Full), (503, "too_many_subscribers"));
         let full = RegistryError::<JoinError>::TooManyTopics(TooManyTopics { topics_max: 1 });
-        assert_eq!(refusal(&full, Duration::ZERO).code(), "too_many_topics");
+        assert_eq!(refusal(&full, Duration::ZERO).code(), Code::TooManyTopics);
     }
 }

@@ -18,7 +18,7 @@ use super::{
     cors, fields,
     head::Head,
     page,
-    problem::Problem,
+    problem::{Code, Problem},
     publish::{self, Payload},
     subscribe, topics,
 };
@@ -156,7 +156,7 @@ fn text(body: &'static [u8]) -> Answer {
 fn is_ready(edge: &Edge) -> Result<(), Problem> {
     edge.check_open()?;
     let writable = edge.log.check();
-    writable.map_err(|error| Problem::unavailable("unavailable", error.to_string(), Duration::from_secs(1)))
+    writable.map_err(|error| Problem::new(Code::Unavailable, error.to_string()).retry_after(Duration::from_secs(1)))
 }
 
 fn unknown(path: &str) -> Problem {
@@ -166,5 +166,5 @@ fn unknown(path: &str) -> Problem {
         Some(format!("; the topic is a parameter: {route}?topic={topic}"))
     });
     let detail = format!("there is nothing at this address{}", hint.unwrap_or_default());
-    Problem::new(StatusCode::NOT_FOUND, "not_found", detail)
+    Problem::new(Code::NotFound, detail)
 }

@@ -12,13 +12,13 @@ use super::{
     answer::Answer,
     fields::Fields,
     head::Head,
-    problem::Problem,
+    problem::{Code, Problem},
     refusal,
     serve::{Reply, Served, later, now},
 };
 use crate::{
     event::{EventId, TopicName},
-    frame::{self, Encoding, Format, Framing, Marks, Opening},
+    frame::{self, Encoding, Format, Framing, GapReason, Marks, Opening},
     hub::{Subscription, jitter},
     limits::{ConnectionPermit, TooManyConnections},
     log::{Placement, Start},
@@ -101,13 +101,13 @@ impl SubscribeRequest {
         let cursor = if let Start::After(id) = self.start { Some(id) } else { None };
         match open(edge, self).await {
             Ok((head, subscription)) => Reply::Stream(head, Box::new(subscription)),
-            Err(refusal) => refuse(edge, format, cursor, as_stream, refusal).into(),
+            Err(refusal) => refuse(edge, format, cursor, as_stream, &refusal).into(),
         }
     }
 }
 
 fn bad_parameter(name: &str, value: &str, allowed: &str) -> Problem {
-    Problem::bad_request("bad_parameter", format!("`{name}={value}` is not understood; allowed: {allowed}"))
+    Problem::new(Code::BadParameter, format!("`{name}={value}` is not understood; allowed: {allowed}"))
 }
 
 fn format(accept: Accept, query: &Fields<'_>) -> Result<Format, Problem> {
@@ -139,7 +139,7 @@ fn cursor(request: &impl Head, query: &Fields<'_>) -> Option<String> {
 fn start(query: &Fields<'_>) -> Result<Start, Problem> {
     match (query.only("since")?, query.only("last")?) {
         (None, None) => Ok(Start::Live),
-        (Some(_), Some(_)) => Err(Problem::bad_request("bad_parameter", "`since` and `last` exclude each other")),
+        (Some(_), Some(_)) => Err(Problem::new(Code::BadParameter, "`since` and `last` exclude each other")),
         (None, Some(n)) => match n.parse() {
             Ok(n) if n <= LAST_MAX => Ok(Start::Last(n)),
             _ => Err(bad_parameter("last", n, &format!("a number of events up to {LAST_MAX}"))),
@@ -157,7 +157,7 @@ enum Refusal {
     Draining,
     Connections(TooManyConnections),
     Topic(RegistryError<JoinError>),
-    Gap(String),
+    Gap(GapReason),
 }
 
 async fn open(edge: &Edge, request: SubscribeRequest) -> Result<(Answer, Subscription), Refusal> {
@@ -190,7 +190,7 @@ async fn open(edge: &Edge, request: SubscribeRequest) -> Result<(Answer, Subscri
     }
     let placement = edge.log.place(&topics, &request.start, &deleted);
     if let Some(reason) = placement.gap.or(placement.ahead).filter(|_| request.gap_fails) {
-        return Err(Refusal::Gap(reason.as_str().to_owned()));
+        return Err(Refusal::Gap(reason));
     }
     let first = first_bytes(edge, &request, placement, &topics, &deleted);
     let lifetime = edge.config.stream.lifetime_max;
@@ -262,25 +262,24 @@ fn refuse(
     format: Format,
     cursor: Option<EventId>,
     as_stream: bool,
-    refusal: Refusal,
+    refusal: &Refusal,
 ) -> Result<Answer, Problem> {
     let retry = jitter(edge.config.stream.retry * REFUSED_PATIENCE);
-    let unavailable = |code, detail: String| Problem::unavailable(code, detail, retry);
     let problem = match refusal {
         Refusal::Topic(RegistryError::Topic(JoinError::Deleted)) => return Ok(Answer::new(StatusCode::NO_CONTENT)),
         Refusal::Gap(reason) => {
             let detail = "the cursor cannot be honoured, and `on_gap=fail` was asked for";
-            return Err(Problem::new(StatusCode::GONE, "gap", detail).with("reason", reason));
+            return Err(Problem::new(Code::Gap, detail).with("reason", reason.as_str()));
         }
-        Refusal::Draining => unavailable("draining", super::DRAINING.to_owned()),
-        Refusal::Connections(error @ TooManyConnections::Overall { .. }) => {
-            unavailable("too_many_connections", error.to_string())
+        Refusal::Draining => Problem::new(Code::Draining, super::DRAINING).retry_after(retry),
+        Refusal::Connections(error) => {
+            let code = match error {
+                TooManyConnections::Overall { .. } => Code::TooManyConnections,
+                TooManyConnections::PerIp { .. } => Code::TooManyConnectionsPerIp,
+            };
+            Problem::new(code, error.to_string()).retry_after(retry)
         }
-        Refusal::Connections(error @ TooManyConnections::PerIp { .. }) => {
-            let status = StatusCode::TOO_MANY_REQUESTS;
-            Problem::new(status, "too_many_connections_per_ip", error.to_string()).retry_after(retry)
-        }
-        Refusal::Topic(error) => refusal::refusal(&error, retry),
+        Refusal::Topic(error) => refusal::refusal(error, retry),
     };
     if !as_stream {
         return Err(problem);
@@ -289,7 +288,7 @@ fn refuse(
         format,
         retry,
         cursor,
-        problem.code(),
+        problem.code().as_str(),
         problem.detail(),
     )));
     answer.is_stream = false;

@@ -11,7 +11,7 @@ use super::{
     fields,
     head::Head,
     origin,
-    problem::Problem,
+    problem::{Code, Problem},
     refusal::refusal,
     serve::{Served, later, now},
 };
@@ -70,5 +70,5 @@ fn parse(edge: &Edge, name: &str) -> Result<TopicName, Problem> {
 }
 
 fn unknown(topic: &TopicName) -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "topic_unknown", format!("nothing is known of the topic `{topic}`"))
+    Problem::new(Code::TopicUnknown, format!("nothing is known of the topic `{topic}`"))
 }

@@ -3,6 +3,7 @@
 mod docs;
 mod links;
 mod source;
+mod tables;
 
 use std::collections::BTreeSet;
 

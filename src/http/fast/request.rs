@@ -187,6 +187,7 @@ impl Head for Request<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::problem::Code;
 
     const PLAIN: &str = "POST /publish?topic=a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc";
 
@@ -198,7 +199,7 @@ mod tests {
             Look::Plain(seen, used) => format!("{seen} {used}"),
             Look::Head | Look::Body => "more".to_owned(),
             Look::Other(_) => "other".to_owned(),
-            Look::Bad(problem) => problem.code().to_owned(),
+            Look::Bad(problem) => problem.code().as_str().to_owned(),
         }
     }
 
@@ -274,10 +275,10 @@ mod tests {
             assert_eq!(seen(&request), "bad_request", "{request}");
         }
         let Look::Bad(problem) = look(b"\x16\x03\x01\x02\xfc\xff", 0, None, |_| ()) else { panic!("it is refused") };
-        assert_eq!(problem.code(), "bad_request", "the beginning of TLS");
+        assert_eq!(problem.code(), Code::BadRequest, "the beginning of TLS");
         let broken = [b"GET /publish?topic=", &b"\xff\xfe"[..], b" HTTP/1.1\r\n\r\n"].concat();
         let Look::Bad(problem) = look(&broken, 0, None, |_| ()) else { panic!("it is refused") };
-        assert_eq!(problem.code(), "bad_utf8");
+        assert_eq!(problem.code(), Code::BadUtf8);
         assert!(problem.detail().contains("--data-urlencode"), "{problem}");
     }
 

@@ -1,6 +1,5 @@
 //! The body of a publish: raw, a form or JSON.
 
-use actix_http::StatusCode;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::LocalBoxStream};
 
@@ -9,7 +8,7 @@ use crate::{
     http::{
         fields::Fields,
         head::{Head, visible},
-        problem::Problem,
+        problem::{Code, Problem},
     },
     limits::BytesPermit,
 };
@@ -69,8 +68,7 @@ impl PayloadHead {
 impl Kind {
     /// As the head says.
     fn of(head: &impl Head, media_type: Option<&[u8]>) -> Result<Self, Problem> {
-        let unsupported =
-            |detail: String| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail);
+        let unsupported = |detail: String| Problem::new(Code::UnsupportedMediaType, detail);
         let encoding = head.value("content-encoding");
         if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
             return Err(unsupported("the body is encoded; send it without Content-Encoding".to_owned()));
@@ -107,7 +105,7 @@ impl Parts {
     fn raw(body: Bytes, is_announced: bool) -> Result<Self, Problem> {
         if let Err(error) = std::str::from_utf8(&body) {
             let detail = format!("the body is not valid UTF-8 at byte {}", error.valid_up_to());
-            return Err(Problem::bad_request("bad_utf8", detail));
+            return Err(Problem::new(Code::BadUtf8, detail));
         }
         let is_given = is_announced || !body.is_empty();
         Ok(Self { content: is_given.then_some(body), ..Self::default() })
@@ -119,7 +117,7 @@ impl Parts {
         if content.is_none() && !bytes.is_empty() {
             let detail = "the form has no field `content`; to send the body as it is, give it another \
                           Content-Type, such as text/plain";
-            return Err(Problem::bad_request("content_missing", detail));
+            return Err(Problem::new(Code::ContentMissing, detail));
         }
         let topics: Vec<String> = form.all("topic").map(str::to_owned).collect();
         Ok(Self {
@@ -131,10 +129,10 @@ impl Parts {
     }
 
     fn json(bytes: &[u8]) -> Result<Self, Problem> {
-        let bad_json = |error| Problem::bad_request("bad_json", format!("the JSON body cannot be read: {error}"));
+        let bad_json = |error| Problem::new(Code::BadJson, format!("the JSON body cannot be read: {error}"));
         let text = std::str::from_utf8(bytes).map_err(|error| {
             let detail = format!("the JSON body is not valid UTF-8 at byte {}", error.valid_up_to());
-            Problem::bad_request("bad_utf8", detail)
+            Problem::new(Code::BadUtf8, detail)
         })?;
         let mut body = JsonBody::parse(text).map_err(bad_json)?;
         let content = body.content().map_err(bad_json)?.map(Bytes::from);
@@ -161,8 +159,7 @@ pub(super) async fn collect(
     let all = async {
         let mut body = Vec::new();
         while let Some(chunk) = payload.next().await {
-            let chunk =
-                chunk.map_err(|error| Problem::bad_request("bad_body", format!("the body broke off: {error}")))?;
+            let chunk = chunk.map_err(|error| Problem::new(Code::BadBody, format!("the body broke off: {error}")))?;
             let length = body.len() + chunk.len();
             head.check_length(length, config)?;
             if length > body.capacity() {
@@ -176,7 +173,7 @@ pub(super) async fn collect(
     };
     tokio::time::timeout(config.body_timeout, all).await.unwrap_or_else(|_| {
         let detail = format!("the body did not arrive within {}", humantime::format_duration(config.body_timeout));
-        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail))
+        Err(Problem::new(Code::BodyTimeout, detail))
     })
 }
 

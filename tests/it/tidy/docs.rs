@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tidings::config::SETTINGS;
 
-use super::source::{Source, read, rust, words};
+use super::source::read;
 
 type Names = BTreeSet<String>;
 
@@ -55,51 +55,6 @@ fn is_key(word: &str) -> bool {
     word.split_once('.').is_some_and(|(section, name)| is_code(section) && is_code(name))
 }
 
-fn http() -> Vec<Source> {
-    let mut files = rust(&["src"]);
-    files.retain(|file| file.path.starts_with("src/http"));
-    files
-}
-
-/// The first literal among the arguments of the call whose bracket `text` begins with, not those of calls within.
-fn first_literal(text: &str) -> Option<&str> {
-    let mut depth = 0;
-    for (at, c) in text.char_indices() {
-        match c {
-            '(' => depth += 1,
-            ')' if depth == 1 => return None,
-            ')' => depth -= 1,
-            '"' => return (depth == 1).then(|| text[at + 1..].split('"').next()).flatten(),
-            _ => {}
-        }
-    }
-    None
-}
-
-/// The codes of problem documents: what the constructors of `Problem` are given, or a `code` is set to.
-fn codes(text: &str) -> Names {
-    let mut codes = Names::new();
-    for constructor in ["Problem::new(", "Self::new(", "bad_request(", "unavailable("] {
-        let calls = words(text, constructor).map(|at| &text[at + constructor.len() - 1..]);
-        codes.extend(calls.filter_map(first_literal).filter(|code| is_code(code)).map(str::to_owned));
-    }
-    for at in words(text, "let code =") {
-        let statement = text[at..].split(';').next().unwrap_or_default();
-        codes.extend(statement.split('"').skip(1).step_by(2).map(str::to_owned));
-    }
-    codes
-}
-
-#[test]
-fn every_error_code_is_on_the_page_and_no_other() {
-    // Clients branch on codes: the table under `## Errors` has each of them.
-    let code: Names = http().iter().flat_map(|file| codes(file.product())).collect();
-    for known in ["bad_topic", "bad_json", "too_large", "draining", "too_many_connections_per_ip"] {
-        assert!(code.contains(known), "{known} is found in the code: {code:?}");
-    }
-    same(API, &code, &names(&rows(section(&read(API), "## Errors")), is_code));
-}
-
 #[test]
 fn every_key_is_on_the_page_and_no_other() {
     // The tables of the page have each key of the configuration.
@@ -137,8 +92,5 @@ fn a_page_is_read_as_it_is_written() {
         Names::from(["bad_topic".to_owned(), "gap".to_owned()])
     );
     assert_eq!(rows("| `GET\\|PUT /a` | b |"), [["`GET|PUT /a`", "b"]]);
-    let code = "Problem::new(status(x), \"one\", y); unavailable(&error); let code = if a { \"two\" } else { \"three\" }; \
-                Problem::bad_request(code, format!(\"no_code\", 1))";
-    assert_eq!(codes(code).into_iter().collect::<Vec<_>>(), ["one", "three", "two"]);
     assert!(!is_code("on_gap=fail") && !is_code("400") && !is_key("config"));
 }

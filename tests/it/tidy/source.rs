@@ -11,13 +11,6 @@ pub struct Source {
     pub code: String,
 }
 
-impl Source {
-    /// The lines without those of the unit tests at the end of the file.
-    pub fn product(&self) -> &str {
-        self.text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default()
-    }
-}
-
 fn top() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -25,6 +18,11 @@ fn top() -> &'static Path {
 /// A file at the top.
 pub fn read(path: &str) -> String {
     std::fs::read_to_string(top().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Writes a file at the top.
+pub fn write(path: &str, text: &str) {
+    std::fs::write(top().join(path), text).unwrap_or_else(|error| panic!("{path}: {error}"));
 }
 
 /// The path of every file under these folders; one that does not exist has none.

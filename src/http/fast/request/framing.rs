@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::http::problem::Problem;
+use crate::http::problem::{Code, Problem};
 
 /// What stands in the place of `upgrade` in a head: as long, and nothing that a server knows.
 const IGNORED: &[u8] = b"ignored";
@@ -108,14 +108,14 @@ pub(super) fn body(method: &str, headers: &[httparse::Header<'_>]) -> Result<Opt
             let value = std::str::from_utf8(header.value).ok().filter(|_| digits).and_then(|text| text.parse().ok());
             let (Some(value), None) = (value, length) else {
                 let detail = "Content-Length must be one number of bytes, given once";
-                return Err(Problem::bad_request("bad_request", detail));
+                return Err(Problem::new(Code::BadRequest, detail));
             };
             length = Some(value);
         }
     }
     if length.is_some() && is_coded {
         let detail = "a request has either Content-Length or Transfer-Encoding";
-        return Err(Problem::bad_request("bad_request", detail));
+        return Err(Problem::new(Code::BadRequest, detail));
     }
     Ok(is_framed.then(|| length.unwrap_or(0)))
 }

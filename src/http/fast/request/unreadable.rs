@@ -1,9 +1,7 @@
 //! What is said of bytes that are no request.
 
-use actix_http::StatusCode;
-
 use super::{HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX, framing::line_breaks};
-use crate::http::problem::Problem;
+use crate::http::problem::{Code, Problem};
 
 pub(super) fn too_long(bytes: &[u8]) -> Problem {
     let line = bytes.get(line_breaks(bytes)..HEAD_BYTES_MAX).unwrap_or_default();
@@ -11,7 +9,7 @@ pub(super) fn too_long(bytes: &[u8]) -> Problem {
         return uri_too_long();
     }
     let detail = format!("the head of the request is longer than {HEAD_BYTES_MAX} bytes");
-    Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", detail).with("limit", HEAD_BYTES_MAX)
+    Problem::new(Code::HeadersTooLarge, detail).with("limit", HEAD_BYTES_MAX)
 }
 
 pub(super) fn uri_too_long() -> Problem {
@@ -19,7 +17,7 @@ pub(super) fn uri_too_long() -> Problem {
         "the address of the request is longer than {TARGET_BYTES_MAX} bytes, percent-encoded; what is long belongs in \
          the body"
     );
-    Problem::new(StatusCode::URI_TOO_LONG, "uri_too_long", detail).with("limit", TARGET_BYTES_MAX)
+    Problem::new(Code::UriTooLong, detail).with("limit", TARGET_BYTES_MAX)
 }
 
 pub(super) fn unreadable(bytes: &[u8], error: httparse::Error) -> Problem {
@@ -29,12 +27,11 @@ pub(super) fn unreadable(bytes: &[u8], error: httparse::Error) -> Problem {
     if line.filter(begins_well).is_some_and(|line| std::str::from_utf8(line).is_err()) {
         let detail = "the address of the request is not valid UTF-8; percent-encode it, as \
                       `curl -G --data-urlencode 'topic=…'` does";
-        return Problem::bad_request("bad_utf8", detail);
+        return Problem::new(Code::BadUtf8, detail);
     }
     if error == httparse::Error::TooManyHeaders {
         let detail = format!("the request has more than {HEADERS_MAX} headers");
-        return Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", detail)
-            .with("limit", HEADERS_MAX);
+        return Problem::new(Code::HeadersTooLarge, detail).with("limit", HEADERS_MAX);
     }
-    Problem::bad_request("bad_request", format!("this is no request of HTTP/1.1: {error}"))
+    Problem::new(Code::BadRequest, format!("this is no request of HTTP/1.1: {error}"))
 }

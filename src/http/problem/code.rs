@@ -1,0 +1,195 @@
+//! The codes of problems: one table with the name, the status and the meaning of each.
+
+use actix_http::StatusCode;
+
+/// Why a request is refused. Clients branch on it, so its name and its status do not change.
+///
+/// [`Code::meaning`] says what each is for; the table of errors in the documents is made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the meaning of each is in the table below, once")]
+pub enum Code {
+    TopicMissing,
+    ContentMissing,
+    BadTopic,
+    BadEvent,
+    BadEncoding,
+    BadUtf8,
+    BadJson,
+    BadBody,
+    UnknownParameter,
+    BadRequest,
+    BadParameter,
+    Repeated,
+    BadIdempotencyKey,
+    TooManyTopicsNamed,
+    CrossSite,
+    NotFound,
+    TopicUnknown,
+    MethodNotAllowed,
+    HeadTimeout,
+    BodyTimeout,
+    IdempotencyKeyReused,
+    Gap,
+    TooLarge,
+    UriTooLong,
+    UnsupportedMediaType,
+    TooManyConnectionsPerIp,
+    TooManyRequestBytesPerIp,
+    TooManyPendingConnectionsPerIp,
+    HeadersTooLarge,
+    TooManyConnections,
+    TooManyRequestBytes,
+    TooManyPendingConnections,
+    TooManySubscribers,
+    TooManyTopics,
+    Draining,
+    Unavailable,
+    QueueFull,
+    OutcomeUnknown,
+    DiskFull,
+}
+
+impl Code {
+    /// Each code, in the order of the documents.
+    pub const ALL: &[Self] = &[
+        Self::TopicMissing,
+        Self::ContentMissing,
+        Self::BadTopic,
+        Self::BadEvent,
+        Self::BadEncoding,
+        Self::BadUtf8,
+        Self::BadJson,
+        Self::BadBody,
+        Self::UnknownParameter,
+        Self::BadRequest,
+        Self::BadParameter,
+        Self::Repeated,
+        Self::BadIdempotencyKey,
+        Self::TooManyTopicsNamed,
+        Self::CrossSite,
+        Self::NotFound,
+        Self::TopicUnknown,
+        Self::MethodNotAllowed,
+        Self::HeadTimeout,
+        Self::BodyTimeout,
+        Self::IdempotencyKeyReused,
+        Self::Gap,
+        Self::TooLarge,
+        Self::UriTooLong,
+        Self::UnsupportedMediaType,
+        Self::TooManyConnectionsPerIp,
+        Self::TooManyRequestBytesPerIp,
+        Self::TooManyPendingConnectionsPerIp,
+        Self::HeadersTooLarge,
+        Self::TooManyConnections,
+        Self::TooManyRequestBytes,
+        Self::TooManyPendingConnections,
+        Self::TooManySubscribers,
+        Self::TooManyTopics,
+        Self::Draining,
+        Self::Unavailable,
+        Self::QueueFull,
+        Self::OutcomeUnknown,
+        Self::DiskFull,
+    ];
+
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.row().0
+    }
+
+    /// The status of a response with this code.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.row().1).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// What it means, as the documents say it.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        self.row().2
+    }
+
+    /// The table.
+    #[rustfmt::skip]
+    const fn row(self) -> (&'static str, u16, &'static str) {
+        match self {
+            Self::TopicMissing => ("topic_missing", 400, "the request names no topic"),
+            Self::ContentMissing => ("content_missing", 400, "there is no content; an empty one is content"),
+            Self::BadTopic => ("bad_topic", 400, "the topic is empty, too long, or has control characters"),
+            Self::BadEvent => ("bad_event", 400,
+                "the event's name is empty, too long, has control characters, or is reserved"),
+            Self::BadEncoding => ("bad_encoding", 400, "the percent-encoding cannot be read"),
+            Self::BadUtf8 => ("bad_utf8", 400, "the address, a field or the body is not UTF-8"),
+            Self::BadJson => ("bad_json", 400, "the JSON body cannot be read"),
+            Self::BadBody => ("bad_body", 400, "the body broke off, or its chunks cannot be read"),
+            Self::UnknownParameter => ("unknown_parameter", 400, "it looks like another parameter, which is named"),
+            Self::BadRequest => ("bad_request", 400, "this is no request of HTTP/1.1"),
+            Self::BadParameter => ("bad_parameter", 400, "a value is not allowed, or two exclude each other"),
+            Self::Repeated => ("repeated", 400, "a parameter is given more than once"),
+            Self::BadIdempotencyKey => ("bad_idempotency_key", 400,
+                "`Idempotency-Key` is empty, too long, or has other than visible ASCII characters"),
+            Self::TooManyTopicsNamed => ("too_many_topics_named", 400,
+                "the request names more topics than `limits.topics_per_request_max`"),
+            Self::CrossSite => ("cross_site", 403,
+                "a page of another site, which is not in `cors.origins`, may not publish"),
+            Self::NotFound => ("not_found", 404, "there is nothing at this address"),
+            Self::TopicUnknown => ("topic_unknown", 404, "nothing is known of the topic"),
+            Self::MethodNotAllowed => ("method_not_allowed", 405, "the address has other methods; see `Allow`"),
+            Self::HeadTimeout => ("head_timeout", 408,
+                "the head of the request took longer than `server.head_timeout`"),
+            Self::BodyTimeout => ("body_timeout", 408, "the body took longer than `publish.body_timeout`"),
+            Self::IdempotencyKeyReused => ("idempotency_key_reused", 409, "the key was used with another event"),
+            Self::Gap => ("gap", 410, "`on_gap=fail` was asked for, and there is a gap; see `reason`"),
+            Self::TooLarge => ("too_large", 413, "the content or the body has more than `limit` bytes"),
+            Self::UriTooLong => ("uri_too_long", 414, "the address has more than 64 KiB"),
+            Self::UnsupportedMediaType => ("unsupported_media_type", 415,
+                "the body is multipart, compressed, or in another charset than UTF-8"),
+            Self::TooManyConnectionsPerIp => ("too_many_connections_per_ip", 429,
+                "`limits.connections_per_ip_max` is reached; see `Retry-After`"),
+            Self::TooManyRequestBytesPerIp => ("too_many_request_bytes_per_ip", 429,
+                "`limits.request_bytes_in_flight_per_ip_max` is reached; see `Retry-After`"),
+            Self::TooManyPendingConnectionsPerIp => ("too_many_pending_connections_per_ip", 429,
+                "`limits.pending_connections_per_ip_max` is reached; see `Retry-After`"),
+            Self::HeadersTooLarge => ("headers_too_large", 431,
+                "the head of the request has more than 128 KiB or 96 headers"),
+            Self::TooManyConnections => ("too_many_connections", 503,
+                "`limits.connections_max` is reached; see `Retry-After`"),
+            Self::TooManyRequestBytes => ("too_many_request_bytes", 503,
+                "`limits.request_bytes_in_flight_max` is reached; see `Retry-After`"),
+            Self::TooManyPendingConnections => ("too_many_pending_connections", 503,
+                "`limits.pending_connections_max` is reached; see `Retry-After`"),
+            Self::TooManySubscribers => ("too_many_subscribers", 503,
+                "`limits.subscribers_per_topic_max` is reached; see `Retry-After`"),
+            Self::TooManyTopics => ("too_many_topics", 503, "`limits.topics_max` is reached; see `Retry-After`"),
+            Self::Draining => ("draining", 503, "the server ends; nothing is published or deleted"),
+            Self::Unavailable => ("unavailable", 503,
+                "the server cannot take it at the moment; nothing is published or deleted"),
+            Self::QueueFull => ("queue_full", 503,
+                "more events wait to be written than `log.queue_bytes_max`; nothing is published or deleted"),
+            Self::OutcomeUnknown => ("outcome_unknown", 503,
+                "it may be done; a retry, of a publish with the same `Idempotency-Key`, settles it"),
+            Self::DiskFull => ("disk_full", 507, "there is no room on the disk; nothing is published or deleted"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_name_of_its_own_and_a_status_of_a_refusal() {
+        let names: BTreeSet<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(names.len(), Code::ALL.len());
+        for code in Code::ALL {
+            let status = code.status();
+            assert_eq!(status.as_u16(), code.row().1, "{code:?} has a status that can be sent");
+            assert!(status.is_client_error() || status.is_server_error(), "{code:?}");
+            assert!(status.canonical_reason().is_some(), "{code:?} has a title");
+        }
+    }
+}
