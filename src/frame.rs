@@ -69,11 +69,14 @@ pub enum GapReason {
     Evicted,
     /// The cursor is of another history, or ahead of this one.
     Reset,
-    /// The cursor is not an id of ours.
+    /// The cursor is not an id of ours, or events after it cannot be read from the disk.
     Unreadable,
 }
 
 impl GapReason {
+    /// Each reason.
+    pub const ALL: &[Self] = &[Self::Evicted, Self::Reset, Self::Unreadable];
+
     /// The word on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {

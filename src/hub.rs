@@ -46,9 +46,11 @@ mod socket;
 mod connection;
 mod segment;
 mod unsent;
+mod end;
 
 pub use connection::{Peer, Subscription};
 pub use delivery::PageRequest;
+pub use end::End;
 pub use fanout::Fanout;
 pub use handover::Carrier;
 pub use lifetimes::jitter;

@@ -16,6 +16,7 @@ use crate::{
 };
 
 use super::{
+    end::End,
     segment::{Segment, Written},
     unsent::Unsent,
 };
@@ -132,8 +133,8 @@ pub(super) enum Stage {
     Open,
     /// Its time is over: it ends once it has everything up to this position.
     Finishing(u64),
-    /// It has been given its last block, and ends when all of its remainder is sent.
-    Ending,
+    /// It has been given its last block, and ends for this reason when all of its remainder is sent.
+    Ending(End),
 }
 
 /// Whether the socket accepts bytes, as far as is known.
@@ -211,7 +212,7 @@ impl<S: Peer> Connection<S> {
 
     /// Whether it has been given its last block.
     pub(super) fn is_ending(&self) -> bool {
-        self.stage == Stage::Ending
+        matches!(self.stage, Stage::Ending(_))
     }
 
     /// Whether it waits until its socket accepts bytes.

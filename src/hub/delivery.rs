@@ -9,6 +9,7 @@ use std::{collections::VecDeque, io, num::NonZeroU32, sync::Arc};
 use super::{
     channel::Channel,
     connection::{Partial, Peer, Slot},
+    end::End,
     segment::{Segment, Written, fills_segment, merge, write_end},
     streams::Streams,
 };
@@ -84,13 +85,8 @@ impl<S: Peer> Delivery<S> {
                 self.streams.queue(key);
                 return Visit::More;
             }
-            Ok(Progress::End) => {
-                if let Some(connection) = self.streams.connections.get_mut(key) {
-                    connection.socket.finish();
-                }
-                self.streams.close(key, "the stream has ended");
-            }
-            Err(error) => self.streams.close(key, error),
+            Ok(Progress::End) => self.streams.finish(key),
+            Err(error) => self.streams.fail(key, &error),
         }
         Visit::Closed
     }
@@ -118,7 +114,7 @@ impl<S: Peer> Delivery<S> {
                 if !self.has_only_deleted_topics(key) {
                     return Ok(Progress::Done);
                 }
-                self.streams.push_last(key, &frame::end(encoding.framing));
+                self.streams.push_last(key, &frame::end(encoding.framing), End::Deleted);
                 continue;
             }
             if connection.fetching.is_some() {
@@ -226,7 +222,7 @@ impl<S: Peer> Delivery<S> {
                 self.visit(key);
                 self.streams.close_overdue(key);
             }
-            Err(error) => self.streams.close(key, error),
+            Err(error) => self.streams.fail(key, &error),
         }
     }
 
@@ -390,6 +386,6 @@ impl<S: Peer> Delivery<S> {
         let notice = streams.channels.get(slot.channel).map(|channel| frame::deleted(encoding, &channel.topic));
         streams.leave(slot);
         streams.push_control(key, &notice.unwrap_or_default());
-        streams.push_last(key, &frame::end(encoding.framing));
+        streams.push_last(key, &frame::end(encoding.framing), End::Deleted);
     }
 }

@@ -217,7 +217,7 @@ impl<S: Peer> Fanout<S> {
     pub fn readable(&mut self, key: usize) {
         let streams = self.streams();
         if let Some(Err(error)) = streams.connections.get_mut(key).map(Connection::discard_input) {
-            streams.close(key, error);
+            streams.fail(key, &error);
         }
         self.assert_invariants();
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::{
     connection::{Peer, Stage},
     delivery::{Delivery, Visit},
+    end::End,
 };
 use crate::{
     event::EventId,
@@ -96,7 +97,7 @@ impl<S: Peer> Lifetimes<S> {
         let block = frame::heartbeat(connection.encoding, position);
         streams.push_control(key, &block);
         if let Err(error) = streams.flush(key) {
-            streams.close(key, error);
+            streams.fail(key, &error);
         }
     }
 
@@ -109,7 +110,7 @@ impl<S: Peer> Lifetimes<S> {
         let (is_first_call, ends_after) = match connection.stage {
             Stage::Open => (true, streams.seen),
             Stage::Finishing(ends_after) => (false, ends_after),
-            Stage::Ending => {
+            Stage::Ending(_) => {
                 connection.cold.ends_at = None;
                 self.delivery.visit(key);
                 return;
@@ -135,7 +136,8 @@ impl<S: Peer> Lifetimes<S> {
         let id = EventId { epoch: self.delivery.log.epoch(), seq: connection.cursor };
         let retry = jitter(streams.config.retry);
         let farewell = frame::farewell(connection.encoding, connection.cold.marks, retry, id);
-        streams.push_last(key, &farewell);
+        let end = if self.drain_ends_at.is_some() { End::Drained } else { End::Lifetime };
+        streams.push_last(key, &farewell, end);
         self.delivery.visit(key);
     }
 

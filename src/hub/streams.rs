@@ -3,7 +3,6 @@
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
-    fmt::Display,
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -17,6 +16,7 @@ use super::{
     backlog::Backlog,
     channels::Channels,
     connection::{Connection, Peer, Slot, Stage},
+    end::End,
     segment::{WriteEnd, Written},
     unsent::Unsent,
 };
@@ -74,10 +74,28 @@ impl<S: Peer> Streams<S> {
         key
     }
 
-    /// Closes a connection at once and forgets it.
-    pub(super) fn close(&mut self, key: usize, why: impl Display) {
+    /// Closes a connection whose last block is sent: its client sees that the stream ended, and was not cut.
+    pub(super) fn finish(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Stage::Ending(end) = connection.stage else { return };
+        connection.socket.finish();
+        self.close(key, end);
+    }
+
+    /// Closes a connection that met with an error.
+    pub(super) fn fail(&mut self, key: usize, error: &io::Error) {
+        self.remove(key, End::of(error), Some(error));
+    }
+
+    /// Closes a connection at once.
+    pub(super) fn close(&mut self, key: usize, end: End) {
+        self.remove(key, end, None);
+    }
+
+    /// Forgets a connection, which closes its socket.
+    fn remove(&mut self, key: usize, end: End, error: Option<&io::Error>) {
         let Some(connection) = self.connections.try_remove(key) else { return };
-        tracing::debug!(key, %why, "stream closed");
+        log_end(key, end, error);
         if connection.queued {
             self.backlog.close(key);
         }
@@ -136,15 +154,18 @@ impl<S: Peer> Streams<S> {
         }
         connection.push_control(block);
         if !self.unsent.add_control(block) {
-            self.close(key, "slow subscribers have too much left to be sent (stream.unsent_bytes_max)");
+            self.close(key, End::UnsentBytes);
         }
     }
 
-    /// Gives a connection its last control block.
-    pub(super) fn push_last(&mut self, key: usize, block: &Bytes) {
+    /// Gives a connection its last control block: it ends for this reason, unless it ends already.
+    pub(super) fn push_last(&mut self, key: usize, block: &Bytes, end: End) {
         self.push_control(key, block);
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.stage = Stage::Ending;
+            // A topic may be deleted while a stream that ends for another reason waits for its socket.
+            if !connection.is_ending() {
+                connection.stage = Stage::Ending(end);
+            }
             // No other event follows: only the one that is sent in part still needs a page.
             connection.fetching = connection.fetching.filter(|_| connection.partial().is_some());
         }
@@ -199,7 +220,7 @@ impl<S: Peer> Streams<S> {
     pub(super) fn close_overdue(&mut self, key: usize) {
         let waits = self.connections.get(key).is_some_and(|connection| connection.fetching.is_some());
         if !waits && self.is_overdue(key) {
-            self.close(key, "its socket accepted nothing for stream.write_timeout");
+            self.close(key, End::WriteTimeout);
         }
     }
 
@@ -276,8 +297,14 @@ impl<S: Peer> Streams<S> {
 /// What all hubs share is given back when a hub goes, also when it panics.
 impl<S> Drop for Streams<S> {
     fn drop(&mut self) {
-        for (_, connection) in &self.connections {
+        for (key, connection) in &self.connections {
+            log_end(key, End::Cut, None);
             connection.release_unsent(&self.unsent);
         }
     }
+}
+
+fn log_end(key: usize, end: End, error: Option<&io::Error>) {
+    let error = error.map(tracing::field::display);
+    tracing::debug!(key, end = end.as_str(), error, "stream closed");
 }

@@ -6,6 +6,7 @@ use crate::harness::{Block, Stream, TestServer};
 
 mod cors;
 mod cursors;
+mod ends;
 mod formats;
 mod gaps;
 mod lifetime;

@@ -2,9 +2,12 @@
 //!
 //! `TIDINGS_RENEW=1 cargo test --test it tidy::tables` writes what differs.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
 
-use tidings::http::Code;
+use tidings::{frame::GapReason, http::Code, hub::End};
 
 use super::source::{files, first_word, read, rust, words, write};
 
@@ -89,6 +92,23 @@ fn every_code_of_a_problem_is_documented_with_its_status_and_meaning() {
     }
     let row = |code: &Code| format!("| `{}` | {} | {} |", code.as_str(), code.status().as_u16(), code.meaning());
     check_table("| code | status | |", &Code::ALL.iter().map(row).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_reason_of_a_gap_is_documented() {
+    check_all("src/frame.rs", "GapReason", GapReason::ALL);
+    let reasons: Vec<&str> = GapReason::ALL.iter().map(|reason| reason.as_str()).collect();
+    let told = format!("| `broker.gap` | `{{\"reason\":\"{}\",", reasons.join("\\|"));
+    let documents = documents();
+    let rows = documents.iter().flat_map(|(_, text)| text.lines()).filter(|line| line.starts_with(&told)).count();
+    assert_eq!(rows, 1, "one document has a row that begins with {told}");
+}
+
+#[test]
+fn every_end_of_a_stream_has_a_word_of_its_own() {
+    check_all("src/hub/end.rs", "End", End::ALL);
+    let words: BTreeSet<&str> = End::ALL.iter().map(|end| end.as_str()).collect();
+    assert_eq!(words.len(), End::ALL.len(), "{words:?}");
 }
 
 #[test]
