@@ -1,6 +1,7 @@
 //! What the configuration promises, checked key by key against the table of settings.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use super::layer::parse;
 use super::*;
