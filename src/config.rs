@@ -1,13 +1,14 @@
 //! Configuration: defaults < `config.toml` < environment < flags, validated once.
 //!
-//! A [`Config`] that came out of [`Config::load`] lies within every range stated here, so nobody
-//! checks again. [`SETTINGS`] lists the keys; only this file reads the process environment.
+//! A [`Config`] that came out of [`Config::load`] lies within the range that [`SETTINGS`] states for each key, so nobody
+//! checks again. Only this file reads the process environment.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use ::config::Value;
 
+pub mod document;
 mod error;
 mod layer;
 mod setting;

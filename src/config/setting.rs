@@ -1,6 +1,6 @@
-//! The table of keys: for each its name, what is allowed, and the field it sets.
+//! The table of keys: for each its name, what is allowed, the field it sets, and what it is for.
 //!
-//! A key exists because it has a row here: file, environment and errors all read this table.
+//! A key exists because it has a row here: file, environment, errors and documents all read this table.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
@@ -17,6 +17,8 @@ pub struct Setting {
     /// The whole name, `section.key`.
     pub key: &'static str,
     rule: Rule,
+    /// What it is for, as [`Setting::about`] says it. `{}` stands for the range of its values.
+    about: &'static str,
 }
 
 /// What a value looks like, and the field it goes to.
@@ -54,54 +56,107 @@ const DAY: Duration = Duration::from_hours(24);
 /// With leap days, as `10y` is read.
 const TEN_YEARS: Duration = Duration::from_hours(87660);
 
+const DURATION: &str = "a duration with its unit (ms, s, m, h, d or y)";
+
 /// Every key, in the order of the shipped `config.toml`.
 #[rustfmt::skip]
 pub const SETTINGS: &[Setting] = &[
-    row("server.host", Host(|c| &mut c.server.host)),
-    row("server.port", Port(|c| &mut c.server.port)),
-    row("server.workers", Count(0..=256, |c| &mut c.server.workers)),
-    row("server.keep_alive", Time(SECOND..=HOUR, |c| &mut c.server.keep_alive)),
-    row("server.head_timeout", Time(TICK..=TEN_MINUTES, |c| &mut c.server.head_timeout)),
-    row("log.engine", Word(&[Choice("disk", |c| c.log.engine = Engine::Disk), Choice("memory", |c| c.log.engine = Engine::Memory)])),
-    row("log.path", Rule::Path(|c| &mut c.log.path)),
-    row("log.durability", Word(&[Choice("disk", |c| c.log.durability = Durability::Disk), Choice("os", |c| c.log.durability = Durability::Os)])),
-    row("log.topic_events_max", Count(1..=MANY, |c| &mut c.log.topic_events_max)),
-    row("log.topic_bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.topic_bytes_max)),
-    row("log.bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.bytes_max)),
-    row("log.events_max", Count(1..=1_000_000_000, |c| &mut c.log.events_max)),
-    row("log.hot_bytes_max", Rule::Size(Size::new(0)..=Size::tib(1), |c| &mut c.log.hot_bytes_max)),
-    row("log.queue_bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.queue_bytes_max)),
-    row("log.queue_wait", Time(Duration::ZERO..=TEN_MINUTES, |c| &mut c.log.queue_wait)),
-    row("log.age_max", TimeOr("no limit", SECOND..=TEN_YEARS, |c| &mut c.log.age_max)),
-    row("stream.heartbeat", Time(TICK..=TEN_MINUTES, |c| &mut c.stream.heartbeat)),
-    row("stream.retry", Time(TICK..=TEN_MINUTES, |c| &mut c.stream.retry)),
-    row("stream.lifetime_max", TimeOr("never", SECOND..=TEN_YEARS, |c| &mut c.stream.lifetime_max)),
-    row("stream.coalesce_max", TimeOr("no pause", MILLISECOND..=SECOND, |c| &mut c.stream.coalesce_max)),
-    row("stream.write_timeout", Time(TICK..=HOUR, |c| &mut c.stream.write_timeout)),
-    row("stream.unsent_bytes_max", Rule::Size(Size::mib(1)..=Size::tib(1), |c| &mut c.stream.unsent_bytes_max)),
-    row("stream.gone", Time(Duration::ZERO..=DAY, |c| &mut c.stream.gone)),
-    row("publish.allow_get", Flag(|c| &mut c.publish.allow_get)),
-    row("publish.event_bytes_max", Rule::Size(Size::new(1)..=Size::mib(64), |c| &mut c.publish.event_bytes_max)),
-    row("publish.idempotency_window", Time(SECOND..=DAY, |c| &mut c.publish.idempotency_window)),
-    row("publish.idempotency_keys_max", Count(1..=MANY, |c| &mut c.publish.idempotency_keys_max)),
-    row("publish.body_timeout", Time(TICK..=TEN_MINUTES, |c| &mut c.publish.body_timeout)),
-    row("limits.connections_max", Count(1..=MANY, |c| &mut c.limits.connections_max)),
-    row("limits.connections_per_ip_max", Count(1..=MANY, |c| &mut c.limits.connections_per_ip_max)),
-    row("limits.subscribers_per_topic_max", Count(1..=MANY, |c| &mut c.limits.subscribers_per_topic_max)),
-    row("limits.topics_max", Count(1..=MANY, |c| &mut c.limits.topics_max)),
-    row("limits.topics_per_request_max", Count(1..=1024, |c| &mut c.limits.topics_per_request_max)),
-    row("limits.topic_bytes_max", Rule::Size(Size::new(1)..=Size::kib(1), |c| &mut c.limits.topic_bytes_max)),
-    row("limits.request_bytes_in_flight_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.limits.request_bytes_in_flight_max)),
-    row("limits.request_bytes_in_flight_per_ip_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.limits.request_bytes_in_flight_per_ip_max)),
-    row("limits.pending_connections_max", Count(1..=MANY, |c| &mut c.limits.pending_connections_max)),
-    row("limits.pending_connections_per_ip_max", Count(1..=MANY, |c| &mut c.limits.pending_connections_per_ip_max)),
-    row("limits.idempotency_keys_max", Count(1..=100_000_000, |c| &mut c.limits.idempotency_keys_max)),
-    row("cors.origins", Rule::Origins(|c| &mut c.cors.origins)),
-    row("shutdown.drain", Time(Duration::ZERO..=TEN_MINUTES, |c| &mut c.shutdown.drain)),
+    row("server.host", Host(|c| &mut c.server.host),
+        "An IP address or localhost; 0.0.0.0 or :: lets other machines in."),
+    row("server.port", Port(|c| &mut c.server.port),
+        "The port, {}; 0 picks a free one and prints it."),
+    row("server.workers", Count(0..=256, |c| &mut c.server.workers),
+        "Threads, {}; 0 is one per core."),
+    row("server.keep_alive", Time(SECOND..=HOUR, |c| &mut c.server.keep_alive),
+        "How long an idle connection waits for its next request, {}; longer than a proxy's own wait."),
+    row("server.head_timeout", Time(TICK..=TEN_MINUTES, |c| &mut c.server.head_timeout),
+        "How long a new connection has for its first request's head, and a later request for its own, {}."),
+    row("log.engine",
+        Word(&[
+            Choice("disk", |c| c.log.engine = Engine::Disk),
+            Choice("memory", |c| c.log.engine = Engine::Memory),
+        ]),
+        "What keeps the events: disk, in a file, or memory, which a restart forgets."),
+    row("log.path", Rule::Path(|c| &mut c.log.path),
+        "The directory of the disk engine's files."),
+    row("log.durability",
+        Word(&[
+            Choice("disk", |c| c.log.durability = Durability::Disk),
+            Choice("os", |c| c.log.durability = Durability::Os),
+        ]),
+        "What an acknowledgement of the disk engine survives: disk, a power cut; os, the end of the process only."),
+    row("log.topic_events_max", Count(1..=MANY, |c| &mut c.log.topic_events_max),
+        "Events kept per topic, {}; the oldest go first."),
+    row("log.topic_bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.topic_bytes_max),
+        "Bytes kept per topic, {}; at least 8 x publish.event_bytes_max + 64KiB."),
+    row("log.bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.bytes_max),
+        "Bytes kept in all topics together, {}; at least log.topic_bytes_max."),
+    row("log.events_max", Count(1..=1_000_000_000, |c| &mut c.log.events_max),
+        "Events kept in all topics together, {}; each takes memory, wherever its content is."),
+    row("log.hot_bytes_max", Rule::Size(Size::new(0)..=Size::tib(1), |c| &mut c.log.hot_bytes_max),
+        "Bytes of the newest events that the disk engine keeps in memory, too, {}."),
+    row("log.queue_bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.queue_bytes_max),
+        "Bytes of events that may wait to be written, {}; at least publish.event_bytes_max + 4KiB."),
+    row("log.queue_wait", Time(Duration::ZERO..=TEN_MINUTES, |c| &mut c.log.queue_wait),
+        "How long a publish waits for room in that queue before it is refused, {}."),
+    row("log.age_max", TimeOr("no limit", SECOND..=TEN_YEARS, |c| &mut c.log.age_max),
+        "How long an event is kept, {}; 0s is without limit."),
+    row("stream.heartbeat", Time(TICK..=TEN_MINUTES, |c| &mut c.stream.heartbeat),
+        "How often an idle stream shows that it lives, {}; more often than proxies give up."),
+    row("stream.retry", Time(TICK..=TEN_MINUTES, |c| &mut c.stream.retry),
+        "How long subscribers are told to wait before they reconnect, {}; jittered against stampedes."),
+    row("stream.lifetime_max", TimeOr("never", SECOND..=TEN_YEARS, |c| &mut c.stream.lifetime_max),
+        "A stream ends politely after this, {}, so that load can move; 0s is never."),
+    row("stream.coalesce_max", TimeOr("no pause", MILLISECOND..=SECOND, |c| &mut c.stream.coalesce_max),
+        "The longest pause of a busy topic between two rounds of writes, {}: more events a write, later; 0s is none."),
+    row("stream.write_timeout", Time(TICK..=HOUR, |c| &mut c.stream.write_timeout),
+        "A subscriber that takes nothing for this long, {}, is cut; a slow one takes its receive buffer at a time."),
+    row("stream.unsent_bytes_max", Rule::Size(Size::mib(1)..=Size::tib(1), |c| &mut c.stream.unsent_bytes_max),
+        "Bytes of events that slow subscribers are in the middle of, {}; past it they are read again from the log."),
+    row("stream.gone", Time(Duration::ZERO..=DAY, |c| &mut c.stream.gone),
+        "How long a deleted topic tells reconnecting subscribers to stop, {}."),
+    row("publish.allow_get", Flag(|c| &mut c.publish.allow_get),
+        "Whether GET /publish publishes, {}; handy for a browser's address bar."),
+    row("publish.event_bytes_max", Rule::Size(Size::new(1)..=Size::mib(64), |c| &mut c.publish.event_bytes_max),
+        "The largest event, {}."),
+    row("publish.idempotency_window", Time(SECOND..=DAY, |c| &mut c.publish.idempotency_window),
+        "How long a repeated Idempotency-Key is recognised and not published twice, {}."),
+    row("publish.idempotency_keys_max", Count(1..=MANY, |c| &mut c.publish.idempotency_keys_max),
+        "Idempotency keys remembered per topic, {}; past it the oldest is forgotten."),
+    row("publish.body_timeout", Time(TICK..=TEN_MINUTES, |c| &mut c.publish.body_timeout),
+        "The whole body must have arrived after this, {}; against slow-body attacks."),
+    row("limits.connections_max", Count(1..=MANY, |c| &mut c.limits.connections_max),
+        "Subscriber streams in all, {}; the open-files limit must allow as many."),
+    row("limits.connections_per_ip_max", Count(1..=MANY, |c| &mut c.limits.connections_per_ip_max),
+        "Subscriber streams from one IP address, {}; behind a proxy all share one."),
+    row("limits.subscribers_per_topic_max", Count(1..=MANY, |c| &mut c.limits.subscribers_per_topic_max),
+        "Subscribers of one topic, {}."),
+    row("limits.topics_max", Count(1..=MANY, |c| &mut c.limits.topics_max),
+        "Topics alive at once, {}: those with subscribers, and those that remember a key or a deletion."),
+    row("limits.topics_per_request_max", Count(1..=1024, |c| &mut c.limits.topics_per_request_max),
+        "Topics one request may name, {}."),
+    row("limits.topic_bytes_max", Rule::Size(Size::new(1)..=Size::kib(1), |c| &mut c.limits.topic_bytes_max),
+        "The longest topic name in UTF-8, {}."),
+    row("limits.request_bytes_in_flight_max",
+        Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.limits.request_bytes_in_flight_max),
+        "Bytes of requests being received and read, {}; at least limits.request_bytes_in_flight_per_ip_max."),
+    row("limits.request_bytes_in_flight_per_ip_max",
+        Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.limits.request_bytes_in_flight_per_ip_max),
+        "The same from one IP address, {}; at least 6 x publish.event_bytes_max + 64KiB."),
+    row("limits.pending_connections_max", Count(1..=MANY, |c| &mut c.limits.pending_connections_max),
+        "Connections that are no subscriber's, {}; past it the oldest silent one gives way."),
+    row("limits.pending_connections_per_ip_max", Count(1..=MANY, |c| &mut c.limits.pending_connections_per_ip_max),
+        "The same from one IP address, {}; behind a proxy all share one."),
+    row("limits.idempotency_keys_max", Count(1..=100_000_000, |c| &mut c.limits.idempotency_keys_max),
+        "Idempotency keys remembered in all topics together, {}; past it the oldest of all is forgotten."),
+    row("cors.origins", Rule::Origins(|c| &mut c.cors.origins),
+        "Pages of other origins that may use the broker: exact, as \"https://app.example.com\", or only \"*\"."),
+    row("shutdown.drain", Time(Duration::ZERO..=TEN_MINUTES, |c| &mut c.shutdown.drain),
+        "How long streams and requests may take to end before they are cut, {}."),
 ];
 
-const fn row(key: &'static str, rule: Rule) -> Setting {
-    Setting { key, rule }
+const fn row(key: &'static str, rule: Rule, about: &'static str) -> Setting {
+    Setting { key, rule, about }
 }
 
 impl Setting {
@@ -120,24 +175,66 @@ impl Setting {
         format!("TIDINGS__{}", self.key.to_uppercase().replace('.', "__"))
     }
 
+    /// What it is for: a sentence.
+    pub fn about(&self) -> String {
+        self.about.replace("{}", &self.range())
+    }
+
+    /// The first and the last value that is allowed, where values have an order; else all of them, or nothing.
+    fn range(&self) -> String {
+        match &self.rule {
+            Port(_) => format!("{} to {}", u16::MIN, u16::MAX),
+            Count(range, _) => format!("{} to {}", range.start(), range.end()),
+            Rule::Size(range, _) => format!("{} to {}", range.start(), range.end()),
+            Time(range, _) | TimeOr(_, range, _) => format!("{} to {}", written(*range.start()), written(*range.end())),
+            Flag(_) => "true or false".to_owned(),
+            Host(_) | Word(_) | Rule::Path(_) | Rule::Origins(_) => String::new(),
+        }
+    }
+
     /// What a value may be, in words.
     pub fn allowed(&self) -> String {
+        let range = self.range();
         match &self.rule {
             Host(_) => "an IP address or localhost".to_owned(),
-            Port(_) => "a whole number from 0 to 65535".to_owned(),
-            Flag(_) => "true or false".to_owned(),
-            Count(range, _) => format!("a whole number from {} to {}", range.start(), range.end()),
-            Rule::Size(range, _) => {
-                format!("a size with its unit (B, KiB, MiB, GiB or TiB) from {} to {}", range.start(), range.end())
-            }
-            Time(range, _) => span(range),
-            TimeOr(zero, range, _) => format!("{}, or 0s for {zero}", span(range)),
+            Flag(_) => range,
+            Port(_) | Count(..) => format!("a whole number from {range}"),
+            Rule::Size(..) => format!("a size with its unit (B, KiB, MiB, GiB or TiB) from {range}"),
+            Time(..) => format!("{DURATION} from {range}"),
+            TimeOr(zero, ..) => format!("{DURATION} from {range}, or 0s for {zero}"),
             Word(words) => words.iter().map(|Choice(word, _)| *word).collect::<Vec<_>>().join(" or "),
             Rule::Path(_) => "the path of a directory".to_owned(),
             Rule::Origins(_) => format!(
                 "[\"*\"], or up to {ORIGINS_MAX} origins as browsers send them, such as \
                  https://app.example.com: http or https, lower case, no path, no default port"
             ),
+        }
+    }
+
+    /// The value in `config`, as a configuration file writes it.
+    pub fn value(&self, config: &Config) -> String {
+        // The table gives a field to write to.
+        let mut config = config.clone();
+        match &self.rule {
+            Host(field) => format!("\"{}\"", field(&mut config)),
+            Port(field) => field(&mut config).to_string(),
+            Flag(field) => field(&mut config).to_string(),
+            Count(_, field) => field(&mut config).to_string(),
+            Rule::Size(_, field) => format!("\"{}\"", field(&mut config)),
+            Time(_, field) | TimeOr(_, _, field) => format!("\"{}\"", written(*field(&mut config))),
+            Word(words) => {
+                let sets_nothing = |Choice(_, set): &&Choice| {
+                    let mut other = config.clone();
+                    set(&mut other);
+                    other == config
+                };
+                words.iter().find(sets_nothing).map_or_else(String::new, |Choice(word, _)| format!("\"{word}\""))
+            }
+            Rule::Path(field) => format!("{:?}", field(&mut config).to_string_lossy()),
+            Rule::Origins(field) => match field(&mut config) {
+                Origins::Any => "[\"*\"]".to_owned(),
+                Origins::Only(origins) => format!("{origins:?}"),
+            },
         }
     }
 
@@ -182,12 +279,17 @@ impl Setting {
     }
 }
 
-fn span(range: &RangeInclusive<Duration>) -> String {
-    format!(
-        "a duration with its unit (ms, s, m, h or d) from {} to {}",
-        humantime::format_duration(*range.start()),
-        humantime::format_duration(*range.end())
-    )
+/// A duration as a configuration file writes it: in the largest of these units that gives a whole number.
+fn written(time: Duration) -> String {
+    let millis = time.as_millis();
+    let units = [TEN_YEARS / 10, HOUR, Duration::from_mins(1), SECOND].map(|unit| unit.as_millis());
+    let unit =
+        units.into_iter().zip(["y", "h", "m", "s"]).find(|(unit, _)| millis >= *unit && millis.is_multiple_of(*unit));
+    match unit {
+        Some((unit, name)) => format!("{}{name}", millis / unit),
+        None if millis == 0 => "0s".to_owned(),
+        None => format!("{millis}ms"),
+    }
 }
 
 fn text(value: &ValueKind) -> Option<&str> {

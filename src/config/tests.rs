@@ -1,5 +1,6 @@
 //! What the configuration promises, checked key by key against the table of settings.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -37,19 +38,42 @@ fn the_shipped_file_is_the_defaults() {
 }
 
 #[test]
-fn the_shipped_file_has_every_key_in_order_below_one_comment() {
-    let (mut section, mut above, mut found) = ("", "", Vec::new());
-    for line in SHIPPED.lines() {
-        if let Some(name) = line.strip_prefix('[') {
-            section = name.trim_end_matches(']');
-        } else if let Some((name, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
-            assert!(above.starts_with("# "), "{section}.{name} has no comment");
-            found.push(format!("{section}.{name}"));
-        }
-        above = line;
+fn every_key_says_in_one_line_what_it_is_for() {
+    for setting in SETTINGS {
+        let (key, about) = (setting.key, setting.about());
+        assert!(about.starts_with(|c: char| c.is_ascii_uppercase()) && about.ends_with('.'), "{key}: {about}");
+        // A comment of the file, and a cell of a table, must hold it.
+        assert!(!about.contains(['\n', '|', '{', '}']) && about.len() <= 118, "{key}: {about}");
     }
-    let known: Vec<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
-    assert_eq!(found, known);
+    let keys: BTreeSet<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
+    assert_eq!(keys.len(), SETTINGS.len(), "each key has one row");
+}
+
+#[test]
+fn the_rules_between_keys_are_what_the_keys_say() {
+    let mut config = Config::default();
+    config.log.topic_bytes_max = Size::new(1);
+    config.log.bytes_max = Size::new(0);
+    config.log.queue_bytes_max = Size::new(0);
+    config.limits.request_bytes_in_flight_per_ip_max = Size::new(1);
+    config.limits.request_bytes_in_flight_max = Size::new(0);
+    let broken = config.contradictions(&BTreeMap::new());
+    let told = SETTINGS.iter().filter(|setting| setting.about().contains("; at least ")).count();
+    assert_eq!(broken.len(), told);
+    for problem in broken {
+        let Problem::Invalid { key, allowed, .. } = problem else { panic!("{problem}") };
+        let (_, rule) = allowed.trim_end_matches(')').split_once(" (").unwrap();
+        assert!(setting(&key).about().ends_with(&format!("; at least {rule}.")), "{key}: at least {rule}");
+    }
+}
+
+#[test]
+fn durations_are_written_in_the_largest_unit_that_divides_them() {
+    for text in ["0s", "1ms", "1500ms", "75s", "1m", "90m", "24h", "10y"] {
+        let mut config = Config::default();
+        config.log.age_max = humantime::parse_duration(text).unwrap();
+        assert_eq!(setting("log.age_max").value(&config), format!("\"{text}\""));
+    }
 }
 
 #[test]

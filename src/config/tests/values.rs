@@ -67,6 +67,19 @@ fn every_key_is_set_by_its_variable_and_changes_only_its_field() {
 }
 
 #[test]
+fn every_value_reads_back_as_it_is_written() {
+    for (key, other, _) in SAMPLES {
+        let mut config = Config::default();
+        setting(key).apply(&mut config, &setting(key).read(other)).unwrap();
+        let text = format!("[{}]\n{} = {}", setting(key).section(), setting(key).name(), setting(key).value(&config));
+        let values = parse(&FILE.to_owned(), &text).unwrap();
+        let mut read = Config::default();
+        setting(key).apply(&mut read, &values[*key].kind).unwrap();
+        assert_eq!(read, config, "{text}");
+    }
+}
+
+#[test]
 fn every_bad_value_names_its_variable_key_value_and_what_is_allowed() {
     for (key, _, bad) in SAMPLES {
         let setting = setting(key);
@@ -89,8 +102,8 @@ fn bad_values_of_a_file_are_said_exactly() {
         ("[log]\nengine = \"redis\"", "log.engine = \"redis\"; allowed: disk or memory"),
         (
             "[log]\nage_max = 24",
-            "log.age_max = 24; allowed: a duration with its unit (ms, s, m, h or d) \
-             from 1s to 10years, or 0s for no limit",
+            "log.age_max = 24; allowed: a duration with its unit (ms, s, m, h, d or y) \
+             from 1s to 10y, or 0s for no limit",
         ),
         (
             "[publish]\nevent_bytes_max = 1024",

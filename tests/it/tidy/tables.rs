@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use tidings::{frame::GapReason, http::Code, hub::End};
+use tidings::{config::document, frame::GapReason, http::Code, hub::End};
 
 use super::source::{files, first_word, read, rust, words, write};
 
@@ -92,6 +92,18 @@ fn every_code_of_a_problem_is_documented_with_its_status_and_meaning() {
     }
     let row = |code: &Code| format!("| `{}` | {} | {} |", code.as_str(), code.status().as_u16(), code.meaning());
     check_table("| code | status | |", &Code::ALL.iter().map(row).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_shipped_configuration_is_the_defaults() {
+    check("config.toml", &read("config.toml"), &document::toml());
+}
+
+#[test]
+fn every_key_is_documented_with_its_default_and_meaning() {
+    let table = document::markdown();
+    let lines: Vec<String> = table.lines().map(str::to_owned).collect();
+    check_table(&lines[0], &lines[2..]);
 }
 
 #[test]
