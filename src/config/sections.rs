@@ -1,4 +1,4 @@
-//! The sections of the configuration, and their defaults.
+//! The sections of the configuration, and their defaults. What each key may be is in the table of keys.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,13 +11,13 @@ use super::Size;
 pub struct ServerConfig {
     /// Address to listen on: an IP address, or `localhost` for 127.0.0.1.
     pub host: IpAddr,
-    /// Port to listen on, 0 to 65535; 0 picks a free one.
+    /// Port to listen on; 0 picks a free one.
     pub port: u16,
-    /// Worker threads, 0 to 256; 0 is one per core.
+    /// Worker threads; 0 is one per core.
     pub workers: usize,
-    /// How long an idle connection waits for its next request, 1 s to 1 h.
+    /// How long an idle connection waits for its next request.
     pub keep_alive: Duration,
-    /// How long a new connection has for the head of its first request, and a later request for its own, 100 ms to 10 min.
+    /// How long a new connection has for the head of its first request, and a later request for its own.
     pub head_timeout: Duration,
 }
 
@@ -49,21 +49,21 @@ pub struct LogConfig {
     pub path: PathBuf,
     /// What an acknowledgement of the disk engine survives.
     pub durability: Durability,
-    /// Events kept per topic, 1 to 10 million.
+    /// Events kept per topic.
     pub topic_events_max: usize,
-    /// Bytes kept per topic, up to 1 TiB; holds the largest event and 64 KiB more.
+    /// Bytes kept per topic; holds the largest event and 64 KiB more.
     pub topic_bytes_max: Size,
-    /// Bytes kept in all topics together, up to 1 TiB; not less than `topic_bytes_max`.
+    /// Bytes kept in all topics together; not less than `topic_bytes_max`.
     pub bytes_max: Size,
-    /// Events kept in all topics together, 1 to 1,000 million.
+    /// Events kept in all topics together.
     pub events_max: usize,
-    /// Bytes of the newest events that the disk engine keeps in memory, too, up to 1 TiB.
+    /// Bytes of the newest events that the disk engine keeps in memory, too.
     pub hot_bytes_max: Size,
-    /// Bytes of events that may wait to be written, up to 1 TiB; holds the largest event.
+    /// Bytes of events that may wait to be written; holds the largest event.
     pub queue_bytes_max: Size,
-    /// How long a publish waits for room among them, 0 to 10 min.
+    /// How long a publish waits for room among them.
     pub queue_wait: Duration,
-    /// How long an event is kept, 1 s to 10 years; zero is without limit.
+    /// How long an event is kept; zero is without limit.
     pub age_max: Duration,
     /// Whether this start begins a new epoch. Not a key but a flag, `--new-epoch`: it is for one start.
     pub new_epoch: bool,
@@ -110,19 +110,19 @@ impl Default for LogConfig {
 /// `[stream]`: how a subscriber's stream behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamConfig {
-    /// An idle stream gets a sign of life this often, 100 ms to 10 min.
+    /// An idle stream gets a sign of life this often.
     pub heartbeat: Duration,
-    /// The reconnection time offered to subscribers, before jitter, 100 ms to 10 min.
+    /// The reconnection time offered to subscribers, before jitter.
     pub retry: Duration,
-    /// A stream is ended politely after this, 1 s to 10 years; zero is never.
+    /// A stream is ended politely after this; zero is never.
     pub lifetime_max: Duration,
-    /// The longest pause of a busy topic between two rounds of writes, 1 ms to 1 s; zero is none.
+    /// The longest pause of a busy topic between two rounds of writes; zero is none.
     pub coalesce_max: Duration,
-    /// A subscriber that takes nothing for this long is cut, 100 ms to 1 h.
+    /// A subscriber that takes nothing for this long is cut.
     pub write_timeout: Duration,
-    /// Bytes of events and notices that have been begun and wait for slow subscribers, 1 MiB to 1 TiB.
+    /// Bytes of events and notices that have been begun and wait for slow subscribers.
     pub unsent_bytes_max: Size,
-    /// How long after its deletion a topic tells reconnecting subscribers to stop, 0 to 24 h.
+    /// How long after its deletion a topic tells reconnecting subscribers to stop.
     pub gone: Duration,
 }
 
@@ -145,13 +145,13 @@ impl Default for StreamConfig {
 pub struct PublishConfig {
     /// Whether `GET /publish` publishes.
     pub allow_get: bool,
-    /// The largest event, 1 B to 64 MiB.
+    /// The largest event.
     pub event_bytes_max: Size,
-    /// How long a repeated `Idempotency-Key` is recognised, 1 s to 24 h.
+    /// How long a repeated `Idempotency-Key` is recognised.
     pub idempotency_window: Duration,
-    /// Idempotency keys remembered per topic, 1 to 10 million.
+    /// Idempotency keys remembered per topic.
     pub idempotency_keys_max: usize,
-    /// The whole body of a request must have arrived after this, 100 ms to 10 min.
+    /// The whole body of a request must have arrived after this.
     pub body_timeout: Duration,
 }
 
@@ -170,27 +170,27 @@ impl Default for PublishConfig {
 /// `[limits]`: how much of everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitsConfig {
-    /// Subscriber streams in all, 1 to 10 million.
+    /// Subscriber streams in all.
     pub connections_max: usize,
-    /// Subscriber streams from one IP address, 1 to 10 million.
+    /// Subscriber streams from one IP address.
     pub connections_per_ip_max: usize,
-    /// Subscribers of one topic, 1 to 10 million.
+    /// Subscribers of one topic.
     pub subscribers_per_topic_max: usize,
-    /// Topics alive at once, 1 to 10 million: those with subscribers, and those that remember a key or a deletion.
+    /// Topics alive at once: those with subscribers, and those that remember a key or a deletion.
     pub topics_max: usize,
-    /// Topics one request may name, 1 to 1024.
+    /// Topics one request may name.
     pub topics_per_request_max: usize,
-    /// The longest topic name, 1 B to 1 KiB of UTF-8.
+    /// The longest topic name, in bytes of UTF-8.
     pub topic_bytes_max: Size,
-    /// Bytes of requests that are being received and read, 64 KiB to 1 TiB; holds what one address may send at once.
+    /// Bytes of requests that are being received and read; holds what one address may send at once.
     pub request_bytes_in_flight_max: Size,
-    /// The same from one IP address, 64 KiB to 1 TiB; holds the largest body.
+    /// The same from one IP address; holds the largest body.
     pub request_bytes_in_flight_per_ip_max: Size,
-    /// Connections that are no subscriber's, 1 to 10 million: they publish, ask, or have not said anything yet.
+    /// Connections that are no subscriber's: they publish, ask, or have not said anything yet.
     pub pending_connections_max: usize,
-    /// The same from one IP address, 1 to 10 million.
+    /// The same from one IP address.
     pub pending_connections_per_ip_max: usize,
-    /// Idempotency keys remembered in all topics together, 1 to 100 million.
+    /// Idempotency keys remembered in all topics together.
     pub idempotency_keys_max: usize,
 }
 
@@ -237,7 +237,7 @@ impl Default for Origins {
 /// `[shutdown]`: how to stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShutdownConfig {
-    /// How long streams and requests may take to end before they are cut, 0 to 10 min.
+    /// How long streams and requests may take to end before they are cut.
     pub drain: Duration,
 }
 
