@@ -2,4 +2,5 @@
 
 pub mod serve;
 pub mod bench;
+pub mod config;
 pub mod response;

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod cli;
 
-use cli::{bench, serve};
+use cli::{bench, config, serve};
 
 /// The configuration is wrong (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
@@ -31,6 +31,9 @@ enum Command {
     Serve(serve::Arguments),
     /// Measure a server: publish to it, subscribe to it, and check every delivery.
     Bench(bench::Arguments),
+    /// Print the default config.toml: each key with its default and what it is for.
+    #[command(after_help = config::EXAMPLES)]
+    Config,
 }
 
 const EXAMPLES: &str = "\
@@ -39,12 +42,14 @@ Try it:
   curl -N 'http://127.0.0.1:8080/subscribe?topic=news'
   curl 'http://127.0.0.1:8080/publish?topic=news' --data-urlencode 'content=hello'
 
-Every key of config.toml is also an environment variable: log.age_max is TIDINGS__LOG__AGE_MAX.";
+Every key of config.toml is also an environment variable: log.age_max is TIDINGS__LOG__AGE_MAX. `tidings config` prints
+them all.";
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
     match line.command.unwrap_or(Command::Serve(line.serve)) {
         Command::Serve(arguments) => serve::serve(arguments),
         Command::Bench(arguments) => bench::bench(arguments),
+        Command::Config => config::config(),
     }
 }

@@ -47,6 +47,7 @@ async fn help_teaches() {
         "--version",
         "serve",
         "bench",
+        "tidings config",
         "config.toml",
         "TIDINGS__",
         "curl -N 'http://127.0.0.1:8080/subscribe?topic=news'",
@@ -57,6 +58,23 @@ async fn help_teaches() {
     let (code, serve, _) = run(program().args(["serve", "--help"])).await;
     assert_eq!(code, 0);
     assert!(serve.contains("--listen") && serve.contains("--check"), "{serve}");
+}
+
+/// Goal: `tidings config` prints a file that may be kept as `config.toml`: the shipped one, whatever is set around it.
+#[tokio::test]
+async fn the_defaults_are_printed() {
+    let around = directory("printed", "[log]\nage_max = \"10 bananas\"\n");
+    let mut command = program();
+    command.arg("config").current_dir(&around).env("TIDINGS__LOG__AGE_MAX", "1h");
+    let (code, out, error) = run(&mut command).await;
+    assert_eq!((code, error.as_str()), (0, ""));
+    assert_eq!(out, include_str!("../../config.toml"));
+    let kept = directory("kept", &out);
+    let (code, _, error) = run(program().arg("--check").current_dir(&kept)).await;
+    assert_eq!((code, error.as_str()), (0, ""));
+    let (code, help, _) = run(program().args(["config", "--help"])).await;
+    assert_eq!(code, 0);
+    assert!(help.contains("tidings config > config.toml") && help.contains("tidings --check"), "{help}");
 }
 
 /// Goal: `--version` says which one.

@@ -1,0 +1,26 @@
+//! `tidings config`: the defaults, to begin a `config.toml` with.
+
+use std::{io::Write as _, process::ExitCode};
+
+use tidings::config::document;
+
+use crate::EXIT_FAILURE;
+
+/// What follows the description in `--help`.
+pub const EXAMPLES: &str = "\
+Write a file, keep what you change, and check it:
+  tidings config > config.toml
+  tidings --check
+
+It prints what is built in, and reads neither a config.toml nor the environment.";
+
+/// Prints the default `config.toml`.
+pub fn config() -> ExitCode {
+    match std::io::stdout().write_all(document::toml().as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tidings config: {error}");
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}
