@@ -7,7 +7,6 @@ use super::source::read;
 type Names = BTreeSet<String>;
 
 const API: &str = "docs/api.md";
-const CONFIGURATION: &str = "docs/configuration.md";
 
 /// The rows of the tables in `text`: the cells of each.
 fn rows(text: &str) -> Vec<Vec<String>> {
