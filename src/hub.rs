@@ -11,7 +11,7 @@
 //! and lets the requests that came in meanwhile go first: what they publish joins the next write.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{RefCell, RefMut},
     io,
     net::TcpStream,
     num::NonZeroU32,
@@ -48,6 +48,7 @@ mod segment;
 mod unsent;
 mod end;
 
+use channels::SMALL_CHANNEL_MEMBERS_MAX;
 pub use connection::{Peer, Subscription};
 pub use delivery::PageRequest;
 pub use end::End;
@@ -74,16 +75,29 @@ const EVENTS: usize = 128;
 const DRAIN_PART: f64 = 0.8;
 
 /// Hands sockets over to the hub of this thread; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct HubHandle(Rc<Inbox>);
+#[derive(Clone)]
+pub struct HubHandle(Rc<Shared>);
 
-/// Sockets that were handed over, and that the hub has not adopted yet.
-#[derive(Debug, Default)]
-struct Inbox {
+/// What the hub's task and its handles share.
+#[derive(Default)]
+struct Shared {
+    /// Sockets that were handed over, and that the hub has not adopted yet.
     arrivals: RefCell<Vec<(TcpStream, Subscription)>>,
     notify: Notify,
-    /// The hub has ended: nobody reads this any more.
-    closed: Cell<bool>,
+    /// `None` when the hub has ended: nobody reads the arrivals any more.
+    core: RefCell<Option<Core>>,
+}
+
+/// The part of a hub that delivers. Its task drives it, and a publisher on the same thread may, too: see
+/// [`HubHandle::deliver`].
+struct Core {
+    feed: Arc<Feed>,
+    fanout: Fanout<Socket>,
+    registry: Rc<Registry>,
+    /// Memory for what is taken from the feed.
+    batch: Batch,
+    /// A publisher drives it. When this is still set in the hub's own turn, that has panicked.
+    is_driven: bool,
 }
 
 /// How the server ends all hubs.
@@ -102,18 +116,18 @@ impl HubHandle {
     /// # Errors
     /// When the system gives no poll instance.
     pub fn start(log: &Arc<dyn Log>, config: &StreamConfig, unsent: &Arc<Unsent>, drain: Drain) -> io::Result<Self> {
-        let handle = Self(Rc::default());
+        let shared = Rc::new(Shared::default());
+        let handle = Self(Rc::clone(&shared));
         // The hub's task holds it, so that it is dropped when the task ends, however it ends.
         let done = drain.done.upgrade();
-        let inbox = Rc::clone(&handle.0);
         let (log, config, unsent) = (Arc::clone(log), config.clone(), Arc::clone(unsent));
-        let mut hub = Hub::new(&log, &config, &unsent, &inbox)?;
+        let mut hub = Hub::new(&log, &config, &unsent, &shared)?;
         tokio::task::spawn_local(async move {
             let _done = done;
             // A bug that panics costs the streams of this worker, which resume, and not all streams to come.
             while let Err(error) = tokio::task::spawn_local(hub.run(drain.clone())).await {
                 tracing::error!(%error, "a hub panicked and is started again; its subscribers resume");
-                hub = match Hub::new(&log, &config, &unsent, &inbox) {
+                hub = match Hub::new(&log, &config, &unsent, &shared) {
                     Ok(hub) => hub,
                     Err(error) => {
                         tracing::error!(%error, "the hub cannot be started again");
@@ -121,8 +135,8 @@ impl HubHandle {
                     }
                 }
             }
-            inbox.closed.set(true);
-            inbox.arrivals.take();
+            shared.core.take();
+            shared.arrivals.take();
         });
         Ok(handle)
     }
@@ -131,20 +145,39 @@ impl HubHandle {
     /// socket must not block, and must not be registered with another poll.
     pub fn adopt(&self, socket: TcpStream, subscription: Subscription) {
         // When the hub has ended, the socket is closed here. The client comes back, and its permits are free.
-        if self.0.closed.get() {
+        if self.0.core.borrow().is_none() {
             return;
         }
         self.0.arrivals.borrow_mut().push((socket, subscription));
         self.0.notify.notify_one();
     }
+
+    /// Delivers what has just been committed for so many subscribers, at once, where they are few: such an event need not
+    /// wait for the requests that came with it, and their answers. All else is left to the hub's task, which the feed has
+    /// woken: what many subscribers get goes out with what comes next, in one write each.
+    pub fn deliver(&self, subscribers: usize) {
+        if !(1..=SMALL_CHANNEL_MEMBERS_MAX).contains(&subscribers) {
+            return;
+        }
+        let mut core = self.0.core.borrow_mut();
+        let Some(core) = &mut *core else { return };
+        if core.fanout.is_empty() {
+            // What others get wakes nobody here, and a pause of the feed stays one.
+            return;
+        }
+        core.is_driven = true;
+        core.receive(self.0.arrivals.take(), Instant::now());
+        if core.fanout.has_little_work() {
+            core.fanout.step();
+        }
+        core.is_driven = false;
+    }
 }
 
 /// The hub itself: the event loop around a [`Fanout`].
 struct Hub {
-    inbox: Rc<Inbox>,
+    shared: Rc<Shared>,
     feed: Arc<Feed>,
-    fanout: Fanout<Socket>,
-    registry: Rc<Registry>,
     poll: AsyncFd<Poll>,
     /// Filled by each poll.
     events: Events,
@@ -173,7 +206,7 @@ enum Phase {
 }
 
 impl Hub {
-    fn new(log: &Arc<dyn Log>, config: &StreamConfig, unsent: &Arc<Unsent>, inbox: &Rc<Inbox>) -> io::Result<Self> {
+    fn new(log: &Arc<dyn Log>, config: &StreamConfig, unsent: &Arc<Unsent>, shared: &Rc<Shared>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = Rc::new(poll.registry().try_clone()?);
         // The feed is opened before the fan-out reads the watermark: what is committed in between comes twice, not
@@ -185,11 +218,11 @@ impl Hub {
             reason = "its successor is unsafe to call; a Poll owns its descriptor and never changes it"
         )]
         let poll = AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)?;
+        let core = Core { feed: Arc::clone(&feed), fanout, registry, batch: Batch::default(), is_driven: false };
+        shared.core.replace(Some(core));
         Ok(Self {
-            inbox: Rc::clone(inbox),
+            shared: Rc::clone(shared),
             feed,
-            fanout,
-            registry,
             poll,
             events: Events::with_capacity(EVENTS),
             has_more_events: false,
@@ -199,18 +232,17 @@ impl Hub {
     }
 
     async fn run(mut self, mut drain: Drain) {
-        let mut batch = Batch::default();
         let mut phase = Phase::Serving;
         loop {
             // The time is read before the feed: see `Fanout::apply`.
             let now = Instant::now();
-            self.receive(&mut batch, now);
+            self.receive(now);
             if let Phase::DrainRequested(within) = phase {
-                self.fanout.drain(within.mul_f64(DRAIN_PART));
+                self.core().fanout.drain(within.mul_f64(DRAIN_PART));
                 phase = Phase::Draining(now + within);
             }
             self.poll_sockets();
-            let busy = self.work(now);
+            let busy = self.core().work(now);
             if let Phase::Draining(ends_at) = phase
                 && (ends_at <= now || self.is_empty())
             {
@@ -232,14 +264,12 @@ impl Hub {
                 self.feed.pause();
             }
             let ends_at = if let Phase::Draining(ends_at) = phase { Some(ends_at) } else { None };
-            let wake_at = self.fanout.next_deadline().into_iter().chain(ends_at).min();
+            let wake_at = self.core().fanout.next_deadline().into_iter().chain(ends_at).min();
             tokio::select! {
                 () = self.feed.arrived() => {}
-                () = self.inbox.notify.notified() => {}
+                () = self.shared.notify.notified() => {}
                 ready = self.poll.readable() => drop(ready),
-                Some(Fetched { key, id, page }) = self.fetches.next(), if !self.fetches.is_empty() => {
-                    self.fanout.supply(key, id, page);
-                }
+                Some(fetched) = self.fetches.next(), if !self.fetches.is_empty() => self.supply(fetched),
                 () = sleep_until(wake_at) => {}
                 changed = drain.begin.changed(), if matches!(phase, Phase::Serving) => {
                     let within = changed.ok().and_then(|()| *drain.begin.borrow());
@@ -249,17 +279,88 @@ impl Hub {
         }
     }
 
-    /// Whether there is no subscriber, neither here nor on the way here.
-    fn is_empty(&self) -> bool {
-        self.fanout.is_empty() && self.inbox.arrivals.borrow().is_empty()
+    /// The part that delivers, for this task's own turn.
+    #[expect(clippy::expect_used, reason = "it is put there when the hub is made, and goes after this task")]
+    fn core(&self) -> RefMut<'_, Core> {
+        RefMut::map(self.shared.core.borrow_mut(), |core| core.as_mut().expect("a hub that runs has its core"))
     }
 
-    /// Applies what has been committed, and adopts the sockets that were handed over. The inbox is emptied before the
-    /// feed: see [`Fanout::adopt`].
-    fn receive(&mut self, batch: &mut Batch, now: Instant) {
-        let arrivals = self.inbox.arrivals.take();
-        self.feed.take(batch);
-        self.fanout.apply(batch, now);
+    /// Whether there is no subscriber, neither here nor on the way here.
+    fn is_empty(&self) -> bool {
+        self.core().fanout.is_empty() && self.shared.arrivals.borrow().is_empty()
+    }
+
+    fn receive(&self, now: Instant) {
+        let mut core = self.core();
+        assert!(!core.is_driven, "a publisher panicked while it delivered");
+        core.receive(self.shared.arrivals.take(), now);
+    }
+
+    /// Starts to fetch pages that connections wait for, a few at a time.
+    fn start_fetches(&mut self) {
+        while self.fetches.len() < FETCHES_MAX
+            && let Some(request) = { self.core().fanout.next_page_request() }
+        {
+            let PageRequest { key, id, topics, after, removals_seen, bytes_max } = request;
+            let page = self.log.fetch(topics, after, removals_seen, bytes_max);
+            self.fetches.push(page.map(move |page| Fetched { key, id, page }).boxed_local());
+        }
+    }
+
+    /// Gives the pages that have been fetched to their connections, without waiting; whether there was one.
+    fn supply_fetched(&mut self) -> bool {
+        let mut any = false;
+        while let Some(Some(fetched)) = self.fetches.next().now_or_never() {
+            self.supply(fetched);
+            any = true;
+        }
+        any
+    }
+
+    fn supply(&self, Fetched { key, id, page }: Fetched) {
+        self.core().fanout.supply(key, id, page);
+    }
+
+    /// Tells the fan-out which sockets have become ready. It makes no system call as long as the poll itself is not
+    /// ready.
+    fn poll_sockets(&mut self) {
+        if let Some(Ok(mut ready)) = self.poll.readable().now_or_never() {
+            ready.clear_ready();
+            self.has_more_events = true;
+        }
+        if self.has_more_events {
+            self.has_more_events = self.poll_events();
+        }
+    }
+
+    /// As [`poll_sockets`](Self::poll_sockets), with the system call; whether there may be more events.
+    fn poll_events(&mut self) -> bool {
+        if let Err(error) = self.poll.get_mut().poll(&mut self.events, Some(Duration::ZERO)) {
+            tracing::warn!(%error, "the readiness of sockets cannot be read");
+            return error.kind() == io::ErrorKind::Interrupted;
+        }
+        let (mut count, mut core) = (0, self.shared.core.borrow_mut());
+        let Some(Core { fanout, .. }) = &mut *core else { return false };
+        for event in &self.events {
+            let Token(key) = event.token();
+            if event.is_readable() || event.is_read_closed() || event.is_error() {
+                fanout.readable(key);
+            }
+            if event.is_writable() {
+                fanout.writable(key);
+            }
+            count += 1;
+        }
+        count == EVENTS
+    }
+}
+
+impl Core {
+    /// Applies what has been committed, and adopts the sockets that were handed over. They are taken before the feed: see
+    /// [`Fanout::adopt`].
+    fn receive(&mut self, arrivals: Vec<(TcpStream, Subscription)>, now: Instant) {
+        self.feed.take(&mut self.batch);
+        self.fanout.apply(&mut self.batch, now);
         for (socket, subscription) in arrivals {
             let socket = Socket::new(socket, Rc::clone(&self.registry));
             if let Err(error) = self.fanout.adopt(socket, subscription, Socket::watch_readable) {
@@ -283,59 +384,6 @@ impl Hub {
             self.fanout.step();
         }
         false
-    }
-
-    /// Starts to fetch pages that connections wait for, a few at a time.
-    fn start_fetches(&mut self) {
-        while self.fetches.len() < FETCHES_MAX
-            && let Some(request) = self.fanout.next_page_request()
-        {
-            let PageRequest { key, id, topics, after, removals_seen, bytes_max } = request;
-            let page = self.log.fetch(topics, after, removals_seen, bytes_max);
-            self.fetches.push(page.map(move |page| Fetched { key, id, page }).boxed_local());
-        }
-    }
-
-    /// Gives the pages that have been fetched to their connections, without waiting; whether there was one.
-    fn supply_fetched(&mut self) -> bool {
-        let mut any = false;
-        while let Some(Some(Fetched { key, id, page })) = self.fetches.next().now_or_never() {
-            self.fanout.supply(key, id, page);
-            any = true;
-        }
-        any
-    }
-
-    /// Tells the fan-out which sockets have become ready. It makes no system call as long as the poll itself is not
-    /// ready.
-    fn poll_sockets(&mut self) {
-        if let Some(Ok(mut ready)) = self.poll.readable().now_or_never() {
-            ready.clear_ready();
-            self.has_more_events = true;
-        }
-        if self.has_more_events {
-            self.has_more_events = self.poll_events();
-        }
-    }
-
-    /// As [`poll_sockets`](Self::poll_sockets), with the system call; whether there may be more events.
-    fn poll_events(&mut self) -> bool {
-        if let Err(error) = self.poll.get_mut().poll(&mut self.events, Some(Duration::ZERO)) {
-            tracing::warn!(%error, "the readiness of sockets cannot be read");
-            return error.kind() == io::ErrorKind::Interrupted;
-        }
-        let mut count = 0;
-        for event in &self.events {
-            let Token(key) = event.token();
-            if event.is_readable() || event.is_read_closed() || event.is_error() {
-                self.fanout.readable(key);
-            }
-            if event.is_writable() {
-                self.fanout.writable(key);
-            }
-            count += 1;
-        }
-        count == EVENTS
     }
 }
 

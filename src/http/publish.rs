@@ -146,7 +146,13 @@ impl Publish {
         };
         let (topic, several) = (draft.topic.clone(), self.several);
         match edge.registry.publish(draft) {
-            Either::Left(outcome) => now(answer(edge, &[(topic, outcome.into_inner())], several)),
+            Either::Left(outcome) => {
+                let outcome = outcome.into_inner();
+                if let Ok(published) = &outcome {
+                    edge.hub.deliver(published.subscribers);
+                }
+                now(answer(edge, &[(topic, outcome)], several))
+            }
             Either::Right(outcome) => {
                 let under_way = edge.under_way.upgrade();
                 later(outcome.map(move |outcome| {

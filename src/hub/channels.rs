@@ -29,6 +29,9 @@ use crate::{
     frame::{self, Encoding, Frame},
 };
 
+/// Members of a small channel: to write to them takes no longer than a request does.
+pub(super) const SMALL_CHANNEL_MEMBERS_MAX: usize = 4;
+
 /// All channels of a hub.
 pub(super) struct Channels {
     entries: Slab<Entry>,
@@ -192,6 +195,12 @@ impl Channels {
     /// The channel that has its turn.
     pub(super) fn first_ready(&self) -> Option<usize> {
         self.ready.front().copied()
+    }
+
+    /// Whether only one channel is ready, and is small.
+    pub(super) fn has_one_small_ready(&self) -> bool {
+        let only = self.ready.front().filter(|_| self.ready.len() == 1);
+        only.and_then(|key| self.get(*key)).is_some_and(|channel| channel.members.len() <= SMALL_CHANNEL_MEMBERS_MAX)
     }
 
     /// What the turn of the first channel, `key`, goes on with.

@@ -156,6 +156,13 @@ impl<S: Peer> Fanout<S> {
         self.lifetimes.delivery.streams.channels.first_ready().is_some() || self.has_backlog()
     }
 
+    /// Whether one channel with a few members waits, and nothing else.
+    #[must_use]
+    pub fn has_little_work(&self) -> bool {
+        let streams = &self.lifetimes.delivery.streams;
+        !streams.has_backlog() && streams.channels.has_one_small_ready()
+    }
+
     /// Whether a connection waits that has much to read: a step may then be a long one.
     #[must_use]
     pub fn has_backlog(&self) -> bool {

@@ -1,7 +1,7 @@
 //! The fast path: plain publishes and subscriptions that never see the fallback. Nobody may be able to tell.
 
 use std::{
-    io::Write as _,
+    io::{ErrorKind, Read as _, Write as _},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,14 +10,14 @@ use std::{
 };
 
 use serde_json::Value;
-use tidings::config::{Config, Origins, Size};
+use tidings::config::{Config, Engine, Origins, Size};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::timeout,
 };
 
-use crate::harness::{Answer, PATIENCE, Stream, TestServer};
+use crate::harness::{Answer, PATIENCE, Stream, TestServer, blocking::Client};
 
 /// A request that has it is not plain, and means the same.
 const FULL: (&str, &str) = ("Content-Encoding", "identity");
@@ -289,7 +289,7 @@ async fn a_flood_of_empty_lines_keeps_nobody_else_from_its_turn() {
 async fn others_have_their_turn_beside(flood: &str) {
     let server = TestServer::with(|config| {
         config.server.workers = 1;
-        config.log.engine = tidings::config::Engine::Memory;
+        config.log.engine = Engine::Memory;
     });
     let stop = Arc::new(AtomicBool::new(false));
     let mut socket = std::net::TcpStream::connect(server.address).expect("a connection");
@@ -316,4 +316,51 @@ async fn others_have_their_turn_beside(flood: &str) {
     flood.join().expect("no panic");
     // It ends with the connection, however that ended.
     drain.join().expect("no panic").ok();
+}
+
+#[test]
+fn a_few_subscribers_have_an_event_before_its_publisher_has_the_answer() {
+    // Goal: where a topic has up to four subscribers, an event does not wait for the requests that came with it: it is
+    // written before the answer, so who has the answer finds it in the subscriber's socket, without waiting.
+    let server = TestServer::with(|config| {
+        config.log.engine = Engine::Memory;
+        config.server.workers = 1;
+    });
+    let subscribe = || {
+        let mut socket = std::net::TcpStream::connect(server.address).expect("a connection");
+        socket.write_all(request("GET", "/subscribe?topic=few", &[], "").as_bytes()).expect("the request is sent");
+        socket
+    };
+    let mut subscribers: Vec<_> = (0..4).map(|_| (subscribe(), Vec::new())).collect();
+    let client = Client::connect(server.address);
+    let mut client = client.expect("a connection");
+    for (socket, bytes) in &mut subscribers {
+        // Until its stream has opened, and the hub has it.
+        read_until(socket, bytes, "broker.open");
+    }
+    client.must_publish("few", "first");
+    for (socket, bytes) in &mut subscribers {
+        read_until(socket, bytes, "data: first");
+        socket.set_nonblocking(true).expect("it does not wait");
+    }
+    for n in 0..50 {
+        let content = format!("event {n}.");
+        client.must_publish("few", &content);
+        for (socket, bytes) in &mut subscribers {
+            bytes.clear();
+            let read = socket.read_to_end(bytes).expect_err("the stream goes on");
+            let text = String::from_utf8_lossy(bytes);
+            assert!(read.kind() == ErrorKind::WouldBlock && text.contains(&content), "{content} is not in {text:?}");
+        }
+    }
+}
+
+fn read_until(socket: &mut std::net::TcpStream, bytes: &mut Vec<u8>, text: &str) {
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    while !String::from_utf8_lossy(bytes).contains(text) {
+        let mut buffer = [0; 4096];
+        let n = socket.read(&mut buffer).expect("bytes in time");
+        assert!(n > 0, "the stream ended before {text}");
+        bytes.extend_from_slice(&buffer[..n]);
+    }
 }
