@@ -22,6 +22,7 @@ mod load;
 mod progress;
 mod publisher;
 mod subscriber;
+mod shared;
 mod dial;
 mod tally;
 mod verify;

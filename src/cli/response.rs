@@ -146,6 +146,13 @@ fn take<'a>(bytes: &'a [u8], left: &mut u64) -> (&'a [u8], &'a [u8]) {
     bytes.split_at_checked(len).unwrap_or((bytes, &[]))
 }
 
+/// The `code` of a problem document, to tell one refusal from another.
+pub fn code(answer: &[u8]) -> String {
+    let text = String::from_utf8_lossy(answer);
+    let code = text.split("\"code\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    code.map(|code| format!(" ({code})")).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

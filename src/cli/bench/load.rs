@@ -2,14 +2,14 @@
 
 use std::{io::ErrorKind, time::Duration};
 
-use mio::{Events, Poll, Registry, Token};
+use mio::{Events, Poll, Token};
 
 use super::{
     dial::Dialer,
     plan::{Amount, Plan},
     progress::Progress,
     publisher::Publishers,
-    stamp::Stamp,
+    shared::Shared,
     subscriber::Subscribers,
     tally::{Clock, Tally, nanos},
     verify::Topic,
@@ -21,26 +21,6 @@ const BUFFER: usize = 256 << 10;
 const EVENTS: usize = 512;
 /// How often it looks up when nothing happens.
 const LOOK: Duration = Duration::from_millis(20);
-
-/// What subscribers and publishers work with.
-pub struct Shared<'a> {
-    pub plan: &'a Plan,
-    pub registry: Registry,
-    pub dialer: Dialer,
-    pub topics: Vec<Topic>,
-    pub tally: Tally,
-    pub clock: Clock,
-    pub buffer: Vec<u8>,
-}
-
-impl Shared<'_> {
-    /// Notes how the publishing of an event has ended.
-    pub fn answer(&mut self, stamp: Stamp, is_acknowledged: bool) {
-        if let Some(topic) = usize::try_from(stamp.topic).ok().and_then(|topic| self.topics.get_mut(topic)) {
-            topic.answer(stamp.number, is_acknowledged);
-        }
-    }
-}
 
 pub struct Load<'a> {
     pub shared: Shared<'a>,

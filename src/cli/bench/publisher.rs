@@ -9,13 +9,12 @@ use std::{
 use mio::{Interest, Token, event::Event, net::TcpStream};
 
 use super::{
-    load::Shared,
     plan::Amount,
+    shared::Shared,
     stamp::Stamp,
-    subscriber::code,
     tally::{nanos, told},
 };
-use crate::cli::response::Response;
+use crate::cli::response::{Response, code};
 
 /// All publishers; their tokens follow those of the subscribers.
 #[derive(Debug)]

@@ -6,12 +6,12 @@ use mio::{Interest, Token, event::Event, net::TcpStream};
 
 use super::{
     blocks::{Block, Blocks},
-    load::Shared,
     plan::Mode,
+    shared::Shared,
     tally::{Tally, told},
     verify::{Arrival, Seen, Topic},
 };
-use crate::cli::response::Response;
+use crate::cli::response::{Response, code};
 
 /// Connections that have been begun and not been answered. More would overflow what the system queues for a server
 /// that is slow to accept, and wait for seconds until the system tries again.
@@ -254,11 +254,4 @@ impl Subscriber {
         self.response = Response::default();
         self.blocks.cut();
     }
-}
-
-/// The `code` of a problem document, to tell one refusal from another.
-pub fn code(answer: &[u8]) -> String {
-    let text = String::from_utf8_lossy(answer);
-    let code = text.split("\"code\":\"").nth(1).and_then(|rest| rest.split('"').next());
-    code.map(|code| format!(" ({code})")).unwrap_or_default()
 }
