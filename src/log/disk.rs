@@ -39,6 +39,7 @@ use crate::{
 
 mod batch;
 mod checkpoints;
+mod column;
 mod error;
 mod expiry;
 mod fetch;

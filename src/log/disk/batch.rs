@@ -3,15 +3,19 @@
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{
+    column::{checksum, number, position},
     error::StoreError,
-    expiry::Times,
-    garbage::PORTION,
-    store::{checksum, number, position},
 };
 use crate::{
     event::{Event, EventName, TopicName},
     log::KeptReceipt,
 };
+
+/// Rows of each kind that are removed at once: more than a batch makes, so that they go faster than they come.
+pub(super) const PORTION: usize = 8192;
+
+/// From and to, in milliseconds since the Unix epoch: receipts of a time outside do not count.
+pub(super) type Times = (u64, u64);
 
 /// A transaction of the writer.
 pub(super) struct Batch<'a> {

@@ -7,7 +7,7 @@ use std::{
 
 use rusqlite::{ErrorCode, ffi};
 
-use super::{filesystem, format::FORMAT};
+use super::filesystem;
 
 /// Why the log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -56,10 +56,12 @@ pub enum StoreError {
     #[error("it is not a log of Tidings; choose another log.path")]
     Foreign,
     /// Written by a later version.
-    #[error("it has format {found}, and this version reads {FORMAT}; start the version that wrote it, or a later one")]
+    #[error("it has format {found}, and this version reads {known}; start the version that wrote it, or a later one")]
     Newer {
         /// The format found.
         found: i32,
+        /// The latest format that this version knows.
+        known: i32,
     },
     /// The file is damaged.
     #[error("it is corrupt ({0}); {RESTORE}")]

@@ -8,8 +8,10 @@
 use std::time::Duration;
 
 use super::{
+    batch::Times,
+    column::{number, position},
     error::StoreError,
-    store::{Store, number, position},
+    store::Store,
 };
 use crate::log::clock::{Clock, Moment, TOLERANCE_MS, millis};
 
@@ -33,9 +35,6 @@ struct WallClock {
     /// The least and the most within the last window, in milliseconds.
     range: (i64, i64),
 }
-
-/// From and to, in milliseconds since the Unix epoch: receipts of a time outside do not count.
-pub(super) type Times = (u64, u64);
 
 impl Expiry {
     pub(super) fn new(window: Duration, now: Moment) -> Self {

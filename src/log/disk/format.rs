@@ -79,7 +79,7 @@ fn find(connection: &Connection) -> Result<Option<i32>, StoreError> {
     match (application, format, objects) {
         (0, 0, 0) => Ok(None),
         (APPLICATION_ID, FIRST..=FORMAT, _) => Ok(Some(format)),
-        (APPLICATION_ID, found, _) => Err(StoreError::Newer { found }),
+        (APPLICATION_ID, found, _) => Err(StoreError::Newer { found, known: FORMAT }),
         _ => Err(StoreError::Foreign),
     }
 }

@@ -3,7 +3,10 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::{batch::Batch, error::StoreError};
+use super::{
+    batch::{Batch, PORTION},
+    error::StoreError,
+};
 use crate::{event::TopicName, log::index::Removed};
 
 /// What waits for its removal. The first that comes is the first that goes: a topic's row must not go before the rows of
@@ -31,9 +34,6 @@ pub(super) struct Portion {
     evicted: Vec<(TopicName, (u64, u64))>,
     pub(super) forgotten: Vec<(TopicName, (u64, u64))>,
 }
-
-/// Rows of each kind that are removed at once: more than a batch makes, so that they go faster than they come.
-pub(super) const PORTION: usize = 8192;
 
 impl Garbage {
     pub(super) fn note(&mut self, removed: Removed<'_>) {

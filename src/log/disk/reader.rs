@@ -5,8 +5,9 @@ use std::{path::Path, sync::Arc};
 use rusqlite::{Connection, OpenFlags, Row};
 
 use super::{
+    column::{checksum, number, position},
     error::StoreError,
-    store::{checksum, number, open, position},
+    store::open,
 };
 use crate::{
     event::{Epoch, Event, EventId, EventName, TopicName},

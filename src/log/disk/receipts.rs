@@ -5,8 +5,9 @@ use std::{collections::HashMap, time::Duration};
 use rusqlite::Row;
 
 use super::{
+    column::{number, position},
     error::StoreError,
-    store::{Store, number, position},
+    store::Store,
 };
 use crate::{
     config::Config,

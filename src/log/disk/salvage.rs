@@ -3,8 +3,8 @@
 use rusqlite::{Connection, Row};
 
 use super::{
+    column::{number, position},
     error::StoreError,
-    store::{number, position},
 };
 
 /// Keys that cannot be read: from, to.

@@ -12,9 +12,9 @@ use std::{
 use rusqlite::{Connection, OpenFlags, Row, params};
 
 use super::{
-    batch::Batch,
+    batch::{Batch, Times},
+    column::{number, position},
     error::StoreError,
-    expiry::Times,
     format,
     salvage::{self, Range},
 };
@@ -325,29 +325,4 @@ impl Store {
         transaction.commit()?;
         self.checkpoint(true).map(drop)
     }
-}
-
-pub(super) fn checksum(seq: u64, topic: &str, time_ms: u64, name: Option<&str>, content: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    for part in [
-        &seq.to_le_bytes(),
-        &time_ms.to_le_bytes(),
-        topic.as_bytes(),
-        &[0],
-        name.unwrap_or_default().as_bytes(),
-        &[0],
-        content,
-    ] {
-        hasher.update(part);
-    }
-    hasher.finalize()
-}
-
-/// SQLite's integers are signed; ours never come near the sign.
-pub(super) fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-pub(super) fn position(value: i64) -> u64 {
-    u64::try_from(value).unwrap_or_default()
 }

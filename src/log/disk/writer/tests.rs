@@ -12,7 +12,7 @@ use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
 use super::{
-    super::{ReceiptLimits, checkpoints, garbage::PORTION, load, store::number},
+    super::{ReceiptLimits, batch::PORTION, checkpoints, column::number, load},
     *,
 };
 use crate::{

@@ -1,0 +1,28 @@
+//! What the columns of a row hold.
+
+/// The checksum of an event's row, over all that the row says.
+pub(super) fn checksum(seq: u64, topic: &str, time_ms: u64, name: Option<&str>, content: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for part in [
+        &seq.to_le_bytes(),
+        &time_ms.to_le_bytes(),
+        topic.as_bytes(),
+        &[0],
+        name.unwrap_or_default().as_bytes(),
+        &[0],
+        content,
+    ] {
+        hasher.update(part);
+    }
+    hasher.finalize()
+}
+
+/// A number of ours as a column holds it. SQLite's integers are signed; ours never come near the sign.
+pub(super) fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// The number in a column, or 0 where no number of ours can be.
+pub(super) fn position(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or_default()
+}
