@@ -18,6 +18,7 @@ use crate::event::{Content, Epoch, Event, EventId, EventName, TopicName};
 
 mod chunk;
 
+pub use chunk::Framing;
 use chunk::{block, framed, made};
 
 /// How a subscription wants its events written.
@@ -29,15 +30,6 @@ pub enum Format {
     Envelope,
     /// `application/x-ndjson`: the JSON object alone, one a line.
     Lines,
-}
-
-/// How a client knows that the stream has ended, and was not cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Framing {
-    /// HTTP/1.1: every block is a chunk, and an empty chunk is the end.
-    Chunked,
-    /// HTTP/1.0: it does not know. The stream ends with its connection.
-    Close,
 }
 
 /// What a stream's bytes look like.
@@ -140,17 +132,17 @@ pub fn event(encoding: Encoding, epoch: Epoch, event: Arc<Event>) -> Frame {
             let block = block(&event.frame);
             Frame::Made(Bytes::from_owner(Frame::Plain(event)).slice(block))
         }
-        (Format::Envelope, _) => made(framing, event.frame.len() * 2, |out| {
+        (Format::Envelope, _) => Frame::Made(made(framing, event.frame.len() * 2, |out| {
             type_field(out, event.name.as_ref());
             out.extend_from_slice(b"data: ");
             object(out, id, &event);
             out.push(b'\n');
             id_field(out, id);
-        }),
-        (Format::Lines, _) => made(framing, event.frame.len() * 2, |out| {
+        })),
+        (Format::Lines, _) => Frame::Made(made(framing, event.frame.len() * 2, |out| {
             object(out, id, &event);
             out.push(b'\n');
-        }),
+        })),
     }
 }
 

@@ -4,7 +4,14 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{Frame, Framing};
+/// How a client knows that the stream has ended, and was not cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Framing {
+    /// HTTP/1.1: every block is a chunk, and an empty chunk is the end.
+    Chunked,
+    /// HTTP/1.0: it does not know. The stream ends with its connection.
+    Close,
+}
 
 const CRLF: &[u8] = b"\r\n";
 /// The longest head of a chunk: sixteen digits are as many as a length may have.
@@ -45,7 +52,7 @@ pub(super) fn framed(framing: Framing, len: usize, fill: impl FnOnce(&mut Vec<u8
 }
 
 /// What `fill` writes, some `guess` bytes, in `framing`. It is written where it stays: a large event would be held twice.
-pub(super) fn made(framing: Framing, guess: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Frame {
+pub(super) fn made(framing: Framing, guess: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut out = Vec::with_capacity(HEAD_MAX + guess);
     out.extend_from_slice(&[0; HEAD_MAX]);
     fill(&mut out);
@@ -57,7 +64,7 @@ pub(super) fn made(framing: Framing, guess: usize, fill: impl FnOnce(&mut Vec<u8
         begin = first;
     }
     out.shrink_to_fit();
-    Frame::Made(Bytes::from(out).slice(begin..))
+    Bytes::from(out).slice(begin..)
 }
 
 /// Where the block is in a chunk.
