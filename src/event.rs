@@ -1,35 +1,35 @@
-//! The vocabulary: [`TopicName`], [`EventName`], [`EventId`], [`Event`]; parsing is validating.
+//! The types that all other modules speak of: [`TopicName`], [`EventName`], [`EventId`], [`Event`].
 //!
-//! A value of one of these types is fit for the wire: past this module nobody checks again.
+//! Parsing validates: a value of one of these types can go on the wire as it is, and no other module checks it again.
 
 use std::{borrow::Borrow, fmt, ops::Range, sync::Arc};
 
 use ecow::EcoString;
 
-/// One published event as the log holds it. Immutable and shared; every subscriber reads this one copy.
+/// A published event, as the log holds it. It never changes, and all subscribers share this one copy.
 #[derive(Debug)]
 pub struct Event {
     /// Position in the log's one global sequence, from 1.
     pub seq: u64,
-    /// When the log took it: milliseconds since the Unix epoch, not less than its predecessor's unless the wall clock was
-    /// set back by more than a few seconds in between.
+    /// When the log appended it, in milliseconds since the Unix epoch. Not less than that of the event before, unless the
+    /// wall clock was set back by more than a few seconds in between.
     pub time_ms: u64,
     /// The topic it was published to.
     pub topic: TopicName,
-    /// The event type, when the publisher named one.
+    /// The event type, if the publisher gave one.
     pub name: Option<EventName>,
-    /// The event as a plain `text/event-stream` block, encoded once when the log took it.
+    /// The event as a block of a `text/event-stream`, encoded once, when it was appended.
     pub frame: Box<[u8]>,
-    /// Where its content is.
+    /// Where the content is.
     pub content: Content,
 }
 
 /// Where an event's content is.
 #[derive(Debug)]
 pub enum Content {
-    /// At these bytes of its frame: the common event, without a line break, is held in memory once.
+    /// These bytes of the event's frame. So content without a line break, the common case, is in memory only once.
     Within(Range<u32>),
-    /// By itself.
+    /// Memory of its own.
     Apart(Box<[u8]>),
 }
 
@@ -49,13 +49,13 @@ impl Event {
 
 /// The name of a topic: 1 to `limits.topic_bytes_max` bytes of UTF-8 without control characters.
 ///
-/// Up to fifteen bytes are held in place: to look up a topic is then to look at its entry, and not at memory elsewhere,
-/// too. Longer ones are shared.
+/// A name of up to fifteen bytes is stored inside the value itself, so that comparing it in a lookup reads no other memory.
+/// Clones of a longer name share one allocation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicName(EcoString);
 
 impl TopicName {
-    /// Takes `name` if it is a valid topic name of at most `bytes_max` bytes.
+    /// Checks that `name` is a valid topic name of at most `bytes_max` bytes.
     ///
     /// # Errors
     /// Says which rule the name breaks.
@@ -90,10 +90,10 @@ pub struct EventName(Arc<str>);
 impl EventName {
     /// The longest event name.
     pub const BYTES_MAX: usize = 128;
-    /// Names that start so are the broker's own; a publisher using one could forge a gap or a refusal.
+    /// The prefix of the broker's own events. A publisher that could use it could forge a gap or a refusal.
     pub const RESERVED: &'static str = "broker.";
 
-    /// Takes `name` if it is a valid event name that publishers may use.
+    /// Checks that `name` is a valid event name that publishers may use.
     ///
     /// # Errors
     /// Says which rule the name breaks.
@@ -115,7 +115,7 @@ impl EventName {
 /// Why a topic or event name was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing but an empty string.
+    /// An empty string.
     #[error("it is empty")]
     Empty,
     /// Longer than the limit.
@@ -152,8 +152,9 @@ fn check(name: &str, bytes_max: usize) -> Result<(), NameError> {
     }
 }
 
-/// The name of one history: ids of different epochs say nothing about each other. Eight digits to the base 36, kept as
-/// they are written, because every event's id has them.
+/// The name of one history. Positions of different epochs cannot be compared.
+///
+/// It is a number of eight digits in base 36. The value holds the digits as text, because every event's id contains them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Epoch([u8; 8]);
 
@@ -163,19 +164,19 @@ impl Epoch {
     /// A random epoch, for a history that starts now.
     #[must_use]
     pub fn random() -> Self {
-        Self::spell(fastrand::u64(..Self::COUNT))
+        Self::of_number(fastrand::u64(..Self::COUNT))
     }
 
-    /// The epoch as a number, to be stored.
+    /// The epoch as a number, for storage.
     #[must_use]
     pub fn number(self) -> u64 {
         u64::from_str_radix(self.as_str(), 36).unwrap_or_default()
     }
 
-    /// Reads back what [`number`](Self::number) gave.
+    /// The epoch of a number that [`number`](Self::number) returned.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
-        (number < Self::COUNT).then(|| Self::spell(number))
+        (number < Self::COUNT).then(|| Self::of_number(number))
     }
 
     /// The epoch as text.
@@ -184,13 +185,12 @@ impl Epoch {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    fn spell(number: u64) -> Self {
-        let mut rest = number;
+    fn of_number(mut number: u64) -> Self {
         let mut digits = [b'0'; 8];
-        for place in digits.iter_mut().rev() {
-            let digit = u8::try_from(rest % 36).unwrap_or_default();
-            *place = if digit < 10 { b'0' + digit } else { b'a' + digit - 10 };
-            rest /= 36;
+        for digit in digits.iter_mut().rev() {
+            let value = u8::try_from(number % 36).unwrap_or_default();
+            *digit = if value < 10 { b'0' + value } else { b'a' + value - 10 };
+            number /= 36;
         }
         Self(digits)
     }
@@ -207,32 +207,33 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// An event id, `<epoch>-<seq>`: a position in one history. Opaque to clients, in `[0-9a-z.-]`.
+/// An event id, `<epoch>-<seq>`: a position in one history. Clients must not interpret it; its characters are in
+/// `[0-9a-z.-]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventId {
-    /// Which history.
+    /// The history.
     pub epoch: Epoch,
-    /// The position in it: everything up to and including `seq` has been seen.
+    /// The position in it. As a cursor it means that its holder has seen everything up to and including `seq`.
     pub seq: u64,
 }
 
 impl EventId {
-    /// Bytes of the id as text.
+    /// How many bytes the id has as text.
     #[must_use]
     pub fn text_len(&self) -> usize {
         let digits = self.seq.checked_ilog10().unwrap_or(0) + 1;
         self.epoch.0.len() + "-".len() + usize::try_from(digits).unwrap_or_default()
     }
 
-    /// Appends the id as text to bytes, as [`Display`](fmt::Display) does to text: it is written for every event.
+    /// Appends the id as text to `out`. It is faster than [`Display`](fmt::Display), and every event needs it.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.epoch.0);
         out.push(b'-');
         out.extend_from_slice(itoa::Buffer::new().format(self.seq).as_bytes());
     }
 
-    /// Reads back what [`Display`](fmt::Display) wrote; anything else is `None`, never an error,
-    /// because a client that is answered 4xx for its cursor stops for good.
+    /// Parses what [`Display`](fmt::Display) wrote. Anything else is `None` and never an error: a browser that gets a 4xx
+    /// for its cursor would never reconnect.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (epoch, seq) = text.split_once('-')?;

@@ -1,11 +1,11 @@
-//! An event to bytes: total and pure. Every stream's bytes after the response head are made here.
+//! Encodes events and the broker's own notices. All bytes of a stream that follow the response's head are made here.
 //!
-//! The format is the event stream of the HTML standard, section 9.2 "Server-sent events". A field ends at CRLF, CR or LF
-//! alike, so content is split at all three; names cannot hold any of them ([`crate::event`]). That is
-//! what makes a second field or a second event impossible to inject.
+//! The format is the event stream of the HTML standard, section 9.2 "Server-sent events". CRLF, CR and LF each end a field,
+//! so content is split at all three, and names cannot contain any of them ([`crate::event`]). Therefore a publisher cannot
+//! inject a second field or a second event.
 //!
-//! On HTTP/1.1 every block is one chunk of the response (RFC 9112, section 7.1). The chunk's head is made with the block,
-//! once, so that all subscribers are still written the same bytes.
+//! On HTTP/1.1 every block is one chunk of the response (RFC 9112, section 7.1). The chunk's head is made together with the
+//! block, so that all subscribers are written the same bytes.
 
 use std::{borrow::Cow, ops::Deref, sync::Arc, time::Duration};
 
@@ -21,47 +21,47 @@ mod chunk;
 pub use chunk::Framing;
 use chunk::{block, framed, made};
 
-/// How a subscription wants its events written.
+/// How a subscription wants its events encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Format {
     /// `text/event-stream`, data is the content as published.
     Plain,
     /// `text/event-stream`, data is the event as a JSON object (`envelope=json`).
     Envelope,
-    /// `application/x-ndjson`: the JSON object alone, one a line.
+    /// `application/x-ndjson`: only the JSON object, one a line.
     Lines,
 }
 
-/// What a stream's bytes look like.
+/// The format of a stream, and its framing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Encoding {
-    /// A block.
+    /// The format of each block.
     pub format: Format,
-    /// What is around it.
+    /// What surrounds a block.
     pub framing: Framing,
 }
 
-/// How a stream tells its position where there is no event (the parameter `marks`).
+/// How a stream tells its client the position where there is no event (the parameter `marks`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marks {
-    /// It opens with `broker.open`, an event with data: many clients ignore an id without data, and others deliver one
-    /// to the application as an empty message.
+    /// It opens with `broker.open`, an event with data. Many clients ignore an id without data, and others deliver it to
+    /// the application as an empty message.
     Event,
-    /// By blocks that have an id alone, at the opening and while it is quiet. A client that follows the standard
-    /// dispatches nothing and resumes from there.
+    /// It sends blocks that have only an id, at the opening and while the stream is quiet. A client that follows the
+    /// standard dispatches no event for them, and resumes from that id.
     Id,
-    /// Not at all.
+    /// It does not.
     None,
 }
 
-/// Why history before a subscriber's position is missing.
+/// Why events are missing that a subscriber asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GapReason {
     /// Retention, or a deletion, removed events after the cursor.
     Evicted,
-    /// The cursor is of another history, or ahead of this one.
+    /// The cursor belongs to another history, or is ahead of this one.
     Reset,
-    /// The cursor is not an id of ours, or events after it cannot be read from the disk.
+    /// The cursor is not an id of this broker, or events could not be read from the disk.
     Unreadable,
 }
 
@@ -80,12 +80,12 @@ impl GapReason {
     }
 }
 
-/// A block on its way to subscribers: an event's own, or one made of it for their format. Cheap to clone.
+/// An encoded block. Cheap to clone.
 #[derive(Clone, Debug)]
 pub enum Frame {
-    /// [`Event::frame`].
+    /// The block that the event itself holds: [`Event::frame`].
     Plain(Arc<Event>),
-    /// One of its own.
+    /// A block in memory of its own.
     Made(Bytes),
 }
 
@@ -146,29 +146,29 @@ pub fn event(encoding: Encoding, epoch: Epoch, event: Arc<Event>) -> Frame {
     }
 }
 
-/// Where a stream begins, and how it will behave.
+/// What a stream's first block tells its client.
 #[derive(Clone, Copy, Debug)]
 pub struct Opening<'a> {
-    /// The time after which a client that has lost the stream comes back.
+    /// How long a client that has lost the stream waits before it reconnects.
     pub retry: Duration,
-    /// Everything after this follows.
+    /// The stream has the events after this position.
     pub cursor: EventId,
     /// The topics of the stream.
     pub topics: &'a [TopicName],
-    /// The longest silence.
+    /// The longest time without a byte.
     pub heartbeat: Duration,
 }
 
-/// The first bytes of a stream: a comment so that proxies pass the head on, the reconnection time, and a position, so that
-/// a client that drops before its first event resumes from here. One block, because some clients take each blank line for
-/// the end of a message.
+/// The first bytes of a stream: a comment, so that proxies forward the response's head; the reconnection time; and a
+/// position, so that a client whose connection breaks before the first event resumes from here. They are one block, because
+/// some clients take each blank line for the end of a message.
 #[must_use]
 pub fn opening(encoding: Encoding, marks: Marks, opening: Opening<'_>) -> Bytes {
     let Opening { retry, cursor, topics, heartbeat } = opening;
     let (retry, heartbeat) = (millis(retry), millis(heartbeat));
     let topics: Vec<&str> = topics.iter().map(TopicName::as_str).collect();
     let text = match (encoding.format, marks) {
-        // The response's head has the cursor, and whatever reads lines expects each to be an event.
+        // The cursor is in the response's head: a client that reads lines expects each line to be an event.
         (Format::Lines, _) => "\n".to_owned(),
         (format, Marks::Event) => {
             let data = json!({"cursor": cursor.to_string(), "topics": topics, "heartbeat_ms": heartbeat});
@@ -177,11 +177,12 @@ pub fn opening(encoding: Encoding, marks: Marks, opening: Opening<'_>) -> Bytes 
         (_, Marks::Id) => format!(": tidings\nretry: {retry}\nid: {cursor}\n\n"),
         (_, Marks::None) => format!(": tidings\nretry: {retry}\n"),
     };
-    own(encoding.framing, &text)
+    encode(encoding.framing, &text)
 }
 
-/// What an idle stream gets: its position, so that a quiet subscriber's cursor does not age out of the history, or just a
-/// comment. No blank line follows that: to some clients it would be the end of an empty message.
+/// What an idle stream sends: its position, so that the cursor of a quiet subscriber does not fall behind the retained
+/// history; or only a comment. No blank line follows the comment: some clients would take it for the end of an empty
+/// message.
 #[must_use]
 pub fn heartbeat(encoding: Encoding, position: Option<EventId>) -> Bytes {
     let text = match (encoding.format, position) {
@@ -189,12 +190,13 @@ pub fn heartbeat(encoding: Encoding, position: Option<EventId>) -> Bytes {
         (_, Some(id)) => format!("id: {id}\n\n"),
         (_, None) => ":\n".to_owned(),
     };
-    own(encoding.framing, &text)
+    encode(encoding.framing, &text)
 }
 
-/// The last bytes of a stream that the broker ends and whose client is to come back after `retry`. Where an id has data,
-/// no blank line follows: to some clients it would be the end of an empty message. Comments alone must not be the last,
-/// because others take such an end for a reason not to come back.
+/// The last bytes of a stream that the broker ends, and whose client is to reconnect after `retry`.
+///
+/// Only a block with an id ends with a blank line: some clients would take it for the end of an empty message. The last
+/// thing must not be a comment, because some clients would then not reconnect.
 #[must_use]
 pub fn farewell(encoding: Encoding, marks: Marks, retry: Duration, id: EventId) -> Bytes {
     let retry = millis(retry);
@@ -203,10 +205,10 @@ pub fn farewell(encoding: Encoding, marks: Marks, retry: Duration, id: EventId) 
         (_, Marks::Id) => format!("retry: {retry}\nid: {id}\n\n"),
         (_, Marks::Event | Marks::None) => format!("retry: {retry}\n"),
     };
-    [own(encoding.framing, &text), end(encoding.framing)].concat().into()
+    [encode(encoding.framing, &text), end(encoding.framing)].concat().into()
 }
 
-/// What follows the last block of a stream that ends cleanly. A client that has not seen it was cut.
+/// What follows the last block of a stream that ends cleanly. A client that did not get it knows that the stream was cut.
 #[must_use]
 pub fn end(framing: Framing) -> Bytes {
     match framing {
@@ -215,23 +217,22 @@ pub fn end(framing: Framing) -> Bytes {
     }
 }
 
-/// `broker.gap`: events after `requested` are missing; the stream goes on with what is held after `resumed_after`.
+/// `broker.gap`: events after `requested` are missing, and the stream goes on with the events after `resumed_after`.
 #[must_use]
 pub fn gap(encoding: Encoding, reason: GapReason, requested: &str, resumed_after: EventId) -> Bytes {
     let data = json!({"reason": reason.as_str(), "requested": requested, "resumed_after": resumed_after.to_string()});
-    own(encoding.framing, &notice(encoding.format, "broker.gap", Some(resumed_after), &data))
+    encode(encoding.framing, &notice(encoding.format, "broker.gap", Some(resumed_after), &data))
 }
 
-/// `broker.deleted`: the topic was deleted; what the stream still gets of it was published later. It leaves the cursor below
-/// the deletion, so that a client that comes back is recognised and told again, or to stop.
+/// `broker.deleted`: the topic was deleted, and later events of it were published after that. It has no id, so the client's
+/// cursor stays below the deletion: when the client reconnects, it is told of the deletion again, or told to stop.
 #[must_use]
 pub fn deleted(encoding: Encoding, topic: &TopicName) -> Bytes {
-    own(encoding.framing, &notice(encoding.format, "broker.deleted", None, &json!({"topic": topic.as_str()})))
+    encode(encoding.framing, &notice(encoding.format, "broker.deleted", None, &json!({"topic": topic.as_str()})))
 }
 
-/// The whole stream of a refused subscription: come back after `retry`, why, and nothing more. It has the `cursor` that the
-/// client came with, because some clients forget theirs at a block without an id. Its length is known, so it is not
-/// chunked.
+/// The whole body that answers a refused subscription: the reason, and when to reconnect. It repeats the `cursor` that the
+/// client sent, because some clients forget theirs at a block without an id. It is not chunked, because its length is known.
 #[must_use]
 pub fn refused(format: Format, retry: Duration, cursor: Option<EventId>, code: &str, message: &str) -> Bytes {
     let retry = millis(retry);
@@ -243,7 +244,7 @@ pub fn refused(format: Format, retry: Duration, cursor: Option<EventId>, code: &
     }
 }
 
-/// A block of the broker's own. It carries no id when the cursor must stay where it is.
+/// An event of the broker's own. It has no id where the client's cursor must not move.
 fn notice(format: Format, name: &str, id: Option<EventId>, data: &serde_json::Value) -> String {
     match format {
         Format::Lines => {
@@ -257,7 +258,7 @@ fn notice(format: Format, name: &str, id: Option<EventId>, data: &serde_json::Va
     }
 }
 
-fn own(framing: Framing, text: &str) -> Bytes {
+fn encode(framing: Framing, text: &str) -> Bytes {
     framed(framing, text.len(), |out| out.extend_from_slice(text.as_bytes())).into()
 }
 
@@ -279,15 +280,15 @@ fn type_field(out: &mut Vec<u8>, name: Option<&EventName>) {
     }
 }
 
-/// The last line of a block. Some clients take an id when its line comes, and not with the block: one that is cut in the
-/// middle of an event would come back with the id of what it does not have.
+/// Writes the id, and ends the block. The id is the last line, because some clients store an id as soon as they read its
+/// line: one that is cut in the middle of an event would otherwise resume after an event that it does not have.
 fn id_field(out: &mut Vec<u8>, id: EventId) {
     out.extend_from_slice(b"id: ");
     id.write(out);
     out.extend_from_slice(b"\n\n");
 }
 
-/// The lines of `content`, and what they take as `data` lines.
+/// How many lines `content` has, and how many bytes they take as `data` lines.
 fn measure(content: &[u8]) -> (usize, usize) {
     let (mut rest, mut lines, mut breaks) = (content, 1, 0);
     while let Some(at) = memchr2(b'\r', b'\n', rest) {
@@ -299,12 +300,12 @@ fn measure(content: &[u8]) -> (usize, usize) {
     (lines, content.len() - breaks + lines * DATA_LEN)
 }
 
-/// Writes `content` as `data` lines, one for each of its `lines`. The parser takes one blank after the colon away and
-/// joins the lines with LF, so leading blanks and empty lines survive.
+/// Writes `content` as `data` lines, one for each of its `lines`. A parser removes one space after the colon and joins the
+/// lines with LF, so leading spaces and empty lines survive.
 fn data(out: &mut Vec<u8>, content: &[u8], lines: usize) {
     let mut rest = content;
     for _ in 0..lines {
-        // The common content is one line, which has been looked through already.
+        // Content of one line, the common case, was searched by `measure` already.
         let end = if lines == 1 { None } else { memchr2(b'\r', b'\n', rest) };
         let (line, tail) = rest.split_at(end.unwrap_or(rest.len()));
         out.extend_from_slice(b"data: ");
@@ -317,12 +318,12 @@ fn data(out: &mut Vec<u8>, content: &[u8], lines: usize) {
     }
 }
 
-/// An event as `envelope=json` and NDJSON have it.
+/// An event in `envelope=json` and in NDJSON.
 #[derive(Serialize)]
 struct Envelope<'a> {
     id: String,
     topic: &'a str,
-    /// Null when the publisher named none.
+    /// Null if the publisher gave none.
     event: Option<&'a str>,
     time: String,
     data: Cow<'a, str>,
@@ -336,9 +337,9 @@ fn object(out: &mut Vec<u8>, id: EventId, event: &Event) {
         topic: event.topic.as_str(),
         event: event.name.as_ref().map(EventName::as_str),
         time: humantime::format_rfc3339_millis(time).to_string(),
-        // The edge let only UTF-8 in (`http::publish`).
+        // `http::publish` refuses content that is not UTF-8.
         data: String::from_utf8_lossy(event.content()),
     };
     let written = serde_json::to_writer(out, &envelope);
-    debug_assert!(written.is_ok(), "text, into memory");
+    debug_assert!(written.is_ok(), "writing text into memory cannot fail");
 }
