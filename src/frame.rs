@@ -19,7 +19,7 @@ use crate::event::{Content, Epoch, Event, EventId, EventName, TopicName};
 mod chunk;
 
 pub use chunk::Framing;
-use chunk::{block, framed, made};
+use chunk::{block, with_guess, with_len};
 
 /// How a subscription wants its events encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -111,7 +111,7 @@ impl AsRef<[u8]> for Frame {
 pub fn plain(id: EventId, name: Option<&EventName>, content: &[u8]) -> (Box<[u8]>, Content) {
     let (lines, data_len) = measure(content);
     let mut at = 0;
-    let out = framed(Framing::Chunked, fields_len(id, name) + data_len, |out| {
+    let out = with_len(Framing::Chunked, fields_len(id, name) + data_len, |out| {
         type_field(out, name);
         at = out.len() + "data: ".len();
         data(out, content, lines);
@@ -132,14 +132,14 @@ pub fn event(encoding: Encoding, epoch: Epoch, event: Arc<Event>) -> Frame {
             let block = block(&event.frame);
             Frame::Made(Bytes::from_owner(Frame::Plain(event)).slice(block))
         }
-        (Format::Envelope, _) => Frame::Made(made(framing, event.frame.len() * 2, |out| {
+        (Format::Envelope, _) => Frame::Made(with_guess(framing, event.frame.len() * 2, |out| {
             type_field(out, event.name.as_ref());
             out.extend_from_slice(b"data: ");
             object(out, id, &event);
             out.push(b'\n');
             id_field(out, id);
         })),
-        (Format::Lines, _) => Frame::Made(made(framing, event.frame.len() * 2, |out| {
+        (Format::Lines, _) => Frame::Made(with_guess(framing, event.frame.len() * 2, |out| {
             object(out, id, &event);
             out.push(b'\n');
         })),
@@ -259,7 +259,7 @@ fn notice(format: Format, name: &str, id: Option<EventId>, data: &serde_json::Va
 }
 
 fn encode(framing: Framing, text: &str) -> Bytes {
-    framed(framing, text.len(), |out| out.extend_from_slice(text.as_bytes())).into()
+    with_len(framing, text.len(), |out| out.extend_from_slice(text.as_bytes())).into()
 }
 
 fn millis(duration: Duration) -> u64 {
