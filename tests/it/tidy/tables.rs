@@ -9,7 +9,7 @@ use std::{
 
 use tidings::{config::document, frame::GapReason, http::Code, hub::End};
 
-use super::source::{files, first_word, read, rust, words, write};
+use super::source::{first_word, paths, read, rust, words, write};
 
 /// Set, it makes these tests write what differs rather than fail.
 const RENEW: &str = "TIDINGS_RENEW";
@@ -20,8 +20,9 @@ static DOCUMENTS: Mutex<()> = Mutex::new(());
 /// The documents: their paths and texts.
 fn documents() -> Vec<(String, String)> {
     let mut documents = vec![("README.md".to_owned(), read("README.md"))];
-    let docs = files(&["docs"]).into_iter().filter(|file| file.path.ends_with(".md"));
-    documents.extend(docs.map(|file| (file.path, file.text)));
+    // Pictures are there, too.
+    let pages = paths(&["docs"]).into_iter().filter(|path| path.ends_with(".md"));
+    documents.extend(pages.map(|path| (path.clone(), read(&path))));
     documents
 }
 
@@ -45,7 +46,7 @@ fn difference(is: &str, must_be: &str) -> Option<String> {
     Some(format!("line {}\n  is:      {}\n  must be: {}", at + 1, line(&is), line(&must_be)))
 }
 
-/// Fails when a file differs from what the program makes of itself, or writes the file where that is wished.
+/// Fails when a file differs from what the program makes of itself, or writes the file when `TIDINGS_RENEW` is set.
 fn check(path: &str, is: &str, must_be: &str) {
     let Some(difference) = difference(is, must_be) else { return };
     if std::env::var_os(RENEW).is_some() {
