@@ -19,11 +19,7 @@ use tidings::{
     event::{Epoch, Event, EventId, TopicName},
     frame::{self, Encoding, Format, Framing, Marks},
     hub::{Fanout, Peer, Subscription, Unsent},
-    log::{
-        Batch, Commit, Draft, Feed, Log,
-        disk::{DiskLog, ReceiptLimits},
-        memory::MemoryLog,
-    },
+    log::{Batch, Commit, Draft, Feed, KeyLimits, Log, disk::DiskLog, memory::MemoryLog},
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -33,6 +29,7 @@ const EVENTS: u64 = 10_000;
 const LINES: Encoding = Encoding { format: Format::Lines, framing: Framing::Chunked };
 /// What a visit reads of the log at once.
 const PAGE_BYTES: usize = 256 << 10;
+const NO_KEYS: KeyLimits = KeyLimits { window: Duration::ZERO, of_topic_max: 1, max: 1 };
 
 fn main() {
     divan::main();
@@ -43,7 +40,13 @@ fn topic() -> TopicName {
 }
 
 fn draft(topic: &TopicName) -> Draft {
-    Draft { topic: topic.clone(), name: None, content: Bytes::from_static(&[b'x'; EVENT_BYTES]), key: None }
+    Draft {
+        topic: topic.clone(),
+        name: None,
+        content: Bytes::from_static(&[b'x'; EVENT_BYTES]),
+        subscribers: 0,
+        key: None,
+    }
 }
 
 fn runtime() -> Runtime {
@@ -79,7 +82,7 @@ fn encode_ndjson_100_bytes(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn append_memory(bencher: Bencher<'_, '_>) {
-    let (log, topic, runtime) = (MemoryLog::new(LogConfig::default()), topic(), runtime());
+    let (log, topic, runtime) = (MemoryLog::new(LogConfig::default(), NO_KEYS), topic(), runtime());
     bencher.counter(1_usize).bench_local(|| runtime.block_on(log.append(draft(&topic))));
 }
 
@@ -87,10 +90,7 @@ fn append_memory(bencher: Bencher<'_, '_>) {
 #[divan::bench(args = [1, 256], max_time = 3)]
 fn append_disk(bencher: Bencher<'_, '_>, in_flight: usize) {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("micro-{}-{in_flight}", std::process::id()));
-    let log = DiskLog::open(
-        &LogConfig { path: path.clone(), ..roomy() },
-        ReceiptLimits { window: Duration::ZERO, of_topic_max: 1, max: 1 },
-    );
+    let log = DiskLog::open(&LogConfig { path: path.clone(), ..roomy() }, NO_KEYS);
     let (log, topic, runtime) = (log.expect("a log"), topic(), runtime());
     bencher.counter(ItemsCount::new(in_flight)).bench_local(|| {
         runtime.block_on(join_all((0..in_flight).map(|_| log.append(draft(&topic)))));
@@ -103,7 +103,7 @@ fn append_disk(bencher: Bencher<'_, '_>, in_flight: usize) {
 
 #[divan::bench]
 fn feed_push_and_take_1000(bencher: Bencher<'_, '_>) {
-    let (log, topic, runtime) = (MemoryLog::new(roomy()), topic(), runtime());
+    let (log, topic, runtime) = (MemoryLog::new(roomy(), NO_KEYS), topic(), runtime());
     let source = log.feed();
     for _ in 0..1_000 {
         runtime.block_on(log.append(draft(&topic))).expect("it is taken");
@@ -122,7 +122,7 @@ fn feed_push_and_take_1000(bencher: Bencher<'_, '_>) {
 /// From the first event to the last, page by page, as a subscriber that catches up.
 #[divan::bench]
 fn cursor_walk_10000(bencher: Bencher<'_, '_>) {
-    let (log, topic, runtime) = (MemoryLog::new(roomy()), topic(), runtime());
+    let (log, topic, runtime) = (MemoryLog::new(roomy(), NO_KEYS), topic(), runtime());
     for _ in 0..EVENTS {
         runtime.block_on(log.append(draft(&topic))).expect("it is taken");
     }
@@ -170,7 +170,7 @@ impl Peer for Sink {
 #[divan::bench]
 fn fanout_one_event_to_1000(bencher: Bencher<'_, '_>) {
     let (topic, runtime) = (topic(), runtime());
-    let log: Arc<dyn Log> = Arc::new(MemoryLog::new(LogConfig::default()));
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new(LogConfig::default(), NO_KEYS));
     let (feed, mut batch) = (log.feed(), Batch::default());
     let mut fanout = Fanout::new(Arc::clone(&log), StreamConfig::default(), Arc::new(Unsent::new(0)), Instant::now());
     for _ in 0..PEERS {

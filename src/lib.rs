@@ -1,15 +1,13 @@
 //! Tidings: a topic-based publish/subscribe broker over Server-Sent Events.
 //!
 //! ```text
-//!  publish ─► http ─► limits ─► registry ─► [topic] ───────► log ─┐ append: position, commit
+//!  publish ─► http ─► limits ─► registry ──────────────────► log ─┐ append: position, commit
 //!                                                                 │ one ordered feed of commits
 //!  subscribe ─► http ─► limits ─► registry ─► topic (actor)       ▼
 //!                └── the socket itself is handed to ───────────► hub (one a worker) ─► sockets
 //!                                                                 ▲ catch up: read(topics, after)
 //!                                                                log
 //! ```
-//!
-//! A publish passes its topic's actor only if it has a key; all others the registry hands straight to the log.
 //!
 //! # Invariants
 //! - *One sequence.* The log gives every event a position in one global sequence; an id is that position and the name
@@ -19,6 +17,7 @@
 //!   the one ordered feed and owns connections, not topics. Fan-out by topic would break this.
 //! - *A subscriber is a cursor.* There is no queue for it: history is the send queue, replay and live are one path, and
 //!   what a slow one has lost to retention it is told.
+//! - *One event a key.* The log remembers idempotency keys, for every engine in one place.
 //! - *Everything has a limit*, and past it there is a refusal that says which.
 //!
 //! # Modules

@@ -7,6 +7,8 @@
 //!   durability is reached; the feed is in order of position and skips nothing but what [`Batch::lost_to`] admits.
 //! - *Exact gaps.* A read that would pass over an event that is no longer held says so in [`Page::evicted_to`].
 //! - *Damage is a gap.* What cannot be read is lost history, not the end: the read goes on after it.
+//! - *One event a key.* However often and from however many threads a draft comes with the same idempotency key, one event
+//!   is published, and the others get its receipt: within the window and the limits, until the topic is deleted.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,7 +17,6 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, Either, FutureExt as _, Ready};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     event::{Epoch, Event, EventId, EventName, TopicName},
@@ -28,6 +29,7 @@ pub mod memory;
 mod clock;
 mod feed;
 mod index;
+mod keys;
 
 #[cfg(test)]
 mod conformance;
@@ -35,6 +37,8 @@ mod conformance;
 pub use clock::Wall;
 use feed::Feeds;
 pub use feed::{Batch, Commit, Feed};
+pub use keys::KeyLimits;
+use keys::Keys;
 
 /// The contract of an engine. Calls never block on I/O: they run on the workers' threads.
 pub trait Log: Send + Sync {
@@ -52,21 +56,12 @@ pub trait Log: Send + Sync {
     ///
     /// An engine whose queue is full waits for room first. It is the future that waits: dropping it withdraws the draft,
     /// and one that is neither polled nor dropped would keep the room it is given from everyone else.
+    ///
+    /// A draft whose key was used before in its topic is not published again: the answer is the first one.
     fn append(&self, draft: Draft) -> Append;
 
-    /// As [`append`](Self::append), but never waits for room: the position is taken when this returns, and the engine
-    /// completes the append whether or not the future is polled. `None` when there is no room besides `room`.
-    fn append_at_once(&self, draft: Draft, _room: Room) -> Option<Append> {
-        Some(self.append(draft))
-    }
-
-    /// Waits for room for `bytes` of content. It is the future that waits, as with [`append`](Self::append).
-    fn room(&self, _bytes: usize) -> BoxFuture<'static, Result<Room, AppendError>> {
-        std::future::ready(Ok(Room::default())).boxed()
-    }
-
     /// Forgets what `topic` holds. The deletion takes a position of its own, which the future gives: streams that are
-    /// below it end, a cursor at or above it belongs to the topic's next life. Receipts of what was published before are
+    /// below it end, a cursor at or above it belongs to the topic's next life. The keys of what was published before are
     /// forgotten, too; the appends before it complete first.
     fn forget(&self, topic: &TopicName) -> BoxFuture<'static, Result<u64, AppendError>>;
 
@@ -87,12 +82,6 @@ pub trait Log: Send + Sync {
         bytes_max: usize,
     ) -> BoxFuture<'static, Result<Page, FetchError>> {
         std::future::ready(Ok(self.read(&topics, after, told_to, bytes_max))).boxed()
-    }
-
-    /// Receipts that were given before this process, with their topics, the oldest first; each is given once. To be asked
-    /// for before anything is forgotten.
-    fn receipts(&self) -> Vec<(TopicName, KeptReceipt)> {
-        Vec::new()
     }
 
     /// Events that could not be read since the start, and are lost history.
@@ -124,16 +113,15 @@ pub trait Log: Send + Sync {
     /// A new feed: everything that is committed from now on, in order.
     fn feed(&self) -> Arc<Feed>;
 
-    /// Retention that no append would trigger: events that have grown too old.
+    /// Idempotency keys that are remembered.
+    fn keys(&self) -> usize;
+
+    /// What no append would trigger: the end of events that have grown too old, and of keys whose window is over.
     fn tend(&self);
 }
 
 /// An append under way: an engine that commits at once gives the outcome as it is.
 pub type Append = Either<Ready<Appended>, BoxFuture<'static, Appended>>;
-
-/// Room in an engine's queue for one event, given back on drop; none by default.
-#[derive(Debug, Default)]
-pub struct Room(Option<OwnedSemaphorePermit>);
 
 /// How an append ended.
 pub type Appended = Result<Receipt, AppendError>;
@@ -147,34 +135,10 @@ pub struct Draft {
     pub name: Option<EventName>,
     /// The content, UTF-8.
     pub content: Bytes,
-    /// When its receipt is to be kept beyond this process.
-    pub key: Option<DraftKey>,
-}
-
-/// Under what an event's receipt is kept.
-#[derive(Clone, Debug)]
-pub struct DraftKey {
-    /// The idempotency key.
-    pub key: Arc<str>,
-    /// Tells whether a retry carries the same event.
-    pub fingerprint: u128,
-    /// The topic's subscribers when it was taken: part of the answer.
+    /// The topic's subscribers now: part of the answer.
     pub subscribers: usize,
-}
-
-/// A receipt that outlived its process.
-#[derive(Clone, Debug)]
-pub struct KeptReceipt {
-    /// The idempotency key.
-    pub key: Arc<str>,
-    /// The receipt.
-    pub receipt: Receipt,
-    /// Of the event that was published with it; `None` where a version before this one kept it.
-    pub fingerprint: Option<u128>,
-    /// The topic's subscribers then.
-    pub subscribers: usize,
-    /// When, in milliseconds since the Unix epoch.
-    pub time_ms: u64,
+    /// The idempotency key, if it has one.
+    pub key: Option<Arc<str>>,
 }
 
 /// A committed append.
@@ -182,6 +146,10 @@ pub struct KeptReceipt {
 pub struct Receipt {
     /// The event's id.
     pub id: EventId,
+    /// Subscribers of the topic when it was published.
+    pub subscribers: usize,
+    /// The idempotency key had been used: this is the answer that was given then.
+    pub replayed: bool,
 }
 
 /// Why an append was not acknowledged. Unless it says so, the event is certainly not published.
@@ -196,6 +164,9 @@ pub enum AppendError {
     /// There is no room on the disk.
     #[error("the disk is full")]
     DiskFull,
+    /// The idempotency key was used with another event.
+    #[error("the idempotency key was used for another event")]
+    KeyReused,
     /// The disk failed over it: it may have been done, or not.
     #[error("the disk failed over it")]
     Unknown,

@@ -6,15 +6,11 @@ use std::sync::{
 };
 
 use dashmap::{DashMap, Entry};
-use futures_util::{
-    FutureExt as _,
-    future::{BoxFuture, Either, Ready, ready},
-};
 
 use crate::{
     event::TopicName,
-    log::{Appended, Draft, Log},
-    topic::{DeleteError, JoinError, Joined, Keys, PublishError, Published, Subscriber, TopicHandle, TopicLimits},
+    log::{Append, Draft, Log},
+    topic::{DeleteError, JoinError, Joined, Subscriber, TopicHandle, TopicLimits},
 };
 
 /// All live topics.
@@ -25,7 +21,6 @@ pub struct Registry {
     log: Arc<dyn Log>,
     topics_max: usize,
     limits: TopicLimits,
-    keys: Arc<Keys>,
 }
 
 /// There are `limits.topics_max` live topics.
@@ -47,28 +42,14 @@ pub enum RegistryError<E> {
     Topic(E),
 }
 
-/// How a publish ended.
-pub type Outcome = Result<Published, RegistryError<PublishError>>;
-
-/// A publish under way, as [`Append`](crate::log::Append): where the log commits at once, the outcome is at hand.
-pub type Publishing = Either<Ready<Outcome>, BoxFuture<'static, Outcome>>;
-
 /// How often a call moves on to a new actor before it gives up: each try means that an actor has died under it.
 const TRIES: usize = 3;
 
 impl Registry {
-    /// No topics yet, and the idempotency keys that the log has kept.
+    /// No topics yet.
     #[must_use]
     pub fn new(log: Arc<dyn Log>, topics_max: usize, limits: TopicLimits) -> Self {
-        let keys = Arc::new(Keys::new(&limits));
-        keys.restore(log.receipts());
-        Self { topics: DashMap::new(), count: AtomicUsize::new(0), log, topics_max, limits, keys }
-    }
-
-    /// The idempotency keys of all topics.
-    #[must_use]
-    pub fn keys(&self) -> &Keys {
-        &self.keys
+        Self { topics: DashMap::new(), count: AtomicUsize::new(0), log, topics_max, limits }
     }
 
     /// The live topic of this name, if there is one.
@@ -99,7 +80,7 @@ impl Registry {
         {
             return Ok(Arc::clone(&topic));
         }
-        let start = || TopicHandle::start(name.clone(), &self.log, &self.keys, self.limits.clone());
+        let start = || TopicHandle::start(name.clone(), &self.log, self.limits.clone());
         match self.topics.entry(name.clone()) {
             Entry::Occupied(mut entry) => {
                 if !entry.get().is_alive() {
@@ -119,44 +100,13 @@ impl Registry {
     }
 
     /// Publishes to the topic that `draft` names. The log itself puts the events in order, so they go straight there and
-    /// spare the way through an actor's mailbox. Where no topic lives nobody subscribes, and there is nothing to remember
-    /// but the event: to start an actor for that and retire it again would cost twice what the publish does.
-    pub fn publish(&self, draft: Draft) -> Publishing {
+    /// spare the way through an actor's mailbox. Where no topic lives nobody subscribes: to start an actor for that and
+    /// retire it again would cost twice what the publish does.
+    pub fn publish(&self, draft: Draft) -> Append {
         // All events of a live topic share its copy of the name.
-        let audience = |topic: &TopicHandle| (topic.name().clone(), topic.subscribers());
-        let live = self.topics.get(draft.topic.as_str()).map(|topic| topic.is_alive().then(|| audience(&topic)));
-        let (topic, subscribers) = match live {
-            None => (draft.topic, 0),
-            Some(Some(live)) => live,
-            // An actor that has died is replaced, not reported.
-            Some(None) => match self.open(&draft.topic) {
-                Ok(topic) => audience(&topic),
-                Err(error) => return Either::Left(ready(Err(error.into()))),
-            },
-        };
-        let outcome = move |appended: Appended| match appended {
-            Ok(receipt) => Ok(Published { id: receipt.id, subscribers, replayed: false }),
-            Err(error) => Err(RegistryError::Topic(error.into())),
-        };
-        match self.log.append(Draft { topic, ..draft }) {
-            Either::Left(appended) => Either::Left(ready(outcome(appended.into_inner()))),
-            Either::Right(append) => Either::Right(append.map(outcome).boxed()),
-        }
-    }
-
-    /// As [`publish`](Self::publish), unless `key` was used before; then the answer is the one given then.
-    ///
-    /// # Errors
-    /// As the topic says.
-    pub async fn publish_once(&self, draft: Draft, key: Arc<str>) -> Outcome {
-        let mut result = Err(PublishError::NotStarted);
-        for _ in 0..TRIES {
-            result = self.open(&draft.topic)?.publish_once(draft.clone(), Arc::clone(&key)).await;
-            if result != Err(PublishError::NotStarted) {
-                break;
-            }
-        }
-        result.map_err(RegistryError::Topic)
+        let live = self.topics.get(draft.topic.as_str()).map(|topic| (topic.name().clone(), topic.subscribers()));
+        let (topic, subscribers) = live.unwrap_or((draft.topic, 0));
+        self.log.append(Draft { topic, subscribers, ..draft })
     }
 
     /// Adds a subscriber to the topic of this name.
@@ -188,19 +138,19 @@ impl Registry {
             return topic.delete().await.map_err(RegistryError::Topic);
         }
         let at = self.log.forget(name).await.map_err(|error| RegistryError::Topic(error.into()))?;
-        match self.find(name.as_str()) {
+        if let Some(topic) = self.find(name.as_str()) {
             // It has been started meanwhile.
-            Some(topic) => topic.was_deleted(at),
-            None => self.keys.forget(name),
+            topic.was_deleted(at);
         }
         Ok(())
     }
 
-    /// Retires the topics that nobody would miss. A topic's actor ends with its last handle; a handle that somebody
-    /// holds at this moment keeps its topic, because none can be given out while the entry is locked.
+    /// Retires the topics that nobody would miss, and those whose actor has died. A topic's actor ends with its last
+    /// handle; a handle that somebody holds at this moment keeps its topic, because none can be given out while the entry
+    /// is locked.
     pub fn retire_idle(&self) {
         self.topics.retain(|_, topic| {
-            let keep = Arc::strong_count(topic) > 1 || !topic.is_idle();
+            let keep = topic.is_alive() && (Arc::strong_count(topic) > 1 || !topic.is_idle());
             if !keep {
                 self.count.fetch_sub(1, Ordering::Relaxed);
             }

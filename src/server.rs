@@ -20,8 +20,8 @@ use crate::{
     hub::{Drain, Unsent},
     limits::{Connections, PendingConnections, RequestBytes},
     log::{
-        Log,
-        disk::{DiskLog, OpenError, ReceiptLimits},
+        KeyLimits, Log,
+        disk::{DiskLog, OpenError},
         memory::MemoryLog,
     },
     registry::Registry,
@@ -96,17 +96,12 @@ impl Server {
         let failed = |source| StartError::Listen { address: requested, source };
         let sockets = sockets(requested, &config).map_err(failed)?;
         let config = Arc::new(config);
+        let keys = KeyLimits::from(&*config);
         let log: Arc<dyn Log> = match config.log.engine {
-            Engine::Memory => Arc::new(MemoryLog::new(config.log.clone())),
-            Engine::Disk => Arc::new(DiskLog::open(&config.log, ReceiptLimits::from(&*config))?),
+            Engine::Memory => Arc::new(MemoryLog::new(config.log.clone(), keys)),
+            Engine::Disk => Arc::new(DiskLog::open(&config.log, keys)?),
         };
-        let limits = TopicLimits {
-            subscribers_max: config.limits.subscribers_per_topic_max,
-            idempotency_window: config.publish.idempotency_window,
-            idempotency_keys_max: config.publish.idempotency_keys_max,
-            idempotency_keys_of_all_max: config.limits.idempotency_keys_max,
-            gone: config.stream.gone,
-        };
+        let limits = TopicLimits { subscribers_max: config.limits.subscribers_per_topic_max, gone: config.stream.gone };
         let registry = Arc::new(Registry::new(Arc::clone(&log), config.limits.topics_max, limits));
         let connections = Connections::new(&config.limits);
         let (drain, begin) = watch::channel(None);
@@ -134,6 +129,12 @@ impl Server {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &dyn Log {
+        &*self.log
     }
 
     /// Live topics.
@@ -268,7 +269,6 @@ async fn tend(log: Arc<dyn Log>, registry: Arc<Registry>) {
     loop {
         ticks.tick().await;
         log.tend();
-        registry.keys().drop_expired();
         registry.retire_idle();
     }
 }

@@ -1,8 +1,7 @@
-//! One topic: the actor that holds its subscriber list and gates publishes with a key, and [`TopicHandle`], the only way
-//! to it.
+//! One topic: the actor that holds its subscriber list and knows of its deletion, and [`TopicHandle`], the only way to it.
 //!
 //! No other module names the `actix` crate. A message to an actor that has died is never lost in silence: the answer
-//! says whether the actor had begun with it ([`PublishError`]).
+//! says so.
 
 use std::{
     net::IpAddr,
@@ -17,16 +16,12 @@ use actix::{Actor as _, Addr, Context};
 use slab::Slab;
 
 mod actor;
-mod keys;
-mod receipts;
 
-use actor::{Answer, Delete, Deleted, Join, Leave, MAILBOX, Publish, Taken, Topic};
-pub use keys::Keys;
-use receipts::Receipts;
+use actor::{Delete, Deleted, Join, Leave, MAILBOX, Topic};
 
 use crate::{
-    event::{EventId, TopicName},
-    log::{AppendError, Draft, Log, Room},
+    event::TopicName,
+    log::{AppendError, Log},
 };
 
 /// What bounds topics; the same for all.
@@ -34,12 +29,6 @@ use crate::{
 pub struct TopicLimits {
     /// `limits.subscribers_per_topic_max`.
     pub subscribers_max: usize,
-    /// `publish.idempotency_window`.
-    pub idempotency_window: Duration,
-    /// `publish.idempotency_keys_max`.
-    pub idempotency_keys_max: usize,
-    /// `limits.idempotency_keys_max`: of all topics together.
-    pub idempotency_keys_of_all_max: usize,
     /// `stream.gone`.
     pub gone: Duration,
 }
@@ -57,34 +46,6 @@ pub struct TopicHandle {
     subscribers: AtomicUsize,
     /// Until this many milliseconds after the start the topic has something to remember.
     busy_until: AtomicU64,
-}
-
-/// An acknowledged publish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Published {
-    /// The event's id.
-    pub id: EventId,
-    /// Subscribers of the topic when it was taken.
-    pub subscribers: usize,
-    /// The idempotency key had been used: this is the answer that was given then.
-    pub replayed: bool,
-}
-
-/// Why a publish was not acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PublishError {
-    /// The topic's actor was gone before it began: certainly not published, try a new one.
-    #[error("the topic has gone")]
-    NotStarted,
-    /// The topic's actor died over it: it may have been published.
-    #[error("the topic failed over it")]
-    Unknown,
-    /// The idempotency key was used with another event.
-    #[error("the idempotency key was used for another event")]
-    KeyReused,
-    /// The log refused.
-    #[error(transparent)]
-    Log(#[from] AppendError),
 }
 
 /// Why a topic was not deleted.
@@ -165,14 +126,9 @@ impl Drop for Membership {
 impl TopicHandle {
     /// Starts a topic on this thread, which must be one of the server's workers.
     #[must_use]
-    pub fn start(name: TopicName, log: &Arc<dyn Log>, keys: &Arc<Keys>, limits: TopicLimits) -> Arc<Self> {
-        let mut receipts = Receipts::open(&name, keys);
-        let mut busy_for = if receipts.is_empty() { Duration::ZERO } else { limits.idempotency_window };
+    pub fn start(name: TopicName, log: &Arc<dyn Log>, limits: TopicLimits) -> Arc<Self> {
         let deletion = log.deletion(&name);
-        if let Some((at, ago)) = deletion {
-            receipts.forget_to(at);
-            busy_for = busy_for.max(limits.gone.saturating_sub(ago));
-        }
+        let busy_for = deletion.map_or(Duration::ZERO, |(_, ago)| limits.gone.saturating_sub(ago));
         let deleted = deletion.and_then(|(at, ago)| Some((at, Instant::now().checked_sub(ago)?)));
         let handle = Arc::new_cyclic(|handle| {
             let topic = Topic {
@@ -183,7 +139,6 @@ impl TopicHandle {
                 subscribers: Slab::new(),
                 deleted,
                 deleting: 0,
-                receipts,
             };
             let topic = Topic::create(|context: &mut Context<Topic>| {
                 context.set_mailbox_capacity(MAILBOX);
@@ -214,7 +169,7 @@ impl TopicHandle {
         self.subscribers.load(Ordering::Relaxed)
     }
 
-    /// Whether nobody would miss it: no subscriber, no idempotency key and no deletion to remember.
+    /// Whether nobody would miss it: no subscriber, and no deletion to remember.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -230,28 +185,6 @@ impl TopicHandle {
     fn busy_for(&self, duration: Duration) {
         let until = self.started.elapsed() + duration;
         self.busy_until.fetch_max(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// Publishes unless `key` was used before; then the answer is the one given then.
-    ///
-    /// # Errors
-    /// See [`PublishError`].
-    pub async fn publish_once(&self, draft: Draft, key: Arc<str>) -> Result<Published, PublishError> {
-        let draft = Draft { topic: self.name.clone(), ..draft };
-        let mut room = Room::default();
-        loop {
-            let begun = Arc::new(AtomicBool::new(false));
-            let (draft, key) = (draft.clone(), Arc::clone(&key));
-            let answer = self.topic.send(Publish { draft, key, room, begun: Arc::clone(&begun) }).await;
-            let lost = |_| if begun.load(Ordering::Acquire) { PublishError::Unknown } else { PublishError::NotStarted };
-            match answer.map_err(lost)? {
-                Answer::Taken(Taken { receipt, subscribers, replayed }) => {
-                    return Ok(Published { id: receipt.await?.id, subscribers, replayed });
-                }
-                Answer::KeyReused => return Err(PublishError::KeyReused),
-                Answer::NoRoom(next) => room = next.await?,
-            }
-        }
     }
 
     /// Adds a subscriber to the list.

@@ -176,7 +176,7 @@ pub struct LimitsConfig {
     pub connections_per_ip_max: usize,
     /// Subscribers of one topic.
     pub subscribers_per_topic_max: usize,
-    /// Topics alive at once: those with subscribers, and those that remember a key or a deletion.
+    /// Topics alive at once: those with subscribers, and those whose deletion is remembered.
     pub topics_max: usize,
     /// Topics one request may name.
     pub topics_per_request_max: usize,

@@ -132,7 +132,7 @@ pub const SETTINGS: &[Setting] = &[
     row("limits.subscribers_per_topic_max", Count(1..=MANY, |c| &mut c.limits.subscribers_per_topic_max),
         "Subscribers of one topic, {}."),
     row("limits.topics_max", Count(1..=MANY, |c| &mut c.limits.topics_max),
-        "Topics alive at once, {}: those with subscribers, and those that remember a key or a deletion."),
+        "Topics alive at once, {}: those with subscribers, and those whose deletion is remembered."),
     row("limits.topics_per_request_max", Count(1..=1024, |c| &mut c.limits.topics_per_request_max),
         "Topics one request may name, {}."),
     row("limits.topic_bytes_max", Rule::Size(Size::new(1)..=Size::kib(1), |c| &mut c.limits.topic_bytes_max),

@@ -18,15 +18,13 @@ use super::{
     head::{Head, visible},
     origin,
     problem::{Code, Problem},
-    refusal::refusal,
+    refusal::Refused as _,
     serve::{Body, Reply, Served, later, now},
 };
 use crate::{
     event::{EventName, TopicName},
     limits::{BytesPermit, UNCOUNTED_MAX},
-    log::Draft,
-    registry::Outcome,
-    topic::Published,
+    log::{Appended, Draft, Receipt},
 };
 
 mod body;
@@ -89,7 +87,6 @@ struct Publish {
     drafts: SmallVec<[Draft; 1]>,
     /// The answer is a list.
     several: bool,
-    key: Option<Arc<str>>,
 }
 
 /// Whether a publish may be taken.
@@ -116,8 +113,8 @@ impl<'a> PublishHead<'a> {
     }
 
     fn with_body(&self, edge: &Edge, body: Bytes) -> Result<Publish, Problem> {
-        let (drafts, several) = drafts(edge, &self.query, self.payload.parse(body)?)?;
-        Ok(Publish { drafts, several, key: self.key.clone() })
+        let (drafts, several) = drafts(edge, &self.query, self.payload.parse(body)?, self.key.as_ref())?;
+        Ok(Publish { drafts, several })
     }
 }
 
@@ -140,7 +137,7 @@ impl Publish {
     /// Publishes; now, where the log commits at once. A drain waits for what has to wait: it cannot have ended since the
     /// request was checked, because it waits for this worker's hub, too.
     fn commit(mut self, edge: &Edge, permit: Option<BytesPermit>) -> Served<'_> {
-        let only = if self.key.is_none() && self.drafts.len() == 1 { self.drafts.pop() } else { None };
+        let only = if self.drafts.len() == 1 { self.drafts.pop() } else { None };
         let Some(draft) = only else {
             return later(self.commit_each(edge).inspect(move |_| drop(permit)));
         };
@@ -167,11 +164,7 @@ impl Publish {
         let _under_way = edge.under_way.upgrade();
         let publish = async |draft: Draft| {
             let topic = draft.topic.clone();
-            let outcome = match self.key.clone() {
-                None => edge.registry.publish(draft).await,
-                Some(key) => edge.registry.publish_once(draft, key).await,
-            };
-            (topic, outcome)
+            (topic, edge.registry.publish(draft).await)
         };
         let outcomes = join_all(self.drafts.into_iter().map(publish)).await;
         answer(edge, &outcomes, self.several)
@@ -179,7 +172,12 @@ impl Publish {
 }
 
 /// The events to publish, one a topic, and whether the answer is a list.
-fn drafts(edge: &Edge, query: &Fields<'_>, body: Parts) -> Result<(SmallVec<[Draft; 1]>, bool), Problem> {
+fn drafts(
+    edge: &Edge,
+    query: &Fields<'_>,
+    body: Parts,
+    key: Option<&Arc<str>>,
+) -> Result<(SmallVec<[Draft; 1]>, bool), Problem> {
     let content = match (query.only("content")?, body.content) {
         (Some(_), Some(_)) => {
             return Err(Problem::new(Code::Repeated, "`content` is in the query and in the body"));
@@ -207,8 +205,10 @@ fn drafts(edge: &Edge, query: &Fields<'_>, body: Parts) -> Result<(SmallVec<[Dra
     let given = query.all("topic").chain(body.topics.iter().map(String::as_str));
     let (topics, several) = edge.topics(given, query.dropped() + body.topics_given - body.topics.len())?;
     let events = std::iter::repeat_n((name, content), topics.len());
-    let drafts =
-        topics.into_iter().zip(events).map(|(topic, (name, content))| Draft { topic, name, content, key: None });
+    let drafts = topics.into_iter().zip(events).map(|(topic, (name, content))| {
+        let key = key.cloned();
+        Draft { topic, name, content, subscribers: 0, key }
+    });
     Ok((drafts.collect(), several))
 }
 
@@ -223,19 +223,19 @@ fn key(request: &impl Head) -> Result<Option<Arc<str>>, Problem> {
     }
 }
 
-fn answer(edge: &Edge, outcomes: &[(TopicName, Outcome)], several: bool) -> Result<Answer, Problem> {
+fn answer(edge: &Edge, outcomes: &[(TopicName, Appended)], several: bool) -> Result<Answer, Problem> {
     let mut receipts = Vec::with_capacity(RECEIPT_BYTES * outcomes.len());
     let (mut failed, mut replayed) = (None, true);
     let durability = edge.log.durability().as_str();
     for (topic, outcome) in outcomes {
         match outcome {
-            Ok(published) => {
-                replayed &= published.replayed;
+            Ok(receipt) => {
+                replayed &= receipt.replayed;
                 let before: &[u8] = if receipts.is_empty() { b"" } else { b"," };
                 receipts.extend_from_slice(before);
-                write_receipt(&mut receipts, topic, *published, durability);
+                write_receipt(&mut receipts, topic, *receipt, durability);
             }
-            Err(error) => failed = Some(refusal(error, RETRY_AFTER)),
+            Err(error) => failed = Some(error.problem(RETRY_AFTER)),
         }
     }
     let list = |head: &[u8], tail: &[u8]| [head, &*receipts, tail].concat();
@@ -261,14 +261,14 @@ fn answer(edge: &Edge, outcomes: &[(TopicName, Outcome)], several: bool) -> Resu
 
 /// Appends what is said of one topic: `{"id","topic","subscribers","durability"}`. Field by field, because every publish
 /// has one, and of these texts only the topic's name can have anything to escape.
-fn write_receipt(out: &mut Vec<u8>, topic: &TopicName, published: Published, durability: &str) {
+fn write_receipt(out: &mut Vec<u8>, topic: &TopicName, receipt: Receipt, durability: &str) {
     out.extend_from_slice(b"{\"id\":\"");
-    published.id.write(out);
+    receipt.id.write(out);
     out.extend_from_slice(b"\",\"topic\":");
     let written = serde_json::to_writer(&mut *out, topic.as_str());
     debug_assert!(written.is_ok(), "a string, into memory");
     out.extend_from_slice(b",\"subscribers\":");
-    out.extend_from_slice(itoa::Buffer::new().format(published.subscribers).as_bytes());
+    out.extend_from_slice(itoa::Buffer::new().format(receipt.subscribers).as_bytes());
     out.extend_from_slice(b",\"durability\":\"");
     out.extend_from_slice(durability.as_bytes());
     out.extend_from_slice(b"\"}");

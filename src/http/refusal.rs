@@ -6,10 +6,10 @@ use super::problem::{Code, Problem};
 use crate::{
     log::AppendError,
     registry::RegistryError,
-    topic::{DeleteError, JoinError, PublishError},
+    topic::{DeleteError, JoinError},
 };
 
-/// An error of a topic.
+/// An error of a topic or the log.
 pub(super) trait Refused: fmt::Display {
     /// As a problem; the client may try again after `retry_after`.
     fn problem(&self, retry_after: Duration) -> Problem;
@@ -25,15 +25,10 @@ pub(super) fn refusal<E: Refused>(error: &RegistryError<E>, retry_after: Duratio
     }
 }
 
-impl Refused for PublishError {
+impl Refused for AppendError {
     fn problem(&self, retry_after: Duration) -> Problem {
         let unsettled = "the event may have been published, and a retry with the same Idempotency-Key settles it";
-        match self {
-            Self::NotStarted => Problem::new(Code::Unavailable, self.to_string()).retry_after(retry_after),
-            Self::Unknown => outcome_unknown(self, unsettled, retry_after),
-            Self::KeyReused => Problem::new(Code::IdempotencyKeyReused, self.to_string()),
-            Self::Log(error) => of_the_log(*error, unsettled, retry_after),
-        }
+        of_the_log(*self, unsettled, retry_after)
     }
 }
 
@@ -64,6 +59,7 @@ fn of_the_log(error: AppendError, unsettled: &str, retry_after: Duration) -> Pro
         AppendError::Unavailable => Problem::new(Code::Unavailable, detail).retry_after(retry_after),
         AppendError::QueueFull => Problem::new(Code::QueueFull, detail).retry_after(retry_after),
         AppendError::DiskFull => Problem::new(Code::DiskFull, detail).retry_after(retry_after),
+        AppendError::KeyReused => Problem::new(Code::IdempotencyKeyReused, detail),
         AppendError::Unknown => outcome_unknown(&error, unsettled, retry_after),
     }
 }
@@ -89,14 +85,14 @@ mod tests {
             (AppendError::Unavailable, (503, "unavailable")),
             (AppendError::QueueFull, (503, "queue_full")),
             (AppendError::DiskFull, (507, "disk_full")),
+            (AppendError::KeyReused, (409, "idempotency_key_reused")),
             (AppendError::Unknown, (503, "outcome_unknown")),
         ];
         for (error, expected) in log {
-            assert_eq!([code(PublishError::Log(error)), code(DeleteError::Log(error))], [expected; 2]);
+            assert_eq!([code(error), code(DeleteError::Log(error))], [expected; 2]);
         }
-        assert_eq!([code(PublishError::NotStarted), code(JoinError::NotStarted)], [(503, "unavailable"); 2]);
-        assert_eq!([code(PublishError::Unknown), code(DeleteError::Unknown)], [(503, "outcome_unknown"); 2]);
-        assert_eq!(code(PublishError::KeyReused), (409, "idempotency_key_reused"));
+        assert_eq!(code(JoinError::NotStarted), (503, "unavailable"));
+        assert_eq!(code(DeleteError::Unknown), (503, "outcome_unknown"));
         assert_eq!(code(JoinError::Full), (503, "too_many_subscribers"));
         let full = RegistryError::<JoinError>::TooManyTopics(TooManyTopics { topics_max: 1 });
         assert_eq!(refusal(&full, Duration::ZERO).code(), Code::TooManyTopics);

@@ -17,10 +17,16 @@ use crate::{
 
 mod clocks;
 mod deletions;
+mod idempotency;
 mod steps;
 
 use clocks::{a_wall_clock_that_jumps_is_followed_and_loses_nothing, since_a_time_tells_of_what_is_gone_after_it};
 use deletions::{a_cursor_before_a_deletion_that_it_is_told_of_has_no_gap, a_deletion_has_its_place_in_the_order};
+use idempotency::{
+    a_deletion_among_publishes_leaves_no_answer_without_its_event, a_deletion_forgets_keys,
+    a_key_for_another_event_is_refused, a_key_is_forgotten_after_its_window, a_key_that_nobody_awaits_answers,
+    a_retry_gets_the_first_receipt, equal_keys_at_once_publish_once, past_the_most_keys_the_oldest_is_forgotten,
+};
 use steps::{
     MARKS_MAX, New, after, append, append_all, cost, draft, names, page, place, read, roomy, seqs, take, until, wait,
 };
@@ -348,7 +354,8 @@ fn a_feed_holds_its_bytes() {
 macro_rules! conforms {
     ($engine:ident) => {
         mod $engine {
-            conforms!(@ |config| super::steps::$engine(config, None);
+            use super::steps::{$engine, all_keys, roomy};
+            conforms!(@ |config| $engine(config, all_keys(), None);
                 positions_count_from_one_over_all_topics, concurrent_appends_come_out_in_one_order,
                 a_feed_carries_what_comes_after_it_was_opened, an_append_that_nobody_awaits_is_published,
                 a_topic_keeps_its_number_of_events, a_topic_keeps_its_bytes, all_topics_keep_their_bytes,
@@ -359,8 +366,14 @@ macro_rules! conforms {
                 a_cursor_before_a_deletion_that_it_is_told_of_has_no_gap, what_is_held_is_known,
                 a_feed_that_nobody_takes_is_lost_and_says_so, the_memory_of_empty_topics_is_bounded,
             );
-            conforms!(@ super::steps::$engine;
+            conforms!(@ |config, wall| $engine(config, all_keys(), wall);
                 a_wall_clock_that_jumps_is_followed_and_loses_nothing, since_a_time_tells_of_what_is_gone_after_it,
+            );
+            conforms!(@ |keys| $engine(roomy(), keys, None);
+                a_retry_gets_the_first_receipt, a_key_for_another_event_is_refused, a_key_that_nobody_awaits_answers,
+                equal_keys_at_once_publish_once, a_key_is_forgotten_after_its_window,
+                past_the_most_keys_the_oldest_is_forgotten, a_deletion_forgets_keys,
+                a_deletion_among_publishes_leaves_no_answer_without_its_event,
             );
         }
     };

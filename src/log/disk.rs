@@ -23,14 +23,14 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, FutureExt as _};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{
-    Append, AppendError, Draft, Durability, Feed, Feeds, FetchError, Held, KeptReceipt, Log, Page, Placement, Room,
+    Append, AppendError, Draft, Durability, Feed, Feeds, FetchError, Held, KeyLimits, Keys, Log, Page, Placement,
     Start, Wall,
     clock::{self, Clock},
     index::Index,
-    lock,
+    keys, lock,
 };
 use crate::{
     config::{self, LogConfig},
@@ -59,8 +59,6 @@ mod writer;
 pub use error::{OpenError, StoreError};
 use queue::Queue;
 use reader::Reader;
-pub use receipts::ReceiptLimits;
-
 use writer::Work;
 
 /// The log on disk.
@@ -83,6 +81,7 @@ struct Shared {
     clock: Clock,
     watermark: AtomicU64,
     state: Mutex<State>,
+    keys: Keys,
     /// Set for good when the disk has failed; the process must end.
     failed: watch::Sender<Option<String>>,
     /// The last batch did not fit on the disk.
@@ -97,8 +96,6 @@ struct State {
     /// Time of the newest event.
     time_ms: u64,
     feeds: Feeds,
-    /// Receipts from before the start, until they are asked for.
-    receipts: Vec<(TopicName, KeptReceipt)>,
 }
 
 /// Reads of the disk under way at once, over all workers.
@@ -107,12 +104,12 @@ const READERS: usize = 4;
 impl DiskLog {
     /// Opens the log in the directory `config.path`, which is made if need be. Takes a while when there is much in it,
     /// and says so.
-    pub fn open(config: &LogConfig, receipt_limits: ReceiptLimits) -> Result<Self, OpenError> {
-        Self::with_wall(config, receipt_limits, clock::system())
+    pub fn open(config: &LogConfig, keys: KeyLimits) -> Result<Self, OpenError> {
+        Self::with_wall(config, keys, clock::system())
     }
 
     /// As [`open`](Self::open), by another clock.
-    pub fn with_wall(config: &LogConfig, receipt_limits: ReceiptLimits, wall: Wall) -> Result<Self, OpenError> {
+    pub fn with_wall(config: &LogConfig, keys: KeyLimits, wall: Wall) -> Result<Self, OpenError> {
         let path = &config.path;
         let in_directory = |source| OpenError::Directory { path: path.clone(), source };
         filesystem::create_directory(path).map_err(in_directory)?;
@@ -121,7 +118,7 @@ impl DiskLog {
         }
         let directory_lock = DirectoryLock::take(path)?;
         let file = path.join("tidings.db");
-        let (shared, writer) = load::load(&file, config, receipt_limits, Clock::new(wall))
+        let (shared, writer) = load::load(&file, config, keys, Clock::new(wall))
             .map_err(|source| OpenError::Store { path: file.clone(), source })?;
         // The file's own name must survive a power cut, too.
         filesystem::sync_directory(path).map_err(in_directory)?;
@@ -138,6 +135,24 @@ impl DiskLog {
             readers: Arc::new(Semaphore::new(READERS)),
             _lock: directory_lock,
         })
+    }
+
+    /// A draft that uses a key. It does not wait for room in the name of its key: its publisher may go while it waits, so
+    /// it takes the key when there is room, and only then.
+    fn append_once(&self, draft: Draft, used: keys::Use) -> Append {
+        let bytes = draft.content.len();
+        if let Some(room) = self.queue.room_at_once(bytes) {
+            return self.shared.append_once(&self.queue, draft, used, room);
+        }
+        if let Some(answer) = self.shared.keys.find(&used, self.shared.clock.now().at_ms) {
+            return answer;
+        }
+        let (shared, queue) = (Arc::clone(&self.shared), Arc::clone(&self.queue));
+        let append = async move {
+            let room = queue.room(bytes).await?;
+            shared.append_once(&queue, draft, used, room).await
+        };
+        Append::Right(append.boxed())
     }
 
     /// Closes the queue; the writer ends when it has written what is in it.
@@ -190,22 +205,16 @@ impl Log for DiskLog {
     }
 
     fn append(&self, draft: Draft) -> Append {
-        Append::Right(self.queue.put_in_turn(draft.content.len(), |done| Work::Append { draft, done }))
-    }
-
-    fn append_at_once(&self, draft: Draft, Room(room): Room) -> Option<Append> {
-        let room = room.or_else(|| self.queue.room_at_once(draft.content.len()))?;
-        Some(Append::Right(self.queue.put(room, |done| Work::Append { draft, done })))
-    }
-
-    fn room(&self, bytes: usize) -> BoxFuture<'static, Result<Room, AppendError>> {
-        let queue = Arc::clone(&self.queue);
-        async move { queue.room(bytes).await.map(|room| Room(Some(room))) }.boxed()
+        let bytes = draft.content.len();
+        match keys::Use::of(&draft) {
+            None => self.queue.put_in_turn(bytes, |done| Work::Append { draft, claim: None, done }),
+            Some(used) => self.append_once(draft, used),
+        }
     }
 
     fn forget(&self, topic: &TopicName) -> BoxFuture<'static, Result<u64, AppendError>> {
         let topic = topic.clone();
-        self.queue.put_in_turn(0, |done| Work::Forget { topic, done })
+        self.queue.put_in_turn(0, |done| Work::Forget { topic, done }).boxed()
     }
 
     fn read(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page {
@@ -247,10 +256,6 @@ impl Log for DiskLog {
         lock(&self.shared.state).index.held(topic)
     }
 
-    fn receipts(&self) -> Vec<(TopicName, KeptReceipt)> {
-        std::mem::take(&mut lock(&self.shared.state).receipts)
-    }
-
     fn deletion(&self, topic: &TopicName) -> Option<(u64, Duration)> {
         lock(&self.shared.state).index.deletion(topic, self.shared.clock.now().at_ms)
     }
@@ -259,8 +264,14 @@ impl Log for DiskLog {
         lock(&self.shared.state).feeds.open()
     }
 
-    /// The writer does it, between batches.
-    fn tend(&self) {}
+    fn keys(&self) -> usize {
+        self.shared.keys.len()
+    }
+
+    /// What it holds of events, the writer looks after, between batches.
+    fn tend(&self) {
+        self.shared.keys.drop_expired(self.shared.clock.now().at_ms);
+    }
 
     fn unreadable(&self) -> u64 {
         self.shared.unreadable.load(Ordering::Relaxed)
@@ -291,6 +302,12 @@ impl Log for DiskLog {
 }
 
 impl Shared {
+    fn append_once(&self, queue: &Queue, draft: Draft, used: keys::Use, room: OwnedSemaphorePermit) -> Append {
+        self.keys.append_once(used, self.clock.now().at_ms, |claim| {
+            queue.put(room, |done| Work::Append { draft, claim: Some(claim), done })
+        })
+    }
+
     /// Says that the disk has failed. The first report counts.
     fn fail(&self, what: &str, error: &StoreError) {
         self.failed.send_if_modified(|failed| {

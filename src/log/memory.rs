@@ -11,10 +11,11 @@ use std::{
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
 
 use super::{
-    Append, AppendError, Commit, Draft, Durability, Feed, Feeds, Held, Log, Page, Placement, Receipt, Start, Wall,
+    Append, AppendError, Commit, Draft, Durability, Feed, Feeds, Held, KeyLimits, Keys, Log, Page, Placement, Receipt,
+    Start, Wall,
     clock::{self, Clock},
     index::{Entry, Index},
-    lock,
+    keys, lock,
 };
 use crate::{
     config::LogConfig,
@@ -22,12 +23,13 @@ use crate::{
     frame,
 };
 
-/// The log in memory. One lock: every operation under it is short and none waits.
+/// The log in memory. One lock, and that of the keys around it: every operation under it is short and none waits.
 pub struct MemoryLog {
     epoch: Epoch,
     clock: Clock,
     watermark: AtomicU64,
     state: Mutex<State>,
+    keys: Keys,
 }
 
 #[derive(Debug)]
@@ -41,21 +43,22 @@ struct State {
 impl MemoryLog {
     /// An empty log with a new epoch.
     #[must_use]
-    pub fn new(retention: LogConfig) -> Self {
-        Self::with_wall(retention, clock::system())
+    pub fn new(retention: LogConfig, keys: KeyLimits) -> Self {
+        Self::with_wall(retention, keys, clock::system())
     }
 
     /// As [`new`](Self::new), by another clock.
     #[must_use]
-    pub fn with_wall(retention: LogConfig, wall: Wall) -> Self {
+    pub fn with_wall(retention: LogConfig, keys: KeyLimits, wall: Wall) -> Self {
         let epoch = Epoch::random();
         // The whole log is hot: there is no other place for an event.
         let index = Index::new(epoch, retention, u64::MAX);
         let state = State { index, time_ms: 0, feeds: Feeds::default() };
-        Self { epoch, clock: Clock::new(wall), watermark: AtomicU64::new(0), state: Mutex::new(state) }
+        let (clock, watermark) = (Clock::new(wall), AtomicU64::new(0));
+        Self { epoch, clock, watermark, state: Mutex::new(state), keys: Keys::new(keys) }
     }
 
-    fn commit(&self, draft: Draft) -> EventId {
+    fn commit(&self, draft: Draft) -> Append {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let id = EventId { epoch: self.epoch, seq: state.index.watermark() + 1 };
@@ -75,7 +78,7 @@ impl MemoryLog {
         state.index.push(&event.topic, entry, &mut |_| {});
         self.watermark.store(id.seq, Ordering::Release);
         state.feeds.push(Commit::Event(event));
-        id
+        Append::Left(ready(Ok(Receipt { id, subscribers: draft.subscribers, replayed: false })))
     }
 }
 
@@ -93,7 +96,10 @@ impl Log for MemoryLog {
     }
 
     fn append(&self, draft: Draft) -> Append {
-        Append::Left(ready(Ok(Receipt { id: self.commit(draft) })))
+        match keys::Use::of(&draft) {
+            None => self.commit(draft),
+            Some(used) => self.keys.append_once(used, self.clock.now().at_ms, |_| self.commit(draft)),
+        }
     }
 
     fn forget(&self, topic: &TopicName) -> BoxFuture<'static, Result<u64, AppendError>> {
@@ -103,6 +109,8 @@ impl Log for MemoryLog {
         state.index.forget(topic, seq, self.clock.now().at_ms);
         self.watermark.store(seq, Ordering::Release);
         state.feeds.push(Commit::Deleted(topic.clone(), seq));
+        drop(guard);
+        self.keys.forget(topic, seq);
         ready(Ok(seq)).boxed()
     }
 
@@ -126,8 +134,13 @@ impl Log for MemoryLog {
         lock(&self.state).feeds.open()
     }
 
+    fn keys(&self) -> usize {
+        self.keys.len()
+    }
+
     fn tend(&self) {
         let now = self.clock.now();
+        self.keys.drop_expired(now.at_ms);
         lock(&self.state).index.observe(now.wall_ms);
         loop {
             let mut state = lock(&self.state);

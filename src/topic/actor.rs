@@ -1,24 +1,17 @@
-//! The actor of a topic: its subscriber list, its deletion, and the answers given under idempotency keys.
+//! The actor of a topic: its subscriber list and its deletion.
 
 use std::{
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use actix::{Actor, ActorFutureExt as _, Context, Handler, Message, MessageResult, ResponseActFuture, WrapFuture as _};
-use futures_util::{FutureExt as _, future::BoxFuture};
 use slab::Slab;
 
-use super::{
-    Deletion, JoinError, Joined, Membership, Subscriber, TopicHandle, TopicLimits,
-    receipts::{self, Kept, Receipts},
-};
+use super::{Deletion, JoinError, Joined, Membership, Subscriber, TopicHandle, TopicLimits};
 use crate::{
     event::TopicName,
-    log::{AppendError, Draft, DraftKey, Log, Receipt, Room},
+    log::{AppendError, Log},
 };
 
 /// Messages that may wait for a topic before its senders do.
@@ -35,39 +28,12 @@ pub(super) struct Topic {
     pub(super) deleted: Option<(u64, Instant)>,
     /// Deletions under way.
     pub(super) deleting: usize,
-    pub(super) receipts: Receipts,
 }
 
 /// A line of the subscriber list.
 pub(super) struct Entry {
     subscriber: Subscriber,
     since: Instant,
-}
-
-/// What the actor answers to a publish.
-pub(super) enum Answer {
-    /// It is in the log's order.
-    Taken(Taken),
-    /// The key was used with another event.
-    KeyReused,
-    /// It has not begun with it: there is no room in the log's queue. Wait for it here, and ask again.
-    NoRoom(BoxFuture<'static, Result<Room, AppendError>>),
-}
-
-/// A publish that the log has in its order, and how to learn of its commit.
-pub(super) struct Taken {
-    pub(super) receipt: BoxFuture<'static, Result<Receipt, AppendError>>,
-    pub(super) subscribers: usize,
-    pub(super) replayed: bool,
-}
-
-#[derive(Message)]
-#[rtype(result = "Answer")]
-pub(super) struct Publish {
-    pub(super) draft: Draft,
-    pub(super) key: Arc<str>,
-    pub(super) room: Room,
-    pub(super) begun: Arc<AtomicBool>,
 }
 
 /// The answer is the membership itself: when the client has gone meanwhile and nobody takes it, it is given back.
@@ -111,7 +77,6 @@ impl Topic {
 
     fn was_deleted(&mut self, at: u64) {
         self.deleted = Some((at, Instant::now()));
-        self.receipts.forget_to(at);
         self.busy_for(self.limits.gone);
     }
 
@@ -123,44 +88,10 @@ impl Topic {
 
 impl Drop for Topic {
     fn drop(&mut self) {
-        self.handle.upgrade().into_iter().for_each(|handle| handle.alive.store(false, Ordering::Relaxed));
-    }
-}
-
-impl Handler<Publish> for Topic {
-    type Result = MessageResult<Publish>;
-
-    /// The log takes the position here, at once, so the order of a topic is the order of its mailbox; the commit is
-    /// awaited by the publisher, not by the topic, so that one fsync can serve many publishes.
-    ///
-    /// Only an append that the log drives by itself is kept under the key: its publisher may go, and then nothing else
-    /// would. So the wait for room is the publisher's own, and ends with it.
-    fn handle(&mut self, Publish { draft, key, room, begun }: Publish, _: &mut Context<Self>) -> Self::Result {
-        begun.store(true, Ordering::Release);
-        let subscribers = self.subscribers.len();
-        let fingerprint = receipts::fingerprint(&draft);
-        if let Some(first) = self.receipts.find(&key) {
-            let taken = Taken { receipt: first.receipt.boxed(), subscribers: first.subscribers, replayed: true };
-            return MessageResult(if first.fingerprint.is_none_or(|first| first == fingerprint) {
-                Answer::Taken(taken)
-            } else {
-                Answer::KeyReused
-            });
+        if let Some(handle) = self.handle.upgrade() {
+            handle.alive.store(false, Ordering::Relaxed);
+            handle.subscribers.store(0, Ordering::Relaxed);
         }
-        let bytes = draft.content.len();
-        let draft = Draft { key: Some(DraftKey { key: Arc::clone(&key), fingerprint, subscribers }), ..draft };
-        let Some(receipt) = self.log.append_at_once(draft, room) else {
-            return MessageResult(Answer::NoRoom(self.log.room(bytes)));
-        };
-        let receipt = receipt.shared();
-        let kept = Kept { fingerprint: Some(fingerprint), subscribers, receipt: receipt.clone() };
-        self.receipts.keep(Arc::clone(&key), kept);
-        // Where the log commits at once there is nothing to wait for, and no task is made.
-        if receipt.clone().now_or_never().is_none_or(|outcome| outcome.is_err()) {
-            actix::spawn(self.receipts.settle(key, receipt.clone()));
-        }
-        self.busy_for(self.limits.idempotency_window);
-        MessageResult(Answer::Taken(Taken { receipt: receipt.boxed(), subscribers, replayed: false }))
     }
 }
 

@@ -7,15 +7,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 use tidings::{
     config::{Config, LogConfig, Size},
     event::{EventId, TopicName},
     frame::GapReason,
-    log::{
-        AppendError, Draft, Log as _, Start,
-        disk::{DiskLog, ReceiptLimits},
-    },
+    log::{AppendError, Draft, KeyLimits, Log as _, Start, disk::DiskLog},
 };
 use tokio::time::timeout;
 
@@ -26,12 +23,12 @@ fn config(directory: &Directory) -> LogConfig {
 }
 
 /// None counts for any time.
-const NO_RECEIPTS: ReceiptLimits = ReceiptLimits { window: Duration::ZERO, of_topic_max: 1, max: 1 };
+const NO_RECEIPTS: KeyLimits = KeyLimits { window: Duration::ZERO, of_topic_max: 1, max: 1 };
 
 fn open(directory: &Directory, configure: impl FnOnce(&mut LogConfig)) -> DiskLog {
     let mut config = config(directory);
     configure(&mut config);
-    DiskLog::open(&config, ReceiptLimits::from(&Config::default())).expect("the log opens")
+    DiskLog::open(&config, KeyLimits::from(&Config::default())).expect("the log opens")
 }
 
 fn topic(name: &str) -> TopicName {
@@ -39,7 +36,17 @@ fn topic(name: &str) -> TopicName {
 }
 
 fn draft(name: &str, content: &str) -> Draft {
-    Draft { topic: topic(name), name: None, content: Bytes::copy_from_slice(content.as_bytes()), key: None }
+    Draft {
+        topic: topic(name),
+        name: None,
+        content: Bytes::copy_from_slice(content.as_bytes()),
+        subscribers: 0,
+        key: None,
+    }
+}
+
+fn keyed(name: &str, key: &str) -> Draft {
+    Draft { key: Some(key.into()), ..draft(name, "content") }
 }
 
 async fn append(log: &DiskLog, name: &str) -> EventId {
@@ -199,6 +206,38 @@ async fn a_full_queue_refuses_and_keeps_nothing() {
 }
 
 #[tokio::test]
+async fn a_key_is_not_taken_by_those_that_wait_for_room() {
+    // Goal: one that goes while it waits leaves nothing under its key; of two that wait with the same key one publishes,
+    // and the other gets its receipt, as does a retry that needs no room.
+    let directory = Directory::new();
+    let log = open(&directory, |config| config.queue_bytes_max = Size::kib(4));
+    append(&log, "t").await;
+    let stalled = rusqlite::Connection::open(directory.file()).expect("the file opens");
+    stalled.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
+    let begun = log.append(keyed("t", "begun"));
+    // With room for one unit more than its content, it fills the queue.
+    let full = log.append(draft("t", &"x".repeat(2 << 10)));
+    let mut gone = log.append(keyed("t", "gone"));
+    assert!((&mut gone).now_or_never().is_none() && log.keys() == 1, "it waits, and has no key");
+    let mut waiting = [log.append(keyed("t", "waiting")), log.append(keyed("t", "waiting"))];
+    assert!(waiting.iter_mut().all(|append| append.now_or_never().is_none()));
+    drop(gone);
+    let retry = log.append(keyed("t", "begun"));
+    stalled.execute_batch("ROLLBACK").expect("it gives the lock back");
+    let (begun, retry) = (begun.await.expect("a receipt"), retry.await.expect("a receipt"));
+    assert_eq!((begun.id, retry.replayed), (retry.id, true));
+    full.await.expect("a receipt");
+    let [first, second] = join_all(waiting).await.try_into().expect("two");
+    let (first, second) = (first.expect("a receipt"), second.expect("a receipt"));
+    assert_eq!((first.id, first.replayed, second.replayed), (second.id, false, true));
+    assert!(!log.append(keyed("t", "gone")).await.expect("a receipt").replayed);
+    assert_eq!(log.held(&topic("t")).map(|held| held.events), Some(5));
+    log.close().await;
+    assert_eq!(log.append(keyed("t", "closed")).await, Err(AppendError::Unavailable));
+    assert_eq!(log.keys(), 3, "one that was refused has no key");
+}
+
+#[tokio::test]
 async fn receipts_of_a_forgotten_topic_do_not_become_anothers() {
     // Goal: no topic ever answers a publish with the receipt of another topic.
     let directory = Directory::new();
@@ -206,11 +245,7 @@ async fn receipts_of_a_forgotten_topic_do_not_become_anothers() {
     let log = open(&directory, configure);
     let names: Vec<String> = (0..EMPTY_TOPICS + 1000).map(|n| n.to_string()).collect();
     for names in names.chunks(2000) {
-        let keyed = names.iter().map(|name| {
-            let key = tidings::log::DraftKey { key: "key".into(), fingerprint: 1, subscribers: 0 };
-            log.append(Draft { key: Some(key), ..draft(name, "content") })
-        });
-        let appends: Vec<_> = keyed.collect();
+        let appends: Vec<_> = names.iter().map(|name| log.append(keyed(name, "key"))).collect();
         for append in appends {
             append.await.expect("a receipt");
         }
@@ -219,11 +254,11 @@ async fn receipts_of_a_forgotten_topic_do_not_become_anothers() {
     log.close().await;
     drop(log);
     let log = open(&directory, configure);
-    let mut topics: Vec<_> = log.receipts().into_iter().map(|(topic, _)| topic).collect();
-    topics.sort();
-    let mut expected: Vec<_> = names.iter().map(|name| topic(name)).collect();
-    expected.sort();
-    assert!(topics == expected, "each topic has its receipt within its window, and the other one has none");
+    assert_eq!(log.keys(), names.len(), "each topic has its receipt within its window");
+    assert!(!log.append(keyed("other", "key")).await.expect("a receipt").replayed, "and the other one has none");
+    for name in [&names[0], &names[EMPTY_TOPICS], &names[names.len() - 1]] {
+        assert!(log.append(keyed(name, "key")).await.expect("a receipt").replayed, "{name}");
+    }
 }
 
 #[tokio::test]
@@ -233,8 +268,7 @@ async fn old_receipts_go_when_nobody_publishes() {
     let directory = Directory::new();
     let log = DiskLog::open(&config(&directory), NO_RECEIPTS).expect("the log opens");
     for key in ["one", "two"] {
-        let key = tidings::log::DraftKey { key: key.into(), fingerprint: 1, subscribers: 0 };
-        log.append(Draft { key: Some(key), ..draft("t", "content") }).await.expect("a receipt");
+        log.append(keyed("t", key)).await.expect("a receipt");
         until("the receipt to be removed", async || directory.count("receipt") == 0).await;
     }
 }

@@ -6,10 +6,7 @@ use std::{env, fs, thread};
 use tidings::{
     config::{Config, LogConfig, Size},
     event::TopicName,
-    log::{
-        Log as _,
-        disk::{DiskLog, ReceiptLimits},
-    },
+    log::{KeyLimits, Log as _, disk::DiskLog},
 };
 
 use crate::harness::{
@@ -172,7 +169,7 @@ fn missing(images: &[Vec<u8>; 2], promised: &[(u64, &str)]) -> Option<String> {
     fs::write(directory.file(), &images[0]).expect("it is written");
     fs::write(directory.0.join("tidings.db-wal"), &images[1]).expect("it is written");
     let config = LogConfig { path: directory.0.clone(), topic_bytes_max: Size::mib(256), ..LogConfig::default() };
-    let log = match DiskLog::open(&config, ReceiptLimits::from(&Config::default())) {
+    let log = match DiskLog::open(&config, KeyLimits::from(&Config::default())) {
         Ok(log) => log,
         Err(error) => return Some(error.to_string()),
     };

@@ -4,10 +4,8 @@ use serde_json::json;
 
 use crate::harness::{TestServer, encoded};
 
-mod altered;
 mod death;
 pub mod deletion;
-mod keys;
 mod later;
 
 #[tokio::test]

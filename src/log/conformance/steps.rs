@@ -14,8 +14,7 @@ use crate::{
     event::{EventId, TopicName},
     frame::GapReason,
     log::{
-        Arc, Batch, Bytes, Commit, Draft, Feed, Log, Page, Start, Wall, clock,
-        disk::{DiskLog, ReceiptLimits},
+        Arc, Batch, Bytes, Commit, Draft, Feed, KeyLimits, Log, Page, Start, Wall, clock, disk::DiskLog,
         memory::MemoryLog,
     },
 };
@@ -24,6 +23,9 @@ use crate::{
 pub(super) type NewAt = fn(LogConfig, Option<Wall>) -> Arc<dyn Log>;
 
 pub(super) type New = fn(LogConfig) -> Arc<dyn Log>;
+
+/// Makes a log that keeps what is published, but not all keys.
+pub(super) type NewKeyed = fn(KeyLimits) -> Arc<dyn Log>;
 
 /// How long anything may take before a test gives up. Never waited for when all is well.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -56,7 +58,8 @@ pub(super) fn names<const N: usize>(names: [&str; N]) -> [TopicName; N] {
 }
 
 pub(super) fn draft(topic: &TopicName, content: &str) -> Draft {
-    Draft { topic: topic.clone(), name: None, content: Bytes::copy_from_slice(content.as_bytes()), key: None }
+    let content = Bytes::copy_from_slice(content.as_bytes());
+    Draft { topic: topic.clone(), name: None, content, subscribers: 0, key: None }
 }
 
 /// Appends and gives the position.
@@ -148,18 +151,28 @@ impl Drop for Directory {
     }
 }
 
-/// A log on disk, in a directory of its own.
-pub(super) fn on_disk(mut config: LogConfig, wall: Option<Wall>) -> Arc<dyn Log> {
+/// A directory for a log.
+pub(super) fn directory() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     thread_local!(static DIRECTORIES: RefCell<Vec<Directory>> = const { RefCell::new(Vec::new()) });
     let name = format!("conformance-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    config.path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp").join(name);
-    DIRECTORIES.with_borrow_mut(|all| all.push(Directory(config.path.clone())));
-    let log = DiskLog::with_wall(&config, ReceiptLimits::from(&Config::default()), wall.unwrap_or_else(clock::system));
-    Arc::new(log.expect("it opens"))
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp").join(name);
+    DIRECTORIES.with_borrow_mut(|all| all.push(Directory(path.clone())));
+    path
+}
+
+/// Limits that nothing here reaches.
+pub(super) fn all_keys() -> KeyLimits {
+    KeyLimits::from(&Config::default())
+}
+
+/// A log on disk, in a directory of its own.
+pub(super) fn on_disk(mut config: LogConfig, keys: KeyLimits, wall: Option<Wall>) -> Arc<dyn Log> {
+    config.path = directory();
+    Arc::new(DiskLog::with_wall(&config, keys, wall.unwrap_or_else(clock::system)).expect("it opens"))
 }
 
 /// A log in memory.
-pub(super) fn in_memory(config: LogConfig, wall: Option<Wall>) -> Arc<dyn Log> {
-    Arc::new(MemoryLog::with_wall(config, wall.unwrap_or_else(clock::system)))
+pub(super) fn in_memory(config: LogConfig, keys: KeyLimits, wall: Option<Wall>) -> Arc<dyn Log> {
+    Arc::new(MemoryLog::with_wall(config, keys, wall.unwrap_or_else(clock::system)))
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     event::{Event, EventName, TopicName},
-    log::KeptReceipt,
+    log::{Receipt, keys::Claim},
 };
 
 /// Rows of each kind that are removed at once: more than a batch makes, so that they go faster than they come.
@@ -55,13 +55,13 @@ impl Batch<'_> {
         Ok(())
     }
 
-    pub(super) fn keep(&self, topic: i64, kept: &KeptReceipt) -> Result<(), StoreError> {
+    /// Keeps the receipt of an event that was published at `time_ms` under a key.
+    pub(super) fn keep(&self, topic: i64, claim: &Claim, receipt: &Receipt, time_ms: u64) -> Result<(), StoreError> {
         let sql = "INSERT OR REPLACE INTO receipt VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-        let subscribers = i64::try_from(kept.subscribers).unwrap_or(i64::MAX);
-        let (seq, time_ms) = (number(kept.receipt.id.seq), number(kept.time_ms));
-        let fingerprint = kept.fingerprint.unwrap_or_default();
-        let (upper, lower) = (half(fingerprint >> 64), half(fingerprint));
-        let row = params![topic, &*kept.key, seq, lower, subscribers, time_ms, kept.fingerprint.map(|_| upper)];
+        let subscribers = i64::try_from(receipt.subscribers).unwrap_or(i64::MAX);
+        let (seq, time_ms) = (number(receipt.id.seq), number(time_ms));
+        let (upper, lower) = (half(claim.fingerprint >> 64), half(claim.fingerprint));
+        let row = params![topic, &*claim.key, seq, lower, subscribers, time_ms, upper];
         self.transaction.prepare_cached(sql)?.execute(row)?;
         Ok(())
     }

@@ -15,7 +15,6 @@ use super::{
     high_water::{Found, HighWater},
     presence::Presence,
     reader::Reader,
-    receipts::ReceiptLimits,
     store::{Meta, Store},
     writer::{Files, Writer},
 };
@@ -23,7 +22,7 @@ use crate::{
     config::{Durability, LogConfig},
     event::TopicName,
     log::{
-        Feeds,
+        Feeds, KeyLimits,
         clock::{self, Clock},
         index::{Entry, Index, Marks, Removed},
     },
@@ -37,7 +36,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
 pub(super) fn load(
     file: &Path,
     config: &LogConfig,
-    receipt_limits: ReceiptLimits,
+    key_limits: KeyLimits,
     clock: Clock,
 ) -> Result<(Arc<Shared>, Writer), StoreError> {
     let begun = Instant::now();
@@ -67,7 +66,7 @@ pub(super) fn load(
     let unreadable_to = meta.unreadable_to.max(damage.to);
     let marks = Marks { last: meta.reserved, forgotten_to, forgotten_ms, hole_to, unreadable_to };
     index.restore_marks(marks, now, &mut |removed| garbage.note(removed));
-    let receipts = store.receipts(meta.epoch, now.wall_ms, receipt_limits, &topics)?;
+    let keys = store.keys(key_limits, meta.epoch, now, &topics)?;
     // All of them now: later the process may have no descriptor left, and a log that cannot be read has failed.
     let readers: Result<Vec<Reader>, StoreError> = (0..READERS).map(|_| Reader::open(file)).collect();
     let readers = readers?;
@@ -79,14 +78,15 @@ pub(super) fn load(
         file: file.to_owned(),
         clock,
         watermark: AtomicU64::new(index.watermark()),
-        state: Mutex::new(State { index, time_ms: now.stamp(newest_ms), feeds: Feeds::default(), receipts }),
+        state: Mutex::new(State { index, time_ms: now.stamp(newest_ms), feeds: Feeds::default() }),
+        keys,
         failed: watch::Sender::new(None),
         full: AtomicBool::new(false),
         idle_readers: Mutex::new(readers),
         unreadable: AtomicU64::new(damage.events),
     });
     let files = Files { store, high_water, presence };
-    let writer = Writer::new(files, Arc::clone(&shared), meta.reserved, receipt_limits.window).with(ids, garbage);
+    let writer = Writer::new(files, Arc::clone(&shared), meta.reserved, key_limits.window).with(ids, garbage);
     Ok((shared, writer))
 }
 

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::future::{BoxFuture, Either, FutureExt as _, Ready, ready};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::timeout,
@@ -26,6 +26,9 @@ const ROOM_UNIT: usize = 1 << 10;
 
 /// Where the writer tells the outcome of a job.
 pub(super) type Done<T> = oneshot::Sender<Result<T, AppendError>>;
+
+/// How a job ends, as [`Append`](crate::log::Append).
+pub(super) type Outcome<T> = Either<Ready<Result<T, AppendError>>, BoxFuture<'static, Result<T, AppendError>>>;
 
 pub(super) struct Queue {
     /// In units of [`ROOM_UNIT`]. Those who wait are served in order, so nothing that comes later overtakes them.
@@ -71,20 +74,20 @@ impl Queue {
         waited.map_err(|_| AppendError::QueueFull)?.map_err(|_| AppendError::Unavailable)
     }
 
-    /// Queues `work`, now, and gives its outcome.
+    /// Queues `work`, now, and gives its outcome; at once when nothing is taken any more.
     pub(super) fn put<T: Send + 'static>(
         &self,
         room: OwnedSemaphorePermit,
         work: impl FnOnce(Done<T>) -> Work,
-    ) -> BoxFuture<'static, Result<T, AppendError>> {
+    ) -> Outcome<T> {
         let (done, outcome) = oneshot::channel();
         let jobs = lock(&self.jobs).clone();
         let queued = jobs.and_then(|jobs| jobs.send(Job { work: work(done), room }).ok());
         if queued.is_none() {
-            return std::future::ready(Err(AppendError::Unavailable)).boxed();
+            return Outcome::Left(ready(Err(AppendError::Unavailable)));
         }
         // A writer that ends without an answer has failed in the middle of it.
-        outcome.map(|outcome| outcome.unwrap_or(Err(AppendError::Unknown))).boxed()
+        Outcome::Right(outcome.map(|outcome| outcome.unwrap_or(Err(AppendError::Unknown))).boxed())
     }
 
     /// Queues `work`, after a wait for room if there is none, and gives its outcome.
@@ -92,17 +95,17 @@ impl Queue {
         self: &Arc<Self>,
         bytes: usize,
         work: impl FnOnce(Done<T>) -> Work + Send + 'static,
-    ) -> BoxFuture<'static, Result<T, AppendError>> {
+    ) -> Outcome<T> {
         if let Some(room) = self.room_at_once(bytes) {
             // At once, not when it is polled: the order of the calls is the order of the log.
             return self.put(room, work);
         }
         let queue = Arc::clone(self);
-        async move {
+        let outcome = async move {
             let room = queue.room(bytes).await?;
             queue.put(room, work).await
-        }
-        .boxed()
+        };
+        Outcome::Right(outcome.boxed())
     }
 }
 

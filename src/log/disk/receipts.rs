@@ -1,6 +1,6 @@
 //! Receipts from before the start: which of them still answer a retry.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use rusqlite::Row;
 
@@ -10,81 +10,61 @@ use super::{
     store::Store,
 };
 use crate::{
-    config::Config,
     event::{Epoch, EventId, TopicName},
-    log::{KeptReceipt, Receipt, clock::millis},
+    log::{
+        KeyLimits, Receipt,
+        clock::{Moment, millis},
+        keys::{Kept, Keys, Outcome},
+    },
 };
 
-/// How long a receipt counts, and how many do.
-#[derive(Clone, Copy, Debug)]
-pub struct ReceiptLimits {
-    /// `publish.idempotency_window`.
-    pub window: Duration,
-    /// `publish.idempotency_keys_max`: of one topic, the newest so many.
-    pub of_topic_max: usize,
-    /// `limits.idempotency_keys_max`: of all topics together.
-    pub max: usize,
-}
-
-impl From<&Config> for ReceiptLimits {
-    fn from(config: &Config) -> Self {
-        Self {
-            window: config.publish.idempotency_window,
-            of_topic_max: config.publish.idempotency_keys_max,
-            max: config.limits.idempotency_keys_max,
-        }
-    }
-}
-
 impl Store {
-    /// The newest receipts that count at `now_ms`, the oldest first; `topics` is the name of each topic's row. The file
-    /// may have many more: a row goes when its window is over, not when its topic has too many. So a topic that has
-    /// enough is passed over, and only what is taken counts: one busy topic must not cost the others their keys.
-    pub(super) fn receipts(
+    /// The keys of the receipts that count, as many as there may be; `topics` is the name of each topic's row. The file may
+    /// have many more: a row goes when its window is over, not when its topic has too many.
+    pub(super) fn keys(
         &self,
+        limits: KeyLimits,
         epoch: Epoch,
-        now_ms: u64,
-        limits: ReceiptLimits,
+        now: Moment,
         topics: &HashMap<i64, (TopicName, u64)>,
-    ) -> Result<Vec<(TopicName, KeptReceipt)>, StoreError> {
+    ) -> Result<Keys, StoreError> {
         // Those of a time to come were given when the wall clock was wrong; no window would ever end for them.
         let sql = "SELECT topic, key, seq, fingerprint, subscribers, time_ms, fingerprint_upper FROM receipt
             WHERE time_ms BETWEEN ?1 AND ?2 ORDER BY time_ms DESC, seq DESC";
-        let window_ms = millis(limits.window);
-        let (from, to) = (now_ms.saturating_sub(window_ms), now_ms.saturating_add(window_ms));
+        let (keys, window_ms) = (Keys::new(limits), millis(limits.window));
+        let (from, to) = (now.wall_ms.saturating_sub(window_ms), now.wall_ms.saturating_add(window_ms));
         let mut statement = self.connection.prepare(sql)?;
         let mut rows = statement.query([from, to].map(number))?;
-        let (mut receipts, mut taken) = (Vec::new(), HashMap::<i64, usize>::new());
-        while receipts.len() < limits.max
-            && let Some(row) = rows.next()?
-        {
-            let id = row.get(0)?;
-            let Some((topic, _)) = topics.get(&id) else { continue };
-            let of_topic = taken.entry(id).or_default();
-            if *of_topic >= limits.of_topic_max {
-                continue;
-            }
-            match receipt(row, epoch) {
-                Ok(kept) => {
-                    *of_topic += 1;
-                    receipts.push((topic.clone(), kept));
+        while let Some(row) = rows.next()? {
+            let Some((topic, _)) = topics.get(&row.get(0)?) else { continue };
+            let has_room = match kept(row, topic, epoch, now) {
+                Ok(kept) => keys.restore(kept),
+                Err(error) => {
+                    tracing::error!(%error, "an idempotency key in the log cannot be read and is forgotten");
+                    true
                 }
-                Err(error) => tracing::error!(%error, "an idempotency key in the log cannot be read and is forgotten"),
+            };
+            if !has_room {
+                break;
             }
         }
-        receipts.reverse();
-        Ok(receipts)
+        Ok(keys)
     }
 }
 
-fn receipt(row: &Row<'_>, epoch: Epoch) -> rusqlite::Result<KeptReceipt> {
+fn kept(row: &Row<'_>, topic: &TopicName, epoch: Epoch, now: Moment) -> rusqlite::Result<Kept> {
     let (key, seq): (String, _) = (row.get(1)?, row.get(2)?);
     let (lower, upper): (i64, Option<i64>) = (row.get(3)?, row.get(6)?);
-    Ok(KeptReceipt {
+    let subscribers = usize::try_from(row.get::<_, i64>(4)?).unwrap_or_default();
+    Ok(Kept {
+        topic: topic.clone(),
         key: key.into(),
-        receipt: Receipt { id: EventId { epoch, seq: position(seq) } },
+        used_ms: now.before(position(row.get(5)?)),
         fingerprint: upper.map(|upper| u128::from(upper.cast_unsigned()) << 64 | u128::from(lower.cast_unsigned())),
-        subscribers: usize::try_from(row.get::<_, i64>(4)?).unwrap_or_default(),
-        time_ms: position(row.get(5)?),
+        outcome: Outcome::Committed(Receipt {
+            id: EventId { epoch, seq: position(seq) },
+            subscribers,
+            replayed: false,
+        }),
     })
 }

@@ -20,8 +20,9 @@ use crate::{
     event::{Event, EventId, TopicName},
     frame,
     log::{
-        AppendError, Commit, Draft, KeptReceipt, Receipt,
+        AppendError, Appended, Commit, Draft, Receipt,
         index::{Entry, Removed},
+        keys::Claim,
         lock,
     },
 };
@@ -37,7 +38,7 @@ pub(super) struct Job {
 }
 
 pub(super) enum Work {
-    Append { draft: Draft, done: oneshot::Sender<Result<Receipt, AppendError>> },
+    Append { draft: Draft, claim: Option<Claim>, done: oneshot::Sender<Appended> },
     Forget { topic: TopicName, done: oneshot::Sender<Result<u64, AppendError>> },
 }
 
@@ -68,7 +69,7 @@ pub(super) struct Writer {
 
 /// A step of a batch, with its position.
 enum Step {
-    Event { event: Arc<Event>, kept: Option<KeptReceipt>, done: oneshot::Sender<Result<Receipt, AppendError>> },
+    Event { event: Arc<Event>, receipt: Receipt, claim: Option<Claim>, done: oneshot::Sender<Appended> },
     Forget { topic: TopicName, seq: u64, done: oneshot::Sender<Result<u64, AppendError>> },
 }
 
@@ -141,9 +142,9 @@ impl Writer {
         while let Some(job) = next {
             rooms.push(job.room);
             steps.push(match job.work {
-                Work::Append { draft, done } => {
+                Work::Append { draft, claim, done } => {
                     bytes += draft.content.len();
-                    self.event(draft, done)
+                    self.event(draft, claim, done)
                 }
                 Work::Forget { topic, done } => {
                     self.last += 1;
@@ -156,7 +157,7 @@ impl Writer {
         (steps, rooms)
     }
 
-    fn event(&mut self, draft: Draft, done: oneshot::Sender<Result<Receipt, AppendError>>) -> Step {
+    fn event(&mut self, draft: Draft, claim: Option<Claim>, done: oneshot::Sender<Appended>) -> Step {
         self.last += 1;
         let id = EventId { epoch: self.shared.epoch, seq: self.last };
         let (frame, content) = frame::plain(id, draft.name.as_ref(), &draft.content);
@@ -165,15 +166,9 @@ impl Writer {
             state.time_ms = self.shared.clock.now().stamp(state.time_ms);
             state.time_ms
         };
-        let kept = draft.key.map(|key| KeptReceipt {
-            key: key.key,
-            receipt: Receipt { id },
-            fingerprint: Some(key.fingerprint),
-            subscribers: key.subscribers,
-            time_ms,
-        });
+        let receipt = Receipt { id, subscribers: draft.subscribers, replayed: false };
         let event = Event { seq: id.seq, time_ms, topic: draft.topic, name: draft.name, content, frame };
-        Step::Event { event: Arc::new(event), kept, done }
+        Step::Event { event: Arc::new(event), receipt, claim, done }
     }
 
     /// A step of retention that no append has triggered, or could not finish.
@@ -189,8 +184,8 @@ impl Writer {
 
     /// Lets the world know of a batch that is committed.
     fn publish(&mut self, steps: Vec<Step>) {
-        let mut state = lock(&self.shared.state);
-        let state = &mut *state;
+        let mut guard = lock(&self.shared.state);
+        let state = &mut *guard;
         state.index.begin_step();
         let garbage = &mut self.garbage;
         let mut note = |removed: Removed<'_>| garbage.note(removed);
@@ -198,27 +193,31 @@ impl Writer {
         let (mut answers, mut deletions) = (Vec::with_capacity(steps.len()), Vec::new());
         for step in steps {
             match step {
-                Step::Event { event, done, .. } => {
-                    let id = EventId { epoch: self.shared.epoch, seq: event.seq };
+                Step::Event { event, receipt, claim, done } => {
                     state.index.push(&event.topic, Entry::hot(Arc::clone(&event), now_ms), &mut note);
                     state.feeds.push(Commit::Event(event));
-                    answers.push((done, Receipt { id }));
+                    answers.push((claim.map(|claim| claim.number), done, receipt));
                 }
                 Step::Forget { topic, seq, done } => {
                     state.index.forget(&topic, seq, now_ms);
-                    state.feeds.push(Commit::Deleted(topic, seq));
-                    deletions.push((done, seq));
+                    state.feeds.push(Commit::Deleted(topic.clone(), seq));
+                    deletions.push((topic, seq, done));
                 }
             }
         }
         self.behind = state.index.is_behind();
         self.shared.watermark.store(state.index.watermark(), Ordering::Release);
-        for (done, receipt) in answers {
+        drop(guard);
+        // Whoever asked has gone where an answer is not taken; what was done stands.
+        for (key, done, receipt) in answers {
+            if let Some(key) = key {
+                self.shared.keys.settle(key, Ok(receipt));
+            }
             done.send(Ok(receipt)).ok();
         }
-        // After the answers to what was published before: who learns of a deletion can tell which those are.
-        for (done, seq) in deletions {
-            // Whoever asked has gone when this fails; the deletion stands.
+        // After what was published before: its keys are settled by now.
+        for (topic, seq, done) in deletions {
+            self.shared.keys.forget(&topic, seq);
             done.send(Ok(seq)).ok();
         }
     }

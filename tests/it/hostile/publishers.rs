@@ -113,7 +113,7 @@ async fn publishers_with_a_key_that_go_away_leave_their_room() {
 
 #[tokio::test]
 async fn publishers_without_a_key_that_go_away_leave_their_room() {
-    // Goal: as above, on the way that has no topic's actor in it.
+    // Goal: as above.
     let log = Directory::new();
     let server = server(&log, Duration::from_secs(2));
     for _ in 0..2 {

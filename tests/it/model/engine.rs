@@ -5,11 +5,7 @@ use std::{fs, sync::Arc};
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tidings::{
     config::{Config, Durability, LogConfig},
-    log::{
-        Log,
-        disk::{DiskLog, ReceiptLimits},
-        memory::MemoryLog,
-    },
+    log::{KeyLimits, Log, disk::DiskLog, memory::MemoryLog},
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -50,7 +46,9 @@ struct Disk {
 impl Life {
     pub fn first(engine: Engine, config: &LogConfig) -> Self {
         match engine {
-            Engine::Memory => Self { log: Arc::new(MemoryLog::new(config.clone())), disk: None },
+            Engine::Memory => {
+                Self { log: Arc::new(MemoryLog::new(config.clone(), KeyLimits::from(&Config::default()))), disk: None }
+            }
             Engine::Disk => Self::open(Directory::in_memory(), config).expect("the log opens"),
         }
     }
@@ -58,7 +56,7 @@ impl Life {
     fn open(directory: Directory, config: &LogConfig) -> Result<Self, String> {
         // What a power cut leaves is the business of `power.rs`; without it these are many times as many.
         let config = LogConfig { path: directory.0.clone(), durability: Durability::Os, ..config.clone() };
-        let log = DiskLog::open(&config, ReceiptLimits::from(&Config::default())).map_err(|error| error.to_string())?;
+        let log = DiskLog::open(&config, KeyLimits::from(&Config::default())).map_err(|error| error.to_string())?;
         let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
         Ok(Self { log: Arc::new(log), disk: Some(Disk { runtime, config, directory }) })
     }

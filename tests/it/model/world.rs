@@ -127,6 +127,7 @@ impl World {
             topic: self.history.names[topic].clone(),
             name: name.map(|name| EventName::parse(name).expect("a valid name")),
             content: content.to_owned().into(),
+            subscribers: 0,
             key: None,
         };
         let appends: Vec<_> = (0..times).map(|_| self.life.log.append(draft.clone())).collect();

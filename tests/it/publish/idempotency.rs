@@ -109,16 +109,28 @@ async fn a_key_is_forgotten_after_the_window() {
 }
 
 #[tokio::test]
-async fn a_topic_that_remembers_a_key_is_not_retired() {
-    // Without subscribers for several of the registry's rounds, the retry is still recognised.
-    let server = TestServer::with(|config| config.limits.topics_max = 2);
+async fn a_key_outlives_its_topics_actor() {
+    // Once the topic has no subscriber any more and is retired, the retry is still recognised.
+    let server = TestServer::with(|config| config.limits.topics_max = 1);
+    let stream = server.subscribe("topic=a").await;
     let first = publish(&server, "a", "k1", "hello").await.ok();
-    drop(server.subscribe("topic=passing").await);
-    // The registry has had its round when the idle topic's place is free for another one.
-    until("a round of the registry", async || server.get("/subscribe?topic=next", &[]).await.status == 200).await;
+    drop(stream);
+    until("the topic to be retired", async || server.get("/subscribe?topic=next", &[]).await.status == 200).await;
     let again = publish(&server, "a", "k1", "hello").await;
     assert!(replayed(&again));
     assert_eq!(again.ok(), first);
+}
+
+#[tokio::test]
+async fn what_several_topics_did_not_refuse_is_named() {
+    // Of several topics those that took the event are named, so that a retry need not guess.
+    let server = TestServer::start();
+    publish(&server, "b", "k1", "other").await.ok();
+    let partly = publish(&server, "a&topic=b&topic=c", "k1", "hello").await;
+    let problem = partly.problem(409, "idempotency_key_reused");
+    let named: Vec<_> = problem["published"].as_array().expect("a list").iter().map(|it| &it["topic"]).collect();
+    assert_eq!(named, ["a", "c"], "{problem}");
+    assert!(replayed(&publish(&server, "a&topic=c", "k1", "hello").await));
 }
 
 #[tokio::test]

@@ -76,13 +76,13 @@ impl Writer {
                 if let LeftOut::Damaged { portion, .. } = left_out {
                     self.garbage.give_back(portion);
                 }
-                refuse(steps, AppendError::DiskFull);
+                self.refuse(steps, AppendError::DiskFull);
                 Ok(())
             }
             Err(error) => {
                 // It may or may not have reached the disk, and asking again would prove nothing: after a failed fsync
                 // the kernel forgets what it could not write.
-                refuse(steps, AppendError::Unknown);
+                self.refuse(steps, AppendError::Unknown);
                 Err(error)
             }
         }
@@ -137,7 +137,7 @@ impl Writer {
         let batch = self.files.store.batch()?;
         for step in steps {
             match step {
-                Step::Event { event, kept, .. } => {
+                Step::Event { event, receipt, claim, .. } => {
                     let topic = match self.topics.get(&event.topic) {
                         Some(id) => *id,
                         None => batch.topic(&event.topic)?,
@@ -146,8 +146,8 @@ impl Writer {
                     let cost = cost(event);
                     self.checkpoints.wrote(cost + ROW_OVERHEAD);
                     batch.insert(topic, event, cost)?;
-                    if let Some(kept) = kept {
-                        batch.keep(topic, kept)?;
+                    if let Some(claim) = claim {
+                        batch.keep(topic, claim, receipt, event.time_ms)?;
                     }
                 }
                 Step::Forget { topic, seq, .. } => batch.mark_deleted(topic, *seq, self.shared.clock.now().wall_ms)?,
@@ -232,14 +232,18 @@ impl Writer {
         }
         Ok(())
     }
-}
-
-fn refuse(steps: Vec<Step>, error: AppendError) {
-    for step in steps {
-        // Whoever asked may have gone.
-        match step {
-            Step::Event { done, .. } => drop(done.send(Err(error))),
-            Step::Forget { done, .. } => drop(done.send(Err(error))),
+    fn refuse(&self, steps: Vec<Step>, error: AppendError) {
+        for step in steps {
+            // Whoever asked may have gone.
+            match step {
+                Step::Event { claim, done, .. } => {
+                    if let Some(claim) = claim {
+                        self.shared.keys.settle(claim.number, Err(error));
+                    }
+                    done.send(Err(error)).ok();
+                }
+                Step::Forget { done, .. } => drop(done.send(Err(error))),
+            }
         }
     }
 }

@@ -8,16 +8,21 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
 use super::{
-    super::{ReceiptLimits, batch::PORTION, checkpoints, column::number, load},
+    super::{batch::PORTION, checkpoints, column::number, load},
     *,
 };
 use crate::{
     config::{Config, LogConfig},
-    log::clock::{self, Clock},
+    log::{
+        Append, KeyLimits,
+        clock::{self, Clock},
+        keys::Use,
+    },
 };
 
 /// A writer without its thread, on a file of its own.
@@ -73,9 +78,25 @@ impl Opened {
     fn try_publish(&mut self, name: &str, content: &str, tend: bool) -> Result<(), AppendError> {
         let (done, mut outcome) = oneshot::channel();
         let content = Bytes::copy_from_slice(content.as_bytes());
-        let step = self.writer.event(Draft { topic: topic(name), name: None, content, key: None }, done);
+        let draft = Draft { topic: topic(name), name: None, content, subscribers: 0, key: None };
+        let step = self.writer.event(draft, None, done);
         self.batch(vec![step], tend);
         outcome.try_recv().expect("an outcome").map(drop)
+    }
+
+    /// As [`publish`](Self::publish), under a key that is unused.
+    fn publish_once(&mut self, name: &str, content: &str, key: &str) -> Result<(), AppendError> {
+        let (done, outcome) = oneshot::channel();
+        let content = Bytes::copy_from_slice(content.as_bytes());
+        let draft = Draft { topic: topic(name), name: None, content, subscribers: 0, key: Some(key.into()) };
+        let (used, mut claimed) = (Use::of(&draft).expect("it has a key"), None);
+        let append = self.writer.shared.keys.append_once(used, 0, |claim| {
+            claimed = Some(claim);
+            Append::Right(outcome.map(|outcome| outcome.expect("an outcome")).boxed())
+        });
+        let step = self.writer.event(draft, Some(claimed.expect("the key is unused")), done);
+        self.batch(vec![step], false);
+        append.now_or_never().expect("an outcome").map(drop)
     }
 
     /// Overwrites the page of the file that has the first receipt of the topic with this number.
@@ -129,7 +150,7 @@ impl Drop for Opened {
 /// The writer of a process that starts.
 fn load(file: &Path) -> Writer {
     let path = file.parent().expect("a directory").to_owned();
-    let (config, limits) = (LogConfig { path, ..LogConfig::default() }, ReceiptLimits::from(&Config::default()));
+    let (config, limits) = (LogConfig { path, ..LogConfig::default() }, KeyLimits::from(&Config::default()));
     load::load(file, &config, limits, Clock::new(clock::system())).expect("it opens").1
 }
 
@@ -247,6 +268,19 @@ fn a_disk_that_was_full_is_found_to_have_room_though_nothing_can_be_removed() {
     // The control: what there is no room for is refused, with a removal in the same batch as without.
     assert_eq!(opened.try_publish("t", &"x".repeat(1_000_000), true), Err(AppendError::DiskFull));
     assert!(opened.is_full());
+}
+
+#[test]
+fn a_key_whose_publish_was_refused_is_forgotten() {
+    // Goal: in memory and in the file; the control is one that was taken.
+    let mut opened = Opened::new();
+    assert_eq!(opened.publish_once("t", "content", "taken"), Ok(()));
+    opened.fill_disk("receipt");
+    assert_eq!(opened.publish_once("t", &"x".repeat(1_000_000), "refused"), Err(AppendError::DiskFull));
+    assert_eq!((opened.writer.shared.keys.len(), opened.count("receipt")), (1, 1));
+    opened.empty_disk("receipt");
+    assert_eq!(opened.publish_once("t", "content", "refused"), Ok(()));
+    assert_eq!((opened.writer.shared.keys.len(), opened.count("receipt")), (2, 2));
 }
 
 #[test]

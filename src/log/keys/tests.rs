@@ -1,0 +1,238 @@
+//! Which keys are remembered, and that nothing is left of the others.
+
+use super::*;
+use crate::event::{Epoch, EventId, EventName};
+
+const WINDOW_MS: u64 = 300_000;
+
+fn keys(of_topic_max: usize, max: usize) -> Keys {
+    Keys::new(KeyLimits { window: Duration::from_millis(WINDOW_MS), of_topic_max, max })
+}
+
+fn name(topic: &str) -> TopicName {
+    TopicName::parse(topic, 255).expect("a name")
+}
+
+fn used(topic: &str, key: &str) -> Use {
+    Use { topic: name(topic), key: key.into(), fingerprint: 0 }
+}
+
+fn receipt(seq: u64) -> Receipt {
+    Receipt { id: EventId { epoch: Epoch::random(), seq }, subscribers: 0, replayed: false }
+}
+
+/// Publishes under a key, at a position; whether that was a retry.
+fn publish_at(keys: &Keys, now_ms: u64, topic: &str, key: &str, seq: u64) -> bool {
+    let append = |_| Append::Left(ready(Ok(receipt(seq))));
+    let answer = keys.append_once(used(topic, key), now_ms, append).now_or_never();
+    answer.expect("an answer at once").expect("a receipt").replayed
+}
+
+fn publish(keys: &Keys, topic: &str, key: &str) -> bool {
+    publish_at(keys, 0, topic, key, 1)
+}
+
+/// Begins a publish under a key that is unused; gives its number.
+fn begin(keys: &Keys, topic: &str, key: &str) -> u64 {
+    let mut number = None;
+    drop(keys.append_once(used(topic, key), 0, |claim| {
+        number = Some(claim.number);
+        Append::Right(std::future::pending().boxed())
+    }));
+    number.expect("the key is unused")
+}
+
+fn knows(keys: &Keys, topic: &str, key: &str) -> bool {
+    keys.find(&used(topic, key), 0).is_some()
+}
+
+fn topics(keys: &Keys) -> usize {
+    let all = lock(&keys.0);
+    let of_topics = all.topics.values().map(|of_topic| (of_topic.by_key.len(), of_topic.by_age.len()));
+    let sums = of_topics.fold((0, 0), |(keys, ages), (key, age)| (keys + key, ages + age));
+    assert_eq!(sums, (all.by_age.len(), all.by_age.len()), "each key has its place in its topic");
+    all.topics.len()
+}
+
+#[test]
+fn past_the_most_keys_of_all_the_oldest_of_all_makes_room() {
+    // Goal: at the limit all are known; each key past it costs the one that is oldest over all topics, whoever keeps it.
+    let keys = keys(9, 4);
+    for (topic, key) in [("a", "0"), ("a", "1"), ("b", "0"), ("a", "2")] {
+        assert!(!publish(&keys, topic, key));
+    }
+    assert!(["0", "1", "2"].iter().all(|key| knows(&keys, "a", key)) && knows(&keys, "b", "0"));
+    publish(&keys, "b", "1");
+    assert!(!knows(&keys, "a", "0") && knows(&keys, "a", "1"));
+    publish(&keys, "c", "0");
+    publish(&keys, "c", "1");
+    assert!(!knows(&keys, "a", "1") && !knows(&keys, "b", "0"), "the next two by age");
+    assert!(knows(&keys, "a", "2") && knows(&keys, "b", "1") && knows(&keys, "c", "0") && knows(&keys, "c", "1"));
+    assert_eq!((keys.len(), topics(&keys)), (4, 3));
+    // One topic alone can fill it.
+    (0..9).for_each(|n| assert!(!publish(&keys, "d", &n.to_string())));
+    assert_eq!((keys.len(), topics(&keys)), (4, 1));
+}
+
+#[test]
+fn a_topic_that_has_enough_makes_room_itself() {
+    // Goal: its oldest key goes, not that of another topic, though the limit of all is reached, too.
+    let keys = keys(3, 4);
+    publish(&keys, "b", "0");
+    (0..1000).for_each(|n| assert!(!publish(&keys, "a", &n.to_string())));
+    assert!(!knows(&keys, "a", "996") && knows(&keys, "a", "997") && knows(&keys, "b", "0"));
+    assert_eq!((keys.len(), topics(&keys)), (4, 2));
+}
+
+#[test]
+fn a_key_counts_for_its_window_and_no_longer() {
+    // Goal: to the millisecond, whether anybody looks after old keys or not; then another event may have it.
+    let keys = keys(9, 9);
+    publish_at(&keys, 1000, "a", "k", 1);
+    assert!(publish_at(&keys, 1000 + WINDOW_MS - 1, "a", "k", 2));
+    assert!(!publish_at(&keys, 1000 + WINDOW_MS, "a", "k", 3));
+    assert!(publish_at(&keys, 1000 + 2 * WINDOW_MS - 1, "a", "k", 4), "from when it was used anew");
+    assert_eq!((keys.len(), topics(&keys)), (1, 1));
+}
+
+#[test]
+fn expired_keys_go_without_being_asked_for() {
+    // Goal: all that are past the window, in several steps, of several topics, and no other.
+    let keys = keys(10_000, 100_000);
+    for (topic, count) in [("a", 1), ("b", STEP), ("c", 2 * STEP + 1)] {
+        (0..count).for_each(|n| assert!(!publish(&keys, topic, &n.to_string())));
+    }
+    publish_at(&keys, 1, "a", "new", 1);
+    keys.drop_expired(WINDOW_MS - 1);
+    assert_eq!((keys.len(), topics(&keys)), (3 * STEP + 3, 3), "the control");
+    keys.drop_expired(WINDOW_MS);
+    assert_eq!((keys.len(), topics(&keys)), (1, 1));
+    keys.drop_expired(WINDOW_MS + 1);
+    assert_eq!((keys.len(), topics(&keys)), (0, 0));
+}
+
+#[test]
+fn a_retry_waits_for_the_publish_under_way() {
+    // Goal: it gets the same receipt, also when the first publisher has gone.
+    let keys = keys(9, 9);
+    let (done, outcome) = tokio::sync::oneshot::channel::<Appended>();
+    let append = |_| Append::Right(outcome.map(|outcome| outcome.expect("it is told")).boxed());
+    drop(keys.append_once(used("a", "k"), 0, append));
+    let mut retry = keys.find(&used("a", "k"), 0).expect("it is taken");
+    assert!((&mut retry).now_or_never().is_none());
+    let other = Use { fingerprint: 1, ..used("a", "k") };
+    let reused = keys.find(&other, 0).and_then(futures_util::FutureExt::now_or_never);
+    assert_eq!(reused, Some(Err(AppendError::KeyReused)), "another event need not wait");
+    let first = receipt(7);
+    done.send(Ok(first)).expect("it is awaited");
+    assert_eq!(retry.now_or_never(), Some(Ok(Receipt { replayed: true, ..first })));
+}
+
+#[test]
+fn a_key_whose_publish_failed_is_unused() {
+    // Goal: at once or later, it takes no room from others, and its retry counts as the first.
+    let keys = keys(9, 3);
+    publish(&keys, "kept", "k");
+    for n in 0..9 {
+        let refused = |_| Append::Left(ready(Err(AppendError::DiskFull)));
+        let answer = keys.append_once(used("a", &n.to_string()), 0, refused).now_or_never();
+        assert_eq!(answer, Some(Err(AppendError::DiskFull)));
+        let number = begin(&keys, "b", &n.to_string());
+        assert!(knows(&keys, "b", &n.to_string()));
+        keys.settle(number, Err(AppendError::DiskFull));
+        assert_eq!((keys.len(), topics(&keys)), (1, 1), "{n}");
+    }
+    assert!(publish(&keys, "kept", "k"));
+    assert!(!publish(&keys, "b", "0"));
+    // What has made room for others meanwhile is not brought back, nor another one in its place.
+    let numbers = [begin(&keys, "c", "0"), begin(&keys, "c", "1")];
+    for key in ["2", "3", "0"] {
+        assert!(!publish(&keys, "c", key));
+    }
+    keys.settle(numbers[0], Err(AppendError::DiskFull));
+    keys.settle(numbers[1], Ok(receipt(9)));
+    assert!(knows(&keys, "c", "0") && !knows(&keys, "c", "1"));
+    assert_eq!((keys.len(), topics(&keys)), (3, 1));
+}
+
+#[test]
+fn a_deletion_forgets_the_keys_before_it() {
+    // Goal: those and no others: neither what is under way, which comes after it, nor another topic's.
+    let keys = keys(10_000, 10_000);
+    (1..=600).for_each(|seq| assert!(!publish_at(&keys, 0, "a", &seq.to_string(), seq)));
+    publish_at(&keys, 0, "b", "k", 601);
+    let number = begin(&keys, "a", "under way");
+    keys.forget(&name("a"), 602);
+    assert_eq!((keys.len(), topics(&keys)), (2, 2));
+    assert!(knows(&keys, "a", "under way") && knows(&keys, "b", "k"));
+    keys.settle(number, Ok(receipt(603)));
+    keys.forget(&name("a"), 602);
+    assert!(knows(&keys, "a", "under way"));
+    keys.forget(&name("a"), 604);
+    assert_eq!((keys.len(), topics(&keys)), (1, 1));
+}
+
+#[test]
+fn keys_from_before_the_process_are_the_oldest() {
+    // Goal: in their order over topics, the newest of each topic and of all; whatever is used now comes after them.
+    let keys = keys(2, 4);
+    let restore = |topic: &str, key: &str| {
+        let outcome = Outcome::Committed(receipt(1));
+        keys.restore(Kept { topic: name(topic), key: key.into(), used_ms: 0, fingerprint: None, outcome })
+    };
+    let newest_first = [("a", "3"), ("b", "2"), ("a", "2"), ("a", "1"), ("c", "1")];
+    assert_eq!(newest_first.map(|(topic, key)| restore(topic, key)), [true, true, true, true, false]);
+    assert!(!restore("d", "1"), "there is no room for more");
+    assert!(!knows(&keys, "a", "1"), "its topic had enough");
+    assert!(publish(&keys, "b", "2"));
+    let mut known = vec![("c", "1"), ("a", "2"), ("b", "2"), ("a", "3")];
+    for n in 0..4 {
+        assert!(known.iter().all(|(topic, key)| knows(&keys, topic, key)));
+        publish(&keys, &format!("new {n}"), "k");
+        let (topic, key) = known.remove(0);
+        assert!(!knows(&keys, topic, key), "{topic} {key} is the oldest");
+    }
+}
+
+#[test]
+fn the_limits_hold_whatever_many_do_at_once() {
+    // Goal: on several threads keys are used, fail, expire and go with their topic; never more than there may be, and
+    // nothing left at the end.
+    let keys = keys(7, 20);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let keys = &keys;
+            scope.spawn(move || {
+                for round in 0..200 {
+                    let topic = format!("{thread}-{}", round % 3);
+                    for n in 0..30 {
+                        publish(keys, &topic, &n.to_string());
+                        let number = begin(keys, &topic, "under way");
+                        keys.settle(number, Err(AppendError::DiskFull));
+                        assert!(keys.len() <= 20, "{}", keys.len());
+                    }
+                    keys.forget(&name(&topic), 2);
+                    keys.drop_expired(0);
+                }
+            });
+        }
+    });
+    assert!(topics(&keys) <= 12);
+    keys.drop_expired(WINDOW_MS);
+    assert_eq!((keys.len(), topics(&keys)), (0, 0));
+}
+
+#[test]
+fn a_fingerprint_is_the_same_in_every_release() {
+    // Goal: those on disk stay what they are. The values are from the reference implementation of XXH3.
+    let draft = |name: Option<&str>, content: &'static str| Draft {
+        topic: TopicName::parse("any", 255).expect("a name"),
+        name: name.map(|name| EventName::parse(name).expect("a name")),
+        content: content.into(),
+        subscribers: 0,
+        key: None,
+    };
+    assert_eq!(fingerprint(&draft(None, "")), 0x99aa_06d3_0147_98d8_6001_c324_468d_497f);
+    assert_eq!(fingerprint(&draft(None, "content")), 0x917e_1274_274f_c195_b27a_2d23_88d9_568c);
+    assert_eq!(fingerprint(&draft(Some("tick"), "content")), 0x3c3d_aa1c_95c1_53aa_96b1_a6c3_0198_b861);
+}
