@@ -1,4 +1,4 @@
-//! Name to live topic: started when it is needed, found by everyone, retired when nobody would miss it.
+//! Finds the live topic of a name. A topic is started when somebody needs it, and retired when it is idle.
 
 use std::sync::{
     Arc,
@@ -16,7 +16,7 @@ use crate::{
 /// All live topics.
 pub struct Registry {
     topics: DashMap<TopicName, Arc<TopicHandle>>,
-    /// How many; the map would have to visit every shard to tell.
+    /// How many topics there are. The map itself would have to lock each of its shards to count them.
     count: AtomicUsize,
     log: Arc<dyn Log>,
     topics_max: usize,
@@ -31,18 +31,18 @@ pub struct TooManyTopics {
     pub topics_max: usize,
 }
 
-/// Why a topic could not be reached or refused.
+/// Why a request to a topic failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError<E> {
-    /// No room for another topic.
+    /// No further topic may be started.
     #[error(transparent)]
     TooManyTopics(#[from] TooManyTopics),
-    /// The topic's own answer.
+    /// The topic refused it.
     #[error(transparent)]
     Topic(E),
 }
 
-/// How often a call moves on to a new actor before it gives up: each try means that an actor has died under it.
+/// How often a call tries, with a new actor each time, when the actor dies during it.
 const TRIES: usize = 3;
 
 impl Registry {
@@ -58,7 +58,7 @@ impl Registry {
         self.topics.get(name).map(|topic| Arc::clone(&topic))
     }
 
-    /// Live topics now.
+    /// How many live topics there are.
     #[must_use]
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
@@ -70,10 +70,11 @@ impl Registry {
         self.len() == 0
     }
 
-    /// The topic of this name, started if need be on this thread, which must be one of the server's workers.
+    /// The topic of this name. If it is not live, or its actor has died, it is started on this thread, which must be one of
+    /// the server's workers.
     ///
     /// # Errors
-    /// When there is no room for another one.
+    /// When there are `limits.topics_max` topics already.
     pub fn open(&self, name: &TopicName) -> Result<Arc<TopicHandle>, TooManyTopics> {
         if let Some(topic) = self.topics.get(name)
             && topic.is_alive()
@@ -84,35 +85,35 @@ impl Registry {
         match self.topics.entry(name.clone()) {
             Entry::Occupied(mut entry) => {
                 if !entry.get().is_alive() {
-                    tracing::error!(topic = %name, "a topic died and is started anew");
+                    tracing::error!(topic = %name, "a topic's actor has died and is started again");
                     entry.insert(start());
                 }
                 Ok(Arc::clone(entry.get()))
             }
             Entry::Vacant(entry) => {
-                let taken = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-                    (count < self.topics_max).then_some(count + 1)
-                });
-                taken.map_err(|_| TooManyTopics { topics_max: self.topics_max })?;
+                let one_more = |count| (count < self.topics_max).then_some(count + 1);
+                let counted = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+                counted.map_err(|_| TooManyTopics { topics_max: self.topics_max })?;
                 Ok(Arc::clone(&entry.insert(start())))
             }
         }
     }
 
-    /// Publishes to the topic that `draft` names. The log itself puts the events in order, so they go straight there and
-    /// spare the way through an actor's mailbox. Where no topic lives nobody subscribes: to start an actor for that and
-    /// retire it again would cost twice what the publish does.
+    /// Publishes to the topic that `draft` names, and fills in how many subscribers it has.
+    ///
+    /// The log puts the events in order, so a publish does not pass the topic's actor. A topic that is not live has no
+    /// subscribers, and need not be started: that would cost twice what the publish itself costs.
     pub fn publish(&self, draft: Draft) -> Append {
-        // All events of a live topic share its copy of the name.
+        // All events of a live topic share one copy of its name.
         let live = self.topics.get(draft.topic.as_str()).map(|topic| (topic.name().clone(), topic.subscribers()));
         let (topic, subscribers) = live.unwrap_or((draft.topic, 0));
         self.log.append(Draft { topic, subscribers, ..draft })
     }
 
-    /// Adds a subscriber to the topic of this name.
+    /// Adds a subscriber to the topic of this name. An actor that has died is replaced.
     ///
     /// # Errors
-    /// As the topic says. An actor that has died is replaced, not reported.
+    /// See [`JoinError`].
     pub async fn join(&self, name: &TopicName, subscriber: Subscriber) -> Result<Joined, RegistryError<JoinError>> {
         let mut error = JoinError::NotStarted;
         for _ in 0..TRIES {
@@ -128,26 +129,27 @@ impl Registry {
         Err(RegistryError::Topic(error))
     }
 
-    /// Deletes the topic of this name. Where no topic may be started for it, the log does it alone: a deletion makes room,
-    /// and must not wait for some.
+    /// Deletes the topic of this name. When no further topic may be started, the log deletes it without an actor: a
+    /// deletion frees memory, so it must not be refused for want of memory.
     ///
     /// # Errors
-    /// As the topic or the log says.
+    /// See [`DeleteError`].
     pub async fn delete(&self, name: &TopicName) -> Result<(), RegistryError<DeleteError>> {
         if let Ok(topic) = self.open(name) {
             return topic.delete().await.map_err(RegistryError::Topic);
         }
         let at = self.log.forget(name).await.map_err(|error| RegistryError::Topic(error.into()))?;
         if let Some(topic) = self.find(name.as_str()) {
-            // It has been started meanwhile.
+            // It was started meanwhile.
             topic.was_deleted(at);
         }
         Ok(())
     }
 
-    /// Retires the topics that nobody would miss, and those whose actor has died. A topic's actor ends with its last
-    /// handle; a handle that somebody holds at this moment keeps its topic, because none can be given out while the entry
-    /// is locked.
+    /// Retires the topics that are idle, and those whose actor has died. An actor ends when its last handle is dropped.
+    ///
+    /// A topic of which somebody else holds a handle is kept. Nobody can get another handle while this looks at the topic,
+    /// because the map's shard is locked.
     pub fn retire_idle(&self) {
         self.topics.retain(|_, topic| {
             let keep = topic.is_alive() && (Arc::strong_count(topic) > 1 || !topic.is_idle());

@@ -1,7 +1,7 @@
-//! One topic: the actor that holds its subscriber list and knows of its deletion, and [`TopicHandle`], the only way to it.
+//! One topic: an actor that holds its subscriber list and remembers its deletion, and [`TopicHandle`], the only way to it.
 //!
-//! No other module names the `actix` crate. A message to an actor that has died is never lost in silence: the answer
-//! says so.
+//! No other module names the `actix` crate. A message to an actor that has died is not lost silently: its sender gets an
+//! error.
 
 use std::{
     net::IpAddr,
@@ -12,19 +12,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::{Actor as _, Addr, Context};
+use actix::{
+    Actor, ActorFutureExt as _, Addr, Context, Handler, Message, MessageResult, ResponseActFuture, WrapFuture as _,
+};
 use slab::Slab;
-
-mod actor;
-
-use actor::{Delete, Deleted, Join, Leave, MAILBOX, Topic};
 
 use crate::{
     event::TopicName,
     log::{AppendError, Log},
 };
 
-/// What bounds topics; the same for all.
+/// Messages that may wait for a topic. With more, the senders wait.
+const MAILBOX: usize = 256;
+
+/// The limits of a topic, the same for all topics.
 #[derive(Clone, Debug)]
 pub struct TopicLimits {
     /// `limits.subscribers_per_topic_max`.
@@ -33,36 +34,38 @@ pub struct TopicLimits {
     pub gone: Duration,
 }
 
-/// The way to a topic. Dropping the last one retires the actor, which itself holds none.
-///
-/// What a publish needs to know without asking the actor is in here, so that it costs no further place in memory:
-/// with many topics each is a cache line that is far away.
-pub struct TopicHandle {
-    name: TopicName,
-    topic: Addr<Topic>,
-    started: Instant,
-    /// The actor has not died.
-    alive: AtomicBool,
-    subscribers: AtomicUsize,
-    /// Until this many milliseconds after the start the topic has something to remember.
-    busy_until: AtomicU64,
+/// A subscriber, as its topic knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Subscriber {
+    /// The address that it connects from.
+    pub remote: Option<IpAddr>,
+    /// Its cursor, if it resumes in this history.
+    pub cursor: Option<u64>,
+    /// Its stream has no other topic, and ends when this one is deleted.
+    pub single_topic: bool,
 }
 
-/// Why a topic was not deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DeleteError {
-    /// The topic's actor died over it: it may have been deleted.
-    #[error("the topic failed over it")]
-    Unknown,
-    /// The log refused.
-    #[error(transparent)]
-    Log(#[from] AppendError),
+/// What a subscriber gets that was added to the list.
+pub struct Joined {
+    /// Its entry in the list.
+    pub membership: Membership,
+    /// The topic's deletion, if it was after the subscriber's cursor and less than `stream.gone` ago.
+    pub deletion: Option<Deletion>,
 }
 
-/// Why a topic takes no subscriber.
+/// Where a topic was deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// At this position of the log.
+    At(u64),
+    /// The deletion is not committed yet.
+    Pending,
+}
+
+/// Why a topic did not accept a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
-    /// The topic's actor has died; try a new one.
+    /// The topic's actor has died: try a new one.
     #[error("the topic has gone")]
     NotStarted,
     /// It has `limits.subscribers_per_topic_max` subscribers.
@@ -73,38 +76,124 @@ pub enum JoinError {
     Deleted,
 }
 
-/// One subscriber as its topic knows it.
-#[derive(Clone, Copy, Debug)]
-pub struct Subscriber {
-    /// Where it connects from.
-    pub remote: Option<IpAddr>,
-    /// Its cursor, when it resumes in this history.
-    pub cursor: Option<u64>,
-    /// Its stream has no other topic, and ends with this one.
-    pub alone: bool,
+/// Why a deletion is not confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeleteError {
+    /// The topic's actor died during the deletion: it may have been done.
+    #[error("the topic failed over it")]
+    Unknown,
+    /// The log refused it.
+    #[error(transparent)]
+    Log(#[from] AppendError),
 }
 
-/// A subscriber that the topic has taken in.
-pub struct Joined {
-    /// Its place in the list.
-    pub membership: Membership,
-    /// The topic's deletion, when it is within `stream.gone` and was after the subscriber's cursor.
-    pub deletion: Option<Deletion>,
+/// The way to a topic. The actor ends when the last handle is dropped; it holds no handle itself.
+///
+/// What a publish needs to know of the topic is in the handle, so that it need not ask the actor. It is not behind another
+/// pointer: with many topics that would be one more read of memory that is not in the cache.
+pub struct TopicHandle {
+    name: TopicName,
+    actor: Addr<Topic>,
+    started: Instant,
+    /// The actor has not died.
+    alive: AtomicBool,
+    subscribers: AtomicUsize,
+    /// The topic must be kept until so many milliseconds after `started`, because it remembers a deletion.
+    keep_until: AtomicU64,
 }
 
-/// Where a topic was deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deletion {
-    /// At this position of the log.
-    At(u64),
-    /// It is under way.
-    Pending,
-}
-
-/// A place in a topic's subscriber list; given back on drop.
+/// An entry in a topic's subscriber list. Dropping it removes the entry.
 pub struct Membership {
     topic: Arc<TopicHandle>,
     leave: Leave,
+}
+
+impl TopicHandle {
+    /// Starts a topic on this thread, which must be one of the server's workers.
+    #[must_use]
+    pub fn start(name: TopicName, log: &Arc<dyn Log>, limits: TopicLimits) -> Arc<Self> {
+        let deletion = log.deletion(&name);
+        let keep_for = deletion.map_or(Duration::ZERO, |(_, ago)| limits.gone.saturating_sub(ago));
+        let deleted = deletion.and_then(|(at, ago)| Some((at, Instant::now().checked_sub(ago)?)));
+        let handle = Arc::new_cyclic(|handle| {
+            let topic = Topic {
+                name: name.clone(),
+                log: Arc::clone(log),
+                limits,
+                handle: Weak::clone(handle),
+                subscribers: Slab::new(),
+                deleted,
+                deletions_pending: 0,
+            };
+            let actor = Topic::create(|context: &mut Context<Topic>| {
+                context.set_mailbox_capacity(MAILBOX);
+                topic
+            });
+            Self {
+                name,
+                actor,
+                started: Instant::now(),
+                alive: AtomicBool::new(true),
+                subscribers: AtomicUsize::new(0),
+                keep_until: AtomicU64::new(0),
+            }
+        });
+        handle.keep_for(keep_for);
+        handle
+    }
+
+    /// The topic's name.
+    #[must_use]
+    pub fn name(&self) -> &TopicName {
+        &self.name
+    }
+
+    /// How many subscribers it has now.
+    #[must_use]
+    pub fn subscribers(&self) -> usize {
+        self.subscribers.load(Ordering::Relaxed)
+    }
+
+    /// Whether the topic can be retired: it has no subscriber, and no deletion to remember.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.subscribers() == 0 && self.keep_until.load(Ordering::Relaxed) < now
+    }
+
+    /// Whether its actor is alive.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Relaxed)
+    }
+
+    fn keep_for(&self, duration: Duration) {
+        let until = self.started.elapsed() + duration;
+        self.keep_until.fetch_max(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Adds a subscriber to the list.
+    ///
+    /// # Errors
+    /// See [`JoinError`].
+    pub async fn join(self: &Arc<Self>, subscriber: Subscriber) -> Result<Joined, JoinError> {
+        self.actor.send(Join(subscriber, Arc::clone(self))).await.map_err(|_| JoinError::NotStarted)?
+    }
+
+    /// Deletes the topic: the log forgets its events, and its streams end. For `stream.gone` after that, clients that
+    /// reconnect with an older cursor are told to stop.
+    ///
+    /// # Errors
+    /// See [`DeleteError`].
+    pub async fn delete(&self) -> Result<(), DeleteError> {
+        Ok(self.actor.send(Delete).await.map_err(|_| DeleteError::Unknown)??)
+    }
+
+    /// Tells the topic that the log has deleted it at position `at` without its actor.
+    pub fn was_deleted(&self, at: u64) {
+        // An actor that has died has nothing to forget.
+        self.actor.do_send(Deleted(at));
+    }
 }
 
 impl Membership {
@@ -117,96 +206,144 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        // Unlike `try_send` this ignores the mailbox's bound. It must: a membership that is not given back would count
-        // for ever. There is one such message a subscriber at most, and subscribers are bounded.
-        self.topic.topic.do_send(self.leave);
+        // Unlike `try_send` this ignores the mailbox's limit. It must: a subscriber that does not leave would be counted
+        // for ever. Each subscriber sends one such message at most, and the number of subscribers is limited.
+        self.topic.actor.do_send(self.leave);
     }
 }
 
-impl TopicHandle {
-    /// Starts a topic on this thread, which must be one of the server's workers.
-    #[must_use]
-    pub fn start(name: TopicName, log: &Arc<dyn Log>, limits: TopicLimits) -> Arc<Self> {
-        let deletion = log.deletion(&name);
-        let busy_for = deletion.map_or(Duration::ZERO, |(_, ago)| limits.gone.saturating_sub(ago));
-        let deleted = deletion.and_then(|(at, ago)| Some((at, Instant::now().checked_sub(ago)?)));
-        let handle = Arc::new_cyclic(|handle| {
-            let topic = Topic {
-                name: name.clone(),
-                log: Arc::clone(log),
-                limits,
-                handle: Weak::clone(handle),
-                subscribers: Slab::new(),
-                deleted,
-                deleting: 0,
-            };
-            let topic = Topic::create(|context: &mut Context<Topic>| {
-                context.set_mailbox_capacity(MAILBOX);
-                topic
-            });
-            Self {
-                name,
-                topic,
-                started: Instant::now(),
-                alive: AtomicBool::new(true),
-                subscribers: AtomicUsize::new(0),
-                busy_until: AtomicU64::new(0),
-            }
-        });
-        handle.busy_for(busy_for);
-        handle
+/// The actor.
+struct Topic {
+    name: TopicName,
+    log: Arc<dyn Log>,
+    limits: TopicLimits,
+    /// Its handle; gone when nobody can send a message any more.
+    handle: Weak<TopicHandle>,
+    subscribers: Slab<Entry>,
+    /// The position of the last deletion, and when it was.
+    deleted: Option<(u64, Instant)>,
+    /// Deletions that the log has not committed yet.
+    deletions_pending: usize,
+}
+
+/// An entry of the subscriber list.
+struct Entry {
+    subscriber: Subscriber,
+    since: Instant,
+}
+
+/// The answer contains the membership itself. If the client has gone meanwhile, nobody takes the answer, and dropping it
+/// removes the subscriber from the list again.
+#[derive(Message)]
+#[rtype(result = "Result<Joined, JoinError>")]
+struct Join(Subscriber, Arc<TopicHandle>);
+
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+struct Leave {
+    entry: usize,
+}
+
+#[derive(Message)]
+#[rtype(result = "Result<(), AppendError>")]
+struct Delete;
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Deleted(u64);
+
+impl Topic {
+    /// The deletion that a subscriber with this cursor must be told of.
+    fn deletion_after(&self, cursor: Option<u64>) -> Option<Deletion> {
+        let cursor = cursor.filter(|_| !self.limits.gone.is_zero())?;
+        if self.deletions_pending > 0 {
+            // Its position will be above every cursor of today.
+            return Some(Deletion::Pending);
+        }
+        let (at, _) = self.deleted.filter(|(at, when)| cursor < *at && when.elapsed() < self.limits.gone)?;
+        Some(Deletion::At(at))
     }
 
-    /// The topic's name.
-    #[must_use]
-    pub fn name(&self) -> &TopicName {
-        &self.name
+    fn was_deleted(&mut self, at: u64) {
+        self.deleted = Some((at, Instant::now()));
+        self.keep_for(self.limits.gone);
     }
 
-    /// Subscribers now.
-    #[must_use]
-    pub fn subscribers(&self) -> usize {
-        self.subscribers.load(Ordering::Relaxed)
+    fn keep_for(&self, duration: Duration) {
+        if let Some(handle) = self.handle.upgrade() {
+            handle.keep_for(duration);
+        }
     }
 
-    /// Whether nobody would miss it: no subscriber, and no deletion to remember.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.subscribers() == 0 && self.busy_until.load(Ordering::Relaxed) < now
+    /// Tells the handle how many subscribers there are.
+    fn store_count(&self) {
+        if let Some(handle) = self.handle.upgrade() {
+            handle.subscribers.store(self.subscribers.len(), Ordering::Relaxed);
+        }
     }
+}
 
-    /// Whether its actor lives.
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
-        self.alive.load(Ordering::Relaxed)
+impl Actor for Topic {
+    type Context = Context<Self>;
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        if let Some(handle) = self.handle.upgrade() {
+            handle.alive.store(false, Ordering::Relaxed);
+            handle.subscribers.store(0, Ordering::Relaxed);
+        }
     }
+}
 
-    fn busy_for(&self, duration: Duration) {
-        let until = self.started.elapsed() + duration;
-        self.busy_until.fetch_max(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+impl Handler<Join> for Topic {
+    type Result = MessageResult<Join>;
+
+    fn handle(&mut self, Join(subscriber, topic): Join, _: &mut Context<Self>) -> Self::Result {
+        let deletion = self.deletion_after(subscriber.cursor);
+        if deletion.is_some() && subscriber.single_topic {
+            return MessageResult(Err(JoinError::Deleted));
+        }
+        if self.subscribers.len() >= self.limits.subscribers_max {
+            return MessageResult(Err(JoinError::Full));
+        }
+        tracing::debug!(topic = %self.name, remote = ?subscriber.remote, "subscribed");
+        let entry = self.subscribers.insert(Entry { subscriber, since: Instant::now() });
+        self.store_count();
+        MessageResult(Ok(Joined { membership: Membership { topic, leave: Leave { entry } }, deletion }))
     }
+}
 
-    /// Adds a subscriber to the list.
-    ///
-    /// # Errors
-    /// See [`JoinError`].
-    pub async fn join(self: &Arc<Self>, subscriber: Subscriber) -> Result<Joined, JoinError> {
-        self.topic.send(Join(subscriber, Arc::clone(self))).await.map_err(|_| JoinError::NotStarted)?
+impl Handler<Leave> for Topic {
+    type Result = ();
+
+    fn handle(&mut self, Leave { entry }: Leave, _: &mut Context<Self>) {
+        if let Some(Entry { subscriber, since }) = self.subscribers.try_remove(entry) {
+            tracing::debug!(topic = %self.name, remote = ?subscriber.remote, after = ?since.elapsed(), "left");
+            self.store_count();
+        }
     }
+}
 
-    /// Deletes the topic: forgets what it holds and ends its streams. For `stream.gone` those that come back with an
-    /// older cursor are told to stop.
-    ///
-    /// # Errors
-    /// [`DeleteError::Unknown`] when the actor died over it, else as the log says.
-    pub async fn delete(&self) -> Result<(), DeleteError> {
-        Ok(self.topic.send(Delete).await.map_err(|_| DeleteError::Unknown)??)
+impl Handler<Delete> for Topic {
+    type Result = ResponseActFuture<Self, Result<(), AppendError>>;
+
+    /// The streams are ended by the hubs, when the feed brings the deletion after all that was published before it. Until
+    /// then their subscribers stay in the list: they still get events, and those that joined after the deletion stay.
+    fn handle(&mut self, _: Delete, _: &mut Context<Self>) -> Self::Result {
+        self.deletions_pending += 1;
+        self.keep_for(self.limits.gone);
+        Box::pin(self.log.forget(&self.name).into_actor(self).map(|forgotten, topic, _| {
+            topic.deletions_pending -= 1;
+            forgotten.map(|at| topic.was_deleted(at))
+        }))
     }
+}
 
-    /// Takes note of a deletion that the log was asked for past the actor.
-    pub fn was_deleted(&self, at: u64) {
-        // An actor that has died has nothing to forget.
-        self.topic.do_send(Deleted(at));
+impl Handler<Deleted> for Topic {
+    type Result = ();
+
+    fn handle(&mut self, Deleted(at): Deleted, _: &mut Context<Self>) {
+        self.was_deleted(at);
     }
 }

@@ -170,7 +170,7 @@ async fn open(edge: &Edge, request: SubscribeRequest) -> Result<(Answer, Subscri
         Start::After(id) if id.epoch == edge.log.epoch() => Some(id.seq),
         _ => None,
     };
-    let subscriber = Subscriber { remote, cursor, alone: request.topics.len() == 1 };
+    let subscriber = Subscriber { remote, cursor, single_topic: request.topics.len() == 1 };
     let (mut topics, mut memberships) = (SmallVec::new(), SmallVec::new());
     let (mut is_over, mut deleted) = (true, Vec::new());
     for topic in &request.topics {

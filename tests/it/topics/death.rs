@@ -92,7 +92,7 @@ async fn a_topic_that_has_died_is_started_anew() {
         let draft = Draft { topic: topic.clone(), name: None, content, subscribers: 0, key: None };
         registry.publish(draft).await.expect("it is taken").subscribers
     };
-    let join = async || registry.join(&topic, Subscriber { remote: None, cursor: None, alone: true }).await;
+    let join = async || registry.join(&topic, Subscriber { remote: None, cursor: None, single_topic: true }).await;
     let kill = async || {
         log.armed.store(true, Ordering::Relaxed);
         assert_eq!(registry.delete(&topic).await, Err(RegistryError::Topic(DeleteError::Unknown)));
