@@ -40,16 +40,20 @@ use super::{
 };
 use crate::hub::Subscription;
 
+mod turned_away;
+mod fallback;
 mod connection;
 mod deadline;
-mod fallback;
 mod request;
+mod unreadable;
+mod framing;
+mod bounds;
 mod socket;
-mod turned_away;
 
+use bounds::BYTES_MAX;
 use connection::Connection;
 use deadline::Wait;
-use request::{BYTES_MAX, Look, Request};
+use request::{Look, Request};
 use socket::Socket;
 use turned_away::TurnedAway;
 

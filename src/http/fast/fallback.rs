@@ -17,12 +17,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{
-    FastPath, Step,
-    connection::Connection,
-    request::{self, Framed},
-    socket::Socket,
-};
+use super::{FastPath, Step, connection::Connection, framing::Framed, request, socket::Socket};
 use crate::{hub::Carrier, limits::BytesPermit};
 
 /// How long a client that is refused may go on sending: the refusal would be lost to a reset if the socket were closed

@@ -2,24 +2,12 @@
 
 use std::{mem::MaybeUninit, net::IpAddr};
 
+use super::{
+    bounds::{BYTES_MAX, HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX},
+    framing::{Framed, body, encoded_len},
+    unreadable::{too_long, unreadable, uri_too_long},
+};
 use crate::http::{head::Head, problem::Problem};
-
-mod framing;
-mod unreadable;
-
-pub(super) use framing::Framed;
-
-use framing::body;
-use unreadable::{too_long, unreadable, uri_too_long};
-
-/// The longest request that is served here, head and body. Longer ones are few, and each is worth a buffer of its own.
-pub(super) const BYTES_MAX: usize = 32 << 10;
-/// The longest head, as in the fallback.
-const HEAD_BYTES_MAX: usize = 128 << 10;
-/// The longest target, percent-encoded, as in the fallback.
-const TARGET_BYTES_MAX: usize = 65_534;
-/// Headers of a request, as in the fallback; a browser sends some fifteen.
-const HEADERS_MAX: usize = 96;
 
 /// What some bytes are the beginning of.
 pub(super) enum Look<T> {
@@ -76,7 +64,7 @@ pub(super) fn look<T>(
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
         return Look::Bad(unreadable(bytes, httparse::Error::Token));
     };
-    if target.len() > TARGET_BYTES_MAX / 3 && framing::encoded_len(target) > TARGET_BYTES_MAX {
+    if target.len() > TARGET_BYTES_MAX / 3 && encoded_len(target) > TARGET_BYTES_MAX {
         return Look::Bad(uri_too_long());
     }
     let body = match body(method, parsed.headers) {

@@ -1,6 +1,9 @@
 //! What is said of bytes that are no request.
 
-use super::{HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX, framing::line_breaks};
+use super::{
+    bounds::{HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX},
+    framing::line_breaks,
+};
 use crate::http::problem::{Code, Problem};
 
 pub(super) fn too_long(bytes: &[u8]) -> Problem {

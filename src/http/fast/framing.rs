@@ -8,7 +8,7 @@ use crate::http::problem::{Code, Problem};
 const IGNORED: &[u8] = b"ignored";
 
 /// A request for the fallback.
-pub(in crate::http::fast) struct Framed {
+pub(super) struct Framed {
     /// Where its target is.
     target: Range<usize>,
     head: usize,
@@ -27,19 +27,19 @@ impl Framed {
     }
 
     /// How many of `bytes` are of this request.
-    pub(in crate::http::fast) fn used(&self, bytes: &[u8]) -> usize {
+    pub(super) fn used(&self, bytes: &[u8]) -> usize {
         self.body.map_or(bytes.len(), |body| self.head.saturating_add(body).min(bytes.len()))
     }
 
     /// What has to come beside `used` bytes.
-    pub(in crate::http::fast) fn rest(&self, used: usize) -> Option<usize> {
+    pub(super) fn rest(&self, used: usize) -> Option<usize> {
         self.body.map(|body| self.head.saturating_add(body).saturating_sub(used))
     }
 
     /// The first `used` of `bytes` for the fallback. It takes a target in ASCII only, and `curl '…?topic=新闻'` sends it
     /// as it was typed. Another protocol is not to be had, and who asks for it is answered in this one (RFC 9110, section
     /// 7.8); the fallback would take what follows for that protocol, or end the connection.
-    pub(in crate::http::fast) fn bytes(&self, bytes: &[u8], used: usize) -> Vec<u8> {
+    pub(super) fn bytes(&self, bytes: &[u8], used: usize) -> Vec<u8> {
         let mut all = bytes.get(..used).unwrap_or_default().to_vec();
         for at in &self.upgrades {
             all.get_mut(*at..at + IGNORED.len()).into_iter().for_each(|place| place.copy_from_slice(IGNORED));

@@ -1,0 +1,10 @@
+//! The largest request that is read. The fallback has the same limits for a head.
+
+/// The longest request that the fast path serves, head and body. Longer ones are rare, and get a buffer of their own.
+pub(super) const BYTES_MAX: usize = 32 << 10;
+/// The longest head, as in the fallback.
+pub(super) const HEAD_BYTES_MAX: usize = 128 << 10;
+/// The longest target, percent-encoded, as in the fallback.
+pub(super) const TARGET_BYTES_MAX: usize = 65_534;
+/// The most headers of a request, as in the fallback. A browser sends about fifteen.
+pub(super) const HEADERS_MAX: usize = 96;
