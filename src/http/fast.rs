@@ -13,7 +13,6 @@
 //! whichever server answers it: so the limits on connections, heads and waiting are in one place.
 
 use std::{
-    any::Any,
     cell::RefCell,
     future::poll_fn,
     io::{self, ErrorKind, Read as _},
@@ -21,27 +20,26 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Poll, ready},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::future::{Either, LocalBoxFuture};
 use tokio::{
     io::{AsyncRead as _, ReadBuf},
-    task::yield_now,
-    time::timeout,
+    task::{spawn_local, yield_now},
 };
 
 use super::{
     Edge,
-    answer::Answer,
     pending::{Pending, Place},
     problem::{Code, Problem},
     serve::{Body, Reply, serve},
 };
-use crate::hub::Subscription;
+use crate::{hub::Subscription, limits::BytesPermit};
 
 mod turned_away;
 mod fallback;
+mod linger;
+mod response;
 mod connection;
 mod deadline;
 mod request;
@@ -53,7 +51,11 @@ mod socket;
 use bounds::BYTES_MAX;
 use connection::Connection;
 use deadline::Wait;
+use fallback::ForFallback;
+use framing::Framed;
+use linger::linger;
 use request::{Look, Request};
+use response::{Responder, Response};
 use socket::Socket;
 use turned_away::TurnedAway;
 
@@ -70,9 +72,7 @@ pub struct FastPath {
     pending: Rc<Pending>,
     /// What is read goes here first: only a request that comes in pieces gets memory of its own.
     scratch: RefCell<Vec<u8>>,
-    /// Memory for the next response.
-    spare: RefCell<Vec<u8>>,
-    date: RefCell<(u64, String)>,
+    responder: Responder,
     turned_away: TurnedAway,
 }
 
@@ -86,19 +86,10 @@ enum Step<'a> {
     Reply(LocalBoxFuture<'a, Reply>, bool),
     /// Wait for more.
     Wait,
-    /// Give it to the fallback: what was read of it, what is still to come, and the permit for the first.
-    FallBack(Vec<u8>, Option<usize>, Box<dyn Any>),
+    /// Give it to the fallback.
+    FallBack(ForFallback),
     /// The peer has gone, or has to.
     End,
-}
-
-/// What goes over the wire.
-struct Response {
-    bytes: Vec<u8>,
-    /// The connection ends with it.
-    is_last: bool,
-    /// The client may not know that yet, and goes on sending.
-    is_sudden: bool,
 }
 
 impl FastPath {
@@ -110,8 +101,7 @@ impl FastPath {
             fallback,
             pending,
             scratch,
-            spare: RefCell::default(),
-            date: RefCell::default(),
+            responder: Responder::default(),
             turned_away: TurnedAway::default(),
         })
     }
@@ -127,6 +117,17 @@ impl FastPath {
     /// Has the oldest silent connection end; false when there is none.
     pub fn evict(&self) -> bool {
         self.pending.evict()
+    }
+
+    /// Answers a connection that there is no room for. A supervisor that asks for `/healthz` is answered all the same:
+    /// it would otherwise restart a server that is only busy.
+    pub fn turn_away(self: &Rc<Self>, socket: BareStream, problem: Problem) {
+        let (key, gives_way) = self.turned_away.enter();
+        let fast = Rc::clone(self);
+        spawn_local(async move {
+            turned_away::answer(socket, problem, &gives_way, &fast.responder, &fast.scratch).await.ok();
+            fast.turned_away.leave(key);
+        });
     }
 
     /// Serves a connection to its end, or until it belongs to the hub.
@@ -164,8 +165,10 @@ impl FastPath {
                     is_new = false;
                     continue;
                 }
-                Step::FallBack(before, rest, hold) => {
-                    if !self.give(&mut connection, before, rest, hold).await? {
+                Step::FallBack(request) => {
+                    let write_timeout = self.edge.config.stream.write_timeout;
+                    let given = fallback::give(&self.fallback, &mut connection, request, write_timeout, &self.scratch);
+                    if !given.await? {
                         return Ok(());
                     }
                     connection.served();
@@ -180,7 +183,7 @@ impl FastPath {
             }
             self.send(&mut connection.socket, response.bytes).await?;
             if response.is_sudden {
-                self.linger(connection.socket).await;
+                linger(connection.socket, &self.scratch).await;
                 return Ok(());
             }
             if response.is_last {
@@ -294,6 +297,23 @@ impl FastPath {
         }
     }
 
+    /// The step that gives the request at the beginning of `bytes` to the fallback; `used` of them are of it.
+    fn fall_back(&self, permit: BytesPermit, framed: &Framed, bytes: &[u8], used: usize) -> Step<'_> {
+        match ForFallback::new(permit, framed, bytes, used) {
+            Ok(request) => Step::FallBack(request),
+            Err(error) => self.refuse(&error.into()),
+        }
+    }
+
+    /// Gives a request whose body does not come in time to the fallback.
+    fn hand_over(&self, connection: &mut Connection) -> Step<'_> {
+        let Some(framed) = request::framed(&connection.held) else { return Step::End };
+        // All of it: what is held is not yet the whole request.
+        let held = std::mem::take(&mut connection.held);
+        let permit = connection.permit.take().unwrap_or_else(|| self.edge.bytes.permit(Some(connection.remote.ip())));
+        self.fall_back(permit, &framed, &held, held.len())
+    }
+
     fn take(&self, request: &Request<'_>) -> Step<'_> {
         match serve(&self.edge, request, Body::Whole(request.body)) {
             Either::Left(reply) => self.reply(reply.into_inner(), request.is_last),
@@ -303,50 +323,19 @@ impl FastPath {
 
     fn reply(&self, reply: Reply, is_last: bool) -> Step<'_> {
         match reply {
-            Reply::Answer(answer) => Step::Answer(self.respond(answer, is_last)),
-            Reply::Stream(head, subscription) => Step::Stream(self.respond(head, true), subscription),
+            Reply::Answer(answer) => Step::Answer(self.responder.respond(answer, is_last)),
+            Reply::Stream(head, subscription) => Step::Stream(self.responder.respond(head, true), subscription),
         }
-    }
-
-    fn respond(&self, mut answer: Answer, is_last: bool) -> Response {
-        answer.is_last |= is_last;
-        let mut bytes = self.spare.take();
-        answer.write(&self.date(), &mut bytes);
-        Response { bytes, is_last: answer.is_last, is_sudden: false }
     }
 
     /// Refuses a request that is not whole, or whose end is not known: the connection ends with the answer.
     fn refuse(&self, problem: &Problem) -> Step<'_> {
-        let mut response = self.respond(problem.answer(), true);
+        let mut response = self.responder.respond(problem.answer(), true);
         response.is_sudden = true;
         Step::Answer(response)
     }
 
-    async fn send(&self, socket: &mut Socket, mut bytes: Vec<u8>) -> io::Result<()> {
-        let sent = match socket.try_write(&bytes) {
-            Ok(sent) => sent,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(error),
-        };
-        if let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
-            // It sends requests and does not read the answers.
-            let write_timeout = self.edge.config.stream.write_timeout;
-            return timeout(write_timeout, socket.write_all(rest))
-                .await
-                .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
-        }
-        bytes.clear();
-        self.spare.replace(bytes);
-        Ok(())
-    }
-
-    /// The time as headers have it, formatted once a second.
-    fn date(&self) -> std::cell::Ref<'_, str> {
-        let now = SystemTime::now();
-        let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        if self.date.borrow().0 != second {
-            *self.date.borrow_mut() = (second, httpdate::fmt_http_date(now));
-        }
-        std::cell::Ref::map(self.date.borrow(), |(_, date)| &**date)
+    async fn send(&self, socket: &mut Socket, bytes: Vec<u8>) -> io::Result<()> {
+        self.responder.send(socket, bytes, self.edge.config.stream.write_timeout).await
     }
 }

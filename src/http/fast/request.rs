@@ -7,7 +7,8 @@ use super::{
     framing::{Framed, body, encoded_len},
     unreadable::{too_long, unreadable, uri_too_long},
 };
-use crate::http::{head::Head, problem::Problem};
+use crate::http::head::Head;
+use crate::http::problem::Problem;
 
 /// What some bytes are the beginning of.
 pub(super) enum Look<T> {

@@ -11,9 +11,9 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use tokio::{net::TcpStream, sync::Notify, task::spawn_local, time::timeout};
+use tokio::{net::TcpStream, sync::Notify, time::timeout};
 
-use super::{FastPath, request};
+use super::{linger::shut_down, request, response::Responder};
 use crate::{
     http::{problem::Problem, serve::alive},
     hub::send,
@@ -35,7 +35,7 @@ pub(super) struct TurnedAway {
 
 impl TurnedAway {
     /// Another one; what it is told when it must give way.
-    fn enter(&self) -> (u64, Rc<Notify>) {
+    pub(super) fn enter(&self) -> (u64, Rc<Notify>) {
         let mut waiting = self.waiting.borrow_mut();
         if waiting.len() >= TURNED_AWAY_MAX {
             waiting.pop_first().into_iter().for_each(|(_, oldest)| oldest.notify_one());
@@ -46,40 +46,34 @@ impl TurnedAway {
         (self.newest.get(), gives_way)
     }
 
-    fn leave(&self, key: u64) {
+    pub(super) fn leave(&self, key: u64) {
         self.waiting.borrow_mut().remove(&key);
     }
 }
 
-impl FastPath {
-    /// Answers a connection that there is no room for. A supervisor that asks for `/healthz` is answered all the same:
-    /// it would otherwise restart a server that is only busy.
-    pub fn turn_away(self: &Rc<Self>, socket: BareStream, problem: Problem) {
-        let (key, gives_way) = self.turned_away.enter();
-        let fast = Rc::clone(self);
-        spawn_local(async move {
-            fast.answer(socket, problem, &gives_way).await.ok();
-            fast.turned_away.leave(key);
-        });
-    }
-
-    async fn answer(&self, socket: BareStream, problem: Problem, gives_way: &Notify) -> io::Result<()> {
-        let mut socket = TcpStream::from_std(socket)?;
-        // One for both waits: of two that are alive the first would hear it, which nobody polls any more.
-        let mut gave_way = pin!(gives_way.notified());
-        let asked = match select(pin!(timeout(WITHIN, asks_for_life(&socket))), gave_way.as_mut()).await {
-            Either::Left((asked, _)) => asked.unwrap_or(Ok(None))?,
-            // What cannot be written at once is not written: nothing waits for it any more.
-            Either::Right(_) => return send(&socket, &self.respond(problem.answer(), true).bytes).map(drop),
-        };
-        let mut answer = if asked.is_some() { alive() } else { problem.answer() };
-        answer.is_head = asked == Some(Question::Head);
-        let bytes = self.respond(answer, true).bytes;
-        send(&socket, &bytes)?;
-        let ended = pin!(timeout(WITHIN, self.shut_down(&mut socket)));
-        select(ended, gave_way).await;
-        Ok(())
-    }
+/// Answers a connection that there is no room for.
+pub(super) async fn answer(
+    socket: BareStream,
+    problem: Problem,
+    gives_way: &Notify,
+    responder: &Responder,
+    scratch: &RefCell<Vec<u8>>,
+) -> io::Result<()> {
+    let mut socket = TcpStream::from_std(socket)?;
+    // One for both waits: of two that are alive the first would hear it, which nobody polls any more.
+    let mut gave_way = pin!(gives_way.notified());
+    let asked = match select(pin!(timeout(WITHIN, asks_for_life(&socket))), gave_way.as_mut()).await {
+        Either::Left((asked, _)) => asked.unwrap_or(Ok(None))?,
+        // What cannot be written at once is not written: nothing waits for it any more.
+        Either::Right(_) => return send(&socket, &responder.respond(problem.answer(), true).bytes).map(drop),
+    };
+    let mut answer = if asked.is_some() { alive() } else { problem.answer() };
+    answer.is_head = asked == Some(Question::Head);
+    let bytes = responder.respond(answer, true).bytes;
+    send(&socket, &bytes)?;
+    let ended = pin!(timeout(WITHIN, shut_down(&mut socket, scratch)));
+    select(ended, gave_way).await;
+    Ok(())
 }
 
 /// How the question is asked.
