@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{hub::Subscription, limits::BytesPermit};
 
-mod turned_away;
+mod rejected;
 mod fallback;
 mod linger;
 mod response;
@@ -54,10 +54,10 @@ use deadline::Wait;
 use fallback::ForFallback;
 use framing::Framed;
 use linger::linger;
+use rejected::RejectedConnections;
 use request::{Look, Request};
 use response::{Responder, Response};
 use socket::Socket;
-use turned_away::TurnedAway;
 
 pub use fallback::Fallback;
 
@@ -73,7 +73,7 @@ pub struct FastPath {
     /// What is read goes here first: only a request that comes in pieces gets memory of its own.
     scratch: RefCell<Vec<u8>>,
     responder: Responder,
-    turned_away: TurnedAway,
+    rejected: RejectedConnections,
 }
 
 /// What to do next on a connection.
@@ -102,7 +102,7 @@ impl FastPath {
             pending,
             scratch,
             responder: Responder::default(),
-            turned_away: TurnedAway::default(),
+            rejected: RejectedConnections::default(),
         })
     }
 
@@ -121,12 +121,12 @@ impl FastPath {
 
     /// Answers a connection that there is no room for. A supervisor that asks for `/healthz` is answered all the same:
     /// it would otherwise restart a server that is only busy.
-    pub fn turn_away(self: &Rc<Self>, socket: BareStream, problem: Problem) {
-        let (key, gives_way) = self.turned_away.enter();
+    pub fn reject(self: &Rc<Self>, socket: BareStream, problem: Problem) {
+        let (key, gives_way) = self.rejected.enter();
         let fast = Rc::clone(self);
         spawn_local(async move {
-            turned_away::answer(socket, problem, &gives_way, &fast.responder, &fast.scratch).await.ok();
-            fast.turned_away.leave(key);
+            rejected::answer(socket, problem, &gives_way, &fast.responder, &fast.scratch).await.ok();
+            fast.rejected.leave(key);
         });
     }
 

@@ -132,7 +132,7 @@ async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>) {
         exhausted = false;
         match fast.admit(remote) {
             Ok(place) => drop(spawn_local(Rc::clone(fast).serve(socket.into(), remote, place))),
-            Err(problem) => fast.turn_away(socket.into(), problem),
+            Err(problem) => fast.reject(socket.into(), problem),
         }
         accepted += 1;
         if accepted % ACCEPTS == 0 {

@@ -22,22 +22,22 @@ use crate::{
 /// How long such a connection may take for its question, and to read the answer.
 const WITHIN: Duration = Duration::from_millis(250);
 /// As many of them are waited for on each worker; past it the oldest gives way.
-const TURNED_AWAY_MAX: usize = 64;
+const REJECTED_MAX: usize = 64;
 /// The longest question.
 const QUESTION_BYTES_MAX: usize = 2 << 10;
 
 /// Connections that are being turned away, oldest first.
 #[derive(Default)]
-pub(super) struct TurnedAway {
+pub(super) struct RejectedConnections {
     waiting: RefCell<BTreeMap<u64, Rc<Notify>>>,
     newest: Cell<u64>,
 }
 
-impl TurnedAway {
+impl RejectedConnections {
     /// Another one; what it is told when it must give way.
     pub(super) fn enter(&self) -> (u64, Rc<Notify>) {
         let mut waiting = self.waiting.borrow_mut();
-        if waiting.len() >= TURNED_AWAY_MAX {
+        if waiting.len() >= REJECTED_MAX {
             waiting.pop_first().into_iter().for_each(|(_, oldest)| oldest.notify_one());
         }
         self.newest.set(self.newest.get() + 1);
