@@ -34,7 +34,7 @@ mod answer;
 mod head;
 
 pub use fast::{Fallback, FastPath};
-pub use pending::Pending;
+pub use pending::PendingSlots;
 pub use problem::{Code, Problem};
 
 /// Why a server that is ending refuses.

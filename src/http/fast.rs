@@ -1,16 +1,17 @@
-//! The fast path: it reads every request, and has those served that are whole and plain. The others it leaves to the
-//! fallback.
+//! The fast path: it reads every request, and serves those that are complete and simple. All others go to the fallback.
 //!
 //! ```text
-//!  accept ─► read ─► plain request? ─ yes ─► serve ─► answer ─────────────────────────────► the next one
-//!                         │                    └────► head, first bytes ─► the socket goes to the hub
-//!                         └─ no ─► the fallback has the connection for this one request ─► the next one
+//!  accept ─► read ─► simple request? ─ yes ─► serve ─► response ───────────────────────► the next request
+//!                          │                    └────► head, first bytes ─► the hub gets the socket
+//!                          └─ no ─► the fallback gets the connection for one request ──► the next request
 //! ```
 //!
-//! What a request means is decided elsewhere ([`super::serve`]); what is spared is the machinery of an HTTP server around
-//! it, which costs more than the event does. A connection that waits has no buffer, and one that subscribes at once is never
-//! known to the runtime's poll, only to the hub's. What waits for a request, or for the rest of its head, waits here,
-//! whichever server answers it: so the limits on connections, heads and waiting are in one place.
+//! [`super::serve`] decides what a request means. The fast path only avoids the overhead of a complete HTTP server,
+//! which costs more than the event itself. An idle connection has no buffer. A connection whose client subscribes at
+//! once is registered only with the hub's poll, never with the runtime's.
+//!
+//! Every connection waits here for its next request and for the rest of a head, no matter which server answers. So the
+//! limits on connections, heads and waiting are all enforced here.
 
 use std::{
     cell::RefCell,
@@ -30,7 +31,7 @@ use tokio::{
 
 use super::{
     Edge,
-    pending::{Pending, Place},
+    pending::{PendingSlot, PendingSlots},
     problem::{Code, Problem},
     serve::{Body, Reply, serve},
 };
@@ -51,26 +52,26 @@ mod socket;
 use bounds::BYTES_MAX;
 use connection::Connection;
 use deadline::Wait;
-use fallback::ForFallback;
-use framing::Framed;
+use fallback::{AfterFallback, FallbackRequest};
+use framing::Framing;
 use linger::linger;
 use rejected::RejectedConnections;
-use request::{Look, Request};
-use response::{Responder, Response};
+use request::{Parsed, Request};
+use response::{AfterResponse, Responder, Response};
 use socket::Socket;
 
 pub use fallback::Fallback;
 
-/// Requests of one connection that are served, or reads that bring none, before others have their turn. One that sends
-/// without end would otherwise never have to wait, and nobody else on this thread would be served, or told to stop.
-const TURN: u32 = 16;
+/// A connection lets the other tasks of its thread continue after so many steps. Without this, a client that sends
+/// without a pause would never have to wait, and the thread would serve nobody else and miss the shutdown.
+const STEPS_PER_YIELD: u32 = 16;
 
 /// Serves the connections of one worker.
 pub struct FastPath {
     edge: Rc<Edge>,
     fallback: Fallback,
-    pending: Rc<Pending>,
-    /// What is read goes here first: only a request that comes in pieces gets memory of its own.
+    pending: Rc<PendingSlots>,
+    /// Every read goes into this buffer. Only a request that arrives in pieces gets a buffer of its own.
     scratch: RefCell<Vec<u8>>,
     responder: Responder,
     rejected: RejectedConnections,
@@ -78,23 +79,23 @@ pub struct FastPath {
 
 /// What to do next on a connection.
 enum Step<'a> {
-    /// Answer, and go on unless it was the last request.
-    Answer(Response),
-    /// Send the first bytes of a stream, and give the socket to the hub.
+    /// Send a response.
+    Respond(Response),
+    /// Send the head and the first bytes of a stream, then give the socket to the hub.
     Stream(Response, Box<Subscription>),
-    /// Wait for the reply. The connection ends with it, or not.
-    Reply(LocalBoxFuture<'a, Reply>, bool),
-    /// Wait for more.
-    Wait,
-    /// Give it to the fallback.
-    FallBack(ForFallback),
-    /// The peer has gone, or has to.
-    End,
+    /// Wait for the reply, then send it.
+    AwaitReply(LocalBoxFuture<'a, Reply>, AfterResponse),
+    /// Read more: the request is not complete.
+    Read,
+    /// Give the connection to the fallback for this request.
+    FallBack(FallbackRequest),
+    /// Close the connection without a response.
+    Close,
 }
 
 impl FastPath {
-    /// `fallback` serves the requests that are not plain.
-    pub fn new(edge: Rc<Edge>, fallback: Fallback, pending: Rc<Pending>) -> Rc<Self> {
+    /// `fallback` serves the requests that are not simple.
+    pub fn new(edge: Rc<Edge>, fallback: Fallback, pending: Rc<PendingSlots>) -> Rc<Self> {
         let scratch = RefCell::new(vec![0; BYTES_MAX]);
         Rc::new(Self {
             edge,
@@ -106,233 +107,237 @@ impl FastPath {
         })
     }
 
-    /// A place for a new connection; if need be that of the oldest silent one.
+    /// Admits a new connection. At a limit, this evicts the connection that has been idle longest.
     ///
     /// # Errors
-    /// When a limit is reached, and none that could give way is silent.
-    pub fn admit(&self, remote: SocketAddr) -> Result<Place, Problem> {
+    /// When a limit is reached and no connection that counts against it is idle.
+    pub fn admit(&self, remote: SocketAddr) -> Result<PendingSlot, Problem> {
         Ok(self.pending.admit(remote.ip())?)
     }
 
-    /// Has the oldest silent connection end; false when there is none.
-    pub fn evict(&self) -> bool {
-        self.pending.evict()
+    /// Evicts the connection that has been idle longest. Returns false if none is idle.
+    pub fn evict_idle(&self) -> bool {
+        self.pending.evict_idle()
     }
 
-    /// Answers a connection that there is no room for. A supervisor that asks for `/healthz` is answered all the same:
-    /// it would otherwise restart a server that is only busy.
+    /// Rejects a connection that was not admitted. `/healthz` is answered nevertheless: otherwise a supervisor would
+    /// restart a server that is only busy.
     pub fn reject(self: &Rc<Self>, socket: BareStream, problem: Problem) {
-        let (key, gives_way) = self.rejected.enter();
+        let (key, evicted) = self.rejected.add();
         let fast = Rc::clone(self);
         spawn_local(async move {
-            rejected::answer(socket, problem, &gives_way, &fast.responder, &fast.scratch).await.ok();
-            fast.rejected.leave(key);
+            rejected::answer(socket, problem, &evicted, &fast.responder, &fast.scratch).await.ok();
+            fast.rejected.remove(key);
         });
     }
 
-    /// Serves a connection to its end, or until it belongs to the hub.
-    pub async fn serve(self: Rc<Self>, socket: BareStream, remote: SocketAddr, place: Place) {
-        let connection = Connection::new(socket, remote, place, &self.edge.config.server);
-        // An error means that the peer has gone, and nobody is left to be told.
+    /// Serves a connection until it is closed, or the hub has its socket.
+    pub async fn serve(self: Rc<Self>, socket: BareStream, remote: SocketAddr, slot: PendingSlot) {
+        let connection = Connection::new(socket, remote, slot, &self.edge.config.server);
+        // On an error the client has gone, or reads nothing. Nobody can be told.
         self.run(connection).await.ok();
     }
 
     async fn run(&self, mut connection: Connection) -> io::Result<()> {
-        let (mut turns, mut is_new) = (0, false);
+        let mut steps = 0;
+        // The bytes after a request may already be the next request. Then they are parsed before more is read.
+        let mut has_unparsed = false;
         loop {
-            turns += 1;
-            if turns % TURN == 0 {
+            steps += 1;
+            if steps % STEPS_PER_YIELD == 0 {
                 yield_now().await;
             }
-            // What follows a request that has been served may be another one.
-            let step = match connection.refused.take() {
+            let step = match connection.next_refusal.take() {
                 Some(problem) => self.refuse(&problem),
-                None if is_new => self.look(&mut connection, &[]),
-                None => self.next(&mut connection).await?,
+                None if has_unparsed => self.parse(&mut connection, &[]),
+                None => self.read(&mut connection).await?,
             };
             let step = match step {
-                Step::Reply(reply, is_last) => self.reply(reply.await, is_last),
+                Step::AwaitReply(reply, after) => self.reply(reply.await, after),
                 step => step,
             };
-            let response = match step {
-                Step::Answer(response) => response,
-                Step::Stream(first, subscription) => {
-                    self.send(&mut connection.socket, first.bytes).await?;
+            match step {
+                Step::Respond(response) => {
+                    let after = response.after;
+                    if after == AfterResponse::Linger {
+                        // The client may retry on another connection. Its byte budget must be free by then.
+                        connection.free_buffer();
+                    }
+                    self.send(&mut connection.socket, response.bytes).await?;
+                    match after {
+                        AfterResponse::KeepAlive => {}
+                        AfterResponse::Close => return Ok(()),
+                        AfterResponse::Linger => {
+                            linger(connection.socket, &self.scratch).await;
+                            return Ok(());
+                        }
+                    }
+                }
+                Step::Stream(response, subscription) => {
+                    self.send(&mut connection.socket, response.bytes).await?;
                     self.edge.hub.adopt(connection.socket.into_bare()?, *subscription);
                     return Ok(());
                 }
-                Step::Wait => {
-                    is_new = false;
-                    continue;
-                }
                 Step::FallBack(request) => {
                     let write_timeout = self.edge.config.stream.write_timeout;
-                    let given = fallback::give(&self.fallback, &mut connection, request, write_timeout, &self.scratch);
-                    if !given.await? {
+                    let answered =
+                        fallback::answer(&self.fallback, &mut connection, request, write_timeout, &self.scratch);
+                    if answered.await? == AfterFallback::Gone {
                         return Ok(());
                     }
-                    connection.served();
-                    is_new = !connection.held.is_empty();
+                }
+                Step::Read => {
+                    has_unparsed = false;
                     continue;
                 }
-                Step::Reply(..) | Step::End => return Ok(()),
-            };
-            if response.is_sudden {
-                // Its client may try again elsewhere, and would find its own bytes in the way.
-                connection.release();
+                Step::AwaitReply(..) | Step::Close => return Ok(()),
             }
-            self.send(&mut connection.socket, response.bytes).await?;
-            if response.is_sudden {
-                linger(connection.socket, &self.scratch).await;
-                return Ok(());
-            }
-            if response.is_last {
-                return Ok(());
-            }
-            connection.served();
-            is_new = !connection.held.is_empty();
+            connection.finish_request();
+            has_unparsed = !connection.buffer.is_empty();
         }
     }
 
-    /// Waits for something to read, and looks at it.
-    async fn next(&self, connection: &mut Connection) -> io::Result<Step<'_>> {
+    /// Waits until bytes arrive, and parses them. It ends early when the deadline passes or the connection is evicted.
+    async fn read(&self, connection: &mut Connection) -> io::Result<Step<'_>> {
         if let Socket::Bare(bare) = &mut connection.socket {
             let mut scratch = self.scratch.borrow_mut();
             match bare.read(&mut scratch) {
-                Ok(0) => return Ok(Step::End),
-                Ok(n) => return Ok(self.look(connection, scratch.get(..n).unwrap_or_default())),
+                Ok(0) => return Ok(Step::Close),
+                Ok(n) => return Ok(self.parse(connection, scratch.get(..n).unwrap_or_default())),
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(error) => return Err(error),
             }
         }
         connection.socket.watch()?;
-        connection.deadline.begin(connection.wait);
-        let is_silent = connection.held.is_empty();
+        connection.deadline.start(connection.wait);
+        let is_idle = connection.buffer.is_empty();
         poll_fn(|cx| {
             let mut scratch = self.scratch.borrow_mut();
-            let mut buffer = ReadBuf::new(&mut scratch);
-            let Socket::Watched(socket) = &mut connection.socket else { return Poll::Ready(Ok(Step::End)) };
-            if let Poll::Ready(read) = Pin::new(socket).poll_read(cx, &mut buffer) {
-                return Poll::Ready(read.map(|()| match buffer.filled() {
-                    [] => Step::End,
-                    new => self.look(connection, new),
+            let mut received = ReadBuf::new(&mut scratch);
+            let Socket::Watched(socket) = &mut connection.socket else { return Poll::Ready(Ok(Step::Close)) };
+            if let Poll::Ready(read) = Pin::new(socket).poll_read(cx, &mut received) {
+                return Poll::Ready(read.map(|()| match received.filled() {
+                    [] => Step::Close,
+                    new => self.parse(connection, new),
                 }));
             }
-            if is_silent && !connection.place.wait(cx) {
-                return Poll::Ready(Ok(Step::End));
+            if is_idle && !connection.slot.mark_idle(cx) {
+                return Poll::Ready(Ok(Step::Close));
             }
             ready!(connection.deadline.poll(cx));
-            Poll::Ready(Ok(self.overdue(connection)))
+            Poll::Ready(Ok(self.time_out(connection)))
         })
         .await
     }
 
-    /// What becomes of a connection whose wait is over.
-    fn overdue(&self, connection: &mut Connection) -> Step<'_> {
+    /// What to do when the deadline has passed.
+    fn time_out(&self, connection: &mut Connection) -> Step<'_> {
         match connection.wait {
-            // A connection that has not begun to ask ends without a word.
-            Wait::First | Wait::Next => Step::End,
+            // The client has sent no request, so there is nothing to answer.
+            Wait::FirstRequest | Wait::NextRequest => Step::Close,
             Wait::Head => {
                 let within = humantime::format_duration(self.edge.config.server.head_timeout);
                 let detail = format!("the head of the request did not arrive within {within}");
                 self.refuse(&Problem::new(Code::HeadTimeout, detail))
             }
-            Wait::Body => self.hand_over(connection),
+            Wait::Body => self.fall_back_with_partial_body(connection),
         }
     }
 
-    /// Looks at the bytes that are held, and at `new` behind them; holds those that it does not use.
-    fn look(&self, connection: &mut Connection, new: &[u8]) -> Step<'_> {
-        if !connection.held.is_empty()
-            && let Err(problem) = connection.hold(&self.edge.bytes, new)
-        {
+    /// Parses the request at the beginning of the buffer and of `new`, which follows the buffer. It buffers the bytes
+    /// that do not belong to the request.
+    fn parse(&self, connection: &mut Connection, new: &[u8]) -> Step<'_> {
+        let is_buffered = !connection.buffer.is_empty();
+        if is_buffered && let Err(problem) = connection.append(&self.edge.bytes, new) {
             return self.refuse(&problem);
         }
-        let is_held = !connection.held.is_empty();
-        let whole = if is_held { &*connection.held } else { new };
-        if whole.iter().all(|b| matches!(b, b'\r' | b'\n')) {
-            // Empty lines before a request are nothing (RFC 9112, section 2.2): nobody has begun to ask.
-            connection.release();
-            return Step::Wait;
+        let bytes = if is_buffered { &*connection.buffer } else { new };
+        if bytes.iter().all(|b| matches!(b, b'\r' | b'\n')) {
+            // Empty lines before a request are ignored (RFC 9112, section 2.2), so the connection stays idle.
+            connection.free_buffer();
+            return Step::Read;
         }
-        connection.place.begin();
-        let looked =
-            request::look(whole, connection.looked, Some(connection.remote.ip()), |request| self.take(request));
-        let (step, used) = match looked {
-            Look::Plain(step, used) => (step, used),
-            Look::Head => {
+        connection.slot.mark_busy();
+        let parsed = request::parse(bytes, connection.searched, Some(connection.remote.ip()), |request| {
+            self.serve_simple(request)
+        });
+        let (step, used) = match parsed {
+            Parsed::Served(step, len) => (step, len),
+            Parsed::PartialHead => {
                 connection.wait = Wait::Head;
-                (Step::Wait, 0)
+                (Step::Read, 0)
             }
-            Look::Body => {
+            Parsed::PartialBody => {
                 connection.wait = Wait::Body;
-                (Step::Wait, 0)
+                (Step::Read, 0)
             }
-            Look::Other(framed) => {
-                let used = framed.used(whole);
-                let permit = connection.permit.take_if(|_| used == whole.len());
+            Parsed::ForFallback(framing) => {
+                let len = framing.received(bytes);
+                let permit = connection.permit.take_if(|_| len == bytes.len());
                 let permit = permit.unwrap_or_else(|| self.edge.bytes.permit(Some(connection.remote.ip())));
-                (self.fall_back(permit, &framed, whole, used), used)
+                (self.fall_back(permit, &framing, bytes, len), len)
             }
-            Look::Bad(problem) => (self.refuse(&problem), whole.len()),
+            Parsed::Refused(problem) => (self.refuse(&problem), bytes.len()),
         };
-        let kept = if is_held {
-            connection.held.drain(..used);
+        let buffered = if is_buffered {
+            connection.buffer.drain(..used);
             Ok(())
         } else {
-            connection.hold(&self.edge.bytes, new.get(used..).unwrap_or_default())
+            connection.append(&self.edge.bytes, new.get(used..).unwrap_or_default())
         };
-        if connection.held.is_empty() {
-            connection.release();
+        if connection.buffer.is_empty() {
+            connection.free_buffer();
         }
-        connection.looked = if connection.wait == Wait::Head && used == 0 { connection.held.len() } else { 0 };
-        match kept {
+        connection.searched = if connection.wait == Wait::Head && used == 0 { connection.buffer.len() } else { 0 };
+        match buffered {
             Ok(()) => step,
             Err(problem) if used == 0 => self.refuse(&problem),
-            // The request that was whole is answered, and the next one, which cannot be held, is refused.
+            // The complete request is answered first. The next one, which could not be buffered, is refused after it.
             Err(problem) => {
-                connection.refused = Some(problem);
+                connection.next_refusal = Some(problem);
                 step
             }
         }
     }
 
-    /// The step that gives the request at the beginning of `bytes` to the fallback; `used` of them are of it.
-    fn fall_back(&self, permit: BytesPermit, framed: &Framed, bytes: &[u8], used: usize) -> Step<'_> {
-        match ForFallback::new(permit, framed, bytes, used) {
+    /// Gives the first `len` of `bytes` to the fallback.
+    fn fall_back(&self, permit: BytesPermit, framing: &Framing, bytes: &[u8], len: usize) -> Step<'_> {
+        match FallbackRequest::new(permit, framing, bytes, len) {
             Ok(request) => Step::FallBack(request),
             Err(error) => self.refuse(&error.into()),
         }
     }
 
-    /// Gives a request whose body does not come in time to the fallback.
-    fn hand_over(&self, connection: &mut Connection) -> Step<'_> {
-        let Some(framed) = request::framed(&connection.held) else { return Step::End };
-        // All of it: what is held is not yet the whole request.
-        let held = std::mem::take(&mut connection.held);
+    /// Gives a simple request to the fallback because its body arrives too slowly.
+    fn fall_back_with_partial_body(&self, connection: &mut Connection) -> Step<'_> {
+        let Some(framing) = request::parse_framing(&connection.buffer) else { return Step::Close };
+        // The request is not complete, so the whole buffer belongs to it.
+        let buffer = std::mem::take(&mut connection.buffer);
         let permit = connection.permit.take().unwrap_or_else(|| self.edge.bytes.permit(Some(connection.remote.ip())));
-        self.fall_back(permit, &framed, &held, held.len())
+        self.fall_back(permit, &framing, &buffer, buffer.len())
     }
 
-    fn take(&self, request: &Request<'_>) -> Step<'_> {
+    fn serve_simple(&self, request: &Request<'_>) -> Step<'_> {
+        let after = if request.is_last { AfterResponse::Close } else { AfterResponse::KeepAlive };
         match serve(&self.edge, request, Body::Whole(request.body)) {
-            Either::Left(reply) => self.reply(reply.into_inner(), request.is_last),
-            Either::Right(reply) => Step::Reply(reply, request.is_last),
+            Either::Left(reply) => self.reply(reply.into_inner(), after),
+            Either::Right(reply) => Step::AwaitReply(reply, after),
         }
     }
 
-    fn reply(&self, reply: Reply, is_last: bool) -> Step<'_> {
+    fn reply(&self, reply: Reply, after: AfterResponse) -> Step<'_> {
         match reply {
-            Reply::Answer(answer) => Step::Answer(self.responder.respond(answer, is_last)),
-            Reply::Stream(head, subscription) => Step::Stream(self.responder.respond(head, true), subscription),
+            Reply::Answer(answer) => Step::Respond(self.responder.respond(answer, after)),
+            Reply::Stream(head, subscription) => {
+                Step::Stream(self.responder.respond(head, AfterResponse::Close), subscription)
+            }
         }
     }
 
-    /// Refuses a request that is not whole, or whose end is not known: the connection ends with the answer.
+    /// Refuses a request whose end is not known or has not arrived, so the connection must be closed after the
+    /// response.
     fn refuse(&self, problem: &Problem) -> Step<'_> {
-        let mut response = self.responder.respond(problem.answer(), true);
-        response.is_sudden = true;
-        Step::Answer(response)
+        Step::Respond(self.responder.respond(problem.answer(), AfterResponse::Linger))
     }
 
     async fn send(&self, socket: &mut Socket, bytes: Vec<u8>) -> io::Result<()> {

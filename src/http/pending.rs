@@ -1,11 +1,13 @@
-//! The connections of one worker that are no subscriber's, and which of them are silent.
+//! The pending connections of one worker, and which of them are idle.
 //!
-//! A connection is silent that has begun no request: it is new, or idle between two. At the limit the one that has been
-//! silent longest gives way to a new one, so that a client that only opens connections does not keep the others out. An
-//! address at its own limit makes room for itself only.
+//! A connection is pending unless it is a subscriber's. A pending connection is idle while nothing of a request has
+//! arrived: it is new, or it is between two requests. At the limit, a new connection evicts the one that has been idle
+//! longest. So a client that only opens connections cannot keep others out. At the limit of one address, a new
+//! connection can evict only connections of the same address.
 //!
-//! Every request ends a silence and begins another, and hardly any is ever looked for. So a connection only notes which
-//! silence it is in. Its place in the order is put right when the oldest is looked for.
+//! Each request ends one idle period and starts another, but evictions are rare. So a request only changes the number
+//! of the period in the connection's slot. The position of the slot in the order is corrected when an eviction meets
+//! it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,158 +20,166 @@ use std::{
 
 use crate::limits::{PendingConnections, PendingPermit, TooManyPending, network};
 
-/// The connections of one worker.
-pub struct Pending {
+/// The pending connections of one worker.
+pub struct PendingSlots {
+    /// The limit, which all workers share.
     limit: Arc<PendingConnections>,
-    /// The number of the newest silence.
-    newest: Cell<u64>,
-    /// The connections of all addresses, and those of each.
-    all: RefCell<BySilence>,
-    by_ip: RefCell<HashMap<IpAddr, BySilence>>,
+    /// The number of the idle period that began last.
+    newest_period: Cell<u64>,
+    /// The connections of all addresses.
+    all: RefCell<IdleOrder>,
+    /// The connections of each address.
+    by_ip: RefCell<HashMap<IpAddr, IdleOrder>>,
 }
 
-/// Connections by the silence that they were in when they were put here, oldest first. Each is here from its first silence
-/// to its end. One that is looked at while it is busy is taken out until its next silence.
-type BySilence = BTreeMap<u64, Rc<Silence>>;
+/// Connections by the number of an idle period, oldest first. A connection enters with its first idle period, and
+/// leaves when it is closed. If an eviction meets it while it is busy, it leaves, and enters again with its next idle
+/// period. So the number may be that of an earlier period than the current one.
+type IdleOrder = BTreeMap<u64, Rc<State>>;
 
-/// A connection's place; it is free on drop.
-pub struct Place {
-    pending: Rc<Pending>,
+/// The slot of one pending connection. Dropping it frees the slot.
+pub struct PendingSlot {
+    slots: Rc<PendingSlots>,
     ip: IpAddr,
-    silence: Rc<Silence>,
+    state: Rc<State>,
 }
 
-/// What is known of a connection's silence.
-struct Silence {
-    /// `None` when it has to give way.
+/// What the connection's task and an eviction share.
+struct State {
+    /// `None` once the connection is evicted.
     permit: RefCell<Option<PendingPermit>>,
-    /// The silence that it is in, [`BUSY`] when it is in none.
-    number: Cell<u64>,
-    /// Its key in the order of all, [`BUSY`] when it is not there.
-    key: Cell<u64>,
-    /// Its key in the order of its address, likewise.
-    key_of_ip: Cell<u64>,
-    /// Wakes its task when it has to give way.
+    /// The number of the current idle period; [`BUSY`] if the connection is not idle.
+    period: Cell<u64>,
+    /// The key in [`PendingSlots::all`]; [`BUSY`] if the connection is not there.
+    key_in_all: Cell<u64>,
+    /// The key in [`PendingSlots::by_ip`]; [`BUSY`] if the connection is not there.
+    key_in_ip: Cell<u64>,
+    /// Wakes the connection's task when it is evicted.
     waker: RefCell<Option<Waker>>,
 }
 
+/// Not the number of any idle period.
 const BUSY: u64 = 0;
 
-impl Pending {
-    /// None yet.
+impl PendingSlots {
+    /// A worker without connections.
     pub fn new(limit: Arc<PendingConnections>) -> Rc<Self> {
-        Rc::new(Self { limit, newest: Cell::new(BUSY), all: RefCell::default(), by_ip: RefCell::default() })
+        Rc::new(Self { limit, newest_period: Cell::new(BUSY), all: RefCell::default(), by_ip: RefCell::default() })
     }
 
-    /// A place for a new connection from `ip`, if need be that of the oldest silent one.
+    /// Admits a new connection from `ip`. At a limit, this evicts the connection that has been idle longest.
     ///
     /// # Errors
-    /// When a limit is reached, and none that could give way is silent.
-    pub fn admit(self: &Rc<Self>, ip: IpAddr) -> Result<Place, TooManyPending> {
-        let permit = self.limit.admit(ip).or_else(|full| {
-            let gave_way = match full {
-                TooManyPending::Overall { .. } => self.evict(),
-                TooManyPending::PerIp { .. } => self.evict_of(network(ip)),
+    /// When a limit is reached and no connection that counts against it is idle.
+    pub fn admit(self: &Rc<Self>, ip: IpAddr) -> Result<PendingSlot, TooManyPending> {
+        let permit = self.limit.admit(ip).or_else(|error| {
+            let has_evicted = match error {
+                TooManyPending::Overall { .. } => self.evict_idle(),
+                TooManyPending::PerIp { .. } => self.evict_idle_of(network(ip)),
             };
-            if gave_way { self.limit.admit(ip) } else { Err(full) }
+            if has_evicted { self.limit.admit(ip) } else { Err(error) }
         })?;
-        let silence = Silence {
+        let state = State {
             permit: RefCell::new(Some(permit)),
-            number: Cell::new(BUSY),
-            key: Cell::new(BUSY),
-            key_of_ip: Cell::new(BUSY),
+            period: Cell::new(BUSY),
+            key_in_all: Cell::new(BUSY),
+            key_in_ip: Cell::new(BUSY),
             waker: RefCell::default(),
         };
-        Ok(Place { pending: Rc::clone(self), ip: network(ip), silence: Rc::new(silence) })
+        Ok(PendingSlot { slots: Rc::clone(self), ip: network(ip), state: Rc::new(state) })
     }
 
-    /// Has the oldest silent connection end; false when there is none.
-    pub fn evict(&self) -> bool {
-        let oldest = oldest(&mut self.all.borrow_mut(), |silence| &silence.key);
-        oldest.is_some_and(|oldest| oldest.end())
+    /// Evicts the connection that has been idle longest. Returns false if none is idle.
+    pub fn evict_idle(&self) -> bool {
+        let oldest = take_oldest(&mut self.all.borrow_mut(), |state| &state.key_in_all);
+        oldest.is_some_and(|oldest| oldest.evict())
     }
 
-    fn evict_of(&self, ip: IpAddr) -> bool {
+    fn evict_idle_of(&self, ip: IpAddr) -> bool {
         let mut by_ip = self.by_ip.borrow_mut();
-        let oldest = by_ip.get_mut(&ip).and_then(|order| oldest(order, |silence| &silence.key_of_ip));
+        let oldest = by_ip.get_mut(&ip).and_then(|order| take_oldest(order, |state| &state.key_in_ip));
         drop(by_ip);
-        oldest.is_some_and(|oldest| oldest.end())
+        oldest.is_some_and(|oldest| oldest.evict())
     }
 }
 
-/// Takes the oldest silent connection out of `order`. Those before it that are busy are taken out, too, and those that have
-/// been silent anew are put where they belong: a connection costs that once for each of its requests at most.
-fn oldest(order: &mut BySilence, key_of: impl Fn(&Silence) -> &Cell<u64>) -> Option<Rc<Silence>> {
+/// Takes the connection that has been idle longest out of `order`.
+///
+/// On the way it corrects the order. A busy connection is taken out. A connection that is in a later idle period than
+/// its key says is moved there. Each request causes at most one such correction.
+fn take_oldest(order: &mut IdleOrder, key_of: impl Fn(&State) -> &Cell<u64>) -> Option<Rc<State>> {
     loop {
-        let (key, silence) = order.pop_first()?;
-        let number = silence.number.get();
-        key_of(&silence).set(BUSY);
-        if number == key {
-            return Some(silence);
+        let (key, state) = order.pop_first()?;
+        let period = state.period.get();
+        key_of(&state).set(BUSY);
+        if period == key {
+            return Some(state);
         }
-        if number != BUSY {
-            key_of(&silence).set(number);
-            order.insert(number, silence);
+        if period != BUSY {
+            key_of(&state).set(period);
+            order.insert(period, state);
         }
     }
 }
 
-impl Silence {
-    /// The connection has to give way.
-    fn end(&self) -> bool {
-        self.number.set(BUSY);
-        self.waker.take().into_iter().for_each(Waker::wake);
+impl State {
+    /// Frees the permit, and wakes the connection's task, which then closes the connection. Returns false if it was
+    /// evicted before.
+    fn evict(&self) -> bool {
+        self.period.set(BUSY);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
         self.permit.take().is_some()
     }
 }
 
-impl Place {
-    /// The connection waits for a request and has nothing of it; false when it has to give way.
-    pub fn wait(&self, cx: &Context<'_>) -> bool {
-        let silence = &self.silence;
-        if silence.permit.borrow().is_none() {
+impl PendingSlot {
+    /// Notes that the connection is idle. Returns false if it was evicted; if that happens later, the task of `cx` is
+    /// woken.
+    pub fn mark_idle(&self, cx: &Context<'_>) -> bool {
+        let state = &self.state;
+        if state.permit.borrow().is_none() {
             return false;
         }
-        if silence.waker.borrow().as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
-            silence.waker.replace(Some(cx.waker().clone()));
+        if state.waker.borrow().as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            state.waker.replace(Some(cx.waker().clone()));
         }
-        if silence.number.get() == BUSY {
-            let number = self.pending.newest.get() + 1;
-            self.pending.newest.set(number);
-            silence.number.set(number);
-            if silence.key.get() == BUSY || silence.key_of_ip.get() == BUSY {
-                self.enter(number);
-            }
+        if state.period.get() == BUSY {
+            let period = self.slots.newest_period.get() + 1;
+            self.slots.newest_period.set(period);
+            state.period.set(period);
+            self.enter_orders(period);
         }
         true
     }
 
-    /// A request has begun.
-    pub fn begin(&self) {
-        self.silence.number.set(BUSY);
+    /// Notes that a request has begun.
+    pub fn mark_busy(&self) {
+        self.state.period.set(BUSY);
     }
 
-    /// Puts the connection into the orders that it is not in.
-    fn enter(&self, number: u64) {
-        let silence = &self.silence;
-        if silence.key.get() == BUSY {
-            silence.key.set(number);
-            self.pending.all.borrow_mut().insert(number, Rc::clone(silence));
+    /// Inserts the connection into the orders that do not have it.
+    fn enter_orders(&self, period: u64) {
+        let state = &self.state;
+        if state.key_in_all.get() == BUSY {
+            state.key_in_all.set(period);
+            self.slots.all.borrow_mut().insert(period, Rc::clone(state));
         }
-        if silence.key_of_ip.get() == BUSY {
-            silence.key_of_ip.set(number);
-            let mut by_ip = self.pending.by_ip.borrow_mut();
-            by_ip.entry(self.ip).or_default().insert(number, Rc::clone(silence));
+        if state.key_in_ip.get() == BUSY {
+            state.key_in_ip.set(period);
+            let mut by_ip = self.slots.by_ip.borrow_mut();
+            by_ip.entry(self.ip).or_default().insert(period, Rc::clone(state));
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for PendingSlot {
     fn drop(&mut self) {
-        self.pending.all.borrow_mut().remove(&self.silence.key.get());
-        let mut by_ip = self.pending.by_ip.borrow_mut();
+        self.slots.all.borrow_mut().remove(&self.state.key_in_all.get());
+        let mut by_ip = self.slots.by_ip.borrow_mut();
         if let Some(order) = by_ip.get_mut(&self.ip) {
-            order.remove(&self.silence.key_of_ip.get());
+            order.remove(&self.state.key_in_ip.get());
             if order.is_empty() {
                 by_ip.remove(&self.ip);
             }
@@ -182,83 +192,83 @@ mod tests {
     use super::*;
     use crate::config::LimitsConfig;
 
-    fn pending(all: usize, per_ip: usize) -> Rc<Pending> {
+    fn pool(all: usize, per_ip: usize) -> Rc<PendingSlots> {
         let limits = LimitsConfig {
             pending_connections_max: all,
             pending_connections_per_ip_max: per_ip,
             ..LimitsConfig::default()
         };
-        Pending::new(PendingConnections::new(&limits))
+        PendingSlots::new(PendingConnections::new(&limits))
     }
 
     fn ip(last: u8) -> IpAddr {
         IpAddr::from([127, 0, 0, last])
     }
 
-    fn waits(place: &Place) -> bool {
-        place.wait(&Context::from_waker(Waker::noop()))
+    fn is_idle(slot: &PendingSlot) -> bool {
+        slot.mark_idle(&Context::from_waker(Waker::noop()))
     }
 
     #[test]
-    fn the_one_that_has_been_silent_longest_gives_way() {
-        let pending = pending(3, 10);
-        let places = [1, 1, 1].map(|last| pending.admit(ip(last)).expect("a place"));
-        assert!(pending.admit(ip(2)).is_err(), "none is silent");
-        for place in [&places[1], &places[0], &places[2]] {
-            assert!(waits(place));
+    fn the_connection_that_has_been_idle_longest_is_evicted() {
+        let pool = pool(3, 10);
+        let slots = [1, 1, 1].map(|last| pool.admit(ip(last)).expect("a slot"));
+        assert!(pool.admit(ip(2)).is_err(), "none is idle");
+        for slot in [&slots[1], &slots[0], &slots[2]] {
+            assert!(is_idle(slot));
         }
-        // The oldest asks for something, and is silent again: now it is the newest.
-        places[1].begin();
-        assert!(waits(&places[1]));
-        let newcomers = [2, 2].map(|last| pending.admit(ip(last)).expect("a place"));
-        assert_eq!([0, 1, 2].map(|n: usize| waits(&places[n])), [false, true, false]);
+        // The oldest sends a request and is idle again: now it is the newest.
+        slots[1].mark_busy();
+        assert!(is_idle(&slots[1]));
+        let newcomers = [2, 2].map(|last| pool.admit(ip(last)).expect("a slot"));
+        assert_eq!([0, 1, 2].map(|n: usize| is_idle(&slots[n])), [false, true, false]);
         drop(newcomers);
-        drop(places);
-        assert_eq!((pending.all.borrow().len(), pending.by_ip.borrow().len()), (0, 0));
+        drop(slots);
+        assert_eq!((pool.all.borrow().len(), pool.by_ip.borrow().len()), (0, 0));
     }
 
     #[test]
-    fn one_that_was_looked_at_while_it_was_busy_is_found_in_its_next_silence() {
+    fn a_connection_that_an_eviction_met_while_busy_can_be_evicted_in_its_next_idle_period() {
         for (all, per_ip) in [(2, 10), (10, 2)] {
-            let pending = pending(all, per_ip);
-            let places = [1, 1].map(|last| pending.admit(ip(last)).expect("a place"));
-            assert!(waits(&places[1]));
-            places[1].begin();
-            assert!(pending.admit(ip(1)).is_err(), "none is silent");
-            assert!(waits(&places[1]));
-            let newcomer = pending.admit(ip(1)).expect("a place");
-            assert!(!waits(&places[1]));
-            drop((newcomer, places));
-            assert_eq!((pending.all.borrow().len(), pending.by_ip.borrow().len()), (0, 0));
+            let pool = pool(all, per_ip);
+            let slots = [1, 1].map(|last| pool.admit(ip(last)).expect("a slot"));
+            assert!(is_idle(&slots[1]));
+            slots[1].mark_busy();
+            assert!(pool.admit(ip(1)).is_err(), "none is idle");
+            assert!(is_idle(&slots[1]));
+            let newcomer = pool.admit(ip(1)).expect("a slot");
+            assert!(!is_idle(&slots[1]));
+            drop((newcomer, slots));
+            assert_eq!((pool.all.borrow().len(), pool.by_ip.borrow().len()), (0, 0));
         }
     }
 
     #[test]
-    fn an_address_at_its_own_limit_makes_room_for_itself_only() {
-        let pending = pending(10, 2);
-        let other = pending.admit(ip(2)).expect("a place");
-        assert!(waits(&other));
-        let places = [1, 1].map(|last| pending.admit(ip(last)).expect("a place"));
+    fn at_its_own_limit_an_address_evicts_only_its_own_connections() {
+        let pool = pool(10, 2);
+        let other = pool.admit(ip(2)).expect("a slot");
+        assert!(is_idle(&other));
+        let slots = [1, 1].map(|last| pool.admit(ip(last)).expect("a slot"));
         assert_eq!(
-            pending.admit(ip(1)).err(),
+            pool.admit(ip(1)).err(),
             Some(TooManyPending::PerIp { max: 2 }),
-            "another's silence does not help"
+            "an idle connection of another address is not evicted"
         );
-        assert!(waits(&places[1]));
-        let newcomer = pending.admit(ip(1)).expect("a place");
-        assert!(!waits(&places[1]) && waits(&places[0]) && waits(&other) && waits(&newcomer));
+        assert!(is_idle(&slots[1]));
+        let newcomer = pool.admit(ip(1)).expect("a slot");
+        assert!(!is_idle(&slots[1]) && is_idle(&slots[0]) && is_idle(&other) && is_idle(&newcomer));
     }
 
     #[test]
-    fn at_both_limits_an_address_makes_room_for_itself_only() {
-        let pending = pending(3, 2);
-        let other = pending.admit(ip(2)).expect("a place");
-        assert!(waits(&other));
-        let places = [1, 1].map(|last| pending.admit(ip(last)).expect("a place"));
-        assert_eq!(pending.admit(ip(1)).err(), Some(TooManyPending::PerIp { max: 2 }));
-        assert!(waits(&other), "it has not given way for one who is refused");
-        assert!(waits(&places[0]));
-        let newcomer = pending.admit(ip(1)).expect("a place");
-        assert!(!waits(&places[0]) && waits(&other) && waits(&newcomer));
+    fn at_both_limits_an_address_evicts_only_its_own_connections() {
+        let pool = pool(3, 2);
+        let other = pool.admit(ip(2)).expect("a slot");
+        assert!(is_idle(&other));
+        let slots = [1, 1].map(|last| pool.admit(ip(last)).expect("a slot"));
+        assert_eq!(pool.admit(ip(1)).err(), Some(TooManyPending::PerIp { max: 2 }));
+        assert!(is_idle(&other), "it was not evicted for a connection that is refused");
+        assert!(is_idle(&slots[0]));
+        let newcomer = pool.admit(ip(1)).expect("a slot");
+        assert!(!is_idle(&slots[0]) && is_idle(&other) && is_idle(&newcomer));
     }
 }

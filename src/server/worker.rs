@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     config::Config,
-    http::{Edge, Fallback, FastPath, Pending, fallback},
+    http::{Edge, Fallback, FastPath, PendingSlots, fallback},
     hub::{Carrier, Drain, HubHandle, Unsent},
     limits::{Connections, PendingConnections, RequestBytes},
     log::Log,
@@ -65,7 +65,7 @@ pub(super) async fn run(listener: std::net::TcpListener, parts: Parts, started: 
 }
 
 async fn begin(listener: std::net::TcpListener, parts: Parts) -> io::Result<(AsyncFd<TcpListener>, Rc<FastPath>)> {
-    let pending = Pending::new(parts.pending);
+    let pending = PendingSlots::new(parts.pending);
     let hub = HubHandle::start(&parts.log, &parts.config.stream, &parts.unsent, parts.drain.clone())?;
     let edge = Rc::new(Edge {
         config: parts.config,
@@ -119,7 +119,7 @@ async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>) {
                     tracing::error!(%error, "no connection can be accepted; raise the limit of open files (ulimit -n)");
                 }
                 // A silent connection gives up its descriptor when its task has had its turn.
-                if fast.evict() {
+                if fast.evict_idle() {
                     yield_now().await;
                 } else {
                     sleep(EXHAUSTED).await;

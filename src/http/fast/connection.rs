@@ -1,4 +1,4 @@
-//! A connection, and what was read from it.
+//! A connection of the fast path, with its receive buffer.
 
 use std::{
     net::{SocketAddr, TcpStream as BareStream},
@@ -11,66 +11,69 @@ use super::{
 };
 use crate::{
     config::ServerConfig,
-    http::{pending::Place, problem::Problem},
+    http::{pending::PendingSlot, problem::Problem},
     limits::{BytesPermit, RequestBytes},
 };
 
-/// A connection, and what was read from it.
+/// A connection of the fast path, with its receive buffer.
 pub(super) struct Connection {
     pub(super) socket: Socket,
     pub(super) remote: SocketAddr,
-    pub(super) place: Place,
+    pub(super) slot: PendingSlot,
     pub(super) deadline: Deadline,
-    /// What is not done with.
-    pub(super) held: Vec<u8>,
-    /// For `held`; taken only by requests that come in pieces, or several at once.
+    /// Bytes that were received and belong to no request that was served yet.
+    pub(super) buffer: Vec<u8>,
+    /// Covers `buffer`. Only a request that arrives in pieces, or together with others, needs it.
     pub(super) permit: Option<BytesPermit>,
-    /// How much of `held` has been looked at without an end of the head; the rest of a body is something else.
-    pub(super) looked: usize,
+    /// How many bytes of `buffer` were searched for the end of a head, without success.
+    pub(super) searched: usize,
+    /// What the connection waits for.
     pub(super) wait: Wait,
-    /// Why the next request is refused, although nothing of it is held.
-    pub(super) refused: Option<Problem>,
+    /// Why the next request must be refused: there was no memory to buffer it.
+    pub(super) next_refusal: Option<Problem>,
 }
 
 impl Connection {
-    /// One that has just been accepted.
-    pub(super) fn new(socket: BareStream, remote: SocketAddr, place: Place, config: &ServerConfig) -> Self {
+    /// A connection that was just accepted.
+    pub(super) fn new(socket: BareStream, remote: SocketAddr, slot: PendingSlot, config: &ServerConfig) -> Self {
         Self {
             socket: Socket::Bare(socket),
             remote,
-            place,
+            slot,
             deadline: Deadline::new(config),
-            held: Vec::new(),
+            buffer: Vec::new(),
             permit: None,
-            looked: 0,
-            wait: Wait::First,
-            refused: None,
+            searched: 0,
+            wait: Wait::FirstRequest,
+            next_refusal: None,
         }
     }
 
-    /// Keeps `new` behind what is held.
-    pub(super) fn hold(&mut self, bytes: &Arc<RequestBytes>, new: &[u8]) -> Result<(), Problem> {
+    /// Appends `new` to the buffer.
+    pub(super) fn append(&mut self, budget: &Arc<RequestBytes>, new: &[u8]) -> Result<(), Problem> {
         if new.is_empty() {
             return Ok(());
         }
-        let all = self.held.len() + new.len();
-        if all > self.held.capacity() {
-            // As much again each time: a client that sends byte by byte would have all of it moved for each.
-            let capacity = all.max(2 * self.held.capacity());
-            self.permit.get_or_insert_with(|| bytes.permit(Some(self.remote.ip()))).cover(capacity)?;
-            self.held.reserve_exact(capacity - self.held.len());
+        let len = self.buffer.len() + new.len();
+        if len > self.buffer.capacity() {
+            // The capacity doubles. Otherwise a client that sends byte by byte would cause a copy of the buffer for
+            // each.
+            let capacity = len.max(2 * self.buffer.capacity());
+            self.permit.get_or_insert_with(|| budget.permit(Some(self.remote.ip()))).cover(capacity)?;
+            self.buffer.reserve_exact(capacity - self.buffer.len());
         }
-        self.held.extend_from_slice(new);
+        self.buffer.extend_from_slice(new);
         Ok(())
     }
 
-    /// Keeps nothing: so does a connection that waits.
-    pub(super) fn release(&mut self) {
-        (self.held, self.permit) = (Vec::new(), None);
+    /// Empties the buffer, and frees its memory and its permit. An idle connection has neither.
+    pub(super) fn free_buffer(&mut self) {
+        (self.buffer, self.permit) = (Vec::new(), None);
     }
 
-    pub(super) fn served(&mut self) {
-        self.deadline.met();
-        (self.looked, self.wait) = (0, Wait::Next);
+    /// Prepares for the next request.
+    pub(super) fn finish_request(&mut self) {
+        self.deadline.finish_request();
+        (self.searched, self.wait) = (0, Wait::NextRequest);
     }
 }

@@ -1,4 +1,4 @@
-//! How long a connection may wait: for a request, for the rest of one, for the next.
+//! How long a connection may wait: for its first request, for the rest of a request, for the next request.
 
 use std::{
     pin::Pin,
@@ -10,96 +10,107 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::config::ServerConfig;
 
-/// A request that is not whole by then is left to the fallback, and its body to that one's time limit.
-const WHOLE_WITHIN: Duration = Duration::from_secs(1);
+/// How long the fast path waits for the rest of a body. After that the fallback gets the request, with its own timeout
+/// for the body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// Its first request, of which nothing has come.
-    First,
-    /// The next one, of which nothing has come.
-    Next,
+    /// Its first request. Nothing of it has arrived.
+    FirstRequest,
+    /// Another request. Nothing of it has arrived.
+    NextRequest,
     /// The rest of a request's head.
     Head,
-    /// The rest of a request whose head has come.
+    /// The rest of a request's body.
     Body,
 }
 
-/// When the wait is over.
+/// The deadline of a connection's current wait.
 pub(super) struct Deadline {
     keep_alive: Duration,
-    head: Duration,
-    /// `None` between a request and what is waited for then.
+    head_timeout: Duration,
+    /// What the deadline is for; `None` after a request, until the next wait starts.
     wait: Option<Wait>,
-    until: Instant,
-    /// There were requests since `until` was set.
-    active: bool,
-    /// It may ring earlier than the wait is over: to set it anew for each request would cost more than to let it ring
-    /// once in vain.
+    at: Instant,
+    /// Requests were served since `at` was set.
+    was_active: bool,
+    /// May fire before the deadline: to let it fire once too early costs less than to reset it for each request.
     timer: Option<Pin<Box<Sleep>>>,
-    /// The timer has been polled since it was set.
-    armed: bool,
+    /// The timer was polled since it was set, so it will wake this connection's task.
+    is_armed: bool,
 }
 
 impl Deadline {
-    /// Of a connection that has just been accepted.
+    /// The deadline of a connection that was just accepted.
     pub(super) fn new(config: &ServerConfig) -> Self {
-        let (keep_alive, head) = (config.keep_alive, config.head_timeout);
-        let until = Instant::now() + head;
-        Self { keep_alive, head, wait: Some(Wait::First), until, active: false, timer: None, armed: false }
+        Self {
+            keep_alive: config.keep_alive,
+            head_timeout: config.head_timeout,
+            wait: Some(Wait::FirstRequest),
+            at: Instant::now() + config.head_timeout,
+            was_active: false,
+            timer: None,
+            is_armed: false,
+        }
     }
 
-    /// A wait begins, or goes on.
-    pub(super) fn begin(&mut self, wait: Wait) {
-        // The time of the first request runs on while its head comes: a client that sends a byte now and then gains none.
-        let goes_on = self.wait == Some(wait) || (self.wait, wait) == (Some(Wait::First), Wait::Head);
-        if !goes_on {
+    /// Starts a wait, or continues the current one.
+    pub(super) fn start(&mut self, wait: Wait) {
+        // The deadline of the first request is also the deadline of its head. A client that sends a byte from time to
+        // time must not gain time.
+        let continues = self.wait == Some(wait) || (self.wait == Some(Wait::FirstRequest) && wait == Wait::Head);
+        if !continues {
             self.wait = Some(wait);
-            self.until = Instant::now() + self.span(wait);
+            self.at = Instant::now() + self.timeout(wait);
         }
         match &mut self.timer {
-            Some(timer) if goes_on || timer.deadline() <= self.until => {}
+            Some(timer) if continues || timer.deadline() <= self.at => {}
             Some(timer) => {
-                timer.as_mut().reset(self.until);
-                self.armed = false;
+                timer.as_mut().reset(self.at);
+                self.is_armed = false;
             }
-            None => self.timer = Some(Box::pin(sleep_until(self.until))),
+            None => self.timer = Some(Box::pin(sleep_until(self.at))),
         }
     }
 
-    fn span(&self, wait: Wait) -> Duration {
+    fn timeout(&self, wait: Wait) -> Duration {
         match wait {
-            Wait::First | Wait::Head => self.head,
-            Wait::Next => self.keep_alive,
-            Wait::Body => WHOLE_WITHIN,
+            Wait::FirstRequest | Wait::Head => self.head_timeout,
+            Wait::NextRequest => self.keep_alive,
+            Wait::Body => BODY_TIMEOUT,
         }
     }
 
-    /// A request has been served.
-    pub(super) fn met(&mut self) {
-        self.active = true;
-        self.wait = self.wait.filter(|wait| *wait == Wait::Next);
+    /// Notes that a request was served.
+    pub(super) fn finish_request(&mut self) {
+        self.was_active = true;
+        // A wait for the next request stays: `poll` extends its deadline when the timer fires.
+        if self.wait != Some(Wait::NextRequest) {
+            self.wait = None;
+        }
     }
 
-    /// Ready when it is over.
+    /// Ready when the deadline has passed.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(timer) = &mut self.timer else { return Poll::Pending };
-        // It has this task's waker since it was set, and this is asked for each request.
-        if self.armed && !timer.is_elapsed() {
+        // This is called for each request, and an armed timer need not be polled again.
+        if self.is_armed && !timer.is_elapsed() {
             return Poll::Pending;
         }
         loop {
-            self.armed = true;
+            self.is_armed = true;
             ready!(timer.as_mut().poll(cx));
             let now = Instant::now();
-            if self.wait == Some(Wait::Next) && std::mem::take(&mut self.active) {
-                self.until = now + self.keep_alive;
+            if self.wait == Some(Wait::NextRequest) && self.was_active {
+                self.was_active = false;
+                self.at = now + self.keep_alive;
             }
-            if self.until <= now {
+            if self.at <= now {
                 return Poll::Ready(());
             }
-            timer.as_mut().reset(self.until);
+            timer.as_mut().reset(self.at);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The way to the fallback and back.
+//! How a connection gets to the fallback for one request, and back.
 
 use std::{
     cell::RefCell,
@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use super::{
     connection::Connection,
-    framing::Framed,
+    framing::Framing,
     linger::{LINGER, linger},
     socket::Socket,
 };
@@ -23,54 +23,67 @@ use crate::{
     limits::{BytesPermit, TooManyBytes},
 };
 
-/// Serves one request of a connection as an HTTP server does.
+/// Serves one request of a connection with a complete HTTP server.
 pub type Fallback = Box<dyn Fn(Carrier, SocketAddr) -> LocalBoxFuture<'static, ()>>;
 
 /// A request for the fallback.
-pub(super) struct ForFallback {
-    /// What was read of it.
-    before: Vec<u8>,
-    /// What is still to come.
-    rest: Option<usize>,
-    /// For what was read.
+pub(super) struct FallbackRequest {
+    /// The part of the request that was received, rewritten for the fallback.
+    received: Vec<u8>,
+    /// How many bytes are still to be received; `None` if the fallback has to find the end of the request.
+    missing: Option<usize>,
+    /// Covers `received`.
     permit: BytesPermit,
 }
 
-impl ForFallback {
-    /// The request at the beginning of `bytes`; `used` of them are of it.
+impl FallbackRequest {
+    /// The request whose first `len` bytes are at the beginning of `bytes`.
     pub(super) fn new(
         mut permit: BytesPermit,
-        framed: &Framed,
+        framing: &Framing,
         bytes: &[u8],
-        used: usize,
+        len: usize,
     ) -> Result<Self, TooManyBytes> {
-        permit.cover(used)?;
-        Ok(Self { before: framed.bytes(bytes, used), rest: framed.rest(used), permit })
+        permit.cover(len)?;
+        Ok(Self { received: framing.rewrite(bytes, len), missing: framing.missing(len), permit })
     }
 }
 
-/// Has the fallback answer one request; whether another one may follow.
-pub(super) async fn give(
+/// What happens to the connection after the fallback has answered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum AfterFallback {
+    /// It is back, and may send the next request.
+    KeepAlive,
+    /// It is closed, or the hub has its socket.
+    Gone,
+}
+
+/// Lets the fallback answer one request.
+///
+/// # Errors
+/// When the client reads nothing of the response for `write_timeout` and the time of lingering.
+pub(super) async fn answer(
     fallback: &Fallback,
     connection: &mut Connection,
-    request: ForFallback,
+    request: FallbackRequest,
     write_timeout: Duration,
     scratch: &RefCell<Vec<u8>>,
-) -> io::Result<bool> {
+) -> io::Result<AfterFallback> {
     let socket = std::mem::replace(&mut connection.socket, Socket::Gone).into_watched()?;
-    let carrier = Carrier::new(socket, request.before, request.rest, Some(Box::new(request.permit)));
+    let carrier = Carrier::new(socket, request.received, request.missing, Some(Box::new(request.permit)));
     let served = fallback(carrier.clone(), connection.remote);
     let sent = async {
         if carrier.is_framed() {
             return pending().await;
         }
-        // The server reads on to find the end of the request, and beyond it, and it may neither get there nor wait.
+        // The end of this request is not known, so the HTTP server reads on after its response, to find the end and the
+        // next request. That may never end. Once the response is sent, the server is no longer needed.
         poll_fn(|cx| carrier.poll_sent(cx)).await;
     };
     let stuck = async {
         poll_fn(|cx| carrier.poll_begun(cx)).await;
         loop {
-            // The server lingers, too, when it has not read the whole body.
+            // The HTTP server lingers, too, if it has not read the whole body.
             sleep(write_timeout + LINGER).await;
             if !carrier.has_moved() {
                 return;
@@ -83,12 +96,12 @@ pub(super) async fn give(
     match carrier.reclaim() {
         Some((socket, true)) => {
             connection.socket = Socket::Watched(socket);
-            Ok(true)
+            Ok(AfterFallback::KeepAlive)
         }
         Some((socket, false)) => {
             linger(Socket::Watched(socket), scratch).await;
-            Ok(false)
+            Ok(AfterFallback::Gone)
         }
-        None => Ok(false),
+        None => Ok(AfterFallback::Gone),
     }
 }

@@ -1,4 +1,7 @@
-//! The end of a connection whose client may still be sending.
+//! How a connection is closed while its client may still be sending.
+//!
+//! If a socket is closed before everything received has been read, the kernel sends a reset. The client then loses the
+//! response. So the socket is read for a short time more, and the bytes are discarded.
 
 use std::{
     cell::RefCell,
@@ -17,33 +20,33 @@ use tokio::{
 
 use super::socket::Socket;
 
-/// How long a client that is refused may go on sending: the refusal would be lost to a reset if the socket were closed
-/// before what it sends has been read.
+/// How long a client may go on sending after the last response.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
-/// Ends a connection whose client may still be sending: it can read the answer, and what it sends is dropped.
+/// Shuts the socket down, and discards what the client sends, for at most [`LINGER`].
 pub(super) async fn linger(socket: Socket, scratch: &RefCell<Vec<u8>>) {
     let Ok(mut socket) = socket.into_watched() else { return };
-    // Neither an error nor the time's end leaves anything to be done.
+    // After an error or a timeout there is nothing left to do: the socket is closed either way.
     timeout(LINGER, shut_down(&mut socket, scratch)).await.ok();
 }
 
-/// Ends our side, then reads and drops what the client still sends, until it ends its own: a reset would take the
-/// answer away.
+/// Shuts down the sending side, then reads and discards until the client closes its own side.
 pub(super) async fn shut_down(socket: &mut TcpStream, scratch: &RefCell<Vec<u8>>) -> io::Result<()> {
     socket.shutdown().await?;
-    while read_in_vain(socket, scratch).await? > 0 {}
+    while discard(socket, scratch).await? > 0 {}
     Ok(())
 }
 
-/// Reads with `poll_read`, which takes from the task's budget as `try_read` does not: a peer that sends as fast as it
-/// is read would otherwise keep this thread to itself, and the end of its time would never be noticed.
-async fn read_in_vain(socket: &mut TcpStream, scratch: &RefCell<Vec<u8>>) -> io::Result<usize> {
+/// Reads once, and returns how many bytes it discarded.
+///
+/// It uses `poll_read`, which counts against tokio's budget of a task; `try_read` does not. Without the budget, a
+/// client that sends as fast as it is read would block this thread, and the timeout would never fire.
+async fn discard(socket: &mut TcpStream, scratch: &RefCell<Vec<u8>>) -> io::Result<usize> {
     poll_fn(|cx| {
         let mut scratch = scratch.borrow_mut();
-        let mut dropped = ReadBuf::new(&mut scratch);
-        ready!(Pin::new(&mut *socket).poll_read(cx, &mut dropped))?;
-        Poll::Ready(Ok(dropped.filled().len()))
+        let mut discarded = ReadBuf::new(&mut scratch);
+        ready!(Pin::new(&mut *socket).poll_read(cx, &mut discarded))?;
+        Poll::Ready(Ok(discarded.filled().len()))
     })
     .await
 }

@@ -1,4 +1,4 @@
-//! Connections that there is no room for: each is answered so and closed, unless it asks whether the server is alive.
+//! Connections above the limit. Each gets an error response and is closed, unless it asks for `/healthz`.
 
 use std::{
     cell::{Cell, RefCell},
@@ -13,90 +13,100 @@ use std::{
 use futures_util::future::{Either, select};
 use tokio::{net::TcpStream, sync::Notify, time::timeout};
 
-use super::{linger::shut_down, request, response::Responder};
+use super::{
+    linger::shut_down,
+    request,
+    response::{AfterResponse, Responder},
+};
 use crate::{
     http::{problem::Problem, serve::alive},
     hub::send,
 };
 
-/// How long such a connection may take for its question, and to read the answer.
-const WITHIN: Duration = Duration::from_millis(250);
-/// As many of them are waited for on each worker; past it the oldest gives way.
+/// How long a rejected client may take to send its request, and then again to read the response.
+const DEADLINE: Duration = Duration::from_millis(250);
+/// The most rejected connections that each worker keeps open. One more evicts the oldest.
 const REJECTED_MAX: usize = 64;
-/// The longest question.
-const QUESTION_BYTES_MAX: usize = 2 << 10;
+/// The longest health check that is recognised.
+const HEALTH_CHECK_BYTES_MAX: usize = 2 << 10;
 
-/// Connections that are being turned away, oldest first.
+/// The rejected connections of one worker that are still open, oldest first.
 #[derive(Default)]
 pub(super) struct RejectedConnections {
-    waiting: RefCell<BTreeMap<u64, Rc<Notify>>>,
+    open: RefCell<BTreeMap<u64, Rc<Notify>>>,
     newest: Cell<u64>,
 }
 
 impl RejectedConnections {
-    /// Another one; what it is told when it must give way.
-    pub(super) fn enter(&self) -> (u64, Rc<Notify>) {
-        let mut waiting = self.waiting.borrow_mut();
-        if waiting.len() >= REJECTED_MAX {
-            waiting.pop_first().into_iter().for_each(|(_, oldest)| oldest.notify_one());
+    /// Adds a connection, and returns its key and what notifies it when it is evicted.
+    pub(super) fn add(&self) -> (u64, Rc<Notify>) {
+        let mut open = self.open.borrow_mut();
+        if open.len() >= REJECTED_MAX
+            && let Some((_, oldest)) = open.pop_first()
+        {
+            oldest.notify_one();
         }
         self.newest.set(self.newest.get() + 1);
-        let gives_way = Rc::default();
-        waiting.insert(self.newest.get(), Rc::clone(&gives_way));
-        (self.newest.get(), gives_way)
+        let evicted = Rc::default();
+        open.insert(self.newest.get(), Rc::clone(&evicted));
+        (self.newest.get(), evicted)
     }
 
-    pub(super) fn leave(&self, key: u64) {
-        self.waiting.borrow_mut().remove(&key);
+    pub(super) fn remove(&self, key: u64) {
+        self.open.borrow_mut().remove(&key);
     }
 }
 
-/// Answers a connection that there is no room for.
+/// Answers a rejected connection, and closes it.
 pub(super) async fn answer(
     socket: BareStream,
     problem: Problem,
-    gives_way: &Notify,
+    evicted: &Notify,
     responder: &Responder,
     scratch: &RefCell<Vec<u8>>,
 ) -> io::Result<()> {
     let mut socket = TcpStream::from_std(socket)?;
-    // One for both waits: of two that are alive the first would hear it, which nobody polls any more.
-    let mut gave_way = pin!(gives_way.notified());
-    let asked = match select(pin!(timeout(WITHIN, asks_for_life(&socket))), gave_way.as_mut()).await {
-        Either::Left((asked, _)) => asked.unwrap_or(Ok(None))?,
-        // What cannot be written at once is not written: nothing waits for it any more.
-        Either::Right(_) => return send(&socket, &responder.respond(problem.answer(), true).bytes).map(drop),
+    // Both waits below share this future. With a future for each, the notification could go to the first, which is no
+    // longer polled.
+    let mut evicted = pin!(evicted.notified());
+    let health_check = match select(pin!(timeout(DEADLINE, read_health_check(&socket))), evicted.as_mut()).await {
+        Either::Left((health_check, _)) => health_check.unwrap_or(Ok(None))?,
+        Either::Right(_) => {
+            // It was evicted, so it must not wait: what cannot be written at once is not written.
+            let response = responder.respond(problem.answer(), AfterResponse::Close);
+            return send(&socket, &response.bytes).map(drop);
+        }
     };
-    let mut answer = if asked.is_some() { alive() } else { problem.answer() };
-    answer.is_head = asked == Some(Question::Head);
-    let bytes = responder.respond(answer, true).bytes;
-    send(&socket, &bytes)?;
-    let ended = pin!(timeout(WITHIN, shut_down(&mut socket, scratch)));
-    select(ended, gave_way).await;
+    let mut answer = if health_check.is_some() { alive() } else { problem.answer() };
+    answer.is_head = health_check == Some(HealthCheck::Head);
+    let response = responder.respond(answer, AfterResponse::Close);
+    send(&socket, &response.bytes)?;
+    let closed = pin!(timeout(DEADLINE, shut_down(&mut socket, scratch)));
+    select(closed, evicted).await;
     Ok(())
 }
 
-/// How the question is asked.
+/// The method of a health check.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Question {
+enum HealthCheck {
     Get,
     Head,
 }
 
-/// Waits for a whole request; whether it asks for `/healthz`.
-async fn asks_for_life(socket: &TcpStream) -> io::Result<Option<Question>> {
-    let mut held = Vec::with_capacity(QUESTION_BYTES_MAX);
+/// Reads one request. Returns `None` if it is not a health check.
+async fn read_health_check(socket: &TcpStream) -> io::Result<Option<HealthCheck>> {
+    let mut buffer = Vec::with_capacity(HEALTH_CHECK_BYTES_MAX);
     loop {
         socket.readable().await?;
-        match socket.try_read_buf(&mut held) {
+        match socket.try_read_buf(&mut buffer) {
             Ok(0) => return Ok(None),
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
             _ => {}
         }
-        match request::line(&held) {
-            request::Line::Whole("GET", "/healthz") => return Ok(Some(Question::Get)),
-            request::Line::Whole("HEAD", "/healthz") => return Ok(Some(Question::Head)),
-            request::Line::More if held.len() < QUESTION_BYTES_MAX => {}
+        match request::parse_target(&buffer) {
+            request::Target::Complete("GET", "/healthz") => return Ok(Some(HealthCheck::Get)),
+            request::Target::Complete("HEAD", "/healthz") => return Ok(Some(HealthCheck::Head)),
+            request::Target::Partial if buffer.len() < HEALTH_CHECK_BYTES_MAX => {}
             _ => return Ok(None),
         }
     }

@@ -11,31 +11,47 @@ use tokio::time::timeout;
 use super::socket::Socket;
 use crate::http::answer::Answer;
 
-/// What goes over the wire.
+/// A response in the form in which it is sent.
 pub(super) struct Response {
     pub(super) bytes: Vec<u8>,
-    /// The connection ends with it.
-    pub(super) is_last: bool,
-    /// The client may not know that yet, and goes on sending.
-    pub(super) is_sudden: bool,
+    pub(super) after: AfterResponse,
 }
 
-/// Makes the responses of one worker, and sends them.
+/// What happens to the connection after the response.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum AfterResponse {
+    /// It waits for the next request.
+    KeepAlive,
+    /// It is closed, as the client expects.
+    Close,
+    /// It is closed, but the client may still be sending: see [`super::linger`].
+    Linger,
+}
+
+/// Creates and sends the responses of one worker.
 #[derive(Default)]
 pub(super) struct Responder {
-    /// Memory for the next response.
+    /// An empty buffer whose memory the next response uses again.
     spare: RefCell<Vec<u8>>,
+    /// A second since the Unix epoch, and that time as text.
     date: RefCell<(u64, String)>,
 }
 
 impl Responder {
-    pub(super) fn respond(&self, mut answer: Answer, is_last: bool) -> Response {
-        answer.is_last |= is_last;
+    /// Formats a response. The connection is also closed when the answer itself demands it.
+    pub(super) fn respond(&self, mut answer: Answer, mut after: AfterResponse) -> Response {
+        if after != AfterResponse::KeepAlive {
+            answer.is_last = true;
+        } else if answer.is_last {
+            after = AfterResponse::Close;
+        }
         let mut bytes = self.spare.take();
         answer.write(&self.date(), &mut bytes);
-        Response { bytes, is_last: answer.is_last, is_sudden: false }
+        Response { bytes, after }
     }
 
+    /// Sends the bytes of a response. Fails after `write_timeout`: then the client sends requests, but does not read
+    /// the responses.
     pub(super) async fn send(
         &self,
         socket: &mut Socket,
@@ -47,18 +63,19 @@ impl Responder {
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             Err(error) => return Err(error),
         };
-        if let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
-            // It sends requests and does not read the answers.
-            return timeout(write_timeout, socket.write_all(rest))
-                .await
-                .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+        let unsent = bytes.get(sent..).unwrap_or_default();
+        if !unsent.is_empty() {
+            return match timeout(write_timeout, socket.write_all(unsent)).await {
+                Ok(written) => written,
+                Err(_) => Err(ErrorKind::TimedOut.into()),
+            };
         }
         bytes.clear();
         self.spare.replace(bytes);
         Ok(())
     }
 
-    /// The time as headers have it, formatted once a second.
+    /// The current time in the format of the `Date` header. It is formatted once per second.
     fn date(&self) -> Ref<'_, str> {
         let now = SystemTime::now();
         let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

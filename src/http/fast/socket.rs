@@ -1,4 +1,4 @@
-//! A connection's socket, as the fast path holds it.
+//! The socket of a connection while the fast path owns it.
 
 use std::{
     io::{self, ErrorKind, Write as _},
@@ -9,14 +9,18 @@ use tokio::{io::Interest, net::TcpStream};
 
 use crate::hub::send;
 
-/// A connection's socket. The runtime's poll knows it only once it had to wait.
+/// The socket of a connection.
 pub(super) enum Socket {
+    /// Not registered with the runtime's poll. A client that subscribes at once never needs that.
     Bare(BareStream),
+    /// Registered, because the connection had to wait.
     Watched(TcpStream),
+    /// The fallback has it.
     Gone,
 }
 
 impl Socket {
+    /// Writes what the kernel accepts at once.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Bare(socket) => (&*socket).write(bytes),
@@ -25,6 +29,7 @@ impl Socket {
         }
     }
 
+    /// Writes everything, and waits where it has to.
     pub(super) async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         let socket = self.watch()?;
         while !bytes.is_empty() {
@@ -38,6 +43,7 @@ impl Socket {
         Ok(())
     }
 
+    /// Registers the socket with the runtime's poll, unless it is registered already.
     pub(super) fn watch(&mut self) -> io::Result<&mut TcpStream> {
         if !matches!(self, Self::Watched(_)) {
             *self = Self::Watched(std::mem::replace(self, Self::Gone).into_watched()?);
