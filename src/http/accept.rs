@@ -1,47 +1,50 @@
-//! Which kind of stream a client asks for with its `Accept` (RFC 9110, section 12.5.1).
+//! Which kind of stream a client asks for with its `Accept` header (RFC 9110, section 12.5.1).
 
 use actix_http::header::{Quality, QualityItem};
 use mime::Mime;
 
 use super::head::{Head, visible};
 
-/// Media ranges of a request that are read; a browser sends some ten. Those after them are ignored.
+/// The most media ranges that are read. A browser sends about ten. Further ranges are ignored.
 const RANGES_MAX: usize = 64;
 
-/// How much a client wants each kind of stream.
+/// How strongly a client prefers each kind of stream.
 #[derive(Clone, Copy)]
 pub(super) struct Accept {
+    /// For an event stream.
     events: Weight,
+    /// For NDJSON.
     lines: Weight,
 }
 
-/// How much a client wants a media type: what the most specific range says that includes it.
+/// How strongly a client prefers a media type. The most specific range that matches the type decides.
+/// The order of the fields matters: weights are compared by range first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Weight {
     range: Range,
     quality: Quality,
 }
 
-/// From the least to the most specific one.
+/// How specific a media range is, from the least to the most specific.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Range {
-    /// The header does not include it.
+    /// No range matches the media type.
     None,
     /// `*/*`
     All,
-    /// As `text/*`.
+    /// For example `text/*`.
     Type,
-    /// Its name.
-    Name,
+    /// The exact media type.
+    Exact,
 }
 
 impl Accept {
-    /// Reads the header, and ignores the parts of it that are no media ranges.
+    /// Reads the header. Parts that are not media ranges are ignored.
     pub(super) fn read(head: &impl Head) -> Self {
-        Self::of(head.values("accept").filter_map(visible))
+        Self::parse(head.values("accept").filter_map(visible))
     }
 
-    fn of<'a>(values: impl Iterator<Item = &'a str>) -> Self {
+    fn parse<'a>(values: impl Iterator<Item = &'a str>) -> Self {
         let none = Weight { range: Range::None, quality: Quality::ZERO };
         let mut accept = Self { events: none, lines: none };
         for item in values.flat_map(|value| value.split(',')).take(RANGES_MAX) {
@@ -52,24 +55,24 @@ impl Accept {
         accept
     }
 
-    /// Whether NDJSON is wanted rather than an event stream: more, or as much and by its name.
+    /// Whether the client prefers NDJSON: its quality is higher, or it is equal and NDJSON is named.
     pub(super) fn prefers_lines(self) -> bool {
         let Self { events, lines } = self;
         lines.quality > events.quality || (lines.is_named() && lines.quality == events.quality)
     }
 
-    /// Whether the client says that it understands event streams, as every `EventSource` does.
+    /// Whether the client names event streams, as every `EventSource` does.
     pub(super) fn names_events(self) -> bool {
         self.events.is_named()
     }
 }
 
 impl Weight {
-    /// What `item` says of a media type. Its parameters do not matter: there is one form of each.
+    /// The weight that `item` gives to a media type. Parameters of the type, such as a charset, are ignored.
     fn of(main: &str, sub: &str, item: &QualityItem<Mime>) -> Self {
         let (type_, subtype) = (item.item.type_(), item.item.subtype());
         let range = match (type_ == main, subtype == sub) {
-            (true, true) => Range::Name,
+            (true, true) => Range::Exact,
             (true, false) if subtype == mime::STAR => Range::Type,
             _ if type_ == mime::STAR && subtype == mime::STAR => Range::All,
             _ => Range::None,
@@ -78,7 +81,7 @@ impl Weight {
     }
 
     fn is_named(self) -> bool {
-        self.range == Range::Name && self.quality > Quality::ZERO
+        self.range == Range::Exact && self.quality > Quality::ZERO
     }
 }
 
@@ -88,12 +91,12 @@ mod tests {
 
     /// Whether NDJSON is preferred, and whether event streams are named.
     fn read(values: &[&str]) -> (bool, bool) {
-        let accept = Accept::of(values.iter().copied());
+        let accept = Accept::parse(values.iter().copied());
         (accept.prefers_lines(), accept.names_events())
     }
 
     #[test]
-    fn the_most_wanted_stream_is_given() {
+    fn the_preferred_stream_is_chosen() {
         const EVENTS: (bool, bool) = (false, true);
         const EITHER: (bool, bool) = (false, false);
         const LINES: (bool, bool) = (true, false);
@@ -115,16 +118,16 @@ mod tests {
             ("application/x-ndjson, */*;q=0.1", LINES),
             ("application/x-ndjson;q=0.5, */*", EITHER),
             ("application/*", LINES),
-            // Whoever names both equally is no browser.
+            // A client that names both with the same quality is not a browser.
             ("application/x-ndjson, text/event-stream", BOTH),
             ("text/event-stream;q=0.5, application/x-ndjson;q=0.5", BOTH),
             ("application/x-ndjson;q=0.5, text/event-stream", EVENTS),
             ("application/x-ndjson;q=0.5, text/event-stream;q=0.4", BOTH),
-            // The most specific range counts, wherever it is.
+            // The most specific range counts, at any position.
             ("*/*, text/event-stream;q=0", LINES),
             ("text/event-stream;q=0.2, text/*;q=0.9, application/x-ndjson;q=0.3", BOTH),
             ("text/event-stream, text/event-stream;q=0", EVENTS),
-            // What is none is ignored.
+            // What is not a media range is ignored.
             ("text/event-stream;q=2", EITHER),
             ("text/event-streams, x-text/event-stream", EITHER),
             (",;,text, */html, \"text/event-stream, text/event-stream", EVENTS),

@@ -1,21 +1,22 @@
-//! A response. The fast path or the fallback sends it.
+//! A response, before the fast path or the fallback sends it.
 
 use std::borrow::Cow;
 
 use actix_http::StatusCode;
 use smallvec::SmallVec;
 
-/// A whole response, or the head of a stream and its first bytes.
+/// A complete response, or the head of a stream with its first bytes.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: SmallVec<[(&'static str, Cow<'static, str>); 3]>,
     pub(super) body: Cow<'static, [u8]>,
-    /// HEAD asks for it: the body, whose length is told, is not sent (RFC 9110, section 9.3.2).
+    /// The request was HEAD: the length of the body is sent, the body is not (RFC 9110, section 9.3.2).
     pub(super) is_head: bool,
-    /// Its length is not known: it is chunked already, or ends with the connection (RFC 9112, section 6.3).
+    /// The length of the body is not known. The body is already chunked, or ends with the connection (RFC 9112, section
+    /// 6.3).
     pub(super) is_stream: bool,
-    /// The connection ends with it.
+    /// The connection is closed after it.
     pub(super) is_last: bool,
 }
 
@@ -41,9 +42,13 @@ impl Answer {
         self
     }
 
-    /// As it goes over the wire; `date` is the time in the form of RFC 9110, section 5.6.7.
+    /// Appends the response to `out` as it is sent. `date` is the time in the format of RFC 9110, section 5.6.7.
     pub(super) fn write(&self, date: &str, out: &mut Vec<u8>) {
-        let mut put = |parts: &[&str]| parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        let mut put = |parts: &[&str]| {
+            for part in parts {
+                out.extend_from_slice(part.as_bytes());
+            }
+        };
         put(&["HTTP/1.1 ", self.status.as_str(), " ", self.status.canonical_reason().unwrap_or_default(), "\r\n"]);
         if self.is_last {
             put(&["connection: close\r\n"]);

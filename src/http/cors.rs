@@ -1,8 +1,8 @@
-//! What browsers are told about pages of other origins (Fetch standard, section 3.2): exact origins with credentials, or
-//! everybody without.
+//! The CORS headers (Fetch standard, section 3.2). Either listed origins are allowed, with credentials, or all origins
+//! are, without credentials.
 //!
-//! This lets a page read an answer. Whether the page may make the browser send the request at all is another question
-//! ([`super::origin`]).
+//! CORS decides whether a page of another origin may read a response. [`super::origin`] decides whether such a page may
+//! publish.
 
 use std::borrow::Cow;
 
@@ -11,22 +11,24 @@ use actix_http::StatusCode;
 use super::{answer::Answer, head::Head, origin::is_listed};
 use crate::config::{CorsConfig, Origins};
 
-/// What a request of some page gets to know.
+/// The CORS headers for the response to one request.
 pub(super) struct Permission {
-    /// `*`, or the page's own origin; `None` when it is not listed, or when no page asks.
+    /// The allowed origin: `*`, or the origin of the page. `None` if that is not listed, or the client is not a page.
     origin: Option<Cow<'static, str>>,
+    /// Whether the page may send credentials.
     credentials: bool,
     is_preflight: bool,
 }
 
 const METHODS: &str = "GET, HEAD, POST, PUT, DELETE";
+/// The response headers that a page may read.
 const EXPOSED: &str = "last-event-id, idempotency-replayed, retry-after";
-/// Seconds for which a browser remembers a preflight's answer.
+/// For how many seconds a browser may cache the response to a preflight.
 const MAX_AGE: &str = "3600";
-/// What an answer depends on, for caches.
+/// The request headers on which the response depends, for caches.
 const VARY: &str = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers";
 
-/// What the answer to a request tells browsers; `None` when no other origin is listed, and nothing is told to any.
+/// The CORS headers for the response; `None` if no other origin is allowed.
 pub(super) fn permission(config: &CorsConfig, head: &impl Head) -> Option<Permission> {
     if config.origins == Origins::default() {
         return None;
@@ -34,17 +36,17 @@ pub(super) fn permission(config: &CorsConfig, head: &impl Head) -> Option<Permis
     let is_for_all = config.origins == Origins::Any;
     let listed = head.text("origin").filter(|origin| is_listed(&config.origins, Some(origin)));
     let origin = listed.map(|origin| if is_for_all { Cow::Borrowed("*") } else { Cow::Owned(origin.to_owned()) });
-    let asks = head.value("origin").is_some() && head.value("access-control-request-method").is_some();
-    Some(Permission { origin, credentials: !is_for_all, is_preflight: asks && head.method() == "OPTIONS" })
+    let asks_first = head.value("origin").is_some() && head.value("access-control-request-method").is_some();
+    Some(Permission { origin, credentials: !is_for_all, is_preflight: asks_first && head.method() == "OPTIONS" })
 }
 
 impl Permission {
-    /// Whether the browser asks before it sends the page's own request.
+    /// Whether the request is a preflight: the browser asks whether it may send the request of the page.
     pub(super) fn is_preflight(&self) -> bool {
         self.is_preflight
     }
 
-    /// The answer to a preflight. A page may set any header that it names.
+    /// The response to a preflight. A page may set all the headers that it asks for.
     pub(super) fn preflight(&self, head: &impl Head) -> Answer {
         let mut answer = Answer::new(StatusCode::NO_CONTENT);
         if self.origin.is_some() {
@@ -57,7 +59,7 @@ impl Permission {
         answer
     }
 
-    /// Adds to an answer what is permitted.
+    /// Adds the headers to a response.
     pub(super) fn add_to(&self, answer: &mut Answer) {
         let mut add = |name, value| answer.headers.push((name, value));
         if let Some(origin) = &self.origin {

@@ -1,4 +1,5 @@
-//! The fallback: actix-web reads the requests that the fast path leaves to it. It decides nothing ([`super::serve`]).
+//! The fallback: actix-web reads the requests that are not simple enough for the fast path. As there, [`super::serve`]
+//! decides what a request means.
 
 use std::{future::pending, net::IpAddr, rc::Rc};
 
@@ -17,10 +18,11 @@ use crate::hub::Carrier;
 
 /// Answers one request.
 pub async fn answer(edge: Rc<Edge>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    // Only a server put together in another way than `server::Server` has none.
+    // `server::Server` sets a carrier for each connection.
     let Some(carrier) = request.conn_data::<Carrier>().cloned() else { return pending().await };
     if carrier.has_begun() {
-        // What came behind a request that ends the connection, or behind one for a stream, is no request.
+        // The connection is closed after the first request, or belongs to a stream. The bytes after it are not a
+        // request.
         return pending().await;
     }
     let payload = payload.map_err(|error| error.to_string());
@@ -35,7 +37,7 @@ pub async fn answer(edge: Rc<Edge>, request: HttpRequest, payload: web::Payload)
         Reply::Answer(answer) => {
             let mut response = HttpResponse::from(answer);
             if !carrier.is_framed() {
-                // Where the body ends is not known: its rest would be taken for the next request.
+                // The end of the body is not known. The rest of it could be misread as the next request.
                 response.head_mut().set_connection_type(ConnectionType::Close);
                 carrier.end_reading();
             }
@@ -77,7 +79,7 @@ impl From<Answer> for HttpResponse {
         for (name, value) in &answer.headers {
             response.insert_header((*name, &**value));
         }
-        // actix-http sends a body's length, and not the body, where HEAD asks for it.
+        // For HEAD, actix-http sends the length of the body without the body.
         let mut response = if answer.is_stream && answer.is_head {
             response.body(body::None::new())
         } else {

@@ -1,56 +1,58 @@
-//! `application/x-www-form-urlencoded`, as queries and forms come in, read strictly.
+//! A strict parser for `application/x-www-form-urlencoded`, the format of queries and forms.
 //!
-//! A lenient reader would publish replacement characters where the sender meant something else; here a broken
-//! percent-encoding or byte is an error that says where it is.
+//! A lenient parser would publish replacement characters in place of what the sender meant. Here a broken
+//! percent-encoding or invalid UTF-8 is an error that tells the position.
 
 use std::borrow::Cow;
 
 use memchr::memchr2;
 use smallvec::SmallVec;
 
-use super::{
-    problem::{Code, Problem},
-    spelling::meant,
-};
+use super::{problem::{Code, Problem}, spelling::suggest};
 
-/// Pairs that are kept, more than any configuration allows a request to need; the others are counted.
+/// The most pairs that are kept. It is more than a request may use in any configuration. Further pairs are only
+/// counted.
 const KEPT_MAX: usize = 2048;
 
 /// The name-value pairs of a query or a form, in order.
 #[derive(Debug, Default)]
 pub(super) struct Fields<'a> {
     pairs: SmallVec<[(Cow<'a, str>, Cow<'a, str>); 3]>,
+    /// How many pairs were not kept because of [`KEPT_MAX`].
     dropped: usize,
-    /// The names that are kept.
+    /// The names whose pairs are kept.
     known: &'static [&'static str],
 }
 
 impl<'a> Fields<'a> {
-    /// Reads a query. A broken value of a name that is in `lenient` is taken as it is. A name that looks like a `known` one
-    /// is an error: it would be ignored otherwise, and the client would not notice.
+    /// Parses a query. The value of a name in `lenient` may be broken; then it is kept without decoding.
+    ///
+    /// An unknown name that looks like a `known` one is an error. Otherwise it would be ignored, and the client would
+    /// not notice the mistake.
     pub(super) fn query(text: &'a str, known: &'static [&'static str], lenient: &[&str]) -> Result<Self, Problem> {
-        let check = |name: &str| match meant(name, known) {
+        let check = |name: &str| match suggest(name, known) {
             None => Ok(()),
-            Some(meant) => {
-                let detail = format!("there is no parameter `{name}`; did you mean `{meant}`?");
+            Some(suggestion) => {
+                let detail = format!("there is no parameter `{name}`; did you mean `{suggestion}`?");
                 Err(Problem::new(Code::UnknownParameter, detail))
             }
         };
         Self::parse(text.as_bytes(), "the query", known, lenient, check)
     }
 
-    /// Reads a form.
+    /// Parses a form. Other names than the `known` ones are ignored.
     pub(super) fn form(text: &'a [u8], known: &'static [&'static str]) -> Result<Self, Problem> {
         Self::parse(text, "the form", known, &[], |_| Ok(()))
     }
 
-    /// Reads `text`, and keeps the pairs whose names are `known`: a form of a million others must not take memory for each.
+    /// Parses `text`. It keeps only the pairs whose names are `known`, so that a form with a million other names uses
+    /// no memory for them. `source` names the text in errors. `check_unknown` is called with the other names.
     fn parse(
         text: &'a [u8],
         source: &str,
         known: &'static [&'static str],
         lenient: &[&str],
-        check_other: impl Fn(&str) -> Result<(), Problem>,
+        check_unknown: impl Fn(&str) -> Result<(), Problem>,
     ) -> Result<Self, Problem> {
         let mut fields = Self { known, ..Self::default() };
         for pair in text.split(|b| *b == b'&').filter(|pair| !pair.is_empty()) {
@@ -59,7 +61,7 @@ impl<'a> Fields<'a> {
             let decode = |half| decode(half, source, name);
             let name = decode(name)?;
             if !known.contains(&&*name) {
-                check_other(&name)?;
+                check_unknown(&name)?;
                 continue;
             }
             let value = match decode(value) {
@@ -75,19 +77,19 @@ impl<'a> Fields<'a> {
         Ok(fields)
     }
 
-    /// The same, with memory of its own.
+    /// Copies the pairs, so that they no longer borrow from the request.
     pub(super) fn into_owned(self) -> Fields<'static> {
-        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
-        let pairs = self.pairs.into_iter().map(|(name, value)| (own(name), own(value))).collect();
+        let copy = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        let pairs = self.pairs.into_iter().map(|(name, value)| (copy(name), copy(value))).collect();
         Fields { pairs, dropped: self.dropped, known: self.known }
     }
 
-    /// How many pairs were not kept.
+    /// How many pairs with a known name were not kept.
     pub(super) fn dropped(&self) -> usize {
         self.dropped
     }
 
-    /// The only value of `name`.
+    /// The value of `name`, which may be given once.
     pub(super) fn only(&self, name: &str) -> Result<Option<&str>, Problem> {
         let mut values = self.all(name);
         let value = values.next();
@@ -97,17 +99,17 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Every value of `name`.
+    /// All values of `name`.
     pub(super) fn all<'s, 'n>(&'s self, name: &'n str) -> impl Iterator<Item = &'s str> + use<'a, 's, 'n> {
-        debug_assert!(self.known.contains(&name), "`{name}` is asked for and never kept");
+        debug_assert!(self.known.contains(&name), "`{name}` is not a known name");
         self.pairs.iter().filter(move |(other, _)| other == name).map(|(_, value)| &**value)
     }
 }
 
-/// Undoes the percent-encoding of `text`: of `name`, or of its value.
+/// Percent-decodes `text`, which is the name of a pair or its value. `source` and `name` are for errors.
 pub(super) fn decode<'a>(text: &'a [u8], source: &str, name: &[u8]) -> Result<Cow<'a, str>, Problem> {
-    let told = || format!("`{}` in {source}", String::from_utf8_lossy(name));
-    let bad_utf8 = |at: usize| Problem::new(Code::BadUtf8, format!("{} is not valid UTF-8 at byte {at}", told()));
+    let what = || format!("`{}` in {source}", String::from_utf8_lossy(name));
+    let bad_utf8 = |at: usize| Problem::new(Code::BadUtf8, format!("{} is not valid UTF-8 at byte {at}", what()));
     if memchr2(b'%', b'+', text).is_none() {
         return std::str::from_utf8(text).map(Cow::Borrowed).map_err(|error| bad_utf8(error.valid_up_to()));
     }
@@ -123,7 +125,7 @@ pub(super) fn decode<'a>(text: &'a [u8], source: &str, name: &[u8]) -> Result<Co
             }
             (b'%', _) => {
                 let at = text.len() - tail.len() - 1;
-                let detail = format!("{} has a `%` without two hexadecimal digits at byte {at}", told());
+                let detail = format!("{} has a `%` without two hexadecimal digits at byte {at}", what());
                 return Err(Problem::new(Code::BadEncoding, detail));
             }
             _ => *byte,
@@ -132,7 +134,7 @@ pub(super) fn decode<'a>(text: &'a [u8], source: &str, name: &[u8]) -> Result<Co
     String::from_utf8(decoded).map(Cow::Owned).map_err(|error| bad_utf8(error.utf8_error().valid_up_to()))
 }
 
-/// As [`decode`], for a part of a path: there a plus stands for itself (RFC 3986, section 3.3), unlike in a form.
+/// Percent-decodes a part of a path. Unlike in a form, a plus is a plus there (RFC 3986, section 3.3).
 pub(super) fn decode_path<'a>(text: &'a str, name: &[u8]) -> Result<Cow<'a, str>, Problem> {
     if !text.contains('%') {
         return Ok(Cow::Borrowed(text));
@@ -141,6 +143,7 @@ pub(super) fn decode_path<'a>(text: &'a str, name: &[u8]) -> Result<Cow<'a, str>
     decode(text.as_bytes(), "the path", name).map(|decoded| Cow::Owned(decoded.into_owned()))
 }
 
+/// The value of a hexadecimal digit.
 fn hex(digit: u8) -> u8 {
     match digit {
         b'0'..=b'9' => digit - b'0',
@@ -166,17 +169,21 @@ mod tests {
     }
 
     #[test]
-    fn a_lenient_value_is_taken_as_it_is() {
+    fn a_lenient_value_is_kept_without_decoding() {
         assert_eq!(parse("id=100%"), Ok(vec![("id".to_owned(), "100%".to_owned())]));
         assert_eq!(parse("id=%ff&topic=%ff"), Err("bad_utf8"));
     }
 
     #[test]
-    fn what_is_not_asked_for_is_not_kept_and_what_is_only_up_to_a_limit() {
+    fn only_known_names_are_kept_and_only_up_to_a_limit() {
         assert_eq!(parse("other=1&x=2&_=3"), Ok(vec![("x".to_owned(), "2".to_owned())]));
-        assert_eq!(parse("other=100%&x=2&_=%ff"), Ok(vec![("x".to_owned(), "2".to_owned())]), "nobody reads them");
+        assert_eq!(
+            parse("other=100%&x=2&_=%ff"),
+            Ok(vec![("x".to_owned(), "2".to_owned())]),
+            "unknown names are not decoded"
+        );
         assert_eq!(parse("topics=a"), Err("unknown_parameter"));
-        assert!(Fields::form(b"topics=a", &["topic"]).is_ok(), "a form may have fields of its own");
+        assert!(Fields::form(b"topics=a", &["topic"]).is_ok(), "a form may have other fields");
         for (given, kept) in [(KEPT_MAX, KEPT_MAX), (KEPT_MAX + 1, KEPT_MAX)] {
             let text = vec!["x"; given].join("&");
             let fields = Fields::form(text.as_bytes(), &["x"]).expect("valid");

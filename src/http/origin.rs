@@ -1,12 +1,11 @@
 //! Which web pages may publish.
 //!
-//! A page of another site can make a browser send a GET or a simple POST without asking CORS first, and it is the
-//! sending that publishes. So a browser's cross-site request is refused unless its origin is in `cors.origins`. Other
-//! clients send neither `Origin` nor `Sec-Fetch-Site` and are not concerned.
+//! A page of another site can make a browser send a GET or a simple POST without a CORS preflight. CORS then only hides
+//! the response, but the event is published. So a cross-site request of a browser is refused unless its origin is in
+//! `cors.origins`. Clients other than browsers send neither `Origin` nor `Sec-Fetch-Site`, and are always allowed.
 //!
-//! `Sec-Fetch-Site` is the browser's own word, which no page can set, and it knows what the page's address is however a
-//! proxy changes `Host`: so it is believed first. Browsers send it over HTTPS and to this machine only; without it
-//! `Origin` has to be the host that was asked.
+//! `Sec-Fetch-Site` is checked first. The browser sets it, a page cannot, and it is correct even when a proxy changes
+//! `Host`. But browsers send it only over HTTPS and to localhost. Without it, `Origin` must match `Host`.
 
 use super::{
     head::{Head, visible},
@@ -14,11 +13,12 @@ use super::{
 };
 use crate::config::{CorsConfig, Origins};
 
+/// Refuses the request of a page that may not publish.
 pub(super) fn check(request: &impl Head, cors: &CorsConfig) -> Result<(), Problem> {
     let origin = request.value("origin").map(|origin| visible(origin).unwrap_or_default());
     let listed = is_listed(&cors.origins, origin);
     let allowed = match (request.value("sec-fetch-site"), origin) {
-        // `none` is the address bar; a form or an image of another page is not.
+        // `none`: the user has typed the address. Forms and images of another page have other values.
         (Some(b"same-origin" | b"none"), _) | (None, None) => true,
         (Some(_), _) => listed,
         (None, Some(origin)) => listed || is_own(origin, request.text("host").unwrap_or_default()),
@@ -26,12 +26,12 @@ pub(super) fn check(request: &impl Head, cors: &CorsConfig) -> Result<(), Proble
     if allowed {
         return Ok(());
     }
-    let detail = "a page of another site may not publish here; add its origin to cors.origins to allow it (if the page is \
-                  this server's own, a proxy in between hides the host that was asked: have it pass `Host`)";
+    let detail = "a page of another site may not publish here; add its origin to cors.origins to allow it (if this \
+                  server has sent the page, a proxy has changed `Host`: configure the proxy to pass `Host` on)";
     Err(Problem::new(Code::CrossSite, detail))
 }
 
-/// Whether pages of `origin` are listed. A request that names none is listed where all are.
+/// Whether `cors.origins` allows pages of `origin`.
 pub(super) fn is_listed(origins: &Origins, origin: Option<&str>) -> bool {
     match origins {
         Origins::Any => true,
@@ -39,7 +39,7 @@ pub(super) fn is_listed(origins: &Origins, origin: Option<&str>) -> bool {
     }
 }
 
-/// Whether a page of `origin` is this server's own, which was asked as `host`.
+/// Whether `origin` is the origin of this server, which the client addressed as `host`.
 fn is_own(origin: &str, host: &str) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else { return false };
     let default_port = match scheme {
@@ -47,12 +47,12 @@ fn is_own(origin: &str, host: &str) -> bool {
         "http" => 80,
         _ => return false,
     };
-    let own = normal(authority, default_port);
-    own.is_some() && own == normal(host, default_port)
+    let origin = normalize(authority, default_port);
+    origin.is_some() && origin == normalize(host, default_port)
 }
 
-/// A host as all its spellings are compared: in lower case, without the root's dot, with its port.
-fn normal(authority: &str, default_port: u16) -> Option<(String, u16)> {
+/// Brings a host into the one form in which hosts are compared: lower case, without a final dot, with a port.
+fn normalize(authority: &str, default_port: u16) -> Option<(String, u16)> {
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !authority.ends_with(']') => (host, port.parse().ok()?),
         _ => (authority, default_port),
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_the_same_in_all_its_spellings() {
+    fn a_host_matches_in_all_its_spellings() {
         for (origin, host) in [
             ("http://x", "x"),
             ("http://x", "X:80"),

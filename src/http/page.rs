@@ -1,10 +1,10 @@
-//! The page at `/` and its parts, embedded in the binary.
+//! The web page at `/` and its files, which are embedded in the binary.
 
 use actix_http::StatusCode;
 
 use super::answer::Answer;
 
-/// Path, media type and content of a part.
+/// Path, media type and content of a file.
 pub(super) type File = (&'static str, &'static str, &'static [u8]);
 
 /// Everything in `static/`.
@@ -24,11 +24,12 @@ const FILES: &[File] = &[
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// Nothing from elsewhere, nothing inline: an event that should ever be taken for markup still cannot run.
+/// Only this server's files are allowed, and no inline scripts. If a fault ever shows an event as markup, its scripts
+/// still do not run.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The part with this path.
+/// The file with this path.
 pub(super) fn find(path: &str) -> Option<&'static File> {
     FILES.iter().find(|(other, ..)| *other == path)
 }
@@ -36,7 +37,7 @@ pub(super) fn find(path: &str) -> Option<&'static File> {
 pub(super) fn answer((_, media_type, content): &File) -> Answer {
     Answer::new(StatusCode::OK)
         .with("content-type", *media_type)
-        // Asked for anew each time: after an upgrade no part may be of the old page.
+        // The browser must revalidate each file. After an upgrade, it must not mix old and new files.
         .with("cache-control", "no-cache")
         .with("content-security-policy", POLICY)
         .with("x-content-type-options", "nosniff")

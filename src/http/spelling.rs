@@ -1,28 +1,35 @@
-//! What somebody may have meant with the name of a parameter.
+//! Suggests a parameter for a name that looks like a typing error.
 
 use strsim::{levenshtein, osa_distance};
 
-/// The shortest name that is compared letter by letter: most of the shorter ones are other words.
+/// The shortest name that is compared letter by letter. Shorter names are too similar to other words.
 const LETTERS_MIN: usize = 4;
-/// And the longest, so that a comparison costs little.
+/// The longest name that is compared. This bounds the cost of a comparison.
 const LETTERS_MAX: usize = 24;
 
-/// The one of `known` that `name` was probably meant to be: but for case and `-`, `_`, but for a letter too many or too few,
-/// or for two letters in the wrong order. A letter that is another one makes too many other words (`context`, `list`).
-pub(super) fn meant<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+/// The `known` name that the client probably meant with the unknown `name`.
+///
+/// Names match if they differ only in case, `-` and `_`, in one missing or additional letter, or in two swapped
+/// neighbours. Names with one different letter do not match, because that would match other words (`context`, `list`).
+pub(super) fn suggest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     if name.len() > LETTERS_MAX || known.contains(&name) {
         return None;
     }
-    let plain = |name: &str| name.to_ascii_lowercase().replace(['-', '_'], "");
-    let name = plain(name);
-    let is_near = |other: &str| {
-        let other = plain(other);
-        // One step where a swap is a step, and two where it is not: two neighbours have changed places.
-        let is_swapped = || levenshtein(&name, &other) == 2;
-        let is_slip = || osa_distance(&name, &other) == 1 && (name.len() != other.len() || is_swapped());
-        name == other || (name.len() >= LETTERS_MIN && is_slip())
+    let normalize = |name: &str| name.to_ascii_lowercase().replace(['-', '_'], "");
+    let name = normalize(name);
+    let matches = |other: &str| {
+        let other = normalize(other);
+        if name == other {
+            return true;
+        }
+        if name.len() < LETTERS_MIN || osa_distance(&name, &other) != 1 {
+            return false;
+        }
+        // With equal lengths, only swapped neighbours match. A swap has distance 1 in `osa_distance` and 2 in
+        // `levenshtein`; a different letter has distance 1 in both.
+        name.len() != other.len() || levenshtein(&name, &other) == 2
     };
-    known.iter().find(|other| is_near(other)).copied()
+    known.iter().find(|other| matches(other)).copied()
 }
 
 #[cfg(test)]
@@ -30,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_is_recognised_and_another_word_is_not() {
+    fn a_typing_error_is_recognised_and_another_word_is_not() {
         let known =
             ["topic", "content", "event", "since", "last", "on_gap", "lastEventId", "last_event_id", "envelope"];
         for (name, expected) in [
@@ -46,7 +53,7 @@ mod tests {
             ("LAST_EVENT_ID", "lastEventId"),
             ("evnelope", "envelope"),
         ] {
-            assert_eq!(meant(name, &known), Some(expected), "{name}");
+            assert_eq!(suggest(name, &known), Some(expected), "{name}");
         }
         for name in [
             "_",
@@ -69,7 +76,7 @@ mod tests {
             "topic[]more",
             "新闻",
         ] {
-            assert_eq!(meant(name, &known), None, "{name}");
+            assert_eq!(suggest(name, &known), None, "{name}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The body of a subscribe response: its first bytes, then the hand-over of the socket to the hub.
+//! The body of a subscribe response in the fallback: the first bytes, and then the hand-over of the socket to the hub.
 
 use std::{
     convert::Infallible,
@@ -11,11 +11,14 @@ use bytes::Bytes;
 
 use crate::hub::{Carrier, HubHandle, Subscription};
 
-/// Dropped before the hand-over, because the client has gone, it frees what the subscription holds.
+/// The body of a subscribe response. If the client disconnects before the hand-over, dropping the body ends the
+/// subscription.
 pub(super) struct HandOver {
     carrier: Carrier,
     hub: HubHandle,
+    /// `None` once actix-web has got them.
     first: Option<Bytes>,
+    /// `None` once the hub has it.
     subscription: Option<Subscription>,
 }
 
@@ -41,7 +44,7 @@ impl MessageBody for HandOver {
         if let Some((socket, subscription)) = socket.zip(self.subscription.take()) {
             match socket.into_std() {
                 Ok(socket) => self.hub.adopt(socket, subscription),
-                Err(error) => tracing::warn!(%error, "a subscriber could not be handed over"),
+                Err(error) => tracing::warn!(%error, "cannot give a subscriber's socket to the hub"),
             }
         }
         Poll::Ready(None)
