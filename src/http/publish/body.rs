@@ -15,27 +15,29 @@ use crate::{
 
 use super::{PARAMETERS, json::JsonBody};
 
-/// A body that is on its way, or why it broke off.
+/// The chunks of a body as they arrive, or why the body is incomplete.
 pub(in crate::http) type Payload = LocalBoxStream<'static, Result<Bytes, String>>;
 
-/// What a body says.
+/// The parameters and the content in a body.
 #[derive(Default)]
 pub(super) struct Parts {
+    /// The topics. If there are very many, not all are kept.
     pub(super) topics: Vec<String>,
-    /// How many there were; of very many not all are kept.
+    /// How many topics the body names.
     pub(super) topics_given: usize,
+    /// The name of the event.
     pub(super) event: Option<String>,
     pub(super) content: Option<Bytes>,
 }
 
-/// What the head says of the body.
+/// What the head of a request says about its body.
 pub(super) struct PayloadHead {
     kind: Kind,
-    /// It has a `Content-Type`, which announces a body, be it an empty one.
-    is_announced: bool,
+    /// There is a `Content-Type`, so there is a body, which may be empty.
+    has_media_type: bool,
 }
 
-/// How a body is to be read.
+/// The format of a body.
 #[derive(Clone, Copy)]
 enum Kind {
     Raw,
@@ -44,12 +46,13 @@ enum Kind {
 }
 
 impl PayloadHead {
+    /// Reads the headers that describe the body.
     pub(super) fn read(head: &impl Head) -> Result<Self, Problem> {
         let media_type = head.value("content-type");
-        Ok(Self { kind: Kind::of(head, media_type)?, is_announced: media_type.is_some() })
+        Ok(Self { kind: Kind::of(head, media_type)?, has_media_type: media_type.is_some() })
     }
 
-    /// Refuses a body that is larger than the largest.
+    /// Refuses a body that is too large.
     pub(super) fn check_length(&self, length: usize, config: &PublishConfig) -> Result<(), Problem> {
         let bytes_max = self.kind.bytes_max(config);
         let is_too_large = u64::try_from(length).is_ok_and(|length| length > bytes_max);
@@ -58,7 +61,7 @@ impl PayloadHead {
 
     pub(super) fn parse(&self, body: Bytes) -> Result<Parts, Problem> {
         match self.kind {
-            Kind::Raw => Parts::raw(body, self.is_announced),
+            Kind::Raw => Parts::raw(body, self.has_media_type),
             Kind::Form => Parts::form(&body),
             Kind::Json => Parts::json(&body),
         }
@@ -66,7 +69,7 @@ impl PayloadHead {
 }
 
 impl Kind {
-    /// As the head says.
+    /// The format that the headers announce.
     fn of(head: &impl Head, media_type: Option<&[u8]>) -> Result<Self, Problem> {
         let unsupported = |detail: String| Problem::new(Code::UnsupportedMediaType, detail);
         let encoding = head.value("content-encoding");
@@ -85,13 +88,13 @@ impl Kind {
             "application/x-www-form-urlencoded" => Ok(Self::Form),
             "application/json" => Ok(Self::Json),
             _ if essence.starts_with("multipart/") => Err(unsupported(format!(
-                "{essence} is not taken; send a form as application/x-www-form-urlencoded, or raw text"
+                "{essence} is not supported; send a form as application/x-www-form-urlencoded, or raw text"
             ))),
             _ => Ok(Self::Raw),
         }
     }
 
-    /// The largest body.
+    /// The limit for the size of a body.
     fn bytes_max(self, config: &PublishConfig) -> u64 {
         let content_max = config.event_bytes_max.get();
         match self {
@@ -102,20 +105,20 @@ impl Kind {
 }
 
 impl Parts {
-    fn raw(body: Bytes, is_announced: bool) -> Result<Self, Problem> {
+    fn raw(body: Bytes, has_media_type: bool) -> Result<Self, Problem> {
         if let Err(error) = std::str::from_utf8(&body) {
             let detail = format!("the body is not valid UTF-8 at byte {}", error.valid_up_to());
             return Err(Problem::new(Code::BadUtf8, detail));
         }
-        let is_given = is_announced || !body.is_empty();
-        Ok(Self { content: is_given.then_some(body), ..Self::default() })
+        let has_content = has_media_type || !body.is_empty();
+        Ok(Self { content: has_content.then_some(body), ..Self::default() })
     }
 
     fn form(bytes: &[u8]) -> Result<Self, Problem> {
         let form = Fields::form(bytes, &PARAMETERS)?;
         let content = form.only("content")?;
         if content.is_none() && !bytes.is_empty() {
-            let detail = "the form has no field `content`; to send the body as it is, give it another \
+            let detail = "the form has no field `content`; to publish the body itself, send it with another \
                           Content-Type, such as text/plain";
             return Err(Problem::new(Code::ContentMissing, detail));
         }
@@ -141,8 +144,10 @@ impl Parts {
     }
 }
 
-/// The whole body, if it is not too large and comes in time: a sender that dribbles would hold its connection for ever.
-/// `length` is what the head says of it.
+/// Receives the whole body.
+///
+/// `length` is the value of `Content-Length`. The timeout is for the whole body: otherwise a client that sends very
+/// slowly could keep its connection for ever.
 pub(super) async fn collect(
     head: &PayloadHead,
     length: Option<usize>,
@@ -151,19 +156,20 @@ pub(super) async fn collect(
     permit: &mut BytesPermit,
 ) -> Result<Bytes, Problem> {
     head.check_length(length.unwrap_or(0), config)?;
-    // One that has no room now is refused before it is sent. It takes its room only as it comes: heads that promise much,
-    // and send nothing, would otherwise use up what others need.
+    // If the budget has no room for the body now, refuse it before it is sent. But do not reserve the budget yet:
+    // clients that announce a large body and send nothing would otherwise use up the budget of others.
     permit.cover(length.unwrap_or(0))?;
     permit.cover(0)?;
-    let most = length.unwrap_or_else(|| usize::try_from(head.kind.bytes_max(config)).unwrap_or(usize::MAX));
+    let len_max = length.unwrap_or_else(|| usize::try_from(head.kind.bytes_max(config)).unwrap_or(usize::MAX));
     let all = async {
         let mut body = Vec::new();
         while let Some(chunk) = payload.next().await {
-            let chunk = chunk.map_err(|error| Problem::new(Code::BadBody, format!("the body broke off: {error}")))?;
+            let chunk =
+                chunk.map_err(|error| Problem::new(Code::BadBody, format!("the body is incomplete: {error}")))?;
             let length = body.len() + chunk.len();
             head.check_length(length, config)?;
             if length > body.capacity() {
-                let capacity = grown(length, body.capacity(), most);
+                let capacity = grown_capacity(length, body.capacity(), len_max);
                 permit.cover(capacity)?;
                 body.reserve_exact(capacity - body.len());
             }
@@ -177,8 +183,10 @@ pub(super) async fn collect(
     })
 }
 
-/// Room for a body of which `length` bytes have come: at least as much again as there was, so that it is not moved for each
-/// chunk, at most twice what has come, and never more than the `most` there will be.
-fn grown(length: usize, capacity: usize, most: usize) -> usize {
-    if length > most / 2 { most.max(length) } else { length.max(2 * capacity) }
+/// The new capacity for a body of which `len` bytes have arrived. `len_max` is the largest length that it can get.
+///
+/// The capacity at least doubles, so that the body is not copied for each chunk. It is at most twice of what has
+/// arrived, so that a client cannot reserve memory without sending bytes. And it never exceeds `len_max`.
+fn grown_capacity(len: usize, capacity: usize, len_max: usize) -> usize {
+    if len > len_max / 2 { len_max.max(len) } else { len.max(2 * capacity) }
 }

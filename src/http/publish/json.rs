@@ -1,4 +1,4 @@
-//! The JSON body, read without a tree: a tree of `[0,0,…]` takes fifty times its text.
+//! The JSON body. It is parsed without building a tree: a tree of `[0,0,…]` needs fifty times the memory of the text.
 
 use std::{borrow::Cow, fmt, str};
 
@@ -8,31 +8,34 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// How deep objects and arrays may be nested, the body's own object included.
+/// How deep objects and arrays may be nested, including the outermost object.
 const DEPTH_MAX: usize = 127;
-/// Topics that are kept, more than any configuration allows in a request; the others are counted.
-const TOPICS_KEPT: usize = 1025;
+/// The most topics that are kept. It is more than any configuration allows in a request. Further topics are only
+/// counted.
+const TOPICS_KEPT_MAX: usize = 1025;
 
-/// The members of the body.
+/// The members of the outermost object. Other members are ignored.
 #[derive(Deserialize)]
 pub(super) struct JsonBody<'a> {
     #[serde(default)]
     topic: Option<Topics>,
     #[serde(default)]
     pub(super) event: Option<String>,
-    /// Absent is not null: null is content.
+    /// `None` only if the member is absent: `null` is content, too.
     #[serde(default, borrow, deserialize_with = "present")]
     content: Option<&'a RawValue>,
 }
 
-/// Topics, one or several.
+/// The value of `topic`: one topic or a list.
 #[derive(Default)]
 pub(super) struct Topics {
+    /// The first [`TOPICS_KEPT_MAX`] topics.
     pub(super) kept: Vec<String>,
-    /// How many there were.
+    /// How many topics the body names.
     pub(super) given: usize,
 }
 
+/// Deserializes a member that is present, even if it is `null`.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
@@ -60,7 +63,7 @@ impl<'de> Visitor<'de> for TopicsVisitor {
         let mut topics = Topics::default();
         while let Some(topic) = list.next_element::<Cow<'_, str>>()? {
             topics.given += 1;
-            if topics.kept.len() < TOPICS_KEPT {
+            if topics.kept.len() < TOPICS_KEPT_MAX {
                 topics.kept.push(topic.into_owned());
             }
         }
@@ -69,10 +72,10 @@ impl<'de> Visitor<'de> for TopicsVisitor {
 }
 
 impl<'a> JsonBody<'a> {
-    /// Reads the body, or says what is wrong with it and where.
+    /// Parses the body. The error tells what is wrong and where.
     pub(super) fn parse(text: &'a str) -> Result<Self, String> {
-        // The parser would remember every open bracket.
-        if let Some(at) = too_deep(text.as_bytes()) {
+        // The parser uses memory for each open bracket.
+        if let Some(at) = find_too_deep(text.as_bytes()) {
             return Err(format!("it is nested deeper than {DEPTH_MAX} at byte {at}"));
         }
         serde_json::from_str(text).map_err(|error| error.to_string())
@@ -82,27 +85,27 @@ impl<'a> JsonBody<'a> {
         self.topic.take().unwrap_or_default()
     }
 
-    /// The content: a string's text, anything else as compact JSON.
+    /// The content: the text of a string, or any other value as compact JSON.
     pub(super) fn content(&self) -> Result<Option<Vec<u8>>, String> {
         let Some(raw) = self.content else { return Ok(None) };
         let raw = raw.get().as_bytes();
         let compact = match raw.split_first() {
-            Some((b'"', rest)) => text(rest),
+            Some((b'"', rest)) => unescape(rest),
             _ => compact(raw),
         };
-        compact.map(Some).ok_or_else(|| "a string in `content` has half a surrogate pair".to_owned())
+        compact.map(Some).ok_or_else(|| "a string in `content` has only half of a surrogate pair".to_owned())
     }
 }
 
-/// Where the nesting passes its limit.
-fn too_deep(json: &[u8]) -> Option<usize> {
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+/// The position of the first bracket that is nested too deep.
+fn find_too_deep(json: &[u8]) -> Option<usize> {
+    let (mut depth, mut is_in_string, mut is_escaped) = (0_usize, false, false);
     for (at, byte) in json.iter().enumerate() {
         match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_in_string => is_escaped = true,
+            b'"' => is_in_string = !is_in_string,
+            _ if is_in_string => {}
             b'[' | b'{' => {
                 depth += 1;
                 if depth > DEPTH_MAX {
@@ -116,17 +119,17 @@ fn too_deep(json: &[u8]) -> Option<usize> {
     None
 }
 
-/// The text of a string, of which the opening quote has been read.
-fn text(json: &[u8]) -> Option<Vec<u8>> {
+/// The text of a JSON string. `json` starts after the opening quote.
+fn unescape(json: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(json.len());
-    string(json, &mut out, |c, out| {
+    copy_string(json, &mut out, |c, out| {
         out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
     })?;
     Some(out)
 }
 
-/// Valid JSON without blanks between its tokens, and each character of a string spelled in the shortest way. Members keep
-/// their order, numbers their digits. `None` when a string has half a surrogate pair.
+/// Rewrites valid JSON without blanks between the tokens, and with the shortest escape for each character. Members keep
+/// their order, and numbers their digits. `None` if a string has only half of a surrogate pair.
 fn compact(json: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(json.len());
     let mut rest = json;
@@ -136,7 +139,7 @@ fn compact(json: &[u8]) -> Option<Vec<u8>> {
             b' ' | b'\t' | b'\n' | b'\r' => {}
             b'"' => {
                 out.push(b'"');
-                rest = string(tail, &mut out, escape)?;
+                rest = copy_string(tail, &mut out, escape)?;
                 out.push(b'"');
             }
             _ => out.push(*byte),
@@ -145,8 +148,9 @@ fn compact(json: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Copies a string up to its closing quote; each character that is escaped goes through `put`. What follows the quote.
-fn string<'a>(json: &'a [u8], out: &mut Vec<u8>, put: fn(char, &mut Vec<u8>)) -> Option<&'a [u8]> {
+/// Copies a string to `out` up to its closing quote, and returns what follows the quote. Each escape sequence is
+/// decoded, and `put` appends the character.
+fn copy_string<'a>(json: &'a [u8], out: &mut Vec<u8>, put: fn(char, &mut Vec<u8>)) -> Option<&'a [u8]> {
     let mut rest = json;
     loop {
         let plain = memchr::memchr2(b'"', b'\\', rest)?;
@@ -154,7 +158,7 @@ fn string<'a>(json: &'a [u8], out: &mut Vec<u8>, put: fn(char, &mut Vec<u8>)) ->
         rest = match rest.get(plain..)? {
             [b'"', tail @ ..] => return Some(tail),
             [_, b'u', tail @ ..] => {
-                let (c, tail) = escaped(tail)?;
+                let (c, tail) = unicode_escape(tail)?;
                 put(c, out);
                 tail
             }
@@ -177,23 +181,24 @@ fn string<'a>(json: &'a [u8], out: &mut Vec<u8>, put: fn(char, &mut Vec<u8>)) ->
     }
 }
 
-/// The character after `\u`, which two escapes may be needed for.
-fn escaped(json: &[u8]) -> Option<(char, &[u8])> {
-    let (high, rest) = unit(json)?;
+/// Decodes the character after `\u`, and returns what follows it. The character may need two escapes, a surrogate pair.
+fn unicode_escape(json: &[u8]) -> Option<(char, &[u8])> {
+    let (high, rest) = utf16_unit(json)?;
     if !(0xd800..=0xdbff).contains(&high) {
         return Some((char::from_u32(high)?, rest));
     }
-    let (low, rest) = unit(rest.strip_prefix(b"\\u")?)?;
+    let (low, rest) = utf16_unit(rest.strip_prefix(b"\\u")?)?;
     let low = low.checked_sub(0xdc00).filter(|low| *low < 0x400)?;
     Some((char::from_u32(0x10000 + ((high - 0xd800) << 10) + low)?, rest))
 }
 
-fn unit(json: &[u8]) -> Option<(u32, &[u8])> {
+/// Reads the four hexadecimal digits of a UTF-16 unit.
+fn utf16_unit(json: &[u8]) -> Option<(u32, &[u8])> {
     let (digits, rest) = json.split_at_checked(4)?;
     Some((u32::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?, rest))
 }
 
-/// Appends a character as JSON spells it where it must not stand for itself.
+/// Appends a character to a JSON string, escaped only where JSON requires it.
 fn escape(c: char, out: &mut Vec<u8>) {
     match c {
         '"' => out.extend_from_slice(b"\\\""),
@@ -222,7 +227,7 @@ mod tests {
         Ok(String::from_utf8(content).expect("UTF-8"))
     }
 
-    /// The way through a tree, which this is in place of.
+    /// The reference: what serde_json's tree makes of the content.
     fn through_a_tree(json: &str) -> Option<String> {
         let body: Value = serde_json::from_str(&format!("{{\"content\":{json}}}")).ok()?;
         Some(match &body["content"] {
@@ -231,7 +236,7 @@ mod tests {
         })
     }
 
-    /// A JSON text with blanks and escapes where they may be.
+    /// JSON texts with blanks and escapes wherever they are allowed.
     fn json() -> impl Strategy<Value = String> {
         let blank = || prop::sample::select(vec!["", "", "", " ", "\n", "\t\r "]);
         let piece = prop::sample::select(vec![
@@ -282,38 +287,38 @@ mod tests {
 
     proptest! {
         #[test]
-        fn content_is_what_a_tree_would_make_of_it(json in json()) {
+        fn content_is_the_same_as_through_a_tree(json in json()) {
             prop_assert_eq!(content(&json).ok(), through_a_tree(&json), "{}", json);
         }
     }
 
     #[test]
-    fn numbers_keep_their_digits_and_members_their_places() {
+    fn numbers_keep_their_digits_and_members_their_order() {
         for json in ["1.10", "123456789012345678901234567890", "0.1234567890123456789", "1E5", "1e+5", "-0", "1e-400"] {
             assert_eq!(content(json).as_deref(), Ok(json));
         }
-        // A tree would keep one of them; which one is the reader's to decide.
+        // A tree would drop one of the two members. Which one is valid is for the subscriber to decide.
         assert_eq!(content(r#"{ "z": 1, "a": 2, "z": 3 }"#).as_deref(), Ok(r#"{"z":1,"a":2,"z":3}"#));
     }
 
     #[test]
-    fn nesting_is_bounded_as_a_tree_bounds_it() {
-        // The body's own object is one; brackets in strings are none.
+    fn nesting_has_the_same_limit_as_in_a_tree() {
+        // The outermost object counts as one level. Brackets in strings do not count.
         for (open, close) in [("[", "]"), ("{\"k\":", "}")] {
             let nested = |n: usize| format!("{}0{}", open.repeat(n), close.repeat(n));
             for n in [DEPTH_MAX - 1, DEPTH_MAX] {
                 assert_eq!(content(&nested(n)).is_ok(), n < DEPTH_MAX, "{n}");
-                assert_eq!(through_a_tree(&nested(n)).is_some(), n < DEPTH_MAX, "the control: {n}");
+                assert_eq!(through_a_tree(&nested(n)).is_some(), n < DEPTH_MAX, "reference: {n}");
             }
         }
         let brackets = format!("[\"{}\\\"{}\"]", "[".repeat(500), "{".repeat(500));
         assert_eq!(content(&brackets), Ok(brackets));
-        assert_eq!(too_deep("[".repeat(1 << 20).as_bytes()), Some(DEPTH_MAX));
+        assert_eq!(find_too_deep("[".repeat(1 << 20).as_bytes()), Some(DEPTH_MAX));
     }
 
     #[test]
-    fn topics_are_counted_and_no_more_kept_than_a_request_may_name() {
-        for (given, kept) in [(1, 1), (TOPICS_KEPT, TOPICS_KEPT), (TOPICS_KEPT + 1, TOPICS_KEPT)] {
+    fn all_topics_are_counted_and_only_some_kept() {
+        for (given, kept) in [(1, 1), (TOPICS_KEPT_MAX, TOPICS_KEPT_MAX), (TOPICS_KEPT_MAX + 1, TOPICS_KEPT_MAX)] {
             let body = format!("{{\"topic\":[{}]}}", vec!["\"t\""; given].join(","));
             let topics = JsonBody::parse(&body).expect("valid").topics();
             assert_eq!((topics.given, topics.kept.len()), (given, kept));

@@ -1,4 +1,4 @@
-//! What `since=` takes: a time, or how long ago.
+//! Parses `since=`: a point in time, or a duration before now.
 
 use std::{
     borrow::Cow,
@@ -7,10 +7,11 @@ use std::{
 
 use jiff::{SignedDuration, civil::DateTime, fmt::temporal::Pieces};
 
-/// 1970 in UTC.
+/// The Unix epoch, in UTC.
 const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
-/// A point in time, in milliseconds since the Unix epoch.
+/// Parses `since`, and returns milliseconds since the Unix epoch. It accepts seconds since the epoch, a time in the
+/// format of RFC 3339, or a duration before now, such as `5m`.
 pub(super) fn since_ms(since: &str) -> Option<u64> {
     let duration = if since.bytes().all(|b| b.is_ascii_digit()) {
         Duration::from_secs(since.parse().ok()?)
@@ -23,22 +24,23 @@ pub(super) fn since_ms(since: &str) -> Option<u64> {
     u64::try_from(duration.as_millis()).ok()
 }
 
-/// A time with its offset from UTC, as `2026-11-25T10:00:00+02:00`; how long after the epoch it is. In a query a plus stands
-/// for a blank unless it is encoded, so a blank is taken for a plus.
+/// Parses a time with an offset from UTC, such as `2026-11-25T10:00:00+02:00`, and returns its distance from the epoch.
+///
+/// In a query, an unencoded plus means a blank. So a blank before the offset is read as a plus.
 fn rfc3339(text: &str) -> Option<SignedDuration> {
     let (local, offset) = text.split_at_checked(text.len().checked_sub("+02:00".len())?)?;
     let text = match offset.strip_prefix(' ') {
         Some(offset) => Cow::Owned(format!("{local}+{offset}")),
         None => Cow::Borrowed(text),
     };
-    // Not a `jiff::Timestamp`, which ends before 9999-12-31: the last second of that year is how many write "never".
+    // `jiff::Timestamp` ends before 9999-12-31, but many programs write the last second of that year for "never".
     let pieces = Pieces::parse(text.as_bytes()).ok().filter(|_| ends_as_rfc3339(&text))?;
     let offset = SignedDuration::from_secs(pieces.to_numeric_offset()?.seconds().into());
     Some(pieces.date().to_datetime(pieces.time()?).duration_since(EPOCH) - offset)
 }
 
-/// Whether a time ends with `Z`, or with an offset of less than a day with its minutes. Jiff reads offsets in all forms of
-/// ISO 8601, and names of time zones.
+/// Whether a time ends with `Z`, or with an offset of hours and minutes that is shorter than a day. Jiff also accepts
+/// the other offsets of ISO 8601, and names of time zones.
 fn ends_as_rfc3339(time: &str) -> bool {
     match time.as_bytes() {
         [.., b'Z' | b'z'] => true,
@@ -72,12 +74,12 @@ mod tests {
         }
         for (text, expected) in [
             ("2025-11-25T14:00:00.250+02:00", NOON + 250),
-            // Before 1970 where it was written, and after it in UTC.
+            // Before 1970 in local time, and after it in UTC.
             ("1969-12-31T23:30:00-01:00", 1_800_000),
             ("9999-12-31T23:59:59Z", 253_402_300_799_000),
             ("9999-12-31T23:59:59-23:59", 253_402_387_139_000),
             ("2024-02-29T12:00:00Z", 1_709_208_000_000),
-            // A leap second is the one before it.
+            // A leap second is read as the second before it.
             ("2016-12-31T23:59:60Z", 1_483_228_799_000),
         ] {
             assert_eq!(since_ms(text), Some(expected), "{text}");
