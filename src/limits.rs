@@ -1,4 +1,5 @@
-//! How much: permits for connections and bytes, overall and by address, that free themselves.
+//! Limits on connections and bytes, for the whole server and for each address. A permit frees its share when it is
+//! dropped.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -18,24 +19,24 @@ use quota::{Excess, Quota};
 #[derive(Debug)]
 pub struct Connections(Quota);
 
-/// A place for one connection; given back on drop.
+/// The permit of one subscriber's connection. Dropping it frees its share.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     connections: Arc<Connections>,
     ip: Option<IpAddr>,
 }
 
-/// Which limit a connection would pass.
+/// The limit that a new subscriber would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooManyConnections {
     /// `limits.connections_max`.
-    #[error("the server has as many subscribers as it may have ({max})")]
+    #[error("the server has reached its limit of {max} subscribers")]
     Overall {
         /// The limit.
         max: usize,
     },
     /// `limits.connections_per_ip_max`.
-    #[error("your address has as many subscribers as it may have ({max})")]
+    #[error("your address has reached its limit of {max} subscribers")]
     PerIp {
         /// The limit.
         max: usize,
@@ -43,31 +44,31 @@ pub enum TooManyConnections {
 }
 
 impl Connections {
-    /// None yet.
+    /// The counter, with no connections.
     #[must_use]
     pub fn new(limits: &LimitsConfig) -> Arc<Self> {
         Arc::new(Self(Quota::new(limits.connections_max, limits.connections_per_ip_max)))
     }
 
-    /// Connections that hold a permit.
+    /// How many connections have a permit.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.taken()
+        self.0.reserved()
     }
 
-    /// Whether there is none.
+    /// Whether no connection has a permit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// A permit for a connection from `ip`.
+    /// Returns a permit for a connection from `ip`.
     ///
     /// # Errors
     /// When a limit is reached.
     pub fn admit(self: &Arc<Self>, ip: Option<IpAddr>) -> Result<ConnectionPermit, TooManyConnections> {
         let ip = ip.map(network);
-        match self.0.take(ip, 1) {
+        match self.0.reserve(ip, 1) {
             Ok(()) => Ok(ConnectionPermit { connections: Arc::clone(self), ip }),
             Err(Excess::Overall) => Err(TooManyConnections::Overall { max: self.0.all_max }),
             Err(Excess::PerIp) => Err(TooManyConnections::PerIp { max: self.0.per_ip_max }),
@@ -77,6 +78,6 @@ impl Connections {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.connections.0.give(self.ip, 1);
+        self.connections.0.release(self.ip, 1);
     }
 }

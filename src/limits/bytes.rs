@@ -1,40 +1,40 @@
-//! The bytes of requests that are being received and read: one budget for all of them.
+//! The budget for the bytes of all requests that are being received or processed.
 //!
-//! Bytes are taken before the memory for them is: what a request holds is never more than its permit says, but for
-//! [`UNCOUNTED_MAX`].
+//! A request reserves bytes before it allocates memory for them. So it never uses more memory than its permit covers,
+//! except for [`UNCOUNTED_MAX`].
 
 use std::{net::IpAddr, sync::Arc};
 
 use super::quota::{Excess, Quota, network};
 use crate::config::LimitsConfig;
 
-/// Up to so many bytes of a request are not counted: the limits on connections bound them, and whoever uses up the
-/// budget must not stop small requests, above all those that ask for the server's health.
+/// A request up to this size does not count. The limits on connections bound such requests. And a client that uses up
+/// the budget must not block small requests, such as health checks.
 pub const UNCOUNTED_MAX: usize = 4 << 10;
 
-/// Counts the bytes.
+/// Counts the bytes of requests.
 #[derive(Debug)]
 pub struct RequestBytes(Quota);
 
-/// So many bytes of one request; given back on drop.
+/// The bytes that one request has reserved. Dropping the permit releases them.
 #[derive(Debug)]
 pub struct BytesPermit {
-    of: Arc<RequestBytes>,
+    budget: Arc<RequestBytes>,
     ip: Option<IpAddr>,
-    held: usize,
+    reserved: usize,
 }
 
-/// Which limit a request would pass.
+/// The limit that a request would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooManyBytes {
     /// `limits.request_bytes_in_flight_max`.
-    #[error("the server receives as many bytes at once as it may ({max})")]
+    #[error("the requests in progress have reached the server's limit of {max} bytes")]
     Overall {
         /// The limit.
         max: usize,
     },
     /// `limits.request_bytes_in_flight_per_ip_max`.
-    #[error("your address sends as many bytes at once as it may ({max})")]
+    #[error("the requests in progress from your address have reached its limit of {max} bytes")]
     PerIp {
         /// The limit.
         max: usize,
@@ -42,50 +42,50 @@ pub enum TooManyBytes {
 }
 
 impl RequestBytes {
-    /// None yet.
+    /// The budget, with nothing reserved.
     #[must_use]
     pub fn new(limits: &LimitsConfig) -> Arc<Self> {
         let (all, per_ip) = (limits.request_bytes_in_flight_max, limits.request_bytes_in_flight_per_ip_max);
         Arc::new(Self(Quota::new(all.to_usize(), per_ip.to_usize())))
     }
 
-    /// Bytes that permits hold.
+    /// How many bytes are reserved.
     #[must_use]
-    pub fn taken(&self) -> usize {
-        self.0.taken()
+    pub fn reserved(&self) -> usize {
+        self.0.reserved()
     }
 
-    /// A permit for no bytes yet, for a request from `ip`.
+    /// Returns a permit for a request from `ip`, which covers no bytes yet.
     #[must_use]
     pub fn permit(self: &Arc<Self>, ip: Option<IpAddr>) -> BytesPermit {
-        BytesPermit { of: Arc::clone(self), ip: ip.map(network), held: 0 }
+        BytesPermit { budget: Arc::clone(self), ip: ip.map(network), reserved: 0 }
     }
 }
 
 impl BytesPermit {
-    /// Has the permit cover `bytes`, whether more than before or fewer.
+    /// Makes the permit cover `bytes`. That may be more or fewer than before.
     ///
     /// # Errors
-    /// When more would pass a limit; it covers what it did.
+    /// When that would exceed a limit. Then the permit covers as many as before.
     pub fn cover(&mut self, bytes: usize) -> Result<(), TooManyBytes> {
         let bytes = if bytes <= UNCOUNTED_MAX { 0 } else { bytes };
-        let quota = &self.of.0;
-        if bytes <= self.held {
-            quota.give(self.ip, self.held - bytes);
+        let quota = &self.budget.0;
+        if bytes <= self.reserved {
+            quota.release(self.ip, self.reserved - bytes);
         } else {
-            quota.take(self.ip, bytes - self.held).map_err(|excess| match excess {
+            quota.reserve(self.ip, bytes - self.reserved).map_err(|excess| match excess {
                 Excess::Overall => TooManyBytes::Overall { max: quota.all_max },
                 Excess::PerIp => TooManyBytes::PerIp { max: quota.per_ip_max },
             })?;
         }
-        self.held = bytes;
+        self.reserved = bytes;
         Ok(())
     }
 }
 
 impl Drop for BytesPermit {
     fn drop(&mut self) {
-        self.of.0.give(self.ip, self.held);
+        self.budget.0.release(self.ip, self.reserved);
     }
 }
 
@@ -95,7 +95,7 @@ mod tests {
     use crate::config::Size;
 
     #[test]
-    fn a_permit_grows_and_shrinks_and_gives_back_what_it_holds() {
+    fn a_permit_grows_and_shrinks_and_releases_its_bytes_when_dropped() {
         let limits = LimitsConfig {
             request_bytes_in_flight_max: Size::new(100_000),
             request_bytes_in_flight_per_ip_max: Size::new(60_000),
@@ -112,9 +112,9 @@ mod tests {
         assert_eq!(small.cover(UNCOUNTED_MAX), Ok(()));
         assert_eq!(small.cover(UNCOUNTED_MAX + 1), Err(TooManyBytes::Overall { max: 100_000 }));
         assert_eq!((permit.cover(10_000), other.cover(60_000)), (Ok(()), Ok(())));
-        assert_eq!(bytes.taken(), 70_000);
-        assert_eq!((permit.cover(UNCOUNTED_MAX), bytes.taken()), (Ok(()), 60_000));
+        assert_eq!(bytes.reserved(), 70_000);
+        assert_eq!((permit.cover(UNCOUNTED_MAX), bytes.reserved()), (Ok(()), 60_000));
         drop((permit, other));
-        assert_eq!(bytes.taken(), 0);
+        assert_eq!(bytes.reserved(), 0);
     }
 }
