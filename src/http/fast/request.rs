@@ -40,7 +40,7 @@ pub(super) struct Request<'a> {
     pub(super) is_last: bool,
 }
 
-/// Parses the request at the beginning of `bytes`, and passes it to `serve` if it is complete and simple.
+/// Parses the request at the beginning of `bytes`, and passes it to `on_request` if it is complete and simple.
 ///
 /// The first `searched` bytes were seen before, without the end of the head. The head is parsed again only when its end
 /// may have arrived. Otherwise a client that sends byte by byte would have the head parsed for each byte.
@@ -48,7 +48,7 @@ pub(super) fn parse<T>(
     bytes: &[u8],
     searched: usize,
     remote: Option<IpAddr>,
-    serve: impl FnOnce(&Request<'_>) -> T,
+    on_request: impl FnOnce(&Request<'_>) -> T,
 ) -> Parsed<T> {
     if searched > 0
         && bytes.len() < HEAD_BYTES_MAX
@@ -87,7 +87,7 @@ pub(super) fn parse<T>(
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let Some(body) = bytes.get(head_len..len) else { return Parsed::PartialBody };
     let request = Request { method, path, query, headers: parsed.headers, remote, body, is_last };
-    Parsed::Served(serve(&request), len)
+    Parsed::Served(on_request(&request), len)
 }
 
 /// Parses a head that is known to be complete, for the fallback.
