@@ -1,4 +1,4 @@
-//! The composition root: puts the parts together, listens, and takes them apart again.
+//! The composition root: it creates all parts, listens, and shuts them down in order.
 
 use std::{
     io,
@@ -32,7 +32,7 @@ mod worker;
 
 use worker::Parts;
 
-/// A server that listens.
+/// A running server.
 pub struct Server {
     address: SocketAddr,
     config: Arc<Config>,
@@ -40,30 +40,34 @@ pub struct Server {
     registry: Arc<Registry>,
     connections: Arc<Connections>,
     workers: Vec<Arbiter>,
+    /// Starts the drain, with the time for the streams.
     drain: watch::Sender<Option<Duration>>,
+    /// Kept until the drain, so that `drained` cannot close before. Hubs and requests hold clones of it.
     done: mpsc::Sender<()>,
+    /// Closes when the last clone of `done` is dropped.
     drained: mpsc::Receiver<()>,
 }
 
-/// Why a server does not start.
+/// Why a server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}{}", hint(.source))]
     Listen {
-        /// The address asked for.
+        /// The configured address.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
     /// The log cannot be opened.
     #[error(transparent)]
     Log(#[from] OpenError),
-    /// The system gives no thread, or nothing to wait with.
+    /// The system cannot create a thread or a poll.
     #[error("cannot start a worker: {0}")]
     Worker(#[source] io::Error),
 }
 
+/// What the user can do about an error of listening.
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => "; another process has the port: stop it, or choose another with --listen",
@@ -73,24 +77,25 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Connections that wait to be accepted, in a reconnect storm.
+/// How many connections may wait to be accepted. Many clients reconnect at the same time after a restart.
 const BACKLOG: i32 = 4096;
-/// What the kernel holds of a subscriber that does not read; it would grow to several MiB each by itself.
+/// The send buffer of a socket. Without a limit, the kernel would buffer several MiB for each subscriber that does not
+/// read.
 const SEND_BUFFER: usize = 128 << 10;
-/// A peer that acknowledges nothing for this many times `stream.write_timeout` has vanished.
-const VANISHED: u32 = 4;
-/// How often retention, expired keys and idle topics are looked after.
-const TEND: Duration = Duration::from_secs(1);
-/// What is left of the drain time, at least, for requests that are under way.
-const LAST_REQUESTS: Duration = Duration::from_millis(250);
-/// How long the last answers may take after the log has failed.
-const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// After this many times `stream.write_timeout` without an acknowledgement, the kernel closes the connection.
+const WRITE_TIMEOUTS_UNTIL_DEAD: u32 = 4;
+/// How often retention runs, and expired keys and idle topics are removed.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
+/// The last part of the drain time. It is reserved for requests in progress: the streams end before it.
+const DRAIN_FOR_REQUESTS: Duration = Duration::from_millis(250);
+/// How long the last responses may take after the log has failed, and how long a worker may take to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Server {
-    /// Listens and serves. Runs within an actix system, whose workers it starts.
+    /// Opens the log, listens, and starts the workers. It must be called within an actix system.
     ///
     /// # Errors
-    /// When the address cannot be listened on.
+    /// When the address cannot be listened on, the log cannot be opened, or a worker cannot be started.
     pub fn listen(config: Config) -> Result<Self, StartError> {
         let requested = config.server.address();
         let failed = |source| StartError::Listen { address: requested, source };
@@ -116,28 +121,22 @@ impl Server {
             bytes: RequestBytes::new(&config.limits),
             pending: PendingConnections::new(&config.limits),
         };
-        // Not before the log is open: nobody shall wait for a server that does not start.
+        // Listen only when the log is open. Otherwise clients would connect to a server that may fail to start.
         let listeners: io::Result<Vec<TcpListener>> = sockets.into_iter().map(listen).collect();
         let listeners = listeners.map_err(failed)?;
         let address = listeners.first().map_or(Ok(requested), TcpListener::local_addr).map_err(failed)?;
         let workers = start_workers(listeners, &parts).map_err(StartError::Worker)?;
-        actix_rt::spawn(tend(Arc::clone(&log), Arc::clone(&registry)));
+        actix_rt::spawn(maintain(Arc::clone(&log), Arc::clone(&registry)));
         Ok(Self { address, config, log, registry, connections, workers, drain, done, drained })
     }
 
-    /// Where it listens; the port is the system's choice when 0 was asked for.
+    /// The address on which the server listens. If port 0 was configured, it has the port that the system chose.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The log.
-    #[must_use]
-    pub fn log(&self) -> &dyn Log {
-        &*self.log
-    }
-
-    /// Live topics.
+    /// The topics in use.
     #[must_use]
     pub fn topics(&self) -> &Registry {
         &self.registry
@@ -149,77 +148,77 @@ impl Server {
         &self.connections
     }
 
-    /// Completes when the log has failed for good, with the reason: the process must end, and start anew.
+    /// Waits until the log has failed for good, and returns the reason. Then the process must be restarted.
     pub async fn failed(&self) -> String {
         self.log.failed().await
     }
 
-    /// Ends every stream within `shutdown.drain`, cleanly and spread over that time, then stops. From the start, new
-    /// publishes and streams are refused in a way that makes clients come back.
+    /// Ends every stream cleanly, then stops. The ends are spread over `shutdown.drain`. Meanwhile, new publishes and
+    /// streams are refused with a response that tells the client to retry.
     pub async fn shutdown(mut self) {
         let drain = self.config.shutdown.drain;
-        let streams = drain.saturating_sub(LAST_REQUESTS);
+        let streams = drain.saturating_sub(DRAIN_FOR_REQUESTS);
         self.drain.send_replace(Some(streams));
-        // Every hub drops its sender when its streams have ended, every publish when it is answered; the drain time has
-        // an end all the same.
+        // Every hub drops its clone of `done` when its streams have ended, and every publish when it is answered. The
+        // timeout bounds the wait.
         drop(self.done);
         if timeout(drain, self.drained.recv()).await.is_err() {
-            tracing::warn!("some streams or requests did not end within shutdown.drain and are cut");
+            tracing::warn!("some streams or requests did not end within shutdown.drain and are aborted");
         }
         stop(self.workers).await;
         self.log.close().await;
     }
 
-    /// Stops after the log has failed. Publishers that wait are told that the outcome is unknown, and streams end where
-    /// they are, as far as a moment allows.
+    /// Stops quickly after the log has failed. For a short time, waiting publishers still get the error that the
+    /// outcome is unknown, and streams are ended cleanly.
     pub async fn abandon(mut self) {
         self.drain.send_replace(Some(Duration::ZERO));
         drop(self.done);
-        if timeout(LAST_ANSWERS, self.drained.recv()).await.is_err() {
-            tracing::warn!("some streams or requests are cut");
+        if timeout(STOP_TIMEOUT, self.drained.recv()).await.is_err() {
+            tracing::warn!("some streams or requests are aborted");
         }
         stop(self.workers).await;
     }
 }
 
-/// A socket for each worker, bound and not yet listening.
+/// Binds one socket for each worker. The sockets do not listen yet.
 ///
-/// On Linux each has a queue of its own and the kernel spreads the connections (`SO_REUSEPORT`): accepting costs no other
-/// thread anything. Elsewhere they share one.
+/// On Linux, each socket has its own queue of new connections, and the kernel distributes the connections
+/// (`SO_REUSEPORT`). So the workers do not compete for them. On other systems, all workers share one queue.
 fn sockets(address: SocketAddr, config: &Config) -> io::Result<Vec<Socket>> {
     let workers = match config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
-    let shared = cfg!(target_os = "linux") && workers > 1;
-    if shared {
-        // A port that is shared would be shared with another Tidings, too: this fails when there is one.
+    let has_own_queues = cfg!(target_os = "linux") && workers > 1;
+    if has_own_queues {
+        // With `SO_REUSEPORT`, a second Tidings could bind the same port. A socket without it cannot: then this fails.
         bind(address, config, false)?;
     }
-    let first = bind(address, config, shared)?;
+    let first = bind(address, config, has_own_queues)?;
     let address = first.local_addr()?.as_socket().unwrap_or(address);
     let others: io::Result<Vec<Socket>> =
-        (1..workers).map(|_| if shared { bind(address, config, shared) } else { first.try_clone() }).collect();
+        (1..workers).map(|_| if has_own_queues { bind(address, config, true) } else { first.try_clone() }).collect();
     Ok(std::iter::once(first).chain(others?).collect())
 }
 
-fn bind(address: SocketAddr, config: &Config, shared: bool) -> io::Result<Socket> {
+fn bind(address: SocketAddr, config: &Config, reuses_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    if shared {
+    if reuses_port {
         socket.set_reuse_port(true)?;
     }
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    // Accepted sockets inherit what is set here.
+    // Accepted sockets inherit these options.
     socket.set_tcp_nodelay(true)?;
     socket.set_keepalive(true)?;
     socket.set_send_buffer_size(SEND_BUFFER)?;
-    // A peer that has vanished acknowledges nothing; without this the kernel tries for a quarter of an hour. Longer than
-    // our own deadline: the kernel counts a slow reader as vanished, too (see `Peer::watch_writable`).
+    // Without this, the kernel retransmits for a quarter of an hour to a client that has vanished. The timeout is
+    // longer than `write_timeout`, because it also hits clients that read slowly (see `Peer::watch_writable`).
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(config.stream.write_timeout * VANISHED))?;
+    socket.set_tcp_user_timeout(Some(config.stream.write_timeout * WRITE_TIMEOUTS_UNTIL_DEAD))?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
@@ -230,7 +229,7 @@ fn listen(socket: Socket) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Starts the workers, each on a thread of its own, and waits until they serve.
+/// Starts each worker on its own thread, and waits until all of them serve.
 fn start_workers(listeners: Vec<TcpListener>, parts: &Parts) -> io::Result<Vec<Arbiter>> {
     let (started, starts) = std::sync::mpsc::channel();
     let mut workers = Vec::with_capacity(listeners.len());
@@ -244,28 +243,31 @@ fn start_workers(listeners: Vec<TcpListener>, parts: &Parts) -> io::Result<Vec<A
     Ok(workers)
 }
 
-/// Ends the workers' threads, and every connection with them.
+/// Stops the threads of the workers. All connections are closed.
 async fn stop(workers: Vec<Arbiter>) {
-    let (ended, end) = oneshot::channel();
-    // Not a task that blocks: the process could not end without it.
+    let (stopped, has_stopped) = oneshot::channel();
+    // A thread, because `join` blocks. It is not a blocking task of the runtime: the runtime would wait for that at its
+    // end, even after the timeout.
     let joiner = std::thread::Builder::new().name("stop".to_owned()).spawn(move || {
-        // All are told before one is waited for: a worker must not go on with the topics of another that has gone.
+        // Tell all workers before waiting for one: a worker must not run on while another, whose topics it uses, is
+        // gone.
         for worker in &workers {
             worker.stop();
         }
         for worker in workers {
-            // An error is a worker that has panicked, which was reported when it did.
+            // An error means that the worker has panicked, which was reported at that time.
             worker.join().ok();
         }
-        ended.send(()).ok();
+        stopped.send(()).ok();
     });
-    if joiner.is_ok() && timeout(LAST_ANSWERS, end).await.is_err() {
-        tracing::warn!("a worker does not stop, and is left behind");
+    if joiner.is_ok() && timeout(STOP_TIMEOUT, has_stopped).await.is_err() {
+        tracing::warn!("a worker does not stop; the process ends without waiting for it");
     }
 }
 
-async fn tend(log: Arc<dyn Log>, registry: Arc<Registry>) {
-    let mut ticks = interval(TEND);
+/// Runs the regular maintenance until the runtime ends.
+async fn maintain(log: Arc<dyn Log>, registry: Arc<Registry>) {
+    let mut ticks = interval(MAINTENANCE_INTERVAL);
     loop {
         ticks.tick().await;
         log.tend();

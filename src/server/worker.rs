@@ -1,4 +1,5 @@
-//! A worker: a thread with its own listener, HTTP server and hub, and the topics it was the first to use.
+//! A worker: a thread with its own listener, HTTP server and hub. It also runs the actors of the topics that it used
+//! first.
 
 use std::{
     io,
@@ -28,33 +29,34 @@ use crate::{
     registry::Registry,
 };
 
-/// What a worker is made from.
+/// What all workers share.
 #[derive(Clone)]
 pub(super) struct Parts {
     pub(super) config: Arc<Config>,
     pub(super) log: Arc<dyn Log>,
     pub(super) registry: Arc<Registry>,
     pub(super) connections: Arc<Connections>,
-    /// What slow subscribers of all workers are in the middle of.
+    /// The budget for partly sent data of slow subscribers, for all workers.
     pub(super) unsent: Arc<Unsent>,
     pub(super) drain: Drain,
     pub(super) bytes: Arc<RequestBytes>,
-    /// Connections that are not yet, or will never be, a subscriber's.
+    /// The limit on connections without a subscription.
     pub(super) pending: Arc<PendingConnections>,
 }
 
-/// Connections accepted before all else has its turn: each costs far more when it is served.
-const ACCEPTS: usize = 16;
-/// How long a worker that has no descriptor left waits for one.
-const EXHAUSTED: Duration = Duration::from_millis(100);
-/// How long a client may go on sending a body that has been answered already.
+/// How many connections are accepted before other tasks continue. To serve a connection costs far more than to accept
+/// it.
+const ACCEPTS_PER_YIELD: usize = 16;
+/// How long a worker waits when there is no file descriptor left and no idle connection to evict.
+const RETRY_ACCEPT_AFTER: Duration = Duration::from_millis(100);
+/// How long a client may go on sending a body after the response.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Serves what comes to `listener` for as long as the thread's runtime lives; tells `started` that it does, or why not.
+/// Serves the connections of `listener` until the thread's runtime stops. Reports to `started` whether the worker could
+/// start.
 pub(super) async fn run(listener: std::net::TcpListener, parts: Parts, started: Sender<io::Result<()>>) {
-    let begun = begin(listener, parts).await;
-    // Whoever waits for it has ended itself when this fails.
-    match begun {
+    // A send fails only if nobody waits for the report any more.
+    match start(listener, parts).await {
         Ok((listener, fast)) => {
             started.send(Ok(())).ok();
             drop(started);
@@ -64,7 +66,7 @@ pub(super) async fn run(listener: std::net::TcpListener, parts: Parts, started: 
     }
 }
 
-async fn begin(listener: std::net::TcpListener, parts: Parts) -> io::Result<(AsyncFd<TcpListener>, Rc<FastPath>)> {
+async fn start(listener: std::net::TcpListener, parts: Parts) -> io::Result<(AsyncFd<TcpListener>, Rc<FastPath>)> {
     let pending = PendingSlots::new(parts.pending);
     let hub = HubHandle::start(&parts.log, &parts.config.stream, &parts.unsent, parts.drain.clone())?;
     let edge = Rc::new(Edge {
@@ -80,68 +82,68 @@ async fn begin(listener: std::net::TcpListener, parts: Parts) -> io::Result<(Asy
     let fallback = start_fallback(&edge).await?;
     #[expect(
         deprecated,
-        reason = "its successor is unsafe to call; a listener owns its descriptor and never changes it"
+        reason = "the replacement is an unsafe function; a listener owns its descriptor and never changes it"
     )]
     let listener = AsyncFd::with_interest(TcpListener::from_std(listener), Interest::READABLE)?;
     Ok((listener, FastPath::new(edge, fallback, pending)))
 }
 
-/// The HTTP server for everything that is not plain.
+/// Creates the HTTP server for requests that are not simple.
 async fn start_fallback(edge: &Rc<Edge>) -> io::Result<Fallback> {
     let edge = Rc::clone(edge);
     let answer = move |request, payload| fallback::answer(Rc::clone(&edge), request, payload);
     let app = App::new().default_service(web::to(answer));
     let app = app.into_factory().map_err(|error: actix_web::Error| error.error_response());
     let service = HttpService::build()
-        // The next request does not come this way by itself (`hub::Carrier`): there is nothing to wait for. A timer would
-        // run while a slow client takes the response.
+        // This server gets one request for each carrier (`hub::Carrier`), so there is no next request to wait for. A
+        // keep-alive timer would only cut off a client that reads the response slowly.
         .keep_alive(KeepAlive::Os)
         .h1_allow_half_closed(false)
-        // An answer that comes before the body is through, such as a 413, would be lost to a reset; so the rest is read
-        // and dropped, for so long.
+        // A response may be sent before the whole body was received, for example a 413. The client would lose it to a
+        // reset. So the rest of the body is read and discarded for this time.
         .client_disconnect_timeout(LINGER)
         .on_connect_ext(|carrier: &Carrier, data| drop(data.insert(carrier.clone())))
         .finish(actix_service::map_config(app, |()| AppConfig::default()));
     let service = service.new_service(()).await.map_err(|()| io::Error::other("the HTTP server cannot be started"))?;
     Ok(Box::new(move |carrier, remote: SocketAddr| {
-        // An error is the end of that connection, which is all there is to do about it.
+        // An error means that the connection is closed. There is nothing else to do.
         service.call((carrier, Protocol::Http1, Some(remote))).map(drop).boxed_local()
     }))
 }
 
 async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>) {
-    let (mut accepted, mut exhausted) = (0, false);
+    let (mut accepted, mut is_exhausted) = (0, false);
     loop {
-        let (socket, remote) = match next(listener).await {
+        let (socket, remote) = match accept_one(listener).await {
             Ok(connection) => connection,
             Err(error) if is_exhaustion(&error) => {
-                if !std::mem::replace(&mut exhausted, true) {
+                if !std::mem::replace(&mut is_exhausted, true) {
                     tracing::error!(%error, "no connection can be accepted; raise the limit of open files (ulimit -n)");
                 }
-                // A silent connection gives up its descriptor when its task has had its turn.
+                // The task of an evicted connection must run before its descriptor is free.
                 if fast.evict_idle() {
                     yield_now().await;
                 } else {
-                    sleep(EXHAUSTED).await;
+                    sleep(RETRY_ACCEPT_AFTER).await;
                 }
                 continue;
             }
-            // Of that one connection, whose peer has gone.
+            // Other errors concern only this connection: its client has gone.
             Err(_) => continue,
         };
-        exhausted = false;
+        is_exhausted = false;
         match fast.admit(remote) {
-            Ok(place) => drop(spawn_local(Rc::clone(fast).serve(socket.into(), remote, place))),
+            Ok(slot) => drop(spawn_local(Rc::clone(fast).serve(socket.into(), remote, slot))),
             Err(problem) => fast.reject(socket.into(), problem),
         }
         accepted += 1;
-        if accepted % ACCEPTS == 0 {
+        if accepted % ACCEPTS_PER_YIELD == 0 {
             yield_now().await;
         }
     }
 }
 
-async fn next(listener: &AsyncFd<TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept_one(listener: &AsyncFd<TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
     loop {
         let mut ready = listener.readable().await?;
         if let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) {
@@ -150,7 +152,7 @@ async fn next(listener: &AsyncFd<TcpListener>) -> io::Result<(TcpStream, SocketA
     }
 }
 
-/// Whether the process or the system has no room for another connection.
+/// Whether the process or the system has no descriptors or memory left for another connection.
 fn is_exhaustion(error: &io::Error) -> bool {
     let codes = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
     error.raw_os_error().is_some_and(|code| codes.contains(&code))
