@@ -1,4 +1,4 @@
-//! The commands of the program, one module each, and below them what they share.
+//! The commands of the program, one module each, and the HTTP response parser that the load generator uses.
 
 pub mod serve;
 pub mod bench;

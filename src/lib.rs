@@ -9,28 +9,31 @@
 //!                                                                log
 //! ```
 //!
+//! A publish with an idempotency key goes through the actor of its topic. The registry passes all others directly to
+//! the log.
+//!
 //! # Invariants
-//! - *One sequence.* The log gives every event a position in one global sequence; an id is that position and the name
-//!   of the history. So one id resumes any set of topics.
-//! - *Acknowledge and deliver after the commit*, never before.
-//! - *Order.* A subscriber that has been given position n has been given every matching event below n: each hub takes
-//!   the one ordered feed and owns connections, not topics. Fan-out by topic would break this.
-//! - *A subscriber is a cursor.* There is no queue for it: history is the send queue, replay and live are one path, and
-//!   what a slow one has lost to retention it is told.
-//! - *One event a key.* The log remembers idempotency keys, for every engine in one place.
-//! - *Everything has a limit*, and past it there is a refusal that says which.
+//! - *One sequence.* The log gives every event a position in one global sequence. An event id consists of that position
+//!   and the epoch, which names the history. So one id is enough to resume any set of topics.
+//! - *Commit first.* An event is acknowledged and delivered only after the log has committed it.
+//! - *Order.* When a subscriber gets the event at position n, it has got every matching event before n. This holds
+//!   because each hub reads the one ordered feed and owns connections, not topics. Fan-out by topic would break it.
+//! - *A subscriber is a cursor.* It has no queue: it reads from the log, and replay and live delivery use the same
+//!   code. If retention has removed events that a slow subscriber did not get, it is told so.
+//! - *Everything has a limit.* Above a limit, the server refuses, and names the limit.
 //!
 //! # Modules
-//! In order: a module uses only modules below it.
-//! - [`server`]: the composition root, and the workers.
-//! - [`http`]: who reads a request, the fast path or the fallback; what it means, in one place for both.
-//! - [`limits`]: how much: permits that free themselves.
-//! - [`hub`]: the subscribers' sockets of one worker.
-//! - [`registry`]: name to live topic.
-//! - [`topic`]: the actor of a topic and its handle.
-//! - [`log`]: the contract of the log, and its engines.
-//! - [`frame`]: an event to bytes.
-//! - [`event`]: the vocabulary.
+//! They are listed in order: a module uses only modules below it.
+//! - [`server`]: the composition root and the workers.
+//! - [`http`]: the two readers of requests, the fast path and the fallback, and the one place that decides what a
+//!   request means.
+//! - [`limits`]: limits on connections and bytes.
+//! - [`hub`]: the sockets of one worker's subscribers.
+//! - [`registry`]: finds the topic with a name.
+//! - [`topic`]: the actor of a topic, and its handle.
+//! - [`log`]: the interface of the log, and its engines.
+//! - [`frame`]: encodes events for the wire.
+//! - [`event`]: the basic types: topic names, events, ids.
 //! - [`config`]: defaults < `config.toml` < environment < flags.
 
 pub mod server;

@@ -8,9 +8,9 @@ mod cli;
 
 use cli::{bench, config, serve};
 
-/// The configuration is wrong (`EX_CONFIG` of sysexits.h).
+/// The configuration is invalid (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
-/// The log failed while it was in use (`EX_IOERR`).
+/// The log failed while the server was running (`EX_IOERR`).
 const EXIT_LOG: u8 = 74;
 /// The server could not start.
 const EXIT_FAILURE: u8 = 1;
@@ -27,9 +27,9 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the broker (what happens without a command, too).
+    /// Run the broker. This is the default.
     Serve(serve::Arguments),
-    /// Measure a server: publish to it, subscribe to it, and check every delivery.
+    /// Measure a server: publish, subscribe, and check every delivery.
     Bench(bench::Arguments),
     /// Print the default config.toml: each key with its default and what it is for.
     #[command(after_help = config::EXAMPLES)]
@@ -42,8 +42,7 @@ Try it:
   curl -N 'http://127.0.0.1:8080/subscribe?topic=news'
   curl 'http://127.0.0.1:8080/publish?topic=news' --data-urlencode 'content=hello'
 
-Every key of config.toml is also an environment variable: log.age_max is TIDINGS__LOG__AGE_MAX. `tidings config` prints
-them all.";
+Every key of config.toml can also be set as an environment variable: log.age_max is TIDINGS__LOG__AGE_MAX.";
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();

@@ -77,8 +77,8 @@ pub struct Arguments {
     /// Publish for a time instead: `30` seconds, or `5m`.
     #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with_all = ["replay", "storm", "idle"])]
     duration: Option<Duration>,
-    /// Events a second over all topics; 0 is as fast as the answers come. With a rate an event that is sent late because
-    /// the server had not answered counts from when it was due.
+    /// Events a second over all topics; 0 is as fast as the answers come. With a rate an event that is sent late
+    /// because the server had not answered counts from when it was due.
     #[arg(long, value_name = "N", default_value = "0", value_parser = rate)]
     rate: f64,
     /// Bytes of each event, or a range such as `100..10000` of which each size is as likely as another.
@@ -105,8 +105,8 @@ pub struct Arguments {
     /// A process of the server on this machine: also tell what it and its children use (Linux).
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
-    /// Never sleep: the system charges the server with waking this process, and more so the faster it reads. Takes a core,
-    /// which must not be one of the server's.
+    /// Never sleep: the system charges the server with waking this process, and more so the faster it reads. Takes a
+    /// core, which must not be one of the server's.
     #[arg(long)]
     spin: bool,
     /// How long to wait when nothing comes any more.

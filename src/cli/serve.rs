@@ -1,4 +1,4 @@
-//! `tidings serve`: configuration, banner, signals, descriptors.
+//! `tidings serve`: configuration, banner, signals and the limit of open files.
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
@@ -12,32 +12,33 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{EXIT_CONFIG, EXIT_FAILURE, EXIT_LOG};
 
-/// Descriptors that are no connection's: listeners, files of the log, the runtime's own.
-const SPARE_DESCRIPTORS: usize = 200;
+/// File descriptors for everything except connections: listeners, the files of the log, the runtime.
+const OTHER_DESCRIPTORS: usize = 200;
 
-/// What is logged unless `RUST_LOG` says otherwise. The HTTP server reports every malformed request as an error: a line a
-/// scanner could write as often as it likes.
-const LOG: &str = "info,actix_http=off,actix_server=warn";
+/// The log filter if `RUST_LOG` is not set. actix-http is silent, because it logs every malformed request as an error:
+/// a port scanner could fill the log.
+const DEFAULT_LOG_FILTER: &str = "info,actix_http=off,actix_server=warn";
 
 /// The command line of `tidings serve`.
 #[derive(Args)]
 pub struct Arguments {
-    /// The configuration file; without it config.toml in the working directory, if there is one.
+    /// The configuration file. The default is config.toml in the working directory, if it exists.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where to listen, over server.host and server.port. Port 0 takes a free one and prints it.
+    /// Where to listen; overrides server.host and server.port. With port 0, the system chooses a free port, which is
+    /// printed.
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// Begin a new epoch, once, after the log's directory was restored from a copy: no id is given twice, and subscribers
-    /// from before are told that they may miss events.
+    /// Begin a new epoch. Use it once after the log's directory was restored from a copy: then no id is used twice, and
+    /// earlier subscribers are told that they may have missed events.
     #[arg(long)]
     new_epoch: bool,
-    /// Check the configuration and exit: 0 when it is good, 78 when it is not.
+    /// Check the configuration and exit: 0 if it is valid, 78 if it is not.
     #[arg(long)]
     check: bool,
 }
 
-/// Serves until a signal ends it.
+/// Runs the server until a signal ends it.
 pub fn serve(arguments: Arguments) -> ExitCode {
     let overrides = Overrides { listen: arguments.listen };
     let mut config = match Config::from_environment(arguments.config.as_deref(), &overrides) {
@@ -53,24 +54,24 @@ pub fn serve(arguments: Arguments) -> ExitCode {
     }
     config.log.new_epoch = arguments.new_epoch;
     if arguments.check {
-        println!("the configuration is good");
+        println!("the configuration is valid");
         return ExitCode::SUCCESS;
     }
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG_FILTER));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     actix_web::rt::System::new().block_on(run(config))
 }
 
 async fn run(config: Config) -> ExitCode {
     let (drain, log) = (config.shutdown.drain, config.log.clone());
-    // This comes before the banner: a program that has read the banner may send a signal at once.
+    // Handle signals before the banner is printed: a program that has read the banner may send a signal at once.
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         eprintln!("tidings: cannot listen for signals");
         return ExitCode::from(EXIT_FAILURE);
     };
     ignore_signals();
-    let needed = descriptors(&config.limits);
+    let needed = needed_descriptors(&config.limits);
     raise_descriptor_limit(needed);
     let server = match Server::listen(config) {
         Ok(server) => server,
@@ -80,8 +81,8 @@ async fn run(config: Config) -> ExitCode {
         }
     };
     warn_of_descriptor_limit(needed);
-    // Nobody may be reading; the server serves all the same.
-    banner(&server, &log).ok();
+    // If nobody reads stdout, the server runs nevertheless.
+    print_banner(&server, &log).ok();
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -91,7 +92,7 @@ async fn run(config: Config) -> ExitCode {
             return ExitCode::from(EXIT_LOG);
         }
     }
-    tracing::info!(within = ?drain, streams = server.connections().len(), "ending the streams; a second signal ends at once");
+    tracing::info!(within = ?drain, streams = server.connections().len(), "ending the streams; a second signal ends the process at once");
     tokio::select! {
         () = server.shutdown() => {}
         _ = terminate.recv() => tracing::warn!("ended at once"),
@@ -100,8 +101,8 @@ async fn run(config: Config) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Signals that would end the process without a word: a terminal that closes sends one, and so do tools that ask other
-/// servers to reload or to open their log files anew.
+/// Ignores signals that would otherwise end the process silently. A terminal sends one of them when it is closed. Tools
+/// send them to make other servers reload their configuration or reopen their log files.
 fn ignore_signals() {
     let kinds = [
         ("SIGHUP", SignalKind::hangup()),
@@ -112,21 +113,23 @@ fn ignore_signals() {
         let Ok(mut signals) = signal(kind) else { continue };
         tokio::task::spawn_local(async move {
             while signals.recv().await.is_some() {
-                tracing::info!("{name} is ignored: a configuration is read at the start only; SIGTERM ends the server");
+                tracing::info!(
+                    "{name} is ignored: the configuration is read only at the start; SIGTERM ends the server"
+                );
             }
         });
     }
 }
 
-/// Every connection takes a descriptor.
-fn descriptors(limits: &LimitsConfig) -> usize {
-    limits.connections_max.saturating_add(limits.pending_connections_max).saturating_add(SPARE_DESCRIPTORS)
+/// How many file descriptors the server may need: one for each connection, and some others.
+fn needed_descriptors(limits: &LimitsConfig) -> usize {
+    limits.connections_max.saturating_add(limits.pending_connections_max).saturating_add(OTHER_DESCRIPTORS)
 }
 
-/// The limit that a shell sets is far below what the system allows.
+/// Raises the limit of open files. The limit of a shell is usually far below what the system allows.
 fn raise_descriptor_limit(needed: usize) {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!(%error, "the open-files limit cannot be raised");
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
     grow_descriptor_table(needed);
 }
@@ -137,8 +140,9 @@ fn warn_of_descriptor_limit(needed: usize) {
         tracing::warn!(
             limit,
             needed,
-            "the open-files limit (ulimit -n) is below limits.connections_max and limits.pending_connections_max \
-             together; when it is reached, silent connections are closed, and then no others are accepted"
+            "the limit of open files (ulimit -n) is below the sum of limits.connections_max and \
+             limits.pending_connections_max; when it is reached, idle connections are closed, and if there are none, new \
+             connections must wait"
         );
     }
 }
@@ -147,25 +151,28 @@ fn descriptor_limit() -> usize {
     rlimit::Resource::NOFILE.get_soft().map_or(0, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// Has the kernel make room for all descriptors at once, while there is one thread. It doubles the table otherwise, at
-/// 1,024, 2,048, 4,096 …, and in a process with several threads each time waits until no processor can be looking at the
-/// old one: a tenth of a second in which a storm of connections overflows the queue of those to be accepted.
+/// Makes the kernel allocate the table of file descriptors at its full size while the process has one thread.
+///
+/// Otherwise the kernel doubles the table at 1,024, 2,048, 4,096 … descriptors. In a process with several threads, each
+/// time it waits until no processor uses the old table. That takes about a tenth of a second. When many clients connect
+/// at the same time, the queue of new connections overflows meanwhile.
 fn grow_descriptor_table(needed: usize) {
-    let last = descriptor_limit().min(needed).saturating_sub(1);
-    if let Ok(last) = i32::try_from(last) {
-        // What it is a copy of does not matter, nor does it matter much when there is none.
-        rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), last).ok();
+    let highest = descriptor_limit().min(needed).saturating_sub(1);
+    if let Ok(highest) = i32::try_from(highest) {
+        // The copy gets the highest number, and is closed at once. An error does not matter: the table just stays
+        // small.
+        rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), highest).ok();
     }
 }
 
-fn banner(server: &Server, log: &LogConfig) -> std::io::Result<()> {
+fn print_banner(server: &Server, log: &LogConfig) -> std::io::Result<()> {
     let url = format!("http://{}", server.address());
     let mut out = std::io::stdout().lock();
     writeln!(out, "Tidings {} serves on {url}/ (the page to try it)", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "  subscribe: curl -N '{url}/subscribe?topic=news'")?;
     writeln!(out, "  publish:   curl '{url}/publish?topic=news' --data-urlencode 'content=hello'")?;
     match log.engine {
-        Engine::Memory => writeln!(out, "  history:   in memory, it ends with this process (log.engine)")?,
+        Engine::Memory => writeln!(out, "  history:   in memory, lost when this process ends (log.engine)")?,
         Engine::Disk => writeln!(out, "  history:   in {}", log.path.display())?,
     }
     writeln!(out, "  stop with Ctrl-C")?;

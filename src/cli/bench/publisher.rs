@@ -14,7 +14,7 @@ use super::{
     stamp::Stamp,
     tally::{nanos, told},
 };
-use crate::cli::response::{Response, code};
+use crate::cli::response::{Response, problem_code};
 
 /// All publishers; their tokens follow those of the subscribers.
 #[derive(Debug)]
@@ -151,7 +151,7 @@ impl Publishers {
                 if !publisher.response.keeps_alive {
                     publisher.socket = None;
                 }
-                let code = if publisher.response.status == Some(200) { String::new() } else { code(bytes) };
+                let code = if publisher.response.status == Some(200) { String::new() } else { problem_code(bytes) };
                 return self.answered(key, &code, shared);
             }
         }

@@ -11,7 +11,7 @@ use super::{
     tally::{Tally, told},
     verify::{Arrival, Seen, Topic},
 };
-use crate::cli::response::{Response, code};
+use crate::cli::response::{Response, problem_code};
 
 /// Connections that have been begun and not been answered. More would overflow what the system queues for a server
 /// that is slow to accept, and wait for seconds until the system tries again.
@@ -240,7 +240,7 @@ impl Subscriber {
         match self.response.status {
             None => return Ok(()),
             Some(200) => self.is_open = true,
-            Some(status) => return Err(format!("subscribe: HTTP {status}{}", code(bytes))),
+            Some(status) => return Err(format!("subscribe: HTTP {status}{}", problem_code(bytes))),
         }
         if let Some(fault) = fault {
             return Err(fault.to_owned());

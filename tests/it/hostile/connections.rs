@@ -253,7 +253,10 @@ async fn silent_connections_give_up_their_descriptors() {
     server.signal("TERM").await;
     assert!(server.exit().await.success());
     let (_, report) = server.last_words().await;
-    assert!(report.contains("the open-files limit (ulimit -n) is below limits.connections_max"), "{report}");
+    assert!(
+        report.contains("the limit of open files (ulimit -n) is below the sum of limits.connections_max"),
+        "{report}"
+    );
     drop(silent);
     // The control: connections that are not silent keep theirs, and there is none for a newcomer.
     let (server, _busy) = exhausted(HALF).await;
