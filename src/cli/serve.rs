@@ -92,7 +92,8 @@ async fn run(config: Config) -> ExitCode {
             return ExitCode::from(EXIT_LOG);
         }
     }
-    tracing::info!(within = ?drain, streams = server.connections().len(), "ending the streams; a second signal ends the process at once");
+    let streams = server.connections().len();
+    tracing::info!(within = ?drain, streams, "ending the streams; a second signal ends the process at once");
     tokio::select! {
         () = server.shutdown() => {}
         _ = terminate.recv() => tracing::warn!("ended at once"),
@@ -141,8 +142,8 @@ fn warn_of_descriptor_limit(needed: usize) {
             limit,
             needed,
             "the limit of open files (ulimit -n) is below the sum of limits.connections_max and \
-             limits.pending_connections_max; when it is reached, idle connections are closed, and if there are none, new \
-             connections must wait"
+             limits.pending_connections_max; when it is reached, idle connections are closed, and if there are \
+             none, new connections must wait"
         );
     }
 }

@@ -164,7 +164,7 @@ async fn what_cannot_be_measured_is_told_readably() {
     for (outcome, code, words) in [
         (&nobody, 1, &["tidings bench: nobody listens at http://127.0.0.1:1", "refused"][..]),
         (&tls, 2, &["https://localhost", "no TLS"]),
-        (&lost, 1, &["not one subscriber was let in", "5 × subscribe: HTTP 404 (not_found)"]),
+        (&lost, 1, &["no subscriber could connect", "5 × subscribe: HTTP 404 (not_found)"]),
         (&greedy, 1, &["10000000 subscribers", "open files", "ulimit"]),
         (&pid, 1, &["--pid 4294967295", "no such process"]),
     ] {

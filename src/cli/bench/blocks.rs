@@ -1,116 +1,120 @@
-//! Reads an event stream (HTML standard, section 9.2.6) without keeping any of it but what a check needs.
+//! Parses an event stream (HTML standard, section 9.2.6), and keeps only what the checks need.
 //!
-//! Bytes come in whatever pieces the network makes of them. Lines are read where they lie; of one that is cut only the
-//! beginning is kept, for no line has anything of interest further on. Lines end with LF or CRLF.
+//! The bytes arrive in arbitrary pieces. A complete line is parsed in place. If a line is split between pieces, only
+//! its beginning is copied: the rest of a line is never needed. Lines end with LF or CRLF.
 
 use memchr::memchr;
 
 use super::stamp::Stamp;
 
-/// What is kept of a line that is cut: enough for `data: ` and a stamp, or `id: ` and an id.
-const PART: usize = 96;
+/// How much of a split line is kept: enough for `data: ` and a stamp, or for `id: ` and an id.
+const PARTIAL_LINE_BYTES: usize = 96;
 
-/// What a block was.
+/// The kind of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Block {
     /// An event of this run.
     Event(Stamp),
-    /// The broker says that it goes on without events that were asked for.
+    /// The broker reports that requested events are missing.
     Gap,
-    /// The broker does not want the subscriber.
+    /// The broker refuses the subscriber.
     Refused,
-    /// A comment, a heartbeat, an event of somebody else.
+    /// A comment, a heartbeat, or an event of another run.
     Other,
 }
 
-/// Where a stream stands between two pieces.
+/// The parser of one stream.
 #[derive(Debug)]
 pub struct Blocks {
     run: u32,
-    /// The beginning of a line that is not complete.
-    part: [u8; PART],
-    part_len: usize,
-    /// What the lines of the block say so far.
+    /// The beginning of an incomplete line.
+    partial: [u8; PARTIAL_LINE_BYTES],
+    partial_len: usize,
+    /// The kind of the current block, according to its lines so far.
     block: Block,
-    /// Only where the stream is to be resumed.
+    /// `None` if the stream will not be resumed.
     ids: Option<Box<Ids>>,
 }
 
-/// The ids of a stream.
+/// The event ids of a stream.
 #[derive(Debug, Default)]
 struct Ids {
-    /// Of the last block that was complete: the cursor.
+    /// The id that the last complete block has set: the cursor.
     last: Vec<u8>,
-    /// The `id` field since, if there was one.
+    /// The id in the current block.
     next: Vec<u8>,
-    is_set: bool,
+    /// The current block has an id.
+    has_next: bool,
 }
 
 impl Blocks {
     pub fn new(run: u32, keeps_ids: bool) -> Self {
         let ids = keeps_ids.then(Box::default);
-        Self { run, part: [0; PART], part_len: 0, block: Block::Other, ids }
+        Self { run, partial: [0; PARTIAL_LINE_BYTES], partial_len: 0, block: Block::Other, ids }
     }
 
-    /// The last event id, as an `EventSource` would send it to resume.
+    /// The last event id, which an `EventSource` would send to resume.
     pub fn cursor(&self) -> &[u8] {
         self.ids.as_ref().map_or(&[], |ids| &ids.last)
     }
 
-    /// The connection has gone, and with it what was not complete.
-    pub fn cut(&mut self) {
-        (self.part_len, self.block) = (0, Block::Other);
+    /// Discards the incomplete block, because the connection has ended.
+    pub fn disconnect(&mut self) {
+        (self.partial_len, self.block) = (0, Block::Other);
         if let Some(ids) = &mut self.ids {
-            ids.is_set = false;
+            ids.has_next = false;
         }
     }
 
-    /// Reads on, and gives each block that is complete to `found`.
-    pub fn feed(&mut self, mut bytes: &[u8], mut found: impl FnMut(Block)) {
+    /// Parses more bytes, and passes each complete block to `on_block`.
+    pub fn feed(&mut self, mut bytes: &[u8], mut on_block: impl FnMut(Block)) {
         while let Some((line, rest)) = memchr(b'\n', bytes).and_then(|end| bytes.split_at_checked(end)) {
             bytes = rest.split_first().map_or(&[], |(_, rest)| rest);
-            let is_end = if self.part_len == 0 {
-                self.line(line)
+            let is_end = if self.partial_len == 0 {
+                self.parse_line(line)
             } else {
-                self.keep(line);
-                let (part, len) = (self.part, std::mem::take(&mut self.part_len));
-                self.line(part.get(..len).unwrap_or_default())
+                self.append_partial(line);
+                let (partial, len) = (self.partial, std::mem::take(&mut self.partial_len));
+                self.parse_line(partial.get(..len).unwrap_or_default())
             };
             if is_end {
-                found(std::mem::replace(&mut self.block, Block::Other));
+                on_block(std::mem::replace(&mut self.block, Block::Other));
             }
         }
-        self.keep(bytes);
+        self.append_partial(bytes);
     }
 
-    fn keep(&mut self, bytes: &[u8]) {
-        let room = self.part.iter_mut().skip(self.part_len);
-        self.part_len += room.zip(bytes).map(|(to, from)| *to = *from).count();
+    /// Appends to the incomplete line what still fits.
+    fn append_partial(&mut self, bytes: &[u8]) {
+        for (to, from) in self.partial.iter_mut().skip(self.partial_len).zip(bytes) {
+            *to = *from;
+            self.partial_len += 1;
+        }
     }
 
-    /// Takes a whole line; whether it ends the block.
-    fn line(&mut self, line: &[u8]) -> bool {
+    /// Parses a complete line. Returns whether it ends the block.
+    fn parse_line(&mut self, line: &[u8]) -> bool {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         match line {
             [] => {
                 self.commit_id();
                 return true;
             }
-            // A comment between blocks is a sign of life, with or without a blank line behind it.
+            // A comment between blocks is a heartbeat. It counts as a block, even without an empty line after it.
             [b':', ..] if self.block == Block::Other => return true,
             [b'd', b'a', b't', b'a', b':', value @ ..] => {
-                if let Some(stamp) = Stamp::read(self.run, trimmed(value)) {
+                if let Some(stamp) = Stamp::read(self.run, trim_blank(value)) {
                     self.block = Block::Event(stamp);
                 }
             }
             [b'i', b'd', b':', value @ ..] => {
                 if let Some(ids) = &mut self.ids {
                     ids.next.clear();
-                    ids.next.extend_from_slice(trimmed(value));
-                    ids.is_set = true;
+                    ids.next.extend_from_slice(trim_blank(value));
+                    ids.has_next = true;
                 }
             }
-            [b'e', b'v', b'e', b'n', b't', b':', value @ ..] => match trimmed(value) {
+            [b'e', b'v', b'e', b'n', b't', b':', value @ ..] => match trim_blank(value) {
                 b"broker.gap" => self.block = Block::Gap,
                 b"broker.refused" => self.block = Block::Refused,
                 _ => {}
@@ -120,9 +124,10 @@ impl Blocks {
         false
     }
 
+    /// Makes the id of the current block the cursor.
     fn commit_id(&mut self) {
         if let Some(ids) = &mut self.ids
-            && std::mem::take(&mut ids.is_set)
+            && std::mem::take(&mut ids.has_next)
         {
             let Ids { last, next, .. } = &mut **ids;
             std::mem::swap(last, next);
@@ -130,7 +135,8 @@ impl Blocks {
     }
 }
 
-fn trimmed(value: &[u8]) -> &[u8] {
+/// Removes the one blank that may follow the colon of a field.
+fn trim_blank(value: &[u8]) -> &[u8] {
     value.strip_prefix(b" ").unwrap_or(value)
 }
 
@@ -144,7 +150,7 @@ mod tests {
         Stamp { topic: 1, number, time: 9 }
     }
 
-    /// A stream of every kind of block, the cursor before and after its last one, and what it is.
+    /// A stream with every kind of block, and the blocks that the parser should find.
     fn stream(end: &str) -> (Vec<u8>, Vec<Block>) {
         let events = [("a", 0, 38), ("b", 1, 5_000), ("c", 2, 100)].map(|(id, number, bytes)| {
             let mut content = Vec::new();
@@ -167,26 +173,26 @@ mod tests {
         for end in ["\n", "\r\n"] {
             let (bytes, blocks) = stream(end);
             for piece in [1, 2, 3, 7, 64, 97, 4_096, bytes.len()] {
-                let (mut reader, mut found) = (Blocks::new(RUN, true), Vec::new());
-                bytes.chunks(piece).for_each(|piece| reader.feed(piece, |block| found.push(block)));
+                let (mut parser, mut found) = (Blocks::new(RUN, true), Vec::new());
+                bytes.chunks(piece).for_each(|piece| parser.feed(piece, |block| found.push(block)));
                 assert_eq!(found, blocks, "in pieces of {piece}");
-                assert_eq!(reader.cursor(), b"c");
+                assert_eq!(parser.cursor(), b"c");
             }
         }
     }
 
     #[test]
     fn the_cursor_moves_with_whole_blocks() {
-        let mut reader = Blocks::new(RUN, true);
-        reader.feed(b"id: a\ndata: x\n\nid: b\ndata: y\n", |_| {});
-        assert_eq!(reader.cursor(), b"a", "the second event has not been dispatched");
-        reader.cut();
-        reader.feed(b"\n", |_| {});
-        assert_eq!(reader.cursor(), b"a", "another connection's blank line does not complete it");
-        reader.feed(b"id: c\n\n", |_| {});
-        assert_eq!(reader.cursor(), b"c", "a block without data moves it, too");
-        let mut reader = Blocks::new(RUN, false);
-        reader.feed(b"id: a\ndata: x\n\n", |_| {});
-        assert_eq!(reader.cursor(), b"", "not asked for");
+        let mut parser = Blocks::new(RUN, true);
+        parser.feed(b"id: a\ndata: x\n\nid: b\ndata: y\n", |_| {});
+        assert_eq!(parser.cursor(), b"a", "the second event has not been dispatched");
+        parser.disconnect();
+        parser.feed(b"\n", |_| {});
+        assert_eq!(parser.cursor(), b"a", "an empty line of the next connection does not complete the block");
+        parser.feed(b"id: c\n\n", |_| {});
+        assert_eq!(parser.cursor(), b"c", "a block without data moves the cursor, too");
+        let mut parser = Blocks::new(RUN, false);
+        parser.feed(b"id: a\ndata: x\n\n", |_| {});
+        assert_eq!(parser.cursor(), b"", "ids are not kept");
     }
 }

@@ -1,4 +1,4 @@
-//! Opens connections, more of them than one pair of addresses has ports for.
+//! Opens connections. There may be more of them than one source address has ports.
 
 use std::{
     io,
@@ -8,25 +8,29 @@ use std::{
 use mio::net::TcpStream;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Connections from one address of 127.0.0.0/8. The system has some 28,000 ports for each address, seeks longer for one
-/// the fewer are left, and keeps those of connections that have ended for a minute: so each run begins elsewhere.
-const EACH: u32 = 4_000;
+/// How many connections use the same source address of 127.0.0.0/8.
+///
+/// An address has about 28,000 ports. The fewer are free, the longer the system searches for one. After a connection
+/// has ended, its port stays in use for a minute. So each run starts at a random address.
+const CONNECTIONS_PER_SOURCE: u32 = 4_000;
 
+/// Opens connections to the server.
 #[derive(Debug)]
 pub struct Dialer {
     target: SocketAddr,
-    /// The source of the first connections, if sources are chosen.
-    first: u32,
+    /// The source address of the first connections, as a number.
+    first_source: u32,
+    /// How many connections were opened.
     dialed: u32,
 }
 
 impl Dialer {
     pub fn new(target: SocketAddr) -> Self {
         let [from, to] = [[127, 1, 0, 0], [127, 250, 0, 0]].map(|bytes| u32::from(Ipv4Addr::from(bytes)));
-        Self { target, first: fastrand::u32(from..to), dialed: 0 }
+        Self { target, first_source: fastrand::u32(from..to), dialed: 0 }
     }
 
-    /// Begins a connection; it is there when its socket takes bytes.
+    /// Starts to connect. The connection is established when its socket is writable.
     pub fn dial(&mut self) -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::for_address(self.target), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
@@ -43,10 +47,11 @@ impl Dialer {
         Ok(TcpStream::from_std(socket.into()))
     }
 
-    /// Only where the server is on this machine, and the system takes all of 127.0.0.0/8 for it.
+    /// The source address for the next connection; `None` lets the system choose. Linux accepts each address of
+    /// 127.0.0.0/8 as a source, if the server is on the same machine.
     fn source(&self) -> Option<Ipv4Addr> {
-        let is_near = matches!(self.target.ip(), IpAddr::V4(address) if address.is_loopback());
-        let near = self.first + self.dialed / EACH % 0x0001_0000;
-        (is_near && cfg!(target_os = "linux")).then(|| near.into())
+        let is_loopback = matches!(self.target.ip(), IpAddr::V4(address) if address.is_loopback());
+        let source = self.first_source + self.dialed / CONNECTIONS_PER_SOURCE % 0x0001_0000;
+        (is_loopback && cfg!(target_os = "linux")).then(|| source.into())
     }
 }

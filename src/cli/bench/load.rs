@@ -1,4 +1,4 @@
-//! The loop: one thread, one poll, all connections.
+//! The event loop: one thread and one poll for all connections.
 
 use std::{io::ErrorKind, time::Duration};
 
@@ -15,13 +15,14 @@ use super::{
     verify::Topic,
 };
 
-/// What is read from a socket at once.
-const BUFFER: usize = 256 << 10;
-/// Readiness events taken from the system at once.
-const EVENTS: usize = 512;
-/// How often it looks up when nothing happens.
-const LOOK: Duration = Duration::from_millis(20);
+/// The size of the read buffer.
+const READ_BYTES: usize = 256 << 10;
+/// How many readiness events one poll returns at most.
+const EVENTS_PER_POLL: usize = 512;
+/// The longest time that a poll waits.
+const POLL_TIMEOUT: Duration = Duration::from_millis(20);
 
+/// All connections, and the poll that drives them.
 pub struct Load<'a> {
     pub shared: Shared<'a>,
     pub subscribers: Subscribers,
@@ -41,81 +42,84 @@ impl<'a> Load<'a> {
             topics: (0..plan.topics).map(|_| Topic::new(plan.publishers)).collect(),
             tally: Tally::new()?,
             clock: Clock::start(),
-            buffer: vec![0; BUFFER],
+            buffer: vec![0; READ_BYTES],
         };
         let (subscribers, publishers) = (Subscribers::new(&shared), Publishers::new(&shared));
-        Ok(Self { shared, subscribers, publishers, poll, events: Events::with_capacity(EVENTS), progress })
+        Ok(Self { shared, subscribers, publishers, poll, events: Events::with_capacity(EVENTS_PER_POLL), progress })
     }
 
     /// Connects all subscribers, and waits until each has been answered.
     pub fn connect(&mut self) -> Result<(), String> {
-        self.subscribers.begin();
-        if !self.wait("connecting", |load| load.subscribers.have_come())? {
+        self.subscribers.start_connecting();
+        if !self.run_until("connecting", |load| load.subscribers.are_connected())? {
             self.shared.tally.error("subscribe: no answer".to_owned());
         }
         Ok(())
     }
 
-    /// Publishes, and waits until all is answered and every subscriber that is there has everything.
+    /// Publishes, and waits until all events are answered and delivered to the connected subscribers.
     pub fn publish(&mut self, amount: Amount) -> Result<(), String> {
-        self.publishers.begin(amount, &mut self.shared);
-        if !self.wait("publishing", |load| load.publishers.are_done())? {
+        self.publishers.start(amount, &mut self.shared);
+        if !self.run_until("publishing", |load| load.publishers.are_done())? {
             self.shared.tally.error("publish: no answer".to_owned());
         }
         self.deliver()
     }
 
-    /// Waits until every subscriber that is there has everything, or nothing comes any more.
+    /// Waits until the connected subscribers have got all events, or until nothing arrives any more.
     pub fn deliver(&mut self) -> Result<(), String> {
-        self.subscribers.recount();
-        self.wait("delivering", |load| load.subscribers.owed(&load.shared.topics) == 0).map(drop)
+        self.subscribers.recount_expected();
+        self.run_until("delivering", |load| load.subscribers.missing(&load.shared.topics) == 0).map(drop)
     }
 
-    /// Goes on for a time, whatever comes.
-    pub fn hold(&mut self, doing: &str, time: Duration) -> Result<(), String> {
+    /// Runs the loop for a fixed time.
+    pub fn run_for(&mut self, doing: &str, time: Duration) -> Result<(), String> {
         let until = self.shared.clock.now().saturating_add(nanos(time));
         while self.shared.clock.now() < until {
-            self.turn(doing)?;
+            self.step(doing)?;
         }
         Ok(())
     }
 
-    /// Goes on until `is_done`; false when nothing has happened for as long as patience lasts.
-    fn wait(&mut self, doing: &str, is_done: impl Fn(&mut Self) -> bool) -> Result<bool, String> {
-        let (begun, patience) = (self.shared.clock.now(), nanos(self.shared.plan.patience));
+    /// Runs the loop until `is_done`. Returns false if nothing has happened for the stall timeout.
+    fn run_until(&mut self, doing: &str, is_done: impl Fn(&mut Self) -> bool) -> Result<bool, String> {
+        let (begun, stall_timeout) = (self.shared.clock.now(), nanos(self.shared.plan.stall_timeout));
         while !is_done(self) {
-            self.turn(doing)?;
-            let moved = self.shared.tally.moved.max(begun);
-            let is_waiting = self.publishers.due_in(&self.shared).is_none();
-            if is_waiting && self.shared.clock.now().saturating_sub(moved) > patience {
+            self.step(doing)?;
+            let last_progress = self.shared.tally.last_progress.max(begun);
+            // With a low rate, a publisher may wait for a long time before it sends. That is not a stall.
+            let is_send_scheduled = self.publishers.next_send_in(&self.shared).is_some();
+            if !is_send_scheduled && self.shared.clock.now().saturating_sub(last_progress) > stall_timeout {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    fn turn(&mut self, doing: &str) -> Result<(), String> {
+    /// Sends what is due, polls once, and handles the events of the poll.
+    fn step(&mut self, doing: &str) -> Result<(), String> {
         let Self { shared, subscribers, publishers, poll, events, progress } = self;
         publishers.advance(shared);
         subscribers.advance(shared);
-        let mut wait = publishers.due_in(shared).unwrap_or(LOOK).min(LOOK);
+        let mut wait = publishers.next_send_in(shared).unwrap_or(POLL_TIMEOUT).min(POLL_TIMEOUT);
         if shared.plan.spin || subscribers.is_busy() || wait < Duration::from_millis(1) {
-            // The system waits in whole milliseconds, which would be late for what is due sooner.
+            // The poll waits for whole milliseconds, which is too long for an event that must be sent sooner.
             wait = Duration::ZERO;
         }
         match poll.poll(events, Some(wait)) {
             Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error.to_string()),
             _ => {}
         }
-        let streams = shared.plan.subscribers;
+        // The tokens of the publishers follow those of the subscribers.
+        let subscribers_count = shared.plan.subscribers;
         for event in &*events {
             let Token(token) = event.token();
-            match token.checked_sub(streams) {
-                None => subscribers.ready(token, event, shared),
-                Some(publisher) => publishers.ready(publisher, event, shared),
+            match token.checked_sub(subscribers_count) {
+                None => subscribers.handle(token, event, shared),
+                Some(publisher) => publishers.handle(publisher, event, shared),
             }
         }
-        progress.tell(shared.clock.now(), || {
+        progress.report(shared.clock.now(), || {
             let Tally { acknowledged, delivered, .. } = shared.tally;
             format!("{doing}: {} connected, {acknowledged} published, {delivered} delivered", subscribers.open)
         });

@@ -1,4 +1,4 @@
-//! What is to be done: the server, the requests, how many of everything.
+//! The plan of a run: the server, the requests, and all counts.
 
 use std::{
     fmt::{self, Write as _},
@@ -9,12 +9,12 @@ use std::{
 
 use super::stamp;
 
-/// How long the server's machine may take to say whether anybody listens.
+/// How long the first, trial connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest event; a request is built in memory.
+/// The largest event. A request is built in memory, so there must be a limit.
 const SIZE_MAX: usize = 64 << 20;
 
-/// One run.
+/// The plan of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub target: Target,
@@ -24,66 +24,76 @@ pub struct Plan {
     pub topics: usize,
     pub publishers: usize,
     pub amount: Amount,
-    /// Events a second over all topics; 0 is as fast as answers come.
+    /// Events per second over all topics; 0 means as fast as the answers arrive.
     pub rate: f64,
     pub sizes: Sizes,
+    /// The path to publish to. It may contain `{topic}`.
     pub publish: String,
+    /// The path of the streams. It may contain `{topic}`.
     pub subscribe: String,
-    /// `Name: value` each.
+    /// Headers for every request, in the form `Name: value`.
     pub headers: Vec<String>,
-    /// Never to sleep.
+    /// Whether to poll without ever sleeping.
     pub spin: bool,
-    pub patience: Duration,
-    /// Names this run's topics and events, so that nothing of another one is taken for its own.
+    /// How long to wait when nothing happens any more.
+    pub stall_timeout: Duration,
+    /// A random number in the names of the topics and in the events. It distinguishes this run from others.
     pub run: u32,
 }
 
+/// What a run does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
+    /// Subscribe, then publish.
     Live,
+    /// Publish, then subscribe from the beginning.
     Replay,
+    /// Disconnect all subscribers, and let them resume at the same time.
     Storm,
+    /// Subscribe, and publish nothing for this time.
     Idle(Duration),
 }
 
+/// How much is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Amount {
-    /// Of each topic.
+    /// So many events to each topic.
     Messages(u32),
+    /// As many events as possible in this time.
     Duration(Duration),
 }
 
-/// Sizes of events in bytes; each is as likely as another.
+/// The range of event sizes in bytes. The size of an event is chosen at random.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sizes(pub RangeInclusive<usize>);
 
-/// Where the server is.
+/// The address of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// With the port, if it was named.
+    /// The host, with the port if the URL has one.
     authority: String,
-    /// What stands before every path; without a slash at its end.
+    /// The prefix of every path, without a slash at its end.
     prefix: String,
 }
 
 impl Target {
     pub fn parse(url: &str) -> Result<Self, String> {
         if url.starts_with("https://") {
-            return Err("only http:// is spoken here, no TLS: measure the server behind its proxy".into());
+            return Err("only http:// is supported, no TLS: measure the server behind its proxy".into());
         }
         let rest = url.strip_prefix("http://").ok_or("it must begin with http://, as in http://127.0.0.1:8080")?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let is_plain = !authority.is_empty() && !authority.contains(|c: char| c.is_whitespace() || "@?#".contains(c));
         if !is_plain || path.contains(|c: char| c.is_whitespace() || "?#".contains(c)) {
-            return Err("it must be http://HOST, with :PORT and /PREFIX where they are needed".into());
+            return Err("it must be http://HOST, optionally with :PORT and /PREFIX".into());
         }
         let path = path.trim_end_matches('/');
         let prefix = if path.is_empty() { String::new() } else { format!("/{path}") };
         Ok(Self { authority: authority.to_owned(), prefix })
     }
 
-    /// Finds an address at which somebody listens.
-    pub fn find(&self) -> Result<SocketAddr, String> {
+    /// Resolves the host to an address that accepts a connection.
+    pub fn resolve(&self) -> Result<SocketAddr, String> {
         let has_port = self.authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
         let authority = if has_port { self.authority.clone() } else { format!("{}:80", self.authority) };
         let addresses = authority.to_socket_addrs().map_err(|error| format!("{self}: {error}"))?;
@@ -94,7 +104,7 @@ impl Target {
                 Err(error) => reason = format!("{address}: {error}"),
             }
         }
-        Err(format!("nobody listens at {self} ({reason}); start the server (`tidings`) or name another URL"))
+        Err(format!("nobody listens at {self} ({reason}); start the server (`tidings`) or use another URL"))
     }
 }
 
@@ -111,7 +121,7 @@ impl Sizes {
         let (least, most) = (number(least)?, number(most)?);
         if least < stamp::BYTES || most > SIZE_MAX || least > most {
             return Err(format!(
-                "sizes go from {} (what a check needs) to {SIZE_MAX}, the smaller first",
+                "sizes must be from {} (which the checks need) to {SIZE_MAX}, the smaller one first",
                 stamp::BYTES
             ));
         }
@@ -127,12 +137,13 @@ impl fmt::Display for Sizes {
 }
 
 impl Plan {
-    /// Events of each topic before the subscribers of a storm drop; the others come while they are away.
+    /// How many events to publish to each topic before the subscribers disconnect in a storm. The others follow while
+    /// they are disconnected.
     pub fn before_storm(messages: u32) -> u32 {
         messages.div_ceil(2)
     }
 
-    /// The request of a subscriber, which has got everything up to `cursor` if it is one that comes back.
+    /// The request of a subscriber. `cursor` is its last event id, or empty if it connects for the first time.
     pub fn subscribe_request(&self, topic: usize, cursor: &[u8]) -> Vec<u8> {
         let mut path = self.path(&self.subscribe, topic);
         if self.mode == Mode::Replay {
@@ -150,13 +161,14 @@ impl Plan {
         request
     }
 
-    /// The request of a publisher, up to the value of its last field, `Content-Length`.
+    /// The request of a publisher, up to the value of `Content-Length`, which is the last header.
     pub fn publish_request(&self, topic: usize) -> String {
         let mut request = self.request("POST", &self.path(&self.publish, topic));
         request += "Content-Type: text/plain\r\nContent-Length: ";
         request
     }
 
+    /// The beginning of a request.
     fn request(&self, method: &str, path: &str) -> String {
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.target.authority);
         for header in &self.headers {
@@ -177,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_taken_apart() {
+    fn a_url_is_parsed() {
         let target = Target::parse("http://localhost:9000/sse/").unwrap();
         assert_eq!((target.authority.as_str(), target.prefix.as_str()), ("localhost:9000", "/sse"));
         assert_eq!(Target::parse("http://[::1]").unwrap().to_string(), "http://[::1]");

@@ -1,14 +1,14 @@
-//! What a process and its children use, as Linux tells it in /proc.
+//! The CPU time and memory of a process and its children, from Linux's /proc.
 
 use std::{collections::BTreeSet, fs, ops::Sub, time::Duration};
 
 use procfs_core::{FromRead as _, process::Stat};
 use rustix::param::page_size;
 
-/// Linux tells CPU time in hundredths of a second, whatever the machine (`USER_HZ`).
+/// The unit of CPU time in /proc: a hundredth of a second on every machine (`USER_HZ`).
 const TICK_MS: u64 = 10;
 
-/// A server's processes.
+/// A process, alone or with its children.
 #[derive(Clone, Debug)]
 pub struct Process {
     ids: Vec<u32>,
@@ -22,29 +22,38 @@ pub struct Usage {
 }
 
 impl Process {
-    /// This process and all that descend from it; some servers work in their children.
+    /// The process with this id and all its descendants: some servers do their work in child processes.
     pub fn tree(id: u32) -> Result<Self, String> {
         if parent(id).is_none() {
-            let is_known = if fs::exists("/proc/self/stat").unwrap_or(false) { "runs" } else { "can be looked at" };
-            return Err(format!("--pid {id}: no such process {is_known} on this machine"));
+            let has_proc = fs::exists("/proc/self/stat").unwrap_or(false);
+            let reason = if has_proc { "no such process on this machine" } else { "this machine has no /proc" };
+            return Err(format!("--pid {id}: {reason}"));
         }
         let entries = fs::read_dir("/proc").map_err(|error| format!("/proc: {error}"))?;
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let parents: Vec<(u32, u32)> = names.filter_map(|id| Some((id, parent(id)?))).collect();
+        let ids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let parents: Vec<(u32, u32)> = ids.filter_map(|id| Some((id, parent(id)?))).collect();
         let mut ids = BTreeSet::from([id]);
-        // Generation by generation, until no child is left out.
-        while parents.iter().filter(|(_, parent)| ids.contains(parent)).any(|(id, _)| !ids.contains(id)) {
-            let children = parents.iter().filter(|(_, parent)| ids.contains(parent)).map(|(id, _)| *id);
-            ids.extend(children.collect::<Vec<_>>());
+        // Each round finds the next generation of children, until a round finds none.
+        loop {
+            let known = ids.len();
+            for (id, parent) in &parents {
+                if ids.contains(parent) {
+                    ids.insert(*id);
+                }
+            }
+            if ids.len() == known {
+                break;
+            }
         }
         Ok(Self { ids: ids.into_iter().collect() })
     }
 
-    /// This process alone.
+    /// This process, without children.
     pub fn own() -> Self {
         Self { ids: vec![std::process::id()] }
     }
 
+    /// The CPU time used so far.
     pub fn usage(&self) -> Usage {
         self.stats().fold(Usage::default(), |sum, stat| Usage {
             user: sum.user + time(stat.utime),
@@ -52,7 +61,7 @@ impl Process {
         })
     }
 
-    /// Bytes of memory.
+    /// The resident memory in bytes.
     pub fn resident(&self) -> u64 {
         let pages: u64 = self.stats().map(|stat| stat.rss).sum();
         pages.saturating_mul(u64::try_from(page_size()).unwrap_or_default())
@@ -77,7 +86,7 @@ impl Sub for Usage {
     }
 }
 
-/// What is known of a process; nothing when it has ended.
+/// The statistics of a process; `None` if it has ended.
 fn stat(id: u32) -> Option<Stat> {
     Stat::from_file(format!("/proc/{id}/stat")).ok()
 }

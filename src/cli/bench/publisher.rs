@@ -1,4 +1,4 @@
-//! Publishers: each a connection with one event under way at a time.
+//! Publishers: each is a connection that publishes one event at a time.
 
 use std::{
     collections::VecDeque,
@@ -12,38 +12,45 @@ use super::{
     plan::Amount,
     shared::Shared,
     stamp::Stamp,
-    tally::{nanos, told},
+    tally::{error_text, nanos},
 };
 use crate::cli::response::{Response, problem_code};
 
-/// All publishers; their tokens follow those of the subscribers.
+/// All publishers. The token of a publisher is its index plus `first_token`.
 #[derive(Debug)]
 pub struct Publishers {
     all: Vec<Publisher>,
     first_token: usize,
-    /// Those that have nothing under way.
+    /// The publishers that wait for no answer.
     idle: VecDeque<usize>,
-    /// What stands before the length in each topic's request.
+    /// The beginning of the request for each topic, up to the value of `Content-Length`.
     heads: Vec<String>,
+    /// `None` if everything was sent.
     work: Option<Work>,
 }
 
 /// What is being published.
 #[derive(Clone, Copy, Debug)]
 struct Work {
+    /// When it began, in nanoseconds since the run began.
     begun: u64,
-    /// Events of all topics together.
+    /// How many events were sent, for all topics.
     sent: u64,
+    /// How many events are to be sent at most, for all topics.
     total: u64,
+    /// When it ends at the latest, in nanoseconds since the run began.
     ends: u64,
 }
 
+/// One publisher.
 #[derive(Debug, Default)]
 struct Publisher {
     socket: Option<TcpStream>,
     request: Vec<u8>,
+    /// How much of `request` was written.
     written: usize,
     response: Response,
+    /// The event whose answer it waits for.
     pending: Option<Stamp>,
 }
 
@@ -55,30 +62,32 @@ impl Publishers {
         Self { all, first_token: plan.subscribers, idle: (0..plan.publishers).collect(), heads, work: None }
     }
 
-    /// From now on so much is published.
-    pub fn begin(&mut self, amount: Amount, shared: &mut Shared<'_>) {
+    /// Starts to publish `amount`.
+    pub fn start(&mut self, amount: Amount, shared: &mut Shared<'_>) {
         let begun = shared.clock.now();
         let topics = u64::try_from(self.heads.len()).unwrap_or(u64::MAX);
         let (total, ends) = match amount {
             Amount::Messages(each) => (u64::from(each) * topics, u64::MAX),
             Amount::Duration(time) => (u64::MAX, begun.saturating_add(nanos(time))),
         };
-        shared.tally.moved = begun;
+        shared.tally.last_progress = begun;
         self.work = Some(Work { begun, sent: 0, total, ends });
     }
 
-    /// Whether all has been sent and answered.
+    /// Whether everything was sent and answered.
     pub fn are_done(&self) -> bool {
         self.work.is_none() && self.idle.len() == self.all.len()
     }
 
-    /// How long until the next event is to be sent; `None` when only an answer can make it so.
-    pub fn due_in(&self, shared: &Shared<'_>) -> Option<Duration> {
+    /// How long until the next event must be sent; `None` if nothing can be sent before an answer arrives.
+    pub fn next_send_in(&self, shared: &Shared<'_>) -> Option<Duration> {
         let work = self.work.filter(|_| !self.idle.is_empty())?;
-        Some(Duration::from_nanos(work.due(shared.plan.rate, shared.clock.now()).saturating_sub(shared.clock.now())))
+        Some(Duration::from_nanos(
+            work.next_send_time(shared.plan.rate, shared.clock.now()).saturating_sub(shared.clock.now()),
+        ))
     }
 
-    /// Sends what is due, as far as there are publishers for it.
+    /// Sends the events whose time has come, as long as there are idle publishers.
     pub fn advance(&mut self, shared: &mut Shared<'_>) {
         while let Some(mut work) = self.work {
             let now = shared.clock.now();
@@ -86,17 +95,18 @@ impl Publishers {
                 self.work = None;
                 return;
             }
-            let due = work.due(shared.plan.rate, now);
-            if due > now {
+            let scheduled = work.next_send_time(shared.plan.rate, now);
+            if scheduled > now {
                 return;
             }
             let Some(key) = self.idle.pop_front() else { return };
-            self.publish(key, work.sent, due, shared);
+            self.publish(key, work.sent, scheduled, shared);
             work.sent += 1;
             self.work = Some(work);
         }
     }
 
+    /// Lets publisher `key` send the `nth` event, whose scheduled time is `time`.
     fn publish(&mut self, key: usize, nth: u64, time: u64, shared: &mut Shared<'_>) {
         let topics = u64::try_from(self.heads.len()).unwrap_or(u64::MAX);
         let topic = usize::try_from(nth % topics).unwrap_or_default();
@@ -107,22 +117,22 @@ impl Publishers {
         shared.tally.first_sent.get_or_insert(time);
         let Some(publisher) = self.all.get_mut(key) else { return };
         publisher.request.clear();
-        // Writing to memory that grows cannot fail.
+        // Writing to a vector cannot fail.
         write!(publisher.request, "{head}{bytes}\r\n\r\n").ok();
         stamp.write(shared.plan.run, bytes, &mut publisher.request);
         (publisher.written, publisher.pending) = (0, Some(stamp));
         if let Err(error) = publisher.connect(self.first_token + key, shared).and_then(|()| publisher.write()) {
-            self.end(key, &format!("publish: {}", told(&error)), shared);
+            self.disconnected(key, &format!("publish: {}", error_text(&error)), shared);
         }
     }
 
-    /// Takes what the system says of a socket.
-    pub fn ready(&mut self, key: usize, event: &Event, shared: &mut Shared<'_>) {
+    /// Handles a readiness event of publisher `key`.
+    pub fn handle(&mut self, key: usize, event: &Event, shared: &mut Shared<'_>) {
         let Some(publisher) = self.all.get_mut(key) else { return };
         if (event.is_writable() || event.is_error())
             && let Err(error) = publisher.write()
         {
-            return self.end(key, &format!("publish: {}", told(&error)), shared);
+            return self.disconnected(key, &format!("publish: {}", error_text(&error)), shared);
         }
         if event.is_readable() || event.is_read_closed() {
             self.read(key, shared);
@@ -134,18 +144,18 @@ impl Publishers {
         while let Some(socket) = &mut publisher.socket {
             let n = match socket.read(&mut shared.buffer) {
                 Ok(0) if publisher.response.status.is_some_and(|_| !publisher.response.keeps_alive) => {
-                    // Its end is the end of the answer.
+                    // The end of the connection is the end of the response.
                     publisher.socket = None;
                     return self.answered(key, "", shared);
                 }
-                Ok(0) => return self.end(key, "publish: closed by the server", shared),
+                Ok(0) => return self.disconnected(key, "publish: closed by the server", shared),
                 Ok(n) => n,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) => return self.end(key, &format!("publish: {}", told(&error)), shared),
+                Err(error) => return self.disconnected(key, &format!("publish: {}", error_text(&error)), shared),
             };
             let bytes = shared.buffer.get(..n).unwrap_or_default();
             if publisher.pending.is_none() || publisher.response.feed(bytes, |_| {}).is_err() {
-                return self.end(key, "publish: the answer is not HTTP", shared);
+                return self.disconnected(key, "publish: the answer is not HTTP", shared);
             }
             if publisher.response.is_complete() {
                 if !publisher.response.keeps_alive {
@@ -157,6 +167,7 @@ impl Publishers {
         }
     }
 
+    /// Handles a complete response. `code` is the code of an error, for the report.
     fn answered(&mut self, key: usize, code: &str, shared: &mut Shared<'_>) {
         let Some(publisher) = self.all.get_mut(key) else { return };
         let Some(stamp) = publisher.pending.take() else { return };
@@ -166,7 +177,7 @@ impl Publishers {
         let now = shared.clock.now();
         let is_acknowledged = (200..300).contains(&status);
         shared.answer(stamp, is_acknowledged);
-        (shared.tally.last_answered, shared.tally.moved) = (now, now);
+        (shared.tally.last_answered, shared.tally.last_progress) = (now, now);
         if is_acknowledged {
             shared.tally.acknowledged += 1;
             shared.tally.answers.saturating_record(now.saturating_sub(stamp.time) / 1_000);
@@ -175,8 +186,8 @@ impl Publishers {
         }
     }
 
-    /// The connection has gone. What was under way may have been published, or not.
-    fn end(&mut self, key: usize, reason: &str, shared: &mut Shared<'_>) {
+    /// Handles the end of a connection. A pending event may have been published or not.
+    fn disconnected(&mut self, key: usize, reason: &str, shared: &mut Shared<'_>) {
         let Some(publisher) = self.all.get_mut(key) else { return };
         publisher.socket = None;
         publisher.response.reset();
@@ -189,9 +200,9 @@ impl Publishers {
 }
 
 impl Work {
-    /// When the next event is to be sent. With a rate that is by the clock, whatever the server does: what waits for it
-    /// is late, and its waiting is measured.
-    fn due(&self, rate: f64, now: u64) -> u64 {
+    /// When the next event must be sent. With a rate, this does not depend on the server. If the server is slow, the
+    /// event is sent late, and the delay counts as latency.
+    fn next_send_time(&self, rate: f64, now: u64) -> u64 {
         if rate <= 0.0 {
             return now;
         }
@@ -202,7 +213,7 @@ impl Work {
 }
 
 impl Publisher {
-    /// Opens its connection, unless there is one.
+    /// Opens a connection, unless there is one.
     fn connect(&mut self, token: usize, shared: &mut Shared<'_>) -> io::Result<()> {
         if self.socket.is_none() {
             let mut socket = shared.dialer.dial()?;
@@ -213,7 +224,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Writes what the socket takes of the request; a new one takes nothing until it is connected.
+    /// Writes as much of the request as the socket accepts. It accepts nothing until it is connected.
     fn write(&mut self) -> io::Result<()> {
         let Some(socket) = &mut self.socket else { return Ok(()) };
         while let Some(rest) = self.request.get(self.written..).filter(|rest| !rest.is_empty()) {

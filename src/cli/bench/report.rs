@@ -1,11 +1,11 @@
-//! What has been measured, as a table for people or JSON for programs.
+//! The results, as a table for people or as JSON for programs.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// The outcome of a run. Times of single events are in microseconds.
+/// The results of a run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     pub url: String,
@@ -14,28 +14,32 @@ pub struct Report {
     pub topics: usize,
     pub publishers: usize,
     pub event_bytes: String,
+    /// The first connects of the subscribers.
     pub connected: Connected,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub published: Option<Published>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// The reconnects after the storm.
     pub resumed: Option<Connected>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delivered: Option<Delivered>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Idle>,
+    /// Events that a subscriber should have got and has not, for all subscribers.
     pub lost: u64,
     pub repeated: u64,
     pub out_of_order: u64,
-    /// How often for which reason.
+    /// How often each error occurred.
     pub errors: BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<Server>,
-    /// How much of its one core the load generator itself used meanwhile; near 100, it is what was measured. With
-    /// `--spin` it says nothing.
+    /// How much of its one core the load generator used. Near 100, the generator was the bottleneck, not the server.
+    /// `None` with `--spin`, which always uses the whole core.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generator_cpu_percent: Option<f64>,
 }
 
+/// How many subscribers connected, and how fast.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Connected {
     pub subscribers: usize,
@@ -43,6 +47,7 @@ pub struct Connected {
     pub per_second: f64,
 }
 
+/// How many events were published, and how fast. The quantiles are the times until the answer.
 #[derive(Clone, Debug, Serialize)]
 pub struct Published {
     pub acknowledged: u64,
@@ -53,6 +58,7 @@ pub struct Published {
     pub p99_us: u64,
 }
 
+/// How many events were delivered, and how fast. The quantiles are those of the latency.
 #[derive(Clone, Debug, Serialize)]
 pub struct Delivered {
     pub events: u64,
@@ -64,30 +70,34 @@ pub struct Delivered {
     pub max_us: u64,
 }
 
+/// What arrived while nothing was published.
 #[derive(Clone, Debug, Serialize)]
 pub struct Idle {
     pub seconds: f64,
     /// Heartbeats and comments.
     pub blocks: u64,
+    /// The size of the blocks.
     pub bytes: u64,
     pub still_connected: usize,
 }
 
-/// What `--pid` tells.
+/// What the server used, with `--pid`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Server {
-    /// Of each subscriber that connected, or of each that resumed.
+    /// CPU time for each connect, or in a storm for each reconnect.
     pub connect_cpu_us: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delivery: Option<DeliveryCpu>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_cpu_percent: Option<f64>,
+    /// How much the memory grew for each subscriber.
     pub resident_bytes_per_subscriber: f64,
+    /// The memory at the end.
     pub resident_bytes: u64,
 }
 
-/// CPU time of the whole server, publishing included, by delivery.
-#[expect(clippy::struct_field_names, reason = "a figure's name says its unit")]
+/// The CPU time of the whole server, including publishing, divided by the number of deliveries.
+#[expect(clippy::struct_field_names, reason = "the name of each figure ends with its unit")]
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct DeliveryCpu {
     pub total_us: f64,
@@ -123,11 +133,12 @@ impl Delivered {
 }
 
 impl Report {
-    /// Whether every subscriber came and stayed, and got everything once and in order.
+    /// Whether every subscriber connected, stayed connected, and got every event once and in order.
     pub fn is_good(&self) -> bool {
         self.lost == 0 && self.repeated == 0 && self.out_of_order == 0 && self.errors.is_empty()
     }
 
+    /// Writes one row of the table.
     fn row(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
         writeln!(f, "{name:<15}{text}")
     }
@@ -148,8 +159,8 @@ impl Report {
             Self::row(f, "latency", &format!("p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}"))?;
         }
         if let Some(Idle { seconds, blocks, bytes, still_connected }) = self.idle {
-            let came = format!("{} blocks of {} bytes came", grouped(blocks), grouped(bytes));
-            let text = format!("{} connected after {seconds:.0} s; {came}", grouped(wide(still_connected)));
+            let received = format!("received {} blocks of {} bytes", grouped(blocks), grouped(bytes));
+            let text = format!("{} connected after {seconds:.0} s; {received}", grouped(wide(still_connected)));
             Self::row(f, "idle", &text)?;
         }
         Ok(())
@@ -158,19 +169,19 @@ impl Report {
     fn costs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(Server { connect_cpu_us, delivery, idle_cpu_percent, .. }) = self.server {
             let delivery = delivery.map(|DeliveryCpu { total_us, user_us, system_us }| {
-                format!("{total_us:.3} µs a delivery (user {user_us:.3}, system {system_us:.3})")
+                format!("{total_us:.3} µs per delivery (user {user_us:.3}, system {system_us:.3})")
             });
             let idle = idle_cpu_percent.map(|percent| format!("{percent:.2} % of a core while idle"));
-            let costs = [Some(format!("{connect_cpu_us:.1} µs a connect")), delivery, idle];
+            let costs = [Some(format!("{connect_cpu_us:.1} µs per connect")), delivery, idle];
             Self::row(f, "server CPU", &costs.into_iter().flatten().collect::<Vec<_>>().join(", "))?;
         }
         if let Some(Server { resident_bytes_per_subscriber, resident_bytes, .. }) = self.server {
             let mib = ratio(resident_bytes, 1 << 20);
-            let text = format!("{} bytes a subscriber, {mib:.1} MiB in all", round(resident_bytes_per_subscriber));
+            let text = format!("{} bytes per subscriber, {mib:.1} MiB in total", round(resident_bytes_per_subscriber));
             Self::row(f, "server memory", &text)?;
         }
         let Some(busy) = self.generator_cpu_percent else { return Self::row(f, "generator CPU", "a core, it spins") };
-        let hint = if busy > 90.0 { ": it is the generator that was measured" } else { "" };
+        let hint = if busy > 90.0 { ": the generator was the bottleneck, not the server" } else { "" };
         Self::row(f, "generator CPU", &format!("{busy:.0} % of a core{hint}"))
     }
 }
@@ -181,9 +192,9 @@ impl fmt::Display for Report {
         let counts = [(*subscribers, "subscriber"), (*topics, "topic"), (*publishers, "publisher")];
         let counts = counts.map(|(n, what)| format!("{} {what}{}", grouped(wide(n)), if n == 1 { "" } else { "s" }));
         writeln!(f, "{mode} on {url}: {}, events of {event_bytes} bytes\n", counts.join(", "))?;
-        let Connected { subscribers: come, seconds, per_second } = self.connected;
-        let come = format!("{} of {}", grouped(wide(come)), grouped(wide(*subscribers)));
-        Self::row(f, "connected", &format!("{come} in {seconds:.3} s, {}/s", round(per_second)))?;
+        let Connected { subscribers: connected, seconds, per_second } = self.connected;
+        let connected = format!("{} of {}", grouped(wide(connected)), grouped(wide(*subscribers)));
+        Self::row(f, "connected", &format!("{connected} in {seconds:.3} s, {}/s", round(per_second)))?;
         self.deliveries(f)?;
         Self::row(f, "lost", &grouped(self.lost))?;
         Self::row(f, "repeated", &grouped(self.repeated))?;
@@ -199,28 +210,31 @@ fn wide(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
-/// `part` of `whole`.
+/// `part` divided by `whole`.
 pub fn ratio(part: u64, whole: u64) -> f64 {
-    // Both as seconds: the one exact way to a floating number that has them all.
+    // The standard library has no conversion from u64 to f64 without `as`, except through `Duration`.
     Duration::from_secs(part).as_secs_f64() / Duration::from_secs(whole).as_secs_f64()
 }
 
+/// `n` per second.
 fn rate(n: u64, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { Duration::from_secs(n).as_secs_f64() / time.as_secs_f64() }
 }
 
-/// A whole number with its thousands set apart.
+/// Formats a whole number with commas between the thousands.
 fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
     groups.collect::<Vec<_>>().join(",")
 }
 
+/// Formats a number without decimals.
 fn round(n: f64) -> String {
     let rounded = Duration::try_from_secs_f64(n.round());
     rounded.map_or_else(|_| format!("{n:.0}"), |n| grouped(n.as_secs()))
 }
 
+/// Formats a time in a unit that fits its size.
 fn time(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} µs"),

@@ -1,4 +1,4 @@
-//! The modes: what is done in which order, and between which moments it is measured.
+//! The modes: what each does in which order, and what it measures.
 
 use std::time::Duration;
 
@@ -10,29 +10,36 @@ use super::{
     report::{Connected, Delivered, DeliveryCpu, Idle, Published, Report, Server},
 };
 
-/// What new connections have time for before anything is measured: the server may still be tidying up.
+/// The pause after connecting, before anything is measured. The server may still have work to do for the new
+/// connections.
 const SETTLE: Duration = Duration::from_millis(500);
-/// How long it waits for what should not come: events that are repeated.
-const LINGER: Duration = Duration::from_millis(300);
+/// How long to wait at the end for repeated events, which should not come.
+const REPEATS_WAIT: Duration = Duration::from_millis(300);
 
-/// A run under way.
+/// A run in progress.
 struct Run<'a> {
     load: Load<'a>,
+    /// The server, if its process id is known.
     server: Option<&'a Process>,
+    /// The load generator.
     own: Process,
     report: Report,
+    /// What the server used.
     costs: Server,
 }
 
-/// A moment, and what the server and this process had used by then.
+/// A point in time, and the CPU time that was used up to it.
 #[derive(Clone, Copy)]
 struct Mark {
+    /// In nanoseconds since the run began.
     at: u64,
+    /// Of the server.
     usage: Usage,
+    /// Of the load generator.
     own: Usage,
 }
 
-/// Does what `plan` says.
+/// Carries out `plan`.
 pub fn run(plan: &Plan, server: Option<&Process>) -> Result<Report, String> {
     let load = Load::new(plan, Progress::new())?;
     let report = Report {
@@ -51,7 +58,7 @@ pub fn run(plan: &Plan, server: Option<&Process>) -> Result<Report, String> {
         Mode::Storm => run.storm(plan)?,
         Mode::Idle(time) => run.idle(time)?,
     }
-    run.load.hold("looking for repeated events", LINGER)?;
+    run.load.run_for("looking for repeated events", REPEATS_WAIT)?;
     Ok(run.finish())
 }
 
@@ -84,25 +91,25 @@ impl Run<'_> {
         self.connected(begun)?;
         self.load.deliver()?;
         self.delivered(begun);
-        self.keeps(resident);
+        self.memory_per_subscriber(resident);
         Ok(())
     }
 
     fn storm(&mut self, plan: &Plan) -> Result<(), String> {
-        let Amount::Messages(messages) = plan.amount else { return Err("a storm is of --messages".into()) };
+        let Amount::Messages(messages) = plan.amount else { return Err("--storm needs --messages".into()) };
         let before = Plan::before_storm(messages);
         self.connect()?;
         self.load.publish(Amount::Messages(before))?;
-        self.load.subscribers.drop_all();
+        self.load.subscribers.disconnect_all();
         self.load.publish(Amount::Messages(messages - before))?;
         self.published();
-        self.load.hold("away", SETTLE)?;
-        self.load.shared.tally.restart();
+        self.load.run_for("disconnected", SETTLE)?;
+        self.load.shared.tally.reset_deliveries();
         let begun = self.mark();
         self.load.connect()?;
         self.load.deliver()?;
         self.costs.connect_cpu_us = self.cpu_each(begun, self.load.subscribers.open);
-        let time = self.load.shared.tally.moved.saturating_sub(begun.at);
+        let time = self.load.shared.tally.last_progress.saturating_sub(begun.at);
         self.report.resumed = Some(Connected::new(self.load.subscribers.open, Duration::from_nanos(time)));
         if messages > before {
             self.delivered(begun);
@@ -114,9 +121,9 @@ impl Run<'_> {
         self.connect()?;
         let tally = &self.load.shared.tally;
         let (begun, blocks, bytes) = (self.mark(), tally.quiet_blocks, tally.bytes);
-        self.load.hold("idle", time)?;
+        self.load.run_for("idle", time)?;
         let now = self.mark();
-        self.busy(begun, now);
+        self.generator_cpu(begun, now);
         let used = (now.usage - begun.usage).total();
         self.costs.idle_cpu_percent = Some(used.as_secs_f64() / time.as_secs_f64() * 100.0);
         let tally = &self.load.shared.tally;
@@ -129,22 +136,23 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Connects all, and waits a moment. Without any there is nothing to measure.
+    /// Connects all subscribers, and measures it.
     fn connect(&mut self) -> Result<(), String> {
         let (begun, resident) = (self.mark(), self.resident());
         self.load.connect()?;
         self.connected(begun)?;
-        self.load.hold("settling", SETTLE)?;
-        self.keeps(resident);
+        self.load.run_for("settling", SETTLE)?;
+        self.memory_per_subscriber(resident);
         Ok(())
     }
 
+    /// Reports the connects since `begun`. It is an error if no subscriber is connected.
     fn connected(&mut self, begun: Mark) -> Result<(), String> {
         let open = self.load.subscribers.open;
         if open == 0 {
             let errors = &self.load.shared.tally.errors;
             let reasons: Vec<_> = errors.iter().map(|(reason, n)| format!("{n} × {reason}")).collect();
-            return Err(format!("not one subscriber was let in: {}", reasons.join(", ")));
+            return Err(format!("no subscriber could connect: {}", reasons.join(", ")));
         }
         let now = self.mark();
         self.costs.connect_cpu_us = self.cpu_each(begun, open);
@@ -152,6 +160,7 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Reports what was published.
     fn published(&mut self) {
         let tally = &self.load.shared.tally;
         let time = tally.first_sent.map_or(0, |first| tally.last_answered.saturating_sub(first));
@@ -159,9 +168,10 @@ impl Run<'_> {
         self.report.published = Some(Published::new(tally.acknowledged, tally.sent, time, &tally.answers));
     }
 
+    /// Reports what was delivered since `begun`.
     fn delivered(&mut self, begun: Mark) {
         let now = self.mark();
-        self.busy(begun, now);
+        self.generator_cpu(begun, now);
         let tally = &self.load.shared.tally;
         let time = Duration::from_nanos(tally.last_delivered.saturating_sub(begun.at));
         self.report.delivered = Some(Delivered::new(tally.delivered, time, &tally.latency));
@@ -171,15 +181,15 @@ impl Run<'_> {
             Some(DeliveryCpu { total_us: each(used.total()), user_us: each(used.user), system_us: each(used.system) });
     }
 
-    /// What the server's memory has grown by since it was `resident`.
-    fn keeps(&mut self, resident: u64) {
+    /// Reports how much memory the server uses for each subscriber. Before they connected, it used `resident` bytes.
+    fn memory_per_subscriber(&mut self, resident: u64) {
         let grown = self.resident().saturating_sub(resident);
         let open = u64::try_from(self.load.subscribers.open).unwrap_or(u64::MAX).max(1);
         self.costs.resident_bytes_per_subscriber = super::report::ratio(grown, open);
     }
 
-    /// How much of its core the generator used while it measured.
-    fn busy(&mut self, begun: Mark, now: Mark) {
+    /// Reports how much of its core the load generator used between two marks.
+    fn generator_cpu(&mut self, begun: Mark, now: Mark) {
         let time = Duration::from_nanos(now.at.saturating_sub(begun.at).max(1));
         let used = (now.own - begun.own).total();
         let percent = used.as_secs_f64() / time.as_secs_f64() * 100.0;
@@ -195,7 +205,7 @@ impl Run<'_> {
         self.server.map(Process::resident).unwrap_or_default()
     }
 
-    /// Microseconds of the server's CPU time since `begun`, for each of `n`.
+    /// The server's CPU time since `begun` in microseconds, divided by `n`.
     fn cpu_each(&self, begun: Mark, n: usize) -> f64 {
         per((self.mark().usage - begun.usage).total(), u64::try_from(n).unwrap_or(u64::MAX).max(1))
     }
@@ -212,7 +222,7 @@ impl Run<'_> {
     }
 }
 
-/// Microseconds of `time` for each of `n`.
+/// `time` in microseconds, divided by `n`.
 fn per(time: Duration, n: u64) -> f64 {
     time.as_secs_f64() * 1e6 / Duration::from_secs(n).as_secs_f64()
 }

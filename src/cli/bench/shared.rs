@@ -1,4 +1,4 @@
-//! What the subscribers and the publishers of a load share.
+//! What the subscribers and the publishers of a run share.
 
 use mio::Registry;
 
@@ -10,7 +10,7 @@ use super::{
     verify::Topic,
 };
 
-/// What subscribers and publishers work with, and what they report to.
+/// What the subscribers and the publishers of a run share.
 pub struct Shared<'a> {
     pub plan: &'a Plan,
     pub registry: Registry,
@@ -18,11 +18,12 @@ pub struct Shared<'a> {
     pub topics: Vec<Topic>,
     pub tally: Tally,
     pub clock: Clock,
+    /// Every read goes into this buffer.
     pub buffer: Vec<u8>,
 }
 
 impl Shared<'_> {
-    /// Notes how the publishing of an event has ended.
+    /// Notes the answer to the publish of an event.
     pub fn answer(&mut self, stamp: Stamp, is_acknowledged: bool) {
         if let Some(topic) = usize::try_from(stamp.topic).ok().and_then(|topic| self.topics.get_mut(topic)) {
             topic.answer(stamp.number, is_acknowledged);

@@ -1,22 +1,23 @@
-//! What an event's content begins with, so that its arrival can be checked: the run, the topic, its number, its time.
+//! The stamp at the beginning of an event's content, by which its arrival is checked: run, topic, number and time.
 
 use std::io::Write as _;
 
-/// Bytes of a stamp: `~RRRRRRRR.TTTTTT.NNNNNNNN.tttttttttttt` in hexadecimal digits; no event is smaller.
+/// The length of a stamp: `~RRRRRRRR.TTTTTT.NNNNNNNN.tttttttttttt` in hexadecimal digits. No event is smaller.
 pub const BYTES: usize = 38;
 
-/// One event, as its publisher knows it.
+/// The identity of one event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
+    /// The index of the topic.
     pub topic: u32,
-    /// 0, 1, 2, … within its topic, whoever publishes it.
+    /// 0, 1, 2, … within the topic, over all publishers.
     pub number: u32,
-    /// When it was to be published, in nanoseconds since the run began.
+    /// The scheduled time of publishing, in nanoseconds since the run began.
     pub time: u64,
 }
 
 impl Stamp {
-    /// Writes a content of `bytes`: the stamp and filling.
+    /// Appends content of `bytes` bytes: the stamp and padding.
     pub fn write(self, run: u32, bytes: usize, out: &mut Vec<u8>) {
         let end = out.len() + bytes.max(BYTES);
         // Writing to memory that grows cannot fail.
@@ -24,7 +25,7 @@ impl Stamp {
         out.resize(end, b'x');
     }
 
-    /// Reads the stamp that `content` begins with; `None` when it has none, or that of another run.
+    /// Reads the stamp at the beginning of `content`; `None` if there is none, or it belongs to another run.
     pub fn read(run: u32, content: &[u8]) -> Option<Self> {
         let (stamp, _) = content.split_first_chunk::<BYTES>()?;
         let (mark, stamp) = stamp.split_first()?;
@@ -53,7 +54,7 @@ mod tests {
             let mut content = Vec::new();
             stamp.write(7, bytes, &mut content);
             assert_eq!((content.len(), Stamp::read(7, &content)), (bytes.max(BYTES), Some(stamp)));
-            assert_eq!(Stamp::read(8, &content), None, "another run's");
+            assert_eq!(Stamp::read(8, &content), None, "a stamp of another run");
             assert_eq!(Stamp::read(7, &content[..BYTES - 1]), None);
             assert_eq!(Stamp::read(7, &content[1..]), None);
         }

@@ -1,4 +1,4 @@
-//! What is counted while a run goes on.
+//! The counters of a run.
 
 use std::{
     collections::BTreeMap,
@@ -8,12 +8,12 @@ use std::{
 
 use hdrhistogram::Histogram;
 
-/// The longest time that is told apart, in microseconds: an hour.
+/// The longest time that the histograms can record, in microseconds: an hour.
 const TIME_MAX: u64 = 3_600_000_000;
-/// Different reasons that are told apart; a server can make up as many as it likes.
+/// The most error reasons that are counted separately. A server could cause any number of them.
 const REASONS_MAX: usize = 32;
 
-/// Nanoseconds since the run began.
+/// The clock of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
 
@@ -22,6 +22,7 @@ impl Clock {
         Self(Instant::now())
     }
 
+    /// Nanoseconds since the run began.
     pub fn now(self) -> u64 {
         nanos(self.0.elapsed())
     }
@@ -31,26 +32,37 @@ pub fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// The counters of a run. Times are in nanoseconds since the run began, unless stated otherwise.
 #[derive(Debug)]
 pub struct Tally {
-    /// From the publishing of an event, or the subscriber's coming if that was later, to its arrival; in microseconds.
+    /// The time from publishing an event, or from the subscriber's connect if that was later, to the arrival; in
+    /// microseconds.
     pub latency: Histogram<u64>,
-    /// From the time at which an event was to be published to the answer, in microseconds.
+    /// The time from the scheduled publishing of an event to the answer, in microseconds.
     pub answers: Histogram<u64>,
+    /// Events that were sent.
     pub sent: u64,
+    /// Events that the server acknowledged.
     pub acknowledged: u64,
-    /// Events that came, each once a subscriber.
+    /// Deliveries, without repeated ones.
     pub delivered: u64,
+    /// Deliveries of an event that the subscriber already had.
     pub repeated: u64,
+    /// Deliveries in the wrong order.
     pub out_of_order: u64,
     /// Blocks without an event of this run.
     pub quiet_blocks: u64,
+    /// Bytes that subscribers received.
     pub bytes: u64,
+    /// The scheduled time of the first event.
     pub first_sent: Option<u64>,
+    /// The time of the last answer to a publisher.
     pub last_answered: u64,
+    /// The time of the last delivery.
     pub last_delivered: u64,
-    /// When anything has gone on last.
-    pub moved: u64,
+    /// The last time at which any connection made progress.
+    pub last_progress: u64,
+    /// How often each error occurred.
     pub errors: BTreeMap<String, u64>,
 }
 
@@ -72,12 +84,12 @@ impl Tally {
             first_sent: None,
             last_answered: 0,
             last_delivered: 0,
-            moved: 0,
+            last_progress: 0,
             errors: BTreeMap::new(),
         })
     }
 
-    /// Counts what went wrong, by its reason.
+    /// Counts an error by its reason.
     pub fn error(&mut self, reason: String) {
         if self.errors.len() < REASONS_MAX || self.errors.contains_key(&reason) {
             *self.errors.entry(reason).or_default() += 1;
@@ -86,16 +98,16 @@ impl Tally {
         }
     }
 
-    /// Forgets the deliveries that have been timed so far: the next ones are what is measured.
-    pub fn restart(&mut self) {
+    /// Forgets all deliveries so far, so that only later ones are measured.
+    pub fn reset_deliveries(&mut self) {
         self.latency.reset();
         self.delivered = 0;
         self.last_delivered = 0;
     }
 }
 
-/// What the system says, without its number.
-pub fn told(error: &io::Error) -> String {
+/// The text of a system error, without its number.
+pub fn error_text(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }

@@ -227,7 +227,7 @@ mod tests {
         Ok(String::from_utf8(content).expect("UTF-8"))
     }
 
-    /// The reference: what serde_json's tree makes of the content.
+    /// The reference: what a tree of `serde_json` makes of the content.
     fn through_a_tree(json: &str) -> Option<String> {
         let body: Value = serde_json::from_str(&format!("{{\"content\":{json}}}")).ok()?;
         Some(match &body["content"] {
