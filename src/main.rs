@@ -22,18 +22,15 @@ struct CommandLine {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    serve: serve::Arguments,
+    serve: serve::ServeArguments,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Run the broker. This is the default.
-    Serve(serve::Arguments),
+    Serve(serve::ServeArguments),
     /// Measure a server: publish, subscribe, and check every delivery.
-    Bench(bench::Arguments),
-    /// Print the default config.toml: each key with its default and what it is for.
-    #[command(after_help = config::EXAMPLES)]
-    Config,
+    Bench(bench::BenchArguments),
 }
 
 const EXAMPLES: &str = "\

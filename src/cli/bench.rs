@@ -61,7 +61,7 @@ no errors, and 1 otherwise.";
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Arguments {
+pub struct BenchArguments {
     /// The server: `http://HOST[:PORT][/PREFIX]`. There is no TLS.
     #[arg(default_value = "http://127.0.0.1:8080", value_parser = Target::parse)]
     url: Target,
@@ -121,7 +121,7 @@ pub struct Arguments {
 }
 
 /// Runs the benchmark. The exit code is 1 if an event was lost, repeated or out of order, or on any error.
-pub fn bench(arguments: Arguments) -> ExitCode {
+pub fn bench(arguments: BenchArguments) -> ExitCode {
     let json = arguments.json;
     match measure(arguments) {
         Ok(report) => {
@@ -137,13 +137,13 @@ pub fn bench(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn measure(arguments: Arguments) -> Result<report::Report, String> {
+fn measure(arguments: BenchArguments) -> Result<report::Report, String> {
     let server = arguments.pid.map(Process::tree).transpose()?;
     raise_descriptor_limit(arguments.subscribers, arguments.publishers)?;
     run::run(&plan(arguments)?, server.as_ref())
 }
 
-fn plan(arguments: Arguments) -> Result<Plan, String> {
+fn plan(arguments: BenchArguments) -> Result<Plan, String> {
     let mode = match arguments.idle {
         Some(time) => Mode::Idle(time),
         None if arguments.replay => Mode::Replay,

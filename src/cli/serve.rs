@@ -21,7 +21,7 @@ const DEFAULT_LOG_FILTER: &str = "info,actix_http=off,actix_server=warn";
 
 /// The command line of `tidings serve`.
 #[derive(Args)]
-pub struct Arguments {
+pub struct ServeArguments {
     /// The configuration file. The default is config.toml in the working directory, if it exists.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -39,7 +39,7 @@ pub struct Arguments {
 }
 
 /// Runs the server until a signal ends it.
-pub fn serve(arguments: Arguments) -> ExitCode {
+pub fn serve(arguments: ServeArguments) -> ExitCode {
     let overrides = Overrides { listen: arguments.listen };
     let mut config = match Config::from_environment(arguments.config.as_deref(), &overrides) {
         Ok(config) => config,

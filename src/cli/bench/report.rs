@@ -15,16 +15,16 @@ pub struct Report {
     pub publishers: usize,
     pub event_bytes: String,
     /// The first connects of the subscribers.
-    pub connected: Connected,
+    pub connected: ConnectResult,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub published: Option<Published>,
+    pub published: Option<PublishResult>,
     #[serde(skip_serializing_if = "Option::is_none")]
     /// The reconnects after the storm.
-    pub resumed: Option<Connected>,
+    pub resumed: Option<ConnectResult>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub delivered: Option<Delivered>,
+    pub delivered: Option<DeliveryResult>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub idle: Option<Idle>,
+    pub idle: Option<IdleResult>,
     /// Events that a subscriber should have got and has not, for all subscribers.
     pub lost: u64,
     pub repeated: u64,
@@ -32,7 +32,7 @@ pub struct Report {
     /// How often each error occurred.
     pub errors: BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub server: Option<Server>,
+    pub server: Option<ServerUsage>,
     /// How much of its one core the load generator used. Near 100, the generator was the bottleneck, not the server.
     /// `None` with `--spin`, which always uses the whole core.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,7 +41,7 @@ pub struct Report {
 
 /// How many subscribers connected, and how fast.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Connected {
+pub struct ConnectResult {
     pub subscribers: usize,
     pub seconds: f64,
     pub per_second: f64,
@@ -49,7 +49,7 @@ pub struct Connected {
 
 /// How many events were published, and how fast. The quantiles are the times until the answer.
 #[derive(Clone, Debug, Serialize)]
-pub struct Published {
+pub struct PublishResult {
     pub acknowledged: u64,
     pub sent: u64,
     pub seconds: f64,
@@ -60,7 +60,7 @@ pub struct Published {
 
 /// How many events were delivered, and how fast. The quantiles are those of the latency.
 #[derive(Clone, Debug, Serialize)]
-pub struct Delivered {
+pub struct DeliveryResult {
     pub events: u64,
     pub seconds: f64,
     pub per_second: f64,
@@ -72,7 +72,7 @@ pub struct Delivered {
 
 /// What arrived while nothing was published.
 #[derive(Clone, Debug, Serialize)]
-pub struct Idle {
+pub struct IdleResult {
     pub seconds: f64,
     /// Heartbeats and comments.
     pub blocks: u64,
@@ -83,7 +83,7 @@ pub struct Idle {
 
 /// What the server used, with `--pid`.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Server {
+pub struct ServerUsage {
     /// CPU time for each connect, or in a storm for each reconnect.
     pub connect_cpu_us: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,20 +105,20 @@ pub struct DeliveryCpu {
     pub system_us: f64,
 }
 
-impl Connected {
+impl ConnectResult {
     pub fn new(subscribers: usize, time: Duration) -> Self {
         Self { subscribers, seconds: time.as_secs_f64(), per_second: rate(wide(subscribers), time) }
     }
 }
 
-impl Published {
+impl PublishResult {
     pub fn new(acknowledged: u64, sent: u64, time: Duration, answers: &Histogram<u64>) -> Self {
         let (p50_us, p99_us) = (answers.value_at_quantile(0.5), answers.value_at_quantile(0.99));
         Self { acknowledged, sent, seconds: time.as_secs_f64(), per_second: rate(acknowledged, time), p50_us, p99_us }
     }
 }
 
-impl Delivered {
+impl DeliveryResult {
     pub fn new(events: u64, time: Duration, latency: &Histogram<u64>) -> Self {
         Self {
             events,
@@ -144,21 +144,21 @@ impl Report {
     }
 
     fn deliveries(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(Published { acknowledged, per_second, p50_us, p99_us, .. }) = self.published {
+        if let Some(PublishResult { acknowledged, per_second, p50_us, p99_us, .. }) = self.published {
             let times = format!("answered within p50 {}, p99 {}", time(p50_us), time(p99_us));
             let text = format!("{} acknowledged, {}/s; {times}", grouped(acknowledged), round(per_second));
             Self::row(f, "published", &text)?;
         }
-        if let Some(Connected { subscribers, seconds, per_second }) = self.resumed {
+        if let Some(ConnectResult { subscribers, seconds, per_second }) = self.resumed {
             let text = format!("{} in {seconds:.3} s, {}/s", grouped(wide(subscribers)), round(per_second));
             Self::row(f, "resumed", &text)?;
         }
-        if let Some(Delivered { events, per_second, p50_us, p99_us, p999_us, max_us, .. }) = self.delivered {
+        if let Some(DeliveryResult { events, per_second, p50_us, p99_us, p999_us, max_us, .. }) = self.delivered {
             Self::row(f, "delivered", &format!("{}, {}/s", grouped(events), round(per_second)))?;
             let [p50, p99, p999, max] = [p50_us, p99_us, p999_us, max_us].map(time);
             Self::row(f, "latency", &format!("p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}"))?;
         }
-        if let Some(Idle { seconds, blocks, bytes, still_connected }) = self.idle {
+        if let Some(IdleResult { seconds, blocks, bytes, still_connected }) = self.idle {
             let received = format!("received {} blocks of {} bytes", grouped(blocks), grouped(bytes));
             let text = format!("{} connected after {seconds:.0} s; {received}", grouped(wide(still_connected)));
             Self::row(f, "idle", &text)?;
@@ -167,7 +167,7 @@ impl Report {
     }
 
     fn costs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(Server { connect_cpu_us, delivery, idle_cpu_percent, .. }) = self.server {
+        if let Some(ServerUsage { connect_cpu_us, delivery, idle_cpu_percent, .. }) = self.server {
             let delivery = delivery.map(|DeliveryCpu { total_us, user_us, system_us }| {
                 format!("{total_us:.3} µs per delivery (user {user_us:.3}, system {system_us:.3})")
             });
@@ -175,7 +175,7 @@ impl Report {
             let costs = [Some(format!("{connect_cpu_us:.1} µs per connect")), delivery, idle];
             Self::row(f, "server CPU", &costs.into_iter().flatten().collect::<Vec<_>>().join(", "))?;
         }
-        if let Some(Server { resident_bytes_per_subscriber, resident_bytes, .. }) = self.server {
+        if let Some(ServerUsage { resident_bytes_per_subscriber, resident_bytes, .. }) = self.server {
             let mib = ratio(resident_bytes, 1 << 20);
             let text = format!("{} bytes per subscriber, {mib:.1} MiB in total", round(resident_bytes_per_subscriber));
             Self::row(f, "server memory", &text)?;
@@ -192,7 +192,7 @@ impl fmt::Display for Report {
         let counts = [(*subscribers, "subscriber"), (*topics, "topic"), (*publishers, "publisher")];
         let counts = counts.map(|(n, what)| format!("{} {what}{}", grouped(wide(n)), if n == 1 { "" } else { "s" }));
         writeln!(f, "{mode} on {url}: {}, events of {event_bytes} bytes\n", counts.join(", "))?;
-        let Connected { subscribers: connected, seconds, per_second } = self.connected;
+        let ConnectResult { subscribers: connected, seconds, per_second } = self.connected;
         let connected = format!("{} of {}", grouped(wide(connected)), grouped(wide(*subscribers)));
         Self::row(f, "connected", &format!("{connected} in {seconds:.3} s, {}/s", round(per_second)))?;
         self.deliveries(f)?;

@@ -7,7 +7,7 @@ use super::{
     plan::{Amount, Mode, Plan},
     process::{Process, Usage},
     progress::Progress,
-    report::{Connected, Delivered, DeliveryCpu, Idle, Published, Report, Server},
+    report::{ConnectResult, DeliveryCpu, DeliveryResult, IdleResult, PublishResult, Report, ServerUsage},
 };
 
 /// The pause after connecting, before anything is measured. The server may still have work to do for the new
@@ -25,7 +25,7 @@ struct Run<'a> {
     own: Process,
     report: Report,
     /// What the server used.
-    costs: Server,
+    costs: ServerUsage,
 }
 
 /// A point in time, and the CPU time that was used up to it.
@@ -51,7 +51,7 @@ pub fn run(plan: &Plan, server: Option<&Process>) -> Result<Report, String> {
         event_bytes: plan.sizes.to_string(),
         ..Report::default()
     };
-    let mut run = Run { load, server, own: Process::own(), report, costs: Server::default() };
+    let mut run = Run { load, server, own: Process::own(), report, costs: ServerUsage::default() };
     match plan.mode {
         Mode::Live => run.live(plan)?,
         Mode::Replay => run.replay(plan)?,
@@ -110,7 +110,7 @@ impl Run<'_> {
         self.load.deliver()?;
         self.costs.connect_cpu_us = self.cpu_each(begun, self.load.subscribers.open);
         let time = self.load.shared.tally.last_progress.saturating_sub(begun.at);
-        self.report.resumed = Some(Connected::new(self.load.subscribers.open, Duration::from_nanos(time)));
+        self.report.resumed = Some(ConnectResult::new(self.load.subscribers.open, Duration::from_nanos(time)));
         if messages > before {
             self.delivered(begun);
         }
@@ -127,7 +127,7 @@ impl Run<'_> {
         let used = (now.usage - begun.usage).total();
         self.costs.idle_cpu_percent = Some(used.as_secs_f64() / time.as_secs_f64() * 100.0);
         let tally = &self.load.shared.tally;
-        self.report.idle = Some(Idle {
+        self.report.idle = Some(IdleResult {
             seconds: time.as_secs_f64(),
             blocks: tally.quiet_blocks - blocks,
             bytes: tally.bytes - bytes,
@@ -156,7 +156,7 @@ impl Run<'_> {
         }
         let now = self.mark();
         self.costs.connect_cpu_us = self.cpu_each(begun, open);
-        self.report.connected = Connected::new(open, Duration::from_nanos(now.at - begun.at));
+        self.report.connected = ConnectResult::new(open, Duration::from_nanos(now.at - begun.at));
         Ok(())
     }
 
@@ -165,7 +165,7 @@ impl Run<'_> {
         let tally = &self.load.shared.tally;
         let time = tally.first_sent.map_or(0, |first| tally.last_answered.saturating_sub(first));
         let time = Duration::from_nanos(time);
-        self.report.published = Some(Published::new(tally.acknowledged, tally.sent, time, &tally.answers));
+        self.report.published = Some(PublishResult::new(tally.acknowledged, tally.sent, time, &tally.answers));
     }
 
     /// Reports what was delivered since `begun`.
@@ -174,7 +174,7 @@ impl Run<'_> {
         self.generator_cpu(begun, now);
         let tally = &self.load.shared.tally;
         let time = Duration::from_nanos(tally.last_delivered.saturating_sub(begun.at));
-        self.report.delivered = Some(Delivered::new(tally.delivered, time, &tally.latency));
+        self.report.delivered = Some(DeliveryResult::new(tally.delivered, time, &tally.latency));
         let used = now.usage - begun.usage;
         let each = |time: Duration| if tally.delivered == 0 { 0.0 } else { per(time, tally.delivered) };
         self.costs.delivery =
