@@ -98,8 +98,8 @@ impl Server {
     /// When the address cannot be listened on, the log cannot be opened, or a worker cannot be started.
     pub fn listen(config: Config) -> Result<Self, StartError> {
         let requested = config.server.address();
-        let failed = |source| StartError::Listen { address: requested, source };
-        let sockets = sockets(requested, &config).map_err(failed)?;
+        let listen_error = |source| StartError::Listen { address: requested, source };
+        let sockets = bind_all(requested, &config).map_err(listen_error)?;
         let config = Arc::new(config);
         let keys = KeyLimits::from(&*config);
         let log: Arc<dyn Log> = match config.log.engine {
@@ -123,8 +123,8 @@ impl Server {
         };
         // Listen only when the log is open. Otherwise clients would connect to a server that may fail to start.
         let listeners: io::Result<Vec<TcpListener>> = sockets.into_iter().map(listen).collect();
-        let listeners = listeners.map_err(failed)?;
-        let address = listeners.first().map_or(Ok(requested), TcpListener::local_addr).map_err(failed)?;
+        let listeners = listeners.map_err(listen_error)?;
+        let address = listeners.first().map_or(Ok(requested), TcpListener::local_addr).map_err(listen_error)?;
         let workers = start_workers(listeners, &parts).map_err(StartError::Worker)?;
         actix_rt::spawn(maintain(Arc::clone(&log), Arc::clone(&registry)));
         Ok(Self { address, config, log, registry, connections, workers, drain, done, drained })
@@ -185,7 +185,7 @@ impl Server {
 ///
 /// On Linux, each socket has its own queue of new connections, and the kernel distributes the connections
 /// (`SO_REUSEPORT`). So the workers do not compete for them. On other systems, all workers share one queue.
-fn sockets(address: SocketAddr, config: &Config) -> io::Result<Vec<Socket>> {
+fn bind_all(address: SocketAddr, config: &Config) -> io::Result<Vec<Socket>> {
     let workers = match config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,

@@ -134,7 +134,7 @@ impl FastPath {
     /// Serves a connection until it is closed, or the hub has its socket.
     pub async fn serve(self: Rc<Self>, socket: BareStream, remote: SocketAddr, slot: PendingSlot) {
         let connection = Connection::new(socket, remote, slot, &self.edge.config.server);
-        // On an error the client has gone, or reads nothing. Nobody can be told.
+        // An error means that the client has disconnected, or reads nothing. So it cannot be told.
         self.run(connection).await.ok();
     }
 

@@ -109,7 +109,11 @@ async fn the_servers_cost_is_told_and_json_has_all_figures() {
         assert!(report.pointer(figure).and_then(Value::as_f64).is_some_and(|n| n > 0.0), "{figure} in {report}");
     }
     let told = bench(&server.url(""), &format!("--subscribers 5 --pid {}", server.id())).await;
-    assert!(told.row("server CPU").contains("a delivery") && told.row("server memory").contains("MiB"), "{}", told.out);
+    assert!(
+        told.row("server CPU").contains("per delivery") && told.row("server memory").contains("MiB"),
+        "{}",
+        told.out
+    );
 }
 
 /// Goal: it also works against another server, with its paths and the fields it wants.
@@ -181,7 +185,7 @@ async fn what_cannot_be_measured_is_told_readably() {
 async fn help_teaches_to_measure() {
     let help = bench("--help", "").await;
     assert_eq!(help.code, 0);
-    for word in ["--subscribers", "--replay", "--storm", "--idle", "--pid", "--json", "{topic}", "ends with 0"] {
+    for word in ["--subscribers", "--replay", "--storm", "--idle", "--pid", "--json", "{topic}", "exit code is 0"] {
         assert!(help.out.contains(word), "`{word}` is missing in:\n{}", help.out);
     }
 }

@@ -51,7 +51,7 @@ impl<'a> Load<'a> {
     /// Connects all subscribers, and waits until each has been answered.
     pub fn connect(&mut self) -> Result<(), String> {
         self.subscribers.start_connecting();
-        if !self.run_until("connecting", |load| load.subscribers.are_connected())? {
+        if !self.run_until("connecting", |load| load.subscribers.have_finished_connecting())? {
             self.shared.tally.error("subscribe: no answer".to_owned());
         }
         Ok(())

@@ -111,7 +111,7 @@ impl Publishers {
         let topics = u64::try_from(self.heads.len()).unwrap_or(u64::MAX);
         let topic = usize::try_from(nth % topics).unwrap_or_default();
         let (Some(state), Some(head)) = (shared.topics.get_mut(topic), self.heads.get(topic)) else { return };
-        let stamp = Stamp { topic: u32::try_from(topic).unwrap_or(u32::MAX), number: state.send(), time };
+        let stamp = Stamp { topic: u32::try_from(topic).unwrap_or(u32::MAX), number: state.add_event(), time };
         let bytes = fastrand::usize(shared.plan.sizes.0.clone());
         shared.tally.sent += 1;
         shared.tally.first_sent.get_or_insert(time);

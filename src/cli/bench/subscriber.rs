@@ -84,7 +84,7 @@ impl Subscribers {
     }
 
     /// Whether every connect has succeeded or failed.
-    pub fn are_connected(&self) -> bool {
+    pub fn have_finished_connecting(&self) -> bool {
         self.next == self.all.len() && self.connecting == 0
     }
 

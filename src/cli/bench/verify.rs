@@ -81,8 +81,8 @@ impl Topic {
         Self { outcomes: Vec::new(), order, acknowledged: 0 }
     }
 
-    /// Returns the number for a new event, which is about to be sent.
-    pub fn send(&mut self) -> u32 {
+    /// Adds a new event, which is about to be sent, and returns its number.
+    pub fn add_event(&mut self) -> u32 {
         self.outcomes.push(Outcome::Pending);
         if let Order::Observed(order) = &mut self.order {
             order.positions.push(None);
@@ -110,7 +110,7 @@ impl Topic {
     }
 
     /// The position of a delivered event, and whether it comes too late: after an event that was sent only when this
-    /// one had been answered. `None` if it was never published.
+    /// one had been answered. `None` if it was never published. The first delivery of an event assigns its position.
     fn position(&mut self, number: u32) -> Option<(u32, bool)> {
         if index(number) >= self.outcomes.len() {
             return None;
@@ -196,7 +196,7 @@ mod tests {
     fn topic(publishers: usize, n: u32) -> Topic {
         let mut topic = Topic::new(publishers);
         for _ in 0..n {
-            let number = topic.send();
+            let number = topic.add_event();
             topic.answer(number, true);
         }
         topic
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn concurrent_events_have_one_order_for_all() {
         let mut topic = Topic::new(2);
-        let numbers = [topic.send(), topic.send(), topic.send()];
+        let numbers = [topic.add_event(), topic.add_event(), topic.add_event()];
         for number in numbers {
             topic.answer(number, true);
         }
@@ -246,7 +246,7 @@ mod tests {
         for publishers in [1, 2] {
             let mut topic = Topic::new(publishers);
             for is_acknowledged in [true, false, true] {
-                let number = topic.send();
+                let number = topic.add_event();
                 topic.answer(number, is_acknowledged);
             }
             assert_eq!(topic.acknowledged(), 2);

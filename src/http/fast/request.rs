@@ -75,7 +75,7 @@ pub(super) fn parse<T>(
         Err(problem) => return Parsed::Refused(problem),
     };
     let for_fallback = || Parsed::ForFallback(Framing::new(bytes, &parsed, head_len, body_len));
-    let Connection::Simple { is_last } = connection(parsed.headers) else { return for_fallback() };
+    let Headers::Simple { is_last } = check_headers(parsed.headers) else { return for_fallback() };
     let (1, Some(body_len)) = (version, body_len) else { return for_fallback() };
     let len = head_len.saturating_add(body_len);
     // Other targets are those for a proxy (`http://…`), for the whole server (`*`), and those with a fragment, which a
@@ -127,34 +127,34 @@ fn may_end_head(bytes: &[u8]) -> bool {
     })
 }
 
-/// What the headers say about the connection.
-enum Connection {
-    /// The headers are those of a simple request. With `is_last`, the client asked to close the connection after it.
+/// Whether the headers are those of a simple request.
+enum Headers {
+    /// They are. With `is_last`, the client asked to close the connection after the response.
     Simple { is_last: bool },
-    /// The request is not simple.
+    /// They are not: only the fallback can serve the request.
     Other,
 }
 
-fn connection(headers: &[httparse::Header<'_>]) -> Connection {
+fn check_headers(headers: &[httparse::Header<'_>]) -> Headers {
     let (mut hosts, mut is_last) = (0, false);
     for header in headers {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         // The length is compared first because this runs for each header of each request.
         match header.name.len() {
             4 if is("host") => hosts += 1,
-            6 if is("expect") => return Connection::Other,
-            7 if is("upgrade") => return Connection::Other,
+            6 if is("expect") => return Headers::Other,
+            7 if is("upgrade") => return Headers::Other,
             10 if is("connection") => match header.value.to_ascii_lowercase().as_slice() {
                 b"keep-alive" => {}
                 b"close" => is_last = true,
-                _ => return Connection::Other,
+                _ => return Headers::Other,
             },
-            16 if is("content-encoding") => return Connection::Other,
-            17 if is("transfer-encoding") => return Connection::Other,
+            16 if is("content-encoding") => return Headers::Other,
+            17 if is("transfer-encoding") => return Headers::Other,
             _ => {}
         }
     }
-    if hosts == 1 { Connection::Simple { is_last } } else { Connection::Other }
+    if hosts == 1 { Headers::Simple { is_last } } else { Headers::Other }
 }
 
 impl Head for Request<'_> {
