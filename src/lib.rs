@@ -4,7 +4,7 @@
 //!  publish ─► http ─► limits ─► registry ──────────────────► log ─┐ append: position, commit
 //!                                                                 │ one ordered feed of commits
 //!  subscribe ─► http ─► limits ─► registry ─► topic (actor)       ▼
-//!                └── the socket itself is handed to ───────────► hub (one a worker) ─► sockets
+//!                └── the socket itself is handed to ───────────► hub (one per worker) ─► sockets
 //!                                                                 ▲ catch up: read(topics, after)
 //!                                                                log
 //! ```

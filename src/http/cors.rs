@@ -20,6 +20,7 @@ pub(super) struct Permission {
     is_preflight: bool,
 }
 
+/// The methods that a page may use.
 const METHODS: &str = "GET, HEAD, POST, PUT, DELETE";
 /// The response headers that a page may read.
 const EXPOSED: &str = "last-event-id, idempotency-replayed, retry-after";

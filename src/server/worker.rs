@@ -35,10 +35,12 @@ pub(super) struct Parts {
     pub(super) config: Arc<Config>,
     pub(super) log: Arc<dyn Log>,
     pub(super) registry: Arc<Registry>,
+    /// The limit on subscribers.
     pub(super) connections: Arc<Connections>,
     /// The budget for partly sent data of slow subscribers, for all workers.
     pub(super) unsent: Arc<Unsent>,
     pub(super) drain: Drain,
+    /// The limit on the bytes of requests in progress.
     pub(super) bytes: Arc<RequestBytes>,
     /// The limit on connections without a subscription.
     pub(super) pending: Arc<PendingConnections>,
@@ -112,13 +114,16 @@ async fn start_fallback(edge: &Rc<Edge>) -> io::Result<Fallback> {
 }
 
 async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>) {
-    let (mut accepted, mut is_exhausted) = (0, false);
+    let mut accepted = 0;
+    // The error was logged, and no connection was accepted since.
+    let mut is_exhausted = false;
     loop {
         let (socket, remote) = match accept_one(listener).await {
             Ok(connection) => connection,
             Err(error) if is_exhaustion(&error) => {
-                if !std::mem::replace(&mut is_exhausted, true) {
+                if !is_exhausted {
                     tracing::error!(%error, "no connection can be accepted; raise the limit of open files (ulimit -n)");
+                    is_exhausted = true;
                 }
                 // The task of an evicted connection must run before its descriptor is free.
                 if fast.evict_idle() {

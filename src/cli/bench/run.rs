@@ -78,20 +78,20 @@ impl Run<'_> {
         self.connect()?;
         let begun = self.mark();
         self.load.publish(plan.amount)?;
-        self.published();
-        self.delivered(begun);
+        self.report_published();
+        self.report_delivered(begun);
         Ok(())
     }
 
     fn replay(&mut self, plan: &Plan) -> Result<(), String> {
         self.load.publish(plan.amount)?;
-        self.published();
+        self.report_published();
         let (begun, resident) = (self.mark(), self.resident());
         self.load.connect()?;
-        self.connected(begun)?;
+        self.report_connected(begun)?;
         self.load.deliver()?;
-        self.delivered(begun);
-        self.memory_per_subscriber(resident);
+        self.report_delivered(begun);
+        self.report_memory(resident);
         Ok(())
     }
 
@@ -102,7 +102,7 @@ impl Run<'_> {
         self.load.publish(Amount::Messages(before))?;
         self.load.subscribers.disconnect_all();
         self.load.publish(Amount::Messages(messages - before))?;
-        self.published();
+        self.report_published();
         self.load.run_for("disconnected", SETTLE)?;
         self.load.shared.tally.reset_deliveries();
         let begun = self.mark();
@@ -112,7 +112,7 @@ impl Run<'_> {
         let time = self.load.shared.tally.last_progress.saturating_sub(begun.at);
         self.report.resumed = Some(ConnectResult::new(self.load.subscribers.open, Duration::from_nanos(time)));
         if messages > before {
-            self.delivered(begun);
+            self.report_delivered(begun);
         }
         Ok(())
     }
@@ -123,7 +123,7 @@ impl Run<'_> {
         let (begun, blocks, bytes) = (self.mark(), tally.quiet_blocks, tally.bytes);
         self.load.run_for("idle", time)?;
         let now = self.mark();
-        self.generator_cpu(begun, now);
+        self.report_generator_cpu(begun, now);
         let used = (now.usage - begun.usage).total();
         self.costs.idle_cpu_percent = Some(used.as_secs_f64() / time.as_secs_f64() * 100.0);
         let tally = &self.load.shared.tally;
@@ -140,14 +140,14 @@ impl Run<'_> {
     fn connect(&mut self) -> Result<(), String> {
         let (begun, resident) = (self.mark(), self.resident());
         self.load.connect()?;
-        self.connected(begun)?;
+        self.report_connected(begun)?;
         self.load.run_for("settling", SETTLE)?;
-        self.memory_per_subscriber(resident);
+        self.report_memory(resident);
         Ok(())
     }
 
     /// Reports the connects since `begun`. It is an error if no subscriber is connected.
-    fn connected(&mut self, begun: Mark) -> Result<(), String> {
+    fn report_connected(&mut self, begun: Mark) -> Result<(), String> {
         let open = self.load.subscribers.open;
         if open == 0 {
             let errors = &self.load.shared.tally.errors;
@@ -161,7 +161,7 @@ impl Run<'_> {
     }
 
     /// Reports what was published.
-    fn published(&mut self) {
+    fn report_published(&mut self) {
         let tally = &self.load.shared.tally;
         let time = tally.first_sent.map_or(0, |first| tally.last_answered.saturating_sub(first));
         let time = Duration::from_nanos(time);
@@ -169,9 +169,9 @@ impl Run<'_> {
     }
 
     /// Reports what was delivered since `begun`.
-    fn delivered(&mut self, begun: Mark) {
+    fn report_delivered(&mut self, begun: Mark) {
         let now = self.mark();
-        self.generator_cpu(begun, now);
+        self.report_generator_cpu(begun, now);
         let tally = &self.load.shared.tally;
         let time = Duration::from_nanos(tally.last_delivered.saturating_sub(begun.at));
         self.report.delivered = Some(DeliveryResult::new(tally.delivered, time, &tally.latency));
@@ -182,14 +182,14 @@ impl Run<'_> {
     }
 
     /// Reports how much memory the server uses for each subscriber. Before they connected, it used `resident` bytes.
-    fn memory_per_subscriber(&mut self, resident: u64) {
+    fn report_memory(&mut self, resident: u64) {
         let grown = self.resident().saturating_sub(resident);
         let open = u64::try_from(self.load.subscribers.open).unwrap_or(u64::MAX).max(1);
         self.costs.resident_bytes_per_subscriber = super::report::ratio(grown, open);
     }
 
     /// Reports how much of its core the load generator used between two marks.
-    fn generator_cpu(&mut self, begun: Mark, now: Mark) {
+    fn report_generator_cpu(&mut self, begun: Mark, now: Mark) {
         let time = Duration::from_nanos(now.at.saturating_sub(begun.at).max(1));
         let used = (now.own - begun.own).total();
         let percent = used.as_secs_f64() / time.as_secs_f64() * 100.0;
