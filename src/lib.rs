@@ -9,8 +9,7 @@
 //!                                                                log
 //! ```
 //!
-//! A publish with an idempotency key goes through the actor of its topic. The registry passes all others directly to
-//! the log.
+//! A publish does not pass the actor of its topic: the log puts the events in order, and remembers idempotency keys.
 //!
 //! # Invariants
 //! - *One sequence.* The log gives every event a position in one global sequence. An event id consists of that position

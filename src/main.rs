@@ -31,6 +31,9 @@ enum Command {
     Serve(serve::ServeArguments),
     /// Measure a server: publish, subscribe, and check every delivery.
     Bench(bench::BenchArguments),
+    /// Print the default config.toml: each key with its default and what it is for.
+    #[command(after_help = config::EXAMPLES)]
+    Config,
 }
 
 const EXAMPLES: &str = "\
@@ -39,7 +42,8 @@ Try it:
   curl -N 'http://127.0.0.1:8080/subscribe?topic=news'
   curl 'http://127.0.0.1:8080/publish?topic=news' --data-urlencode 'content=hello'
 
-Every key of config.toml can also be set as an environment variable: log.age_max is TIDINGS__LOG__AGE_MAX.";
+Every key of config.toml can also be set as an environment variable: log.age_max is TIDINGS__LOG__AGE_MAX.
+`tidings config` prints them all.";
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();

@@ -136,6 +136,12 @@ impl Server {
         self.address
     }
 
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &dyn Log {
+        &*self.log
+    }
+
     /// The topics in use.
     #[must_use]
     pub fn topics(&self) -> &Registry {

@@ -8,7 +8,10 @@ use std::borrow::Cow;
 use memchr::memchr2;
 use smallvec::SmallVec;
 
-use super::{problem::{Code, Problem}, spelling::suggest};
+use super::{
+    problem::{Code, Problem},
+    spelling::suggest,
+};
 
 /// The most pairs that are kept. It is more than a request may use in any configuration. Further pairs are only
 /// counted.
