@@ -33,6 +33,7 @@
 //! - [`log`]: the interface of the log, and its engines.
 //! - [`frame`]: encodes events for the wire.
 //! - [`event`]: the basic types: topic names, events, ids.
+//! - [`later`]: an outcome, now or later.
 //! - [`config`]: defaults < `config.toml` < environment < flags.
 
 pub mod server;
@@ -44,4 +45,5 @@ pub mod topic;
 pub mod log;
 pub mod frame;
 pub mod event;
+pub mod later;
 pub mod config;

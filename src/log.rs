@@ -16,11 +16,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, Either, FutureExt as _, Ready};
+use futures_util::future::{BoxFuture, FutureExt as _};
 
 use crate::{
     event::{Epoch, Event, EventId, EventName, TopicName},
     frame::GapReason,
+    later::Later,
 };
 
 pub mod disk;
@@ -121,7 +122,7 @@ pub trait Log: Send + Sync {
 }
 
 /// An append under way: an engine that commits at once gives the outcome as it is.
-pub type Append = Either<Ready<Appended>, BoxFuture<'static, Appended>>;
+pub type Append = Later<Appended>;
 
 /// How an append ended.
 pub type Appended = Result<Receipt, AppendError>;

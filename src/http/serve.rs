@@ -7,10 +7,7 @@
 use std::time::Duration;
 
 use actix_http::StatusCode;
-use futures_util::{
-    FutureExt as _,
-    future::{Either, LocalBoxFuture, Ready, ready},
-};
+use futures_util::{FutureExt as _, future::Either};
 
 use super::{
     Edge,
@@ -22,7 +19,10 @@ use super::{
     publish::{self, Payload},
     subscribe, topics,
 };
-use crate::hub::Subscription;
+use crate::{
+    hub::Subscription,
+    later::{self, LocalLater},
+};
 
 /// What comes of a request.
 pub(super) enum Reply {
@@ -33,7 +33,7 @@ pub(super) enum Reply {
 }
 
 /// A reply, now or later.
-pub(super) type Served<'a> = Either<Ready<Reply>, LocalBoxFuture<'a, Reply>>;
+pub(super) type Served<'a> = LocalLater<'a, Reply>;
 
 /// What is known of a request's body.
 pub(super) enum Body<'a> {
@@ -74,7 +74,7 @@ pub(super) fn serve<'a>(edge: &'a Edge, head: &impl Head, body: Body<'_>) -> Ser
         reply
     };
     match served {
-        Either::Left(reply) => Either::Left(ready(finish(reply.into_inner()))),
+        Either::Left(reply) => later::now(finish(reply.into_inner())),
         Either::Right(reply) => later(reply.map(finish)),
     }
 }
@@ -136,7 +136,7 @@ impl From<Result<Answer, Problem>> for Reply {
 
 /// A reply that is at hand.
 pub(super) fn now<'a>(answer: Result<Answer, Problem>) -> Served<'a> {
-    Either::Left(ready(answer.into()))
+    later::now(answer.into())
 }
 
 /// A reply that has to be waited for.

@@ -21,6 +21,7 @@ use crate::{
     config::LogConfig,
     event::{Epoch, Event, EventId, TopicName},
     frame,
+    later::now,
 };
 
 /// The log in memory. One lock, and that of the keys around it: every operation under it is short and none waits.
