@@ -16,7 +16,7 @@ use divan::{Bencher, black_box, counter::ItemsCount};
 use futures_util::future::join_all;
 use tidings::{
     config::{LogConfig, Size, StreamConfig},
-    event::{Epoch, Event, EventId, TopicName},
+    event::{Epoch, EventId, TopicName},
     frame::{self, Encoding, Format, Framing, Marks},
     hub::{Fanout, Peer, Subscription, Unsent},
     log::{Batch, Commit, Draft, Feed, KeyLimits, Log, disk::DiskLog, memory::MemoryLog},
@@ -59,7 +59,7 @@ fn roomy() -> LogConfig {
 
 fn encode(bencher: Bencher<'_, '_>, content: &Bytes) {
     let id = EventId { epoch: Epoch::random(), seq: 123_456 };
-    bencher.bench_local(|| frame::plain(id, None, black_box(content)));
+    bencher.with_inputs(topic).bench_local_values(|topic| frame::encode(id, 1, topic, None, black_box(content)));
 }
 
 #[divan::bench]
@@ -75,8 +75,7 @@ fn encode_plain_10_kb_in_lines(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn encode_ndjson_100_bytes(bencher: Bencher<'_, '_>) {
     let epoch = Epoch::random();
-    let (frame, content) = frame::plain(EventId { epoch, seq: 1 }, None, &[b'x'; 100]);
-    let event = Arc::new(Event { seq: 1, time_ms: 1_700_000_000_000, topic: topic(), name: None, content, frame });
+    let event = frame::encode(EventId { epoch, seq: 1 }, 1_700_000_000_000, topic(), None, &[b'x'; 100]);
     bencher.bench_local(|| frame::event(LINES, epoch, Arc::clone(black_box(&event))));
 }
 

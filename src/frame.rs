@@ -106,9 +106,15 @@ impl AsRef<[u8]> for Frame {
     }
 }
 
-/// The plain block of a new event, chunked, and where its content is.
+/// An event, new or read back, with its plain block, chunked. Every event is made here.
 #[must_use]
-pub fn plain(id: EventId, name: Option<&EventName>, content: &[u8]) -> (Box<[u8]>, Content) {
+pub fn encode(id: EventId, time_ms: u64, topic: TopicName, name: Option<EventName>, content: &[u8]) -> Arc<Event> {
+    let (frame, content) = plain(id, name.as_ref(), content);
+    Arc::new(Event { seq: id.seq, time_ms, topic, name, content, frame })
+}
+
+/// The plain block of an event, and where its content is.
+fn plain(id: EventId, name: Option<&EventName>, content: &[u8]) -> (Box<[u8]>, Content) {
     let (lines, data_len) = measure(content);
     let mut at = 0;
     let out = with_len(Framing::Chunked, fields_len(id, name) + data_len, |out| {

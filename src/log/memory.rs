@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config::LogConfig,
-    event::{Epoch, Event, EventId, TopicName},
+    event::{Epoch, EventId, TopicName},
     frame,
     later::now,
 };
@@ -63,17 +63,9 @@ impl MemoryLog {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let id = EventId { epoch: self.epoch, seq: state.index.watermark() + 1 };
-        let (frame, content) = frame::plain(id, draft.name.as_ref(), &draft.content);
         let now = self.clock.now();
         state.time_ms = now.stamp(state.time_ms);
-        let event = Arc::new(Event {
-            seq: id.seq,
-            time_ms: state.time_ms,
-            topic: draft.topic,
-            name: draft.name,
-            content,
-            frame,
-        });
+        let event = frame::encode(id, state.time_ms, draft.topic, draft.name, &draft.content);
         let entry = Entry::hot(Arc::clone(&event), now.at_ms);
         state.index.begin_step();
         state.index.push(&event.topic, entry, &mut |_| {});

@@ -82,9 +82,8 @@ fn seq() -> impl Strategy<Value = u64> {
 /// An event as a log makes it.
 fn event(epoch: Epoch, seq: u64, topic: &str, name: Option<&str>, content: &str) -> Arc<Event> {
     let name = name.map(|name| EventName::parse(name).expect("a valid name"));
-    let (frame, content) = frame::plain(EventId { epoch, seq }, name.as_ref(), content.as_bytes());
     let topic = TopicName::parse(topic, 1 << 10).expect("a valid name");
-    Arc::new(Event { seq, time_ms: 1_700_000_000_000, topic, name, content, frame })
+    frame::encode(EventId { epoch, seq }, 1_700_000_000_000, topic, name, content.as_bytes())
 }
 
 /// Feeds `bytes` in pieces of these sizes, over and over.

@@ -46,6 +46,5 @@ fn read_event(row: &Row<'_>, epoch: Epoch, seq: u64, topic: &TopicName) -> Resul
     }
     let name = name.map(|name| EventName::parse(&name)).transpose();
     let name = name.map_err(|error| StoreError::Corrupt(format!("the event at position {seq}: {error}")))?;
-    let (frame, content) = frame::plain(EventId { epoch, seq }, name.as_ref(), &content);
-    Ok(Arc::new(Event { seq, time_ms, topic: topic.clone(), name, content, frame }))
+    Ok(frame::encode(EventId { epoch, seq }, time_ms, topic.clone(), name, &content))
 }

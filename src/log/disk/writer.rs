@@ -160,15 +160,14 @@ impl Writer {
     fn event(&mut self, draft: Draft, claim: Option<Claim>, done: oneshot::Sender<Appended>) -> Step {
         self.last += 1;
         let id = EventId { epoch: self.shared.epoch, seq: self.last };
-        let (frame, content) = frame::plain(id, draft.name.as_ref(), &draft.content);
         let time_ms = {
             let mut state = lock(&self.shared.state);
             state.time_ms = self.shared.clock.now().stamp(state.time_ms);
             state.time_ms
         };
         let receipt = Receipt { id, subscribers: draft.subscribers, replayed: false };
-        let event = Event { seq: id.seq, time_ms, topic: draft.topic, name: draft.name, content, frame };
-        Step::Event { event: Arc::new(event), receipt, claim, done }
+        let event = frame::encode(id, time_ms, draft.topic, draft.name, &draft.content);
+        Step::Event { event, receipt, claim, done }
     }
 
     /// A step of retention that no append has triggered, or could not finish.
