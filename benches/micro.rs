@@ -19,7 +19,7 @@ use tidings::{
     event::{Epoch, EventId, TopicName},
     frame::{self, Encoding, Format, Framing, Marks},
     hub::{Fanout, Peer, Subscription, Unsent},
-    log::{Batch, Commit, Draft, Feed, KeyLimits, Log, disk::DiskLog, memory::MemoryLog},
+    log::{Batch, Commit, Draft, Feed, KeyLimits, Log, ReadFrom, Start, disk::DiskLog, memory::MemoryLog},
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -127,9 +127,9 @@ fn cursor_walk_10000(bencher: Bencher<'_, '_>) {
     }
     let topics = [topic];
     bencher.counter(ItemsCount::new(EVENTS)).bench_local(|| {
-        let mut after = 0;
-        while after < EVENTS {
-            after = black_box(log.read(&topics, after, 0, PAGE_BYTES)).to;
+        let mut from = ReadFrom { after: 0, removals_seen: 0 };
+        while from.after < EVENTS {
+            from.after = black_box(runtime.block_on(log.read(&topics, from, PAGE_BYTES))).expect("a page").to;
         }
     });
 }
@@ -172,14 +172,14 @@ fn fanout_one_event_to_1000(bencher: Bencher<'_, '_>) {
     let log: Arc<dyn Log> = Arc::new(MemoryLog::new(LogConfig::default(), NO_KEYS));
     let (feed, mut batch) = (log.feed(), Batch::default());
     let mut fanout = Fanout::new(Arc::clone(&log), StreamConfig::default(), Arc::new(Unsent::new(0)), Instant::now());
+    let start =
+        runtime.block_on(log.resolve_start(std::slice::from_ref(&topic), &Start::Live, &[])).expect("it can be read");
     for _ in 0..PEERS {
         let subscription = Subscription {
             topics: [topic.clone()].into_iter().collect(),
             encoding: Encoding { format: Format::Plain, framing: Framing::Chunked },
             marks: Marks::Event,
-            after: 0,
-            removals_seen: 0,
-            subscribed_at: 0,
+            start,
             ends_at: None,
             hold: Box::new(()),
         };

@@ -183,7 +183,7 @@ pub fn opening(encoding: Encoding, marks: Marks, opening: Opening<'_>) -> Bytes 
         (_, Marks::Id) => format!(": tidings\nretry: {retry}\nid: {cursor}\n\n"),
         (_, Marks::None) => format!(": tidings\nretry: {retry}\n"),
     };
-    encode(encoding.framing, &text)
+    text_block(encoding.framing, &text)
 }
 
 /// What an idle stream sends: its position, so that the cursor of a quiet subscriber does not fall behind the retained
@@ -196,7 +196,7 @@ pub fn heartbeat(encoding: Encoding, position: Option<EventId>) -> Bytes {
         (_, Some(id)) => format!("id: {id}\n\n"),
         (_, None) => ":\n".to_owned(),
     };
-    encode(encoding.framing, &text)
+    text_block(encoding.framing, &text)
 }
 
 /// The last bytes of a stream that the broker ends, and whose client is to reconnect after `retry`.
@@ -211,7 +211,7 @@ pub fn farewell(encoding: Encoding, marks: Marks, retry: Duration, id: EventId) 
         (_, Marks::Id) => format!("retry: {retry}\nid: {id}\n\n"),
         (_, Marks::Event | Marks::None) => format!("retry: {retry}\n"),
     };
-    [encode(encoding.framing, &text), end(encoding.framing)].concat().into()
+    [text_block(encoding.framing, &text), end(encoding.framing)].concat().into()
 }
 
 /// What follows the last block of a stream that ends cleanly. A client that did not get it knows that the stream was cut.
@@ -227,14 +227,14 @@ pub fn end(framing: Framing) -> Bytes {
 #[must_use]
 pub fn gap(encoding: Encoding, reason: GapReason, requested: &str, resumed_after: EventId) -> Bytes {
     let data = json!({"reason": reason.as_str(), "requested": requested, "resumed_after": resumed_after.to_string()});
-    encode(encoding.framing, &notice(encoding.format, "broker.gap", Some(resumed_after), &data))
+    text_block(encoding.framing, &notice(encoding.format, "broker.gap", Some(resumed_after), &data))
 }
 
 /// `broker.deleted`: the topic was deleted, and later events of it were published after that. It has no id, so the client's
 /// cursor stays below the deletion: when the client reconnects, it is told of the deletion again, or told to stop.
 #[must_use]
 pub fn deleted(encoding: Encoding, topic: &TopicName) -> Bytes {
-    encode(encoding.framing, &notice(encoding.format, "broker.deleted", None, &json!({"topic": topic.as_str()})))
+    text_block(encoding.framing, &notice(encoding.format, "broker.deleted", None, &json!({"topic": topic.as_str()})))
 }
 
 /// The whole body that answers a refused subscription: the reason, and when to reconnect. It repeats the `cursor` that the
@@ -264,7 +264,7 @@ fn notice(format: Format, name: &str, id: Option<EventId>, data: &serde_json::Va
     }
 }
 
-fn encode(framing: Framing, text: &str) -> Bytes {
+fn text_block(framing: Framing, text: &str) -> Bytes {
     with_len(framing, text.len(), |out| out.extend_from_slice(text.as_bytes())).into()
 }
 

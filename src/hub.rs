@@ -29,7 +29,7 @@ use tokio::{
 
 use crate::{
     config::StreamConfig,
-    log::{Batch, Feed, FetchError, Log, Page},
+    log::{Batch, Feed, Log, Page, ReadError},
 };
 
 // Each file uses only files below it.
@@ -183,7 +183,6 @@ struct Hub {
     events: Events,
     /// The last poll returned as many events as fit: there may be more.
     has_more_events: bool,
-    log: Arc<dyn Log>,
     fetches: FuturesUnordered<LocalBoxFuture<'static, Fetched>>,
 }
 
@@ -191,7 +190,7 @@ struct Hub {
 struct Fetched {
     key: usize,
     id: NonZeroU32,
-    page: Result<Page, FetchError>,
+    page: Result<Page, ReadError>,
 }
 
 /// How far the hub is from its end.
@@ -226,7 +225,6 @@ impl Hub {
             poll,
             events: Events::with_capacity(EVENTS),
             has_more_events: false,
-            log: Arc::clone(log),
             fetches: FuturesUnordered::new(),
         })
     }
@@ -301,8 +299,7 @@ impl Hub {
         while self.fetches.len() < FETCHES_MAX
             && let Some(request) = { self.core().fanout.next_page_request() }
         {
-            let PageRequest { key, id, topics, after, removals_seen, bytes_max } = request;
-            let page = self.log.fetch(topics, after, removals_seen, bytes_max);
+            let PageRequest { key, id, page } = request;
             self.fetches.push(page.map(move |page| Fetched { key, id, page }).boxed_local());
         }
     }

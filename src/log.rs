@@ -1,14 +1,32 @@
 //! The one truth: what was published, in what order, and what of it is still held.
 //!
-//! An engine implements [`Log`]. What every engine must keep, and the conformance suite checks:
-//! - *One sequence.* [`Log::append`] gives positions 1, 2, 3, … over all topics, in the order of the calls; none is
-//!   given twice in an epoch.
+//! An engine implements [`Log`]. It may keep its events in this process or in another one: what may have to wait is
+//! [`Later`]. The conformance suite checks what every engine must keep.
+//!
+//! # Exact guarantees
+//! They hold at every moment.
+//! - *One sequence.* [`Log::append`] gives positions that grow over all topics, in the order of the calls; none is given
+//!   twice in an epoch.
 //! - *Commit, then tell.* The future of an append completes, and the feed carries the event, only when the engine's
-//!   durability is reached; the feed is in order of position and skips nothing but what [`Batch::lost_to`] admits.
-//! - *Exact gaps.* A read that would pass over an event that is no longer held says so in [`Page::evicted_to`].
-//! - *Damage is a gap.* What cannot be read is lost history, not the end: the read goes on after it.
+//!   durability is reached.
+//! - *Order, nothing lost, nothing twice.* The feed is in order of position and skips nothing but what
+//!   [`Batch::lost_to`] admits. A page has every event of its topics that is held up to [`Page::to`], in order, once.
+//! - *No silent gap.* A read that passes over an event that is no longer held says so in [`Page::evicted_to`], and a
+//!   start that does in [`StartPoint`]. What cannot be read is lost history, too, not the end: the read goes on after it.
 //! - *One event a key.* However often and from however many threads a draft comes with the same idempotency key, one event
 //!   is published, and the others get its receipt: within the window and the limits, until the topic is deleted.
+//! - *Deletions have their place.* What was published before one has gone with it, what comes later is the next life.
+//! - *An epoch is one history.* When it ends, every feed says so before anything of the next one is told
+//!   ([`Batch::epoch`]). Whatever has a position names its epoch.
+//!
+//! # Conservative guarantees
+//! The engine may err, but only to this side.
+//! - *A gap* may be told where nothing is missing.
+//! - *Retention* may keep more than its limits allow, or for longer. It removes nothing that they allow.
+//! - *What is held* ([`Log::held`]) may be counted late: as it was a moment ago, of this process's own appends as it is.
+//! - *A start by time* may give events that are older than what was asked for.
+//! - *A deletion* ([`Log::deletion`]) is remembered for `stream.gone` at least.
+//! - *A failure* ([`Log::check`], [`Log::failed`]) may be noticed late.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -43,7 +61,7 @@ use keys::Keys;
 
 /// The contract of an engine. Calls never block on I/O: they run on the workers' threads.
 pub trait Log: Send + Sync {
-    /// The name of this history.
+    /// The name of the newest history. A feed that was opened before may not have told of it yet.
     fn epoch(&self) -> Epoch;
 
     /// What a completed [`append`](Self::append) promises.
@@ -64,34 +82,25 @@ pub trait Log: Send + Sync {
     /// Forgets what `topic` holds. The deletion takes a position of its own, which the future gives: streams that are
     /// below it end, a cursor at or above it belongs to the topic's next life. The keys of what was published before are
     /// forgotten, too; the appends before it complete first.
-    fn forget(&self, topic: &TopicName) -> BoxFuture<'static, Result<u64, AppendError>>;
-
-    /// Events of `topics` after position `after`, in order: up to `bytes_max` of frames, but at least one event. The
-    /// reader knows of the first `told_to` removals.
-    fn read(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page;
+    fn forget(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>>;
 
     /// Where a subscription of `topics` that asks for `start` begins. It is told that those in `deleted` were deleted
     /// since: what went with that is no gap.
-    fn place(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Placement;
+    fn resolve_start(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Resolved;
 
-    /// As [`read`](Self::read), for what is not in memory; off the workers' threads.
-    fn fetch(
-        &self,
-        topics: Vec<TopicName>,
-        after: u64,
-        told_to: u64,
-        bytes_max: usize,
-    ) -> BoxFuture<'static, Result<Page, FetchError>> {
-        std::future::ready(Ok(self.read(&topics, after, told_to, bytes_max))).boxed()
-    }
+    /// Events of `topics` from there on, in order: up to `bytes_max` of frames, but at least one event. The page is at
+    /// hand where its first event is in memory. Else the future reads it, off the workers' threads, and begins only when
+    /// it is polled: whoever asks for many pages bounds how many are read at once.
+    fn read(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Reading;
 
     /// Events that could not be read since the start, and are lost history.
     fn unreadable(&self) -> u64 {
         0
     }
 
-    /// Where `topic` was deleted last, and how long ago; `None` when it never was, or no trace of that is left.
-    fn deletion(&self, topic: &TopicName) -> Option<(u64, Duration)>;
+    /// Where `topic` was deleted last, and how long ago; `None` when it never was, or no trace of that is left. A topic's
+    /// actor asks when it starts, and cannot wait: an engine keeps the deletions of the last `stream.gone` in memory.
+    fn deletion(&self, topic: &TopicName) -> Option<(EventId, Duration)>;
 
     /// Whether it takes events, as far as is known.
     fn check(&self) -> Result<(), AppendError> {
@@ -109,7 +118,7 @@ pub trait Log: Send + Sync {
     }
 
     /// What is held of `topic`; `None` when nothing ever was, or no trace of it is left.
-    fn held(&self, topic: &TopicName) -> Option<Held>;
+    fn held(&self, topic: &TopicName) -> Later<Result<Option<Held>, ReadError>>;
 
     /// A new feed: everything that is committed from now on, in order.
     fn feed(&self) -> Arc<Feed>;
@@ -117,12 +126,18 @@ pub trait Log: Send + Sync {
     /// Idempotency keys that are remembered.
     fn keys(&self) -> usize;
 
-    /// What no append would trigger: the end of events that have grown too old, and of keys whose window is over.
-    fn tend(&self);
+    /// Removes what no append would drive out: events that have grown too old, and keys whose window is over.
+    fn enforce_retention(&self);
 }
 
 /// An append under way: an engine that commits at once gives the outcome as it is.
 pub type Append = Later<Appended>;
+
+/// Where a subscription begins, now or later.
+pub type Resolved = Later<Result<StartPoint, ReadError>>;
+
+/// A page, now or later.
+pub type Reading = Later<Result<Page, ReadError>>;
 
 /// How an append ended.
 pub type Appended = Result<Receipt, AppendError>;
@@ -176,7 +191,7 @@ pub enum AppendError {
 /// The log could not read what it holds, for a reason that is not in the events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the log cannot be read")]
-pub struct FetchError;
+pub struct ReadError;
 
 /// What an acknowledgement promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,24 +234,44 @@ pub enum Start {
     Last(usize),
 }
 
+/// Where a reader goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadFrom {
+    /// It has been given everything up to this position.
+    pub after: u64,
+    /// It has been told of the first so many removals. Its position cannot say that: retention removes the events of
+    /// several topics in any order.
+    pub removals_seen: u64,
+}
+
 /// Where a subscription begins, and whether it must be told of a gap before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placement {
-    /// Read after this position.
-    pub after: u64,
+pub struct StartPoint {
+    /// The history that this is a place in.
+    pub epoch: Epoch,
+    /// It reads from here. What is missing by now is in `gap`, or was not asked for.
+    pub from: ReadFrom,
     /// Events that it asked for are missing.
     pub gap: Option<GapReason>,
-    /// Removals so far: what is missing by then is in `gap`, or was not asked for.
-    pub told_to: u64,
     /// Events that it asked for are missing further on: the stream is told when it comes there.
-    pub ahead: Option<GapReason>,
+    pub gap_ahead: Option<GapReason>,
     /// The log ended here: deletions up to this position were before the subscription.
-    pub placed_at: u64,
+    pub watermark: u64,
+}
+
+impl StartPoint {
+    /// The id of the position that it reads after.
+    #[must_use]
+    pub fn id(&self) -> EventId {
+        EventId { epoch: self.epoch, seq: self.from.after }
+    }
 }
 
 /// One answer of [`Log::read`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Page {
+    /// The history that this is a page of. A reader in another one must not take it.
+    pub epoch: Epoch,
     /// Events in order.
     pub events: Vec<Arc<Event>>,
     /// Every event of the topics up to here that is held is in `events`.
@@ -250,12 +285,15 @@ pub struct Page {
     /// gone with it, and their events in `events` come after it.
     pub deleted: Vec<(TopicName, u64)>,
     /// Removals so far, all of which this page tells of.
-    pub told_to: u64,
-    /// The next event is not in memory: nothing else in this page counts, and it has to be fetched.
-    pub is_cold: bool,
+    pub removals_seen: u64,
 }
 
 impl Page {
+    fn new(epoch: Epoch, removals_seen: u64) -> Self {
+        let (events, deleted) = (Vec::new(), Vec::new());
+        Self { epoch, events, to: 0, evicted_to: 0, is_damaged: false, deleted, removals_seen }
+    }
+
     /// Notes that a reader after `after` misses events of a topic that has lost those up to `evicted_to`.
     fn miss(&mut self, evicted_to: u64, after: u64) {
         if evicted_to > after {
@@ -291,10 +329,10 @@ impl Page {
 /// What is held of one topic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Position of the oldest event held; `None` when there is none.
-    pub first: Option<u64>,
-    /// Position of the newest event held.
-    pub last: Option<u64>,
+    /// The oldest event held; `None` when there is none.
+    pub first: Option<EventId>,
+    /// The newest event held.
+    pub last: Option<EventId>,
     /// Events held.
     pub events: usize,
     /// Bytes held, bookkeeping included.

@@ -276,7 +276,7 @@ async fn maintain(log: Arc<dyn Log>, registry: Arc<Registry>) {
     let mut ticks = interval(MAINTENANCE_INTERVAL);
     loop {
         ticks.tick().await;
-        log.tend();
+        log.enforce_retention();
         registry.retire_idle();
     }
 }

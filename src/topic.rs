@@ -18,7 +18,7 @@ use actix::{
 use slab::Slab;
 
 use crate::{
-    event::TopicName,
+    event::{EventId, TopicName},
     log::{AppendError, Log},
 };
 
@@ -40,7 +40,7 @@ pub struct Subscriber {
     /// The address that it connects from.
     pub remote: Option<IpAddr>,
     /// Its cursor, if it resumes in this history.
-    pub cursor: Option<u64>,
+    pub cursor: Option<EventId>,
     /// Its stream has no other topic, and ends when this one is deleted.
     pub single_topic: bool,
 }
@@ -190,7 +190,7 @@ impl TopicHandle {
     }
 
     /// Tells the topic that the log has deleted it at position `at` without its actor.
-    pub fn was_deleted(&self, at: u64) {
+    pub fn was_deleted(&self, at: EventId) {
         // An actor that has died has nothing to forget.
         self.actor.do_send(Deleted(at));
     }
@@ -221,7 +221,7 @@ struct Topic {
     handle: Weak<TopicHandle>,
     subscribers: Slab<Entry>,
     /// The position of the last deletion, and when it was.
-    deleted: Option<(u64, Instant)>,
+    deleted: Option<(EventId, Instant)>,
     /// Deletions that the log has not committed yet.
     deletions_pending: usize,
 }
@@ -250,21 +250,22 @@ struct Delete;
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Deleted(u64);
+struct Deleted(EventId);
 
 impl Topic {
     /// The deletion that a subscriber with this cursor must be told of.
-    fn deletion_after(&self, cursor: Option<u64>) -> Option<Deletion> {
+    fn deletion_after(&self, cursor: Option<EventId>) -> Option<Deletion> {
         let cursor = cursor.filter(|_| !self.limits.gone.is_zero())?;
         if self.deletions_pending > 0 {
             // Its position will be above every cursor of today.
             return Some(Deletion::Pending);
         }
-        let (at, _) = self.deleted.filter(|(at, when)| cursor < *at && when.elapsed() < self.limits.gone)?;
-        Some(Deletion::At(at))
+        let (at, when) = self.deleted?;
+        let is_after = at.epoch == cursor.epoch && at.seq > cursor.seq;
+        (is_after && when.elapsed() < self.limits.gone).then_some(Deletion::At(at.seq))
     }
 
-    fn was_deleted(&mut self, at: u64) {
+    fn was_deleted(&mut self, at: EventId) {
         self.deleted = Some((at, Instant::now()));
         self.keep_for(self.limits.gone);
     }

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use super::problem::{Code, Problem};
 use crate::{
-    log::AppendError,
+    log::{AppendError, ReadError},
     registry::RegistryError,
     topic::{DeleteError, JoinError},
 };
@@ -50,6 +50,12 @@ impl Refused for JoinError {
             // A client that follows a topic is told by a 204, which is no error.
             Self::Deleted => Problem::new(Code::TopicUnknown, self.to_string()),
         }
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        Self::new(Code::Unavailable, error.to_string()).retry_after(Duration::from_secs(1))
     }
 }
 

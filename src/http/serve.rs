@@ -85,7 +85,7 @@ fn route<'a>(edge: &'a Edge, head: &impl Head, body: Body<'_>) -> Served<'a> {
         (Some(Route::Publish), _) => return publish::serve(edge, head, body),
         (Some(Route::Subscribe), "GET") => return subscribe::serve(edge, head),
         (Some(Route::Subscribe), "HEAD") => subscribe::head(edge, head),
-        (Some(Route::Topic(name)), "GET") => topics::show(edge, name),
+        (Some(Route::Topic(name)), "GET") => return topics::show(edge, name),
         (Some(Route::Topic(name)), "DELETE") => return topics::delete(edge, head, name),
         (Some(Route::Topic(_)), _) => Err(Problem::method_not_allowed("GET, DELETE")),
         (Some(Route::Alive), "GET" | "HEAD") => Ok(alive()),

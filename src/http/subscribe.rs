@@ -21,7 +21,7 @@ use crate::{
     frame::{self, Encoding, Format, Framing, GapReason, Marks, Opening},
     hub::{Subscription, jitter},
     limits::{ConnectionPermit, TooManyConnections},
-    log::{Placement, Start},
+    log::{ReadError, Start, StartPoint},
     registry::RegistryError,
     topic::{Deletion, JoinError, Joined, Membership, Subscriber},
 };
@@ -158,6 +158,13 @@ enum Refusal {
     Connections(TooManyConnections),
     Topic(RegistryError<JoinError>),
     Gap(GapReason),
+    Unreadable(ReadError),
+}
+
+impl From<ReadError> for Refusal {
+    fn from(error: ReadError) -> Self {
+        Self::Unreadable(error)
+    }
 }
 
 async fn open(edge: &Edge, request: SubscribeRequest) -> Result<(Answer, Subscription), Refusal> {
@@ -167,7 +174,7 @@ async fn open(edge: &Edge, request: SubscribeRequest) -> Result<(Answer, Subscri
     }
     let permit = edge.connections.admit(remote).map_err(Refusal::Connections)?;
     let cursor = match request.start {
-        Start::After(id) if id.epoch == edge.log.epoch() => Some(id.seq),
+        Start::After(id) if id.epoch == edge.log.epoch() => Some(id),
         _ => None,
     };
     let subscriber = Subscriber { remote, cursor, single_topic: request.topics.len() == 1 };
@@ -177,7 +184,7 @@ async fn open(edge: &Edge, request: SubscribeRequest) -> Result<(Answer, Subscri
         let Joined { membership, deletion } = edge.registry.join(topic, subscriber).await.map_err(Refusal::Topic)?;
         let topic = membership.topic().clone();
         // It is not over as long as one of its topics lives, or lives again.
-        is_over &= deletion.is_some() && edge.log.held(&topic).is_none_or(|held| held.events == 0);
+        is_over = is_over && deletion.is_some() && edge.log.held(&topic).await?.is_none_or(|held| held.events == 0);
         // One under way comes in the stream, at its place.
         if let Some(Deletion::At(_)) = deletion {
             deleted.push(topic.clone());
@@ -188,24 +195,21 @@ async fn open(edge: &Edge, request: SubscribeRequest) -> Result<(Answer, Subscri
     if is_over {
         return Err(Refusal::Topic(RegistryError::Topic(JoinError::Deleted)));
     }
-    let placement = edge.log.place(&topics, &request.start, &deleted);
-    if let Some(reason) = placement.gap.or(placement.ahead).filter(|_| request.gap_fails) {
+    let start = edge.log.resolve_start(&topics, &request.start, &deleted).await?;
+    if let Some(reason) = start.gap.or(start.gap_ahead).filter(|_| request.gap_fails) {
         return Err(Refusal::Gap(reason));
     }
-    let first = first_bytes(edge, &request, placement, &topics, &deleted);
+    let first = first_bytes(edge, &request, start, &topics, &deleted);
     let lifetime = edge.config.stream.lifetime_max;
     let subscription = Subscription {
         topics,
         encoding,
         marks: request.marks,
-        after: placement.after,
-        removals_seen: placement.told_to,
-        subscribed_at: placement.placed_at,
+        start,
         ends_at: (!lifetime.is_zero()).then(|| Instant::now() + jitter(lifetime)),
         hold: Box::new(Hold { _memberships: memberships, _permit: permit }),
     };
-    let id = EventId { epoch: edge.log.epoch(), seq: placement.after };
-    let mut head = stream_head(encoding.format, Some(id)).body(first);
+    let mut head = stream_head(encoding.format, Some(start.id())).body(first);
     if encoding.framing == Framing::Chunked {
         head = head.with("transfer-encoding", "chunked");
     }
@@ -221,15 +225,15 @@ struct Hold {
 fn first_bytes(
     edge: &Edge,
     request: &SubscribeRequest,
-    placement: Placement,
+    start: StartPoint,
     topics: &[TopicName],
     deleted: &[TopicName],
 ) -> Vec<u8> {
     let (config, encoding) = (&edge.config.stream, request.encoding);
-    let cursor = EventId { epoch: edge.log.epoch(), seq: placement.after };
+    let cursor = start.id();
     let opening = Opening { retry: jitter(config.retry), cursor, topics, heartbeat: config.heartbeat };
     let mut bytes = BytesMut::from(&*frame::opening(encoding, request.marks, opening));
-    if let Some(reason) = placement.gap {
+    if let Some(reason) = start.gap {
         bytes.extend_from_slice(&frame::gap(encoding, reason, &request.requested, cursor));
     }
     for topic in deleted {
@@ -280,6 +284,7 @@ fn refuse(
             Problem::new(code, error.to_string()).retry_after(retry)
         }
         Refusal::Topic(error) => refusal::refusal(error, retry),
+        Refusal::Unreadable(error) => (*error).into(),
     };
     if !as_stream {
         return Err(problem);

@@ -21,15 +21,21 @@ use crate::event::{EventId, TopicName};
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// `GET /topics/{topic}`; `name` is as it was sent.
-pub(super) fn show(edge: &Edge, name: &str) -> Result<Answer, Problem> {
-    let topic = parse(edge, name)?;
+pub(super) fn show<'a>(edge: &'a Edge, name: &str) -> Served<'a> {
+    match parse(edge, name) {
+        Ok(topic) => later(describe(edge, topic)),
+        Err(problem) => now(Err(problem)),
+    }
+}
+
+async fn describe(edge: &Edge, topic: TopicName) -> Result<Answer, Problem> {
+    let held = edge.log.held(&topic).await?;
     let live = edge.registry.find(topic.as_str());
-    let held = edge.log.held(&topic);
     if live.is_none() && held.is_none() {
         return Err(unknown(&topic));
     }
     let held = held.unwrap_or_default();
-    let id = |seq: Option<u64>| seq.map(|seq| EventId { epoch: edge.log.epoch(), seq }.to_string());
+    let id = |id: Option<EventId>| id.map(|id| id.to_string());
     let known = json!({
         "topic": topic.as_str(),
         "subscribers": live.map_or(0, |live| live.subscribers()),
@@ -49,6 +55,9 @@ pub(super) fn delete<'a>(edge: &'a Edge, head: &impl Head, name: &str) -> Served
     };
     let deleted = async move {
         let _under_way = edge.under_way.upgrade().ok_or_else(Edge::draining)?;
+        if edge.registry.find(topic.as_str()).is_none() && edge.log.held(&topic).await?.is_none() {
+            return Err(unknown(&topic));
+        }
         edge.registry.delete(&topic).await.map_err(|error| refusal(&error, RETRY_AFTER))?;
         Ok(Answer::new(StatusCode::NO_CONTENT))
     };
@@ -58,9 +67,7 @@ pub(super) fn delete<'a>(edge: &'a Edge, head: &impl Head, name: &str) -> Served
 fn deletable(edge: &Edge, head: &impl Head, name: &str) -> Result<TopicName, Problem> {
     origin::check(head, &edge.config.cors)?;
     edge.check_open()?;
-    let topic = parse(edge, name)?;
-    let is_known = edge.registry.find(topic.as_str()).is_some() || edge.log.held(&topic).is_some();
-    if is_known { Ok(topic) } else { Err(unknown(&topic)) }
+    parse(edge, name)
 }
 
 /// The topic in the path: all that follows, so that a name may hold a slash, spelled as it is or as `%2F`.

@@ -11,6 +11,7 @@ use super::window::Window;
 use crate::{
     event::TopicName,
     frame::{self, Encoding, Frame},
+    log::Page,
 };
 
 /// The subscribers of a topic in one encoding on this hub.
@@ -22,9 +23,10 @@ pub(super) struct Channel {
     pub(super) single_topic: bool,
     pub(super) window: Window,
     /// Position of the last deletion of the topic that is known.
-    pub(super) notice_seq: u64,
-    /// The same, unless something is known to have been published since; then 0.
     pub(super) deleted_seq: u64,
+    /// Position of the last event of the topic that is known: every one that has come in the feed, and of those that a
+    /// member has read from the log each that came after the deletion.
+    pub(super) event_seq: u64,
     /// Keys of its connections. A connection's slot has the index.
     pub(super) members: SmallVec<[usize; 2]>,
     round: Round,
@@ -57,30 +59,37 @@ impl Channel {
             encoding,
             single_topic,
             window: Window::new(seen),
-            notice_seq: 0,
             deleted_seq: 0,
+            event_seq: 0,
             members: SmallVec::new(),
             round: Round { started: now, visited: 0, target: 0 },
         }
     }
 
     pub(super) fn push_event(&mut self, seq: u64, frame: Frame) {
-        self.deleted_seq = 0;
+        self.event_seq = self.event_seq.max(seq);
         self.window.push(seq, frame);
     }
 
     /// Puts the notice of the topic's deletion at its position.
     pub(super) fn push_deletion(&mut self, seq: u64) {
         self.window.push(seq, Frame::Made(frame::deleted(self.encoding, &self.topic)));
-        (self.notice_seq, self.deleted_seq) = (seq, seq);
+        self.deleted_seq = self.deleted_seq.max(seq);
     }
 
-    /// The log says that the topic was deleted at `seq`, which the feed may have lost.
-    pub(super) fn note_deletion(&mut self, seq: u64) {
-        self.notice_seq = self.notice_seq.max(seq);
-        if self.window.last().is_none_or(|last| last < seq) {
-            self.deleted_seq = self.deleted_seq.max(seq);
+    /// Takes note of what a member has read from the log: the feed may have lost it, or not brought it yet.
+    pub(super) fn note_page(&mut self, page: &Page) {
+        let deleted = page.deleted.iter().filter(|(topic, _)| *topic == self.topic).map(|(_, seq)| *seq);
+        self.deleted_seq = deleted.fold(self.deleted_seq, u64::max);
+        if self.is_deleted() {
+            let last = page.events.iter().rfind(|event| event.topic == self.topic);
+            self.event_seq = last.map_or(self.event_seq, |event| event.seq.max(self.event_seq));
         }
+    }
+
+    /// Whether the topic has been deleted, and nothing is known to have been published to it since.
+    pub(super) fn is_deleted(&self) -> bool {
+        self.deleted_seq > self.event_seq
     }
 
     /// The next member to visit; `None` when the round is over. A round begins with its first member.

@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use crate::{
     event::TopicName,
     frame::{Encoding, Marks},
+    log::StartPoint,
 };
 
 use super::{
@@ -42,12 +43,8 @@ pub struct Subscription {
     pub encoding: Encoding,
     /// How its client learns its position where there is no event.
     pub marks: Marks,
-    /// It has everything up to this position.
-    pub after: u64,
-    /// It knows of the first so many removals of the log.
-    pub removals_seen: u64,
-    /// The last position of the log when it subscribed: it must not be told of deletions up to here.
-    pub subscribed_at: u64,
+    /// Where it begins. It must not be told of deletions up to `start.watermark`.
+    pub start: StartPoint,
     /// When the stream must end by itself.
     pub ends_at: Option<Instant>,
     /// Dropped when the stream has ended, however it ended: permits, memberships of topics.
@@ -183,8 +180,8 @@ impl<S: Peer> Connection<S> {
             socket,
             encoding: subscription.encoding,
             slots: SmallVec::new(),
-            cursor: subscription.after,
-            last_id_sent: if subscription.marks == Marks::None { 0 } else { subscription.after },
+            cursor: subscription.start.from.after,
+            last_id_sent: if subscription.marks == Marks::None { 0 } else { subscription.start.from.after },
             remainder: None,
             send_buffer: SendBuffer::NeverFull,
             stalled_since: None,
@@ -196,8 +193,8 @@ impl<S: Peer> Connection<S> {
                 marks: subscription.marks,
                 ends_at: subscription.ends_at,
                 timer_at: now,
-                removals_seen: subscription.removals_seen,
-                subscribed_at: subscription.subscribed_at,
+                removals_seen: subscription.start.from.removals_seen,
+                subscribed_at: subscription.start.watermark,
                 received: 0,
                 _hold: subscription.hold,
             }),

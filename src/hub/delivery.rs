@@ -6,6 +6,8 @@
 
 use std::{collections::VecDeque, io, num::NonZeroU32, sync::Arc};
 
+use futures_util::future::{BoxFuture, Either};
+
 use super::{
     channel::Channel,
     connection::{Partial, Peer, Slot},
@@ -16,7 +18,7 @@ use super::{
 use crate::{
     event::{Event, EventId, TopicName},
     frame::{self, Frame},
-    log::{FetchError, Log, Page},
+    log::{Log, Page, ReadError, ReadFrom},
 };
 
 /// The streams of one hub, and where their events come from.
@@ -29,20 +31,13 @@ pub(super) struct Delivery<S> {
 }
 
 /// A page of the log that a connection waits for: to be fetched, and supplied to the fan-out.
-#[derive(Debug)]
 pub struct PageRequest {
     /// The connection.
     pub key: usize,
     /// Tells this request from an earlier one under the same key, whose page may come late.
     pub id: NonZeroU32,
-    /// The topics to read, for [`Log::fetch`].
-    pub topics: Vec<TopicName>,
-    /// The position to read after.
-    pub after: u64,
-    /// The reader has been told of the first so many removals.
-    pub removals_seen: u64,
-    /// Bytes of frames that the page may have.
-    pub bytes_max: usize,
+    /// The page. It begins to be read when this is polled.
+    pub page: BoxFuture<'static, Result<Page, ReadError>>,
 }
 
 /// What a visit left.
@@ -125,7 +120,7 @@ impl<S: Peer> Delivery<S> {
             }
             let cursor = connection.cursor;
             // A window may have the notice of a deletion that was before this connection's subscription.
-            let has_older_notice = |c: &Channel| c.notice_seq > cursor && connection.cold.subscribed_at > cursor;
+            let has_older_notice = |c: &Channel| c.deleted_seq > cursor && connection.cold.subscribed_at > cursor;
             let mut channels = connection.slots.iter().map(|slot| self.streams.channels.get(slot.channel));
             let covered = channels.all(|c| c.is_some_and(|c| c.window.covers(cursor) && !has_older_notice(c)));
             let only = connection.slots.first().copied().filter(|_| connection.slots.len() == 1);
@@ -173,25 +168,27 @@ impl<S: Peer> Delivery<S> {
     /// The windows do not reach back to the cursor. A page that is not in memory is requested instead.
     fn write_from_log(&mut self, key: usize) -> io::Result<usize> {
         let Some(connection) = self.streams.connections.get(key) else { return Ok(0) };
-        let topics = self.streams.topics(connection);
-        let (after, removals_seen) = (connection.cursor, connection.cold.removals_seen);
-        let page = self.log.read(&topics, after, removals_seen, PAGE_BYTES);
-        if !page.is_cold {
-            return self.write_page(key, page);
+        let from = ReadFrom { after: connection.cursor, removals_seen: connection.cold.removals_seen };
+        match self.read(key, from, PAGE_BYTES)? {
+            Some(page) => self.write_page(key, page),
+            None => Ok(0),
         }
-        let id = self.new_request(key);
-        let bytes_max = PAGE_BYTES;
-        self.page_requests.push_back(PageRequest { key, id, topics, after, removals_seen, bytes_max });
-        Ok(0)
     }
 
-    /// The id of a request that a connection waits for from now on.
-    fn new_request(&mut self, key: usize) -> NonZeroU32 {
+    /// Reads the topics of a connection. A page that is not at hand is requested, and the connection waits for it.
+    fn read(&mut self, key: usize, from: ReadFrom, bytes_max: usize) -> io::Result<Option<Page>> {
+        let Some(connection) = self.streams.connections.get(key) else { return Ok(None) };
+        let page = match self.log.read(&self.streams.topics(connection), from, bytes_max) {
+            Either::Left(page) => return page.into_inner().map(Some).map_err(io::Error::other),
+            Either::Right(page) => page,
+        };
         self.last_request_id = self.last_request_id.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        let id = self.last_request_id;
+        self.page_requests.push_back(PageRequest { key, id, page });
         if let Some(connection) = self.streams.connections.get_mut(key) {
-            connection.fetching = Some(self.last_request_id);
+            connection.fetching = Some(id);
         }
-        self.last_request_id
+        Ok(None)
     }
 
     /// The next page to fetch whose connection still waits for it.
@@ -206,7 +203,7 @@ impl<S: Peer> Delivery<S> {
     }
 
     /// Goes on with a connection whose page has been fetched, unless it does not wait for that any more.
-    pub(super) fn supply(&mut self, key: usize, id: NonZeroU32, page: Result<Page, FetchError>) {
+    pub(super) fn supply(&mut self, key: usize, id: NonZeroU32, page: Result<Page, ReadError>) {
         let Some(connection) = self.streams.connections.get_mut(key).filter(|c| c.fetching == Some(id)) else { return };
         connection.fetching = None;
         let partial = connection.partial();
@@ -233,14 +230,11 @@ impl<S: Peer> Delivery<S> {
             return self.write_partial(key, partial, &frame);
         }
         // The subscriber has been told of removals from these topics, or will be when its cursor passes them.
-        let (topics, after, removals_seen) = (self.streams.topics(connection), partial.seq - 1, u64::MAX);
-        let page = self.log.read(&topics, after, removals_seen, 1);
-        if !page.is_cold {
-            return self.write_remainder_from(key, partial, page);
+        let from = ReadFrom { after: partial.seq - 1, removals_seen: u64::MAX };
+        match self.read(key, from, 1)? {
+            Some(page) => self.write_remainder_from(key, partial, page),
+            None => Ok(false),
         }
-        let id = self.new_request(key);
-        self.page_requests.push_back(PageRequest { key, id, topics, after, removals_seen, bytes_max: 1 });
-        Ok(false)
     }
 
     /// As [`write_remainder`](Self::write_remainder), when the event had to be read again: it is the first of `page`.
@@ -281,12 +275,10 @@ impl<S: Peer> Delivery<S> {
             self.end_after_deletion(key);
             return Ok(0);
         }
-        connection.cold.removals_seen = page.told_to;
-        for (topic, seq) in &page.deleted {
-            for slot in &connection.slots {
-                if let Some(channel) = streams.channels.get_mut(slot.channel).filter(|c| c.topic == *topic) {
-                    channel.note_deletion(*seq);
-                }
+        connection.cold.removals_seen = page.removals_seen;
+        for slot in &connection.slots {
+            if let Some(channel) = streams.channels.get_mut(slot.channel) {
+                channel.note_page(&page);
             }
         }
         if page.evicted_to > 0 {
@@ -342,7 +334,7 @@ impl<S: Peer> Delivery<S> {
         streams.after_write(key, control, written, end)?;
         let Some(connection) = streams.connections.get_mut(key) else { return Ok(bytes.len()) };
         let last_id = connection.last_id_sent;
-        let is_notice = |slot: &Slot| streams.channels.get(slot.channel).is_some_and(|c| c.notice_seq == last_id);
+        let is_notice = |slot: &Slot| streams.channels.get(slot.channel).is_some_and(|c| c.deleted_seq == last_id);
         if last_id > 0 && connection.slots.iter().any(is_notice) {
             // A notice has no id: a heartbeat with this position still tells the client something new.
             connection.last_id_sent -= 1;
@@ -350,18 +342,18 @@ impl<S: Peer> Delivery<S> {
         Ok(bytes.len())
     }
 
-    /// Whether each of a stream's several topics has been deleted since it subscribed, and none has events again. Asked
-    /// when it has everything, notices included.
+    /// Whether each of a stream's several topics has been deleted since it subscribed, and none has been published to
+    /// again. Asked when it has everything that the hub knows of, notices included: so its topics' channels know of each
+    /// event that it has been given. One that the hub does not know of yet is after its cursor, and its client gets it
+    /// when it comes back.
     fn has_only_deleted_topics(&self, key: usize) -> bool {
         let Some(connection) = self.streams.connections.get(key) else { return false };
         if connection.slots.len() < 2 {
             return false;
         }
-        let channels = || connection.slots.iter().filter_map(|slot| self.streams.channels.get(slot.channel));
+        let mut channels = connection.slots.iter().filter_map(|slot| self.streams.channels.get(slot.channel));
         let since = connection.cold.subscribed_at + 1..=connection.cursor;
-        let has_events = |topic| self.log.held(topic).is_some_and(|held| held.events > 0);
-        channels().all(|channel| since.contains(&channel.deleted_seq))
-            && !channels().any(|channel| has_events(&channel.topic))
+        channels.all(|channel| channel.is_deleted() && since.contains(&channel.deleted_seq))
     }
 
     /// Ends the stream of a connection whose only topic was deleted, after all that was published before. That may take

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     config::StreamConfig,
-    log::{Batch, Commit, FetchError, Log, Page},
+    log::{Batch, Commit, Log, Page, ReadError},
 };
 
 /// The subscribers of one worker.
@@ -145,7 +145,7 @@ impl<S: Peer> Fanout<S> {
     }
 
     /// Goes on with the connection that waits for a page under this key and id, if there still is one.
-    pub fn supply(&mut self, key: usize, id: NonZeroU32, page: Result<Page, FetchError>) {
+    pub fn supply(&mut self, key: usize, id: NonZeroU32, page: Result<Page, ReadError>) {
         self.delivery().supply(key, id, page);
         self.assert_invariants();
     }

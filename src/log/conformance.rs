@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::FutureExt as _;
 
-use super::{Arc, Batch, Commit, Epoch, Event, EventId, Feed, GapReason, Start, TopicName};
+use super::{Arc, Batch, Commit, Epoch, Event, EventId, Feed, GapReason, ReadFrom, Start, TopicName};
 use crate::{
     config::{LogConfig, Size},
     event::Content,
@@ -28,7 +28,8 @@ use idempotency::{
     a_retry_gets_the_first_receipt, equal_keys_at_once_publish_once, past_the_most_keys_the_oldest_is_forgotten,
 };
 use steps::{
-    MARKS_MAX, New, after, append, append_all, cost, draft, names, page, place, read, roomy, seqs, take, until, wait,
+    MARKS_MAX, New, after, append, append_all, cost, draft, extent, forget, held, names, page, place, read, resolve,
+    roomy, seqs, take, until, wait,
 };
 
 fn positions_count_from_one_over_all_topics(new: New) {
@@ -36,7 +37,7 @@ fn positions_count_from_one_over_all_topics(new: New) {
     let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
     assert_eq!(log.watermark(), 0);
     assert_eq!([append(&*log, &a), append(&*log, &b), append(&*log, &a)], [1, 2, 3]);
-    assert_eq!(wait(log.forget(&b)), Ok(4));
+    assert_eq!(forget(&*log, &b), 4);
     assert_eq!((append(&*log, &b), log.watermark()), (5, 5));
     assert_ne!(log.epoch(), new(roomy()).epoch(), "another log, another history");
 }
@@ -67,7 +68,7 @@ fn a_feed_carries_what_comes_after_it_was_opened(new: New) {
     let feed = log.feed();
     assert!(feed.arrived().now_or_never().is_none());
     append(&*log, &a);
-    wait(log.forget(&a)).expect("it is taken");
+    forget(&*log, &a);
     wait(feed.arrived());
     assert_eq!(take(&feed, 2), [2, 3]);
     append(&*log, &a);
@@ -92,10 +93,9 @@ fn a_topic_keeps_its_number_of_events(new: New) {
     append_all(&*log, [&a; 3]);
     assert_eq!((seqs(&page(&*log, from_ref(&a), 0)), page(&*log, from_ref(&a), 0).evicted_to), (vec![2, 3, 4], 0));
     append(&*log, &a);
-    let held = log.held(&a).expect("events");
-    assert_eq!((held.first, held.last, held.events), (Some(3), Some(5), 3));
+    assert_eq!(extent(&*log, &a), (Some(3), Some(5), 3));
     assert_eq!(page(&*log, &[a], 0).evicted_to, 2);
-    assert_eq!(log.held(&b).expect("an event").events, 1, "another topic's limit is its own");
+    assert_eq!(held(&*log, &b).expect("an event").events, 1, "another topic's limit is its own");
 }
 
 fn a_topic_keeps_its_bytes(new: New) {
@@ -105,8 +105,8 @@ fn a_topic_keeps_its_bytes(new: New) {
     for (bytes_max, first) in [(three, 1), (three - 1, 2)] {
         let log = new(LogConfig { topic_bytes_max: Size::new(bytes_max), ..roomy() });
         append_all(&*log, [&a; 3]);
-        let held = log.held(&a).expect("events");
-        assert_eq!((held.first, held.bytes), (Some(first), (4 - first) * three / 3), "{bytes_max}");
+        let bytes = held(&*log, &a).expect("events").bytes;
+        assert_eq!((extent(&*log, &a).0, bytes), (Some(first), (4 - first) * three / 3), "{bytes_max}");
         assert_eq!(page(&*log, from_ref(&a), 0).evicted_to, first - 1);
     }
 }
@@ -132,8 +132,8 @@ fn all_topics_keep_their_number_of_events(new: New) {
     assert_eq!((seqs(&page(&*log, &both, 0)), page(&*log, &both, 0).evicted_to), (vec![1, 2, 3], 0));
     append(&*log, &b);
     assert_eq!((seqs(&page(&*log, &both, 0)), page(&*log, &both, 0).evicted_to), (vec![2, 3, 4], 1));
-    assert_eq!(log.held(&a).expect("a trace").events, 0);
-    wait(log.forget(&b)).expect("it is taken");
+    assert_eq!(held(&*log, &a).expect("a trace").events, 0);
+    forget(&*log, &b);
     append_all(&*log, [&a; 3]);
     assert_eq!(seqs(&page(&*log, &[a], 0)), [6, 7, 8], "what was deleted does not count");
 }
@@ -145,17 +145,18 @@ fn a_large_deletion_leaves_nothing(new: New) {
     append_all(&*log, repeat_n(&a, 10_000));
     append(&*log, &b);
     let events: Vec<_> = page(&*log, from_ref(&a), 0).events.iter().map(Arc::downgrade).collect();
-    let deleted = wait(log.forget(&a)).expect("it is taken");
-    assert_eq!(log.held(&a).unwrap_or_default().events, 0);
+    let deleted = forget(&*log, &a);
+    assert_eq!(held(&*log, &a).unwrap_or_default().events, 0);
     assert_eq!(seqs(&page(&*log, &[a.clone(), b.clone()], 0)), [10_001]);
     append(&*log, &a);
-    let told_to = log.place(from_ref(&a), &Start::All, &[]).told_to;
-    assert_eq!(seqs(&read(&*log, &[a.clone(), b], deleted, told_to, usize::MAX)), [deleted + 1]);
+    let seen = resolve(&*log, from_ref(&a), &Start::All, &[]).from;
+    let next_life = read(&*log, &[a.clone(), b], ReadFrom { after: deleted, ..seen }, usize::MAX);
+    assert_eq!(seqs(&next_life), [deleted + 1]);
     until("its memory to be free", || {
-        log.tend();
+        log.enforce_retention();
         events.iter().all(|event| event.upgrade().is_none())
     });
-    assert_eq!(log.held(&a).expect("an event").events, 1);
+    assert_eq!(held(&*log, &a).expect("an event").events, 1);
 }
 
 fn an_event_is_kept_until_it_is_too_old(new: New) {
@@ -164,8 +165,8 @@ fn an_event_is_kept_until_it_is_too_old(new: New) {
     let begin = Instant::now();
     append(&*log, &a);
     until("the event to be too old", || {
-        log.tend();
-        log.held(&a).is_none_or(|held| held.events == 0)
+        log.enforce_retention();
+        held(&*log, &a).is_none_or(|held| held.events == 0)
     });
     assert!(begin.elapsed() > Duration::from_millis(40), "it went too soon");
     assert_eq!(page(&*log, from_ref(&a), 0).evicted_to, 1);
@@ -197,11 +198,8 @@ fn a_reader_is_told_exactly_of_what_it_misses(new: New) {
     }
     assert_eq!(page(&*log, &both, 0).resumes_after(), 4);
     assert_eq!(page(&*log, &[b], 6).resumes_after(), 6);
-    assert_eq!(
-        read(&*log, &both, 0, log.place(&both, &Start::All, &[]).told_to, 1).evicted_to,
-        0,
-        "it did not ask for them"
-    );
+    let all = ReadFrom { after: 0, ..resolve(&*log, &both, &Start::All, &[]).from };
+    assert_eq!(read(&*log, &both, all, 1).evicted_to, 0, "it did not ask for them");
 }
 
 fn a_page_ends_where_it_says(new: New) {
@@ -212,8 +210,8 @@ fn a_page_ends_where_it_says(new: New) {
     assert_eq!(seqs(&page(&*log, ours, 0)), [1, 2, 4, 5, 6, 8]);
     assert_eq!(page(&*log, &topics, 0).to, 8);
     let frame = page(&*log, ours, 0).events[0].frame.len();
-    let part = |from, bytes_max| {
-        let page = read(&*log, ours, from, 0, bytes_max);
+    let part = |after, bytes_max| {
+        let page = read(&*log, ours, ReadFrom { after, removals_seen: 0 }, bytes_max);
         (seqs(&page), page.to)
     };
     assert_eq!(part(0, 0), (vec![1], 1));
@@ -264,18 +262,18 @@ fn a_deleted_topic_is_forgotten_and_lives_again(new: New) {
     // Goal: readers from before learn of it, those of the next life do not, and nothing of the old life is left.
     let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
     append_all(&*log, [&a, &b, &a]);
-    assert_eq!(wait(log.forget(&a)), Ok(4));
+    assert_eq!(forget(&*log, &a), 4);
     let both = [a.clone(), b];
     let before = page(&*log, &both, 3);
     assert_eq!((seqs(&before), before.deleted, before.evicted_to, before.to), (vec![], vec![(a.clone(), 4)], 0, 4));
-    assert_eq!(log.held(&a).unwrap_or_default().events, 0);
-    let placement = log.place(&both, &Start::All, &[]);
-    assert_eq!(placement.after, 1);
+    assert_eq!(held(&*log, &a).unwrap_or_default().events, 0);
+    let start = resolve(&*log, &both, &Start::All, &[]);
+    assert_eq!(start.from.after, 1);
     assert_eq!(append(&*log, &a), 5);
-    let next_life = read(&*log, &both, placement.after, placement.told_to, usize::MAX);
+    let next_life = read(&*log, &both, start.from, usize::MAX);
     assert_eq!((seqs(&next_life), next_life.evicted_to), (vec![2, 5], 0));
     assert_eq!(next_life.deleted, [(a.clone(), 4)], "whose position is not after that of the subscription");
-    assert_eq!(placement.placed_at, 4);
+    assert_eq!(start.watermark, 4);
     assert_eq!(place(&*log, from_ref(&a), &after(&*log, 2)), (4, Some(GapReason::Evicted)), "3 is lost to it");
     assert_eq!(place(&*log, from_ref(&a), &after(&*log, 3)), (3, None), "no event is lost to it");
     assert_eq!(place(&*log, &[a], &after(&*log, 4)), (4, None));
@@ -285,13 +283,13 @@ fn what_is_held_is_known(new: New) {
     // Goal: nothing is known of a topic that nothing was published to; reading or asking does not make one.
     let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
     page(&*log, from_ref(&a), 0);
-    assert_eq!(log.place(from_ref(&a), &Start::All, &[]).after, 0);
-    assert_eq!(log.held(&a), None);
+    assert_eq!(place(&*log, from_ref(&a), &Start::All).0, 0);
+    assert_eq!(held(&*log, &a), None);
     append_all(&*log, [&b; 2]);
-    let held = log.held(&b).expect("events");
-    assert_eq!((held.first, held.last, held.events), (Some(1), Some(2), 2));
+    assert_eq!(extent(&*log, &b), (Some(1), Some(2), 2));
     assert!(
-        held.bytes > u64::try_from(2 * page(&*log, &[b], 0).events[0].frame.len()).expect("a size"),
+        held(&*log, &b).expect("events").bytes
+            > u64::try_from(2 * page(&*log, &[b], 0).events[0].frame.len()).expect("a size"),
         "bookkeeping counts"
     );
 }
@@ -322,10 +320,10 @@ fn the_memory_of_empty_topics_is_bounded(new: New) {
     let log = new(LogConfig { bytes_max: Size::new(cost(new, &topic(0)) * 3 / 2), ..roomy() });
     append_all(&*log, &(0..=MARKS_MAX).map(topic).collect::<Vec<_>>());
     let first = topic(0);
-    assert!(log.held(&first).is_some_and(|held| held.events == 0), "as many as may be are remembered");
+    assert!(held(&*log, &first).is_some_and(|held| held.events == 0), "as many as may be are remembered");
     append(&*log, &topic(MARKS_MAX + 1));
-    assert_eq!(log.held(&first), None);
-    let remembered = (0..=MARKS_MAX + 1).filter(|n| log.held(&topic(*n)).is_some()).count();
+    assert_eq!(held(&*log, &first), None);
+    let remembered = (0..=MARKS_MAX + 1).filter(|n| held(&*log, &topic(*n)).is_some()).count();
     assert_eq!(remembered, MARKS_MAX + 1, "and the one that holds an event");
     for life in ["empty", "again"] {
         assert_eq!(place(&*log, from_ref(&first), &after(&*log, 0)).1, Some(GapReason::Evicted), "{life}");

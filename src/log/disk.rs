@@ -26,15 +26,16 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{
-    Append, AppendError, Draft, Durability, Feed, Feeds, FetchError, Held, KeyLimits, Keys, Log, Page, Placement,
-    Start, Wall,
+    Append, AppendError, Draft, Durability, Feed, Feeds, Held, KeyLimits, Keys, Log, ReadError, ReadFrom, Reading,
+    Resolved, Start, Wall,
     clock::{self, Clock},
     index::Index,
     keys, lock,
 };
 use crate::{
     config::{self, LogConfig},
-    event::{Epoch, TopicName},
+    event::{Epoch, EventId, TopicName},
+    later::{Later, now},
 };
 
 mod batch;
@@ -212,35 +213,32 @@ impl Log for DiskLog {
         }
     }
 
-    fn forget(&self, topic: &TopicName) -> BoxFuture<'static, Result<u64, AppendError>> {
+    fn forget(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>> {
         let topic = topic.clone();
-        self.queue.put_in_turn(0, |done| Work::Forget { topic, done }).boxed()
+        self.queue.put_in_turn(0, |done| Work::Forget { topic, done })
     }
 
-    fn read(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page {
-        lock(&self.shared.state).index.read(topics, after, told_to, bytes_max)
+    fn resolve_start(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Resolved {
+        now(Ok(lock(&self.shared.state).index.resolve_start(topics, start, deleted)))
     }
 
-    fn fetch(
-        &self,
-        topics: Vec<TopicName>,
-        after: u64,
-        told_to: u64,
-        bytes_max: usize,
-    ) -> BoxFuture<'static, Result<Page, FetchError>> {
-        let (shared, readers) = (Arc::clone(&self.shared), Arc::clone(&self.readers));
-        async move {
-            let turn = readers.acquire_owned().await.map_err(|_| FetchError)?;
-            let plan = move |shared: &Shared| lock(&shared.state).index.plan(&topics, after, told_to, bytes_max);
+    fn read(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Reading {
+        if let Some(page) = lock(&self.shared.state).index.read(topics, from, bytes_max) {
+            return now(Ok(page));
+        }
+        let (shared, readers, topics) = (Arc::clone(&self.shared), Arc::clone(&self.readers), topics.to_vec());
+        let page = async move {
+            let turn = readers.acquire_owned().await.map_err(|_| ReadError)?;
+            let plan = move |shared: &Shared| lock(&shared.state).index.plan(&topics, from, bytes_max);
             let fetch = move || {
                 // Whoever asked may go meanwhile; the turn is over when the read is.
                 let _turn = turn;
                 shared.fetch(plan)
             };
             let fetched = tokio::task::spawn_blocking(fetch).await;
-            fetched.unwrap_or(Err(FetchError))
-        }
-        .boxed()
+            fetched.unwrap_or(Err(ReadError))
+        };
+        Later::Right(page.boxed())
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
@@ -248,15 +246,11 @@ impl Log for DiskLog {
         tokio::task::spawn_blocking(move || join(writer)).map(drop).boxed()
     }
 
-    fn place(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Placement {
-        lock(&self.shared.state).index.place(topics, start, deleted)
+    fn held(&self, topic: &TopicName) -> Later<Result<Option<Held>, ReadError>> {
+        now(Ok(lock(&self.shared.state).index.held(topic)))
     }
 
-    fn held(&self, topic: &TopicName) -> Option<Held> {
-        lock(&self.shared.state).index.held(topic)
-    }
-
-    fn deletion(&self, topic: &TopicName) -> Option<(u64, Duration)> {
+    fn deletion(&self, topic: &TopicName) -> Option<(EventId, Duration)> {
         lock(&self.shared.state).index.deletion(topic, self.shared.clock.now().at_ms)
     }
 
@@ -268,8 +262,8 @@ impl Log for DiskLog {
         self.shared.keys.len()
     }
 
-    /// What it holds of events, the writer looks after, between batches.
-    fn tend(&self) {
+    /// The writer removes events, between batches.
+    fn enforce_retention(&self) {
         self.shared.keys.drop_expired(self.shared.clock.now().at_ms);
     }
 

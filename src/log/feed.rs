@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
 use super::lock;
-use crate::event::{Event, TopicName};
+use crate::event::{Epoch, Event, TopicName};
 
 /// One committed fact.
 #[derive(Clone, Debug)]
@@ -44,6 +44,9 @@ pub struct Batch {
     pub commits: Vec<Commit>,
     /// When not 0: everything up to here has been left out and must be read from the log.
     pub lost_to: u64,
+    /// The history has ended, and this one follows it: all else in this batch is of the new one. What of the old one
+    /// had not been taken is left out, and cannot be read any more.
+    pub epoch: Option<Epoch>,
     bytes: usize,
     paused: bool,
 }
@@ -76,10 +79,20 @@ impl Feed {
         }
     }
 
+    /// Tells the hub that the history has ended, and that another one begins, which holds events up to `watermark`.
+    /// Engines call it before anything else gives an id of the new one.
+    pub fn begin_epoch(&self, epoch: Epoch, watermark: u64) {
+        let mut waiting = lock(&self.waiting);
+        waiting.lose();
+        (waiting.epoch, waiting.lost_to) = (Some(epoch), watermark);
+        drop(waiting);
+        self.arrived.notify_one();
+    }
+
     /// Takes all that waits, leaving `empty`'s memory for what comes next.
     pub fn take(&self, empty: &mut Batch) {
         empty.commits.clear();
-        (empty.bytes, empty.lost_to, empty.paused) = (0, 0, false);
+        (empty.bytes, empty.lost_to, empty.epoch, empty.paused) = (0, 0, None, false);
         std::mem::swap(&mut *lock(&self.waiting), empty);
     }
 

@@ -8,11 +8,9 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{BoxFuture, FutureExt as _, ready};
-
 use super::{
-    Append, AppendError, Commit, Draft, Durability, Feed, Feeds, Held, KeyLimits, Keys, Log, Page, Placement, Receipt,
-    Start, Wall,
+    Append, AppendError, Commit, Draft, Durability, Feed, Feeds, Held, KeyLimits, Keys, Log, ReadError, ReadFrom, Reading,
+    Receipt, Resolved, Start, Wall,
     clock::{self, Clock},
     index::{Entry, Index},
     keys, lock,
@@ -21,7 +19,7 @@ use crate::{
     config::LogConfig,
     event::{Epoch, EventId, TopicName},
     frame,
-    later::now,
+    later::{Later, now},
 };
 
 /// The log in memory. One lock, and that of the keys around it: every operation under it is short and none waits.
@@ -63,15 +61,15 @@ impl MemoryLog {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let id = EventId { epoch: self.epoch, seq: state.index.watermark() + 1 };
-        let now = self.clock.now();
-        state.time_ms = now.stamp(state.time_ms);
+        let moment = self.clock.now();
+        state.time_ms = moment.stamp(state.time_ms);
         let event = frame::encode(id, state.time_ms, draft.topic, draft.name, &draft.content);
-        let entry = Entry::hot(Arc::clone(&event), now.at_ms);
+        let entry = Entry::hot(Arc::clone(&event), moment.at_ms);
         state.index.begin_step();
         state.index.push(&event.topic, entry, &mut |_| {});
         self.watermark.store(id.seq, Ordering::Release);
         state.feeds.push(Commit::Event(event));
-        Append::Left(ready(Ok(Receipt { id, subscribers: draft.subscribers, replayed: false })))
+        now(Ok(Receipt { id, subscribers: draft.subscribers, replayed: false }))
     }
 }
 
@@ -95,7 +93,7 @@ impl Log for MemoryLog {
         }
     }
 
-    fn forget(&self, topic: &TopicName) -> BoxFuture<'static, Result<u64, AppendError>> {
+    fn forget(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let seq = state.index.watermark() + 1;
@@ -104,22 +102,23 @@ impl Log for MemoryLog {
         state.feeds.push(Commit::Deleted(topic.clone(), seq));
         drop(guard);
         self.keys.forget(topic, seq);
-        ready(Ok(seq)).boxed()
+        now(Ok(EventId { epoch: self.epoch, seq }))
     }
 
-    fn read(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page {
-        lock(&self.state).index.read(topics, after, told_to, bytes_max)
+    fn resolve_start(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Resolved {
+        now(Ok(lock(&self.state).index.resolve_start(topics, start, deleted)))
     }
 
-    fn place(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Placement {
-        lock(&self.state).index.place(topics, start, deleted)
+    fn read(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Reading {
+        // All of it is hot.
+        now(lock(&self.state).index.read(topics, from, bytes_max).ok_or(ReadError))
     }
 
-    fn held(&self, topic: &TopicName) -> Option<Held> {
-        lock(&self.state).index.held(topic)
+    fn held(&self, topic: &TopicName) -> Later<Result<Option<Held>, ReadError>> {
+        now(Ok(lock(&self.state).index.held(topic)))
     }
 
-    fn deletion(&self, topic: &TopicName) -> Option<(u64, Duration)> {
+    fn deletion(&self, topic: &TopicName) -> Option<(EventId, Duration)> {
         lock(&self.state).index.deletion(topic, self.clock.now().at_ms)
     }
 
@@ -131,7 +130,7 @@ impl Log for MemoryLog {
         self.keys.len()
     }
 
-    fn tend(&self) {
+    fn enforce_retention(&self) {
         let now = self.clock.now();
         self.keys.drop_expired(now.at_ms);
         lock(&self.state).index.observe(now.wall_ms);

@@ -16,7 +16,7 @@ use tidings::{
 };
 use tokio::time::timeout;
 
-use crate::harness::{PATIENCE, blocking::Directory, until};
+use crate::harness::{PATIENCE, at_hand, blocking::Directory, until};
 
 fn config(directory: &Directory) -> LogConfig {
     LogConfig { path: directory.0.clone(), ..LogConfig::default() }
@@ -100,9 +100,9 @@ async fn a_deletion_that_a_crash_interrupted_is_still_a_gap_after_two_restarts()
     drop(file);
     for start in 1..=3 {
         let log = open(&directory, |_| {});
-        let placed = log.place(&[topic("t")], &Start::After(first), &[]);
+        let placed = at_hand(log.resolve_start(&[topic("t")], &Start::After(first), &[]));
         assert_eq!(placed.gap, Some(GapReason::Evicted), "start {start}");
-        let placed = log.place(&[topic("t")], &Start::After(last), &[]);
+        let placed = at_hand(log.resolve_start(&[topic("t")], &Start::After(last), &[]));
         assert_eq!(placed.gap, None, "start {start}: nothing is missing after the last one deleted");
         until("the deleted rows to be removed", async || directory.count("event") == 0).await;
         log.close().await;
@@ -126,7 +126,8 @@ async fn topics_that_are_forgotten_and_come_back_lose_nothing() {
             assert_eq!(directory.count("event WHERE topic NOT IN (SELECT id FROM topic)"), 0, "events of no topic");
         }
     }
-    let held = |log: &DiskLog| names.iter().filter(|n| log.held(&topic(n)).is_some_and(|h| h.events > 0)).count();
+    let held =
+        |log: &DiskLog| names.iter().filter(|n| at_hand(log.held(&topic(n))).is_some_and(|h| h.events > 0)).count();
     let before = held(&log);
     assert!(before > 100, "{before}");
     log.close().await;
@@ -148,11 +149,15 @@ async fn a_forgotten_topic_that_comes_back_still_owns_up_to_its_gap_after_a_rest
     }
     until("its row to be removed", async || directory.count("topic WHERE name = 't'") == 0).await;
     append(&log, "t").await;
-    assert_eq!(log.place(&[topic("t")], &Start::After(first), &[]).gap, Some(GapReason::Evicted));
+    assert_eq!(at_hand(log.resolve_start(&[topic("t")], &Start::After(first), &[])).gap, Some(GapReason::Evicted));
     log.close().await;
     drop(log);
     let log = open(&directory, configure);
-    assert_eq!(log.place(&[topic("t")], &Start::After(first), &[]).gap, Some(GapReason::Evicted), "after the restart");
+    assert_eq!(
+        at_hand(log.resolve_start(&[topic("t")], &Start::After(first), &[])).gap,
+        Some(GapReason::Evicted),
+        "after the restart"
+    );
 }
 
 #[tokio::test]
@@ -174,7 +179,7 @@ async fn closing_does_not_wait_for_those_that_wait_for_room() {
     }
     assert!(taken > 0, "the first was taken");
     drop(log);
-    assert_eq!(open(&directory, |_| {}).held(&topic("t")).map(|held| held.events), Some(taken));
+    assert_eq!(at_hand(open(&directory, |_| {}).held(&topic("t"))).map(|held| held.events), Some(taken));
 }
 
 #[tokio::test]
@@ -197,11 +202,11 @@ async fn a_full_queue_refuses_and_keeps_nothing() {
         }
     }
     assert!(taken > 0 && refused > 0, "{taken} taken, {refused} refused");
-    assert_eq!(log.held(&topic("t")).map(|held| held.events), Some(taken));
+    assert_eq!(at_hand(log.held(&topic("t"))).map(|held| held.events), Some(taken));
     log.close().await;
     drop(log);
     let log = open(&directory, |_| {});
-    assert_eq!(log.held(&topic("t")).map(|held| held.events), Some(taken));
+    assert_eq!(at_hand(log.held(&topic("t"))).map(|held| held.events), Some(taken));
     append(&log, "t").await;
 }
 
@@ -231,7 +236,7 @@ async fn a_key_is_not_taken_by_those_that_wait_for_room() {
     let (first, second) = (first.expect("a receipt"), second.expect("a receipt"));
     assert_eq!((first.id, first.replayed, second.replayed), (second.id, false, true));
     assert!(!log.append(keyed("t", "gone")).await.expect("a receipt").replayed);
-    assert_eq!(log.held(&topic("t")).map(|held| held.events), Some(5));
+    assert_eq!(at_hand(log.held(&topic("t"))).map(|held| held.events), Some(5));
     log.close().await;
     assert_eq!(log.append(keyed("t", "closed")).await, Err(AppendError::Unavailable));
     assert_eq!(log.keys(), 3, "one that was refused has no key");

@@ -7,7 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidings::{config::Config, server::Server};
+use futures_util::FutureExt as _;
+use tidings::{config::Config, later::Later, log::ReadError, server::Server};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -31,6 +32,11 @@ pub use process::Process;
 
 /// How long anything may take before a test gives up. Never waited for when all is well.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a log answers that has it in memory.
+pub fn at_hand<T>(answer: Later<Result<T, ReadError>>) -> T {
+    answer.now_or_never().expect("it is at hand").expect("it can be read")
+}
 
 /// A server in a thread of its own; ended with the value.
 pub struct TestServer {

@@ -6,10 +6,11 @@ use std::{env, fs, thread};
 use tidings::{
     config::{Config, LogConfig, Size},
     event::TopicName,
-    log::{KeyLimits, Log as _, disk::DiskLog},
+    log::{KeyLimits, Log as _, ReadFrom, disk::DiskLog},
 };
 
 use crate::harness::{
+    at_hand,
     blocking::{Broker, Client, Directory, seq},
     preload,
 };
@@ -199,16 +200,18 @@ fn in_the_file(directory: &Directory, promised: &[(u64, &str)]) -> rusqlite::Res
 /// where the damage is, and a build without optimisation takes its time to make frames of all.
 fn in_the_log(log: &DiskLog, promised: &[(u64, &str)]) -> Result<Option<u64>, String> {
     let topic = TopicName::parse("t", 255).expect("a topic name");
-    let held = log.held(&topic).unwrap_or_default();
+    let held = at_hand(log.held(&topic)).unwrap_or_default();
     let newest = &promised[promised.len().saturating_sub(NEWEST)..];
     let after = newest.first().map_or(0, |(at, _)| at - 1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let page = runtime.block_on(log.fetch(vec![topic], after, 0, usize::MAX)).map_err(|error| error.to_string())?;
+    let page = runtime
+        .block_on(log.read(&[topic], ReadFrom { after, removals_seen: 0 }, usize::MAX))
+        .map_err(|error| error.to_string())?;
     let event = |at: u64| page.events.binary_search_by_key(&at, |event| event.seq).ok().map(|at| &page.events[at]);
     // Every position is an event of the one topic.
-    let unknown = promised.iter().map(|(at, _)| *at).find(|at| held.last.is_none_or(|last| *at > last));
+    let unknown = promised.iter().map(|(at, _)| *at).find(|at| held.last.is_none_or(|last| *at > last.seq));
     let lost = newest.iter().find(|(at, text)| event(*at).is_none_or(|event| event.content() != text.as_bytes()));
-    let first = held.first.filter(|first| *first > 1).map(|first| first - 1);
+    let first = held.first.map(|first| first.seq - 1).filter(|before| *before > 0);
     Ok(first.or(unknown).or(lost.map(|(at, _)| *at)))
 }
 

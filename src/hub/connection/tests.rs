@@ -1,7 +1,11 @@
 //! What a connection writes, and its size.
 
 use super::*;
-use crate::frame::{Format, Framing};
+use crate::{
+    event::Epoch,
+    frame::{Format, Framing},
+    log::ReadFrom,
+};
 
 /// A socket that takes so many bytes, one piece at a time.
 struct Narrow(usize);
@@ -37,9 +41,13 @@ fn connection(room: usize) -> Connection<Narrow> {
         topics: SmallVec::new(),
         encoding: Encoding { format: Format::Plain, framing: Framing::Close },
         marks: Marks::None,
-        after: 0,
-        removals_seen: 0,
-        subscribed_at: 0,
+        start: StartPoint {
+            epoch: Epoch::random(),
+            from: ReadFrom { after: 0, removals_seen: 0 },
+            gap: None,
+            gap_ahead: None,
+            watermark: 0,
+        },
         ends_at: None,
         hold: Box::new(()),
     };

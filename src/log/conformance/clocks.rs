@@ -4,7 +4,7 @@ use std::{slice::from_ref, time::Duration};
 
 use super::{
     GapReason, Start,
-    steps::{NewAt, SetClock, append, names, page, place, roomy, seqs, wait},
+    steps::{NewAt, SetClock, append, forget, names, page, place, roomy, seqs},
 };
 use crate::config::LogConfig;
 
@@ -22,7 +22,7 @@ pub(super) fn a_wall_clock_that_jumps_is_followed_and_loses_nothing(new: NewAt) 
     append(&*log, &a);
     append(&*log, &b);
     clock.set(begin + MINUTE);
-    log.tend();
+    log.enforce_retention();
     append(&*log, &a);
     clock.set(begin + 2 * MINUTE);
     append(&*log, &a);
@@ -40,7 +40,7 @@ pub(super) fn a_wall_clock_that_jumps_is_followed_and_loses_nothing(new: NewAt) 
     clock.set(begin + TEN_YEARS);
     append(&*log, &b);
     clock.set(begin + 3 * MINUTE);
-    log.tend();
+    log.enforce_retention();
     super::until("the clock to be looked at", || since(&b, begin + 4 * MINUTE) == (6, None));
     assert_eq!(since(&b, begin + 3 * MINUTE), (5, None));
 }
@@ -71,7 +71,7 @@ pub(super) fn since_a_time_tells_of_what_is_gone_after_it(new: NewAt) {
         assert_eq!(at(&both, start).1, None);
     }
     clock.set(begin + 9000);
-    assert_eq!(wait(log.forget(&a)), Ok(6));
+    assert_eq!(forget(&*log, &a), 6);
     for (ms, expected) in [(4000, evicted), (4001, None)] {
         assert_eq!(at(&both, Start::Since(begin + ms)).1, expected, "{ms} after the deletion");
     }

@@ -2,18 +2,18 @@
 
 use std::slice::from_ref;
 
-use super::steps::{New, after, append, append_all, names, page, read, roomy, seqs, wait};
-use crate::{config::LogConfig, event::TopicName, frame::GapReason};
+use super::steps::{New, after, append, append_all, forget, names, page, read, resolve, roomy, seqs};
+use crate::{config::LogConfig, event::TopicName, frame::GapReason, log::ReadFrom};
 
 pub(super) fn a_deletion_has_its_place_in_the_order(new: New) {
     // Goal: a page that ends before it says nothing of it; the one that passes it does, once; the next life follows it.
     let (log, [a, b]) = (new(LogConfig { topic_events_max: 3, ..roomy() }), names(["a", "b"]));
     append_all(&*log, [&a, &b, &a, &b]);
-    wait(log.forget(&a)).expect("it is taken");
+    forget(&*log, &a);
     append_all(&*log, [&a, &b]);
     // Held are 2, 4 and 7 of b, 6 of a; the deletion is at 5.
-    let part = |from, bytes_max| {
-        let page = read(&*log, &[a.clone(), b.clone()], from, 0, bytes_max);
+    let part = |after, bytes_max| {
+        let page = read(&*log, &[a.clone(), b.clone()], ReadFrom { after, removals_seen: 0 }, bytes_max);
         (seqs(&page), page.deleted.first().map(|(_, seq)| *seq), page.to)
     };
     assert_eq!(part(0, 0), (vec![2], None, 3));
@@ -30,13 +30,13 @@ pub(super) fn a_cursor_before_a_deletion_that_it_is_told_of_has_no_gap(new: New)
     // Goal: only what the next life has lost is one, and what other topics have lost.
     let (log, [a, b]) = (new(LogConfig { topic_events_max: 1, ..roomy() }), names(["a", "b"]));
     append_all(&*log, [&a, &b, &a]);
-    wait(log.forget(&a)).expect("it is taken");
+    forget(&*log, &a);
     append_all(&*log, [&a, &b]);
     // Held are 5 of a, 6 of b; removed were 1 and 3 of a, 2 of b; the deletion is at 4.
     let both = [a.clone(), b];
     let at = |topics: &[TopicName], seq, deleted: &[TopicName]| {
-        let placement = log.place(topics, &after(&*log, seq), deleted);
-        (placement.after, placement.gap)
+        let start = resolve(&*log, topics, &after(&*log, seq), deleted);
+        (start.from.after, start.gap)
     };
     let told = from_ref(&a);
     assert_eq!(at(told, 0, &[]), (4, Some(GapReason::Evicted)));

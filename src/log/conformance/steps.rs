@@ -14,7 +14,8 @@ use crate::{
     event::{EventId, TopicName},
     frame::GapReason,
     log::{
-        Arc, Batch, Bytes, Commit, Draft, Feed, KeyLimits, Log, Page, Start, Wall, clock, disk::DiskLog,
+        Arc, Batch, Bytes, Commit, Draft, Feed, Held, KeyLimits, Log, Page, ReadFrom, Start, StartPoint, Wall, clock,
+        disk::DiskLog,
         memory::MemoryLog,
     },
 };
@@ -76,14 +77,16 @@ pub(super) fn append_all<'a>(log: &dyn Log, topics: impl IntoIterator<Item = &'a
     }
 }
 
-/// A page for a reader that has been told of what `told_to` stands for.
-pub(super) fn read(log: &dyn Log, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page {
-    log.read(topics, after, told_to, bytes_max)
+/// A page from there on.
+pub(super) fn read(log: &dyn Log, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Page {
+    let page = wait(log.read(topics, from, bytes_max)).expect("it can be read");
+    assert_eq!(page.epoch, log.epoch());
+    page
 }
 
 /// A page without a limit, for a reader that has not been told of anything.
 pub(super) fn page(log: &dyn Log, topics: &[TopicName], after: u64) -> Page {
-    read(log, topics, after, 0, usize::MAX)
+    read(log, topics, ReadFrom { after, removals_seen: 0 }, usize::MAX)
 }
 
 pub(super) fn seqs(page: &Page) -> Vec<u64> {
@@ -104,8 +107,32 @@ pub(super) fn take(feed: &Feed, n: usize) -> Vec<u64> {
 
 /// Where a subscription of `topics` begins, and the gap that it is told of.
 pub(super) fn place(log: &dyn Log, topics: &[TopicName], start: &Start) -> (u64, Option<GapReason>) {
-    let placement = log.place(topics, start, &[]);
-    (placement.after, placement.gap)
+    let start = resolve(log, topics, start, &[]);
+    (start.from.after, start.gap)
+}
+
+pub(super) fn resolve(log: &dyn Log, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> StartPoint {
+    let start = wait(log.resolve_start(topics, start, deleted)).expect("it can be read");
+    assert_eq!(start.epoch, log.epoch());
+    start
+}
+
+/// Deletes a topic and gives the deletion's position.
+pub(super) fn forget(log: &dyn Log, topic: &TopicName) -> u64 {
+    let id = wait(log.forget(topic)).expect("it is taken");
+    assert_eq!(id.epoch, log.epoch());
+    id.seq
+}
+
+pub(super) fn held(log: &dyn Log, topic: &TopicName) -> Option<Held> {
+    wait(log.held(topic)).expect("it can be read")
+}
+
+/// Positions of the first and the last event held, and how many there are.
+pub(super) fn extent(log: &dyn Log, topic: &TopicName) -> (Option<u64>, Option<u64>, usize) {
+    let held = held(log, topic).unwrap_or_default();
+    assert!([held.first, held.last].into_iter().flatten().all(|id| id.epoch == log.epoch()));
+    (held.first.map(|id| id.seq), held.last.map(|id| id.seq), held.events)
 }
 
 pub(super) fn after(log: &dyn Log, seq: u64) -> Start {
@@ -116,7 +143,7 @@ pub(super) fn after(log: &dyn Log, seq: u64) -> Start {
 pub(super) fn cost(new: New, topic: &TopicName) -> u64 {
     let log = new(roomy());
     append(&*log, topic);
-    log.held(topic).expect("an event").bytes
+    held(&*log, topic).expect("an event").bytes
 }
 
 /// A clock that a test sets.

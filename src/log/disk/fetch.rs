@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::{Shared, StoreError, reader::Reader};
 use crate::{
     event::TopicName,
-    log::{FetchError, Page, index::Plan, lock},
+    log::{Page, ReadError, index::Plan, lock},
 };
 
 /// Lines about single events that cannot be read, before only their number is said now and then.
@@ -13,7 +13,7 @@ const REPORTS_MAX: u64 = 20;
 
 impl Shared {
     /// A page out of memory and the file. The index is not locked while the disk is read.
-    pub(super) fn fetch(&self, plan: impl Fn(&Self) -> Plan) -> Result<Page, FetchError> {
+    pub(super) fn fetch(&self, plan: impl Fn(&Self) -> Plan) -> Result<Page, ReadError> {
         let reader = lock(&self.idle_readers).pop().map_or_else(|| Reader::open(&self.file), Ok);
         let fetched = reader.and_then(|reader| {
             let page = self.fetch_with(&reader, plan)?;
@@ -23,7 +23,7 @@ impl Shared {
         fetched.map_err(|error| {
             // It may be over the next moment, as when there was no memory; the stream comes back and asks again.
             tracing::error!(%error, "the log cannot be read: a stream ends");
-            FetchError
+            ReadError
         })
     }
 

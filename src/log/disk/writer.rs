@@ -39,7 +39,7 @@ pub(super) struct Job {
 
 pub(super) enum Work {
     Append { draft: Draft, claim: Option<Claim>, done: oneshot::Sender<Appended> },
-    Forget { topic: TopicName, done: oneshot::Sender<Result<u64, AppendError>> },
+    Forget { topic: TopicName, done: oneshot::Sender<Result<EventId, AppendError>> },
 }
 
 /// What the writer writes to.
@@ -70,7 +70,7 @@ pub(super) struct Writer {
 /// A step of a batch, with its position.
 enum Step {
     Event { event: Arc<Event>, receipt: Receipt, claim: Option<Claim>, done: oneshot::Sender<Appended> },
-    Forget { topic: TopicName, seq: u64, done: oneshot::Sender<Result<u64, AppendError>> },
+    Forget { topic: TopicName, seq: u64, done: oneshot::Sender<Result<EventId, AppendError>> },
 }
 
 impl Step {
@@ -217,7 +217,7 @@ impl Writer {
         // After what was published before: its keys are settled by now.
         for (topic, seq, done) in deletions {
             self.shared.keys.forget(&topic, seq);
-            done.send(Ok(seq)).ok();
+            done.send(Ok(EventId { epoch: self.shared.epoch, seq })).ok();
         }
     }
 }

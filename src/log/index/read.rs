@@ -4,37 +4,41 @@ use std::{cmp::Reverse, collections::BinaryHeap, iter::Peekable, time::Duration}
 
 use super::{Entry, Index, Plan};
 use crate::{
-    event::TopicName,
+    event::{EventId, TopicName},
     frame::GapReason,
-    log::{Held, Page, Placement, Start},
+    log::{Held, Page, ReadFrom, Start, StartPoint},
 };
 
 /// Entries that a page passes over at once because they cannot be read.
 const LOST_MAX: usize = 4096;
 
 impl Index {
-    /// The page after `after`, as far as it is hot: up to `bytes_max`, but at least one event.
-    pub(in crate::log) fn read(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page {
-        let Plan { mut page, entries } = self.plan(topics, after, told_to, bytes_max);
+    /// The page from there on, as far as it is hot: up to `bytes_max`, but at least one event. `None` when its first event
+    /// is not hot.
+    pub(in crate::log) fn read(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Option<Page> {
+        let Plan { mut page, entries } = self.plan(topics, from, bytes_max);
         for (_, entry) in entries {
-            let Some(event) = entry.event else {
-                page.is_cold = page.events.is_empty();
-                page.end(entry.seq - 1);
-                break;
-            };
-            page.events.push(event);
+            match entry.event {
+                Some(event) => page.events.push(event),
+                None if page.events.is_empty() => return None,
+                None => {
+                    page.end(entry.seq - 1);
+                    break;
+                }
+            }
         }
-        page
+        Some(page)
     }
 
-    /// What belongs into the page after `after`, hot or not.
-    pub(in crate::log) fn plan(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Plan {
-        let mut page = Page { told_to: self.removals, ..Page::default() };
+    /// What belongs into the page from there on, hot or not.
+    pub(in crate::log) fn plan(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Plan {
+        let ReadFrom { after, removals_seen } = from;
+        let mut page = Page::new(self.epoch, self.removals);
         let mut to = self.watermark.max(after);
         let mut rests = Vec::with_capacity(topics.len());
         for topic in topics {
             let Some(log) = self.topics.get(topic) else {
-                if self.forgotten_at > told_to {
+                if self.forgotten_at > removals_seen {
                     page.miss(self.forgotten_to, after);
                 }
                 continue;
@@ -42,7 +46,7 @@ impl Index {
             let deletion = Some(log.deleted_to).filter(|seq| *seq > after);
             page.deleted.extend(deletion.map(|seq| (topic.clone(), seq)));
             // What went with the deletion is told with it.
-            if log.evicted_at > told_to && Some(log.evicted_to) > deletion {
+            if log.evicted_at > removals_seen && Some(log.evicted_to) > deletion {
                 page.miss(log.evicted_to, after);
             }
             rests.push(log.events.range(log.after(after)..).map(move |entry| (topic, entry)).peekable());
@@ -73,12 +77,20 @@ impl Index {
     }
 
     /// Where a subscription of `topics` that asks for `start` begins.
-    pub(in crate::log) fn place(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Placement {
+    pub(in crate::log) fn resolve_start(
+        &self,
+        topics: &[TopicName],
+        start: &Start,
+        deleted: &[TopicName],
+    ) -> StartPoint {
         let everything = || self.before_first(topics, |_| true);
         let whole_after = topics.iter().map(|topic| self.whole_after(topic, deleted)).max().unwrap_or_default();
-        let (told_to, placed_at) = (self.removals, self.watermark);
-        let at = |after| Placement { after, gap: None, told_to, ahead: None, placed_at };
-        let gap = |reason, after| Placement { gap: Some(reason), ..at(after) };
+        let (epoch, removals_seen, watermark) = (self.epoch, self.removals, self.watermark);
+        let at = |after| {
+            let from = ReadFrom { after, removals_seen };
+            StartPoint { epoch, from, gap: None, gap_ahead: None, watermark }
+        };
+        let gap = |reason, after| StartPoint { gap: Some(reason), ..at(after) };
         match *start {
             Start::Live => at(self.watermark),
             Start::All => at(everything()),
@@ -87,9 +99,9 @@ impl Index {
                 let unreadable = self.unreadable_to > 0 && self.unreadable_ms >= time_ms;
                 let evicted = topics.iter().any(|topic| self.has_lost_since(topic, time_ms));
                 let evicted = evicted || (self.hole_to > 0 && self.hole_ms >= time_ms);
-                let ahead = (after < self.lost_to(topics)).then_some(GapReason::Unreadable);
+                let gap_ahead = (after < self.lost_to(topics)).then_some(GapReason::Unreadable);
                 let reason = if unreadable { GapReason::Unreadable } else { GapReason::Evicted };
-                Placement { gap: (unreadable || evicted).then_some(reason), ahead, ..at(after) }
+                StartPoint { gap: (unreadable || evicted).then_some(reason), gap_ahead, ..at(after) }
             }
             Start::Last(n) => at(self.before_last(topics, n)),
             Start::Unreadable => gap(GapReason::Unreadable, everything()),
@@ -101,8 +113,8 @@ impl Index {
                 gap(reason, self.before_first(topics, |entry| entry.seq > id.seq))
             }
             Start::After(id) => {
-                let ahead = (id.seq < self.lost_to(topics)).then_some(GapReason::Unreadable);
-                Placement { ahead, ..at(id.seq) }
+                let gap_ahead = (id.seq < self.lost_to(topics)).then_some(GapReason::Unreadable);
+                StartPoint { gap_ahead, ..at(id.seq) }
             }
         }
     }
@@ -143,19 +155,23 @@ impl Index {
     }
 
     /// Where `topic` was deleted last, and how long before `now_ms`.
-    pub(in crate::log) fn deletion(&self, topic: &TopicName, now_ms: u64) -> Option<(u64, Duration)> {
+    pub(in crate::log) fn deletion(&self, topic: &TopicName, now_ms: u64) -> Option<(EventId, Duration)> {
         let log = self.topics.get(topic).filter(|log| log.deleted_to > 0)?;
-        Some((log.deleted_to, Duration::from_millis(now_ms.saturating_sub(log.deleted_at_ms))))
+        Some((self.id(log.deleted_to), Duration::from_millis(now_ms.saturating_sub(log.deleted_at_ms))))
     }
 
     pub(in crate::log) fn held(&self, topic: &TopicName) -> Option<Held> {
         let lost = self.lost.get(topic).map_or(0, |lost| lost.events);
         self.topics.get(topic).map(|log| Held {
-            first: log.events.iter().find(|entry| !entry.is_lost()).map(|entry| entry.seq),
-            last: log.events.iter().rfind(|entry| !entry.is_lost()).map(|entry| entry.seq),
+            first: log.events.iter().find(|entry| !entry.is_lost()).map(|entry| self.id(entry.seq)),
+            last: log.events.iter().rfind(|entry| !entry.is_lost()).map(|entry| self.id(entry.seq)),
             events: log.events.len() - lost,
             bytes: log.bytes,
         })
+    }
+
+    fn id(&self, seq: u64) -> EventId {
+        EventId { epoch: self.epoch, seq }
     }
 }
 

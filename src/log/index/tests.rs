@@ -9,6 +9,7 @@ use super::{
 use crate::{
     config::{LogConfig, Size},
     event::{Content, Epoch, Event, TopicName},
+    log::ReadFrom,
 };
 
 const MANY: u64 = 100_000;
@@ -100,7 +101,8 @@ fn a_large_deletion_is_complete_at_once_and_taken_apart_in_steps() {
     watched.step(|index, _| index.forget(&big, seq, 0));
     assert_eq!((watched.removed.len(), watched.index.size().0), (0, 1));
     assert_eq!(watched.index.held(&big).expect("a trace").events, 0);
-    let page = watched.index.read(&[big.clone(), other.clone()], 0, 0, usize::MAX);
+    let start = ReadFrom { after: 0, removals_seen: 0 };
+    let page = watched.index.read(&[big.clone(), other.clone()], start, usize::MAX).expect("it is hot");
     assert_eq!((page.events.len(), page.deleted), (1, vec![(big.clone(), seq)]));
     watched.push(&big, 10, 2);
     let steps = watched.settle(2);
@@ -112,7 +114,8 @@ fn a_large_deletion_is_complete_at_once_and_taken_apart_in_steps() {
     watched.assert_removed(MANY);
     assert_eq!((watched.living(), watched.index.size().0), (2, 2));
     assert!(watched.index.order.len() < 2 * 1024 + 2, "{}", watched.index.order.len());
-    assert_eq!(watched.index.read(&[big], seq, watched.index.removals, usize::MAX).events.len(), 1);
+    let from = ReadFrom { after: seq, removals_seen: watched.index.removals };
+    assert_eq!(watched.index.read(&[big], from, usize::MAX).expect("it is hot").events.len(), 1);
 }
 
 #[test]

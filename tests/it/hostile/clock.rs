@@ -12,10 +12,10 @@ use bytes::Bytes;
 use tidings::{
     config::{Config, LogConfig},
     event::TopicName,
-    log::{Draft, KeyLimits, Log as _, Start, disk::DiskLog},
+    log::{Draft, KeyLimits, Log as _, ReadFrom, Start, disk::DiskLog},
 };
 
-use crate::harness::blocking::Directory;
+use crate::harness::{at_hand, blocking::Directory};
 
 const BEGIN: u64 = 1_700_000_000_000;
 const TEN_YEARS: u64 = 10 * 365 * 24 * 3_600_000;
@@ -70,12 +70,12 @@ async fn close(log: DiskLog) {
 }
 
 fn held(log: &DiskLog) -> usize {
-    log.held(&topic("t")).map_or(0, |held| held.events)
+    at_hand(log.held(&topic("t"))).map_or(0, |held| held.events)
 }
 
 /// Where `since=` begins.
 fn since(log: &DiskLog, ms: u64) -> u64 {
-    log.place(&[topic("t")], &Start::Since(BEGIN + ms), &[]).after
+    at_hand(log.resolve_start(&[topic("t")], &Start::Since(BEGIN + ms), &[])).from.after
 }
 
 #[tokio::test]
@@ -100,7 +100,8 @@ async fn a_restart_after_a_jump_keeps_history_and_time() {
     append(&next, None).await;
     log.at(5 * MINUTE);
     let seq = append(&next, None).await;
-    let page = next.fetch(vec![topic("t")], seq - 2, 0, usize::MAX).await.expect("a page");
+    let page =
+        next.read(&[topic("t")], ReadFrom { after: seq - 2, removals_seen: 0 }, usize::MAX).await.expect("a page");
     let times: Vec<u64> = page.events.iter().map(|event| event.time_ms - BEGIN).collect();
     assert_eq!(times, [4 * MINUTE, 5 * MINUTE]);
     assert_eq!(since(&next, 4 * MINUTE + 1), seq - 1, "and not those of the jump");
@@ -132,7 +133,8 @@ async fn what_is_gone_since_a_time_is_known_after_a_restart() {
     first.forget(&topic("d")).await.expect("it is taken");
     crate::harness::until("the rows to go", async || log.directory.count("event") == 1).await;
     close(first).await;
-    let gap = |log: &DiskLog, name: &str, ms| log.place(&[topic(name)], &Start::Since(BEGIN + ms), &[]).gap.is_some();
+    let start = |ms| Start::Since(BEGIN + ms);
+    let gap = |log: &DiskLog, name: &str, ms| at_hand(log.resolve_start(&[topic(name)], &start(ms), &[])).gap.is_some();
     log.at(8 * MINUTE);
     for (start, unknown) in [false, false, true].into_iter().enumerate() {
         let next = log.open_with(few);

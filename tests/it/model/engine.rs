@@ -2,7 +2,7 @@
 
 use std::{fs, sync::Arc};
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::FutureExt as _;
 use tidings::{
     config::{Config, Durability, LogConfig},
     log::{KeyLimits, Log, disk::DiskLog, memory::MemoryLog},
@@ -62,7 +62,7 @@ impl Life {
     }
 
     /// What `future` gives: on disk, once it is written; in memory at once.
-    pub fn wait<T>(&self, future: BoxFuture<'static, T>) -> Result<T, String> {
+    pub fn wait<T>(&self, future: impl Future<Output = T>) -> Result<T, String> {
         match &self.disk {
             Some(disk) => Ok(disk.runtime.block_on(future)),
             None => future.now_or_never().ok_or_else(|| "memory commits at once".to_owned()),

@@ -7,6 +7,7 @@ use tidings::{
 };
 
 use super::engine::End;
+use crate::harness::at_hand;
 
 /// One event ever committed.
 #[derive(Debug)]
@@ -69,7 +70,7 @@ impl History {
         self.watermark = watermark;
         // What retention has removed leaves the file a little later: it may be back, the newest of it first.
         for (topic, name) in self.names.iter().enumerate() {
-            let first = log.held(name).and_then(|held| held.first).unwrap_or(u64::MAX);
+            let first = at_hand(log.held(name)).and_then(|held| held.first).map_or(u64::MAX, |first| first.seq);
             let deleted_to = self.deletions.iter().filter(|(other, _)| *other == topic).map(|(_, seq)| *seq).max();
             let is_back = |fact: &&mut Fact| fact.topic == topic && fact.seq >= first && Some(fact.seq) > deleted_to;
             self.facts.iter_mut().filter(is_back).for_each(|fact| fact.removed = None);
@@ -82,8 +83,8 @@ impl History {
     pub fn look(&mut self, log: &dyn Log, topic_events_max: usize) -> Result<(), String> {
         self.stamp += 1;
         for (topic, name) in self.names.iter().enumerate() {
-            let held = log.held(name).unwrap_or_default();
-            let first = held.first.unwrap_or(u64::MAX);
+            let held = at_hand(log.held(name)).unwrap_or_default();
+            let first = held.first.map_or(u64::MAX, |first| first.seq);
             let mut count = 0;
             for fact in self.facts.iter_mut().filter(|fact| fact.topic == topic && fact.removed.is_none()) {
                 if fact.seq < first {
@@ -110,9 +111,10 @@ impl History {
         self.deletions.iter().rev().find(within).map(|(_, seq)| *seq)
     }
 
-    /// Whether an event of `topic` that was published after `seq` is held.
-    pub fn holds_after(&self, topic: usize, seq: u64) -> bool {
-        self.facts.iter().any(|fact| fact.topic == topic && fact.seq > seq && fact.removed.is_none())
+    /// Whether an event of `topic` that was published after position `after` and up to `to` is held.
+    pub fn holds(&self, topic: usize, after: u64, to: u64) -> bool {
+        let is_within = |fact: &&Fact| fact.topic == topic && (after + 1..=to).contains(&fact.seq);
+        self.facts.iter().filter(is_within).any(|fact| fact.removed.is_none())
     }
 
     /// Whether `seq` is a position of an event of `topics`.

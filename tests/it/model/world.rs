@@ -61,6 +61,8 @@ pub struct World {
     coalesce_max: Duration,
     feed: Arc<Feed>,
     batch: Batch,
+    /// The hub has taken everything up to here from its feed.
+    fed: u64,
     fanout: Fanout<Wire>,
     /// What the fan-out's connections have begun and not sent.
     unsent: Arc<Unsent>,
@@ -114,6 +116,7 @@ impl World {
             topic_events_max: retention.topic_events_max,
             coalesce_max,
             batch: Batch::default(),
+            fed: 0,
             inbox: Vec::new(),
             fetched: Vec::new(),
             delay: 0,
@@ -131,7 +134,7 @@ impl World {
             key: None,
         };
         let appends: Vec<_> = (0..times).map(|_| self.life.log.append(draft.clone())).collect();
-        for receipt in self.life.wait(Box::pin(join_all(appends)))? {
+        for receipt in self.life.wait(join_all(appends))? {
             let seq = receipt.map_err(|error| error.to_string())?.id.seq;
             self.history.give(seq)?;
             let name = name.map(str::to_owned);
@@ -142,7 +145,7 @@ impl World {
 
     pub fn delete(&mut self, topic: usize) -> Result<(), String> {
         let forgotten = self.life.wait(self.life.log.forget(&self.history.names[topic]))?;
-        let seq = forgotten.map_err(|error| error.to_string())?;
+        let seq = forgotten.map_err(|error| error.to_string())?.seq;
         self.history.give(seq)?;
         self.history.deletions.push((topic, seq));
         self.look()
@@ -161,6 +164,7 @@ impl World {
         (self.fanout, self.unsent) = fanout(&self.life, &self.now, self.coalesce_max);
         self.check()?;
         self.history.reopened(&*self.life.log, end)?;
+        self.fed = self.history.watermark;
         self.look()
     }
 
@@ -180,6 +184,7 @@ impl World {
     pub fn turn(&mut self, lost: usize, visits: usize) -> Result<bool, String> {
         let arrivals = std::mem::take(&mut self.inbox);
         self.feed.take(&mut self.batch);
+        self.fed = self.history.watermark;
         self.lose(lost);
         self.breaker.break_feed(&mut self.batch);
         self.fanout.apply(&mut self.batch, self.now.clock.get());
@@ -249,11 +254,8 @@ impl World {
 
     /// Reads the pages that connections wait for.
     fn fetch(&mut self) -> Result<(), String> {
-        while let Some(PageRequest { key, id, topics, after, removals_seen, bytes_max }) =
-            self.fanout.next_page_request()
-        {
-            let page = self.life.wait(self.life.log.fetch(topics, after, removals_seen, bytes_max))?;
-            let mut page = page.map_err(|error| error.to_string())?;
+        while let Some(PageRequest { key, id, page }) = self.fanout.next_page_request() {
+            let mut page = self.life.wait(page)?.map_err(|error| error.to_string())?;
             self.breaker.break_page(&mut page);
             let (stamp, turns_left) = (self.history.stamp, self.delay);
             self.fetched.push(Fetched { key, id, page, stamp, turns_left });
@@ -298,7 +300,7 @@ impl World {
             }
             let stalled = pipe.refusing_for();
             if pipe.dropped && pipe.finished {
-                client.ended_well(now, &self.history).map_err(told)?;
+                client.ended_well(now, self.fed, &self.history).map_err(told)?;
             } else if pipe.dropped
                 && !pipe.failed
                 && stalled < WRITE_TIMEOUT

@@ -9,12 +9,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use tidings::{
     config::{Config, LogConfig},
-    event::{Epoch, TopicName},
+    event::{Epoch, EventId, TopicName},
+    later::Later,
     log::{
-        Append, AppendError, Draft, Durability, Feed, Held, KeyLimits, Log, Page, Placement, Start, memory::MemoryLog,
+        Append, AppendError, Draft, Durability, Feed, Held, KeyLimits, Log, ReadError, ReadFrom, Reading, Resolved, Start,
+        memory::MemoryLog,
     },
     registry::{Registry, RegistryError},
     topic::{DeleteError, Subscriber, TopicLimits},
@@ -28,7 +29,7 @@ struct Fragile {
 }
 
 impl Log for Fragile {
-    fn forget(&self, topic: &TopicName) -> BoxFuture<'static, Result<u64, AppendError>> {
+    fn forget(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>> {
         assert!(!self.armed.swap(false, Ordering::Relaxed), "as the test wants it");
         self.log.forget(topic)
     }
@@ -49,19 +50,19 @@ impl Log for Fragile {
         self.log.watermark()
     }
 
-    fn read(&self, topics: &[TopicName], after: u64, told_to: u64, bytes_max: usize) -> Page {
-        self.log.read(topics, after, told_to, bytes_max)
+    fn read(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Reading {
+        self.log.read(topics, from, bytes_max)
     }
 
-    fn place(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Placement {
-        self.log.place(topics, start, deleted)
+    fn resolve_start(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Resolved {
+        self.log.resolve_start(topics, start, deleted)
     }
 
-    fn held(&self, topic: &TopicName) -> Option<Held> {
+    fn held(&self, topic: &TopicName) -> Later<Result<Option<Held>, ReadError>> {
         self.log.held(topic)
     }
 
-    fn deletion(&self, topic: &TopicName) -> Option<(u64, Duration)> {
+    fn deletion(&self, topic: &TopicName) -> Option<(EventId, Duration)> {
         self.log.deletion(topic)
     }
 
@@ -73,8 +74,8 @@ impl Log for Fragile {
         self.log.keys()
     }
 
-    fn tend(&self) {
-        self.log.tend();
+    fn enforce_retention(&self) {
+        self.log.enforce_retention();
     }
 }
 

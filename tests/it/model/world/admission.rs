@@ -9,6 +9,8 @@ use tidings::{
     log::Start,
 };
 
+use crate::harness::at_hand;
+
 use super::{Client, HEARTBEAT, Hold, Manners, Pipe, Wire, World};
 
 impl World {
@@ -34,20 +36,20 @@ impl World {
         let name = |topic: &usize| self.history.names[*topic].clone();
         let (names, notices): (Vec<_>, Vec<_>) =
             (topics.iter().map(name).collect(), deleted.iter().map(name).collect());
-        let placement = self.life.log.place(&names, start, &notices);
+        let point = at_hand(self.life.log.resolve_start(&names, start, &notices));
         let expected = self.history.place(topics, start, deleted);
-        if (placement.after, placement.gap) != expected {
-            return Err(format!("{topics:?} from {start:?}: {placement:?}, the model says {expected:?}"));
+        if (point.from.after, point.gap) != expected {
+            return Err(format!("{topics:?} from {start:?}: {point:?}, the model says {expected:?}"));
         }
         let requested = match start {
             Start::After(id) => id.to_string(),
             _ => "no id\r\n\r\ndata: of ours".to_owned(),
         };
-        let id = EventId { epoch: self.history.epoch, seq: placement.after };
+        let id = EventId { epoch: self.history.epoch, seq: point.from.after };
         let encoding = Encoding { format, framing: manners.framing };
         let opening = Opening { retry: Duration::from_secs(3), cursor: id, topics: &names, heartbeat: HEARTBEAT };
         let mut first = frame::opening(encoding, manners.marks, opening).to_vec();
-        let gap = placement.gap.map(|reason| (reason, requested.as_str()));
+        let gap = point.gap.map(|reason| (reason, requested.as_str()));
         if let Some((reason, requested)) = gap {
             first.extend_from_slice(&frame::gap(encoding, reason, requested, id));
         }
@@ -56,16 +58,14 @@ impl World {
         }
         let pipe = Rc::new(RefCell::new(Pipe::new(manners.room, manners.gulp, &self.now)));
         let mut client =
-            Client::new(Rc::clone(&pipe), (encoding, manners.marks), topics.to_vec(), placement.after, &self.history);
+            Client::new(Rc::clone(&pipe), (encoding, manners.marks), topics.to_vec(), point.from.after, &self.history);
         client.begin(&first, gap, deleted, &self.history)?;
         client.ends_at = manners.lifetime.map(|lifetime| self.now.clock.get() + lifetime);
         let subscription = Subscription {
             topics: names.into(),
             encoding,
             marks: manners.marks,
-            after: placement.after,
-            removals_seen: placement.told_to,
-            subscribed_at: placement.placed_at,
+            start: point,
             ends_at: client.ends_at,
             hold: Box::new(Hold(Rc::clone(&client.held))),
         };
@@ -91,7 +91,9 @@ impl World {
         let is_deleted =
             |topic: &&usize| deletions_are_remembered && self.history.deleted_after(**topic, id.seq).is_some();
         let deleted: Vec<usize> = topics.iter().filter(is_deleted).copied().collect();
-        let lives = |topic: &usize| self.life.log.held(&self.history.names[*topic]).is_some_and(|held| held.events > 0);
+        let lives = |topic: &usize| {
+            at_hand(self.life.log.held(&self.history.names[*topic])).is_some_and(|held| held.events > 0)
+        };
         let is_over = deleted.len() == topics.len() && (topics.len() == 1 || !topics.iter().any(lives));
         if is_over { Ok(()) } else { self.admit((&topics, &deleted), format, &Start::After(id), manners) }
     }
