@@ -179,7 +179,7 @@ impl<S: Peer> Delivery<S> {
     fn read(&mut self, key: usize, from: ReadFrom, bytes_max: usize) -> io::Result<Option<Page>> {
         let Some(connection) = self.streams.connections.get(key) else { return Ok(None) };
         let page = match self.log.read(&self.streams.topics(connection), from, bytes_max) {
-            Either::Left(page) => return page.into_inner().map(Some).map_err(io::Error::other),
+            Either::Left(page) => return self.check(page.into_inner()).map(Some),
             Either::Right(page) => page,
         };
         self.last_request_id = self.last_request_id.checked_add(1).unwrap_or(NonZeroU32::MIN);
@@ -189,6 +189,12 @@ impl<S: Peer> Delivery<S> {
             connection.fetching = Some(id);
         }
         Ok(None)
+    }
+
+    /// A page of another history is none for these streams: theirs has ended, and the feed is about to say so.
+    fn check(&self, page: Result<Page, ReadError>) -> io::Result<Page> {
+        let page = page.map_err(io::Error::other)?;
+        if page.epoch == self.streams.epoch { Ok(page) } else { Err(io::Error::other("the history has ended")) }
     }
 
     /// The next page to fetch whose connection still waits for it.
@@ -208,7 +214,7 @@ impl<S: Peer> Delivery<S> {
         connection.fetching = None;
         let partial = connection.partial();
         debug_assert!(partial.is_some() || !connection.is_ending(), "a stream that ends needs no other page");
-        let written = page.map_err(io::Error::other).and_then(|page| match partial {
+        let written = self.check(page).and_then(|page| match partial {
             Some(partial) => self.write_remainder_from(key, partial, page).map(drop),
             None => self.write_page(key, page).map(drop),
         });
@@ -240,7 +246,7 @@ impl<S: Peer> Delivery<S> {
     /// As [`write_remainder`](Self::write_remainder), when the event had to be read again: it is the first of `page`.
     fn write_remainder_from(&mut self, key: usize, partial: Partial, page: Page) -> io::Result<bool> {
         let Some(connection) = self.streams.connections.get(key) else { return Ok(false) };
-        let (encoding, epoch) = (connection.encoding, self.log.epoch());
+        let (encoding, epoch) = (connection.encoding, self.streams.epoch);
         let event = page.events.into_iter().next().filter(|event| event.seq == partial.seq);
         let notice = page.deleted.iter().find(|(_, seq)| *seq == partial.seq);
         let notice = notice.map(|(topic, _)| Frame::Made(frame::deleted(encoding, topic)));
@@ -268,7 +274,7 @@ impl<S: Peer> Delivery<S> {
     fn write_page(&mut self, key: usize, mut page: Page) -> io::Result<usize> {
         let streams = &mut self.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return Ok(0) };
-        let (epoch, encoding) = (self.log.epoch(), connection.encoding);
+        let (epoch, encoding) = (streams.epoch, connection.encoding);
         page.deleted.retain(|(_, seq)| *seq > connection.cold.subscribed_at);
         if !page.deleted.is_empty() && connection.slots.len() == 1 {
             // What is in the page was published to the topic later.
@@ -343,8 +349,8 @@ impl<S: Peer> Delivery<S> {
     }
 
     /// Whether each of a stream's several topics has been deleted since it subscribed, and none has been published to
-    /// again. Asked when it has everything that the hub knows of, notices included: so its topics' channels know of each
-    /// event that it has been given. One that the hub does not know of yet is after its cursor, and its client gets it
+    /// again. Asked when it has everything that the hub knows of, notices included: so its topics' channels know of
+    /// each event that it has been given. One that the hub does not know of yet is after its cursor, and its client gets it
     /// when it comes back.
     fn has_only_deleted_topics(&self, key: usize) -> bool {
         let Some(connection) = self.streams.connections.get(key) else { return false };

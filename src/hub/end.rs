@@ -11,6 +11,8 @@ pub enum End {
     Drained,
     /// All of its topics were deleted.
     Deleted,
+    /// The log's history has ended, and another one has begun.
+    EpochEnded,
     /// Its client has closed the connection, or the connection broke.
     PeerGone,
     /// Its client sent more than a subscriber has any reason to.
@@ -31,6 +33,7 @@ impl End {
         Self::Lifetime,
         Self::Drained,
         Self::Deleted,
+        Self::EpochEnded,
         Self::PeerGone,
         Self::Flooded,
         Self::WriteTimeout,
@@ -46,6 +49,7 @@ impl End {
             Self::Lifetime => "lifetime",
             Self::Drained => "drained",
             Self::Deleted => "deleted",
+            Self::EpochEnded => "epoch_ended",
             Self::PeerGone => "peer_gone",
             Self::Flooded => "flooded",
             Self::WriteTimeout => "write_timeout",

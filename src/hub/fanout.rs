@@ -13,16 +13,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smallvec::SmallVec;
+
 use super::{
     channels::Next,
     connection::{Connection, Peer, Subscription},
     delivery::{Delivery, PageRequest},
+    end::End,
     lifetimes::Lifetimes,
     streams::Streams,
     unsent::Unsent,
 };
 use crate::{
     config::StreamConfig,
+    event::EventId,
     log::{Batch, Commit, Log, Page, ReadError},
 };
 
@@ -45,7 +49,9 @@ impl<S: Peer> Fanout<S> {
     /// A hub without subscribers. Its feed must have been opened before.
     #[must_use]
     pub fn new(log: Arc<dyn Log>, config: StreamConfig, unsent: Arc<Unsent>, now: Instant) -> Self {
-        let streams = Streams::new(config, unsent, log.watermark(), now);
+        // In this order: should another epoch begin in between, the feed says so.
+        let epoch = log.epoch();
+        let streams = Streams::new(config, unsent, EventId { epoch, seq: log.watermark() }, now);
         Self { lifetimes: Lifetimes::new(Delivery::new(streams, log)), turns: 0 }
     }
 
@@ -86,9 +92,14 @@ impl<S: Peer> Fanout<S> {
         let is_draining = self.lifetimes.is_draining();
         let streams = self.streams();
         register(&mut socket, streams.connections.vacant_key())?;
-        let topics = subscription.topics.clone();
+        let (topics, epoch) = (subscription.topics.clone(), subscription.start.epoch);
         let mut connection = Connection::new(socket, subscription, streams.now);
-        if is_draining {
+        if epoch != streams.epoch {
+            // Its history has ended on its way here.
+            let key = streams.insert(connection, SmallVec::new());
+            self.lifetimes.push_farewell(key, epoch, End::EpochEnded);
+            self.streams().queue(key);
+        } else if is_draining {
             connection.cold.ends_at = Some(streams.now);
             let key = streams.insert(connection, topics);
             self.lifetimes.end(key);
@@ -105,7 +116,10 @@ impl<S: Peer> Fanout<S> {
     /// [`advance`](Self::advance). In this order, and with a time from before the batch was taken from the feed, no
     /// stream that ends is short of an event that was committed before its end.
     pub fn apply(&mut self, batch: &mut Batch, now: Instant) {
-        let Delivery { streams, log, .. } = &mut self.lifetimes.delivery;
+        if let Some(epoch) = batch.epoch {
+            self.lifetimes.begin_epoch(epoch);
+        }
+        let streams = self.streams();
         if batch.lost_to > 0 {
             streams.seen = streams.seen.max(batch.lost_to);
             streams.channels.lose(batch.lost_to);
@@ -113,7 +127,7 @@ impl<S: Peer> Fanout<S> {
         for commit in batch.commits.drain(..) {
             streams.seen = streams.seen.max(commit.seq());
             match commit {
-                Commit::Event(event) => streams.channels.push_event(event, log.epoch()),
+                Commit::Event(event) => streams.channels.push_event(event, streams.epoch),
                 Commit::Deleted(topic, seq) => streams.channels.push_deletion(&topic, seq),
             }
         }

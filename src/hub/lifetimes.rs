@@ -8,7 +8,7 @@ use super::{
     end::End,
 };
 use crate::{
-    event::EventId,
+    event::{Epoch, EventId},
     frame::{self, Marks},
 };
 
@@ -93,7 +93,7 @@ impl<S: Peer> Lifetimes<S> {
         if tells_position {
             connection.last_id_sent = seq;
         }
-        let position = tells_position.then(|| EventId { epoch: self.delivery.log.epoch(), seq });
+        let position = tells_position.then_some(EventId { epoch: streams.epoch, seq });
         let block = frame::heartbeat(connection.encoding, position);
         streams.push_control(key, &block);
         if let Err(error) = streams.flush(key) {
@@ -133,12 +133,40 @@ impl<S: Peer> Lifetimes<S> {
         if connection.is_ending() {
             return;
         }
-        let id = EventId { epoch: self.delivery.log.epoch(), seq: connection.cursor };
+        let epoch = streams.epoch;
+        let end = if self.drain_ends_at.is_some() { End::Drained } else { End::Lifetime };
+        self.push_farewell(key, epoch, end);
+        self.delivery.visit(key);
+    }
+
+    /// Gives a stream of this history its last block: where to resume, and when.
+    pub(super) fn push_farewell(&mut self, key: usize, epoch: Epoch, end: End) {
+        let streams = &mut self.delivery.streams;
+        let Some(connection) = streams.connections.get_mut(key) else { return };
+        connection.cold.ends_at = None;
+        let id = EventId { epoch, seq: connection.cursor };
         let retry = jitter(streams.config.retry);
         let farewell = frame::farewell(connection.encoding, connection.cold.marks, retry, id);
-        let end = if self.drain_ends_at.is_some() { End::Drained } else { End::Lifetime };
         streams.push_last(key, &farewell, end);
-        self.delivery.visit(key);
+    }
+
+    /// The history has ended. So do its streams, each where it is: their clients come back, and are told that there is
+    /// another one (`reset`).
+    pub(super) fn begin_epoch(&mut self, epoch: Epoch) {
+        let keys: Vec<usize> = self.delivery.streams.connections.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            let streams = &mut self.delivery.streams;
+            let Some(connection) = streams.connections.get(key) else { continue };
+            if connection.partial().is_some() {
+                // The rest cannot be read any more, and an event of the next history may have the same position.
+                streams.close(key, End::EpochEnded);
+                continue;
+            }
+            let old = streams.epoch;
+            self.push_farewell(key, old, End::EpochEnded);
+            self.delivery.streams.queue(key);
+        }
+        self.delivery.streams.begin_epoch(epoch);
     }
 
     /// Ends every stream within `within`, spread evenly, so that not all clients come back at the same moment. One that

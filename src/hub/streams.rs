@@ -20,13 +20,18 @@ use super::{
     segment::{WriteEnd, Written},
     unsent::Unsent,
 };
-use crate::{config::StreamConfig, event::TopicName};
+use crate::{
+    config::StreamConfig,
+    event::{Epoch, EventId, TopicName},
+};
 
 /// The connections of one hub, and what each of them waits for.
 pub(super) struct Streams<S> {
     /// Each under its key.
     pub(super) connections: Slab<Connection<S>>,
     pub(super) channels: Channels,
+    /// The history that all positions are of.
+    pub(super) epoch: Epoch,
     /// Every commit up to here has been put into the channels.
     pub(super) seen: u64,
     /// The time when the hub was called last.
@@ -45,11 +50,12 @@ const GRAIN: Duration = Duration::from_millis(10);
 
 impl<S: Peer> Streams<S> {
     /// No streams. Every commit up to `seen` is in the log.
-    pub(super) fn new(config: StreamConfig, unsent: Arc<Unsent>, seen: u64, now: Instant) -> Self {
+    pub(super) fn new(config: StreamConfig, unsent: Arc<Unsent>, seen: EventId, now: Instant) -> Self {
         Self {
             connections: Slab::new(),
             channels: Channels::new(),
-            seen,
+            epoch: seen.epoch,
+            seen: seen.seq,
             now,
             config,
             unsent,
@@ -72,6 +78,16 @@ impl<S: Peer> Streams<S> {
         self.connections.insert(connection);
         self.set_timer(key);
         key
+    }
+
+    /// Begins another history. The connections that there are must have had their last blocks.
+    pub(super) fn begin_epoch(&mut self, epoch: Epoch) {
+        for (_, connection) in &mut self.connections {
+            debug_assert!(connection.is_ending() && connection.partial().is_none(), "nothing more is read for it");
+            connection.slots = SmallVec::new();
+        }
+        self.channels = Channels::new();
+        (self.epoch, self.seen) = (epoch, 0);
     }
 
     /// Closes a connection whose last block is sent: its client sees that the stream ended, and was not cut.

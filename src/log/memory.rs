@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Append, AppendError, Commit, Draft, Durability, Feed, Feeds, Held, KeyLimits, Keys, Log, ReadError, ReadFrom, Reading,
-    Receipt, Resolved, Start, Wall,
+    Append, AppendError, Commit, Draft, Durability, Feed, Feeds, Held, KeyLimits, Keys, Log, ReadError, ReadFrom,
+    Reading, Receipt, Resolved, Start, Wall,
     clock::{self, Clock},
     index::{Entry, Index},
     keys, lock,

@@ -22,6 +22,7 @@ pub mod chunks;
 pub mod parser;
 pub mod preload;
 pub mod process;
+pub mod remote;
 pub mod tools;
 
 pub use answer::{Answer, encoded};

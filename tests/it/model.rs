@@ -22,6 +22,7 @@ mod coalesce;
 mod cold;
 mod ending;
 mod engine;
+mod epochs;
 mod fault;
 mod found;
 mod history;
@@ -86,6 +87,10 @@ enum Step {
     },
     Restart {
         end: End,
+    },
+    /// The history ends, and the next one begins with as many events.
+    EndEpoch {
+        events: usize,
     },
 }
 
@@ -179,6 +184,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (1..1_500_u64).prop_map(|milliseconds| Step::Clock { milliseconds }),
         2 => (0..5_usize).prop_map(|turns| Step::Delay { turns }),
         1 => prop_oneof![Just(End::Ordered), Just(End::Killed)].prop_map(|end| Step::Restart { end }),
+        1 => (0..4_usize).prop_map(|events| Step::EndEpoch { events }),
     ]
 }
 
@@ -225,6 +231,7 @@ fn apply(world: &mut World, step: &Step) -> Result<(), String> {
             Ok(())
         }
         Step::Restart { end } => world.restart(*end),
+        Step::EndEpoch { events } => world.end_epoch(*events),
         Step::Room { client: index, .. }
         | Step::Break { client: index }
         | Step::HangUp { client: index }
@@ -289,6 +296,14 @@ fn every_subscriber_receives_exactly_what_the_model_says() {
 fn every_subscriber_receives_exactly_what_the_model_says_from_disk_and_over_restarts() {
     // Goal: as above; with pages that come from the disk, soon or late, and processes that end and start again.
     if let Err(error) = explore(Engine::Disk, cases(600)) {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn every_subscriber_receives_exactly_what_the_model_says_from_another_process_and_over_its_histories() {
+    // Goal: as above; with pages that always have to be waited for, and histories that end while the hub goes on.
+    if let Err(error) = explore(Engine::Remote, cases(1_000)) {
         panic!("{error}");
     }
 }

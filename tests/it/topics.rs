@@ -6,6 +6,7 @@ use crate::harness::{TestServer, encoded};
 
 mod death;
 pub mod deletion;
+mod epochs;
 mod later;
 
 #[tokio::test]

@@ -15,8 +15,7 @@ use crate::{
     frame::GapReason,
     log::{
         Arc, Batch, Bytes, Commit, Draft, Feed, Held, KeyLimits, Log, Page, ReadFrom, Start, StartPoint, Wall, clock,
-        disk::DiskLog,
-        memory::MemoryLog,
+        disk::DiskLog, memory::MemoryLog,
     },
 };
 

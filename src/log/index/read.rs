@@ -13,8 +13,8 @@ use crate::{
 const LOST_MAX: usize = 4096;
 
 impl Index {
-    /// The page from there on, as far as it is hot: up to `bytes_max`, but at least one event. `None` when its first event
-    /// is not hot.
+    /// The page from there on, as far as it is hot: up to `bytes_max`, but at least one event. `None` when its first
+    /// event is not hot.
     pub(in crate::log) fn read(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Option<Page> {
         let Plan { mut page, entries } = self.plan(topics, from, bytes_max);
         for (_, entry) in entries {

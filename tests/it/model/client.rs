@@ -363,8 +363,8 @@ impl Client {
         within && history.facts.iter().any(lost)
     }
 
-    /// After a clean end: it was due to end, and its cursor tells the broker what to do with it when it comes back. The hub
-    /// had been `fed` everything up to there; it may have read more, and need not have.
+    /// After a clean end: it was due to end, and its cursor tells the broker what to do with it when it comes back. The
+    /// hub had been `fed` everything up to there; it may have read more, and need not have.
     pub fn ended_well(&self, now: Instant, fed: u64, history: &History) -> Result<(), String> {
         if self.chunks.as_ref().is_some_and(|chunks| !chunks.ended) {
             return Err("its stream ended without the last chunk".to_owned());
@@ -379,10 +379,9 @@ impl Client {
             };
         }
         let is_over = |topic: &usize| {
-            [fed, history.watermark].into_iter().any(|to| {
-                let deletion = history.last_deletion(*topic, self.placed, to);
-                deletion.is_some_and(|at| self.told_to(*topic) >= at && !history.holds(*topic, at, fed))
-            })
+            let last = |to| history.last_deletion(*topic, self.placed, to);
+            let is_told = |at: u64| self.told_to(*topic) >= at && !history.holds(*topic, at, fed);
+            [fed, history.watermark].into_iter().filter_map(last).any(is_told)
         };
         if !self.is_alone() && self.asked.iter().all(is_over) {
             return Ok(());

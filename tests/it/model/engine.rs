@@ -9,17 +9,21 @@ use tidings::{
 };
 use tokio::runtime::{Builder, Runtime};
 
-use crate::harness::blocking::Directory;
+use crate::harness::{blocking::Directory, remote::Remote};
 
 /// What keeps the events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     Memory,
     Disk,
+    /// In another process, as far as the hub can tell.
+    Remote,
 }
 
 impl Engine {
-    pub const BOTH: [Self; 2] = [Self::Memory, Self::Disk];
+    pub const ALL: [Self; 3] = [Self::Memory, Self::Disk, Self::Remote];
+    /// Those that have what is in memory at hand.
+    pub const LOCAL: [Self; 2] = [Self::Memory, Self::Disk];
 }
 
 /// How a process ends.
@@ -34,6 +38,8 @@ pub struct Life {
     pub log: Arc<dyn Log>,
     /// What only the disk engine needs.
     disk: Option<Disk>,
+    /// The log, when its history can end.
+    pub remote: Option<Arc<Remote>>,
 }
 
 struct Disk {
@@ -46,8 +52,15 @@ struct Disk {
 impl Life {
     pub fn first(engine: Engine, config: &LogConfig) -> Self {
         match engine {
-            Engine::Memory => {
-                Self { log: Arc::new(MemoryLog::new(config.clone(), KeyLimits::from(&Config::default()))), disk: None }
+            Engine::Memory => Self {
+                log: Arc::new(MemoryLog::new(config.clone(), KeyLimits::from(&Config::default()))),
+                disk: None,
+                remote: None,
+            },
+            Engine::Remote => {
+                let remote = Arc::new(Remote::new(config.clone()));
+                let log: Arc<dyn Log> = Arc::<Remote>::clone(&remote);
+                Self { log, disk: None, remote: Some(remote) }
             }
             Engine::Disk => Self::open(Directory::in_memory(), config).expect("the log opens"),
         }
@@ -58,7 +71,7 @@ impl Life {
         let config = LogConfig { path: directory.0.clone(), durability: Durability::Os, ..config.clone() };
         let log = DiskLog::open(&config, KeyLimits::from(&Config::default())).map_err(|error| error.to_string())?;
         let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
-        Ok(Self { log: Arc::new(log), disk: Some(Disk { runtime, config, directory }) })
+        Ok(Self { log: Arc::new(log), disk: Some(Disk { runtime, config, directory }), remote: None })
     }
 
     /// What `future` gives: on disk, once it is written; in memory at once.

@@ -40,6 +40,12 @@ impl Breaker {
         !self.late.is_empty()
     }
 
+    /// What it holds back is of a history that has ended.
+    pub fn end_epoch(&mut self) {
+        self.late.clear();
+        self.deleted.clear();
+    }
+
     pub fn break_feed(&mut self, batch: &mut Batch) {
         match self.fault {
             Fault::None | Fault::Torn => {}

@@ -27,6 +27,9 @@ use super::{
 };
 
 mod admission;
+mod epoch;
+
+pub use epoch::NEXT;
 
 pub const TOPICS: usize = 6;
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -335,7 +338,7 @@ impl World {
     /// idle stream's heartbeat must move its cursor there.
     pub fn settle(&mut self) -> Result<(), String> {
         self.delay = 0;
-        for client in &self.clients {
+        for client in self.clients.iter().chain(&self.left) {
             let mut pipe = client.pipe.borrow_mut();
             (pipe.gulp, pipe.broken) = (usize::MAX, false);
             pipe.make_room(usize::MAX);
@@ -344,6 +347,7 @@ impl World {
         // A topic may be paused between two rounds.
         self.now.clock.set(self.now.clock.get() + self.coalesce_max);
         self.finish()?;
+        self.no_stream_is_left_over()?;
         for (at, client) in self.clients.iter().enumerate() {
             client.at_the_tail(&self.history).map_err(|error| format!("client {at}, at the end: {error}"))?;
         }

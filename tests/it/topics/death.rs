@@ -14,8 +14,8 @@ use tidings::{
     event::{Epoch, EventId, TopicName},
     later::Later,
     log::{
-        Append, AppendError, Draft, Durability, Feed, Held, KeyLimits, Log, ReadError, ReadFrom, Reading, Resolved, Start,
-        memory::MemoryLog,
+        Append, AppendError, Draft, Durability, Feed, Held, KeyLimits, Log, ReadError, ReadFrom, Reading, Resolved,
+        Start, memory::MemoryLog,
     },
     registry::{Registry, RegistryError},
     topic::{DeleteError, Subscriber, TopicLimits},

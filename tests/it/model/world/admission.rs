@@ -88,8 +88,8 @@ impl World {
             let client = &self.left[at];
             (client.asked.clone(), client.encoding.format, EventId::parse(client.last_id()).ok_or("an id")?)
         };
-        let is_deleted =
-            |topic: &&usize| deletions_are_remembered && self.history.deleted_after(**topic, id.seq).is_some();
+        let is_known = deletions_are_remembered && id.epoch == self.history.epoch;
+        let is_deleted = |topic: &&usize| is_known && self.history.deleted_after(**topic, id.seq).is_some();
         let deleted: Vec<usize> = topics.iter().filter(is_deleted).copied().collect();
         let lives = |topic: &usize| {
             at_hand(self.life.log.held(&self.history.names[*topic])).is_some_and(|held| held.events > 0)
