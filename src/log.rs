@@ -5,25 +5,27 @@
 //!
 //! # Exact guarantees
 //! They hold at every moment.
-//! - *One sequence.* [`Log::append`] gives positions that grow over all topics, in the order of the calls; none is given
-//!   twice in an epoch.
+//! - *One sequence.* [`Log::append`] gives positions that grow over all topics, in the order of the calls; none is
+//!   given twice in an epoch.
 //! - *Commit, then tell.* The future of an append completes, and the feed carries the event, only when the engine's
 //!   durability is reached.
 //! - *Order, nothing lost, nothing twice.* The feed is in order of position and skips nothing but what
 //!   [`Batch::lost_to`] admits. A page has every event of its topics that is held up to [`Page::to`], in order, once.
+//! - *The feed is told first.* What a receipt, a start or a page tells of has been handed to every feed before.
 //! - *No silent gap.* A read that passes over an event that is no longer held says so in [`Page::evicted_to`], and a
-//!   start that does in [`StartPoint`]. What cannot be read is lost history, too, not the end: the read goes on after it.
-//! - *One event a key.* However often and from however many threads a draft comes with the same idempotency key, one event
-//!   is published, and the others get its receipt: within the window and the limits, until the topic is deleted.
+//!   start that does in [`StartPoint`]. What cannot be read is lost history, too, not the end: the read goes on after
+//!   it.
+//! - *One event a key.* However often and from however many threads a draft comes with the same idempotency key, one
+//!   event is published, and the others get its receipt: within the window and the limits, until the topic is deleted.
 //! - *Deletions have their place.* What was published before one has gone with it, what comes later is the next life.
 //! - *An epoch is one history.* When it ends, every feed says so before anything of the next one is told
 //!   ([`Batch::epoch`]). Whatever has a position names its epoch.
 //!
 //! # Conservative guarantees
 //! The engine may err, but only to this side.
-//! - *A gap* may be told where nothing is missing.
+//! - *A gap* may be told where nothing is missing, once something has been removed.
 //! - *Retention* may keep more than its limits allow, or for longer. It removes nothing that they allow.
-//! - *What is held* ([`Log::held`]) may be counted late: as it was a moment ago, of this process's own appends as it is.
+//! - *What is held* ([`Log::held`]) may be counted late: as it was a moment ago.
 //! - *A start by time* may give events that are older than what was asked for.
 //! - *A deletion* ([`Log::deletion`]) is remembered for `stream.gone` at least.
 //! - *A failure* ([`Log::check`], [`Log::failed`]) may be noticed late.
@@ -89,8 +91,8 @@ pub trait Log: Send + Sync {
     fn resolve_start(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Resolved;
 
     /// Events of `topics` from there on, in order: up to `bytes_max` of frames, but at least one event. The page is at
-    /// hand where its first event is in memory. Else the future reads it, off the workers' threads, and begins only when
-    /// it is polled: whoever asks for many pages bounds how many are read at once.
+    /// hand where its first event is in memory. Else the future reads it, off the workers' threads, and begins only
+    /// when it is polled: whoever asks for many pages bounds how many are read at once.
     fn read(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Reading;
 
     /// Events that could not be read since the start, and are lost history.
@@ -98,8 +100,8 @@ pub trait Log: Send + Sync {
         0
     }
 
-    /// Where `topic` was deleted last, and how long ago; `None` when it never was, or no trace of that is left. A topic's
-    /// actor asks when it starts, and cannot wait: an engine keeps the deletions of the last `stream.gone` in memory.
+    /// Where `topic` was deleted last, and how long ago; `None` when it never was, or no trace of that is left. A
+    /// topic's actor asks when it starts, and cannot wait: an engine keeps the deletions of the last `stream.gone` in memory.
     fn deletion(&self, topic: &TopicName) -> Option<(EventId, Duration)>;
 
     /// Whether it takes events, as far as is known.

@@ -2,11 +2,8 @@
 
 use std::{slice::from_ref, time::Duration};
 
-use super::{
-    GapReason, Start,
-    steps::{NewAt, SetClock, append, forget, names, page, place, roomy, seqs},
-};
-use crate::config::LogConfig;
+use super::steps::{NewAt, SetClock, append, forget, names, page, place, roomy, seqs, until};
+use crate::{config::LogConfig, frame::GapReason, log::Start};
 
 const TEN_YEARS: u64 = 10 * 365 * 24 * 3_600_000;
 const MINUTE: u64 = 60_000;
@@ -41,7 +38,7 @@ pub(super) fn a_wall_clock_that_jumps_is_followed_and_loses_nothing(new: NewAt) 
     append(&*log, &b);
     clock.set(begin + 3 * MINUTE);
     log.enforce_retention();
-    super::until("the clock to be looked at", || since(&b, begin + 4 * MINUTE) == (6, None));
+    until("the clock to be looked at", || since(&b, begin + 4 * MINUTE) == (6, None));
     assert_eq!(since(&b, begin + 3 * MINUTE), (5, None));
 }
 
