@@ -26,8 +26,7 @@ mod tests;
 
 use lost::Lost;
 use order::Order;
-pub(super) use restore::Marks;
-use times::Correction;
+use times::Times;
 
 /// The events held. Time is the log's own: since some moment before its first event, on a clock that never jumps.
 #[derive(Debug)]
@@ -45,10 +44,7 @@ pub(super) struct Index {
     hot_bytes: u64,
     events: usize,
     bytes: u64,
-    /// The time of the newest event, or what the wall clock has gone back to since.
-    newest_ms: u64,
-    /// In order of position, and of time.
-    corrections: Vec<Correction>,
+    times: Times,
     /// Until then, by the log's own time, nothing held is too old.
     aged_at_ms: u64,
     /// What is left of this step: see [`retain`].
@@ -67,8 +63,7 @@ pub(super) struct Index {
     hole_to: u64,
     /// Any topic may have lost events up to here: a start could not read them.
     unreadable_to: u64,
-    /// Topics with entries that cannot be read; there is none as long as the disk is sound.
-    lost: HashMap<TopicName, Lost>,
+    lost: Lost,
     forgotten_at: u64,
     /// When the last of these losses happened at the latest.
     forgotten_ms: u64,
@@ -116,6 +111,21 @@ pub(super) enum Removed<'a> {
     Topic(&'a TopicName, u64, u64),
 }
 
+/// What an engine remembers of all topics together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Marks {
+    /// The last position that may have been given.
+    pub(super) last: u64,
+    /// Topics of which nothing else is remembered have lost nothing after this position.
+    pub(super) forgotten_to: u64,
+    /// When the newest of those happened; 0 where that is not known.
+    pub(super) forgotten_ms: u64,
+    /// Any topic may have lost events up to here.
+    pub(super) hole_to: u64,
+    /// As above, because a start could not read them.
+    pub(super) unreadable_to: u64,
+}
+
 /// The events of a page, some of which may have to be fetched.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -127,6 +137,11 @@ pub(super) struct Plan {
 impl Entry {
     pub(super) fn hot(event: Arc<Event>, at_ms: u64) -> Self {
         Self { seq: event.seq, at_ms, time_ms: event.time_ms, bytes: cost(&event), event: Some(event) }
+    }
+
+    /// No event costs nothing, so this can tell.
+    fn is_lost(&self) -> bool {
+        self.bytes == 0
     }
 }
 
@@ -152,8 +167,7 @@ impl Index {
             hot_bytes: 0,
             events: 0,
             bytes: 0,
-            newest_ms: 0,
-            corrections: Vec::new(),
+            times: Times::default(),
             aged_at_ms: 0,
             step: usize::MAX,
             is_behind: false,
@@ -163,7 +177,7 @@ impl Index {
             forgotten_to: 0,
             hole_to: 0,
             unreadable_to: 0,
-            lost: HashMap::new(),
+            lost: Lost::default(),
             forgotten_at: 0,
             forgotten_ms: 0,
             hole_ms: 0,
@@ -176,15 +190,45 @@ impl Index {
         self.watermark
     }
 
+    /// The wall clock says `wall_ms`, and nothing comes with it.
+    pub(super) fn observe(&mut self, wall_ms: u64) {
+        self.times.observe(self.watermark + 1, wall_ms);
+    }
+
+    /// When `entry` happened, by all that is known; never later than a later entry.
+    fn time_ms(&self, entry: &Entry) -> u64 {
+        self.times.at_most(entry.seq, entry.time_ms)
+    }
+
+    /// Events and topics held.
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.events, self.topics.len())
+    }
+
+    /// Notes that the event at `seq` cannot be read; whether that is news. One that has been removed meanwhile is not
+    /// lost.
+    pub(super) fn lose(&mut self, topic: &TopicName, seq: u64) -> bool {
+        let Some(log) = self.topics.get_mut(topic) else { return false };
+        let at = log.events.partition_point(|entry| entry.seq < seq);
+        let Some(entry) = log.events.get_mut(at).filter(|entry| entry.seq == seq && !entry.is_lost()) else {
+            return false;
+        };
+        if entry.event.take().is_some() {
+            self.hot_bytes -= entry.bytes;
+        }
+        log.bytes -= entry.bytes;
+        self.bytes -= entry.bytes;
+        entry.bytes = 0;
+        self.lost.note(topic, seq);
+        true
+    }
+
     /// Adds the next event of `topic`. What that drives out goes to `removed`.
     pub(super) fn push(&mut self, topic: &TopicName, entry: Entry, removed: &mut dyn FnMut(Removed<'_>)) {
         debug_assert!(entry.seq > self.watermark, "positions only grow");
         let (seq, now_ms) = (entry.seq, entry.at_ms);
         self.begin_push();
-        if entry.time_ms < self.newest_ms {
-            self.correct((seq, entry.time_ms));
-        }
-        self.newest_ms = entry.time_ms;
+        self.times.note(seq, entry.time_ms);
         self.watermark = seq;
         self.events += 1;
         self.bytes += entry.bytes;

@@ -99,7 +99,7 @@ impl Index {
                 let unreadable = self.unreadable_to > 0 && self.unreadable_ms >= time_ms;
                 let evicted = topics.iter().any(|topic| self.has_lost_since(topic, time_ms));
                 let evicted = evicted || (self.hole_to > 0 && self.hole_ms >= time_ms);
-                let gap_ahead = (after < self.lost_to(topics)).then_some(GapReason::Unreadable);
+                let gap_ahead = (after < self.lost.last_of(topics)).then_some(GapReason::Unreadable);
                 let reason = if unreadable { GapReason::Unreadable } else { GapReason::Evicted };
                 StartPoint { gap: (unreadable || evicted).then_some(reason), gap_ahead, ..at(after) }
             }
@@ -113,10 +113,19 @@ impl Index {
                 gap(reason, self.before_first(topics, |entry| entry.seq > id.seq))
             }
             Start::After(id) => {
-                let gap_ahead = (id.seq < self.lost_to(topics)).then_some(GapReason::Unreadable);
+                let gap_ahead = (id.seq < self.lost.last_of(topics)).then_some(GapReason::Unreadable);
                 StartPoint { gap_ahead, ..at(id.seq) }
             }
         }
+    }
+
+    /// Whether events of `topic` are missing that happened at `time_ms` or later.
+    fn has_lost_since(&self, topic: &TopicName, time_ms: u64) -> bool {
+        let (to, ms) = match self.topics.get(topic) {
+            Some(log) => (log.evicted_to, log.evicted_ms),
+            None => (self.forgotten_to, self.forgotten_ms),
+        };
+        to > 0 && self.times.at_most(to, ms) >= time_ms
     }
 
     /// No event of `topic` after this position has been removed, other than by the deletion of a topic in `deleted`.
@@ -161,11 +170,10 @@ impl Index {
     }
 
     pub(in crate::log) fn held(&self, topic: &TopicName) -> Option<Held> {
-        let lost = self.lost.get(topic).map_or(0, |lost| lost.events);
         self.topics.get(topic).map(|log| Held {
             first: log.events.iter().find(|entry| !entry.is_lost()).map(|entry| self.id(entry.seq)),
             last: log.events.iter().rfind(|entry| !entry.is_lost()).map(|entry| self.id(entry.seq)),
-            events: log.events.len() - lost,
+            events: log.events.len() - self.lost.count(topic),
             bytes: log.bytes,
         })
     }

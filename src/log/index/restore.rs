@@ -1,22 +1,7 @@
 //! From what an engine has stored back to an index: topics, then events in order of position, then the marks.
 
-use super::{Entry, Index, Removed, TopicLog};
+use super::{Entry, Index, Marks, Removed, TopicLog};
 use crate::{event::TopicName, log::clock::Moment};
-
-/// What an engine remembers of all topics together.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::log) struct Marks {
-    /// The last position that may have been given.
-    pub(in crate::log) last: u64,
-    /// Topics of which nothing else is remembered have lost nothing after this position.
-    pub(in crate::log) forgotten_to: u64,
-    /// When the newest of those happened; 0 where that is not known.
-    pub(in crate::log) forgotten_ms: u64,
-    /// Any topic may have lost events up to here.
-    pub(in crate::log) hole_to: u64,
-    /// As above, because a start could not read them.
-    pub(in crate::log) unreadable_to: u64,
-}
 
 impl Index {
     /// Takes back a topic before its events: up to where it has lost some, and when the newest of those was, 0 where that is
@@ -30,10 +15,7 @@ impl Index {
     /// Takes back an event, in order of position. One at or before `deleted_to` is gone, and that is noted.
     pub(in crate::log) fn restore(&mut self, topic: &TopicName, deleted_to: u64, entry: Entry) -> bool {
         self.watermark = entry.seq;
-        if entry.time_ms < self.newest_ms {
-            self.correct((entry.seq, entry.time_ms));
-        }
-        self.newest_ms = entry.time_ms;
+        self.times.note(entry.seq, entry.time_ms);
         let Some(log) = self.topics.get_mut(topic) else { return false };
         if entry.seq <= deleted_to || entry.seq <= log.evicted_to {
             log.evicted_to = log.evicted_to.max(entry.seq);
@@ -85,8 +67,25 @@ impl Index {
         self.topics = topics;
     }
 
-    /// Events and topics held.
-    pub(in crate::log) fn size(&self) -> (usize, usize) {
-        (self.events, self.topics.len())
+    /// Gives what was removed before this process a time no later than what is known to have come after it; where none
+    /// was noted, that is all there is to go by.
+    fn date_removals(&mut self, wall_ms: u64) {
+        let end_ms = self.times.newest_ms().max(wall_ms);
+        let mut topics = std::mem::take(&mut self.topics);
+        for log in topics.values_mut().filter(|log| log.evicted_to > 0) {
+            let next_ms = log.events.front().map_or(end_ms, |entry| self.time_ms(entry));
+            log.evicted_ms = if log.evicted_ms == 0 { next_ms } else { log.evicted_ms.min(next_ms) };
+        }
+        self.topics = topics;
+        self.forgotten_ms = if self.forgotten_ms == 0 { end_ms } else { self.forgotten_ms.min(end_ms) };
+        self.hole_ms = self.next_ms(self.hole_to).unwrap_or(end_ms);
+        self.unreadable_ms = self.next_ms(self.unreadable_to).unwrap_or(end_ms);
+    }
+
+    /// When the first event after `seq` that is held happened.
+    fn next_ms(&self, seq: u64) -> Option<u64> {
+        let (at, topic) = self.order.after(seq).next()?;
+        let log = self.topics.get(topic)?;
+        log.events.get(log.events.partition_point(|entry| entry.seq < *at)).map(|entry| self.time_ms(entry))
     }
 }

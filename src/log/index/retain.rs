@@ -6,7 +6,7 @@
 
 use std::{collections::VecDeque, mem};
 
-use super::{Index, Removed, times};
+use super::{Index, Removed};
 use crate::{event::TopicName, log::clock::millis};
 
 /// Events that are taken apart while the index is locked.
@@ -57,7 +57,7 @@ impl Index {
         }
         self.events -= events.len();
         self.bytes -= bytes;
-        self.lost.remove(topic);
+        self.lost.remove_all(topic);
         if !events.is_empty() {
             self.forgotten.push_back((topic.clone(), events));
         }
@@ -152,7 +152,7 @@ impl Index {
         self.step = self.step.saturating_sub(1);
         self.removals += 1;
         (log.evicted_to, log.evicted_at) = (log.evicted_to.max(entry.seq), self.removals);
-        let time_ms = times::at_most(&self.corrections, entry.seq, entry.time_ms);
+        let time_ms = self.times.at_most(entry.seq, entry.time_ms);
         log.evicted_ms = log.evicted_ms.max(time_ms);
         log.bytes -= entry.bytes;
         self.bytes -= entry.bytes;
@@ -166,7 +166,7 @@ impl Index {
         }
         removed(Removed::Event(topic, entry.seq, time_ms));
         if entry.is_lost() {
-            self.lost_is_evicted(topic);
+            self.lost.remove_one(topic);
         }
         Some(entry.seq)
     }
