@@ -223,36 +223,6 @@ impl Index {
         true
     }
 
-    /// Adds the next event of `topic`. What that drives out goes to `removed`.
-    pub(super) fn push(&mut self, topic: &TopicName, entry: Entry, removed: &mut dyn FnMut(Removed<'_>)) {
-        debug_assert!(entry.seq > self.watermark, "positions only grow");
-        let (seq, now_ms) = (entry.seq, entry.at_ms);
-        self.begin_push();
-        self.times.note(seq, entry.time_ms);
-        self.watermark = seq;
-        self.events += 1;
-        self.bytes += entry.bytes;
-        self.hot_bytes += if entry.event.is_some() { entry.bytes } else { 0 };
-        self.order.push_back(seq, topic.clone());
-        let (events_max, bytes_max) = (self.retention.topic_events_max, self.retention.topic_bytes_max.get());
-        let log = match self.topics.get_mut(topic) {
-            Some(log) => log,
-            None => self.entry(topic),
-        };
-        log.bytes += entry.bytes;
-        log.events.push_back(entry);
-        let over = log.events.len() > events_max || log.bytes > bytes_max;
-        if over {
-            self.trim_topic(topic, removed);
-        }
-        let full = self.bytes > self.retention.bytes_max.get() || self.events > self.retention.events_max;
-        if over || full || now_ms > self.aged_at_ms || self.must_trim() {
-            self.trim(now_ms, removed);
-        } else {
-            self.cool();
-        }
-    }
-
     /// The entry of `topic`. A new one takes over what is known of topics without: it may have had one before.
     fn entry(&mut self, topic: &TopicName) -> &mut TopicLog {
         let (evicted_to, evicted_at, evicted_ms) = (self.forgotten_to, self.forgotten_at, self.forgotten_ms);

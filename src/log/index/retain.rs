@@ -6,7 +6,7 @@
 
 use std::{collections::VecDeque, mem};
 
-use super::{Index, Removed};
+use super::{Entry, Index, Removed};
 use crate::{event::TopicName, log::clock::millis};
 
 /// Events that are taken apart while the index is locked.
@@ -22,9 +22,35 @@ impl Index {
         self.step = STEP;
     }
 
-    /// At least a few steps are always left for an event that comes.
-    pub(super) fn begin_push(&mut self) {
+    /// Adds the next event of `topic`. What that drives out goes to `removed`.
+    pub(in crate::log) fn push(&mut self, topic: &TopicName, entry: Entry, removed: &mut dyn FnMut(Removed<'_>)) {
+        debug_assert!(entry.seq > self.watermark, "positions only grow");
+        let (seq, now_ms) = (entry.seq, entry.at_ms);
+        // At least a few steps are always left for an event that comes.
         self.step = self.step.max(STEP_MIN);
+        self.times.note(seq, entry.time_ms);
+        self.watermark = seq;
+        self.events += 1;
+        self.bytes += entry.bytes;
+        self.hot_bytes += if entry.event.is_some() { entry.bytes } else { 0 };
+        self.order.push_back(seq, topic.clone());
+        let (events_max, bytes_max) = (self.retention.topic_events_max, self.retention.topic_bytes_max.get());
+        let log = match self.topics.get_mut(topic) {
+            Some(log) => log,
+            None => self.entry(topic),
+        };
+        log.bytes += entry.bytes;
+        log.events.push_back(entry);
+        let over = log.events.len() > events_max || log.bytes > bytes_max;
+        if over {
+            self.trim_topic(topic, removed);
+        }
+        let full = self.bytes > self.retention.bytes_max.get() || self.events > self.retention.events_max;
+        if over || full || now_ms > self.aged_at_ms || self.must_trim() {
+            self.trim(now_ms, removed);
+        } else {
+            self.cool();
+        }
     }
 
     /// Whether something is left to be taken apart.
@@ -32,7 +58,7 @@ impl Index {
         self.must_trim() || self.hot_bytes > self.hot_bytes_max
     }
 
-    pub(super) fn must_trim(&self) -> bool {
+    fn must_trim(&self) -> bool {
         self.is_behind || !self.forgotten.is_empty() || !self.over.is_empty()
     }
 
@@ -172,7 +198,7 @@ impl Index {
     }
 
     /// Lets go of the oldest events that are kept whole, until the rest is within the budget.
-    pub(super) fn cool(&mut self) {
+    fn cool(&mut self) {
         if self.hot_bytes <= self.hot_bytes_max {
             return;
         }
