@@ -61,7 +61,7 @@ impl Clock {
 impl Moment {
     /// The time of an event that comes now, after one of `last_ms`.
     pub(super) fn stamp(&self, last_ms: u64) -> u64 {
-        if is_back(last_ms, self.wall_ms) { self.wall_ms } else { self.wall_ms.max(last_ms) }
+        if has_gone_back(last_ms, self.wall_ms) { self.wall_ms } else { self.wall_ms.max(last_ms) }
     }
 
     /// By how much the wall clock is ahead of the log's own time. That changes only when the wall clock is set.
@@ -70,13 +70,13 @@ impl Moment {
     }
 
     /// When, in the log's own time, something happened at `time_ms` before it was opened.
-    pub(super) fn before(&self, time_ms: u64) -> u64 {
+    pub(super) fn at_ms_of(&self, time_ms: u64) -> u64 {
         self.at_ms.saturating_sub(self.wall_ms.saturating_sub(time_ms))
     }
 }
 
 /// Whether the wall clock has gone back from `last_ms` to `now_ms`, and not only by what it may.
-pub(super) fn is_back(last_ms: u64, now_ms: u64) -> bool {
+pub(super) fn has_gone_back(last_ms: u64, now_ms: u64) -> bool {
     last_ms.saturating_sub(now_ms) > TOLERANCE_MS
 }
 
@@ -124,8 +124,8 @@ mod tests {
             let passed_ms = now.at_ms.checked_sub(before.at_ms).expect("it does not run backwards");
             assert!(passed_ms < 300_000 && now.wall_ms == jump, "{passed_ms}");
         }
-        assert_eq!(before.before(before.wall_ms), before.at_ms);
-        assert_eq!(before.before(u64::MAX), before.at_ms, "what is to come has just happened");
-        assert_eq!(before.before(before.wall_ms - 5000) + 5000, before.at_ms);
+        assert_eq!(before.at_ms_of(before.wall_ms), before.at_ms);
+        assert_eq!(before.at_ms_of(u64::MAX), before.at_ms, "what is to come has just happened");
+        assert_eq!(before.at_ms_of(before.wall_ms - 5000) + 5000, before.at_ms);
     }
 }

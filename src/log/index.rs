@@ -48,13 +48,13 @@ pub(super) struct Index {
     /// Until then, by the log's own time, nothing held is too old.
     aged_at_ms: u64,
     /// What is left of this step: see [`retain`].
-    step: usize,
+    budget: usize,
     /// The last step was too short.
     is_behind: bool,
     /// What deletions have left, to be taken apart.
-    forgotten: VecDeque<(TopicName, VecDeque<Entry>)>,
+    deleted: VecDeque<(TopicName, VecDeque<Entry>)>,
     /// Topics that hold more than they may, because a step was too short.
-    over: VecDeque<TopicName>,
+    over_limit: VecDeque<TopicName>,
     /// Topics that hold nothing, with the mark they were queued under, longest empty first.
     empty: VecDeque<(u64, TopicName)>,
     /// Topics without an entry have lost nothing after this position, and nothing since this removal.
@@ -169,10 +169,10 @@ impl Index {
             bytes: 0,
             times: Times::default(),
             aged_at_ms: 0,
-            step: usize::MAX,
+            budget: usize::MAX,
             is_behind: false,
-            forgotten: VecDeque::new(),
-            over: VecDeque::new(),
+            deleted: VecDeque::new(),
+            over_limit: VecDeque::new(),
             empty: VecDeque::new(),
             forgotten_to: 0,
             hole_to: 0,
@@ -224,7 +224,7 @@ impl Index {
     }
 
     /// The entry of `topic`. A new one takes over what is known of topics without: it may have had one before.
-    fn entry(&mut self, topic: &TopicName) -> &mut TopicLog {
+    fn topic_log(&mut self, topic: &TopicName) -> &mut TopicLog {
         let (evicted_to, evicted_at, evicted_ms) = (self.forgotten_to, self.forgotten_at, self.forgotten_ms);
         let fresh = || TopicLog { evicted_to, evicted_at, evicted_ms, ..TopicLog::default() };
         self.topics.entry(topic.clone()).or_insert_with(fresh)

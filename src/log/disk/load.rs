@@ -49,7 +49,7 @@ pub(super) fn load(
     let mut topics = HashMap::new();
     let opened = clock.now();
     let lost = store.topics(meta.reserved, |row| {
-        let (evicted, deleted_at_ms) = ((row.evicted_to, row.evicted_ms), opened.before(row.deleted_ms));
+        let (evicted, deleted_at_ms) = ((row.evicted_to, row.evicted_ms), opened.at_ms_of(row.deleted_ms));
         index.restore_topic(&row.name, evicted, (row.deleted_to, deleted_at_ms));
         topics.insert(row.id, (row.name, row.deleted_to));
     })?;
@@ -58,7 +58,7 @@ pub(super) fn load(
     let (newest_ms, mut garbage, damage) = load_events(&store, &mut index, &topics, meta.forgotten_to)?;
     store.note_damage(damage.to, damage.topics_to)?;
     let now = clock.now();
-    if clock::is_back(newest_ms, now.wall_ms) {
+    if clock::has_gone_back(newest_ms, now.wall_ms) {
         let by = Duration::from_millis(newest_ms - now.wall_ms);
         tracing::warn!(?by, "the newest event is of a time to come: the wall clock was, or is, wrong, and is followed");
     }

@@ -63,7 +63,7 @@ impl Order {
     }
 
     /// The event at `seq` has gone before its turn. Its chunk is tidied when it is worth it.
-    pub(super) fn is_stale(&mut self, seq: u64, is_live: impl Fn(u64, &TopicName) -> bool) {
+    pub(super) fn mark_stale(&mut self, seq: u64, is_live: impl Fn(u64, &TopicName) -> bool) {
         let at = self.chunks.partition_point(|chunk| chunk.entries.back().is_none_or(|(last, _)| *last < seq));
         let Some(chunk) = self.chunks.get_mut(at).filter(|chunk| chunk.entries.front().is_some_and(|(f, _)| *f <= seq))
         else {

@@ -97,7 +97,7 @@ impl Index {
             Start::Since(time_ms) => {
                 let after = self.before_first(topics, |entry| self.time_ms(entry) >= time_ms);
                 let unreadable = self.unreadable_to > 0 && self.unreadable_ms >= time_ms;
-                let evicted = topics.iter().any(|topic| self.has_lost_since(topic, time_ms));
+                let evicted = topics.iter().any(|topic| self.has_removed_since(topic, time_ms));
                 let evicted = evicted || (self.hole_to > 0 && self.hole_ms >= time_ms);
                 let gap_ahead = (after < self.lost.last_of(topics)).then_some(GapReason::Unreadable);
                 let reason = if unreadable { GapReason::Unreadable } else { GapReason::Evicted };
@@ -120,7 +120,7 @@ impl Index {
     }
 
     /// Whether events of `topic` are missing that happened at `time_ms` or later.
-    fn has_lost_since(&self, topic: &TopicName, time_ms: u64) -> bool {
+    fn has_removed_since(&self, topic: &TopicName, time_ms: u64) -> bool {
         let (to, ms) = match self.topics.get(topic) {
             Some(log) => (log.evicted_to, log.evicted_ms),
             None => (self.forgotten_to, self.forgotten_ms),

@@ -43,7 +43,7 @@ impl Index {
         self.forgotten_ms = forgotten_ms;
         (self.forgotten_to, self.hole_to, self.unreadable_to) = (forgotten_to, hole_to, unreadable_to);
         // Nobody waits for a log that is being opened.
-        self.step = usize::MAX;
+        self.budget = usize::MAX;
         self.observe(now.wall_ms);
         self.age(now);
         self.date_removals(now.wall_ms);
@@ -62,7 +62,7 @@ impl Index {
     fn age(&mut self, now: Moment) {
         let mut topics = std::mem::take(&mut self.topics);
         for entry in topics.values_mut().flat_map(|log| log.events.iter_mut()) {
-            entry.at_ms = now.before(self.time_ms(entry));
+            entry.at_ms = now.at_ms_of(self.time_ms(entry));
         }
         self.topics = topics;
     }

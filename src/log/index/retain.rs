@@ -19,7 +19,7 @@ const EMPTY_MAX: usize = 65_536;
 impl Index {
     /// The index has been locked: another step may be made.
     pub(in crate::log) fn begin_step(&mut self) {
-        self.step = STEP;
+        self.budget = STEP;
     }
 
     /// Adds the next event of `topic`. What that drives out goes to `removed`.
@@ -27,7 +27,7 @@ impl Index {
         debug_assert!(entry.seq > self.watermark, "positions only grow");
         let (seq, now_ms) = (entry.seq, entry.at_ms);
         // At least a few steps are always left for an event that comes.
-        self.step = self.step.max(STEP_MIN);
+        self.budget = self.budget.max(STEP_MIN);
         self.times.note(seq, entry.time_ms);
         self.watermark = seq;
         self.events += 1;
@@ -37,7 +37,7 @@ impl Index {
         let (events_max, bytes_max) = (self.retention.topic_events_max, self.retention.topic_bytes_max.get());
         let log = match self.topics.get_mut(topic) {
             Some(log) => log,
-            None => self.entry(topic),
+            None => self.topic_log(topic),
         };
         log.bytes += entry.bytes;
         log.events.push_back(entry);
@@ -59,7 +59,7 @@ impl Index {
     }
 
     fn must_trim(&self) -> bool {
-        self.is_behind || !self.forgotten.is_empty() || !self.over.is_empty()
+        self.is_behind || !self.deleted.is_empty() || !self.over_limit.is_empty()
     }
 
     /// Forgets what `topic` holds; the deletion stands at `seq`, and is of this moment.
@@ -68,7 +68,7 @@ impl Index {
         let is_new = !self.topics.contains_key(topic);
         self.removals += 1;
         let removals = self.removals;
-        let log = self.entry(topic);
+        let log = self.topic_log(topic);
         (log.deleted_to, log.deleted_at_ms) = (seq, now_ms);
         let was_empty = log.events.is_empty();
         let (events, bytes) = (mem::take(&mut log.events), mem::take(&mut log.bytes));
@@ -85,7 +85,7 @@ impl Index {
         self.bytes -= bytes;
         self.lost.remove_all(topic);
         if !events.is_empty() {
-            self.forgotten.push_back((topic.clone(), events));
+            self.deleted.push_back((topic.clone(), events));
         }
     }
 
@@ -93,54 +93,54 @@ impl Index {
     pub(in crate::log) fn trim(&mut self, now_ms: u64, removed: &mut dyn FnMut(Removed<'_>)) {
         self.is_behind = false;
         self.aged_at_ms = 0;
-        self.take_apart(removed);
-        while self.step > 0
-            && let Some(topic) = self.over.pop_front()
+        self.drop_deleted(removed);
+        while self.budget > 0
+            && let Some(topic) = self.over_limit.pop_front()
         {
             self.trim_topic(&topic, removed);
         }
         self.trim_front(now_ms, removed);
         while self.empty.len() > EMPTY_MAX {
-            if self.step == 0 {
+            if self.budget == 0 {
                 self.is_behind = true;
                 break;
             }
-            self.step -= 1;
+            self.budget -= 1;
             self.forget_longest_empty(removed);
         }
         self.cool();
     }
 
     /// What deletions have left.
-    fn take_apart(&mut self, removed: &mut dyn FnMut(Removed<'_>)) {
-        while self.step > 0
-            && let Some((topic, events)) = self.forgotten.front_mut()
+    fn drop_deleted(&mut self, removed: &mut dyn FnMut(Removed<'_>)) {
+        while self.budget > 0
+            && let Some((topic, events)) = self.deleted.front_mut()
         {
             let Some(entry) = events.pop_front() else {
-                self.forgotten.pop_front();
+                self.deleted.pop_front();
                 continue;
             };
-            self.step -= 1;
+            self.budget -= 1;
             self.hot_bytes -= if entry.event.is_some() { entry.bytes } else { 0 };
             removed(Removed::Event(topic, entry.seq, entry.time_ms));
             let topics = &self.topics;
-            self.order.is_stale(entry.seq, |seq, topic| is_live(topics, seq, topic));
+            self.order.mark_stale(entry.seq, |seq, topic| is_live(topics, seq, topic));
         }
-        if self.forgotten.is_empty() {
-            self.forgotten = VecDeque::new();
+        if self.deleted.is_empty() {
+            self.deleted = VecDeque::new();
         }
     }
 
     pub(super) fn trim_topic(&mut self, topic: &TopicName, removed: &mut dyn FnMut(Removed<'_>)) {
         let (events_max, bytes_max) = (self.retention.topic_events_max, self.retention.topic_bytes_max.get());
         while self.topics.get(topic).is_some_and(|log| log.events.len() > events_max || log.bytes > bytes_max) {
-            if self.step == 0 {
-                self.over.push_back(topic.clone());
+            if self.budget == 0 {
+                self.over_limit.push_back(topic.clone());
                 return;
             }
             if let Some(seq) = self.evict(topic, removed) {
                 let topics = &self.topics;
-                self.order.is_stale(seq, |seq, topic| is_live(topics, seq, topic));
+                self.order.mark_stale(seq, |seq, topic| is_live(topics, seq, topic));
             }
         }
     }
@@ -150,7 +150,7 @@ impl Index {
         let (bytes_max, events_max) = (self.retention.bytes_max.get(), self.retention.events_max);
         let age_max_ms = millis(self.retention.age_max);
         while let Some((seq, topic)) = self.order.front() {
-            if self.step == 0 {
+            if self.budget == 0 {
                 self.is_behind = true;
                 return;
             }
@@ -165,7 +165,7 @@ impl Index {
                 self.evict(&topic, removed);
                 self.order.pop_front();
             } else {
-                self.step -= 1;
+                self.budget -= 1;
                 self.order.pop_stale();
             }
         }
@@ -175,7 +175,7 @@ impl Index {
     fn evict(&mut self, topic: &TopicName, removed: &mut dyn FnMut(Removed<'_>)) -> Option<u64> {
         let log = self.topics.get_mut(topic)?;
         let entry = log.events.pop_front()?;
-        self.step = self.step.saturating_sub(1);
+        self.budget = self.budget.saturating_sub(1);
         self.removals += 1;
         (log.evicted_to, log.evicted_at) = (log.evicted_to.max(entry.seq), self.removals);
         let time_ms = self.times.at_most(entry.seq, entry.time_ms);
@@ -203,10 +203,10 @@ impl Index {
             return;
         }
         for (seq, topic) in self.order.after(self.cold_to) {
-            if self.hot_bytes <= self.hot_bytes_max || self.step == 0 {
+            if self.hot_bytes <= self.hot_bytes_max || self.budget == 0 {
                 return;
             }
-            self.step -= 1;
+            self.budget -= 1;
             self.cold_to = *seq;
             let Some(log) = self.topics.get_mut(topic) else { continue };
             let at = log.events.partition_point(|entry| entry.seq < *seq);

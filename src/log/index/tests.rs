@@ -128,7 +128,7 @@ fn without_steps_all_is_done_at_once() {
     }
     watched.step(|index, _| index.forget(&big, MANY + 1, 0));
     watched.step(|index, removed| {
-        index.step = usize::MAX;
+        index.budget = usize::MAX;
         index.trim(1, removed);
     });
     assert_eq!(watched.most, usize::try_from(MANY).expect("a number"));

@@ -32,7 +32,7 @@ impl Times {
 
     /// The wall clock says `wall_ms` before the event at `next` comes.
     pub(super) fn observe(&mut self, next: u64, wall_ms: u64) {
-        if clock::is_back(self.newest_ms, wall_ms) {
+        if clock::has_gone_back(self.newest_ms, wall_ms) {
             self.correct((next, wall_ms));
         }
     }
