@@ -149,7 +149,20 @@ impl TopicLog {
     fn after(&self, seq: u64) -> usize {
         self.events.partition_point(|entry| entry.seq <= seq)
     }
+
+    fn assert_invariants(&self, watermark: u64) {
+        assert!(self.events.iter().is_sorted_by(|a, b| a.seq < b.seq), "entries are in order of position");
+        let first = self.events.front().map_or(u64::MAX, |entry| entry.seq);
+        assert!(first > self.evicted_to.max(self.deleted_to), "what is held comes after all that was removed");
+        let last = self.events.back().map_or(self.evicted_to, |entry| entry.seq);
+        assert!(last.max(self.deleted_to) <= watermark, "no position is above the watermark");
+        let bytes: u64 = self.events.iter().map(|entry| entry.bytes).sum();
+        assert_eq!(self.bytes, bytes, "a topic's bytes are the sum of its entries'");
+    }
 }
+
+/// Entries and topics of an index whose state is checked, in a debug build, after each change.
+const CHECKED_MAX: usize = 64;
 
 /// What an event costs besides its frame: its own fields, the index entries, the allocator.
 pub(super) const EVENT_OVERHEAD: u64 = 256;
@@ -175,13 +188,13 @@ impl Index {
             over_limit: VecDeque::new(),
             empty: VecDeque::new(),
             forgotten_to: 0,
-            hole_to: 0,
-            unreadable_to: 0,
-            lost: Lost::default(),
             forgotten_at: 0,
             forgotten_ms: 0,
+            hole_to: 0,
             hole_ms: 0,
+            unreadable_to: 0,
             unreadable_ms: 0,
+            lost: Lost::default(),
             removals: 0,
         }
     }
@@ -213,13 +226,13 @@ impl Index {
         let Some(entry) = log.events.get_mut(at).filter(|entry| entry.seq == seq && !entry.is_lost()) else {
             return false;
         };
-        if entry.event.take().is_some() {
-            self.hot_bytes -= entry.bytes;
-        }
+        self.hot_bytes -= entry.hot_bytes();
+        entry.event = None;
         log.bytes -= entry.bytes;
         self.bytes -= entry.bytes;
         entry.bytes = 0;
         self.lost.note(topic, seq);
+        self.assert_invariants();
         true
     }
 
@@ -229,6 +242,47 @@ impl Index {
         let fresh = || TopicLog { evicted_to, evicted_at, evicted_ms, ..TopicLog::default() };
         self.topics.entry(topic.clone()).or_insert_with(fresh)
     }
+
+    /// In a debug build, fails when what the index holds contradicts itself. Each call checks everything, so indexes that
+    /// are larger than those of most tests are left out.
+    fn assert_invariants(&self) {
+        if !cfg!(debug_assertions) || self.topics.len() + self.order.len() > CHECKED_MAX {
+            return;
+        }
+        self.order.assert_invariants();
+        self.times.assert_invariants();
+        let (mut events, mut bytes, mut lost_topics) = (0, 0, 0);
+        for (topic, log) in &self.topics {
+            log.assert_invariants(self.watermark);
+            events += log.events.len();
+            bytes += log.bytes;
+            let lost = log.events.iter().filter(|entry| entry.is_lost()).count();
+            assert_eq!(self.lost.count(topic), lost, "each lost entry is counted");
+            lost_topics += usize::from(lost > 0);
+            for entry in &log.events {
+                let is_hot = entry.seq > self.cold_to && !entry.is_lost();
+                assert_eq!(entry.event.is_some(), is_hot, "exactly the entries after `cold_to` are hot");
+            }
+            let is_queued = self.empty.iter().any(|(mark, empty)| *mark == log.evicted_to && empty == topic);
+            assert!(!log.events.is_empty() || is_queued, "an empty topic waits to be forgotten");
+            let is_over =
+                log.events.len() > self.retention.topic_events_max || log.bytes > self.retention.topic_bytes_max.get();
+            assert!(!is_over || self.over_limit.contains(topic), "a topic over its limits waits to be trimmed");
+        }
+        assert_eq!(self.lost.topics(), lost_topics, "only known topics have lost entries");
+        assert_eq!((self.events, self.bytes), (events, bytes), "the totals are the sums over all topics");
+        let held = self.topics.values().flat_map(|log| &log.events);
+        let deleted = self.deleted.iter().flat_map(|(_, entries)| entries);
+        let hot_bytes: u64 = held.chain(deleted).map(Entry::hot_bytes).sum();
+        assert_eq!(self.hot_bytes, hot_bytes, "the hot bytes are those of all hot entries");
+        let in_order = self.order.after(0).filter(|(seq, topic)| is_held(&self.topics, *seq, topic)).count();
+        assert_eq!(in_order, events, "each entry is in the order once");
+    }
+}
+
+/// Whether the event of `topic` at `seq` is held.
+fn is_held(topics: &Topics, seq: u64, topic: &TopicName) -> bool {
+    topics.get(topic).and_then(|log| log.events.front()).is_some_and(|oldest| oldest.seq <= seq)
 }
 
 /// What `event` takes of the budgets.

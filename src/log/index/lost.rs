@@ -48,6 +48,11 @@ impl Lost {
         self.0.get(topic).map_or(0, |lost| lost.events)
     }
 
+    /// How many topics have entries that cannot be read.
+    pub(super) fn topics(&self) -> usize {
+        self.0.len()
+    }
+
     /// The last position of `topics` that cannot be read; 0 when there is none.
     pub(super) fn last_of(&self, topics: &[TopicName]) -> u64 {
         if self.0.is_empty() {

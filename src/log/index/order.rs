@@ -81,7 +81,14 @@ impl Order {
         }
     }
 
-    #[cfg(test)]
+    pub(super) fn assert_invariants(&self) {
+        assert!(self.after(0).is_sorted_by(|(a, _), (b, _)| a < b), "entries are in order of position");
+        for chunk in &self.chunks {
+            assert!((1..=CHUNK).contains(&chunk.entries.len()), "a chunk is neither empty nor too long");
+            assert!(chunk.stale <= chunk.entries.len(), "a chunk counts only stale entries of its own");
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.chunks.iter().map(|chunk| chunk.entries.len()).sum()
     }

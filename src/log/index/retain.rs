@@ -6,7 +6,7 @@
 
 use std::{collections::VecDeque, mem};
 
-use super::{Entry, Index, Removed};
+use super::{Entry, Index, Removed, is_held};
 use crate::{event::TopicName, log::clock::millis};
 
 /// Events that are taken apart while the index is locked.
@@ -50,6 +50,7 @@ impl Index {
             self.trim(now_ms, removed);
         } else {
             self.cool();
+            self.assert_invariants();
         }
     }
 
@@ -87,6 +88,7 @@ impl Index {
         if !events.is_empty() {
             self.deleted.push_back((topic.clone(), events));
         }
+        self.assert_invariants();
     }
 
     /// Removes what the bounds do not allow, as far as this step goes.
@@ -109,6 +111,7 @@ impl Index {
             self.forget_longest_empty(removed);
         }
         self.cool();
+        self.assert_invariants();
     }
 
     /// What deletions have left.
@@ -124,7 +127,7 @@ impl Index {
             self.hot_bytes -= if entry.event.is_some() { entry.bytes } else { 0 };
             removed(Removed::Event(topic, entry.seq, entry.time_ms));
             let topics = &self.topics;
-            self.order.mark_stale(entry.seq, |seq, topic| is_live(topics, seq, topic));
+            self.order.mark_stale(entry.seq, |seq, topic| is_held(topics, seq, topic));
         }
         if self.deleted.is_empty() {
             self.deleted = VecDeque::new();
@@ -140,7 +143,7 @@ impl Index {
             }
             if let Some(seq) = self.evict(topic, removed) {
                 let topics = &self.topics;
-                self.order.mark_stale(seq, |seq, topic| is_live(topics, seq, topic));
+                self.order.mark_stale(seq, |seq, topic| is_held(topics, seq, topic));
             }
         }
     }
@@ -229,9 +232,4 @@ impl Index {
             removed(Removed::Topic(&topic, mark, evicted_ms));
         }
     }
-}
-
-/// Whether the event of `topic` at `seq` is held.
-fn is_live(topics: &super::Topics, seq: u64, topic: &TopicName) -> bool {
-    topics.get(topic).and_then(|log| log.events.front()).is_some_and(|oldest| oldest.seq <= seq)
 }

@@ -52,4 +52,13 @@ impl Times {
         let later = self.corrections.partition_point(|(before, _)| *before <= seq);
         self.corrections.get(later).map_or(time_ms, |(_, at_most)| time_ms.min(*at_most))
     }
+
+    pub(super) fn assert_invariants(&self) {
+        let is_in_order = self.corrections.is_sorted_by(|a, b| a.0 <= b.0 && a.1 < b.1);
+        assert!(is_in_order, "corrections are in order of position and of time");
+        assert!(
+            self.corrections.last().is_none_or(|(_, time_ms)| *time_ms <= self.newest_ms),
+            "time has gone on since"
+        );
+    }
 }
