@@ -1,7 +1,11 @@
-//! What is held, of which topic, where: the part of a log that every engine has in memory.
+//! The index of a log: which events each topic holds, and at which positions. Every engine has one in memory.
 //!
-//! It knows every event held by position, and keeps the newest of them whole, up to a budget (the hot tail). It decides
-//! what retention removes and remembers up to where something is missing, so that a gap is told exactly.
+//! The index has an entry for every event that the log holds. The newest entries are *hot*: they have the event itself,
+//! up to a budget of bytes. The others are *cold*: the engine reads their events from its file. The index applies the
+//! retention limits, and remembers up to which position each topic has lost events, so that every gap is reported.
+//!
+//! An event is *removed* by retention or by the deletion of its topic. An entry is *lost* when its event cannot be
+//! read.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -28,109 +32,129 @@ use lost::Lost;
 use order::Order;
 use times::Times;
 
-/// The events held. Time is the log's own: since some moment before its first event, on a clock that never jumps.
+/// The entries of all topics, and what is known of events that have been removed.
+///
+/// Names that end in `at_ms` are monotonic time ([`Moment`](super::clock::Moment)); other names in `_ms` are wall-clock
+/// time, in milliseconds since the Unix epoch.
 #[derive(Debug)]
 pub(super) struct Index {
     epoch: Epoch,
     retention: LogConfig,
-    /// Bytes of events that are kept whole.
+    /// The budget for `hot_bytes`.
     hot_bytes_max: u64,
-    /// Position of the last committed event.
+    /// Position of the last committed event or deletion.
     watermark: u64,
     topics: Topics,
+    /// All entries by position.
     order: Order,
-    /// Events up to here are not kept whole.
+    /// Entries up to this position are cold, later ones hot.
     cold_to: u64,
+    /// Bytes of the hot entries, with those in `deleted`.
     hot_bytes: u64,
+    /// How many entries `topics` has.
     events: usize,
+    /// Bytes of the entries in `topics`.
     bytes: u64,
     times: Times,
-    /// Until then, by the log's own time, nothing held is too old.
+    /// Until this time no event is older than `log.age_max`.
     aged_at_ms: u64,
-    /// What is left of this step: see [`retain`].
+    /// How many entries the current step may still drop: see [`retain`].
     budget: usize,
-    /// The last step was too short.
+    /// The last step used up its budget before all limits were met.
     is_behind: bool,
-    /// What deletions have left, to be taken apart.
+    /// Entries of deleted topics. Readers do not see them; the next steps drop them.
     deleted: VecDeque<(TopicName, VecDeque<Entry>)>,
-    /// Topics that hold more than they may, because a step was too short.
+    /// Topics that are over their limits because a step used up its budget.
     over_limit: VecDeque<TopicName>,
-    /// Topics that hold nothing, with the mark they were queued under, longest empty first.
+    /// Topics without entries, the longest empty first, each with its `evicted_to` when it became empty.
     empty: VecDeque<(u64, TopicName)>,
-    /// Topics without an entry have lost nothing after this position, and nothing since this removal.
+    /// A topic that is not in `topics` has had no event after this position.
     forgotten_to: u64,
-    /// Any topic may have lost events up to here: the machine stopped before they were on disk.
-    hole_to: u64,
-    /// Any topic may have lost events up to here: a start could not read them.
-    unreadable_to: u64,
-    lost: Lost,
+    /// The value of `removals` when a topic was last removed from `topics`.
     forgotten_at: u64,
-    /// When the last of these losses happened at the latest.
+    /// No event of a topic that is not in `topics` is newer than this.
     forgotten_ms: u64,
+    /// Events of any topic may be missing up to this position: the machine stopped before they were on the disk.
+    hole_to: u64,
+    /// No event that is missing because of `hole_to` is newer than this.
     hole_ms: u64,
+    /// Events of any topic may be missing up to this position: a start could not read them.
+    unreadable_to: u64,
+    /// No event that is missing because of `unreadable_to` is newer than this.
     unreadable_ms: u64,
-    /// Evictions so far. Positions cannot tell a reader what is news to it: retention removes the events
-    /// of several topics in any order.
+    /// Entries whose events could not be read since the start.
+    lost: Lost,
+    /// Counts the removals. A reader remembers the count to learn what was removed since. A position cannot tell that:
+    /// retention does not remove the events of several topics in order of position.
     removals: u64,
 }
 
 type Topics = HashMap<TopicName, TopicLog>;
 
+/// The entries of one topic, and what is known of its removed events.
 #[derive(Debug, Default)]
 struct TopicLog {
+    /// In order of position.
     events: VecDeque<Entry>,
+    /// Bytes of the entries.
     bytes: u64,
-    /// Position of the last event removed, and which removal that was.
+    /// Position of the last event that was removed.
     evicted_to: u64,
+    /// The value of [`Index::removals`] after that removal.
     evicted_at: u64,
-    /// When the newest of those removed happened.
+    /// Time of the newest event that was removed.
     evicted_ms: u64,
-    /// Position of the topic's last deletion, and when it was.
+    /// Position of the topic's last deletion; 0 when there was none.
     deleted_to: u64,
+    /// When that deletion was.
     deleted_at_ms: u64,
 }
 
-/// One event held.
+/// One event that the log holds.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
+    /// Its position.
     pub(super) seq: u64,
-    /// When it was committed, by the log's own time.
+    /// When it was committed, in monotonic time.
     pub(super) at_ms: u64,
+    /// When it was committed, as the event says.
     pub(super) time_ms: u64,
+    /// Its share of the limits in bytes: see [`cost`]. 0 when the entry is lost.
     pub(super) bytes: u64,
-    /// The event itself, when it is hot.
+    /// The event itself, when the entry is hot.
     pub(super) event: Option<Arc<Event>>,
 }
 
-/// What is no longer held; the engine is told, so that it can make room.
+/// What the index has removed. The engine is told, so that it can remove the same from its file.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Removed<'a> {
-    /// An event, by retention or a deletion: its position, and when it happened.
+    /// An event: its topic, position and time.
     Event(&'a TopicName, u64, u64),
-    /// The last trace of a topic: it has lost events up to here, and up to this time.
+    /// All that was known of a topic without events: the position and time of its last removed event.
     Topic(&'a TopicName, u64, u64),
 }
 
-/// What an engine remembers of all topics together.
+/// What an engine has stored about all topics together.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Marks {
-    /// The last position that may have been given.
+    /// The last position that may have been used.
     pub(super) last: u64,
-    /// Topics of which nothing else is remembered have lost nothing after this position.
+    /// A topic about which nothing is stored has had no event after this position.
     pub(super) forgotten_to: u64,
-    /// When the newest of those happened; 0 where that is not known.
+    /// Time of the newest event of such a topic; 0 when it is not known.
     pub(super) forgotten_ms: u64,
-    /// Any topic may have lost events up to here.
+    /// Events of any topic may be missing up to this position: the machine stopped before they were on the disk.
     pub(super) hole_to: u64,
-    /// As above, because a start could not read them.
+    /// Events of any topic may be missing up to this position: a start could not read them.
     pub(super) unreadable_to: u64,
 }
 
-/// The events of a page, some of which may have to be fetched.
+/// The events of a page. The engine has to fetch those that are cold.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// Everything about the page but its events.
+    /// The page without its events.
     pub(super) page: Page,
+    /// The topics and entries of its events, in order.
     pub(super) entries: Vec<(TopicName, Entry)>,
 }
 
@@ -139,13 +163,19 @@ impl Entry {
         Self { seq: event.seq, at_ms, time_ms: event.time_ms, bytes: cost(&event), event: Some(event) }
     }
 
-    /// No event costs nothing, so this can tell.
+    /// Its share of the hot bytes.
+    fn hot_bytes(&self) -> u64 {
+        if self.event.is_some() { self.bytes } else { 0 }
+    }
+
+    /// Whether its event could not be read. A readable event always has some bytes: see [`cost`].
     fn is_lost(&self) -> bool {
         self.bytes == 0
     }
 }
 
 impl TopicLog {
+    /// The index of the first entry after `seq`.
     fn after(&self, seq: u64) -> usize {
         self.events.partition_point(|entry| entry.seq <= seq)
     }
@@ -153,7 +183,7 @@ impl TopicLog {
     fn assert_invariants(&self, watermark: u64) {
         assert!(self.events.iter().is_sorted_by(|a, b| a.seq < b.seq), "entries are in order of position");
         let first = self.events.front().map_or(u64::MAX, |entry| entry.seq);
-        assert!(first > self.evicted_to.max(self.deleted_to), "what is held comes after all that was removed");
+        assert!(first > self.evicted_to.max(self.deleted_to), "the entries come after all that was removed");
         let last = self.events.back().map_or(self.evicted_to, |entry| entry.seq);
         assert!(last.max(self.deleted_to) <= watermark, "no position is above the watermark");
         let bytes: u64 = self.events.iter().map(|entry| entry.bytes).sum();
@@ -161,10 +191,11 @@ impl TopicLog {
     }
 }
 
-/// Entries and topics of an index whose state is checked, in a debug build, after each change.
+/// In a debug build, an index with at most so many entries and topics is checked after each change.
 const CHECKED_MAX: usize = 64;
 
-/// What an event costs besides its frame: its own fields, the index entries, the allocator.
+/// Memory that an event needs besides its topic, frame and content: its other fields, its entries, the allocator's
+/// part.
 pub(super) const EVENT_OVERHEAD: u64 = 256;
 
 impl Index {
@@ -203,23 +234,23 @@ impl Index {
         self.watermark
     }
 
-    /// The wall clock says `wall_ms`, and nothing comes with it.
+    /// Notes that the wall clock says `wall_ms`, when no event comes with that time.
     pub(super) fn observe(&mut self, wall_ms: u64) {
         self.times.observe(self.watermark + 1, wall_ms);
     }
 
-    /// When `entry` happened, by all that is known; never later than a later entry.
+    /// When the event of `entry` was committed, corrected: never later than an event after it.
     fn time_ms(&self, entry: &Entry) -> u64 {
-        self.times.at_most(entry.seq, entry.time_ms)
+        self.times.corrected(entry.seq, entry.time_ms)
     }
 
-    /// Events and topics held.
+    /// How many events and topics the index has.
     pub(super) fn size(&self) -> (usize, usize) {
         (self.events, self.topics.len())
     }
 
-    /// Notes that the event at `seq` cannot be read; whether that is news. One that has been removed meanwhile is not
-    /// lost.
+    /// Marks the entry at `seq` as lost because its event cannot be read. Returns `false` when it already was lost, or
+    /// was removed in the meantime.
     pub(super) fn lose(&mut self, topic: &TopicName, seq: u64) -> bool {
         let Some(log) = self.topics.get_mut(topic) else { return false };
         let at = log.events.partition_point(|entry| entry.seq < seq);
@@ -236,15 +267,16 @@ impl Index {
         true
     }
 
-    /// The entry of `topic`. A new one takes over what is known of topics without: it may have had one before.
+    /// The entries of `topic`, added if need be. A new one starts with what is known of removed topics, because this
+    /// may be one of them.
     fn topic_log(&mut self, topic: &TopicName) -> &mut TopicLog {
         let (evicted_to, evicted_at, evicted_ms) = (self.forgotten_to, self.forgotten_at, self.forgotten_ms);
-        let fresh = || TopicLog { evicted_to, evicted_at, evicted_ms, ..TopicLog::default() };
-        self.topics.entry(topic.clone()).or_insert_with(fresh)
+        let new_log = || TopicLog { evicted_to, evicted_at, evicted_ms, ..TopicLog::default() };
+        self.topics.entry(topic.clone()).or_insert_with(new_log)
     }
 
-    /// In a debug build, fails when what the index holds contradicts itself. Each call checks everything, so indexes that
-    /// are larger than those of most tests are left out.
+    /// Panics in a debug build when the state contradicts itself. Each call checks everything, so it skips an index
+    /// that is larger than those of most tests.
     fn assert_invariants(&self) {
         if !cfg!(debug_assertions) || self.topics.len() + self.order.len() > CHECKED_MAX {
             return;
@@ -280,17 +312,17 @@ impl Index {
     }
 }
 
-/// Whether the event of `topic` at `seq` is held.
+/// Whether `topic` still has its entry at `seq`: entries are only removed from the front.
 fn is_held(topics: &Topics, seq: u64, topic: &TopicName) -> bool {
     topics.get(topic).and_then(|log| log.events.front()).is_some_and(|oldest| oldest.seq <= seq)
 }
 
-/// What `event` takes of the budgets.
+/// The bytes that `event` counts for in the retention limits.
 pub(super) fn cost(event: &Event) -> u64 {
     let content = match &event.content {
         Content::Within(_) => 0,
         Content::Apart(content) => content.len(),
     };
-    // The name may be the event's own.
+    // Each event may have a copy of the topic's name.
     u64::try_from(event.topic.as_str().len() + event.frame.len() + content).unwrap_or(u64::MAX) + EVENT_OVERHEAD
 }

@@ -1,27 +1,28 @@
-//! Every event held, oldest first, over all topics.
+//! The positions of all events, over all topics, oldest first.
 //!
-//! An entry whose event has gone out of turn stays until it reaches the front or outnumbers the living of its chunk:
-//! to remove it from the middle at once would make every append pay for the length of the log, and to tidy all of the log
-//! at once would hold up every append meanwhile.
+//! An event that is removed before older ones of other topics leaves a *stale* position behind. Stale positions are
+//! removed at the front, or when they are more than half of their chunk. To remove each from the middle at once would
+//! cost time in proportion to the length of the log, and to clean all chunks at once would delay appends.
 
 use std::collections::VecDeque;
 
 use crate::event::TopicName;
 
-/// The events' positions and topics.
+/// Positions and topics of the events, in order of position.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     chunks: VecDeque<Chunk>,
 }
 
+/// A part of the order that is cleaned by itself.
 #[derive(Debug, Default)]
 struct Chunk {
     entries: VecDeque<(u64, TopicName)>,
-    /// How many of them have gone out of turn.
+    /// How many of the entries are stale.
     stale: usize,
 }
 
-/// Entries that are tidied at once.
+/// Entries of one chunk.
 const CHUNK: usize = 1024;
 
 impl Order {
@@ -38,7 +39,7 @@ impl Order {
         self.chunks.front().and_then(|chunk| chunk.entries.front())
     }
 
-    /// Removes the first one.
+    /// Removes the first entry.
     pub(super) fn pop_front(&mut self) {
         let Some(chunk) = self.chunks.front_mut() else { return };
         chunk.entries.pop_front();
@@ -47,7 +48,7 @@ impl Order {
         }
     }
 
-    /// As above, one that has gone out of turn.
+    /// Removes the first entry, which is stale.
     pub(super) fn pop_stale(&mut self) {
         if let Some(chunk) = self.chunks.front_mut() {
             chunk.stale = chunk.stale.saturating_sub(1);
@@ -57,22 +58,23 @@ impl Order {
 
     /// The entries after `seq`.
     pub(super) fn after(&self, seq: u64) -> impl Iterator<Item = &(u64, TopicName)> {
-        let ends_by = |chunk: &Chunk| chunk.entries.back().is_none_or(|(last, _)| *last <= seq);
-        let first = self.chunks.partition_point(ends_by);
+        let is_before = |chunk: &Chunk| chunk.entries.back().is_none_or(|(last, _)| *last <= seq);
+        let first = self.chunks.partition_point(is_before);
         self.chunks.range(first..).flat_map(|chunk| chunk.entries.iter()).skip_while(move |(at, _)| *at <= seq)
     }
 
-    /// The event at `seq` has gone before its turn. Its chunk is tidied when it is worth it.
-    pub(super) fn mark_stale(&mut self, seq: u64, is_live: impl Fn(u64, &TopicName) -> bool) {
+    /// Notes that the event at `seq` was removed before older ones. `is_held` tells which events of the chunk are not
+    /// removed, for when it is cleaned.
+    pub(super) fn mark_stale(&mut self, seq: u64, is_held: impl Fn(u64, &TopicName) -> bool) {
         let at = self.chunks.partition_point(|chunk| chunk.entries.back().is_none_or(|(last, _)| *last < seq));
-        let Some(chunk) = self.chunks.get_mut(at).filter(|chunk| chunk.entries.front().is_some_and(|(f, _)| *f <= seq))
-        else {
-            // It has reached the front meanwhile.
+        let Some(chunk) = self.chunks.get_mut(at) else { return };
+        if chunk.entries.front().is_some_and(|(first, _)| *first > seq) {
+            // Its entry has been removed at the front already.
             return;
-        };
+        }
         chunk.stale += 1;
         if 2 * chunk.stale > chunk.entries.len() {
-            chunk.entries.retain(|(seq, topic)| is_live(*seq, topic));
+            chunk.entries.retain(|(seq, topic)| is_held(*seq, topic));
             chunk.entries.shrink_to_fit();
             chunk.stale = 0;
             if chunk.entries.is_empty() {

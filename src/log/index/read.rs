@@ -1,4 +1,4 @@
-//! What readers ask the index: pages, where to begin, what is held.
+//! Answers readers: pages of events, where a subscription begins, what a topic holds.
 
 use std::{cmp::Reverse, collections::BinaryHeap, iter::Peekable, time::Duration};
 
@@ -9,12 +9,11 @@ use crate::{
     log::{Held, Page, ReadFrom, Start, StartPoint},
 };
 
-/// Entries that a page passes over at once because they cannot be read.
+/// How many lost entries one page skips, so that it holds the lock only for a short time.
 const LOST_MAX: usize = 4096;
 
 impl Index {
-    /// The page from there on, as far as it is hot: up to `bytes_max`, but at least one event. `None` when its first
-    /// event is not hot.
+    /// The page of events after position `after`, up to the first cold one: up to `bytes_max`, but at least one event.
     pub(in crate::log) fn read(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Option<Page> {
         let Plan { mut page, entries } = self.plan(topics, from, bytes_max);
         for (_, entry) in entries {
@@ -30,7 +29,7 @@ impl Index {
         Some(page)
     }
 
-    /// What belongs into the page from there on, hot or not.
+    /// The same page with the cold entries, so that the engine can fetch them.
     pub(in crate::log) fn plan(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Plan {
         let ReadFrom { after, removals_seen } = from;
         let mut page = Page::new(self.epoch, self.removals);
@@ -45,7 +44,7 @@ impl Index {
             };
             let deletion = Some(log.deleted_to).filter(|seq| *seq > after);
             page.deleted.extend(deletion.map(|seq| (topic.clone(), seq)));
-            // What went with the deletion is told with it.
+            // The reader is told of the deletion. Events that it removed are no gap.
             if log.evicted_at > removals_seen && Some(log.evicted_to) > deletion {
                 page.miss(log.evicted_to, after);
             }
@@ -55,7 +54,7 @@ impl Index {
         let mut lost = 0;
         for (topic, entry) in merge(rests) {
             if entry.is_lost() {
-                // What is before it comes first, so that the gap is told at its place.
+                // A page reports a gap before its events. So events before the lost one get a page of their own.
                 if !entries.is_empty() || lost == LOST_MAX {
                     to = entry.seq - 1;
                     break;
@@ -119,16 +118,17 @@ impl Index {
         }
     }
 
-    /// Whether events of `topic` are missing that happened at `time_ms` or later.
+    /// Whether an event of `topic` from `time_ms` or later may have been removed.
     fn has_removed_since(&self, topic: &TopicName, time_ms: u64) -> bool {
         let (to, ms) = match self.topics.get(topic) {
             Some(log) => (log.evicted_to, log.evicted_ms),
             None => (self.forgotten_to, self.forgotten_ms),
         };
-        to > 0 && self.times.at_most(to, ms) >= time_ms
+        to > 0 && self.times.corrected(to, ms) >= time_ms
     }
 
-    /// No event of `topic` after this position has been removed, other than by the deletion of a topic in `deleted`.
+    /// The position after which no event of `topic` is missing. A topic in `deleted` misses nothing because of its
+    /// deletion.
     fn whole_after(&self, topic: &TopicName, deleted: &[TopicName]) -> u64 {
         let removed_to = self.topics.get(topic).map_or(self.forgotten_to, |log| {
             let with_deletion = log.evicted_to < log.deleted_to && deleted.contains(topic);
@@ -137,7 +137,8 @@ impl Index {
         removed_to.max(self.hole_to).max(self.unreadable_to)
     }
 
-    /// The position before the first event of `topics` that `wanted` accepts, found by halving.
+    /// The position before the first event of `topics` that `wanted` accepts. It must accept all later ones, too: this
+    /// is a binary search.
     fn before_first(&self, topics: &[TopicName], wanted: impl Fn(&Entry) -> bool) -> u64 {
         let logs = topics.iter().filter_map(|topic| self.topics.get(topic));
         let firsts = logs.filter_map(|log| {
@@ -163,12 +164,13 @@ impl Index {
         before
     }
 
-    /// Where `topic` was deleted last, and how long before `now_ms`.
+    /// The position of the last deletion of `topic`, and how long before `now_ms` it was.
     pub(in crate::log) fn deletion(&self, topic: &TopicName, now_ms: u64) -> Option<(EventId, Duration)> {
         let log = self.topics.get(topic).filter(|log| log.deleted_to > 0)?;
         Some((self.id(log.deleted_to), Duration::from_millis(now_ms.saturating_sub(log.deleted_at_ms))))
     }
 
+    /// What the log holds of `topic`; `None` when the topic is not known.
     pub(in crate::log) fn held(&self, topic: &TopicName) -> Option<Held> {
         self.topics.get(topic).map(|log| Held {
             first: log.events.iter().find(|entry| !entry.is_lost()).map(|entry| self.id(entry.seq)),
@@ -183,7 +185,7 @@ impl Index {
     }
 }
 
-/// Several topics' entries as one sequence, the lowest position first.
+/// Merges the entries of several topics in order of position.
 fn merge<'a>(
     mut rests: Vec<Peekable<impl Iterator<Item = (&'a TopicName, &'a Entry)>>>,
 ) -> impl Iterator<Item = (&'a TopicName, &'a Entry)> {

@@ -1,18 +1,20 @@
-//! From what an engine has stored back to an index: topics, then events in order of position, then the marks.
+//! Fills the index from what an engine has stored: first the topics, then the events in order of position, then the
+//! marks.
 
 use super::{Entry, Index, Marks, Removed, TopicLog};
 use crate::{event::TopicName, log::clock::Moment};
 
 impl Index {
-    /// Takes back a topic before its events: up to where it has lost some, and when the newest of those was, 0 where that is
-    /// not known; where it was deleted, and when.
+    /// Adds a topic, before its events. `evicted` is the position and time of its last removed event; the time is 0
+    /// when it is not known. `deleted` is the position and monotonic time of its last deletion.
     pub(in crate::log) fn restore_topic(&mut self, topic: &TopicName, evicted: (u64, u64), deleted: (u64, u64)) {
         let ((evicted_to, evicted_ms), (deleted_to, deleted_at_ms)) = (evicted, deleted);
         let log = TopicLog { evicted_to, evicted_ms, deleted_to, deleted_at_ms, ..TopicLog::default() };
         self.topics.insert(topic.clone(), log);
     }
 
-    /// Takes back an event, in order of position. One at or before `deleted_to` is gone, and that is noted.
+    /// Adds the next event, unless it was removed: with a deletion at `deleted_to`, or before the topic's last removed
+    /// event. Returns whether it was added.
     pub(in crate::log) fn restore(&mut self, topic: &TopicName, deleted_to: u64, entry: Entry) -> bool {
         self.watermark = entry.seq;
         self.times.note(entry.seq, entry.time_ms);
@@ -25,14 +27,14 @@ impl Index {
         self.events += 1;
         self.bytes += entry.bytes;
         self.order.push_back(entry.seq, topic.clone());
-        // Else the first event to cool would look at every one restored, all at once.
+        // The entry is cold. Without this, the first call of `cool` would visit every restored entry.
         self.cold_to = entry.seq;
         log.bytes += entry.bytes;
         log.events.push_back(entry);
         true
     }
 
-    /// Takes back what concerns all topics, after their events, and does what retention would have done meanwhile.
+    /// Adds what is known of all topics together, after their events, and applies the retention limits.
     pub(in crate::log) fn restore_marks(
         &mut self,
         Marks { last, forgotten_to, forgotten_ms, hole_to, unreadable_to }: Marks,
@@ -42,10 +44,10 @@ impl Index {
         self.watermark = self.watermark.max(last);
         self.forgotten_ms = forgotten_ms;
         (self.forgotten_to, self.hole_to, self.unreadable_to) = (forgotten_to, hole_to, unreadable_to);
-        // Nobody waits for a log that is being opened.
+        // Nobody waits for the lock yet, so one step does everything.
         self.budget = usize::MAX;
         self.observe(now.wall_ms);
-        self.age(now);
+        self.set_ages(now);
         self.date_removals(now.wall_ms);
         let topics: Vec<TopicName> = self.topics.keys().cloned().collect();
         for topic in topics {
@@ -58,8 +60,9 @@ impl Index {
         self.trim(now.at_ms, removed);
     }
 
-    /// Tells every entry how old it is. Only now, because a correction that came later concerns those before it.
-    fn age(&mut self, now: Moment) {
+    /// Sets the monotonic time of every entry. This comes after all events, because a correction applies to those
+    /// before it.
+    fn set_ages(&mut self, now: Moment) {
         let mut topics = std::mem::take(&mut self.topics);
         for entry in topics.values_mut().flat_map(|log| log.events.iter_mut()) {
             entry.at_ms = now.at_ms_of(self.time_ms(entry));
@@ -67,8 +70,8 @@ impl Index {
         self.topics = topics;
     }
 
-    /// Gives what was removed before this process a time no later than what is known to have come after it; where none
-    /// was noted, that is all there is to go by.
+    /// Limits the time of removed events to the time of the first event after them. If the engine did not know their
+    /// time, this limit is used as the time.
     fn date_removals(&mut self, wall_ms: u64) {
         let end_ms = self.times.newest_ms().max(wall_ms);
         let mut topics = std::mem::take(&mut self.topics);
@@ -82,7 +85,7 @@ impl Index {
         self.unreadable_ms = self.next_ms(self.unreadable_to).unwrap_or(end_ms);
     }
 
-    /// When the first event after `seq` that is held happened.
+    /// Time of the first event after `seq`.
     fn next_ms(&self, seq: u64) -> Option<u64> {
         let (at, topic) = self.order.after(seq).next()?;
         let log = self.topics.get(topic)?;

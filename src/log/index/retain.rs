@@ -1,38 +1,39 @@
-//! Retention: what goes, and in which steps.
+//! Adds events, applies the retention limits, and deletes topics, in steps.
 //!
-//! Readers and publishers wait while the index is locked. So no more than [`STEP`] events are taken apart at once,
-//! whatever has become too old or too much in a moment; what is left is [`Index::is_behind`], and goes with the next
-//! steps. A deletion is complete at once for everybody who reads, and taken apart the same way.
+//! Readers and publishers wait while the index is locked. So one step, from lock to unlock, drops at most about
+//! [`STEP`] entries, however many have become too old or too many. If more are left, [`Index::is_behind`] says so, and
+//! the engine makes further steps. A deletion takes effect for readers at once; its entries are dropped in steps, too.
 
 use std::{collections::VecDeque, mem};
 
 use super::{Entry, Index, Removed, is_held};
 use crate::{event::TopicName, log::clock::millis};
 
-/// Events that are taken apart while the index is locked.
+/// How many entries one step may drop.
 pub(in crate::log) const STEP: usize = 4096;
-/// How many of them an event may drive out even when that is used up: more than one, so that limits are kept in the end.
+/// How many entries each new event may drop even after the step has used up its budget. With more than one, the limits
+/// are met in the end.
 pub(super) const STEP_MIN: usize = 4;
-/// Empty topics whose last position is remembered, so that a gap is reported exactly when there is one.
+/// How many topics without entries stay known. For these a gap is reported only if there is one; for topics that are no
+/// longer known, `forgotten_to` may report a gap where there is none.
 const EMPTY_MAX: usize = 65_536;
 
 impl Index {
-    /// The index has been locked: another step may be made.
+    /// Begins a step. Engines call it each time they have locked the index to change it.
     pub(in crate::log) fn begin_step(&mut self) {
         self.budget = STEP;
     }
 
-    /// Adds the next event of `topic`. What that drives out goes to `removed`.
+    /// Adds the next event of `topic`, and tells `removed` what the limits remove for it.
     pub(in crate::log) fn push(&mut self, topic: &TopicName, entry: Entry, removed: &mut dyn FnMut(Removed<'_>)) {
         debug_assert!(entry.seq > self.watermark, "positions only grow");
         let (seq, now_ms) = (entry.seq, entry.at_ms);
-        // At least a few steps are always left for an event that comes.
         self.budget = self.budget.max(STEP_MIN);
         self.times.note(seq, entry.time_ms);
         self.watermark = seq;
         self.events += 1;
         self.bytes += entry.bytes;
-        self.hot_bytes += if entry.event.is_some() { entry.bytes } else { 0 };
+        self.hot_bytes += entry.hot_bytes();
         self.order.push_back(seq, topic.clone());
         let (events_max, bytes_max) = (self.retention.topic_events_max, self.retention.topic_bytes_max.get());
         let log = match self.topics.get_mut(topic) {
@@ -41,12 +42,12 @@ impl Index {
         };
         log.bytes += entry.bytes;
         log.events.push_back(entry);
-        let over = log.events.len() > events_max || log.bytes > bytes_max;
-        if over {
+        let is_topic_over = log.events.len() > events_max || log.bytes > bytes_max;
+        if is_topic_over {
             self.trim_topic(topic, removed);
         }
-        let full = self.bytes > self.retention.bytes_max.get() || self.events > self.retention.events_max;
-        if over || full || now_ms > self.aged_at_ms || self.must_trim() {
+        let is_log_over = self.bytes > self.retention.bytes_max.get() || self.events > self.retention.events_max;
+        if is_topic_over || is_log_over || now_ms > self.aged_at_ms || self.must_trim() {
             self.trim(now_ms, removed);
         } else {
             self.cool();
@@ -54,7 +55,7 @@ impl Index {
         }
     }
 
-    /// Whether something is left to be taken apart.
+    /// Whether another step is needed to meet the limits.
     pub(in crate::log) fn is_behind(&self) -> bool {
         self.must_trim() || self.hot_bytes > self.hot_bytes_max
     }
@@ -63,7 +64,7 @@ impl Index {
         self.is_behind || !self.deleted.is_empty() || !self.over_limit.is_empty()
     }
 
-    /// Forgets what `topic` holds; the deletion stands at `seq`, and is of this moment.
+    /// Deletes `topic`. The deletion has the position `seq`.
     pub(in crate::log) fn forget(&mut self, topic: &TopicName, seq: u64, now_ms: u64) {
         self.watermark = self.watermark.max(seq);
         let is_new = !self.topics.contains_key(topic);
@@ -77,10 +78,10 @@ impl Index {
             (log.evicted_to, log.evicted_at) = (log.evicted_to.max(last.seq), removals);
             log.evicted_ms = log.evicted_ms.max(last.time_ms);
         }
-        let mark = log.evicted_to;
-        // One that was known and empty is in the queue since it became so.
+        let evicted_to = log.evicted_to;
+        // A topic that was known and had no entries is in the queue already.
         if is_new || !was_empty {
-            self.empty.push_back((mark, topic.clone()));
+            self.empty.push_back((evicted_to, topic.clone()));
         }
         self.events -= events.len();
         self.bytes -= bytes;
@@ -91,7 +92,7 @@ impl Index {
         self.assert_invariants();
     }
 
-    /// Removes what the bounds do not allow, as far as this step goes.
+    /// Removes what is over the limits, within the budget of this step.
     pub(in crate::log) fn trim(&mut self, now_ms: u64, removed: &mut dyn FnMut(Removed<'_>)) {
         self.is_behind = false;
         self.aged_at_ms = 0;
@@ -114,7 +115,7 @@ impl Index {
         self.assert_invariants();
     }
 
-    /// What deletions have left.
+    /// Drops entries of deleted topics.
     fn drop_deleted(&mut self, removed: &mut dyn FnMut(Removed<'_>)) {
         while self.budget > 0
             && let Some((topic, events)) = self.deleted.front_mut()
@@ -124,7 +125,7 @@ impl Index {
                 continue;
             };
             self.budget -= 1;
-            self.hot_bytes -= if entry.event.is_some() { entry.bytes } else { 0 };
+            self.hot_bytes -= entry.hot_bytes();
             removed(Removed::Event(topic, entry.seq, entry.time_ms));
             let topics = &self.topics;
             self.order.mark_stale(entry.seq, |seq, topic| is_held(topics, seq, topic));
@@ -134,6 +135,7 @@ impl Index {
         }
     }
 
+    /// Removes the oldest events of `topic` while it is over its limits.
     pub(super) fn trim_topic(&mut self, topic: &TopicName, removed: &mut dyn FnMut(Removed<'_>)) {
         let (events_max, bytes_max) = (self.retention.topic_events_max, self.retention.topic_bytes_max.get());
         while self.topics.get(topic).is_some_and(|log| log.events.len() > events_max || log.bytes > bytes_max) {
@@ -148,7 +150,7 @@ impl Index {
         }
     }
 
-    /// From the front what the bounds over all topics do not allow.
+    /// Removes the oldest events of the log while it is over its limits or they are too old.
     fn trim_front(&mut self, now_ms: u64, removed: &mut dyn FnMut(Removed<'_>)) {
         let (bytes_max, events_max) = (self.retention.bytes_max.get(), self.retention.events_max);
         let age_max_ms = millis(self.retention.age_max);
@@ -174,18 +176,18 @@ impl Index {
         }
     }
 
-    /// Removes the oldest event of `topic`; its position.
+    /// Removes the oldest event of `topic`, and returns its position.
     fn evict(&mut self, topic: &TopicName, removed: &mut dyn FnMut(Removed<'_>)) -> Option<u64> {
         let log = self.topics.get_mut(topic)?;
         let entry = log.events.pop_front()?;
         self.budget = self.budget.saturating_sub(1);
         self.removals += 1;
         (log.evicted_to, log.evicted_at) = (log.evicted_to.max(entry.seq), self.removals);
-        let time_ms = self.times.at_most(entry.seq, entry.time_ms);
+        let time_ms = self.times.corrected(entry.seq, entry.time_ms);
         log.evicted_ms = log.evicted_ms.max(time_ms);
         log.bytes -= entry.bytes;
         self.bytes -= entry.bytes;
-        self.hot_bytes -= if entry.event.is_some() { entry.bytes } else { 0 };
+        self.hot_bytes -= entry.hot_bytes();
         self.events -= 1;
         if log.events.is_empty() {
             log.events = VecDeque::new();
@@ -200,7 +202,7 @@ impl Index {
         Some(entry.seq)
     }
 
-    /// Lets go of the oldest events that are kept whole, until the rest is within the budget.
+    /// Makes the oldest hot entries cold until the hot bytes are within their budget.
     fn cool(&mut self) {
         if self.hot_bytes <= self.hot_bytes_max {
             return;
@@ -221,15 +223,19 @@ impl Index {
         }
     }
 
+    /// Removes the topic that has been empty for the longest time. From then on `forgotten_to` stands for its removals.
     fn forget_longest_empty(&mut self, removed: &mut dyn FnMut(Removed<'_>)) {
-        let Some((mark, topic)) = self.empty.pop_front() else { return };
-        if let Some(log) = self.topics.get(&topic).filter(|log| log.events.is_empty() && log.evicted_to == mark) {
-            let evicted_ms = log.evicted_ms;
-            self.topics.remove(&topic);
-            self.forgotten_ms = self.forgotten_ms.max(evicted_ms);
-            self.forgotten_to = self.forgotten_to.max(mark);
-            self.forgotten_at = self.removals;
-            removed(Removed::Topic(&topic, mark, evicted_ms));
+        let Some((evicted_to, topic)) = self.empty.pop_front() else { return };
+        let Some(log) = self.topics.get(&topic) else { return };
+        if !log.events.is_empty() || log.evicted_to != evicted_to {
+            // It has had events since. When it became empty again, it was queued again.
+            return;
         }
+        let evicted_ms = log.evicted_ms;
+        self.topics.remove(&topic);
+        self.forgotten_ms = self.forgotten_ms.max(evicted_ms);
+        self.forgotten_to = self.forgotten_to.max(evicted_to);
+        self.forgotten_at = self.removals;
+        removed(Removed::Topic(&topic, evicted_to, evicted_ms));
     }
 }

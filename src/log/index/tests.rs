@@ -1,4 +1,4 @@
-//! How much is done while the index is locked, counted in events.
+//! Limits the work of one step, from lock to unlock, counted in entries.
 
 use std::sync::{Arc, Weak};
 
@@ -18,8 +18,8 @@ fn topic(name: &str) -> TopicName {
     TopicName::parse(name, 255).expect("a topic name")
 }
 
-/// Limits that nothing here reaches.
-fn roomy() -> LogConfig {
+/// Limits that no test reaches.
+fn high_limits() -> LogConfig {
     let (topic_events_max, bytes_max) = (1 << 20, Size::mib(1 << 10));
     LogConfig {
         topic_events_max,
@@ -30,7 +30,7 @@ fn roomy() -> LogConfig {
     }
 }
 
-/// An index, what it has removed, and its events.
+/// An index that records what it removes, and which of its events are still in memory.
 struct Watched {
     index: Index,
     removed: Vec<u64>,
@@ -53,7 +53,7 @@ impl Watched {
         self.step(|index, removed| index.push(topic, Entry::hot(event, at_ms), removed));
     }
 
-    /// As an engine does it: with the lock, one step.
+    /// One step, as an engine makes it while it has the lock.
     fn step(&mut self, act: impl FnOnce(&mut Index, &mut dyn FnMut(Removed<'_>))) {
         self.index.begin_step();
         let before = self.removed.len();
@@ -66,7 +66,7 @@ impl Watched {
         self.most = self.most.max(self.removed.len() - before);
     }
 
-    /// Steps until nothing is left to do; how many.
+    /// Makes steps until none is needed, and returns how many.
     fn settle(&mut self, now_ms: u64) -> usize {
         for steps in 1.. {
             self.step(|index, removed| index.trim(now_ms, removed));
@@ -89,10 +89,11 @@ impl Watched {
 
 #[test]
 fn a_large_deletion_is_complete_at_once_and_taken_apart_in_steps() {
-    // Goal: nobody can read any of it after the deletion, whose own step removes none; each step removes no more than it
-    // may, all of it goes, its memory too, and a new life of the topic in between loses nothing.
+    // Goal: nobody can read the topic's events after the deletion, although its own step removes none. Each step
+    // removes at most its budget. In the end all events are removed and freed. An event that is published to the topic
+    // in between stays.
     let (big, other) = (topic("big"), topic("other"));
-    let mut watched = Watched::new(roomy(), u64::MAX);
+    let mut watched = Watched::new(high_limits(), u64::MAX);
     for _ in 0..MANY {
         watched.push(&big, 10, 1);
     }
@@ -120,9 +121,9 @@ fn a_large_deletion_is_complete_at_once_and_taken_apart_in_steps() {
 
 #[test]
 fn without_steps_all_is_done_at_once() {
-    // Goal: the control; with no bound on a step the same deletion is taken apart in one.
+    // Goal: the control. With an unlimited budget, one step drops all entries of the same deletion.
     let big = topic("big");
-    let mut watched = Watched::new(roomy(), u64::MAX);
+    let mut watched = Watched::new(high_limits(), u64::MAX);
     for _ in 0..MANY {
         watched.push(&big, 10, 1);
     }
@@ -136,8 +137,8 @@ fn without_steps_all_is_done_at_once() {
 
 #[test]
 fn events_that_are_too_old_all_at_once_go_in_steps() {
-    // Goal: by age and over all topics; also in the steps of what is appended meanwhile.
-    let config = LogConfig { age_max: std::time::Duration::from_millis(10), ..roomy() };
+    // Goal: events of many topics that expire together are removed in steps, also when the steps come from appends.
+    let config = LogConfig { age_max: std::time::Duration::from_millis(10), ..high_limits() };
     let names: Vec<TopicName> = (0..100).map(|n| topic(&n.to_string())).collect();
     for appends in [0, 1000] {
         let mut watched = Watched::new(config.clone(), u64::MAX);
@@ -157,11 +158,11 @@ fn events_that_are_too_old_all_at_once_go_in_steps() {
 
 #[test]
 fn an_event_that_drives_out_many_does_it_in_steps() {
-    // Goal: one large event among small ones, by the bytes of its topic and by those of all; the limits are kept in the
-    // end, also where nothing is published any more, or only to another topic.
+    // Goal: a large event that exceeds the bytes of its topic, or of the log, removes the small ones in steps. The
+    // limits are met in the end, also when nothing more is published, or only to another topic.
     let limit = Size::mib(40);
-    let by_topic = LogConfig { topic_bytes_max: limit, ..roomy() };
-    for config in [by_topic, LogConfig { bytes_max: limit, ..roomy() }] {
+    let by_topic = LogConfig { topic_bytes_max: limit, ..high_limits() };
+    for config in [by_topic, LogConfig { bytes_max: limit, ..high_limits() }] {
         let (a, other) = (topic("a"), topic("other"));
         let mut watched = Watched::new(config, u64::MAX);
         for _ in 0..MANY {
@@ -179,9 +180,10 @@ fn an_event_that_drives_out_many_does_it_in_steps() {
 
 #[test]
 fn events_cool_in_steps() {
-    // Goal: one large event does not let go of many small ones at once, and the budget is kept in the end.
+    // Goal: a large event makes only a step's budget of small ones cold at once. The hot bytes are within their budget
+    // in the end.
     let a = topic("a");
-    let mut watched = Watched::new(roomy(), 40 << 20);
+    let mut watched = Watched::new(high_limits(), 40 << 20);
     for _ in 0..MANY {
         watched.push(&a, 10, 1);
     }
@@ -194,8 +196,8 @@ fn events_cool_in_steps() {
 
 #[test]
 fn a_batch_does_little_more_than_a_step() {
-    // Goal: an engine that appends many events under one lock does not make a step for each.
-    let config = LogConfig { age_max: std::time::Duration::from_millis(10), ..roomy() };
+    // Goal: an engine that appends many events under one lock has one budget for all, and a little more for each event.
+    let config = LogConfig { age_max: std::time::Duration::from_millis(10), ..high_limits() };
     let a = topic("a");
     let mut watched = Watched::new(config, u64::MAX);
     for _ in 0..MANY {
@@ -213,9 +215,9 @@ fn a_batch_does_little_more_than_a_step() {
 
 #[test]
 fn entries_that_went_out_of_turn_do_not_pile_up() {
-    // Goal: a topic that keeps few of its events beside one whose first is held for ever.
+    // Goal: stale positions are removed although the oldest event of the log stays for ever.
     let (old, busy) = (topic("old"), topic("busy"));
-    let mut watched = Watched::new(LogConfig { topic_events_max: 10, ..roomy() }, u64::MAX);
+    let mut watched = Watched::new(LogConfig { topic_events_max: 10, ..high_limits() }, u64::MAX);
     watched.push(&old, 10, 1);
     for _ in 0..MANY {
         watched.push(&busy, 10, 1);

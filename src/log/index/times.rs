@@ -1,20 +1,24 @@
-//! Times that were corrected: what the wall clock said before it went back is no time to search by.
+//! The times of events, corrected so that they never decrease with the position.
+//!
+//! Every event keeps the time that the wall clock said. When the clock goes back, earlier events have later times than
+//! the events after them, and a search by time would miss events. So the index remembers each step back as a
+//! correction.
 
 use crate::log::clock;
 
-/// What is before this position happened at this time at the latest, whatever it is stamped with.
+/// A position and a time in milliseconds: events before the position count as no later than the time.
 type Correction = (u64, u64);
 
-/// When the events happened, by all that is known.
+/// The newest time, and the corrections of earlier ones.
 #[derive(Debug, Default)]
 pub(super) struct Times {
-    /// The time of the newest event, or what the wall clock has gone back to since.
+    /// Time of the newest event, or what the wall clock said when it went back after that event.
     newest_ms: u64,
-    /// In order of position, and of time.
+    /// In order of position and of time.
     corrections: Vec<Correction>,
 }
 
-/// Steps back that are remembered. Without the oldest of them `since=` may give too much.
+/// Corrections that are remembered. Without an older one, `since=` may return events from before the time asked for.
 const CORRECTIONS_MAX: usize = 1024;
 
 impl Times {
@@ -22,7 +26,7 @@ impl Times {
         self.newest_ms
     }
 
-    /// The event at `seq` comes, and is stamped with `time_ms`.
+    /// Notes that the event at `seq`, the newest one, has the time `time_ms`.
     pub(super) fn note(&mut self, seq: u64, time_ms: u64) {
         if time_ms < self.newest_ms {
             self.correct((seq, time_ms));
@@ -30,14 +34,14 @@ impl Times {
         self.newest_ms = time_ms;
     }
 
-    /// The wall clock says `wall_ms` before the event at `next` comes.
+    /// Notes that the wall clock says `wall_ms`. `next` is the position of the next event.
     pub(super) fn observe(&mut self, next: u64, wall_ms: u64) {
         if clock::has_gone_back(self.newest_ms, wall_ms) {
             self.correct((next, wall_ms));
         }
     }
 
-    /// Notes a time that is before one that was noted.
+    /// Adds a correction. It replaces those that allow a later time, because it holds for the positions before, too.
     fn correct(&mut self, (before, time_ms): Correction) {
         self.corrections.retain(|(_, other)| *other < time_ms);
         if self.corrections.len() == CORRECTIONS_MAX {
@@ -47,10 +51,10 @@ impl Times {
         self.newest_ms = time_ms;
     }
 
-    /// What happened at `seq` or before it, and is stamped with `time_ms`, happened then at the latest.
-    pub(super) fn at_most(&self, seq: u64, time_ms: u64) -> u64 {
-        let later = self.corrections.partition_point(|(before, _)| *before <= seq);
-        self.corrections.get(later).map_or(time_ms, |(_, at_most)| time_ms.min(*at_most))
+    /// The corrected time of the event at `seq`, which says `time_ms`.
+    pub(super) fn corrected(&self, seq: u64, time_ms: u64) -> u64 {
+        let at = self.corrections.partition_point(|(before, _)| *before <= seq);
+        self.corrections.get(at).map_or(time_ms, |(_, latest_ms)| time_ms.min(*latest_ms))
     }
 
     pub(super) fn assert_invariants(&self) {
@@ -58,7 +62,7 @@ impl Times {
         assert!(is_in_order, "corrections are in order of position and of time");
         assert!(
             self.corrections.last().is_none_or(|(_, time_ms)| *time_ms <= self.newest_ms),
-            "time has gone on since"
+            "the newest time is not before a correction"
         );
     }
 }
