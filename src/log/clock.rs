@@ -1,8 +1,8 @@
-//! The log's times: how old an event is, by a clock that never jumps, and what time it was, by one that may.
+//! The two clocks of the log. A monotonic clock tells how old an event is; the wall clock tells what time it was.
 //!
-//! The wall clock is followed, but not through every step: within [`TOLERANCE_MS`] time stands still rather than run
-//! backwards; a larger step is a correction, and to hold on to what the clock said before would stamp every later event
-//! with it. Ages do not depend on the wall clock as long as the process runs.
+//! The wall clock may be set. If it goes back by up to [`TOLERANCE_MS`], the times of events stand still until it has
+//! caught up. If it goes back further, the times of events go back with it: otherwise every later event would have the
+//! wrong time. The age of an event does not depend on the wall clock while the process runs.
 
 use std::{
     sync::{
@@ -12,29 +12,29 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Tells milliseconds since the Unix epoch.
+/// A wall clock: returns milliseconds since the Unix epoch.
 pub type Wall = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// How far the wall clock may go back before it is followed: more than time servers correct at once, and less than
-/// anybody asks for with `since=`.
+/// How far the wall clock may go back before the times of events go back, too. Time servers correct less than this at
+/// once, and nobody uses `since=` for a shorter time.
 pub(super) const TOLERANCE_MS: u64 = 10_000;
-/// The log's own time when it is opened. Before it lies what was published before, however long ago.
+/// The monotonic time when the log is opened. It is large, so that events from long before have a monotonic time, too.
 const OPENED_AT_MS: u64 = 200 * 365 * 24 * 3_600_000;
 
 /// The log's clock.
 pub(super) struct Clock {
     wall: Wall,
     opened: Instant,
-    /// By how much the wall clock was ahead of the log's own time when they were read last.
+    /// How far the wall clock was ahead of the monotonic time when both were read last.
     ahead_ms: AtomicI64,
 }
 
-/// What the clock says at one moment.
+/// What both clocks say at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
-    /// The log's own time.
+    /// The monotonic time.
     pub(super) at_ms: u64,
-    /// The wall clock.
+    /// The time of the wall clock.
     pub(super) wall_ms: u64,
 }
 
@@ -51,41 +51,41 @@ impl Clock {
         let jump_ms = ahead_ms - self.ahead_ms.swap(ahead_ms, Ordering::Relaxed);
         if jump_ms.unsigned_abs() > TOLERANCE_MS {
             let by = Duration::from_millis(jump_ms.unsigned_abs());
-            let back = if jump_ms < 0 { "back" } else { "forward" };
-            tracing::warn!(?by, "the wall clock has jumped {back}: the times of events follow it");
+            let direction = if jump_ms < 0 { "back" } else { "forward" };
+            tracing::warn!(?by, "the wall clock has been set {direction}: the times of new events follow it");
         }
         now
     }
 }
 
 impl Moment {
-    /// The time of an event that comes now, after one of `last_ms`.
+    /// The time of an event that is published now, when the one before it has the time `last_ms`.
     pub(super) fn stamp(&self, last_ms: u64) -> u64 {
         if has_gone_back(last_ms, self.wall_ms) { self.wall_ms } else { self.wall_ms.max(last_ms) }
     }
 
-    /// By how much the wall clock is ahead of the log's own time. That changes only when the wall clock is set.
+    /// How far the wall clock is ahead of the monotonic time. This changes only when the wall clock is set.
     pub(super) fn ahead_ms(&self) -> i64 {
         signed(self.wall_ms) - signed(self.at_ms)
     }
 
-    /// When, in the log's own time, something happened at `time_ms` before it was opened.
+    /// The monotonic time of something that happened at `time_ms` by the wall clock, before the log was opened.
     pub(super) fn at_ms_of(&self, time_ms: u64) -> u64 {
         self.at_ms.saturating_sub(self.wall_ms.saturating_sub(time_ms))
     }
 }
 
-/// Whether the wall clock has gone back from `last_ms` to `now_ms`, and not only by what it may.
+/// Whether the wall clock has gone back from `last_ms` to `now_ms` by more than the tolerance.
 pub(super) fn has_gone_back(last_ms: u64, now_ms: u64) -> bool {
     last_ms.saturating_sub(now_ms) > TOLERANCE_MS
 }
 
-/// The system's.
+/// The wall clock of the system.
 pub(super) fn system() -> Wall {
     Arc::new(|| millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()))
 }
 
-/// In whole milliseconds.
+/// The whole milliseconds in `duration`.
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn time_stands_still_within_the_tolerance_and_follows_beyond() {
-        // Goal: at the tolerance and one past it; forward always.
+        // Goal: time stands still up to the tolerance, goes back beyond it, and always goes forward.
         let at = |wall_ms| Moment { at_ms: OPENED_AT_MS, wall_ms };
         let last = 1_000_000;
         assert_eq!(at(last + 1).stamp(last), last + 1);
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn ages_do_not_depend_on_the_wall_clock() {
-        // Goal: the log's own time runs on whatever the wall clock does.
+        // Goal: the monotonic time goes on whatever the wall clock says.
         let wall_ms = Arc::new(AtomicU64::new(1_700_000_000_000));
         let told = Arc::clone(&wall_ms);
         let clock = Clock::new(Arc::new(move || told.load(Ordering::Relaxed)));
@@ -121,11 +121,11 @@ mod tests {
         for jump in [u64::MAX, 0, 1_700_000_000_000] {
             wall_ms.store(jump, Ordering::Relaxed);
             let now = clock.now();
-            let passed_ms = now.at_ms.checked_sub(before.at_ms).expect("it does not run backwards");
+            let passed_ms = now.at_ms.checked_sub(before.at_ms).expect("it does not go back");
             assert!(passed_ms < 300_000 && now.wall_ms == jump, "{passed_ms}");
         }
         assert_eq!(before.at_ms_of(before.wall_ms), before.at_ms);
-        assert_eq!(before.at_ms_of(u64::MAX), before.at_ms, "what is to come has just happened");
+        assert_eq!(before.at_ms_of(u64::MAX), before.at_ms, "a time in the future counts as now");
         assert_eq!(before.at_ms_of(before.wall_ms - 5000) + 5000, before.at_ms);
     }
 }

@@ -1,4 +1,4 @@
-//! What is committed, on its way from the engine to the hubs.
+//! Feeds: they carry committed events and deletions from the engine to the hubs.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use super::lock;
 use crate::event::{Epoch, Event, TopicName};
 
-/// One committed fact.
+/// One committed event or deletion.
 #[derive(Clone, Debug)]
 pub enum Commit {
     /// An event.
@@ -17,7 +17,7 @@ pub enum Commit {
 }
 
 impl Commit {
-    /// Its position.
+    /// Its position in the log.
     #[must_use]
     pub fn seq(&self) -> u64 {
         match self {
@@ -27,39 +27,42 @@ impl Commit {
     }
 }
 
-/// What one hub has yet to take of the committed events, in order.
+/// The queue of commits for one hub, in order of position.
 ///
-/// It is bounded: a hub that falls too far behind loses the feed, not the events. It is told up to where, and reads
-/// them from the log like any subscriber that lags.
+/// The queue is bounded. When a hub falls too far behind, the queue drops its commits and tells the hub up to which
+/// position. The hub then reads these events from the log.
 #[derive(Debug, Default)]
 pub struct Feed {
     waiting: Mutex<Batch>,
     arrived: Notify,
 }
 
-/// What a hub takes from its feed at once.
+/// All commits in a feed, which a hub takes at once.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// In order of position.
+    /// The commits, in order of position.
     pub commits: Vec<Commit>,
-    /// When not 0: everything up to here has been left out and must be read from the log.
+    /// When not 0: commits up to this position were dropped, and must be read from the log.
     pub lost_to: u64,
-    /// The history has ended, and this one follows it: all else in this batch is of the new one. What of the old one
-    /// had not been taken is left out, and cannot be read any more.
+    /// The history has ended, and the one of this name has begun: everything in this batch belongs to the new one. Commits
+    /// of the old one that waited were dropped, and cannot be read any more.
     pub epoch: Option<Epoch>,
+    /// Bytes of the events in `commits`.
     bytes: usize,
-    paused: bool,
+    /// New commits are dropped: see [`Feed::pause`].
+    is_paused: bool,
 }
 
 impl Feed {
-    /// Commits that may wait for a hub, and their bytes, before the feed is dropped in favour of the log.
+    /// How many commits may wait. When there are more, all are dropped.
     pub(super) const COMMITS_MAX: usize = 65_536;
+    /// How many bytes of events may wait. When there are more, all are dropped.
     pub(super) const BYTES_MAX: usize = 64 << 20;
 
-    /// Hands `commit` to the hub. Engines call it in order of position.
+    /// Queues `commit` for the hub. Engines call this in order of position.
     pub fn push(&self, commit: Commit) {
         let mut waiting = lock(&self.waiting);
-        if waiting.paused {
+        if waiting.is_paused {
             waiting.lost_to = commit.seq();
             return;
         }
@@ -68,56 +71,59 @@ impl Feed {
             Commit::Deleted(..) => 0,
         };
         if waiting.commits.len() == Self::COMMITS_MAX || waiting.bytes + bytes > Self::BYTES_MAX {
-            waiting.lose();
+            waiting.drop_commits();
         }
         waiting.bytes += bytes;
         waiting.commits.push(commit);
-        let first = waiting.commits.len() == 1;
+        let is_first = waiting.commits.len() == 1;
         drop(waiting);
-        if first {
+        if is_first {
             self.arrived.notify_one();
         }
     }
 
-    /// Tells the hub that the history has ended, and that another one begins, which holds events up to `watermark`.
-    /// Engines call it before anything else gives an id of the new one.
+    /// Tells the hub that the history has ended, and that another one begins, whose last event is at `watermark`. An
+    /// engine must call it before it gives out any id of the new history.
     pub fn begin_epoch(&self, epoch: Epoch, watermark: u64) {
         let mut waiting = lock(&self.waiting);
-        waiting.lose();
+        waiting.drop_commits();
         (waiting.epoch, waiting.lost_to) = (Some(epoch), watermark);
         drop(waiting);
         self.arrived.notify_one();
     }
 
-    /// Takes all that waits, leaving `empty`'s memory for what comes next.
-    pub fn take(&self, empty: &mut Batch) {
-        empty.commits.clear();
-        (empty.bytes, empty.lost_to, empty.epoch, empty.paused) = (0, 0, None, false);
-        std::mem::swap(&mut *lock(&self.waiting), empty);
+    /// Takes all waiting commits into `batch`, whose own are dropped. The feed goes on with the memory of `batch`, so
+    /// that neither has to be allocated again.
+    pub fn take(&self, batch: &mut Batch) {
+        batch.commits.clear();
+        (batch.bytes, batch.lost_to, batch.epoch, batch.is_paused) = (0, 0, None, false);
+        std::mem::swap(&mut *lock(&self.waiting), batch);
     }
 
-    /// Until the next [`take`](Self::take) nobody listens: what is committed is left out, and wakes nobody.
+    /// Drops all commits until the next [`take`](Self::take), and does not complete [`arrived`](Self::arrived) for
+    /// them. A hub without subscribers does not need them.
     pub fn pause(&self) {
         let mut waiting = lock(&self.waiting);
-        waiting.lose();
-        waiting.paused = true;
+        waiting.drop_commits();
+        waiting.is_paused = true;
     }
 
-    /// Completes when something has come since the last [`take`](Self::take).
+    /// Completes when a commit has been queued since the last [`take`](Self::take).
     pub async fn arrived(&self) {
         self.arrived.notified().await;
     }
 }
 
 impl Batch {
-    fn lose(&mut self) {
+    /// Drops the commits, and notes up to which position.
+    fn drop_commits(&mut self) {
         self.lost_to = self.commits.last().map_or(self.lost_to, Commit::seq);
         self.commits = Vec::new();
         self.bytes = 0;
     }
 }
 
-/// The feeds of all hubs. One that nobody else holds was a hub's that has gone, and is dropped.
+/// The feeds of all hubs. When a hub has dropped its own reference, its feed is removed.
 #[derive(Debug, Default)]
 pub(super) struct Feeds(Vec<Arc<Feed>>);
 
