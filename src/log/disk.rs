@@ -114,7 +114,7 @@ impl DiskLog {
         let path = &config.path;
         let in_directory = |source| OpenError::Directory { path: path.clone(), source };
         filesystem::create_directory(path).map_err(in_directory)?;
-        if let Some(kind) = filesystem::network(path).map_err(in_directory)? {
+        if let Some(kind) = filesystem::network_kind(path).map_err(in_directory)? {
             return Err(OpenError::Network { path: path.clone(), kind });
         }
         let directory_lock = DirectoryLock::take(path)?;

@@ -15,18 +15,18 @@ use crate::{
 pub(super) const PORTION: usize = 8192;
 
 /// From and to, in milliseconds since the Unix epoch: receipts of a time outside do not count.
-pub(super) type Times = (u64, u64);
+pub(super) type TimeRange = (u64, u64);
 
 /// A transaction of the writer.
 pub(super) struct Batch<'a> {
     pub(super) transaction: rusqlite::Transaction<'a>,
     /// Numbers up to here may be those of topics whose rows are lost.
-    pub(super) topics_to: i64,
+    pub(super) topic_id_floor: i64,
 }
 
 impl Batch<'_> {
     /// The row of a topic, made if need be.
-    pub(super) fn topic(&self, name: &TopicName) -> Result<i64, StoreError> {
+    pub(super) fn topic_id(&self, name: &TopicName) -> Result<i64, StoreError> {
         let mut find = self.transaction.prepare_cached("SELECT id FROM topic WHERE name = ?1")?;
         if let Some(id) = find.query_row([name.as_str()], |row| row.get(0)).optional()? {
             return Ok(id);
@@ -35,11 +35,11 @@ impl Batch<'_> {
         let sql = "INSERT INTO topic (id, name, evicted_to, evicted_ms) SELECT
             max(?2, (SELECT coalesce(max(id), 0) FROM topic)) + 1, ?1, value,
             (SELECT value FROM meta WHERE name = 'forgotten_ms') FROM meta WHERE name = 'forgotten_to'";
-        self.transaction.prepare_cached(sql)?.execute(params![name.as_str(), self.topics_to])?;
+        self.transaction.prepare_cached(sql)?.execute(params![name.as_str(), self.topic_id_floor])?;
         Ok(self.transaction.last_insert_rowid())
     }
 
-    pub(super) fn insert(&self, topic: i64, event: &Event, cost: u64) -> Result<(), StoreError> {
+    pub(super) fn insert_event(&self, topic: i64, event: &Event, cost: u64) -> Result<(), StoreError> {
         let sql = "INSERT INTO event (seq, topic, time_ms, cost, checksum, name, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let name = event.name.as_ref().map(EventName::as_str);
         let checksum = checksum(event.seq, event.topic.as_str(), event.time_ms, name, event.content());
@@ -56,18 +56,18 @@ impl Batch<'_> {
     }
 
     /// Keeps the receipt of an event that was published at `time_ms` under a key.
-    pub(super) fn keep(&self, topic: i64, claim: &Claim, receipt: &Receipt, time_ms: u64) -> Result<(), StoreError> {
+    pub(super) fn insert_receipt(&self, topic: i64, claim: &Claim, receipt: &Receipt, time_ms: u64) -> Result<(), StoreError> {
         let sql = "INSERT OR REPLACE INTO receipt VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let subscribers = i64::try_from(receipt.subscribers).unwrap_or(i64::MAX);
         let (seq, time_ms) = (number(receipt.id.seq), number(time_ms));
-        let (upper, lower) = (half(claim.fingerprint >> 64), half(claim.fingerprint));
+        let (upper, lower) = (lower_half(claim.fingerprint >> 64), lower_half(claim.fingerprint));
         let row = params![topic, &*claim.key, seq, lower, subscribers, time_ms, upper];
         self.transaction.prepare_cached(sql)?.execute(row)?;
         Ok(())
     }
 
     /// Removes events that are no longer held, given in order.
-    pub(super) fn remove(&self, seqs: &[u64]) -> Result<(), StoreError> {
+    pub(super) fn remove_events(&self, seqs: &[u64]) -> Result<(), StoreError> {
         let mut delete = self.transaction.prepare_cached("DELETE FROM event WHERE seq BETWEEN ?1 AND ?2")?;
         for run in seqs.chunk_by(|a, b| *a + 1 == *b) {
             if let (Some(first), Some(last)) = (run.first(), run.last()) {
@@ -85,7 +85,7 @@ impl Batch<'_> {
     }
 
     pub(super) fn mark_deleted(&self, topic: &TopicName, at: u64, time_ms: u64) -> Result<(), StoreError> {
-        let id = self.topic(topic)?;
+        let id = self.topic_id(topic)?;
         self.transaction
             .prepare_cached("UPDATE topic SET deleted_to = ?2, deleted_ms = ?3 WHERE id = ?1")?
             .execute(params![id, number(at), number(time_ms)])?;
@@ -115,7 +115,7 @@ impl Batch<'_> {
     /// Whether there may be more.
     pub(super) fn expire_receipts(
         &self,
-        (first_ms, last_ms): Times,
+        (first_ms, last_ms): TimeRange,
         kept: impl Fn(&TopicName) -> bool,
     ) -> Result<bool, StoreError> {
         let sql = "SELECT topic, key FROM receipt WHERE time_ms < ?1
@@ -161,6 +161,6 @@ impl Batch<'_> {
 }
 
 /// The lower 64 bits of `value`.
-fn half(value: u128) -> i64 {
+fn lower_half(value: u128) -> i64 {
     u64::try_from(value & u128::from(u64::MAX)).unwrap_or_default().cast_signed()
 }

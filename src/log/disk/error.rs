@@ -115,14 +115,14 @@ impl From<rusqlite::Error> for StoreError {
         match error.sqlite_error_code() {
             Some(ErrorCode::NotADatabase) => Self::Foreign,
             Some(ErrorCode::DatabaseCorrupt) => Self::Unreadable(error),
-            Some(ErrorCode::SystemIoFailure) if reads(&error) => Self::Unreadable(error),
+            Some(ErrorCode::SystemIoFailure) if is_read_error(&error) => Self::Unreadable(error),
             _ => Self::Sqlite(error),
         }
     }
 }
 
 /// Whether it was a read that failed, of which SQLite has some kinds.
-fn reads(error: &rusqlite::Error) -> bool {
+fn is_read_error(error: &rusqlite::Error) -> bool {
     let kinds =
         [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS, ffi::SQLITE_IOERR_DATA];
     error.sqlite_error().is_some_and(|error| kinds.contains(&error.extended_code))
@@ -140,7 +140,7 @@ impl StoreError {
                 let maybe = error.sqlite_error().is_some_and(|error| kinds.contains(&error.extended_code));
                 maybe && filesystem::is_full(directory)
             }
-            Self::HighWater(error) => filesystem::says_full(error),
+            Self::HighWater(error) => filesystem::is_full_error(error),
             _ => false,
         }
     }

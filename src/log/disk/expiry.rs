@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::{
-    batch::Times,
+    batch::TimeRange,
     column::{number, position},
     error::StoreError,
     store::Store,
@@ -20,7 +20,7 @@ pub(super) struct Expiry {
     /// How long a receipt counts.
     window_ms: u64,
     /// There are some that do not count any more, as far as is known.
-    is_due: bool,
+    has_expired: bool,
     /// Some are on damaged pages: none is removed any more.
     is_stopped: bool,
     wall: WallClock,
@@ -41,20 +41,20 @@ impl Expiry {
         let ahead_ms = now.ahead_ms();
         Self {
             window_ms: millis(window),
-            is_due: false,
+            has_expired: false,
             is_stopped: false,
             wall: WallClock { set_at_ms: now.at_ms, ahead_ms, range: (ahead_ms, ahead_ms) },
         }
     }
 
     /// Looks for old receipts, which costs no write.
-    pub(super) fn look(&mut self, store: &Store, clock: &Clock) -> Result<(), StoreError> {
+    pub(super) fn find_expired(&mut self, store: &Store, clock: &Clock) -> Result<(), StoreError> {
         if self.is_stopped {
             return Ok(());
         }
         let now = clock.now();
         self.wall.observe(now, self.window_ms);
-        self.is_due = match store.has_receipts_outside(self.times(now)) {
+        self.has_expired = match store.has_receipts_outside(self.range_at(now)) {
             // The publish that needs to write there ends the process, if it must end; nothing of this has to be done.
             Err(error) if error.is_damage() || store.is_full(&error) => false,
             found => found?,
@@ -63,25 +63,25 @@ impl Expiry {
     }
 
     /// The times of those to remove are outside of these; `None` when there is nothing to remove.
-    pub(super) fn due(&self, clock: &Clock) -> Option<Times> {
-        self.is_due.then(|| self.times(clock.now()))
+    pub(super) fn kept_range(&self, clock: &Clock) -> Option<TimeRange> {
+        self.has_expired.then(|| self.range_at(clock.now()))
     }
 
-    pub(super) fn is_due(&self) -> bool {
-        self.is_due
+    pub(super) fn has_expired(&self) -> bool {
+        self.has_expired
     }
 
     /// Says whether there is something to remove at once; the next look says it anew.
-    pub(super) fn set_due(&mut self, is_due: bool) {
-        self.is_due = is_due;
+    pub(super) fn set_has_expired(&mut self, has_expired: bool) {
+        self.has_expired = has_expired;
     }
 
     /// None is removed in this process any more.
     pub(super) fn stop(&mut self) {
-        (self.is_due, self.is_stopped) = (false, true);
+        (self.has_expired, self.is_stopped) = (false, true);
     }
 
-    fn times(&self, now: Moment) -> Times {
+    fn range_at(&self, now: Moment) -> TimeRange {
         let (least_ms, most_ms) = self.wall.range_with(now.ahead_ms());
         let wall_ms = |ahead_ms: i64| position(number(now.at_ms).saturating_add(ahead_ms));
         (wall_ms(least_ms).saturating_sub(self.window_ms), wall_ms(most_ms).saturating_add(self.window_ms))
@@ -120,10 +120,10 @@ mod tests {
     }
 
     /// From and to, without the window, against what the wall clock would say if it had not been set.
-    fn seen(expiry: &mut Expiry, at_ms: u64, set_ms: u64) -> Times {
+    fn seen(expiry: &mut Expiry, at_ms: u64, set_ms: u64) -> TimeRange {
         let now = moment(at_ms, set_ms);
         expiry.wall.observe(now, WINDOW_MS);
-        let (from, to) = expiry.times(now);
+        let (from, to) = expiry.range_at(now);
         (from + WINDOW_MS - BEGIN - at_ms, to - WINDOW_MS - BEGIN - at_ms)
     }
 
@@ -173,12 +173,12 @@ mod tests {
         for wall_ms in [u64::MAX, 0] {
             let now = Moment { at_ms: 1000, wall_ms };
             expiry.wall.observe(now, WINDOW_MS);
-            let (from, to) = expiry.times(now);
+            let (from, to) = expiry.range_at(now);
             assert!((from..to).contains(&(BEGIN + TEN_YEARS)), "{wall_ms}: {from} to {to}");
         }
         let right = moment(2000, TEN_YEARS);
         expiry.wall.observe(right, WINDOW_MS);
-        assert_eq!(expiry.times(right).0, 0);
+        assert_eq!(expiry.range_at(right).0, 0);
         assert_eq!(seen(&mut expiry, 2000 + WINDOW_MS, TEN_YEARS), (TEN_YEARS, TEN_YEARS));
     }
 }

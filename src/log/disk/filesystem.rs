@@ -44,10 +44,10 @@ const TRIAL: usize = 64 << 10;
 
 /// The type of the network file system that `directory` is on; `None` when it is on another one, or that cannot be known:
 /// there is no such table elsewhere than on Linux.
-pub(super) fn network(directory: &Path) -> io::Result<Option<String>> {
+pub(super) fn network_kind(directory: &Path) -> io::Result<Option<String>> {
     let device = fs::metadata(directory)?.dev();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    Ok(kind(&mounts, device).filter(|kind| is_network(kind)).map(str::to_owned))
+    Ok(kind_of_device(&mounts, device).filter(|kind| is_network(kind)).map(str::to_owned))
 }
 
 fn is_network(kind: &str) -> bool {
@@ -55,7 +55,7 @@ fn is_network(kind: &str) -> bool {
 }
 
 /// The type of the file system on `device`, from the text of the table (`proc_pid_mountinfo(5)`).
-fn kind(mounts: &str, device: u64) -> Option<&str> {
+fn kind_of_device(mounts: &str, device: u64) -> Option<&str> {
     // As glibc has a device number, whose halves the table has in decimal.
     let major = ((device >> 8) & 0xfff) | ((device >> 32) & !0xfff);
     let minor = (device & 0xff) | ((device >> 12) & !0xff);
@@ -90,10 +90,10 @@ pub(super) fn is_full(directory: &Path) -> bool {
     let written = fs::write(&path, vec![0; TRIAL]);
     // It is made anew each time.
     fs::remove_file(&path).ok();
-    written.is_err_and(|error| says_full(&error))
+    written.is_err_and(|error| is_full_error(&error))
 }
 
-pub(super) fn says_full(error: &io::Error) -> bool {
+pub(super) fn is_full_error(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
@@ -117,11 +117,11 @@ mod tests {
         let large = (259 << 8) | (1 << 32);
         let devices = [(21, "proc"), (254 << 8 | 16, "ext4"), (45, "nfs4"), (46, "fuse.sshfs"), (47, "overlay")];
         for (device, expected) in devices.into_iter().chain([(large | 1, "xfs")]) {
-            assert_eq!(kind(MOUNTS, device), Some(expected), "{device:#x}");
+            assert_eq!(kind_of_device(MOUNTS, device), Some(expected), "{device:#x}");
         }
-        assert_eq!(kind(MOUNTS, 99), None, "a device that the table does not have is not refused");
-        assert_eq!(kind("", 21), None);
-        assert_eq!(kind("torn", 21), None);
+        assert_eq!(kind_of_device(MOUNTS, 99), None, "a device that the table does not have is not refused");
+        assert_eq!(kind_of_device("", 21), None);
+        assert_eq!(kind_of_device("torn", 21), None);
     }
 
     #[test]
@@ -134,7 +134,7 @@ mod tests {
             assert!(!is_network(local), "{local}");
         }
         for directory in [".", "/", "/dev/shm", "/tmp"].map(Path::new).into_iter().filter(|path| path.is_dir()) {
-            assert_eq!(network(directory).expect("its type"), None, "{}", directory.display());
+            assert_eq!(network_kind(directory).expect("its type"), None, "{}", directory.display());
         }
     }
 }

@@ -32,7 +32,7 @@ CREATE INDEX receipt_age ON receipt (time_ms);
 ";
 
 /// From the layout before to this one.
-fn step(to: i32) -> &'static str {
+fn migration_to(to: i32) -> &'static str {
     match to {
         // When the newest of the events that a topic has lost was published; 0 where that is not known. `deleted_to`
         // in `meta` is the newest deletion of a topic that has no row any more, `unreadable_to` the last position that
@@ -52,8 +52,8 @@ fn step(to: i32) -> &'static str {
 }
 
 /// Brings the file to the layout of today, all at once or not at all. A file without tables gets them.
-pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
-    let found = find(connection)?;
+pub(super) fn migrate_to_latest(connection: &mut Connection) -> Result<(), StoreError> {
+    let found = find_format(connection)?;
     if found == Some(FORMAT) {
         return Ok(());
     }
@@ -68,11 +68,11 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
 
 /// Refuses a file of another program, or of a later version, before anything is written to it.
 pub(super) fn check(connection: &Connection) -> Result<(), StoreError> {
-    find(connection).map(drop)
+    find_format(connection).map(drop)
 }
 
 /// The layout that the file has; `None` when it has none yet.
-fn find(connection: &Connection) -> Result<Option<i32>, StoreError> {
+fn find_format(connection: &Connection) -> Result<Option<i32>, StoreError> {
     let application: i32 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
     let format: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let objects: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -98,7 +98,7 @@ fn create(transaction: &Connection) -> Result<(), StoreError> {
 
 fn migrate(transaction: &Connection, from: i32) -> Result<(), StoreError> {
     for to in from + 1..=FORMAT {
-        transaction.execute_batch(step(to))?;
+        transaction.execute_batch(migration_to(to))?;
     }
     Ok(transaction.pragma_update(None, "user_version", FORMAT)?)
 }

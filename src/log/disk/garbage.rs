@@ -16,14 +16,14 @@ pub(super) struct Garbage {
     /// Rows of events.
     seqs: VecDeque<u64>,
     /// How many of them have gone before these.
-    taken: u64,
+    rows_taken: u64,
     /// Up to where topics have lost events, and up to when. It is written before any of the rows is removed, or with it: a
     /// crash in between must not leave a hole without a mark.
     evicted: HashMap<TopicName, (u64, u64)>,
     /// Topics of which nothing is left to remember, each with how many rows of events must have gone before its own.
     forgotten: VecDeque<(u64, TopicName)>,
     /// For each topic in `forgotten`: the count of its last entry there, and up to where and when it had lost events.
-    lives: HashMap<TopicName, (u64, (u64, u64))>,
+    last_removals: HashMap<TopicName, (u64, (u64, u64))>,
 }
 
 /// What is removed in one transaction.
@@ -40,12 +40,12 @@ impl Garbage {
         match removed {
             Removed::Event(topic, seq, time_ms) => {
                 self.note_row(seq);
-                self.mark(topic.clone(), (seq, time_ms));
+                self.note_evicted(topic.clone(), (seq, time_ms));
             }
             Removed::Topic(topic, seq, time_ms) => {
-                let after = self.taken + count(self.seqs.len());
+                let after = self.rows_taken + count(self.seqs.len());
                 self.forgotten.push_back((after, topic.clone()));
-                self.lives.insert(topic.clone(), (after, (seq, time_ms)));
+                self.last_removals.insert(topic.clone(), (after, (seq, time_ms)));
             }
         }
     }
@@ -55,14 +55,14 @@ impl Garbage {
         self.seqs.push_back(seq);
     }
 
-    /// A deletion that is taken apart may be behind what retention has removed since, so the higher mark counts.
-    fn mark(&mut self, topic: TopicName, (seq, time_ms): (u64, u64)) {
+    /// A deletion that is rows_taken apart may be behind what retention has removed since, so the higher mark counts.
+    fn note_evicted(&mut self, topic: TopicName, (seq, time_ms): (u64, u64)) {
         let (to, ms) = self.evicted.entry(topic).or_default();
         (*to, *ms) = (seq.max(*to), time_ms.max(*ms));
     }
 
     /// Whether it is worth a removal at once.
-    pub(super) fn is_much(&self) -> bool {
+    pub(super) fn has_full_portion(&self) -> bool {
         self.seqs.len() >= PORTION || self.forgotten.len() >= PORTION
     }
 
@@ -72,7 +72,7 @@ impl Garbage {
 
     /// Whether it is forgotten, but what there was of it has yet to be removed.
     pub(super) fn has_topic(&self, topic: &TopicName) -> bool {
-        self.lives.contains_key(topic)
+        self.last_removals.contains_key(topic)
     }
 
     /// The next portion.
@@ -84,14 +84,14 @@ impl Garbage {
         let mut portion = Portion { evicted, ..Portion::default() };
         if self.evicted.is_empty() {
             portion.seqs.extend(self.seqs.drain(..PORTION.min(self.seqs.len())));
-            self.taken += count(portion.seqs.len());
+            self.rows_taken += count(portion.seqs.len());
             // By position, so that each page is written once.
             portion.seqs.sort_unstable();
             portion.forgotten = self.take_forgotten();
         }
         if self.is_empty() {
             // What has grown once is not kept for ever.
-            *self = Self { taken: self.taken, ..Self::default() };
+            *self = Self { rows_taken: self.rows_taken, ..Self::default() };
         }
         portion
     }
@@ -100,12 +100,12 @@ impl Garbage {
     fn take_forgotten(&mut self) -> Vec<(TopicName, (u64, u64))> {
         let mut forgotten = Vec::new();
         while forgotten.len() < PORTION
-            && self.forgotten.front().is_some_and(|(after, _)| *after <= self.taken)
+            && self.forgotten.front().is_some_and(|(after, _)| *after <= self.rows_taken)
             && let Some((after, topic)) = self.forgotten.pop_front()
         {
             // One that came back has the same row, and it is for its last life to say when that goes.
-            if self.lives.get(&topic).is_some_and(|(last, _)| *last == after)
-                && let Some((_, mark)) = self.lives.remove(&topic)
+            if self.last_removals.get(&topic).is_some_and(|(last, _)| *last == after)
+                && let Some((_, mark)) = self.last_removals.remove(&topic)
             {
                 forgotten.push((topic, mark));
             }
@@ -114,18 +114,18 @@ impl Garbage {
     }
 
     /// Takes back what could not be removed: it is the next that goes.
-    pub(super) fn give_back(&mut self, portion: Portion) {
-        let after = self.taken;
-        self.taken -= count(portion.seqs.len());
+    pub(super) fn put_back(&mut self, portion: Portion) {
+        let after = self.rows_taken;
+        self.rows_taken -= count(portion.seqs.len());
         for seq in portion.seqs.into_iter().rev() {
             self.seqs.push_front(seq);
         }
         for (topic, to) in portion.evicted {
-            self.mark(topic, to);
+            self.note_evicted(topic, to);
         }
         for (topic, mark) in portion.forgotten.into_iter().rev() {
             self.forgotten.push_front((after, topic.clone()));
-            self.lives.entry(topic).or_insert((after, mark));
+            self.last_removals.entry(topic).or_insert((after, mark));
         }
     }
 }
@@ -145,14 +145,14 @@ impl Portion {
         Self { seqs, forgotten, evicted: Vec::new() }
     }
 
-    /// Removes it within `batch`, but for the rows of topics that are `returning`.
-    pub(super) fn remove(&self, batch: &Batch<'_>, returning: impl Fn(&TopicName) -> bool) -> Result<(), StoreError> {
-        batch.remove(&self.seqs)?;
+    /// Removes it within `batch`, but for the rows of topics that are `is_in_use`.
+    pub(super) fn remove(&self, batch: &Batch<'_>, is_in_use: impl Fn(&TopicName) -> bool) -> Result<(), StoreError> {
+        batch.remove_events(&self.seqs)?;
         for (topic, (to, ms)) in &self.evicted {
             batch.mark_evicted(topic, *to, *ms)?;
         }
         for (topic, (to, ms)) in &self.forgotten {
-            if !returning(topic) {
+            if !is_in_use(topic) {
                 batch.forget_topic(topic, *to, *ms)?;
             }
         }
@@ -220,7 +220,7 @@ mod tests {
             let begin = turn * 100_000;
             note_events(&mut garbage, &format!("{turn}"), begin..begin + PORTION_LENGTH);
             note_topic(&mut garbage, &format!("{turn}"));
-            assert!(garbage.is_much());
+            assert!(garbage.has_full_portion());
             gone.extend(take(&mut garbage).2);
         }
         assert_eq!(gone, (1..=16).map(|turn: u64| turn.to_string()).collect::<Vec<_>>());
@@ -250,7 +250,7 @@ mod tests {
         for _ in 0..2 {
             let portion = garbage.take();
             assert_eq!((portion.seqs.first(), portion.forgotten.len()), (Some(&1), 1));
-            garbage.give_back(portion);
+            garbage.put_back(portion);
         }
         assert_eq!(take(&mut garbage), (Some(1), Some(PORTION_LENGTH), vec!["t".to_owned()]));
         assert_eq!(take(&mut garbage), (Some(9001), Some(9010), vec!["u".to_owned()]));
@@ -263,8 +263,8 @@ mod tests {
         for n in 0..PORTION + 10 {
             note_topic(&mut garbage, &n.to_string());
         }
-        assert!(garbage.is_much());
-        assert_eq!((take(&mut garbage).2.len(), garbage.is_much()), (PORTION, false));
+        assert!(garbage.has_full_portion());
+        assert_eq!((take(&mut garbage).2.len(), garbage.has_full_portion()), (PORTION, false));
         assert_eq!((take(&mut garbage).2.len(), garbage.is_empty()), (10, true));
     }
 }

@@ -4,7 +4,7 @@
 //! give the same ids again to other events. So a file beside it says how far the history had come; a start that finds
 //! the database behind it begins a new epoch.
 //!
-//! The file is three records of a sector each. Two say in turn up to where positions may be given; each is synced before
+//! The file is three records of a sector each. Two say in generation up to where positions may be given; each is synced before
 //! the first of them is, so a torn one leaves the other. The third says what was committed last. It is written with each
 //! batch and not synced: a power cut, or a disk without room, may leave an older one, which only makes the check less
 //! sharp.
@@ -33,9 +33,9 @@ pub(super) struct HighWater {
     file: File,
     epoch: Epoch,
     /// Of the next record.
-    turn: u64,
+    generation: u64,
     /// What was committed last could not be written: there was no room.
-    behind: bool,
+    is_behind: bool,
 }
 
 /// What the file said before the start.
@@ -57,13 +57,13 @@ pub(super) struct Mark {
     /// Positions up to here have been committed; perhaps later ones, too.
     pub(super) committed: u64,
     /// Of the latest record.
-    turn: u64,
+    generation: u64,
 }
 
-/// One record: the higher its turn, the later it was written.
+/// One record: the higher its generation, the later it was written.
 #[derive(Clone, Copy)]
 struct Record {
-    turn: u64,
+    generation: u64,
     epoch: Epoch,
     position: u64,
 }
@@ -78,10 +78,10 @@ impl Found {
         let mut records = bytes.chunks(SECTOR).map(Record::read);
         let mut next = || records.next().unwrap_or(Ok(None));
         let (first, second, committed) = (next()?, next()?, next()?);
-        let reserved = first.into_iter().chain(second).max_by_key(|record| record.turn);
-        let Some(Record { epoch, position: reserved, turn }) = reserved else { return Ok(Self::Damaged) };
+        let reserved = first.into_iter().chain(second).max_by_key(|record| record.generation);
+        let Some(Record { epoch, position: reserved, generation }) = reserved else { return Ok(Self::Damaged) };
         let committed = committed.filter(|record| record.epoch == epoch).map_or(0, |record| record.position);
-        Ok(Self::Mark(Mark { epoch, reserved, committed, turn }))
+        Ok(Self::Mark(Mark { epoch, reserved, committed, generation }))
     }
 }
 
@@ -93,16 +93,16 @@ impl Record {
         };
         let mut fields = text.split_whitespace();
         let mut next = || fields.next().and_then(|field| field.parse::<u64>().ok());
-        let (format, turn, epoch, position, checksum) = (next(), next(), next(), next(), next());
+        let (format, generation, epoch, position, checksum) = (next(), next(), next(), next(), next());
         if let Some(found) = format.filter(|format| *format > FORMAT) {
             return Err(StoreError::NewerMark { found });
         }
-        let record = || Some(Self { turn: turn?, epoch: Epoch::from_number(epoch?)?, position: position? });
+        let record = || Some(Self { generation: generation?, epoch: Epoch::from_number(epoch?)?, position: position? });
         Ok(record().filter(|record| checksum == Some(record.checksum())))
     }
 
     fn fields(&self) -> String {
-        format!("{PREFIX}{FORMAT} {} {} {}", self.turn, self.epoch.number(), self.position)
+        format!("{PREFIX}{FORMAT} {} {} {}", self.generation, self.epoch.number(), self.position)
     }
 
     fn checksum(&self) -> u64 {
@@ -122,7 +122,7 @@ impl HighWater {
     /// Goes on with the file in which `mark` was found. A full disk has no room for another one.
     pub(super) fn open(directory: &Path, mark: Mark, committed: u64) -> Result<Self, StoreError> {
         let file = File::options().write(true).open(directory.join(NAME))?;
-        let mut opened = Self { file, epoch: mark.epoch, turn: mark.turn + 1, behind: false };
+        let mut opened = Self { file, epoch: mark.epoch, generation: mark.generation + 1, is_behind: false };
         opened.commit(committed)?;
         Ok(opened)
     }
@@ -131,22 +131,22 @@ impl HighWater {
     /// those up to `committed` have been.
     pub(super) fn create(directory: &Path, epoch: Epoch, reserved: u64, committed: u64) -> Result<Self, StoreError> {
         let (path, new) = (directory.join(NAME), directory.join(format!("{NAME}.new")));
-        let record = |turn, position| Record { turn, epoch, position }.bytes();
+        let record = |generation, position| Record { generation, epoch, position }.bytes();
         let file = File::create(&new)?;
-        // Each where its turn is written.
+        // Each where its generation is written.
         file.write_all_at(&[record(2, reserved), record(1, reserved), record(0, committed)].concat(), 0)?;
         file.sync_all()?;
         fs::rename(&new, &path)?;
         filesystem::sync_directory(directory)?;
-        Ok(Self { file, epoch, turn: 3, behind: false })
+        Ok(Self { file, epoch, generation: 3, is_behind: false })
     }
 
     /// Positions up to `to` may be given, and this survives a power cut.
     pub(super) fn reserve(&mut self, to: u64) -> io::Result<()> {
-        let record = Record { turn: self.turn, epoch: self.epoch, position: to };
-        self.file.write_all_at(&record.bytes(), self.turn % 2 * SECTOR_LENGTH)?;
+        let record = Record { generation: self.generation, epoch: self.epoch, position: to };
+        self.file.write_all_at(&record.bytes(), self.generation % 2 * SECTOR_LENGTH)?;
         self.file.sync_data()?;
-        self.turn += 1;
+        self.generation += 1;
         Ok(())
     }
 
@@ -159,16 +159,16 @@ impl HighWater {
     /// Positions up to `to` have been committed. That stands, so a disk without room, where to overwrite takes some, is no
     /// reason to refuse them: the mark stays behind.
     pub(super) fn commit(&mut self, to: u64) -> io::Result<()> {
-        let record = Record { turn: 0, epoch: self.epoch, position: to };
+        let record = Record { generation: 0, epoch: self.epoch, position: to };
         match self.file.write_all_at(&record.bytes(), 2 * SECTOR_LENGTH) {
-            Err(error) if filesystem::says_full(&error) => {
-                if !std::mem::replace(&mut self.behind, true) {
+            Err(error) if filesystem::is_full_error(&error) => {
+                if !std::mem::replace(&mut self.is_behind, true) {
                     tracing::warn!("the disk is too full to write the mark beside the log: it stays behind for now");
                 }
             }
             written => {
                 written?;
-                self.behind = false;
+                self.is_behind = false;
             }
         }
         Ok(())
@@ -178,10 +178,10 @@ impl HighWater {
 impl Mark {
     /// Why a database of which these are the epoch, the positions reserved, and the last one that has left a trace, where
     /// it must have left one, is not the history that this directory had; `None` when it is.
-    pub(super) fn contradicts(&self, epoch: Epoch, reserved: u64, traced: Option<u64>) -> Option<&'static str> {
+    pub(super) fn contradicts(&self, epoch: Epoch, reserved: u64, last_found: Option<u64>) -> Option<&'static str> {
         if self.epoch != epoch {
             Some("the database is of another history than the one that was here last")
-        } else if reserved < self.reserved || traced.is_some_and(|traced| traced < self.committed) {
+        } else if reserved < self.reserved || last_found.is_some_and(|last_found| last_found < self.committed) {
             Some("the database ends before what this directory has had: it was restored from a copy, or cut")
         } else {
             None

@@ -44,7 +44,7 @@ pub(super) fn load(
     let mut meta = store.begin(&boot_id(), config.durability == Durability::Disk)?;
     let high_water = check_high_water(&mut store, &mut meta, config)?;
     // What a killed process has left there: many of them, one after the other, would let it grow without end.
-    store.make_room()?;
+    store.truncate_wal()?;
     let mut index = Index::new(meta.epoch, config.clone(), config.hot_bytes_max.get());
     let mut topics = HashMap::new();
     let opened = clock.now();
@@ -101,7 +101,7 @@ fn check_high_water(store: &mut Store, meta: &mut Meta, config: &LogConfig) -> R
         Found::Mark(mark) => {
             // What a power cut may have taken without `durability = "disk"` is told as a hole.
             let whole = !meta.clean && !meta.lost_power;
-            mark.contradicts(meta.epoch, meta.reserved, whole.then_some(meta.traced))
+            mark.contradicts(meta.epoch, meta.reserved, whole.then_some(meta.last_found))
         }
     };
     if let Some(why) = why {
@@ -114,8 +114,8 @@ fn check_high_water(store: &mut Store, meta: &mut Meta, config: &LogConfig) -> R
         );
     }
     match found {
-        Found::Mark(mark) if why.is_none() => HighWater::open(&config.path, mark, meta.traced),
-        _ => HighWater::create(&config.path, meta.epoch, meta.reserved, meta.traced),
+        Found::Mark(mark) if why.is_none() => HighWater::open(&config.path, mark, meta.last_found),
+        _ => HighWater::create(&config.path, meta.epoch, meta.reserved, meta.last_found),
     }
 }
 

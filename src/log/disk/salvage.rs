@@ -44,7 +44,7 @@ pub(super) fn scan(
             Ok(()) => return Ok(ranges),
             Err(error) if !error.is_damage() => return Err(error),
             Err(error) => {
-                let next = resume(connection, select, from, last)?;
+                let next = next_readable(connection, select, from, last)?;
                 tracing::error!(from, to = next - 1, %error, "rows of the log cannot be read and are passed over");
                 ranges.push((from, next - 1));
                 from = next;
@@ -61,7 +61,7 @@ fn out_of_order(key: u64) -> StoreError {
 }
 
 /// The first key after `from` from which rows can be read again; beyond `last` when there is none.
-fn resume(connection: &Connection, select: &str, from: u64, last: u64) -> Result<u64, StoreError> {
+fn next_readable(connection: &Connection, select: &str, from: u64, last: u64) -> Result<u64, StoreError> {
     let readable = |key: u64| -> Result<bool, StoreError> {
         let first = connection.query_row(&format!("{select} LIMIT 1"), [number(key)], |row| row.get::<_, i64>(0));
         match first.map_err(StoreError::from) {
@@ -100,7 +100,7 @@ pub(super) fn is_sound(connection: &Connection, table: &str) -> Result<bool, Sto
 
 /// Begins the table of topics anew with those rows that can be read. The old one stays aside: to remove it could give
 /// pages free that others use.
-pub(super) fn begin_topics_anew(connection: &mut Connection, sound: &[i64]) -> Result<(), StoreError> {
+pub(super) fn rebuild_topics(connection: &mut Connection, sound: &[i64]) -> Result<(), StoreError> {
     let transaction = connection.transaction()?;
     let aside = set_aside(&transaction, "topic")?;
     let mut copy = transaction.prepare(&format!("INSERT OR IGNORE INTO topic SELECT * FROM {aside} WHERE id = ?1"))?;
@@ -114,7 +114,7 @@ pub(super) fn begin_topics_anew(connection: &mut Connection, sound: &[i64]) -> R
 }
 
 /// Begins the table of receipts anew, without any.
-pub(super) fn begin_receipts_anew(connection: &mut Connection) -> Result<(), StoreError> {
+pub(super) fn recreate_receipts(connection: &mut Connection) -> Result<(), StoreError> {
     let transaction = connection.transaction()?;
     let aside = set_aside(&transaction, "receipt")?;
     transaction.execute_batch(&format!("CREATE INDEX new_age_beside_{aside} ON receipt (time_ms)"))?;

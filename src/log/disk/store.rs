@@ -12,7 +12,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags, Row, params};
 
 use super::{
-    batch::{Batch, Times},
+    batch::{Batch, TimeRange},
     column::{number, position},
     error::StoreError,
     format,
@@ -37,7 +37,7 @@ pub(super) struct Meta {
     /// Any topic may have events up to here that a start could not read.
     pub(super) unreadable_to: u64,
     /// The last position that has left a trace.
-    pub(super) traced: u64,
+    pub(super) last_found: u64,
     /// The process before this one ended in order: no position after `reserved` was given.
     pub(super) clean: bool,
     /// The machine has stopped under the process before this one, whose commits did not wait for the disk.
@@ -70,7 +70,7 @@ pub(super) struct Store {
     pub(super) connection: Connection,
     directory: PathBuf,
     /// Rows of topics that are made have numbers above this.
-    topics_to: i64,
+    topic_id_floor: i64,
 }
 
 /// What a row of an event may cost more than its content: names, and the lines that the content is split into.
@@ -78,15 +78,15 @@ const EVENT_EXPANSION: u64 = 8;
 const COST_MAX: u64 = 4096;
 
 /// How long anything waits for another connection.
-const WAIT: Duration = Duration::from_secs(5);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a checkpoint does. Reads of ours usually take less, each is of one event; who reads for longer is another
 /// process.
-const CHECKPOINT_WAIT: Duration = Duration::from_millis(20);
+const CHECKPOINT_BUSY_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// Opens the file, makes its tables when it is new, and refuses one that is not ours to read.
 pub(super) fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(WAIT)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     // Memory-mapped reads would turn an I/O error into a signal that ends the process.
     connection.execute_batch(
         "PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;",
@@ -111,8 +111,8 @@ impl Store {
              PRAGMA locking_mode = NORMAL;",
         )?;
         let directory = path.parent().unwrap_or(Path::new(".")).to_owned();
-        let mut store = Self { connection, directory, topics_to: 0 };
-        format::prepare(&mut store.connection)?;
+        let mut store = Self { connection, directory, topic_id_floor: 0 };
+        format::migrate_to_latest(&mut store.connection)?;
         store.set_durable(durable)?;
         Ok(store)
     }
@@ -125,19 +125,19 @@ impl Store {
     /// Reads what the file says of itself, and notes that it is in use, on which boot of the machine, and whether
     /// commits wait for the disk.
     pub(super) fn begin(&mut self, boot: &str, durable: bool) -> Result<Meta, StoreError> {
-        let number_of = |name: &str| -> Result<u64, StoreError> {
+        let value_of = |name: &str| -> Result<u64, StoreError> {
             let sql = "SELECT value FROM meta WHERE name = ?1";
             Ok(position(self.connection.query_row(sql, [name], |row| row.get(0))?))
         };
         let epoch =
-            Epoch::from_number(number_of("epoch")?).ok_or_else(|| StoreError::Corrupt("its epoch".to_owned()))?;
+            Epoch::from_number(value_of("epoch")?).ok_or_else(|| StoreError::Corrupt("its epoch".to_owned()))?;
         let before: String = self.connection.query_row("SELECT id FROM boot", [], |row| row.get(0))?;
-        let reserved = number_of("reserved")?;
-        let clean = number_of("clean")? != 0;
-        let lost_power = !clean && number_of("durable")? == 0 && before != boot;
-        let hole_to = if lost_power { reserved } else { number_of("hole_to")? };
-        let (forgotten_to, unreadable_to) = (number_of("forgotten_to")?, number_of("unreadable_to")?);
-        let (forgotten_ms, traced) = (number_of("forgotten_ms")?, self.traced()?);
+        let reserved = value_of("reserved")?;
+        let clean = value_of("clean")? != 0;
+        let lost_power = !clean && value_of("durable")? == 0 && before != boot;
+        let hole_to = if lost_power { reserved } else { value_of("hole_to")? };
+        let (forgotten_to, unreadable_to) = (value_of("forgotten_to")?, value_of("unreadable_to")?);
+        let (forgotten_ms, last_found) = (value_of("forgotten_ms")?, self.last_found()?);
         let meta = Meta {
             epoch,
             reserved,
@@ -145,7 +145,7 @@ impl Store {
             forgotten_ms,
             hole_to,
             unreadable_to,
-            traced,
+            last_found,
             clean,
             lost_power,
             durable,
@@ -176,7 +176,7 @@ impl Store {
     }
 
     /// The last position that has left a trace.
-    fn traced(&self) -> Result<u64, StoreError> {
+    fn last_found(&self) -> Result<u64, StoreError> {
         let of_topics = "SELECT coalesce(max(max(evicted_to, deleted_to)), 0) FROM topic";
         let of_topics = match self.connection.query_row(of_topics, [], |row| row.get(0)).map_err(StoreError::from) {
             // It will be repaired.
@@ -240,11 +240,11 @@ impl Store {
     pub(super) fn repair(&mut self, lost: bool, topics: impl Iterator<Item = i64>) -> Result<(), StoreError> {
         if !salvage::is_sound(&self.connection, "receipt")? {
             tracing::error!("the idempotency keys in the log are damaged and are forgotten");
-            salvage::begin_receipts_anew(&mut self.connection)?;
+            salvage::recreate_receipts(&mut self.connection)?;
         }
         if lost || !salvage::is_sound(&self.connection, "topic")? {
             tracing::error!("the table of topics is damaged: those that cannot be read are lost");
-            salvage::begin_topics_anew(&mut self.connection, &topics.collect::<Vec<_>>())?;
+            salvage::rebuild_topics(&mut self.connection, &topics.collect::<Vec<_>>())?;
         }
         Ok(())
     }
@@ -252,14 +252,14 @@ impl Store {
     /// Notes that any topic may have events up to `to` that cannot be read, and that `topics` is the largest number of a
     /// topic's row that an event has: a new topic must not take over the events of one whose row is lost.
     pub(super) fn note_damage(&mut self, to: u64, topics: i64) -> Result<(), StoreError> {
-        self.topics_to = topics;
+        self.topic_id_floor = topics;
         let sql = "UPDATE meta SET value = ?1 WHERE name = 'unreadable_to' AND value < ?1";
         self.connection.execute(sql, [number(to)])?;
         Ok(())
     }
 
     /// Whether there are receipts of a time outside of these.
-    pub(super) fn has_receipts_outside(&self, (first_ms, last_ms): Times) -> Result<bool, StoreError> {
+    pub(super) fn has_receipts_outside(&self, (first_ms, last_ms): TimeRange) -> Result<bool, StoreError> {
         let sql = "SELECT EXISTS (SELECT 1 FROM receipt WHERE time_ms < ?1)
             OR EXISTS (SELECT 1 FROM receipt WHERE time_ms > ?2)";
         let mut select = self.connection.prepare_cached(sql)?;
@@ -273,8 +273,8 @@ impl Store {
     /// Makes sure that nothing of a batch that failed counts. Where there is no room for the memory that connections
     /// share, its events are in the write-ahead log by then, whole and synced, and a start would find them there. What is
     /// written next takes their place, so something is.
-    pub(super) fn forget_failed(&mut self) -> Result<(), StoreError> {
-        let forgotten = self.batch().and_then(|batch| batch.probe().and_then(|()| batch.commit()));
+    pub(super) fn overwrite_failed_batch(&mut self) -> Result<(), StoreError> {
+        let forgotten = self.begin_batch().and_then(|batch| batch.probe().and_then(|()| batch.commit()));
         match forgotten {
             Err(error) if self.is_full(&error) => Ok(()),
             forgotten => forgotten,
@@ -282,9 +282,12 @@ impl Store {
     }
 
     /// Starts a batch. Until [`Batch::commit`] nothing of it counts.
-    pub(super) fn batch(&mut self) -> Result<Batch<'_>, StoreError> {
+    pub(super) fn begin_batch(&mut self) -> Result<Batch<'_>, StoreError> {
         let behavior = rusqlite::TransactionBehavior::Immediate;
-        Ok(Batch { transaction: self.connection.transaction_with_behavior(behavior)?, topics_to: self.topics_to })
+        Ok(Batch {
+            transaction: self.connection.transaction_with_behavior(behavior)?,
+            topic_id_floor: self.topic_id_floor,
+        })
     }
 
     /// Promises on disk, whatever the durability of commits, that positions up to `to` may be given.
@@ -301,15 +304,15 @@ impl Store {
     pub(super) fn checkpoint(&self, all: bool) -> Result<bool, StoreError> {
         let sql = if all { "PRAGMA wal_checkpoint(TRUNCATE)" } else { "PRAGMA wal_checkpoint(PASSIVE)" };
         let moved = |row: &Row<'_>| Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?);
-        self.connection.busy_timeout(CHECKPOINT_WAIT)?;
+        self.connection.busy_timeout(CHECKPOINT_BUSY_TIMEOUT)?;
         let moved = self.connection.query_row(sql, [], moved);
-        self.connection.busy_timeout(WAIT)?;
+        self.connection.busy_timeout(BUSY_TIMEOUT)?;
         Ok(moved?)
     }
 
     /// Moves all of the write-ahead log into the file, unless that has no room: the log starts anew, in the room that it
     /// has.
-    pub(super) fn make_room(&self) -> Result<(), StoreError> {
+    pub(super) fn truncate_wal(&self) -> Result<(), StoreError> {
         match self.checkpoint(true) {
             Err(error) if error.is_full(&self.directory) => Ok(()),
             moved => moved.map(drop),

@@ -132,7 +132,7 @@ impl Writer {
 
     /// Whether there is something to do at once, whoever publishes.
     fn is_behind(&self) -> bool {
-        self.behind || ((self.garbage.is_much() || self.expiry.is_due()) && !self.is_cramped)
+        self.behind || ((self.garbage.has_full_portion() || self.expiry.has_expired()) && !self.is_cramped)
     }
 
     /// What makes the next batch: all that has queued, up to a limit.

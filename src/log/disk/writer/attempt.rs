@@ -33,48 +33,48 @@ enum LeftOut {
 
 impl Writer {
     /// Writes one batch. An error here is final; a full disk is not one.
-    pub(super) fn batch(&mut self, steps: Vec<Step>, begun: u64, tend: bool) -> Result<(), StoreError> {
-        if tend {
+    pub(super) fn batch(&mut self, steps: Vec<Step>, last_before: u64, is_maintenance: bool) -> Result<(), StoreError> {
+        if is_maintenance {
             self.files.presence.check()?;
-            self.expiry.look(&self.files.store, &self.shared.clock)?;
+            self.expiry.find_expired(&self.files.store, &self.shared.clock)?;
         }
-        if tend || self.behind {
+        if is_maintenance || self.behind {
             self.retain();
         }
         // While the disk is full nobody may be publishing, because we say that we are not ready: try ourselves.
-        let probe = tend && self.shared.full.load(Ordering::Relaxed);
-        if probe {
-            self.files.store.make_room()?;
+        let probes = is_maintenance && self.shared.full.load(Ordering::Relaxed);
+        if probes {
+            self.files.store.truncate_wal()?;
         }
-        let clean = tend || (self.garbage.is_much() && !self.is_cramped);
-        let mut portion = if clean { self.garbage.take() } else { Portion::default() };
-        if steps.is_empty() && portion.is_empty() && !probe && !self.expiry.is_due() {
-            return self.checkpoints.attempt(&self.files.store);
+        let removes_garbage = is_maintenance || (self.garbage.has_full_portion() && !self.is_cramped);
+        let mut portion = if removes_garbage { self.garbage.take() } else { Portion::default() };
+        if steps.is_empty() && portion.is_empty() && !probes && !self.expiry.has_expired() {
+            return self.checkpoints.run_if_due(&self.files.store);
         }
-        let (written, left_out) = self.write_what_goes(&steps, &mut portion, probe);
+        let (written, left_out) = self.write_or_reduce(&steps, &mut portion, probes);
         match written {
             Ok(()) => {
                 self.shared.full.store(false, Ordering::Relaxed);
-                self.is_cramped = matches!(left_out, LeftOut::NoRoom) || (self.is_cramped && !tend);
+                self.is_cramped = matches!(left_out, LeftOut::NoRoom) || (self.is_cramped && !is_maintenance);
                 self.publish(steps);
                 for (topic, _) in &portion.forgotten {
                     self.topics.remove(topic);
                 }
                 if let LeftOut::Damaged { portion, expires } = left_out {
-                    self.remove_apart(portion, expires)?;
+                    self.remove_separately(portion, expires)?;
                 }
-                self.checkpoints.attempt(&self.files.store)
+                self.checkpoints.run_if_due(&self.files.store)
             }
             Err(error) if self.files.store.is_full(&error) => {
-                self.files.store.forget_failed()?;
+                self.files.store.overwrite_failed_batch()?;
                 if !self.shared.full.swap(true, Ordering::Relaxed) {
                     tracing::error!("the disk is full: publishes are refused until there is room");
                 }
                 // Nothing of the batch exists, so its positions are free again.
-                self.last = begun;
-                self.put_off(portion);
+                self.last = last_before;
+                self.postpone(portion);
                 if let LeftOut::Damaged { portion, .. } = left_out {
-                    self.garbage.give_back(portion);
+                    self.garbage.put_back(portion);
                 }
                 self.refuse(steps, AppendError::DiskFull);
                 Ok(())
@@ -90,26 +90,26 @@ impl Writer {
 
     /// Writes the steps, and removes the portion and old receipts with them. If that fails for a reason that may lie in
     /// the removal, writes the steps without it: what is published must not fail over what is no longer held.
-    fn write_what_goes(
+    fn write_or_reduce(
         &mut self,
         steps: &[Step],
         portion: &mut Portion,
-        probe: bool,
+        probes: bool,
     ) -> (Result<(), StoreError>, LeftOut) {
-        let removes = !portion.is_empty() || self.expiry.is_due();
-        match self.write(steps, portion, probe) {
+        let removes = !portion.is_empty() || self.expiry.has_expired();
+        match self.write(steps, portion, probes) {
             Err(error) if removes && error.is_damage() => {
                 let damaged = portion.take_rows();
-                let left_out = LeftOut::Damaged { portion: damaged, expires: self.expiry.is_due() };
-                self.expiry.set_due(false);
+                let left_out = LeftOut::Damaged { portion: damaged, expires: self.expiry.has_expired() };
+                self.expiry.set_has_expired(false);
                 self.topics.clear();
-                (self.write(steps, portion, probe), left_out)
+                (self.write(steps, portion, probes), left_out)
             }
             Err(error) if removes && self.files.store.is_full(&error) => {
                 if !self.is_cramped {
                     tracing::warn!("the disk is too full to remove what is no longer held: it stays for now");
                 }
-                self.put_off(std::mem::take(portion));
+                self.postpone(std::mem::take(portion));
                 // Not only what is published: without any the disk may be full, too.
                 (self.write(steps, portion, true), LeftOut::NoRoom)
             }
@@ -119,14 +119,14 @@ impl Writer {
 
     /// Leaves what could not be removed for the next time that all is looked after. Rows that the same transaction made
     /// for topics are not there either.
-    fn put_off(&mut self, portion: Portion) {
+    fn postpone(&mut self, portion: Portion) {
         self.is_cramped = true;
-        self.garbage.give_back(portion);
-        self.expiry.set_due(false);
+        self.garbage.put_back(portion);
+        self.expiry.set_has_expired(false);
         self.topics.clear();
     }
 
-    fn write(&mut self, steps: &[Step], portion: &Portion, probe: bool) -> Result<(), StoreError> {
+    fn write(&mut self, steps: &[Step], portion: &Portion, probes: bool) -> Result<(), StoreError> {
         if self.last > self.reserved {
             let to = self.last + RESERVATION;
             // In this order: a database that is behind the mark is one that was restored.
@@ -134,43 +134,43 @@ impl Writer {
             self.files.high_water.reserve(to)?;
             self.reserved = to;
         }
-        let batch = self.files.store.batch()?;
+        let batch = self.files.store.begin_batch()?;
         for step in steps {
             match step {
                 Step::Event { event, receipt, claim, .. } => {
                     let topic = match self.topics.get(&event.topic) {
                         Some(id) => *id,
-                        None => batch.topic(&event.topic)?,
+                        None => batch.topic_id(&event.topic)?,
                     };
                     self.topics.insert(event.topic.clone(), topic);
                     let cost = cost(event);
-                    self.checkpoints.wrote(cost + ROW_OVERHEAD);
-                    batch.insert(topic, event, cost)?;
+                    self.checkpoints.note_written(cost + ROW_OVERHEAD);
+                    batch.insert_event(topic, event, cost)?;
                     if let Some(claim) = claim {
-                        batch.keep(topic, claim, receipt, event.time_ms)?;
+                        batch.insert_receipt(topic, claim, receipt, event.time_ms)?;
                     }
                 }
                 Step::Forget { topic, seq, .. } => batch.mark_deleted(topic, *seq, self.shared.clock.now().wall_ms)?,
             }
         }
-        let due = self.expiry.due(&self.shared.clock);
+        let due = self.expiry.kept_range(&self.shared.clock);
         let here: HashSet<&TopicName> = if portion.forgotten.is_empty() && due.is_none() {
             HashSet::new()
         } else {
             steps.iter().map(Step::topic).collect()
         };
         // It may have come back to life since, or do so in this batch.
-        let returning =
+        let is_in_use =
             |topic: &TopicName| here.contains(topic) || lock(&self.shared.state).index.held(topic).is_some();
-        portion.remove(&batch, returning)?;
-        let kept = |topic: &TopicName| returning(topic) || self.garbage.has_topic(topic);
+        portion.remove(&batch, is_in_use)?;
+        let kept = |topic: &TopicName| is_in_use(topic) || self.garbage.has_topic(topic);
         let more = due.map(|times| batch.expire_receipts(times, kept)).transpose()?.unwrap_or_default();
-        if probe {
+        if probes {
             batch.probe()?;
         }
         batch.commit()?;
-        self.expiry.set_due(more);
-        self.checkpoints.wrote(COMMIT_OVERHEAD);
+        self.expiry.set_has_expired(more);
+        self.checkpoints.note_written(COMMIT_OVERHEAD);
         self.files.presence.check()?;
         if !steps.is_empty() {
             self.files.high_water.commit(self.last)?;
@@ -181,13 +181,13 @@ impl Writer {
     /// Removes what can be removed, each kind by itself, after a damaged page was met with all of it. What cannot be
     /// removed stays in the file: topics have lost it all the same, and to end over what is no longer held would be to
     /// end again after each start.
-    fn remove_apart(&mut self, mut portion: Portion, expires: bool) -> Result<(), StoreError> {
-        self.remove_singly(std::mem::take(&mut portion.seqs))?;
-        if !self.removes(&portion)? {
+    fn remove_separately(&mut self, mut portion: Portion, expires: bool) -> Result<(), StoreError> {
+        self.remove_readable(std::mem::take(&mut portion.seqs))?;
+        if !self.try_remove(&portion)? {
             tracing::error!("topics that are forgotten, or what they had, are on damaged pages and stay in the file");
         }
-        self.expiry.set_due(expires);
-        if !self.removes(&Portion::default())? {
+        self.expiry.set_has_expired(expires);
+        if !self.try_remove(&Portion::default())? {
             self.expiry.stop();
             tracing::error!("old idempotency keys are on damaged pages: they stay in the file until the next start");
         }
@@ -195,15 +195,15 @@ impl Writer {
     }
 
     /// Removes a portion, or old receipts if there are some; whether it met no damaged page.
-    fn removes(&mut self, portion: &Portion) -> Result<bool, StoreError> {
-        if portion.is_empty() && !self.expiry.is_due() {
+    fn try_remove(&mut self, portion: &Portion) -> Result<bool, StoreError> {
+        if portion.is_empty() && !self.expiry.has_expired() {
             return Ok(true);
         }
         match self.write(&[], portion, false) {
             Err(error) if error.is_damage() => Ok(false),
             Err(error) if self.files.store.is_full(&error) => {
                 // Topics wait for the next start, receipts for the next look.
-                self.expiry.set_due(false);
+                self.expiry.set_has_expired(false);
                 Ok(true)
             }
             written => written.map(|()| true),
@@ -211,11 +211,11 @@ impl Writer {
     }
 
     /// Removes what can be removed of `seqs`, of which some may be rows on damaged pages.
-    fn remove_singly(&mut self, seqs: Vec<u64>) -> Result<(), StoreError> {
+    fn remove_readable(&mut self, seqs: Vec<u64>) -> Result<(), StoreError> {
         let (mut rest, mut stuck) = (Vec::from([seqs]), 0_u64);
         while let Some(mut seqs) = rest.pop() {
-            let batch = self.files.store.batch()?;
-            match batch.remove(&seqs).and_then(|()| batch.commit()) {
+            let batch = self.files.store.begin_batch()?;
+            match batch.remove_events(&seqs).and_then(|()| batch.commit()) {
                 Ok(()) => {}
                 Err(error) if error.is_damage() && seqs.len() > 1 => {
                     rest.push(seqs.split_off(seqs.len() / 2));
