@@ -1,4 +1,4 @@
-//! A transaction of the writer: all of it counts, or nothing.
+//! One transaction of the writer, and the SQL statements in it. SQLite applies all of it or nothing.
 
 use rusqlite::{OptionalExtension as _, Row, params};
 
@@ -11,27 +11,29 @@ use crate::{
     log::{Receipt, keys::Claim},
 };
 
-/// Rows of each kind that are removed at once: more than a batch makes, so that they go faster than they come.
+/// How many rows of each kind one batch removes. This is more than a batch adds, so removal keeps up with the
+/// publishers.
 pub(super) const PORTION: usize = 8192;
 
-/// From and to, in milliseconds since the Unix epoch: receipts of a time outside do not count.
+/// First and last time, in milliseconds since the Unix epoch. Receipts from outside this range have expired.
 pub(super) type TimeRange = (u64, u64);
 
-/// A transaction of the writer.
+/// An open transaction. It is rolled back when it is dropped without a [`commit`](Self::commit).
 pub(super) struct Batch<'a> {
+    /// The transaction in SQLite.
     pub(super) transaction: rusqlite::Transaction<'a>,
-    /// Numbers up to here may be those of topics whose rows are lost.
+    /// A new topic gets an id above this: events in the file may still have the id of a topic whose row was lost.
     pub(super) topic_id_floor: i64,
 }
 
 impl Batch<'_> {
-    /// The row of a topic, made if need be.
+    /// The row id of the topic `name`. Adds its row if it has none.
     pub(super) fn topic_id(&self, name: &TopicName) -> Result<i64, StoreError> {
         let mut find = self.transaction.prepare_cached("SELECT id FROM topic WHERE name = ?1")?;
         if let Some(id) = find.query_row([name.as_str()], |row| row.get(0)).optional()? {
             return Ok(id);
         }
-        // It may have had a row before, and what it lost then is remembered with all others'.
+        // The topic may have had a row before. So it starts with the marks of all topics without a row.
         let sql = "INSERT INTO topic (id, name, evicted_to, evicted_ms) SELECT
             max(?2, (SELECT coalesce(max(id), 0) FROM topic)) + 1, ?1, value,
             (SELECT value FROM meta WHERE name = 'forgotten_ms') FROM meta WHERE name = 'forgotten_to'";
@@ -39,6 +41,7 @@ impl Batch<'_> {
         Ok(self.transaction.last_insert_rowid())
     }
 
+    /// Adds the row of an event. `cost` is its share of the retention limits.
     pub(super) fn insert_event(&self, topic: i64, event: &Event, cost: u64) -> Result<(), StoreError> {
         let sql = "INSERT INTO event (seq, topic, time_ms, cost, checksum, name, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let name = event.name.as_ref().map(EventName::as_str);
@@ -55,7 +58,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Keeps the receipt of an event that was published at `time_ms` under a key.
+    /// Adds the row of a receipt, or replaces the one that the key had.
     pub(super) fn insert_receipt(&self, topic: i64, claim: &Claim, receipt: &Receipt, time_ms: u64) -> Result<(), StoreError> {
         let sql = "INSERT OR REPLACE INTO receipt VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let subscribers = i64::try_from(receipt.subscribers).unwrap_or(i64::MAX);
@@ -66,24 +69,25 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Removes events that are no longer held, given in order.
+    /// Removes the rows of events, which are given in order of position.
     pub(super) fn remove_events(&self, seqs: &[u64]) -> Result<(), StoreError> {
         let mut delete = self.transaction.prepare_cached("DELETE FROM event WHERE seq BETWEEN ?1 AND ?2")?;
-        for run in seqs.chunk_by(|a, b| *a + 1 == *b) {
-            if let (Some(first), Some(last)) = (run.first(), run.last()) {
+        for range in seqs.chunk_by(|a, b| *a + 1 == *b) {
+            if let (Some(first), Some(last)) = (range.first(), range.last()) {
                 delete.execute([number(*first), number(*last)])?;
             }
         }
         Ok(())
     }
 
-    /// Notes that `topic` has lost events up to `to`, the newest of them at `ms`.
+    /// Notes that events of `topic` up to position `to` have been removed, the newest of them from time `ms`.
     pub(super) fn mark_evicted(&self, topic: &TopicName, to: u64, ms: u64) -> Result<(), StoreError> {
         let sql = "UPDATE topic SET evicted_to = max(evicted_to, ?2), evicted_ms = max(evicted_ms, ?3) WHERE name = ?1";
         self.transaction.prepare_cached(sql)?.execute(params![topic.as_str(), number(to), number(ms)])?;
         Ok(())
     }
 
+    /// Notes that `topic` was deleted at position `at`, and removes its receipts.
     pub(super) fn mark_deleted(&self, topic: &TopicName, at: u64, time_ms: u64) -> Result<(), StoreError> {
         let id = self.topic_id(topic)?;
         self.transaction
@@ -93,30 +97,31 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Removes the row of a topic that holds nothing; what it has lost is remembered with all others'. One that has
-    /// receipts keeps its row: without it they would be nobody's, and later perhaps another topic's.
-    pub(super) fn forget_topic(&self, topic: &TopicName, lost_to: u64, lost_ms: u64) -> Result<(), StoreError> {
-        // Its deletion may be the last thing that has happened, and what the next start knows the end of history by.
+    /// Removes the row of a topic without events. Position and time of its last removed event go into the marks of all
+    /// topics without a row. A topic that has receipts keeps its row: without it, another topic could get the same id,
+    /// and with it these receipts.
+    pub(super) fn forget_topic(&self, topic: &TopicName, evicted_to: u64, evicted_ms: u64) -> Result<(), StoreError> {
+        // The topic's deletion may have the highest position in the file. The next start must still find that position.
         let sql = "UPDATE meta SET value = max(value, (SELECT coalesce(max(deleted_to), 0) FROM topic WHERE name = ?1))
             WHERE name = 'deleted_to'";
         self.transaction.prepare_cached(sql)?.execute([topic.as_str()])?;
         let sql =
             "DELETE FROM topic WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM receipt WHERE receipt.topic = topic.id)";
         self.transaction.prepare_cached(sql)?.execute([topic.as_str()])?;
-        for (name, value) in [("forgotten_to", lost_to), ("forgotten_ms", lost_ms)] {
+        for (name, value) in [("forgotten_to", evicted_to), ("forgotten_ms", evicted_ms)] {
             let sql = "UPDATE meta SET value = max(value, ?2) WHERE name = ?1";
             self.transaction.prepare_cached(sql)?.execute(params![name, number(value)])?;
         }
         Ok(())
     }
 
-    /// Removes receipts of a time outside of these, as many as go at once. And the rows of their topics that have no others,
-    /// unless they are to be `kept`: nothing else would remove those that [`forget_topic`](Self::forget_topic) had to leave.
-    /// Whether there may be more.
+    /// Removes expired receipts, at most [`PORTION`], and returns whether there may be more. A topic that has no
+    /// receipts afterwards loses its row, too, unless it `is_needed`: [`forget_topic`](Self::forget_topic) may have
+    /// left the row because of these receipts.
     pub(super) fn expire_receipts(
         &self,
         (first_ms, last_ms): TimeRange,
-        kept: impl Fn(&TopicName) -> bool,
+        is_needed: impl Fn(&TopicName) -> bool,
     ) -> Result<bool, StoreError> {
         let sql = "SELECT topic, key FROM receipt WHERE time_ms < ?1
             UNION ALL SELECT topic, key FROM receipt WHERE time_ms > ?2 LIMIT ?3";
@@ -124,8 +129,8 @@ impl Batch<'_> {
         let mut select = self.transaction.prepare_cached(sql)?;
         let rows = select.query_map([number(first_ms), number(last_ms), most], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let mut old = rows.collect::<Result<Vec<(i64, String)>, _>>()?;
-        // By key, so that each page is written once; one by one, because SQLite would walk through all of a topic's keys
-        // to find those of a list.
+        // In order of the key, so that each page is written once. One statement for each row, because with a list of
+        // keys SQLite would visit all keys of the topic.
         old.sort_unstable();
         let mut delete = self.transaction.prepare_cached("DELETE FROM receipt WHERE topic = ?1 AND key = ?2")?;
         for (topic, key) in &old {
@@ -140,21 +145,21 @@ impl Batch<'_> {
             let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?));
             let Some((name, to, ms)) = select.query_row([topic], row).optional()? else { continue };
             let name = TopicName::parse(&name, usize::MAX).ok();
-            if let Some(name) = name.filter(|name| !kept(name)) {
+            if let Some(name) = name.filter(|name| !is_needed(name)) {
                 self.forget_topic(&name, position(to), position(ms))?;
             }
         }
         Ok(more)
     }
 
-    /// Writes something, so that a disk without room shows.
+    /// Changes a row that nobody reads, so that the commit has to write something. It fails when the disk is full.
     pub(super) fn probe(&self) -> Result<(), StoreError> {
         let sql = "UPDATE meta SET value = value + 1 WHERE name = 'probe'";
         self.transaction.prepare_cached(sql)?.execute([])?;
         Ok(())
     }
 
-    /// Makes the batch count. When this returns, it is as durable as was asked for.
+    /// Commits the batch. When this returns, the batch is as durable as `log.durability` promises.
     pub(super) fn commit(self) -> Result<(), StoreError> {
         Ok(self.transaction.commit()?)
     }

@@ -1,49 +1,54 @@
-//! When the write-ahead log is moved into the file.
+//! Decides when to run a checkpoint, which copies the write-ahead log into the database file.
+//!
+//! Another connection that reads, such as a backup, can block a checkpoint. Each attempt goes through all of the log
+//! and delays a batch, so a blocked checkpoint is not retried with each batch.
 
 use std::time::{Duration, Instant};
 
 use super::{error::StoreError, store::Store};
 
-/// What has been written since the last checkpoint.
+/// The state since the last complete checkpoint.
 #[derive(Default)]
 pub(super) struct Checkpoints {
-    /// Bytes, roughly.
+    /// Bytes written, roughly.
     written: u64,
-    /// How many they were when the last attempt could not finish, and when that was.
+    /// The value of `written` at the last incomplete attempt, and when that was.
     blocked: Option<(u64, Instant)>,
 }
 
-/// Bytes written after which the log is moved, as far as readers allow.
+/// A checkpoint is due after so many bytes. It does not wait for readers.
 pub(super) const BYTES: u64 = 16 << 20;
-/// Bytes written after which it has to become small again, because it could grow without end.
+/// After so many bytes a checkpoint waits for readers a little, and truncates the log. Otherwise the log could grow
+/// without limit.
 const BYTES_FORCED: u64 = 4 * BYTES;
-/// After an attempt that could not finish, the next one comes when as much has been written again, or after this long:
-/// each goes through all of the log, and who reads on, such as a backup, would hold up every batch.
+/// An incomplete checkpoint is retried after [`BYTES`] more, or after this time.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 impl Checkpoints {
+    /// Notes that `bytes` more have been written to the log.
     pub(super) fn note_written(&mut self, bytes: u64) {
         self.written += bytes;
     }
 
+    /// Whether to run a checkpoint now.
     pub(super) fn is_due(&self) -> bool {
-        let can_retry = |(written, at): (u64, Instant)| self.written >= written + BYTES || at.elapsed() >= RETRY_AFTER;
-        self.written >= BYTES && self.blocked.is_none_or(can_retry)
+        let Some((written, at)) = self.blocked else { return self.written >= BYTES };
+        self.written >= written + BYTES || at.elapsed() >= RETRY_AFTER
     }
 
-    /// Moves the log if it is time to.
+    /// Runs a checkpoint if one is due.
     pub(super) fn run_if_due(&mut self, store: &Store) -> Result<(), StoreError> {
         if !self.is_due() {
             return Ok(());
         }
         match store.checkpoint(self.written >= BYTES_FORCED) {
             Ok(true) => *self = Self::default(),
-            // Readers hold it up: the log grows on.
+            // A reader blocks it, so the log keeps growing.
             Ok(false) => self.blocked = Some((self.written, Instant::now())),
-            // The events are safe in the write-ahead log; what is missing is room to move them.
+            // The events are safe in the write-ahead log. Only the copy into the database file needs more space.
             Err(error) if store.is_full(&error) => {
                 self.blocked = Some((self.written, Instant::now()));
-                tracing::warn!("the disk is too full to tidy the log");
+                tracing::warn!("the disk is too full for a checkpoint of the log");
             }
             Err(error) => return Err(error),
         }

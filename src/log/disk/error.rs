@@ -1,4 +1,4 @@
-//! What can be wrong with the log's directory and its files, and what to do about it.
+//! The errors of the log's directory and files. Their texts tell the operator what to do.
 
 use std::{
     io,
@@ -12,50 +12,51 @@ use super::filesystem;
 /// Why the log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The directory or its lock file.
+    /// The directory or its lock file cannot be used.
     #[error("log.path {}: {source}", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// It is where a write-ahead log cannot be kept.
-    #[error("log.path {}: it is on a network file system ({kind}), which keeps neither the locks nor the shared memory \
-             that the log needs; choose a log.path on a local disk", path.display())]
+    /// The directory is on a network file system, where a write-ahead log is not safe.
+    #[error("log.path {}: it is on a network file system ({kind}), which does not support the locks and the \
+             shared memory that the log needs; choose a log.path on a local disk", path.display())]
     Network {
         /// The directory.
         path: PathBuf,
         /// The type of the file system.
         kind: String,
     },
-    /// Another process has it.
+    /// Another process uses the directory.
     #[error("log.path {}: another Tidings uses it; stop that one, or choose another log.path", path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
     },
-    /// The file in it.
+    /// The database file in the directory cannot be used.
     #[error("{}: {source}", path.display())]
     Store {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         source: StoreError,
     },
 }
 
-/// What to do about a damaged file. A copy of the whole directory looks like the directory itself: hence the flag.
-const RESTORE: &str = "restore a backup and start once with --new-epoch, so that no id is given twice; or move it away to \
+/// What to do about a damaged file. The flag is needed because a restored copy of the whole directory looks like the
+/// latest state, and the same ids would be given again.
+const RESTORE: &str = "restore a backup and start once with --new-epoch, so that no id is used twice; or move it away to \
                        start with an empty history";
 
-/// Why the file cannot be used.
+/// Why the database file or a file beside it cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Not one of ours.
+    /// The file is not a log of Tidings.
     #[error("it is not a log of Tidings; choose another log.path")]
     Foreign,
-    /// Written by a later version.
+    /// The file was written by a later version.
     #[error("it has format {found}, and this version reads {known}; start the version that wrote it, or a later one")]
     Newer {
         /// The format found.
@@ -66,28 +67,28 @@ pub enum StoreError {
     /// The file is damaged.
     #[error("it is corrupt ({0}); {RESTORE}")]
     Corrupt(String),
-    /// As above, or the disk has a read error, for which SQLite has the same word.
+    /// The file is damaged, or the disk has a read error: SQLite does not always tell which.
     #[error("it is corrupt, or the disk cannot read it ({0}); look for I/O errors in the system's log, then {RESTORE}")]
     Unreadable(rusqlite::Error),
-    /// The file system has no shared memory between connections, or is read-only.
-    #[error("the file system takes no write-ahead log (journal mode {0}); choose a log.path on a local disk")]
+    /// The file system does not support a write-ahead log, or is read-only.
+    #[error("the file system does not support a write-ahead log (journal mode {0}); choose a log.path on a local disk")]
     NoWal(String),
-    /// The directory cannot be looked at.
+    /// The directory, or a file in it, cannot be accessed.
     #[error("its directory: {0}")]
     Directory(#[source] io::Error),
-    /// One of the files is not there any more.
-    #[error("{} {how} while it was in use; what is published would be lost. Leave log.path to the process, and end it \
-             before you move or restore anything there", path.display())]
+    /// One of the files has been removed or replaced while the log was open.
+    #[error("{} {how} while it was in use, so new events would be lost; stop the process before you move or restore \
+             files in log.path", path.display())]
     Gone {
         /// The file.
         path: PathBuf,
-        /// What has become of it.
+        /// What happened to it.
         how: &'static str,
     },
-    /// The high-water mark cannot be read or written.
+    /// The file `high-water` cannot be read or written.
     #[error("the file high-water beside it: {0}")]
     HighWater(#[from] io::Error),
-    /// It was written by a later version.
+    /// The file `high-water` was written by a later version.
     #[error(
         "the file high-water beside it has format {found}, which this version cannot read; start the version that \
              wrote it, or a later one"
@@ -96,7 +97,7 @@ pub enum StoreError {
         /// The format found.
         found: u64,
     },
-    /// Anything else that SQLite or the system says.
+    /// Any other error of SQLite or the system.
     #[error(transparent)]
     Sqlite(rusqlite::Error),
 }
@@ -105,7 +106,7 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::Error;
         match error {
-            // The file has what we never write there.
+            // The file has a value that Tidings never writes there.
             Error::FromSqlConversionFailure(..)
             | Error::IntegralValueOutOfRange(..)
             | Error::InvalidColumnType(..)
@@ -121,7 +122,7 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-/// Whether it was a read that failed, of which SQLite has some kinds.
+/// Whether the error is one of SQLite's read errors.
 fn is_read_error(error: &rusqlite::Error) -> bool {
     let kinds =
         [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS, ffi::SQLITE_IOERR_DATA];
@@ -129,23 +130,24 @@ fn is_read_error(error: &rusqlite::Error) -> bool {
 }
 
 impl StoreError {
-    /// Whether it is only that there is no room in `directory`: nothing is broken, and nothing was written.
+    /// Whether the cause is only that the disk of `directory` is full. Then nothing is damaged, and nothing was
+    /// written.
     pub(super) fn is_full(&self, directory: &Path) -> bool {
         match self {
             Self::Sqlite(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => true,
-            // SQLite knows `ENOSPC`, and only where it writes the file or its log; not a quota, and not the memory that
-            // connections share, which is a file, too.
+            // SQLite reports a full disk only for `ENOSPC`, and only for the database file and its log. A quota, or a
+            // full disk under the file of the shared memory, has one of these codes. They have other causes, too.
             Self::Sqlite(error) => {
                 let kinds = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_SHMOPEN];
-                let maybe = error.sqlite_error().is_some_and(|error| kinds.contains(&error.extended_code));
-                maybe && filesystem::is_full(directory)
+                let may_be_full = error.sqlite_error().is_some_and(|error| kinds.contains(&error.extended_code));
+                may_be_full && filesystem::is_full(directory)
             }
             Self::HighWater(error) => filesystem::is_full_error(error),
             _ => false,
         }
     }
 
-    /// Whether some of the file cannot be read, or is not what was written.
+    /// Whether a part of the file cannot be read, or is not what was written.
     pub(super) fn is_damage(&self) -> bool {
         matches!(self, Self::Corrupt(_) | Self::Unreadable(_))
     }

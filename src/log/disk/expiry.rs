@@ -1,9 +1,10 @@
-//! Old receipts: which of them answer no retry any more, and when the writer removes some.
+//! Decides which receipts have expired, so that the writer can remove them.
 //!
-//! A receipt has the time of the wall clock. When that clock is set, receipts from before look older or younger than
-//! they are, and a retry must not become a new event for it. So for one window after the clock was set, receipts are
-//! judged by what it was before and by what it is now, whichever keeps them longer. After that, all receipts from
-//! before are older than the window, and the wall clock alone decides.
+//! A receipt expires when it is older than the idempotency window. It has the time of the wall clock. When that clock
+//! is set, older receipts seem older or younger than they are. If one were removed too early, a retry would publish the
+//! event again. So for one window after the clock was set, a receipt expires only when it is too old by the earlier and
+//! by the present time of the clock. After that, every receipt from before has expired, and only the present time
+//! counts.
 
 use std::time::Duration;
 
@@ -15,24 +16,25 @@ use super::{
 };
 use crate::log::clock::{Clock, Moment, TOLERANCE_MS, millis};
 
-/// What there is to remove of receipts.
+/// Knows whether there are expired receipts to remove, and of which times.
 pub(super) struct Expiry {
-    /// How long a receipt counts.
+    /// How long a receipt is kept: `publish.idempotency_window`.
     window_ms: u64,
-    /// There are some that do not count any more, as far as is known.
+    /// There are expired receipts, as far as is known.
     has_expired: bool,
-    /// Some are on damaged pages: none is removed any more.
+    /// Expired receipts are no longer removed, because some are on damaged pages.
     is_stopped: bool,
     wall: WallClock,
 }
 
-/// How the wall clock was set: by how much it is ahead of the log's own time.
+/// Notices when the wall clock is set: how far it is ahead of the monotonic time changes then.
 struct WallClock {
-    /// When it was set last, in the log's own time.
+    /// When it was set last, in monotonic time.
     set_at_ms: u64,
-    /// By how much it was ahead then. Later readings are compared with this one: many small steps are noticed, too.
+    /// How far it was ahead then. Later readings are compared with this value, so that many small steps are noticed,
+    /// too.
     ahead_ms: i64,
-    /// The least and the most within the last window, in milliseconds.
+    /// How far it was ahead within the last window, in milliseconds: the smallest and the largest value.
     range: (i64, i64),
 }
 
@@ -47,7 +49,7 @@ impl Expiry {
         }
     }
 
-    /// Looks for old receipts, which costs no write.
+    /// Looks whether there are expired receipts. This does not write.
     pub(super) fn find_expired(&mut self, store: &Store, clock: &Clock) -> Result<(), StoreError> {
         if self.is_stopped {
             return Ok(());
@@ -55,41 +57,43 @@ impl Expiry {
         let now = clock.now();
         self.wall.observe(now, self.window_ms);
         self.has_expired = match store.has_receipts_outside(self.range_at(now)) {
-            // The publish that needs to write there ends the process, if it must end; nothing of this has to be done.
+            // Removal is not urgent. If the file really cannot be used, the next publish will fail and end the process.
             Err(error) if error.is_damage() || store.is_full(&error) => false,
             found => found?,
         };
         Ok(())
     }
 
-    /// The times of those to remove are outside of these; `None` when there is nothing to remove.
+    /// The times of receipts to keep; `None` when there is none to remove.
     pub(super) fn kept_range(&self, clock: &Clock) -> Option<TimeRange> {
         self.has_expired.then(|| self.range_at(clock.now()))
     }
 
+    /// Whether there are expired receipts to remove.
     pub(super) fn has_expired(&self) -> bool {
         self.has_expired
     }
 
-    /// Says whether there is something to remove at once; the next look says it anew.
+    /// Sets whether there are expired receipts to remove, until [`find_expired`](Self::find_expired) looks again.
     pub(super) fn set_has_expired(&mut self, has_expired: bool) {
         self.has_expired = has_expired;
     }
 
-    /// None is removed in this process any more.
+    /// No more receipts are removed until the next start.
     pub(super) fn stop(&mut self) {
         (self.has_expired, self.is_stopped) = (false, true);
     }
 
+    /// The times of receipts that have not expired at `now`.
     fn range_at(&self, now: Moment) -> TimeRange {
-        let (least_ms, most_ms) = self.wall.range_with(now.ahead_ms());
+        let (min_ms, max_ms) = self.wall.range_with(now.ahead_ms());
         let wall_ms = |ahead_ms: i64| position(number(now.at_ms).saturating_add(ahead_ms));
-        (wall_ms(least_ms).saturating_sub(self.window_ms), wall_ms(most_ms).saturating_add(self.window_ms))
+        (wall_ms(min_ms).saturating_sub(self.window_ms), wall_ms(max_ms).saturating_add(self.window_ms))
     }
 }
 
 impl WallClock {
-    /// Takes note of what it says now.
+    /// Notes what the clocks say now.
     fn observe(&mut self, now: Moment, window_ms: u64) {
         let ahead_ms = now.ahead_ms();
         if ahead_ms.abs_diff(self.ahead_ms) > TOLERANCE_MS {
@@ -100,9 +104,10 @@ impl WallClock {
         }
     }
 
+    /// The range, extended by `ahead_ms`.
     fn range_with(&self, ahead_ms: i64) -> (i64, i64) {
-        let (least_ms, most_ms) = self.range;
-        (least_ms.min(ahead_ms), most_ms.max(ahead_ms))
+        let (min_ms, max_ms) = self.range;
+        (min_ms.min(ahead_ms), max_ms.max(ahead_ms))
     }
 }
 
@@ -114,12 +119,13 @@ mod tests {
     const BEGIN: u64 = 1_700_000_000_000;
     const TEN_YEARS: u64 = 10 * 365 * 24 * 3_600_000;
 
-    /// The log's own time, and how far the wall clock is ahead of where it began.
+    /// A monotonic time, and by how much the wall clock was set.
     fn moment(at_ms: u64, set_ms: u64) -> Moment {
         Moment { at_ms, wall_ms: BEGIN + at_ms + set_ms }
     }
 
-    /// From and to, without the window, against what the wall clock would say if it had not been set.
+    /// The range of times at that moment, without the window, relative to what a wall clock that was never set would
+    /// say.
     fn seen(expiry: &mut Expiry, at_ms: u64, set_ms: u64) -> TimeRange {
         let now = moment(at_ms, set_ms);
         expiry.wall.observe(now, WINDOW_MS);
@@ -133,7 +139,8 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_set_is_trusted_when_a_window_has_passed() {
-        // Goal: until then both count, ahead as back; from then on it alone.
+        // Goal: for one window both the earlier and the present time count, whether the clock was set forward or back.
+        // After that only the present time does.
         for (set, both) in [(2 * TEN_YEARS, (TEN_YEARS, 2 * TEN_YEARS)), (0, (0, TEN_YEARS))] {
             let mut expiry = new();
             assert_eq!(seen(&mut expiry, 5000, TEN_YEARS), (TEN_YEARS, TEN_YEARS));
@@ -145,7 +152,7 @@ mod tests {
 
     #[test]
     fn each_jump_begins_the_wait_anew() {
-        // Goal: what the clock said before the first of several jumps counts until a window has passed since the last.
+        // Goal: after several jumps, the time from before the first one counts until one window after the last one.
         let mut expiry = new();
         assert_eq!(seen(&mut expiry, 1000, 2 * TEN_YEARS), (TEN_YEARS, 2 * TEN_YEARS));
         assert_eq!(seen(&mut expiry, WINDOW_MS, 0), (0, 2 * TEN_YEARS));
@@ -155,8 +162,8 @@ mod tests {
 
     #[test]
     fn small_steps_add_up_to_a_jump() {
-        // Goal: steps that are within the tolerance, one by one, are noticed together, whether a window passes between
-        // them or not; a clock that is set a little and never again costs no receipt its window.
+        // Goal: steps that are within the tolerance each are noticed when their sum is not, whether a window passes
+        // between them or not. A clock that is set once, by little, makes no receipt expire too early.
         let mut expiry = new();
         assert_eq!(seen(&mut expiry, 1000, TEN_YEARS + TOLERANCE_MS), (TEN_YEARS, TEN_YEARS + TOLERANCE_MS));
         assert_eq!(seen(&mut expiry, 9 * WINDOW_MS, TEN_YEARS + TOLERANCE_MS), (TEN_YEARS, TEN_YEARS + TOLERANCE_MS));
@@ -167,8 +174,8 @@ mod tests {
 
     #[test]
     fn a_clock_that_says_nonsense_costs_nothing() {
-        // Goal: at both ends of what it can say, no receipt of the right time goes; a window after it is right again,
-        // old ones go.
+        // Goal: at the lowest and the highest time, no receipt with a correct time expires. One window after the clock
+        // is right again, old receipts expire.
         let mut expiry = new();
         for wall_ms in [u64::MAX, 0] {
             let now = Moment { at_ms: 1000, wall_ms };

@@ -1,8 +1,8 @@
-//! The log's directory: how it is made, and where it may not be.
+//! Creates the log's directory, and refuses a directory on a network file system.
 //!
-//! The write-ahead log needs memory that is shared between connections, and locks and syncs that do what they say. A
-//! network file system may have the words for all of it and keep none of them (<https://sqlite.org/wal.html>,
-//! <https://sqlite.org/faq.html#q5>), so it is refused by its name, not by a trial.
+//! The write-ahead log needs shared memory between connections, and reliable locks and syncs. A network file system may
+//! accept the calls for these without doing what they promise (<https://sqlite.org/wal.html>,
+//! <https://sqlite.org/faq.html#q5>). A trial would not show that, so the type of the file system decides.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-/// The types, as the system's table of mounts names them.
+/// The types of network file systems, as Linux names them in the table of mounts.
 const NETWORK: [&str; 24] = [
     "9p",
     "afs",
@@ -39,11 +39,11 @@ const NETWORK: [&str; 24] = [
     "vboxsf",
 ];
 
-/// As much as the log's files grow by at once.
-const TRIAL: usize = 64 << 10;
+/// How many bytes to write to see whether the disk is full: the log's files grow by about as much at once.
+const TRIAL_BYTES: usize = 64 << 10;
 
-/// The type of the network file system that `directory` is on; `None` when it is on another one, or that cannot be known:
-/// there is no such table elsewhere than on Linux.
+/// The type of the network file system that `directory` is on; `None` when it is on a local one. Only Linux has the
+/// table of mounts that tells, so on other systems it is always `None`.
 pub(super) fn network_kind(directory: &Path) -> io::Result<Option<String>> {
     let device = fs::metadata(directory)?.dev();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -54,20 +54,20 @@ fn is_network(kind: &str) -> bool {
     NETWORK.contains(&kind)
 }
 
-/// The type of the file system on `device`, from the text of the table (`proc_pid_mountinfo(5)`).
+/// The type of the file system on `device`. `mounts` is the text of the table of mounts (`proc_pid_mountinfo(5)`).
 fn kind_of_device(mounts: &str, device: u64) -> Option<&str> {
-    // As glibc has a device number, whose halves the table has in decimal.
+    // The encoding of glibc. The table has both parts in decimal.
     let major = ((device >> 8) & 0xfff) | ((device >> 32) & !0xfff);
     let minor = (device & 0xff) | ((device >> 12) & !0xff);
     let device = format!("{major}:{minor}");
     mounts.lines().find_map(|line| {
-        // Before the dash is a number of fields that varies.
+        // The number of fields before the dash varies.
         let (mount, source) = line.split_once(" - ")?;
         (mount.split(' ').nth(2)? == device).then(|| source.split(' ').next())?
     })
 }
 
-/// Makes `path` and what is missing above it. A name survives a power cut when the directory it is in is synced.
+/// Creates `path` and its missing parents. Syncs each parent, because a new name survives a power cut only then.
 pub(super) fn create_directory(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -80,19 +80,21 @@ pub(super) fn create_directory(path: &Path) -> io::Result<()> {
     sync_directory(parent.unwrap_or(Path::new(".")))
 }
 
+/// Makes the names in the directory `path` survive a power cut.
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     fs::File::open(path)?.sync_all()
 }
 
-/// Whether there is no room in `directory`, which only writing something there can tell.
+/// Whether the disk of `directory` is full. Only an attempt to write a file can tell.
 pub(super) fn is_full(directory: &Path) -> bool {
     let path = directory.join("room");
-    let written = fs::write(&path, vec![0; TRIAL]);
-    // It is made anew each time.
+    let written = fs::write(&path, vec![0; TRIAL_BYTES]);
+    // A file that is left over could be overwritten without new space, which would tell nothing.
     fs::remove_file(&path).ok();
     written.is_err_and(|error| is_full_error(&error))
 }
 
+/// Whether the error says that the disk is full, or that a quota is used up.
 pub(super) fn is_full_error(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
@@ -113,7 +115,7 @@ mod tests {
 
     #[test]
     fn the_type_is_found_by_the_device() {
-        // Goal: whatever options a mount has, and however large the halves of its number are.
+        // Goal: for mounts with different numbers of options, and for large device numbers.
         let large = (259 << 8) | (1 << 32);
         let devices = [(21, "proc"), (254 << 8 | 16, "ext4"), (45, "nfs4"), (46, "fuse.sshfs"), (47, "overlay")];
         for (device, expected) in devices.into_iter().chain([(large | 1, "xfs")]) {
@@ -126,7 +128,7 @@ mod tests {
 
     #[test]
     fn network_file_systems_are_refused_and_local_ones_are_not() {
-        // Goal: each of the table by its name, and no local one.
+        // Goal: each type in the list is refused, and no local type is.
         assert!(NETWORK.is_sorted() && NETWORK.iter().all(|kind| is_network(kind)));
         for local in
             ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "f2fs", "fuseblk", "fuse.gocryptfs", "virtiofs"]

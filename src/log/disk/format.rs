@@ -1,21 +1,21 @@
-//! The layout of the file: how the first version made its tables, and a step for each change since.
+//! The format of the database file: its first tables, and a migration for each later change.
 //!
-//! A new file is made as the first version made it and taken through every step, as an old one is: there is one way to
-//! the layout of today, and every new file tests it.
+//! A new file gets the tables of the first version and then every migration, like an old file. So there is one way to
+//! the latest format, and every new file tests it.
 
 use rusqlite::Connection;
 
 use super::error::StoreError;
 use crate::event::Epoch;
 
-/// "TIDI": tells our files from other SQLite databases.
+/// "TIDI": distinguishes the files of Tidings from other SQLite databases.
 const APPLICATION_ID: i32 = 0x5449_4449;
-/// The first layout, of version 0.1.
+/// The first format, of version 0.1.
 const FIRST: i32 = 1;
-/// The layout that this version reads and writes.
+/// The format that this version reads and writes.
 pub(super) const FORMAT: i32 = 3;
 
-/// Tables of the first layout.
+/// The tables of the first format.
 const TABLES: &str = "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE boot (id TEXT NOT NULL) STRICT;
@@ -31,18 +31,18 @@ CREATE TABLE receipt (
 CREATE INDEX receipt_age ON receipt (time_ms);
 ";
 
-/// From the layout before to this one.
+/// The SQL that changes the format before `to` into format `to`.
 fn migration_to(to: i32) -> &'static str {
     match to {
-        // When the newest of the events that a topic has lost was published; 0 where that is not known. `deleted_to`
-        // in `meta` is the newest deletion of a topic that has no row any more, `unreadable_to` the last position that
-        // a start could not read, of whichever topic.
+        // `evicted_ms` is the time of the newest removed event of a topic, 0 when it is not known. In `meta`,
+        // `forgotten_ms` is the same for all topics without a row, `deleted_to` is the position of the newest deletion
+        // of such a topic, and `unreadable_to` is the last position of any topic that a start could not read.
         2 => {
             "ALTER TABLE topic ADD COLUMN evicted_ms INTEGER NOT NULL DEFAULT 0;
              INSERT INTO meta VALUES ('forgotten_ms', 0), ('deleted_to', 0), ('unreadable_to', 0);"
         }
-        // The upper half of a receipt's fingerprint; null in those of before, which had one of another kind. And when a
-        // topic was deleted, in milliseconds since the Unix epoch; 0 where that is not known.
+        // `fingerprint_upper` is the upper half of a receipt's fingerprint; null in older receipts, whose fingerprint
+        // is of another kind. `deleted_ms` is the wall-clock time of a topic's deletion, 0 when it is not known.
         3 => {
             "ALTER TABLE receipt ADD COLUMN fingerprint_upper INTEGER;
              ALTER TABLE topic ADD COLUMN deleted_ms INTEGER NOT NULL DEFAULT 0;"
@@ -51,7 +51,7 @@ fn migration_to(to: i32) -> &'static str {
     }
 }
 
-/// Brings the file to the layout of today, all at once or not at all. A file without tables gets them.
+/// Migrates the file to the latest format in one transaction. An empty file gets its tables first.
 pub(super) fn migrate_to_latest(connection: &mut Connection) -> Result<(), StoreError> {
     let found = find_format(connection)?;
     if found == Some(FORMAT) {
@@ -71,7 +71,7 @@ pub(super) fn check(connection: &Connection) -> Result<(), StoreError> {
     find_format(connection).map(drop)
 }
 
-/// The layout that the file has; `None` when it has none yet.
+/// The format of the file; `None` when the file is empty.
 fn find_format(connection: &Connection) -> Result<Option<i32>, StoreError> {
     let application: i32 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
     let format: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -84,6 +84,7 @@ fn find_format(connection: &Connection) -> Result<Option<i32>, StoreError> {
     }
 }
 
+/// Creates the tables of the first format, with a new epoch.
 fn create(transaction: &Connection) -> Result<(), StoreError> {
     transaction.execute_batch(TABLES)?;
     let epoch = i64::try_from(Epoch::random().number()).unwrap_or_default();
@@ -96,6 +97,7 @@ fn create(transaction: &Connection) -> Result<(), StoreError> {
     Ok(transaction.pragma_update(None, "application_id", APPLICATION_ID)?)
 }
 
+/// Applies the migrations after format `from`.
 fn migrate(transaction: &Connection, from: i32) -> Result<(), StoreError> {
     for to in from + 1..=FORMAT {
         transaction.execute_batch(migration_to(to))?;

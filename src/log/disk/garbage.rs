@@ -1,5 +1,7 @@
-//! What is in the file although it is no longer held. It is removed in bulk: row by row every publish would write the page
-//! of some old event; and in portions: all at once it would hold up every publish meanwhile.
+//! Collects the rows that the index has removed, and that the writer has to remove from the file.
+//!
+//! Rows are removed in portions of [`PORTION`]. One row at a time would be expensive: each publish would also write the
+//! page of an old event. All at once would delay publishes for too long.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -9,33 +11,39 @@ use super::{
 };
 use crate::{event::TopicName, log::index::Removed};
 
-/// What waits for its removal. The first that comes is the first that goes: a topic's row must not go before the rows of
-/// its events, because its number may be another topic's from then on.
+/// Position and time of a topic's last removed event.
+type LastEvicted = (u64, u64);
+
+/// The rows to remove, in the order in which the index removed them. A topic's row must not be removed before the rows
+/// of its events: another topic may get its id as soon as it is removed, and with it these events.
 #[derive(Default)]
 pub(super) struct Garbage {
-    /// Rows of events.
+    /// Positions of events.
     seqs: VecDeque<u64>,
-    /// How many of them have gone before these.
+    /// How many positions have been taken out of `seqs` so far.
     rows_taken: u64,
-    /// Up to where topics have lost events, and up to when. It is written before any of the rows is removed, or with it: a
-    /// crash in between must not leave a hole without a mark.
-    evicted: HashMap<TopicName, (u64, u64)>,
-    /// Topics of which nothing is left to remember, each with how many rows of events must have gone before its own.
+    /// What to write into the rows of topics. It is written before the rows of the events are removed, or together with
+    /// that: otherwise a crash in between would leave a gap that no reader is told of.
+    evicted: HashMap<TopicName, LastEvicted>,
+    /// Topics whose own rows are to be removed, each with the value that `rows_taken` must have reached before.
     forgotten: VecDeque<(u64, TopicName)>,
-    /// For each topic in `forgotten`: the count of its last entry there, and up to where and when it had lost events.
-    last_removals: HashMap<TopicName, (u64, (u64, u64))>,
+    /// For each topic in `forgotten`: the number of its last entry there, and what was known of its removed events.
+    last_removals: HashMap<TopicName, (u64, LastEvicted)>,
 }
 
 /// What is removed in one transaction.
 #[derive(Default)]
 pub(super) struct Portion {
-    /// In order.
+    /// Positions of events, in ascending order.
     pub(super) seqs: Vec<u64>,
-    evicted: Vec<(TopicName, (u64, u64))>,
-    pub(super) forgotten: Vec<(TopicName, (u64, u64))>,
+    /// What to write into the rows of topics.
+    evicted: Vec<(TopicName, LastEvicted)>,
+    /// Topics whose rows are removed.
+    pub(super) forgotten: Vec<(TopicName, LastEvicted)>,
 }
 
 impl Garbage {
+    /// Adds what the index has removed.
     pub(super) fn note(&mut self, removed: Removed<'_>) {
         match removed {
             Removed::Event(topic, seq, time_ms) => {
@@ -50,32 +58,34 @@ impl Garbage {
         }
     }
 
-    /// An event's row that is no topic's.
+    /// Adds the row of an event, without a change to the row of its topic.
     pub(super) fn note_row(&mut self, seq: u64) {
         self.seqs.push_back(seq);
     }
 
-    /// A deletion that is rows_taken apart may be behind what retention has removed since, so the higher mark counts.
-    fn note_evicted(&mut self, topic: TopicName, (seq, time_ms): (u64, u64)) {
+    /// Notes the last removed event of `topic`. The index drops the events of a deletion later, so an older event may
+    /// come after a newer one. The newest one counts.
+    fn note_evicted(&mut self, topic: TopicName, (seq, time_ms): LastEvicted) {
         let (to, ms) = self.evicted.entry(topic).or_default();
         (*to, *ms) = (seq.max(*to), time_ms.max(*ms));
     }
 
-    /// Whether it is worth a removal at once.
+    /// Whether there is enough for a full portion.
     pub(super) fn has_full_portion(&self) -> bool {
         self.seqs.len() >= PORTION || self.forgotten.len() >= PORTION
     }
 
+    /// Whether there is nothing to remove.
     pub(super) fn is_empty(&self) -> bool {
         self.seqs.is_empty() && self.evicted.is_empty() && self.forgotten.is_empty()
     }
 
-    /// Whether it is forgotten, but what there was of it has yet to be removed.
+    /// Whether the row of `topic` is still to be removed.
     pub(super) fn has_topic(&self, topic: &TopicName) -> bool {
         self.last_removals.contains_key(topic)
     }
 
-    /// The next portion.
+    /// Takes the next portion.
     pub(super) fn take(&mut self) -> Portion {
         let evicted: Vec<_> = self.evicted.iter().take(PORTION).map(|(topic, to)| (topic.clone(), *to)).collect();
         for (topic, _) in &evicted {
@@ -85,47 +95,48 @@ impl Garbage {
         if self.evicted.is_empty() {
             portion.seqs.extend(self.seqs.drain(..PORTION.min(self.seqs.len())));
             self.rows_taken += count(portion.seqs.len());
-            // By position, so that each page is written once.
+            // In order of position, so that each page is written once.
             portion.seqs.sort_unstable();
             portion.forgotten = self.take_forgotten();
         }
         if self.is_empty() {
-            // What has grown once is not kept for ever.
+            // Gives back the memory of a backlog.
             *self = Self { rows_taken: self.rows_taken, ..Self::default() };
         }
         portion
     }
 
-    /// Topics of which no event has a row any more.
-    fn take_forgotten(&mut self) -> Vec<(TopicName, (u64, u64))> {
+    /// Takes topics whose events have no rows any more.
+    fn take_forgotten(&mut self) -> Vec<(TopicName, LastEvicted)> {
         let mut forgotten = Vec::new();
         while forgotten.len() < PORTION
             && self.forgotten.front().is_some_and(|(after, _)| *after <= self.rows_taken)
             && let Some((after, topic)) = self.forgotten.pop_front()
         {
-            // One that came back has the same row, and it is for its last life to say when that goes.
+            // A topic that was forgotten, used and forgotten again has the same row and two entries here. Its row is
+            // removed with the last one.
             if self.last_removals.get(&topic).is_some_and(|(last, _)| *last == after)
-                && let Some((_, mark)) = self.last_removals.remove(&topic)
+                && let Some((_, evicted)) = self.last_removals.remove(&topic)
             {
-                forgotten.push((topic, mark));
+                forgotten.push((topic, evicted));
             }
         }
         forgotten
     }
 
-    /// Takes back what could not be removed: it is the next that goes.
+    /// Puts back a portion that could not be removed. It comes first again.
     pub(super) fn put_back(&mut self, portion: Portion) {
         let after = self.rows_taken;
         self.rows_taken -= count(portion.seqs.len());
         for seq in portion.seqs.into_iter().rev() {
             self.seqs.push_front(seq);
         }
-        for (topic, to) in portion.evicted {
-            self.note_evicted(topic, to);
+        for (topic, evicted) in portion.evicted {
+            self.note_evicted(topic, evicted);
         }
-        for (topic, mark) in portion.forgotten.into_iter().rev() {
+        for (topic, evicted) in portion.forgotten.into_iter().rev() {
             self.forgotten.push_front((after, topic.clone()));
-            self.last_removals.entry(topic).or_insert((after, mark));
+            self.last_removals.entry(topic).or_insert((after, evicted));
         }
     }
 }
@@ -135,17 +146,18 @@ fn count(rows: usize) -> u64 {
 }
 
 impl Portion {
+    /// Whether there is nothing to remove.
     pub(super) fn is_empty(&self) -> bool {
         self.seqs.is_empty() && self.evicted.is_empty() && self.forgotten.is_empty()
     }
 
-    /// Takes out what removes rows; what is left says up to where topics have lost events.
+    /// Moves the rows to remove into a portion of their own. What is left are the changes to the rows of topics.
     pub(super) fn take_rows(&mut self) -> Self {
         let (seqs, forgotten) = (std::mem::take(&mut self.seqs), std::mem::take(&mut self.forgotten));
         Self { seqs, forgotten, evicted: Vec::new() }
     }
 
-    /// Removes it within `batch`, but for the rows of topics that are `is_in_use`.
+    /// Removes the rows within `batch`. The row of a topic that `is_in_use` stays.
     pub(super) fn remove(&self, batch: &Batch<'_>, is_in_use: impl Fn(&TopicName) -> bool) -> Result<(), StoreError> {
         batch.remove_events(&self.seqs)?;
         for (topic, (to, ms)) in &self.evicted {
@@ -181,7 +193,7 @@ mod tests {
         garbage.note(Removed::Topic(&topic(name), 1, 0));
     }
 
-    /// The next portion's first and last row of an event, and the topics of which it removes the rows.
+    /// Takes the next portion. Returns the first and the last position in it, and the topics whose rows it removes.
     fn take(garbage: &mut Garbage) -> (Option<u64>, Option<u64>, Vec<String>) {
         let portion = garbage.take();
         assert!(portion.seqs.len() <= PORTION && portion.seqs.is_sorted());
@@ -191,8 +203,8 @@ mod tests {
 
     #[test]
     fn what_was_removed_first_goes_first() {
-        // Goal: at the size of a portion and beyond it, a topic's row goes when the last of its events' rows does: the
-        // number of the row may be another topic's from then on.
+        // Goal: a topic's row is removed together with the last row of its events, and not before, whether these fill
+        // one portion or more.
         for more in [0, 10] {
             let mut garbage = Garbage::default();
             note_events(&mut garbage, "t", 1..=PORTION_LENGTH + more);
@@ -212,7 +224,8 @@ mod tests {
 
     #[test]
     fn topics_go_while_there_is_always_more_to_remove() {
-        // Goal: under a load that never ends, of which a backlog stays, no topic's row waits for longer than it.
+        // Goal: while a backlog of events stays, the row of a topic waits only for the events that were there before
+        // it.
         let mut garbage = Garbage::default();
         note_events(&mut garbage, "backlog", 0..3 * PORTION_LENGTH + 10);
         let mut gone = Vec::new();
@@ -228,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_topic_that_was_forgotten_twice_waits_for_the_events_of_both_lives() {
-        // Goal: the row that the second life uses is there for as long as its events are.
+        // Goal: a topic that was forgotten, used and forgotten again keeps its row until all its events are removed.
         let mut garbage = Garbage::default();
         note_events(&mut garbage, "t", 1..=10);
         note_topic(&mut garbage, "t");
@@ -241,7 +254,7 @@ mod tests {
 
     #[test]
     fn what_could_not_be_removed_goes_first_again() {
-        // Goal: a full disk changes nothing of the order.
+        // Goal: a portion that is put back, as when the disk is full, comes first again.
         let mut garbage = Garbage::default();
         note_events(&mut garbage, "t", 1..=PORTION_LENGTH);
         note_topic(&mut garbage, "t");
@@ -258,7 +271,7 @@ mod tests {
 
     #[test]
     fn topics_alone_are_worth_a_removal() {
-        // Goal: topics that never had an event, as when ever new ones are deleted, do not pile up.
+        // Goal: topics without events, as when a client deletes many topics that were never used, do not pile up.
         let mut garbage = Garbage::default();
         for n in 0..PORTION + 10 {
             note_topic(&mut garbage, &n.to_string());

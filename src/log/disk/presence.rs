@@ -1,5 +1,5 @@
-//! Whether the log's files are still where they were opened. A file that is removed or replaced under the process goes on
-//! taking writes that nothing will ever read, and a directory without our lock lets another process in.
+//! Checks that the log's files are still in their directory. Writes to a file that was removed or replaced succeed, but
+//! nobody will ever read them. And without the lock file, another process could open the same log.
 
 use std::{
     fs, io,
@@ -9,22 +9,23 @@ use std::{
 
 use super::error::StoreError;
 
+/// The files that must stay in the directory.
 const NAMES: [&str; 5] = ["lock", "tidings.db", "tidings.db-wal", "tidings.db-shm", "high-water"];
 
-/// The files as they were when the log was opened.
+/// The files, each with the device and inode that it had when the log was opened.
 pub(super) struct Presence(Vec<(PathBuf, (u64, u64))>);
 
 impl Presence {
-    /// To be noted when all of them are open.
+    /// Remembers which files are in `directory`. To be called when all of them are open.
     pub(super) fn note(directory: &Path) -> Result<Self, StoreError> {
-        // An absolute path, so that it stays the same one whatever becomes of the working directory.
+        // An absolute path means the same directory even if the working directory of the process changes.
         let directory = directory.canonicalize().map_err(StoreError::Directory)?;
         let paths = NAMES.iter().map(|name| directory.join(name));
         let files: io::Result<_> = paths.map(|path| identity(&path).map(|identity| (path, identity))).collect();
         Ok(Self(files.map_err(StoreError::Directory)?))
     }
 
-    /// That each is there, and the same one. A call per file, which costs nothing beside the sync of a batch.
+    /// Fails when a file was removed or replaced. One system call for each file is cheap beside the sync of a batch.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         for (path, noted) in &self.0 {
             match identity(path) {
@@ -37,6 +38,7 @@ impl Presence {
     }
 }
 
+/// Device and inode of the file.
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }

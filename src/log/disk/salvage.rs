@@ -1,4 +1,4 @@
-//! Reading a table of which pages are damaged: what can be read is, and what is passed over is known.
+//! Reads tables that have damaged pages: all readable rows, and which keys could not be read. Rebuilds damaged tables.
 
 use rusqlite::{Connection, Row};
 
@@ -7,16 +7,18 @@ use super::{
     error::StoreError,
 };
 
-/// Keys that cannot be read: from, to.
+/// The first and the last of some keys that cannot be read.
 pub(super) type Range = (u64, u64);
 
-/// The longest leap over keys that cannot be read. A page holds about as many rows, so hardly a readable one between two
-/// damaged ones is missed; but the number of leaps is bounded.
-const LEAP_MAX: u64 = 32;
-const LEAPS_MAX: u64 = 1 << 18;
+/// The largest step over keys that cannot be read. A page holds about as many rows, so a readable page between two
+/// damaged ones is hardly ever missed.
+const STEP_MAX: u64 = 32;
+/// About how many steps there may be at most. In a table with very large keys the steps are larger than [`STEP_MAX`].
+const STEPS_MAX: u64 = 1 << 18;
 
-/// Gives every row of `select` in order of its key, the first column, which is compared as `?1 <= key`. A row that
-/// `each` refuses counts as unreadable. `last` is the largest key.
+/// Calls `each` with every readable row of `select`, and returns the keys that cannot be read. `select` must return
+/// rows with `?1 <= key`, in order of the key, with the key in the first column. `last` is the largest key. A row for
+/// which `each` returns an error of damage counts as unreadable.
 pub(super) fn scan(
     connection: &Connection,
     select: &str,
@@ -30,9 +32,9 @@ pub(super) fn scan(
             let mut rows = statement.query([number(from)])?;
             while let Some(row) = rows.next()? {
                 let key = position(row.get(0)?);
-                // A key out of order is damage, too, and the order is what all else is built on.
-                let sound = if (from..=last).contains(&key) { each(row) } else { Err(out_of_order(key)) };
-                match sound {
+                // A key out of order is damage, too. Everything else relies on the order.
+                let checked = if (from..=last).contains(&key) { each(row) } else { Err(out_of_order(key)) };
+                match checked {
                     Ok(()) => from = key + 1,
                     Err(error) if error.is_damage() => ranges.push((key, key)),
                     Err(error) => return Err(error),
@@ -45,7 +47,7 @@ pub(super) fn scan(
             Err(error) if !error.is_damage() => return Err(error),
             Err(error) => {
                 let next = next_readable(connection, select, from, last)?;
-                tracing::error!(from, to = next - 1, %error, "rows of the log cannot be read and are passed over");
+                tracing::error!(from, to = next - 1, %error, "rows of the log cannot be read and are skipped");
                 ranges.push((from, next - 1));
                 from = next;
                 if from > last {
@@ -60,9 +62,10 @@ fn out_of_order(key: u64) -> StoreError {
     StoreError::Corrupt(format!("a row {key} out of order"))
 }
 
-/// The first key after `from` from which rows can be read again; beyond `last` when there is none.
+/// The first key after `from` from which rows can be read again; `last + 1` when there is none. It tries keys at
+/// growing distances until one is readable, then searches between that key and the last unreadable one.
 fn next_readable(connection: &Connection, select: &str, from: u64, last: u64) -> Result<u64, StoreError> {
-    let readable = |key: u64| -> Result<bool, StoreError> {
+    let is_readable = |key: u64| -> Result<bool, StoreError> {
         let first = connection.query_row(&format!("{select} LIMIT 1"), [number(key)], |row| row.get::<_, i64>(0));
         match first.map_err(StoreError::from) {
             Ok(_) => Ok(true),
@@ -70,19 +73,22 @@ fn next_readable(connection: &Connection, select: &str, from: u64, last: u64) ->
             Err(error) => Err(error),
         }
     };
-    let (mut failed, mut leap) = (from, 1);
+    let (mut failed, mut step) = (from, 1);
     while failed <= last {
-        let mut found = (last + 1).min(failed + leap);
-        if found > last || readable(found)? {
+        let mut found = (last + 1).min(failed + step);
+        if found > last || is_readable(found)? {
             while found - failed > 1 {
                 let middle = failed + (found - failed) / 2;
-                let next = if readable(middle)? { &mut found } else { &mut failed };
-                *next = middle;
+                if is_readable(middle)? {
+                    found = middle;
+                } else {
+                    failed = middle;
+                }
             }
             return Ok(found);
         }
         failed = found;
-        leap = LEAP_MAX.max(last / LEAPS_MAX).min(leap * 2);
+        step = STEP_MAX.max(last / STEPS_MAX).min(step * 2);
     }
     Ok(last + 1)
 }
@@ -98,22 +104,22 @@ pub(super) fn is_sound(connection: &Connection, table: &str) -> Result<bool, Sto
     }
 }
 
-/// Begins the table of topics anew with those rows that can be read. The old one stays aside: to remove it could give
-/// pages free that others use.
-pub(super) fn rebuild_topics(connection: &mut Connection, sound: &[i64]) -> Result<(), StoreError> {
+/// Replaces the table of topics by a new one with the rows in `readable`. The old table stays in the file under another
+/// name: to drop it could free pages that, because of the damage, other tables use, too.
+pub(super) fn rebuild_topics(connection: &mut Connection, readable: &[i64]) -> Result<(), StoreError> {
     let transaction = connection.transaction()?;
     let aside = set_aside(&transaction, "topic")?;
     let mut copy = transaction.prepare(&format!("INSERT OR IGNORE INTO topic SELECT * FROM {aside} WHERE id = ?1"))?;
-    for id in sound {
+    for id in readable {
         copy.execute([id])?;
     }
     drop(copy);
-    // They would be another topic's when that gets the row's number.
+    // Another topic may get the id of a lost row, and would get these receipts with it.
     transaction.execute("DELETE FROM receipt WHERE topic NOT IN (SELECT id FROM topic)", [])?;
     Ok(transaction.commit()?)
 }
 
-/// Begins the table of receipts anew, without any.
+/// Replaces the table of receipts by an empty one.
 pub(super) fn recreate_receipts(connection: &mut Connection) -> Result<(), StoreError> {
     let transaction = connection.transaction()?;
     let aside = set_aside(&transaction, "receipt")?;
@@ -121,7 +127,7 @@ pub(super) fn recreate_receipts(connection: &mut Connection) -> Result<(), Store
     Ok(transaction.commit()?)
 }
 
-/// Renames `table` and makes an empty one like it; the new name of the old one.
+/// Renames `table`, and creates an empty one in its place. Returns the new name of the old one.
 fn set_aside(transaction: &Connection, table: &str) -> Result<String, StoreError> {
     let (sql, number): (String, i64) = transaction.query_row(
         "SELECT sql, (SELECT count(*) FROM sqlite_schema) FROM sqlite_schema WHERE type = 'table' AND name = ?1",
