@@ -47,8 +47,8 @@ pub enum OpenError {
 
 /// What to do about a damaged file. The flag is needed because a restored copy of the whole directory looks like the
 /// latest state, and the same ids would be given again.
-const RESTORE: &str = "restore a backup and start once with --new-epoch, so that no id is used twice; or move it away to \
-                       start with an empty history";
+const RESTORE: &str = "restore a backup and start once with --new-epoch, so that no id is used twice; or move it \
+                       away to start with an empty history";
 
 /// Why the database file or a file beside it cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! Pages out of memory and the file.
+//! Fetches pages: hot events come from memory, cold ones from the file.
 
 use std::sync::atomic::Ordering;
 
@@ -8,11 +8,12 @@ use crate::{
     log::{Page, ReadError, index::Plan, lock},
 };
 
-/// Lines about single events that cannot be read, before only their number is said now and then.
+/// How many unreadable events are logged one by one. After these only the total is logged, each time it has doubled.
 const REPORTS_MAX: u64 = 20;
 
 impl Shared {
-    /// A page out of memory and the file. The index is not locked while the disk is read.
+    /// Fetches a page. `plan` asks the index which events it consists of. The index is not locked while the disk is
+    /// read.
     pub(super) fn fetch(&self, plan: impl Fn(&Self) -> Plan) -> Result<Page, ReadError> {
         let reader = lock(&self.idle_readers).pop().map_or_else(|| Reader::open(&self.file), Ok);
         let fetched = reader.and_then(|reader| {
@@ -21,12 +22,13 @@ impl Shared {
             Ok(page)
         });
         fetched.map_err(|error| {
-            // It may be over the next moment, as when there was no memory; the stream comes back and asks again.
+            // The cause may be short, such as a lack of memory. The stream ends; its client comes back and asks again.
             tracing::error!(%error, "the log cannot be read: a stream ends");
             ReadError
         })
     }
 
+    /// Fetches a page with `reader`.
     fn fetch_with(&self, reader: &Reader, plan: impl Fn(&Self) -> Plan) -> Result<Page, StoreError> {
         let mut missing = None;
         'again: loop {
@@ -42,9 +44,10 @@ impl Shared {
                         page.events.push(event);
                         continue;
                     }
-                    // Removed since the plan was made, which the next plan knows; if not, the file has lost it.
+                    // It may have been removed after the plan was made: a new plan tells. If that has it, too, the row
+                    // is missing.
                     Ok(None) if missing.replace(entry.seq) != Some(entry.seq) => continue 'again,
-                    Ok(None) => StoreError::Corrupt(format!("the event at position {} has gone", entry.seq)),
+                    Ok(None) => StoreError::Corrupt(format!("the event at position {} is missing", entry.seq)),
                     Err(error) if error.is_damage() => error,
                     Err(error) => return Err(error),
                 };
@@ -55,23 +58,24 @@ impl Shared {
                     return Ok(page);
                 }
             }
-            // Nothing before them: the next plan tells of the gap.
+            // No event comes before the lost ones, so the page has to report the gap. A new plan does.
             if !lost {
                 return Ok(page);
             }
         }
     }
 
-    /// Takes an event that cannot be read out of what is held. The row stays in the file: a disk may find it again.
+    /// Marks an event that cannot be read as lost. Its row stays in the file, because the disk may be able to read it
+    /// later.
     fn lose(&self, topic: &TopicName, seq: u64, why: &StoreError) {
         if !lock(&self.state).index.lose(topic, seq) {
             return;
         }
         let lost = self.unreadable.fetch_add(1, Ordering::Relaxed) + 1;
         if lost <= REPORTS_MAX {
-            tracing::error!(position = seq, %topic, %why, "an event cannot be read: its streams are told of a gap");
+            tracing::error!(position = seq, %topic, %why, "an event cannot be read: its subscribers are told of a gap");
         } else if lost.is_power_of_two() {
-            tracing::error!(events = lost, "events cannot be read: their streams are told of gaps");
+            tracing::error!(events = lost, "events cannot be read: their subscribers are told of gaps");
         }
     }
 }

@@ -1,13 +1,13 @@
-//! The high-water mark: up to where positions have been given, kept outside the database.
+//! The high-water mark: up to which position ids have been given, stored in a file beside the database.
 //!
-//! A database that is restored from a backup, or loses its write-ahead log, knows nothing of what came later, and would
-//! give the same ids again to other events. So a file beside it says how far the history had come; a start that finds
-//! the database behind it begins a new epoch.
+//! A database that was restored from a backup, or that has lost its write-ahead log, knows nothing of later events. It
+//! would give their ids again, to other events. The file beside it still knows the later positions. When a start finds
+//! that the database is behind the file, it begins a new epoch.
 //!
-//! The file is three records of a sector each. Two say in generation up to where positions may be given; each is synced before
-//! the first of them is, so a torn one leaves the other. The third says what was committed last. It is written with each
-//! batch and not synced: a power cut, or a disk without room, may leave an older one, which only makes the check less
-//! sharp.
+//! The file consists of three records of one sector each. The first two say up to which position ids may be given. They
+//! are written alternately, and synced before an id is used, so a torn write leaves the other one. The third record
+//! says up to which position events have been committed. It is written with each batch and not synced. A power cut or a
+//! full disk may leave an older value there, and then the check finds less.
 
 use std::{
     fs::{self, File},
@@ -19,56 +19,64 @@ use std::{
 use super::{error::StoreError, filesystem};
 use crate::event::Epoch;
 
-/// Not `tidings.db…`: who restores or removes the database by its name shall not take this along.
+/// The name does not begin with `tidings.db`, so that a command that restores or removes `tidings.db*` leaves the file.
 const NAME: &str = "high-water";
-/// The layout of the records.
+/// The format of the records.
 const FORMAT: u64 = 1;
+/// What every record begins with.
 const PREFIX: &str = "tidings high-water ";
-/// What a disk writes whole or not at all.
+/// The size of a record: a disk writes one sector completely or not at all.
 const SECTOR: usize = 512;
-const SECTOR_LENGTH: u64 = 512;
+/// The same as an offset in the file.
+const SECTOR_OFFSET: u64 = 512;
 
-/// The file, open to be written.
+/// The file, open for writing.
 pub(super) struct HighWater {
     file: File,
     epoch: Epoch,
-    /// Of the next record.
+    /// The generation of the next record.
     generation: u64,
-    /// What was committed last could not be written: there was no room.
+    /// The last record of committed events could not be written, because the disk was full.
     is_behind: bool,
 }
 
-/// What the file said before the start.
+/// What a start finds in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// There is none: the directory is new, or of version 0.1, or somebody has removed it.
+    /// There is no file: the directory is new or from version 0.1, or somebody has removed the file.
     Nothing,
-    /// It cannot be read.
+    /// The file has no valid record.
     Damaged,
+    /// The file is valid.
     Mark(Mark),
 }
 
-/// How far a history had come.
+/// How far the log had come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
+    /// The epoch of the positions.
     pub(super) epoch: Epoch,
-    /// Positions up to here may have been given.
+    /// Ids up to this position may have been given.
     pub(super) reserved: u64,
-    /// Positions up to here have been committed; perhaps later ones, too.
+    /// Events up to this position have been committed, and perhaps later ones.
     pub(super) committed: u64,
-    /// Of the latest record.
+    /// The generation of the newer of the first two records.
     generation: u64,
 }
 
-/// One record: the higher its generation, the later it was written.
+/// One record.
 #[derive(Clone, Copy)]
 struct Record {
+    /// Of the first two records, the one with the higher generation was written later. 0 in the third record.
     generation: u64,
+    /// The epoch of the position.
     epoch: Epoch,
+    /// The position that the record is about.
     position: u64,
 }
 
 impl Found {
+    /// Reads the file in `directory`.
     pub(super) fn read(directory: &Path) -> Result<Self, StoreError> {
         let bytes = match fs::read(directory.join(NAME)) {
             Ok(bytes) => bytes,
@@ -86,7 +94,7 @@ impl Found {
 }
 
 impl Record {
-    /// `None` for what is not one.
+    /// Parses one record; `None` when it is not valid.
     fn read(bytes: &[u8]) -> Result<Option<Self>, StoreError> {
         let Some(text) = std::str::from_utf8(bytes).ok().and_then(|text| text.strip_prefix(PREFIX)) else {
             return Ok(None);
@@ -101,6 +109,7 @@ impl Record {
         Ok(record().filter(|record| checksum == Some(record.checksum())))
     }
 
+    /// The text of the record before its checksum.
     fn fields(&self) -> String {
         format!("{PREFIX}{FORMAT} {} {} {}", self.generation, self.epoch.number(), self.position)
     }
@@ -109,7 +118,7 @@ impl Record {
         crc32fast::hash(self.fields().as_bytes()).into()
     }
 
-    /// A sector.
+    /// The record, padded to one sector.
     fn bytes(&self) -> Vec<u8> {
         let mut bytes = format!("{} {}", self.fields(), self.checksum()).into_bytes();
         bytes.resize(SECTOR - 1, b' ');
@@ -119,7 +128,7 @@ impl Record {
 }
 
 impl HighWater {
-    /// Goes on with the file in which `mark` was found. A full disk has no room for another one.
+    /// Opens the file in which `mark` was found. It is not written anew, because the disk may be too full for that.
     pub(super) fn open(directory: &Path, mark: Mark, committed: u64) -> Result<Self, StoreError> {
         let file = File::options().write(true).open(directory.join(NAME))?;
         let mut opened = Self { file, epoch: mark.epoch, generation: mark.generation + 1, is_behind: false };
@@ -127,13 +136,13 @@ impl HighWater {
         Ok(opened)
     }
 
-    /// Makes the file anew, whole or not at all, for a history of which positions up to `reserved` may have been given and
-    /// those up to `committed` have been.
+    /// Creates the file, or replaces it in one step: ids up to `reserved` may have been given, and events up to
+    /// `committed` have been committed.
     pub(super) fn create(directory: &Path, epoch: Epoch, reserved: u64, committed: u64) -> Result<Self, StoreError> {
         let (path, new) = (directory.join(NAME), directory.join(format!("{NAME}.new")));
         let record = |generation, position| Record { generation, epoch, position }.bytes();
         let file = File::create(&new)?;
-        // Each where its generation is written.
+        // An even generation is stored in the first sector, an odd one in the second.
         file.write_all_at(&[record(2, reserved), record(1, reserved), record(0, committed)].concat(), 0)?;
         file.sync_all()?;
         fs::rename(&new, &path)?;
@@ -141,29 +150,30 @@ impl HighWater {
         Ok(Self { file, epoch, generation: 3, is_behind: false })
     }
 
-    /// Positions up to `to` may be given, and this survives a power cut.
+    /// Writes that ids up to `to` may be given. When this returns, that survives a power cut.
     pub(super) fn reserve(&mut self, to: u64) -> io::Result<()> {
         let record = Record { generation: self.generation, epoch: self.epoch, position: to };
-        self.file.write_all_at(&record.bytes(), self.generation % 2 * SECTOR_LENGTH)?;
+        self.file.write_all_at(&record.bytes(), self.generation % 2 * SECTOR_OFFSET)?;
         self.file.sync_data()?;
         self.generation += 1;
         Ok(())
     }
 
-    /// No position after `last` has been given. In both records: the higher one that is taken back must not remain.
+    /// Writes that no id after `last` has been given. Both records must say so, because each may have a higher
+    /// position.
     pub(super) fn end(&mut self, last: u64) -> io::Result<()> {
         self.reserve(last)?;
         self.reserve(last)
     }
 
-    /// Positions up to `to` have been committed. That stands, so a disk without room, where to overwrite takes some, is no
-    /// reason to refuse them: the mark stays behind.
+    /// Writes that events up to `to` have been committed. They have been, so a full disk is no error here: the record
+    /// keeps its older value. On some file systems even overwriting needs space.
     pub(super) fn commit(&mut self, to: u64) -> io::Result<()> {
         let record = Record { generation: 0, epoch: self.epoch, position: to };
-        match self.file.write_all_at(&record.bytes(), 2 * SECTOR_LENGTH) {
+        match self.file.write_all_at(&record.bytes(), 2 * SECTOR_OFFSET) {
             Err(error) if filesystem::is_full_error(&error) => {
                 if !std::mem::replace(&mut self.is_behind, true) {
-                    tracing::warn!("the disk is too full to write the mark beside the log: it stays behind for now");
+                    tracing::warn!("the disk is too full to write high-water: it keeps an older position for now");
                 }
             }
             written => {
@@ -176,13 +186,14 @@ impl HighWater {
 }
 
 impl Mark {
-    /// Why a database of which these are the epoch, the positions reserved, and the last one that has left a trace, where
-    /// it must have left one, is not the history that this directory had; `None` when it is.
+    /// Compares the database with this mark, and returns why the database cannot be the latest one of this directory;
+    /// `None` when it can be. `reserved` is the position up to which the database allows ids. `last_found` is the
+    /// highest position in the database, if every committed event must be in it.
     pub(super) fn contradicts(&self, epoch: Epoch, reserved: u64, last_found: Option<u64>) -> Option<&'static str> {
         if self.epoch != epoch {
-            Some("the database is of another history than the one that was here last")
+            Some("the database has another epoch than the last one in this directory")
         } else if reserved < self.reserved || last_found.is_some_and(|last_found| last_found < self.committed) {
-            Some("the database ends before what this directory has had: it was restored from a copy, or cut")
+            Some("the database ends before the last position of this directory: it was restored or truncated")
         } else {
             None
         }

@@ -130,8 +130,8 @@ struct Damage {
     topics_to: i64,
 }
 
-/// Puts every event into the index, none of them hot; gives the time of the last, what is in the file but no longer held,
-/// and what cannot be read.
+/// Puts every event into the index, none of them hot; gives the time of the last, what is in the file but no longer
+/// held, and what cannot be read.
 fn load_events(
     store: &Store,
     index: &mut Index,

@@ -1,4 +1,4 @@
-//! Reading single events back from the file, beside the writer.
+//! Reads single events from the database file, while the writer writes to it.
 
 use std::{path::Path, sync::Arc};
 
@@ -14,21 +14,22 @@ use crate::{
     frame,
 };
 
-/// A connection that only reads.
+/// A read-only connection.
 pub(super) struct Reader {
     connection: Connection,
 }
 
 impl Reader {
+    /// Opens a connection to the file at `path`.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = open(path, flags)?;
-        // The first read is what opens the write-ahead log.
+        // SQLite opens the write-ahead log with the first read. If that fails, it fails here.
         connection.query_row("SELECT count(*) FROM boot", [], |_| Ok(()))?;
         Ok(Self { connection })
     }
 
-    /// The event at `seq`; `None` when it has been removed.
+    /// Reads the event at `seq`; `None` when it has been removed.
     pub(super) fn event(&self, epoch: Epoch, seq: u64, topic: &TopicName) -> Result<Option<Arc<Event>>, StoreError> {
         let sql = "SELECT time_ms, checksum, name, content FROM event WHERE seq = ?1";
         let mut select = self.connection.prepare_cached(sql)?;
@@ -37,12 +38,13 @@ impl Reader {
     }
 }
 
+/// The event in a row, after a check of its checksum.
 fn read_event(row: &Row<'_>, epoch: Epoch, seq: u64, topic: &TopicName) -> Result<Arc<Event>, StoreError> {
     let time_ms = position(row.get(0)?);
     let name: Option<String> = row.get(2)?;
     let content: Vec<u8> = row.get(3)?;
     if row.get::<_, u32>(1)? != checksum(seq, topic.as_str(), time_ms, name.as_deref(), &content) {
-        return Err(StoreError::Corrupt(format!("the event at position {seq} has changed")));
+        return Err(StoreError::Corrupt(format!("the event at position {seq} does not match its checksum")));
     }
     let name = name.map(|name| EventName::parse(&name)).transpose();
     let name = name.map_err(|error| StoreError::Corrupt(format!("the event at position {seq}: {error}")))?;

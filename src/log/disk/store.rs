@@ -1,8 +1,8 @@
-//! The file: what is read from it and written to it, and every SQL statement.
+//! The database file: opening it, reading it at the start, and what is written outside of batches.
 //!
-//! Events are keyed by position alone, so that an append touches the right edge of one B-tree and nothing else; which
-//! topic holds what is in memory ([`crate::log::index`]). Every row carries a checksum of its own, because SQLite has
-//! none for the pages of its main file.
+//! The key of an event is its position alone, so an append changes only the right edge of one B-tree. Which topic holds
+//! which events is known in memory ([`crate::log::index`]). Every event row has a checksum, because SQLite has none for
+//! the pages of its main file.
 
 use std::{
     path::{Path, PathBuf},
@@ -23,71 +23,85 @@ use crate::{
     log::index::EVENT_OVERHEAD,
 };
 
-/// What the file says before its events.
+/// What the file knows about the log as a whole.
 pub(super) struct Meta {
+    /// The epoch of its positions.
     pub(super) epoch: Epoch,
-    /// Positions up to here may have been given.
+    /// Ids up to this position may have been given.
     pub(super) reserved: u64,
-    /// Topics without a row have lost nothing after this position.
+    /// A topic without a row has had no event after this position.
     pub(super) forgotten_to: u64,
-    /// When the newest of those happened; 0 where that is not known.
+    /// Time of the newest event of such a topic; 0 when it is not known.
     pub(super) forgotten_ms: u64,
-    /// Any topic may have lost events up to here.
+    /// Events of any topic may be missing up to this position: the machine stopped before they were on the disk.
     pub(super) hole_to: u64,
-    /// Any topic may have events up to here that a start could not read.
+    /// Events of any topic may be missing up to this position: a start could not read them.
     pub(super) unreadable_to: u64,
-    /// The last position that has left a trace.
+    /// The highest position that is found anywhere in the file.
     pub(super) last_found: u64,
-    /// The process before this one ended in order: no position after `reserved` was given.
+    /// The previous process closed the file: no id after `reserved` was given.
     pub(super) clean: bool,
-    /// The machine has stopped under the process before this one, whose commits did not wait for the disk.
+    /// The machine stopped while the previous process ran, and the commits of that process did not wait for the disk.
     pub(super) lost_power: bool,
     /// Whether commits wait for the disk now.
     durable: bool,
 }
 
-/// One row of the event table, without what it says.
+/// A row of the table of events, without the content.
 pub(super) struct EventRow {
+    /// Position of the event.
     pub(super) seq: u64,
+    /// Row id of its topic.
     pub(super) topic: i64,
+    /// When it was published, in milliseconds since the Unix epoch.
     pub(super) time_ms: u64,
+    /// Its share of the retention limits in bytes.
     pub(super) cost: u64,
 }
 
-/// A topic's row.
+/// A row of the table of topics.
 pub(super) struct TopicRow {
+    /// The row id.
     pub(super) id: i64,
+    /// The topic.
     pub(super) name: TopicName,
+    /// Position of the last event that was removed.
     pub(super) evicted_to: u64,
+    /// Time of the newest event that was removed; 0 when it is not known.
     pub(super) evicted_ms: u64,
+    /// Position of the last deletion; 0 when there was none.
     pub(super) deleted_to: u64,
-    /// When that was, in milliseconds since the Unix epoch.
+    /// When that deletion was, in milliseconds since the Unix epoch.
     pub(super) deleted_ms: u64,
 }
 
-/// A connection to the file that writes; there is one, on the writer's thread.
+/// The connection that writes to the file. There is only one, on the writer's thread.
 pub(super) struct Store {
+    /// The connection.
     pub(super) connection: Connection,
+    /// The directory of the file.
     directory: PathBuf,
-    /// Rows of topics that are made have numbers above this.
+    /// New topics get row ids above this.
     topic_id_floor: i64,
 }
 
-/// What a row of an event may cost more than its content: names, and the lines that the content is split into.
+/// The cost of an event is at most so many times its content, plus [`COST_MAX`]: each line of the content adds a
+/// prefix.
 const EVENT_EXPANSION: u64 = 8;
+/// The highest cost of an event without content: its names and overhead.
 const COST_MAX: u64 = 4096;
 
-/// How long anything waits for another connection.
+/// How long a statement waits for another connection.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a checkpoint does. Reads of ours usually take less, each is of one event; who reads for longer is another
-/// process.
+/// How long a checkpoint waits for another connection. A read of this process is of one event, and usually takes less.
+/// Only another process, such as a backup, reads for longer.
 const CHECKPOINT_BUSY_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// Opens the file, makes its tables when it is new, and refuses one that is not ours to read.
+/// Opens a connection to the file, with the settings that all connections need.
 pub(super) fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    // Memory-mapped reads would turn an I/O error into a signal that ends the process.
+    // With memory-mapped reads, an I/O error would be a signal that ends the process.
     connection.execute_batch(
         "PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;",
     )?;
@@ -95,7 +109,8 @@ pub(super) fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreErr
 }
 
 impl Store {
-    /// Opens the file for writing. `durable` is whether a commit waits for the disk.
+    /// Opens the file for writing, and creates or migrates its tables. `durable` tells whether a commit waits for the
+    /// disk.
     pub(super) fn open(path: &Path, durable: bool) -> Result<Self, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = open(path, flags)?;
@@ -104,7 +119,7 @@ impl Store {
         if mode != "wal" {
             return Err(StoreError::NoWal(mode));
         }
-        // FULL even when commits do not wait: set per transaction from here on.
+        // Creation and migration always wait for the disk. `set_durable` sets the level for the commits after that.
         connection.execute_batch(
             "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;
              PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -16384;
@@ -117,13 +132,14 @@ impl Store {
         Ok(store)
     }
 
+    /// Sets whether a commit waits for the disk.
     fn set_durable(&self, durable: bool) -> Result<(), StoreError> {
         let level = if durable { "FULL" } else { "NORMAL" };
         Ok(self.connection.pragma_update(None, "synchronous", level)?)
     }
 
-    /// Reads what the file says of itself, and notes that it is in use, on which boot of the machine, and whether
-    /// commits wait for the disk.
+    /// Reads what the file knows about the log. Writes that the file is in use, during which boot of the machine, and
+    /// whether commits wait for the disk.
     pub(super) fn begin(&mut self, boot: &str, durable: bool) -> Result<Meta, StoreError> {
         let value_of = |name: &str| -> Result<u64, StoreError> {
             let sql = "SELECT value FROM meta WHERE name = ?1";
@@ -161,8 +177,8 @@ impl Store {
         Ok(meta)
     }
 
-    /// Begins a new history with the events of this one; the next position is after `reserved`. The receipts stay behind:
-    /// the answers in them have ids of the old one.
+    /// Begins a new epoch, which keeps the events. The next position is after `reserved`. The receipts are removed,
+    /// because the ids in them are of the old epoch.
     pub(super) fn begin_epoch(&mut self, meta: &mut Meta, reserved: u64) -> Result<(), StoreError> {
         (meta.epoch, meta.reserved) = (Epoch::random(), reserved);
         self.set_durable(true)?;
@@ -175,11 +191,11 @@ impl Store {
         self.set_durable(meta.durable)
     }
 
-    /// The last position that has left a trace.
+    /// The highest position that is found anywhere in the file.
     fn last_found(&self) -> Result<u64, StoreError> {
         let of_topics = "SELECT coalesce(max(max(evicted_to, deleted_to)), 0) FROM topic";
         let of_topics = match self.connection.query_row(of_topics, [], |row| row.get(0)).map_err(StoreError::from) {
-            // It will be repaired.
+            // The table is damaged, and will be rebuilt.
             Err(error) if error.is_damage() => 0,
             last => position(last?),
         };
@@ -188,11 +204,12 @@ impl Store {
         Ok(self.last()?.max(of_topics).max(marks))
     }
 
-    /// Every topic that has a row, as far as it can be read; what cannot. No position is above `reserved`.
+    /// Calls `each` with every readable row of a topic, and returns the row ids that cannot be read. A row with a
+    /// position above `reserved` counts as unreadable.
     pub(super) fn topics(&self, reserved: u64, mut each: impl FnMut(TopicRow)) -> Result<Vec<Range>, StoreError> {
         let last = self.connection.query_row("SELECT coalesce(max(id), 0) FROM topic", [], |row| row.get(0));
         let last = match last.map_err(StoreError::from) {
-            // Not even the end of it: up to where there may be rows is not known.
+            // The last row cannot be read, so there may be rows up to any id.
             Err(error) if error.is_damage() => u64::from(u32::MAX),
             last => position(last?),
         };
@@ -212,14 +229,14 @@ impl Store {
         })
     }
 
-    /// Every event, by position, without its content, as far as it can be read; what cannot. A file of which the last
-    /// event cannot be read cannot be written either, and is refused.
+    /// Calls `each` with every readable row of an event, in order of position, and returns the positions that cannot be
+    /// read. `last` is the last position.
     pub(super) fn events(&self, last: u64, mut each: impl FnMut(EventRow)) -> Result<Vec<Range>, StoreError> {
         let select = "SELECT seq, topic, time_ms, cost, length(content) FROM event WHERE seq >= ?1 ORDER BY seq";
         salvage::scan(&self.connection, select, last, |row| {
             let (seq, topic, bytes) = (position(row.get(0)?), row.get(1)?, position(row.get(4)?));
             let mut cost = position(row.get(3)?);
-            // Retention goes by it: nonsense there would drive out everything else.
+            // Retention counts it, so a wrong value could remove all other events.
             if !(bytes + EVENT_OVERHEAD..=bytes * EVENT_EXPANSION + COST_MAX).contains(&cost) {
                 cost = bytes + EVENT_OVERHEAD;
             }
@@ -228,29 +245,29 @@ impl Store {
         })
     }
 
-    /// The last event's position; 0 when there is none. A file that cannot tell cannot be written either: that is where
-    /// the next one goes.
+    /// Position of the last event; 0 when there is none. When the page of that row is damaged, this fails and the log
+    /// cannot be opened: the next event could not be written to that page either.
     pub(super) fn last(&self) -> Result<u64, StoreError> {
         let last = self.connection.query_row("SELECT coalesce(max(seq), 0) FROM event", [], |row| row.get(0));
         Ok(position(last?))
     }
 
-    /// Makes the tables of topics and receipts sound again, when they are not; `topics` are the rows of those that can
-    /// be read, `lost` is whether some cannot. Nothing else needs to be repaired: events are passed over.
+    /// Rebuilds the tables of topics and receipts if they are damaged. `topics` are the ids of the readable topics, and
+    /// `lost` tells whether there are unreadable ones. Damaged events need no repair: reads skip them.
     pub(super) fn repair(&mut self, lost: bool, topics: impl Iterator<Item = i64>) -> Result<(), StoreError> {
         if !salvage::is_sound(&self.connection, "receipt")? {
-            tracing::error!("the idempotency keys in the log are damaged and are forgotten");
+            tracing::error!("the idempotency keys in the log are damaged: all of them are lost");
             salvage::recreate_receipts(&mut self.connection)?;
         }
         if lost || !salvage::is_sound(&self.connection, "topic")? {
-            tracing::error!("the table of topics is damaged: those that cannot be read are lost");
+            tracing::error!("the table of topics is damaged: topics that cannot be read are lost");
             salvage::rebuild_topics(&mut self.connection, &topics.collect::<Vec<_>>())?;
         }
         Ok(())
     }
 
-    /// Notes that any topic may have events up to `to` that cannot be read, and that `topics` is the largest number of a
-    /// topic's row that an event has: a new topic must not take over the events of one whose row is lost.
+    /// Writes that any topic may have unreadable events up to position `to`. `topics` is the largest topic id in the
+    /// rows of events. New topics get higher ids, so that none gets the events of a topic whose row was lost.
     pub(super) fn note_damage(&mut self, to: u64, topics: i64) -> Result<(), StoreError> {
         self.topic_id_floor = topics;
         let sql = "UPDATE meta SET value = ?1 WHERE name = 'unreadable_to' AND value < ?1";
@@ -258,7 +275,7 @@ impl Store {
         Ok(())
     }
 
-    /// Whether there are receipts of a time outside of these.
+    /// Whether there are receipts from outside this range of times.
     pub(super) fn has_receipts_outside(&self, (first_ms, last_ms): TimeRange) -> Result<bool, StoreError> {
         let sql = "SELECT EXISTS (SELECT 1 FROM receipt WHERE time_ms < ?1)
             OR EXISTS (SELECT 1 FROM receipt WHERE time_ms > ?2)";
@@ -266,22 +283,23 @@ impl Store {
         Ok(select.query_row([first_ms, last_ms].map(number), |row| row.get(0))?)
     }
 
+    /// Whether the cause of `error` is a full disk.
     pub(super) fn is_full(&self, error: &StoreError) -> bool {
         error.is_full(&self.directory)
     }
 
-    /// Makes sure that nothing of a batch that failed counts. Where there is no room for the memory that connections
-    /// share, its events are in the write-ahead log by then, whole and synced, and a start would find them there. What is
-    /// written next takes their place, so something is.
+    /// Makes sure that nothing remains of a batch that failed because the disk is full. When only the file of the
+    /// shared memory could not grow, the batch is already in the write-ahead log, complete and synced, and the next
+    /// start would find its events there. The next commit overwrites it in the log, so this commits a small change.
     pub(super) fn overwrite_failed_batch(&mut self) -> Result<(), StoreError> {
-        let forgotten = self.begin_batch().and_then(|batch| batch.probe().and_then(|()| batch.commit()));
-        match forgotten {
+        let overwritten = self.begin_batch().and_then(|batch| batch.probe().and_then(|()| batch.commit()));
+        match overwritten {
             Err(error) if self.is_full(&error) => Ok(()),
-            forgotten => forgotten,
+            overwritten => overwritten,
         }
     }
 
-    /// Starts a batch. Until [`Batch::commit`] nothing of it counts.
+    /// Begins a batch.
     pub(super) fn begin_batch(&mut self) -> Result<Batch<'_>, StoreError> {
         let behavior = rusqlite::TransactionBehavior::Immediate;
         Ok(Batch {
@@ -290,7 +308,7 @@ impl Store {
         })
     }
 
-    /// Promises on disk, whatever the durability of commits, that positions up to `to` may be given.
+    /// Writes that ids up to `to` may be given. This waits for the disk even if commits do not (`durable`).
     pub(super) fn reserve(&mut self, to: u64, durable: bool) -> Result<(), StoreError> {
         self.set_durable(true)?;
         let reserved = self.connection.execute("UPDATE meta SET value = ?1 WHERE name = 'reserved'", [number(to)]);
@@ -299,27 +317,28 @@ impl Store {
         Ok(())
     }
 
-    /// Moves the write-ahead log into the file, as far as readers allow; `all` waits for them, but hardly, and makes the
-    /// log small. Whether all was moved.
-    pub(super) fn checkpoint(&self, all: bool) -> Result<bool, StoreError> {
-        let sql = if all { "PRAGMA wal_checkpoint(TRUNCATE)" } else { "PRAGMA wal_checkpoint(PASSIVE)" };
-        let moved = |row: &Row<'_>| Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?);
+    /// Copies the write-ahead log into the database file, and returns whether all of it was copied. With `truncates` it
+    /// waits for readers a little ([`CHECKPOINT_BUSY_TIMEOUT`]), and truncates the log.
+    pub(super) fn checkpoint(&self, truncates: bool) -> Result<bool, StoreError> {
+        let sql = if truncates { "PRAGMA wal_checkpoint(TRUNCATE)" } else { "PRAGMA wal_checkpoint(PASSIVE)" };
+        // The row: whether it was blocked, the frames in the log, and how many of them are copied.
+        let is_complete =
+            |row: &Row<'_>| Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?);
         self.connection.busy_timeout(CHECKPOINT_BUSY_TIMEOUT)?;
-        let moved = self.connection.query_row(sql, [], moved);
+        let is_complete = self.connection.query_row(sql, [], is_complete);
         self.connection.busy_timeout(BUSY_TIMEOUT)?;
-        Ok(moved?)
+        Ok(is_complete?)
     }
 
-    /// Moves all of the write-ahead log into the file, unless that has no room: the log starts anew, in the room that it
-    /// has.
+    /// Copies all of the write-ahead log into the database file, and truncates the log. A full disk is no error.
     pub(super) fn truncate_wal(&self) -> Result<(), StoreError> {
         match self.checkpoint(true) {
-            Err(error) if error.is_full(&self.directory) => Ok(()),
-            moved => moved.map(drop),
+            Err(error) if self.is_full(&error) => Ok(()),
+            copied => copied.map(drop),
         }
     }
 
-    /// Notes the last position and that nothing is lost.
+    /// Writes the last position and that the file was closed, so that the next start need not look for lost events.
     pub(super) fn end(&mut self, last: u64) -> Result<(), StoreError> {
         self.set_durable(true)?;
         let transaction = self.connection.transaction()?;
