@@ -1,4 +1,5 @@
-//! One batch: what is written in its transaction, and what is left out of it when not all can be written.
+//! Writes one batch. When old rows cannot be removed, the batch is written without the removal, so that publishes
+//! succeed.
 
 use std::{collections::HashSet, sync::atomic::Ordering};
 
@@ -12,27 +13,30 @@ use crate::{
     log::{AppendError, index::cost, lock},
 };
 
-/// Positions that are promised to the file at once; each time costs one more fsync.
+/// How many positions are reserved in the file at once. Each reservation costs two more fsyncs.
 const RESERVATION: u64 = 1 << 16;
-/// What the write-ahead log takes for a small event: its share of a page.
+/// Bytes that an event adds to the write-ahead log besides its cost, roughly.
 const ROW_OVERHEAD: u64 = 128;
-/// What it takes for a commit, however small: the pages at the right edge, whole.
+/// Bytes that every commit adds to the write-ahead log, however small it is: it writes whole pages.
 const COMMIT_OVERHEAD: u64 = 8 << 10;
 
-/// What was left out of a batch so that the rest of it could be written.
+/// Which removals were left out of a batch so that its events could be written.
 enum LeftOut {
     Nothing,
-    /// All that was to be removed: there is no room for it.
-    NoRoom,
-    /// This, and old receipts if there were some: a damaged page was met.
+    /// All removals, because the disk was too full for them.
+    NoSpace,
+    /// The removals of rows, because one of the rows is on a damaged page.
     Damaged {
+        /// The rows of events and topics.
         portion: Portion,
+        /// There were expired receipts, too.
         expires: bool,
     },
 }
 
 impl Writer {
-    /// Writes one batch. An error here is final; a full disk is not one.
+    /// Writes one batch and publishes it. `last_before` is the last position before the batch. An error means that the
+    /// log has failed for good. A full disk is no error: the steps are refused.
     pub(super) fn batch(&mut self, steps: Vec<Step>, last_before: u64, is_maintenance: bool) -> Result<(), StoreError> {
         if is_maintenance {
             self.files.presence.check()?;
@@ -41,7 +45,8 @@ impl Writer {
         if is_maintenance || self.behind {
             self.retain();
         }
-        // While the disk is full nobody may be publishing, because we say that we are not ready: try ourselves.
+        // While the disk is full the server says that it is not ready, so perhaps nobody publishes. Only a write of its
+        // own shows when there is space again.
         let probes = is_maintenance && self.shared.full.load(Ordering::Relaxed);
         if probes {
             self.files.store.truncate_wal()?;
@@ -55,7 +60,7 @@ impl Writer {
         match written {
             Ok(()) => {
                 self.shared.full.store(false, Ordering::Relaxed);
-                self.is_cramped = matches!(left_out, LeftOut::NoRoom) || (self.is_cramped && !is_maintenance);
+                self.is_cramped = matches!(left_out, LeftOut::NoSpace) || (self.is_cramped && !is_maintenance);
                 self.publish(steps);
                 for (topic, _) in &portion.forgotten {
                     self.topics.remove(topic);
@@ -68,9 +73,9 @@ impl Writer {
             Err(error) if self.files.store.is_full(&error) => {
                 self.files.store.overwrite_failed_batch()?;
                 if !self.shared.full.swap(true, Ordering::Relaxed) {
-                    tracing::error!("the disk is full: publishes are refused until there is room");
+                    tracing::error!("the disk is full: publishes are refused until there is space");
                 }
-                // Nothing of the batch exists, so its positions are free again.
+                // Nothing of the batch was written, so its positions can be used again.
                 self.last = last_before;
                 self.postpone(portion);
                 if let LeftOut::Damaged { portion, .. } = left_out {
@@ -80,16 +85,16 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
-                // It may or may not have reached the disk, and asking again would prove nothing: after a failed fsync
-                // the kernel forgets what it could not write.
+                // The batch may be on the disk or not. A second try would prove nothing: after a failed fsync the
+                // kernel drops the pages that it could not write.
                 self.refuse(steps, AppendError::Unknown);
                 Err(error)
             }
         }
     }
 
-    /// Writes the steps, and removes the portion and old receipts with them. If that fails for a reason that may lie in
-    /// the removal, writes the steps without it: what is published must not fail over what is no longer held.
+    /// Writes the steps, and removes the portion and expired receipts in the same transaction. When that fails, and the
+    /// removal may be the reason, it writes the steps again without the removal: old rows must not make publishes fail.
     fn write_or_reduce(
         &mut self,
         steps: &[Step],
@@ -107,18 +112,19 @@ impl Writer {
             }
             Err(error) if removes && self.files.store.is_full(&error) => {
                 if !self.is_cramped {
-                    tracing::warn!("the disk is too full to remove what is no longer held: it stays for now");
+                    tracing::warn!("the disk is too full to remove old rows from the log: they stay for now");
                 }
                 self.postpone(std::mem::take(portion));
-                // Not only what is published: without any the disk may be full, too.
-                (self.write(steps, portion, true), LeftOut::NoRoom)
+                // It also probes, because without steps this would write nothing, and not show whether the disk is
+                // full.
+                (self.write(steps, portion, true), LeftOut::NoSpace)
             }
             written => (written, LeftOut::Nothing),
         }
     }
 
-    /// Leaves what could not be removed for the next time that all is looked after. Rows that the same transaction made
-    /// for topics are not there either.
+    /// Puts the removal off until the next maintenance. The failed transaction may have added rows of topics that do
+    /// not exist now, so their ids are dropped.
     fn postpone(&mut self, portion: Portion) {
         self.is_cramped = true;
         self.garbage.put_back(portion);
@@ -126,14 +132,10 @@ impl Writer {
         self.topics.clear();
     }
 
+    /// Commits one transaction: the steps, the removal of the portion and of expired receipts, and with `probes` a
+    /// small change.
     fn write(&mut self, steps: &[Step], portion: &Portion, probes: bool) -> Result<(), StoreError> {
-        if self.last > self.reserved {
-            let to = self.last + RESERVATION;
-            // In this order: a database that is behind the mark is one that was restored.
-            self.files.store.reserve(to, self.shared.durability == Durability::Disk)?;
-            self.files.high_water.reserve(to)?;
-            self.reserved = to;
-        }
+        self.reserve_positions()?;
         let batch = self.files.store.begin_batch()?;
         for step in steps {
             match step {
@@ -153,23 +155,25 @@ impl Writer {
                 Step::Forget { topic, seq, .. } => batch.mark_deleted(topic, *seq, self.shared.clock.now().wall_ms)?,
             }
         }
-        let due = self.expiry.kept_range(&self.shared.clock);
-        let here: HashSet<&TopicName> = if portion.forgotten.is_empty() && due.is_none() {
-            HashSet::new()
-        } else {
-            steps.iter().map(Step::topic).collect()
-        };
-        // It may have come back to life since, or do so in this batch.
+        let kept_range = self.expiry.kept_range(&self.shared.clock);
+        let mut topics_of_steps = HashSet::new();
+        if !portion.forgotten.is_empty() || kept_range.is_some() {
+            topics_of_steps.extend(steps.iter().map(Step::topic));
+        }
+        // A topic that the index had forgotten may have been used again since, or be used in this batch.
         let is_in_use =
-            |topic: &TopicName| here.contains(topic) || lock(&self.shared.state).index.held(topic).is_some();
+            |topic: &TopicName| topics_of_steps.contains(topic) || lock(&self.shared.state).index.held(topic).is_some();
         portion.remove(&batch, is_in_use)?;
-        let kept = |topic: &TopicName| is_in_use(topic) || self.garbage.has_topic(topic);
-        let more = due.map(|times| batch.expire_receipts(times, kept)).transpose()?.unwrap_or_default();
+        let is_needed = |topic: &TopicName| is_in_use(topic) || self.garbage.has_topic(topic);
+        let has_more_expired = match kept_range {
+            Some(kept_range) => batch.expire_receipts(kept_range, is_needed)?,
+            None => false,
+        };
         if probes {
             batch.probe()?;
         }
         batch.commit()?;
-        self.expiry.set_has_expired(more);
+        self.expiry.set_has_expired(has_more_expired);
         self.checkpoints.note_written(COMMIT_OVERHEAD);
         self.files.presence.check()?;
         if !steps.is_empty() {
@@ -178,13 +182,26 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes what can be removed, each kind by itself, after a damaged page was met with all of it. What cannot be
-    /// removed stays in the file: topics have lost it all the same, and to end over what is no longer held would be to
-    /// end again after each start.
+    /// Reserves more positions in the file when the steps use ones that are not reserved.
+    fn reserve_positions(&mut self) -> Result<(), StoreError> {
+        if self.last <= self.reserved {
+            return Ok(());
+        }
+        let to = self.last + RESERVATION;
+        // The database first: one that is behind the high-water mark counts as restored from a backup.
+        self.files.store.reserve(to, self.shared.durability == Durability::Disk)?;
+        self.files.high_water.reserve(to)?;
+        self.reserved = to;
+        Ok(())
+    }
+
+    /// Removes each kind of rows in its own transactions, after a removal of all together met a damaged page. Rows that
+    /// cannot be removed stay in the file. They are no longer served in any case, and if the process ended because of
+    /// them, it would end again after each start.
     fn remove_separately(&mut self, mut portion: Portion, expires: bool) -> Result<(), StoreError> {
         self.remove_readable(std::mem::take(&mut portion.seqs))?;
         if !self.try_remove(&portion)? {
-            tracing::error!("topics that are forgotten, or what they had, are on damaged pages and stay in the file");
+            tracing::error!("rows of removed topics are on damaged pages and stay in the file");
         }
         self.expiry.set_has_expired(expires);
         if !self.try_remove(&Portion::default())? {
@@ -194,7 +211,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes a portion, or old receipts if there are some; whether it met no damaged page.
+    /// Removes the portion and expired receipts. Returns `false` when one of the rows is on a damaged page.
     fn try_remove(&mut self, portion: &Portion) -> Result<bool, StoreError> {
         if portion.is_empty() && !self.expiry.has_expired() {
             return Ok(true);
@@ -202,7 +219,7 @@ impl Writer {
         match self.write(&[], portion, false) {
             Err(error) if error.is_damage() => Ok(false),
             Err(error) if self.files.store.is_full(&error) => {
-                // Topics wait for the next start, receipts for the next look.
+                // The topics are removed after the next start, the receipts with the next maintenance.
                 self.expiry.set_has_expired(false);
                 Ok(true)
             }
@@ -210,31 +227,32 @@ impl Writer {
         }
     }
 
-    /// Removes what can be removed of `seqs`, of which some may be rows on damaged pages.
+    /// Removes the events at `seqs`, except for those on damaged pages. It halves the list until it has found them.
     fn remove_readable(&mut self, seqs: Vec<u64>) -> Result<(), StoreError> {
-        let (mut rest, mut stuck) = (Vec::from([seqs]), 0_u64);
-        while let Some(mut seqs) = rest.pop() {
+        let (mut lists, mut unremovable) = (Vec::from([seqs]), 0_u64);
+        while let Some(mut seqs) = lists.pop() {
             let batch = self.files.store.begin_batch()?;
             match batch.remove_events(&seqs).and_then(|()| batch.commit()) {
                 Ok(()) => {}
                 Err(error) if error.is_damage() && seqs.len() > 1 => {
-                    rest.push(seqs.split_off(seqs.len() / 2));
-                    rest.push(seqs);
+                    lists.push(seqs.split_off(seqs.len() / 2));
+                    lists.push(seqs);
                 }
-                Err(error) if error.is_damage() => stuck += 1,
-                // They wait for the next start.
+                Err(error) if error.is_damage() => unremovable += 1,
+                // They are removed after the next start.
                 Err(error) if self.files.store.is_full(&error) => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
-        if stuck > 0 {
-            tracing::error!(rows = stuck, "old events are on damaged pages and stay in the file");
+        if unremovable > 0 {
+            tracing::error!(rows = unremovable, "old events are on damaged pages and stay in the file");
         }
         Ok(())
     }
+/// Answers all steps with `error`.
+        // Sending fails when the publisher no longer waits for the answer.
     fn refuse(&self, steps: Vec<Step>, error: AppendError) {
         for step in steps {
-            // Whoever asked may have gone.
             match step {
                 Step::Event { claim, done, .. } => {
                     if let Some(claim) = claim {
