@@ -20,11 +20,17 @@ use crate::log::clock::{Clock, Moment, TOLERANCE_MS, millis};
 pub(super) struct Expiry {
     /// How long a receipt is kept: `publish.idempotency_window`.
     window_ms: u64,
-    /// There are expired receipts, as far as is known.
-    has_expired: bool,
-    /// Expired receipts are no longer removed, because some are on damaged pages.
-    is_stopped: bool,
+    state: State,
     wall: WallClock,
+}
+
+/// Whether there are expired receipts, as far as is known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    NoneExpired,
+    SomeExpired,
+    /// Expired receipts are no longer removed, because some are on damaged pages.
+    Stopped,
 }
 
 /// Notices when the wall clock is set: how far it is ahead of the monotonic time changes then.
@@ -43,45 +49,47 @@ impl Expiry {
         let ahead_ms = now.ahead_ms();
         Self {
             window_ms: millis(window),
-            has_expired: false,
-            is_stopped: false,
+            state: State::NoneExpired,
             wall: WallClock { set_at_ms: now.at_ms, ahead_ms, range: (ahead_ms, ahead_ms) },
         }
     }
 
     /// Looks whether there are expired receipts. This does not write.
     pub(super) fn find_expired(&mut self, store: &Store, clock: &Clock) -> Result<(), StoreError> {
-        if self.is_stopped {
+        if self.state == State::Stopped {
             return Ok(());
         }
         let now = clock.now();
         self.wall.observe(now, self.window_ms);
-        self.has_expired = match store.has_receipts_outside(self.range_at(now)) {
+        let has_expired = match store.has_receipts_outside(self.range_at(now)) {
             // Removal is not urgent. If the file really cannot be used, the next publish will fail and end the process.
             Err(error) if error.is_damage() || store.is_full(&error) => false,
             found => found?,
         };
+        self.set_has_expired(has_expired);
         Ok(())
     }
 
     /// The times of receipts to keep; `None` when there is none to remove.
     pub(super) fn kept_range(&self, clock: &Clock) -> Option<TimeRange> {
-        self.has_expired.then(|| self.range_at(clock.now()))
+        self.has_expired().then(|| self.range_at(clock.now()))
     }
 
     /// Whether there are expired receipts to remove.
     pub(super) fn has_expired(&self) -> bool {
-        self.has_expired
+        self.state == State::SomeExpired
     }
 
     /// Sets whether there are expired receipts to remove, until [`find_expired`](Self::find_expired) looks again.
     pub(super) fn set_has_expired(&mut self, has_expired: bool) {
-        self.has_expired = has_expired;
+        if self.state != State::Stopped {
+            self.state = if has_expired { State::SomeExpired } else { State::NoneExpired };
+        }
     }
 
     /// No more receipts are removed until the next start.
     pub(super) fn stop(&mut self) {
-        (self.has_expired, self.is_stopped) = (false, true);
+        self.state = State::Stopped;
     }
 
     /// The times of receipts that have not expired at `now`.
