@@ -34,7 +34,7 @@ impl Index {
         let ReadFrom { after, removals_seen } = from;
         let mut page = Page::new(self.epoch, self.removals);
         let mut to = self.watermark.max(after);
-        let mut rests = Vec::with_capacity(topics.len());
+        let mut sources = Vec::with_capacity(topics.len());
         for topic in topics {
             let Some(log) = self.topics.get(topic) else {
                 if self.forgotten_at > removals_seen {
@@ -48,11 +48,11 @@ impl Index {
             if log.evicted_at > removals_seen && Some(log.evicted_to) > deletion {
                 page.miss(log.evicted_to, after);
             }
-            rests.push(log.events.range(log.after(after)..).map(move |entry| (topic, entry)).peekable());
+            sources.push(log.events.range(log.after(after)..).map(move |entry| (topic, entry)).peekable());
         }
         let (mut bytes, mut entries) = (0, Vec::new());
         let mut lost = 0;
-        for (topic, entry) in merge(rests) {
+        for (topic, entry) in merge(sources) {
             if entry.is_lost() {
                 // A page reports a gap before its events. So events before the lost one get a page of their own.
                 if !entries.is_empty() || lost == LOST_MAX {
@@ -151,15 +151,18 @@ impl Index {
     /// The position before the last `n` events of `topics`.
     fn before_last(&self, topics: &[TopicName], n: usize) -> u64 {
         let logs = topics.iter().filter_map(|topic| self.topics.get(topic));
-        let mut rests: Vec<_> =
+        let mut sources: Vec<_> =
             logs.map(|log| log.events.iter().rev().filter(|entry| !entry.is_lost()).map(|entry| entry.seq)).collect();
+        // For each topic the newest position that is not counted yet, and the index of its source.
         let mut newest: BinaryHeap<(u64, usize)> =
-            rests.iter_mut().enumerate().filter_map(|(at, rest)| Some((rest.next()?, at))).collect();
+            sources.iter_mut().enumerate().filter_map(|(at, source)| Some((source.next()?, at))).collect();
         let mut before = self.watermark;
         for _ in 0..n {
             let Some((seq, at)) = newest.pop() else { break };
             before = seq - 1;
-            newest.extend(rests.get_mut(at).and_then(Iterator::next).map(|seq| (seq, at)));
+            if let Some(older) = sources.get_mut(at).and_then(Iterator::next) {
+                newest.push((older, at));
+            }
         }
         before
     }
@@ -187,16 +190,18 @@ impl Index {
 
 /// Merges the entries of several topics in order of position.
 fn merge<'a>(
-    mut rests: Vec<Peekable<impl Iterator<Item = (&'a TopicName, &'a Entry)>>>,
+    mut sources: Vec<Peekable<impl Iterator<Item = (&'a TopicName, &'a Entry)>>>,
 ) -> impl Iterator<Item = (&'a TopicName, &'a Entry)> {
     let seq = |(_, entry): &(&TopicName, &Entry)| Reverse(entry.seq);
     let mut next: BinaryHeap<(Reverse<u64>, usize)> =
-        rests.iter_mut().enumerate().filter_map(|(at, rest)| Some((rest.peek().map(seq)?, at))).collect();
+        sources.iter_mut().enumerate().filter_map(|(at, source)| Some((source.peek().map(seq)?, at))).collect();
     std::iter::from_fn(move || {
         let (_, at) = next.pop()?;
-        let rest = rests.get_mut(at)?;
-        let item = rest.next();
-        next.extend(rest.peek().map(seq).map(|seq| (seq, at)));
+        let source = sources.get_mut(at)?;
+        let item = source.next();
+        if let Some(following) = source.peek() {
+            next.push((seq(following), at));
+        }
         item
     })
 }
