@@ -59,7 +59,13 @@ impl Batch<'_> {
     }
 
     /// Adds the row of a receipt, or replaces the one that the key had.
-    pub(super) fn insert_receipt(&self, topic: i64, claim: &Claim, receipt: &Receipt, time_ms: u64) -> Result<(), StoreError> {
+    pub(super) fn insert_receipt(
+        &self,
+        topic: i64,
+        claim: &Claim,
+        receipt: &Receipt,
+        time_ms: u64,
+    ) -> Result<(), StoreError> {
         let sql = "INSERT OR REPLACE INTO receipt VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let subscribers = i64::try_from(receipt.subscribers).unwrap_or(i64::MAX);
         let (seq, time_ms) = (number(receipt.id.seq), number(time_ms));

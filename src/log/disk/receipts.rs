@@ -59,7 +59,7 @@ fn kept(row: &Row<'_>, topic: &TopicName, epoch: Epoch, now: Moment) -> rusqlite
     Ok(Kept {
         topic: topic.clone(),
         key: key.into(),
-        used_ms: now.before(position(row.get(5)?)),
+        used_ms: now.at_ms_of(position(row.get(5)?)),
         fingerprint: upper.map(|upper| u128::from(upper.cast_unsigned()) << 64 | u128::from(lower.cast_unsigned())),
         outcome: Outcome::Committed(Receipt {
             id: EventId { epoch, seq: position(seq) },

@@ -249,8 +249,8 @@ impl Writer {
         }
         Ok(())
     }
-/// Answers all steps with `error`.
-        // Sending fails when the publisher no longer waits for the answer.
+    /// Answers all steps with `error`.
+    // Sending fails when the publisher no longer waits for the answer.
     fn refuse(&self, steps: Vec<Step>, error: AppendError) {
         for step in steps {
             match step {
