@@ -8,16 +8,12 @@ use actix_web::{HttpRequest, HttpResponse, body, body::BoxBody, http::Version, w
 use futures_util::TryStreamExt as _;
 
 use super::{
-    Edge,
-    answer::Answer,
-    head::Head,
-    serve::{Body, Reply, serve},
-    stream::HandOver,
+    answer::Answer, app_state::AppState, head::Head, payload::Body, reply::Reply, serve::serve, stream::HandOver,
 };
 use crate::hub::Carrier;
 
 /// Answers one request.
-pub async fn answer(edge: Rc<Edge>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+pub async fn answer(app: Rc<AppState>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
     // `server::Server` sets a carrier for each connection.
     let Some(carrier) = request.conn_data::<Carrier>().cloned() else { return pending().await };
     if carrier.has_begun() {
@@ -26,12 +22,12 @@ pub async fn answer(edge: Rc<Edge>, request: HttpRequest, payload: web::Payload)
         return pending().await;
     }
     let payload = payload.map_err(|error| error.to_string());
-    let reply = serve(&edge, &request, Body::Coming(Box::pin(payload))).await;
+    let reply = serve(&app, &request, Body::Coming(Box::pin(payload))).await;
     carrier.begun();
     match reply {
         Reply::Stream(mut head, subscription) => {
             let first = std::mem::take(&mut head.body).into_owned();
-            let body = HandOver::new(carrier, edge.hub.clone(), first.into(), *subscription);
+            let body = HandOver::new(carrier, app.hub.clone(), first.into(), *subscription);
             HttpResponse::from(head).set_body(BoxBody::new(body))
         }
         Reply::Answer(answer) => {

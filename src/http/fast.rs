@@ -30,10 +30,12 @@ use tokio::{
 };
 
 use super::{
-    Edge,
+    app_state::AppState,
+    payload::Body,
     pending::{PendingSlot, PendingSlots},
     problem::{Code, Problem},
-    serve::{Body, Reply, serve},
+    reply::Reply,
+    serve::serve,
 };
 use crate::{hub::Subscription, limits::BytesPermit};
 
@@ -68,7 +70,7 @@ const STEPS_PER_YIELD: u32 = 16;
 
 /// Serves the connections of one worker.
 pub struct FastPath {
-    edge: Rc<Edge>,
+    app: Rc<AppState>,
     fallback: Fallback,
     pending: Rc<PendingSlots>,
     /// Every read goes into this buffer. Only a request that arrives in pieces gets a buffer of its own.
@@ -95,10 +97,10 @@ enum Step<'a> {
 
 impl FastPath {
     /// `fallback` serves the requests that are not simple.
-    pub fn new(edge: Rc<Edge>, fallback: Fallback, pending: Rc<PendingSlots>) -> Rc<Self> {
+    pub fn new(app: Rc<AppState>, fallback: Fallback, pending: Rc<PendingSlots>) -> Rc<Self> {
         let scratch = RefCell::new(vec![0; BYTES_MAX]);
         Rc::new(Self {
-            edge,
+            app,
             fallback,
             pending,
             scratch,
@@ -133,7 +135,7 @@ impl FastPath {
 
     /// Serves a connection until it is closed, or the hub has its socket.
     pub async fn serve(self: Rc<Self>, socket: BareStream, remote: SocketAddr, slot: PendingSlot) {
-        let connection = Connection::new(socket, remote, slot, &self.edge.config.server);
+        let connection = Connection::new(socket, remote, slot, &self.app.config.server);
         // An error means that the client has disconnected, or reads nothing. So it cannot be told.
         self.run(connection).await.ok();
     }
@@ -175,11 +177,11 @@ impl FastPath {
                 }
                 Step::Stream(response, subscription) => {
                     self.send(&mut connection.socket, response.bytes).await?;
-                    self.edge.hub.adopt(connection.socket.into_bare()?, *subscription);
+                    self.app.hub.adopt(connection.socket.into_bare()?, *subscription);
                     return Ok(());
                 }
                 Step::FallBack(request) => {
-                    let write_timeout = self.edge.config.stream.write_timeout;
+                    let write_timeout = self.app.config.stream.write_timeout;
                     let answered =
                         fallback::answer(&self.fallback, &mut connection, request, write_timeout, &self.scratch);
                     if answered.await? == AfterFallback::Gone {
@@ -236,7 +238,7 @@ impl FastPath {
             // The client has sent no request, so there is nothing to answer.
             Wait::FirstRequest | Wait::NextRequest => Step::Close,
             Wait::Head => {
-                let within = humantime::format_duration(self.edge.config.server.head_timeout);
+                let within = humantime::format_duration(self.app.config.server.head_timeout);
                 let detail = format!("the head of the request did not arrive within {within}");
                 self.refuse(&Problem::new(Code::HeadTimeout, detail))
             }
@@ -248,7 +250,7 @@ impl FastPath {
     /// that do not belong to the request.
     fn parse(&self, connection: &mut Connection, new: &[u8]) -> Step<'_> {
         let is_buffered = !connection.buffer.is_empty();
-        if is_buffered && let Err(problem) = connection.append(&self.edge.bytes, new) {
+        if is_buffered && let Err(problem) = connection.append(&self.app.bytes, new) {
             return self.refuse(&problem);
         }
         let bytes = if is_buffered { &*connection.buffer } else { new };
@@ -274,7 +276,7 @@ impl FastPath {
             Parsed::ForFallback(framing) => {
                 let len = framing.received(bytes);
                 let permit = connection.permit.take_if(|_| len == bytes.len());
-                let permit = permit.unwrap_or_else(|| self.edge.bytes.permit(Some(connection.remote.ip())));
+                let permit = permit.unwrap_or_else(|| self.app.bytes.permit(Some(connection.remote.ip())));
                 (self.fall_back(permit, &framing, bytes, len), len)
             }
             Parsed::Refused(problem) => (self.refuse(&problem), bytes.len()),
@@ -283,7 +285,7 @@ impl FastPath {
             connection.buffer.drain(..used);
             Ok(())
         } else {
-            connection.append(&self.edge.bytes, new.get(used..).unwrap_or_default())
+            connection.append(&self.app.bytes, new.get(used..).unwrap_or_default())
         };
         if connection.buffer.is_empty() {
             connection.free_buffer();
@@ -313,13 +315,13 @@ impl FastPath {
         let Some(framing) = request::parse_framing(&connection.buffer) else { return Step::Close };
         // The request is not complete, so the whole buffer belongs to it.
         let buffer = std::mem::take(&mut connection.buffer);
-        let permit = connection.permit.take().unwrap_or_else(|| self.edge.bytes.permit(Some(connection.remote.ip())));
+        let permit = connection.permit.take().unwrap_or_else(|| self.app.bytes.permit(Some(connection.remote.ip())));
         self.fall_back(permit, &framing, &buffer, buffer.len())
     }
 
     fn serve_simple(&self, request: &Request<'_>) -> Step<'_> {
         let after = if request.is_last { AfterResponse::Close } else { AfterResponse::KeepAlive };
-        match serve(&self.edge, request, Body::Whole(request.body)) {
+        match serve(&self.app, request, Body::Whole(request.body)) {
             Either::Left(reply) => self.reply(reply.into_inner(), after),
             Either::Right(reply) => Step::AwaitReply(reply, after),
         }
@@ -341,6 +343,6 @@ impl FastPath {
     }
 
     async fn send(&self, socket: &mut Socket, bytes: Vec<u8>) -> io::Result<()> {
-        self.responder.send(socket, bytes, self.edge.config.stream.write_timeout).await
+        self.responder.send(socket, bytes, self.app.config.stream.write_timeout).await
     }
 }

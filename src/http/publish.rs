@@ -12,14 +12,15 @@ use serde_json::Value;
 use smallvec::SmallVec;
 
 use super::{
-    Edge,
     answer::Answer,
+    app_state::AppState,
     fields::Fields,
     head::{Head, visible},
     origin,
+    payload::{Body, Payload},
     problem::{Code, Problem},
     refusal::Refused as _,
-    serve::{Body, Reply, Served, later, now},
+    reply::{Reply, Served, later, now},
 };
 use crate::{
     event::{EventName, TopicName},
@@ -30,12 +31,8 @@ use crate::{
 mod body;
 mod json;
 
-pub(super) use body::Payload;
+use body::{PARAMETERS, Parts, PayloadHead};
 
-use body::{Parts, PayloadHead};
-
-/// The parameters of a publish, in the query or in a form.
-const PARAMETERS: [&str; 3] = ["topic", "content", "event"];
 /// The longest `Idempotency-Key`.
 const KEY_BYTES_MAX: usize = 128;
 /// What the answer for one topic takes, unless the topic's name is long.
@@ -44,31 +41,31 @@ const RECEIPT_BYTES: usize = 160;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Serves `/publish`.
-pub(super) fn serve<'a>(edge: &'a Edge, head: &impl Head, body: Body<'_>) -> Served<'a> {
+pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Served<'a> {
     match body {
-        Body::Whole(body) => match Publish::read(edge, head, body) {
-            Ok((publish, permit)) => publish.commit(edge, permit),
+        Body::Whole(body) => match Publish::read(app, head, body) {
+            Ok((publish, permit)) => publish.commit(app, permit),
             Err(problem) => now(Err(problem)),
         },
-        Body::Coming(payload) => match PublishHead::read(edge, head) {
+        Body::Coming(payload) => match PublishHead::read(app, head) {
             // It is refused before its body is waited for.
             Err(problem) => now(Err(problem)),
             Ok(publish) => {
                 let length = head.text("content-length").and_then(|length| length.parse().ok());
-                later(receive(edge, publish.into_owned(), length, payload))
+                later(receive(app, publish.into_owned(), length, payload))
             }
         },
     }
 }
 
 /// Waits for the body, then publishes.
-async fn receive(edge: &Edge, head: PublishHead<'static>, length: Option<usize>, payload: Payload) -> Reply {
-    let Some(_under_way) = edge.under_way.upgrade() else { return Err(Edge::draining()).into() };
+async fn receive(app: &AppState, head: PublishHead<'static>, length: Option<usize>, payload: Payload) -> Reply {
+    let Some(_under_way) = app.under_way.upgrade() else { return Err(AppState::draining()).into() };
     // Held until the log has the content.
-    let mut permit = edge.bytes.permit(head.remote);
-    let received = body::collect(&head.payload, length, payload, &edge.config.publish, &mut permit).await;
-    match received.and_then(|body| head.with_body(edge, body)) {
-        Ok(publish) => publish.commit(edge, Some(permit)).await,
+    let mut permit = app.bytes.permit(head.remote);
+    let received = body::collect(&head.payload, length, payload, &app.config.publish, &mut permit).await;
+    match received.and_then(|body| head.with_body(app, body)) {
+        Ok(publish) => publish.commit(app, Some(permit)).await,
         Err(problem) => Err(problem).into(),
     }
 }
@@ -90,20 +87,20 @@ struct Publish {
 }
 
 /// Whether a publish may be taken.
-fn check(edge: &Edge, request: &impl Head) -> Result<(), Problem> {
-    let allow_get = edge.config.publish.allow_get;
+fn check(app: &AppState, request: &impl Head) -> Result<(), Problem> {
+    let allow_get = app.config.publish.allow_get;
     match request.method() {
         "POST" | "PUT" => {}
         "GET" if allow_get => {}
         _ => return Err(Problem::method_not_allowed(if allow_get { "GET, POST, PUT" } else { "POST, PUT" })),
     }
-    origin::check(request, &edge.config.cors)?;
-    edge.check_open()
+    origin::check(request, &app.config.cors)?;
+    app.check_open()
 }
 
 impl<'a> PublishHead<'a> {
-    fn read(edge: &Edge, head: &'a impl Head) -> Result<Self, Problem> {
-        check(edge, head)?;
+    fn read(app: &AppState, head: &'a impl Head) -> Result<Self, Problem> {
+        check(app, head)?;
         let query = Fields::query(head.query(), &PARAMETERS, &[])?;
         Ok(Self { query, payload: PayloadHead::read(head)?, key: key(head)?, remote: head.remote() })
     }
@@ -112,8 +109,8 @@ impl<'a> PublishHead<'a> {
         PublishHead { query: self.query.into_owned(), ..self }
     }
 
-    fn with_body(&self, edge: &Edge, body: Bytes) -> Result<Publish, Problem> {
-        let (drafts, several) = drafts(edge, &self.query, self.payload.parse(body)?, self.key.as_ref())?;
+    fn with_body(&self, app: &AppState, body: Bytes) -> Result<Publish, Problem> {
+        let (drafts, several) = drafts(app, &self.query, self.payload.parse(body)?, self.key.as_ref())?;
         Ok(Publish { drafts, several })
     }
 }
@@ -121,59 +118,59 @@ impl<'a> PublishHead<'a> {
 impl Publish {
     /// Reads a request whose body is at hand. It comes with a permit for what it keeps while it waits for the log; none is
     /// made where it would count nothing.
-    fn read(edge: &Edge, head: &impl Head, body: &[u8]) -> Result<(Self, Option<BytesPermit>), Problem> {
-        let publish = PublishHead::read(edge, head)?;
-        publish.payload.check_length(body.len(), &edge.config.publish)?;
-        let publish = publish.with_body(edge, Bytes::copy_from_slice(body))?;
+    fn read(app: &AppState, head: &impl Head, body: &[u8]) -> Result<(Self, Option<BytesPermit>), Problem> {
+        let publish = PublishHead::read(app, head)?;
+        publish.payload.check_length(body.len(), &app.config.publish)?;
+        let publish = publish.with_body(app, Bytes::copy_from_slice(body))?;
         let bytes = head.query().len() + body.len();
         if bytes <= UNCOUNTED_MAX {
             return Ok((publish, None));
         }
-        let mut permit = edge.bytes.permit(head.remote());
+        let mut permit = app.bytes.permit(head.remote());
         permit.cover(bytes)?;
         Ok((publish, Some(permit)))
     }
 
     /// Publishes; now, where the log commits at once. A drain waits for what has to wait: it cannot have ended since the
     /// request was checked, because it waits for this worker's hub, too.
-    fn commit(mut self, edge: &Edge, permit: Option<BytesPermit>) -> Served<'_> {
+    fn commit(mut self, app: &AppState, permit: Option<BytesPermit>) -> Served<'_> {
         let only = if self.drafts.len() == 1 { self.drafts.pop() } else { None };
         let Some(draft) = only else {
-            return later(self.commit_each(edge).inspect(move |_| drop(permit)));
+            return later(self.commit_each(app).inspect(move |_| drop(permit)));
         };
         let (topic, several) = (draft.topic.clone(), self.several);
-        match edge.registry.publish(draft) {
+        match app.registry.publish(draft) {
             Either::Left(outcome) => {
                 let outcome = outcome.into_inner();
                 if let Ok(published) = &outcome {
-                    edge.hub.deliver(published.subscribers);
+                    app.hub.deliver(published.subscribers);
                 }
-                now(answer(edge, &[(topic, outcome)], several))
+                now(answer(app, &[(topic, outcome)], several))
             }
             Either::Right(outcome) => {
-                let under_way = edge.under_way.upgrade();
+                let under_way = app.under_way.upgrade();
                 later(outcome.map(move |outcome| {
                     drop((under_way, permit));
-                    answer(edge, &[(topic, outcome)], several)
+                    answer(app, &[(topic, outcome)], several)
                 }))
             }
         }
     }
 
-    async fn commit_each(self, edge: &Edge) -> Result<Answer, Problem> {
-        let _under_way = edge.under_way.upgrade();
+    async fn commit_each(self, app: &AppState) -> Result<Answer, Problem> {
+        let _under_way = app.under_way.upgrade();
         let publish = async |draft: Draft| {
             let topic = draft.topic.clone();
-            (topic, edge.registry.publish(draft).await)
+            (topic, app.registry.publish(draft).await)
         };
         let outcomes = join_all(self.drafts.into_iter().map(publish)).await;
-        answer(edge, &outcomes, self.several)
+        answer(app, &outcomes, self.several)
     }
 }
 
 /// The events to publish, one a topic, and whether the answer is a list.
 fn drafts(
-    edge: &Edge,
+    app: &AppState,
     query: &Fields<'_>,
     body: Parts,
     key: Option<&Arc<str>>,
@@ -190,7 +187,7 @@ fn drafts(
             return Err(Problem::new(Code::ContentMissing, detail));
         }
     };
-    let content_max = edge.config.publish.event_bytes_max.get();
+    let content_max = app.config.publish.event_bytes_max.get();
     if u64::try_from(content.len()).is_ok_and(|length| length > content_max) {
         return Err(Problem::too_large("the content", content_max));
     }
@@ -203,7 +200,7 @@ fn drafts(
     let name = name.filter(|name| !name.is_empty()).map(EventName::parse).transpose();
     let name = name.map_err(|error| Problem::new(Code::BadEvent, format!("`event` is refused: {error}")))?;
     let given = query.all("topic").chain(body.topics.iter().map(String::as_str));
-    let (topics, several) = edge.topics(given, query.dropped() + body.topics_given - body.topics.len())?;
+    let (topics, several) = app.topics(given, query.dropped() + body.topics_given - body.topics.len())?;
     let events = std::iter::repeat_n((name, content), topics.len());
     let drafts = topics.into_iter().zip(events).map(|(topic, (name, content))| {
         let key = key.cloned();
@@ -223,10 +220,10 @@ fn key(request: &impl Head) -> Result<Option<Arc<str>>, Problem> {
     }
 }
 
-fn answer(edge: &Edge, outcomes: &[(TopicName, Appended)], several: bool) -> Result<Answer, Problem> {
+fn answer(app: &AppState, outcomes: &[(TopicName, Appended)], several: bool) -> Result<Answer, Problem> {
     let mut receipts = Vec::with_capacity(RECEIPT_BYTES * outcomes.len());
     let (mut failed, mut replayed) = (None, true);
-    let durability = edge.log.durability().as_str();
+    let durability = app.log.durability().as_str();
     for (topic, outcome) in outcomes {
         match outcome {
             Ok(receipt) => {

@@ -7,14 +7,14 @@ use bytes::BytesMut;
 use smallvec::SmallVec;
 
 use super::{
-    Edge,
     accept::Accept,
     answer::Answer,
+    app_state::AppState,
     fields::Fields,
     head::Head,
     problem::{Code, Problem},
     refusal,
-    serve::{Reply, Served, later, now},
+    reply::{Reply, Served, later, now},
 };
 use crate::{
     event::{EventId, TopicName},
@@ -42,16 +42,16 @@ const LAST_MAX: usize = 10_000;
 const REFUSED_PATIENCE: u32 = 4;
 
 /// Serves `GET /subscribe`.
-pub(super) fn serve<'a>(edge: &'a Edge, head: &impl Head) -> Served<'a> {
-    match SubscribeRequest::read(edge, head) {
-        Ok(request) => later(request.admit(edge)),
+pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head) -> Served<'a> {
+    match SubscribeRequest::read(app, head) {
+        Ok(request) => later(request.admit(app)),
         Err(problem) => now(Err(problem)),
     }
 }
 
 /// Serves `HEAD /subscribe`: the head of a stream, for nobody.
-pub(super) fn head(edge: &Edge, head: &impl Head) -> Result<Answer, Problem> {
-    SubscribeRequest::read(edge, head).map(|request| stream_head(request.encoding.format, None))
+pub(super) fn head(app: &AppState, head: &impl Head) -> Result<Answer, Problem> {
+    SubscribeRequest::read(app, head).map(|request| stream_head(request.encoding.format, None))
 }
 
 /// What a request asks for.
@@ -69,9 +69,9 @@ struct SubscribeRequest {
 }
 
 impl SubscribeRequest {
-    fn read(edge: &Edge, request: &impl Head) -> Result<Self, Problem> {
+    fn read(app: &AppState, request: &impl Head) -> Result<Self, Problem> {
         let query = &Fields::query(request.query(), &PARAMETERS, &CURSORS)?;
-        let (topics, _) = edge.topics(query.all("topic"), query.dropped())?;
+        let (topics, _) = app.topics(query.all("topic"), query.dropped())?;
         let requested = cursor(request, query);
         let start = match &requested {
             Some(cursor) => EventId::parse(cursor).map_or(Start::Unreadable, Start::After),
@@ -96,12 +96,12 @@ impl SubscribeRequest {
     }
 
     /// Lets the subscriber in, or says why not.
-    async fn admit(self, edge: &Edge) -> Reply {
+    async fn admit(self, app: &AppState) -> Reply {
         let (format, as_stream) = (self.encoding.format, self.as_stream);
         let cursor = if let Start::After(id) = self.start { Some(id) } else { None };
-        match open(edge, self).await {
+        match open(app, self).await {
             Ok((head, subscription)) => Reply::Stream(head, Box::new(subscription)),
-            Err(refusal) => refuse(edge, format, cursor, as_stream, &refusal).into(),
+            Err(refusal) => refuse(app, format, cursor, as_stream, &refusal).into(),
         }
     }
 }
@@ -167,24 +167,24 @@ impl From<ReadError> for Refusal {
     }
 }
 
-async fn open(edge: &Edge, request: SubscribeRequest) -> Result<(Answer, Subscription), Refusal> {
+async fn open(app: &AppState, request: SubscribeRequest) -> Result<(Answer, Subscription), Refusal> {
     let (encoding, remote) = (request.encoding, request.remote);
-    if edge.is_draining() {
+    if app.is_draining() {
         return Err(Refusal::Draining);
     }
-    let permit = edge.connections.admit(remote).map_err(Refusal::Connections)?;
+    let permit = app.connections.admit(remote).map_err(Refusal::Connections)?;
     let cursor = match request.start {
-        Start::After(id) if id.epoch == edge.log.epoch() => Some(id),
+        Start::After(id) if id.epoch == app.log.epoch() => Some(id),
         _ => None,
     };
     let subscriber = Subscriber { remote, cursor, single_topic: request.topics.len() == 1 };
     let (mut topics, mut memberships) = (SmallVec::new(), SmallVec::new());
     let (mut is_over, mut deleted) = (true, Vec::new());
     for topic in &request.topics {
-        let Joined { membership, deletion } = edge.registry.join(topic, subscriber).await.map_err(Refusal::Topic)?;
+        let Joined { membership, deletion } = app.registry.join(topic, subscriber).await.map_err(Refusal::Topic)?;
         let topic = membership.topic().clone();
         // It is not over as long as one of its topics lives, or lives again.
-        is_over = is_over && deletion.is_some() && edge.log.held(&topic).await?.is_none_or(|held| held.events == 0);
+        is_over = is_over && deletion.is_some() && app.log.held(&topic).await?.is_none_or(|held| held.events == 0);
         // One under way comes in the stream, at its place.
         if let Some(Deletion::At(_)) = deletion {
             deleted.push(topic.clone());
@@ -195,12 +195,12 @@ async fn open(edge: &Edge, request: SubscribeRequest) -> Result<(Answer, Subscri
     if is_over {
         return Err(Refusal::Topic(RegistryError::Topic(JoinError::Deleted)));
     }
-    let start = edge.log.resolve_start(&topics, &request.start, &deleted).await?;
+    let start = app.log.resolve_start(&topics, &request.start, &deleted).await?;
     if let Some(reason) = start.gap.or(start.gap_ahead).filter(|_| request.gap_fails) {
         return Err(Refusal::Gap(reason));
     }
-    let first = first_bytes(edge, &request, start, &topics, &deleted);
-    let lifetime = edge.config.stream.lifetime_max;
+    let first = first_bytes(app, &request, start, &topics, &deleted);
+    let lifetime = app.config.stream.lifetime_max;
     let subscription = Subscription {
         topics,
         encoding,
@@ -223,13 +223,13 @@ struct Hold {
 }
 
 fn first_bytes(
-    edge: &Edge,
+    app: &AppState,
     request: &SubscribeRequest,
     start: StartPoint,
     topics: &[TopicName],
     deleted: &[TopicName],
 ) -> Vec<u8> {
-    let (config, encoding) = (&edge.config.stream, request.encoding);
+    let (config, encoding) = (&app.config.stream, request.encoding);
     let cursor = start.id();
     let opening = Opening { retry: jitter(config.retry), cursor, topics, heartbeat: config.heartbeat };
     let mut bytes = BytesMut::from(&*frame::opening(encoding, request.marks, opening));
@@ -262,20 +262,20 @@ fn stream_head(format: Format, id: Option<EventId>) -> Answer {
 
 /// An `EventSource` is told in a stream, and comes back; other clients get the status that says it.
 fn refuse(
-    edge: &Edge,
+    app: &AppState,
     format: Format,
     cursor: Option<EventId>,
     as_stream: bool,
     refusal: &Refusal,
 ) -> Result<Answer, Problem> {
-    let retry = jitter(edge.config.stream.retry * REFUSED_PATIENCE);
+    let retry = jitter(app.config.stream.retry * REFUSED_PATIENCE);
     let problem = match refusal {
         Refusal::Topic(RegistryError::Topic(JoinError::Deleted)) => return Ok(Answer::new(StatusCode::NO_CONTENT)),
         Refusal::Gap(reason) => {
             let detail = "the cursor cannot be honoured, and `on_gap=fail` was asked for";
             return Err(Problem::new(Code::Gap, detail).with("reason", reason.as_str()));
         }
-        Refusal::Draining => Problem::new(Code::Draining, super::DRAINING).retry_after(retry),
+        Refusal::Draining => Problem::new(Code::Draining, super::app_state::DRAINING).retry_after(retry),
         Refusal::Connections(error) => {
             let code = match error {
                 TooManyConnections::Overall { .. } => Code::TooManyConnections,

@@ -6,14 +6,14 @@ use actix_http::StatusCode;
 use serde_json::json;
 
 use super::{
-    Edge,
     answer::Answer,
+    app_state::AppState,
     fields,
     head::Head,
     origin,
     problem::{Code, Problem},
     refusal::refusal,
-    serve::{Served, later, now},
+    reply::{Served, later, now},
 };
 use crate::event::{EventId, TopicName};
 
@@ -21,16 +21,16 @@ use crate::event::{EventId, TopicName};
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// `GET /topics/{topic}`; `name` is as it was sent.
-pub(super) fn show<'a>(edge: &'a Edge, name: &str) -> Served<'a> {
-    match parse(edge, name) {
-        Ok(topic) => later(describe(edge, topic)),
+pub(super) fn show<'a>(app: &'a AppState, name: &str) -> Served<'a> {
+    match parse(app, name) {
+        Ok(topic) => later(describe(app, topic)),
         Err(problem) => now(Err(problem)),
     }
 }
 
-async fn describe(edge: &Edge, topic: TopicName) -> Result<Answer, Problem> {
-    let held = edge.log.held(&topic).await?;
-    let live = edge.registry.find(topic.as_str());
+async fn describe(app: &AppState, topic: TopicName) -> Result<Answer, Problem> {
+    let held = app.log.held(&topic).await?;
+    let live = app.registry.find(topic.as_str());
     if live.is_none() && held.is_none() {
         return Err(unknown(&topic));
     }
@@ -48,32 +48,32 @@ async fn describe(edge: &Edge, topic: TopicName) -> Result<Answer, Problem> {
 }
 
 /// `DELETE /topics/{topic}`: ends its streams, forgets its history.
-pub(super) fn delete<'a>(edge: &'a Edge, head: &impl Head, name: &str) -> Served<'a> {
-    let topic = match deletable(edge, head, name) {
+pub(super) fn delete<'a>(app: &'a AppState, head: &impl Head, name: &str) -> Served<'a> {
+    let topic = match deletable(app, head, name) {
         Ok(topic) => topic,
         Err(problem) => return now(Err(problem)),
     };
     let deleted = async move {
-        let _under_way = edge.under_way.upgrade().ok_or_else(Edge::draining)?;
-        if edge.registry.find(topic.as_str()).is_none() && edge.log.held(&topic).await?.is_none() {
+        let _under_way = app.under_way.upgrade().ok_or_else(AppState::draining)?;
+        if app.registry.find(topic.as_str()).is_none() && app.log.held(&topic).await?.is_none() {
             return Err(unknown(&topic));
         }
-        edge.registry.delete(&topic).await.map_err(|error| refusal(&error, RETRY_AFTER))?;
+        app.registry.delete(&topic).await.map_err(|error| refusal(&error, RETRY_AFTER))?;
         Ok(Answer::new(StatusCode::NO_CONTENT))
     };
     later(deleted)
 }
 
-fn deletable(edge: &Edge, head: &impl Head, name: &str) -> Result<TopicName, Problem> {
-    origin::check(head, &edge.config.cors)?;
-    edge.check_open()?;
-    parse(edge, name)
+fn deletable(app: &AppState, head: &impl Head, name: &str) -> Result<TopicName, Problem> {
+    origin::check(head, &app.config.cors)?;
+    app.check_open()?;
+    parse(app, name)
 }
 
 /// The topic in the path: all that follows, so that a name may hold a slash, spelled as it is or as `%2F`.
-fn parse(edge: &Edge, name: &str) -> Result<TopicName, Problem> {
+fn parse(app: &AppState, name: &str) -> Result<TopicName, Problem> {
     let topic = fields::decode_path(name, b"topic")?;
-    edge.topics(std::iter::once(&*topic), 0).map(|(mut topics, _)| topics.remove(0))
+    app.topics(std::iter::once(&*topic), 0).map(|(mut topics, _)| topics.remove(0))
 }
 
 fn unknown(topic: &TopicName) -> Problem {

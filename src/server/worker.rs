@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     config::Config,
-    http::{Edge, Fallback, FastPath, PendingSlots, fallback},
+    http::{AppState, Fallback, FastPath, PendingSlots, fallback},
     hub::{Carrier, Drain, HubHandle, Unsent},
     limits::{Connections, PendingConnections, RequestBytes},
     log::Log,
@@ -71,7 +71,7 @@ pub(super) async fn run(listener: std::net::TcpListener, parts: Parts, started: 
 async fn start(listener: std::net::TcpListener, parts: Parts) -> io::Result<(AsyncFd<TcpListener>, Rc<FastPath>)> {
     let pending = PendingSlots::new(parts.pending);
     let hub = HubHandle::start(&parts.log, &parts.config.stream, &parts.unsent, parts.drain.clone())?;
-    let edge = Rc::new(Edge {
+    let app = Rc::new(AppState {
         config: parts.config,
         log: parts.log,
         registry: parts.registry,
@@ -81,21 +81,21 @@ async fn start(listener: std::net::TcpListener, parts: Parts) -> io::Result<(Asy
         under_way: parts.drain.done.clone(),
         draining: parts.drain.begin,
     });
-    let fallback = start_fallback(&edge).await?;
+    let fallback = start_fallback(&app).await?;
     #[expect(
         deprecated,
         reason = "the replacement is an unsafe function; a listener owns its descriptor and never changes it"
     )]
     let listener = AsyncFd::with_interest(TcpListener::from_std(listener), Interest::READABLE)?;
-    Ok((listener, FastPath::new(edge, fallback, pending)))
+    Ok((listener, FastPath::new(app, fallback, pending)))
 }
 
 /// Creates the HTTP server for requests that are not simple.
-async fn start_fallback(edge: &Rc<Edge>) -> io::Result<Fallback> {
-    let edge = Rc::clone(edge);
-    let answer = move |request, payload| fallback::answer(Rc::clone(&edge), request, payload);
-    let app = App::new().default_service(web::to(answer));
-    let app = app.into_factory().map_err(|error: actix_web::Error| error.error_response());
+async fn start_fallback(app: &Rc<AppState>) -> io::Result<Fallback> {
+    let app = Rc::clone(app);
+    let answer = move |request, payload| fallback::answer(Rc::clone(&app), request, payload);
+    let factory = App::new().default_service(web::to(answer));
+    let factory = factory.into_factory().map_err(|error: actix_web::Error| error.error_response());
     let service = HttpService::build()
         // This server gets one request for each carrier (`hub::Carrier`), so there is no next request to wait for. A
         // keep-alive timer would only cut off a client that reads the response slowly.
@@ -105,7 +105,7 @@ async fn start_fallback(edge: &Rc<Edge>) -> io::Result<Fallback> {
         // reset. So the rest of the body is read and discarded for this time.
         .client_disconnect_timeout(LINGER)
         .on_connect_ext(|carrier: &Carrier, data| drop(data.insert(carrier.clone())))
-        .finish(actix_service::map_config(app, |()| AppConfig::default()));
+        .finish(actix_service::map_config(factory, |()| AppConfig::default()));
     let service = service.new_service(()).await.map_err(|()| io::Error::other("the HTTP server cannot be started"))?;
     Ok(Box::new(move |carrier, remote: SocketAddr| {
         // An error means that the connection is closed. There is nothing else to do.

@@ -19,7 +19,7 @@ use super::{
     response::{AfterResponse, Responder},
 };
 use crate::{
-    http::{problem::Problem, serve::alive},
+    http::{health::alive, problem::Problem},
     hub::send,
 };
 

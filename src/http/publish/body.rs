@@ -1,22 +1,23 @@
 //! The body of a publish: raw, a form or JSON.
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream::LocalBoxStream};
+use futures_util::StreamExt as _;
 
 use crate::{
     config::{ENCODED_EXTRA, ENCODED_FACTOR, PublishConfig},
     http::{
         fields::Fields,
         head::{Head, visible},
+        payload::Payload,
         problem::{Code, Problem},
     },
     limits::BytesPermit,
 };
 
-use super::{PARAMETERS, json::JsonBody};
+use super::json::JsonBody;
 
-/// The chunks of a body as they arrive, or why the body is incomplete.
-pub(in crate::http) type Payload = LocalBoxStream<'static, Result<Bytes, String>>;
+/// The parameters of a publish, in the query or in a form.
+pub(super) const PARAMETERS: [&str; 3] = ["topic", "content", "event"];
 
 /// The parameters and the content in a body.
 #[derive(Default)]

@@ -1,0 +1,88 @@
+//! What all requests of one worker use, and the checks that several routes share.
+
+use std::{sync::Arc, time::Duration};
+
+use smallvec::SmallVec;
+use tokio::sync::{mpsc, watch};
+
+use super::problem::{Code, Problem};
+use crate::{
+    config::Config,
+    event::TopicName,
+    hub::HubHandle,
+    limits::{Connections, RequestBytes},
+    log::Log,
+    registry::Registry,
+};
+
+/// Why a server that drains refuses.
+pub(super) const DRAINING: &str = "the server is shutting down";
+
+/// What all requests of one worker use.
+pub struct AppState {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The topics.
+    pub registry: Arc<Registry>,
+    /// The permits of subscribers.
+    pub connections: Arc<Connections>,
+    /// The permits for the bytes of requests that are being received.
+    pub bytes: Arc<RequestBytes>,
+    /// The hub of this worker's thread.
+    pub hub: HubHandle,
+    /// A request holds a sender of it from its first to its last step: the drain waits until all are dropped.
+    pub under_way: mpsc::WeakSender<()>,
+    /// Changes once, when the server begins to drain.
+    pub draining: watch::Receiver<Option<Duration>>,
+}
+
+impl AppState {
+    /// Whether the server drains.
+    pub(super) fn is_draining(&self) -> bool {
+        // This reads no value, so it takes no lock. An error means that the server has gone.
+        self.draining.has_changed().unwrap_or(true)
+    }
+
+    /// The refusal of a request because the server drains.
+    pub(super) fn draining() -> Problem {
+        Problem::new(Code::Draining, DRAINING).retry_after(Duration::from_secs(1))
+    }
+
+    /// Refuses a request that changes something while the server drains.
+    pub(super) fn check_open(&self) -> Result<(), Problem> {
+        if self.is_draining() { Err(Self::draining()) } else { Ok(()) }
+    }
+
+    /// The topics that a request names, each once, and whether it names several. `names` are those that were read, and
+    /// `more` is how many others the request names.
+    pub(super) fn topics<'a>(
+        &self,
+        mut names: impl Iterator<Item = &'a str>,
+        more: usize,
+    ) -> Result<(SmallVec<[TopicName; 1]>, bool), Problem> {
+        let limits = &self.config.limits;
+        let max = limits.topics_per_request_max;
+        let mut topics = SmallVec::new();
+        let mut given = 0;
+        while let Some(name) = names.next() {
+            given += 1;
+            if given > max {
+                given += names.count() + more;
+                let detail = format!("a request may name {max} topics, and this one names {given}");
+                let problem = Problem::new(Code::TooManyTopicsNamed, detail);
+                return Err(problem.with("limit", max).with("given", given));
+            }
+            let topic = TopicName::parse(name, limits.topic_bytes_max.to_usize())
+                .map_err(|error| Problem::new(Code::BadTopic, format!("`topic` is refused: {error}")))?;
+            if !topics.contains(&topic) {
+                topics.push(topic);
+            }
+        }
+        if topics.is_empty() {
+            return Err(Problem::new(Code::TopicMissing, "there is no `topic`"));
+        }
+        Ok((topics, given > 1))
+    }
+}

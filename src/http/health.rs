@@ -1,0 +1,30 @@
+//! `GET /healthz` and `GET /readyz`.
+
+use std::time::Duration;
+
+use actix_http::StatusCode;
+
+use super::{
+    answer::Answer,
+    app_state::AppState,
+    problem::{Code, Problem},
+};
+use crate::log::AppendError;
+
+/// The answer to `GET /healthz`: the process serves.
+pub(super) fn alive() -> Answer {
+    text(b"ok\n")
+}
+
+/// The answer to `GET /readyz`: 200 when the server accepts events, as far as it knows.
+pub(super) fn ready(app: &AppState) -> Result<Answer, Problem> {
+    app.check_open()?;
+    let unavailable =
+        |error: AppendError| Problem::new(Code::Unavailable, error.to_string()).retry_after(Duration::from_secs(1));
+    app.log.check().map_err(unavailable)?;
+    Ok(text(b"ready\n"))
+}
+
+fn text(body: &'static [u8]) -> Answer {
+    Answer::new(StatusCode::OK).with("content-type", "text/plain; charset=utf-8").body(body)
+}

@@ -1,0 +1,15 @@
+//! The body of a request, as its reader passes it on.
+
+use bytes::Bytes;
+use futures_util::stream::LocalBoxStream;
+
+/// The parts of a body as they arrive, or why the body ended too early.
+pub(super) type Payload = LocalBoxStream<'static, Result<Bytes, String>>;
+
+/// The body of a request.
+pub(super) enum Body<'a> {
+    /// All of it.
+    Whole(&'a [u8]),
+    /// It has not arrived completely.
+    Coming(Payload),
+}
