@@ -9,18 +9,18 @@ use std::path::Path;
 use ::config::Value;
 
 pub mod document;
-mod error;
 mod layer;
+mod error;
 mod setting;
 mod sections;
 mod size;
 #[cfg(test)]
 mod tests;
 
-pub use error::{ConfigError, Problem};
+pub use error::{ConfigError, ConfigProblem};
 pub use sections::{
-    CorsConfig, Durability, Engine, LimitsConfig, LogConfig, Origins, PublishConfig, ServerConfig, ShutdownConfig,
-    StreamConfig,
+    Config, CorsConfig, DiskDurability, Engine, LimitsConfig, LogConfig, Origins, Overrides, PublishConfig,
+    ServerConfig, ShutdownConfig, StreamConfig,
 };
 pub use setting::{SETTINGS, Setting};
 pub use size::{NotASize, Size};
@@ -43,32 +43,6 @@ pub const ENCODED_EXTRA: Size = Size::kib(64);
 
 /// What the queue needs beside the largest event.
 const QUEUE_ROOM: Size = Size::kib(4);
-
-/// Everything that can be configured, one field a section.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Config {
-    /// `[server]`: where to listen.
-    pub server: ServerConfig,
-    /// `[log]`: what history is kept.
-    pub log: LogConfig,
-    /// `[stream]`: how a subscriber's stream behaves.
-    pub stream: StreamConfig,
-    /// `[publish]`: what a publisher may send.
-    pub publish: PublishConfig,
-    /// `[limits]`: how much of everything.
-    pub limits: LimitsConfig,
-    /// `[cors]`: which pages may use the broker.
-    pub cors: CorsConfig,
-    /// `[shutdown]`: how to stop.
-    pub shutdown: ShutdownConfig,
-}
-
-/// What the command line says; each flag beats every other source.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Overrides {
-    /// `--listen`: `HOST:PORT`, or only a host; an IPv6 address with a port stands in brackets.
-    pub listen: Option<String>,
-}
 
 impl Config {
     /// Loads from `file` (or `config.toml`, if there is one), this process' environment and flags.
@@ -101,7 +75,7 @@ impl Config {
             if let Some(value) = values.get(setting.key)
                 && setting.apply(&mut config, &value.kind).is_none()
             {
-                problems.push(Problem::invalid(setting.key, value, setting.allowed()));
+                problems.push(ConfigProblem::invalid(setting.key, value, setting.allowed()));
             }
         }
         if problems.is_empty() {
@@ -111,7 +85,7 @@ impl Config {
     }
 
     /// The rules between keys; each value alone is already known to be in its range.
-    fn contradictions(&self, values: &BTreeMap<String, Value>) -> Vec<Problem> {
+    fn contradictions(&self, values: &BTreeMap<String, Value>) -> Vec<ConfigProblem> {
         let smallest_topic = Size::new(self.publish.event_bytes_max.get() * EVENT_EXPANSION) + TOPIC_ROOM;
         let largest_body = Size::new(self.publish.event_bytes_max.get() * ENCODED_FACTOR) + ENCODED_EXTRA;
         let rules = [
@@ -147,8 +121,8 @@ impl Config {
             .map(|(key, actual, least, why)| {
                 let allowed = format!("at least {least} ({why})");
                 match values.get(key) {
-                    Some(value) => Problem::invalid(key, value, allowed),
-                    None => Problem::invalid_default(key, &actual, allowed),
+                    Some(value) => ConfigProblem::invalid(key, value, allowed),
+                    None => ConfigProblem::invalid_default(key, &actual, allowed),
                 }
             })
             .collect()

@@ -30,15 +30,13 @@
 //! - *A deletion* ([`Log::deletion`]) is remembered for `stream.gone` at least.
 //! - *A failure* ([`Log::check`], [`Log::failed`]) may be noticed late.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 
 use crate::{
+    config::Config,
     event::{Epoch, Event, EventId, EventName, TopicName},
     frame::GapReason,
     later::Later,
@@ -51,15 +49,13 @@ mod clock;
 mod feed;
 mod index;
 mod keys;
+mod mutex;
 
 #[cfg(test)]
 mod conformance;
 
 pub use clock::Wall;
-use feed::Feeds;
 pub use feed::{Batch, Commit, Feed};
-pub use keys::KeyLimits;
-use keys::Keys;
 
 /// The contract of an engine. Calls never block on I/O: they run on the workers' threads.
 pub trait Log: Send + Sync {
@@ -143,6 +139,27 @@ pub type Reading = Later<Result<Page, ReadError>>;
 
 /// How an append ended.
 pub type Appended = Result<Receipt, AppendError>;
+
+/// How long an idempotency key is remembered, and how many are.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyLimits {
+    /// `publish.idempotency_window`.
+    pub window: Duration,
+    /// `publish.idempotency_keys_max`: of one topic.
+    pub of_topic_max: usize,
+    /// `limits.idempotency_keys_max`: of all topics together.
+    pub max: usize,
+}
+
+impl From<&Config> for KeyLimits {
+    fn from(config: &Config) -> Self {
+        Self {
+            window: config.publish.idempotency_window,
+            of_topic_max: config.publish.idempotency_keys_max,
+            max: config.limits.idempotency_keys_max,
+        }
+    }
+}
 
 /// An event that has no position yet.
 #[derive(Clone, Debug)]
@@ -339,9 +356,4 @@ pub struct Held {
     pub events: usize,
     /// Bytes held, bookkeeping included.
     pub bytes: u64,
-}
-
-/// A panic under a lock is a bug, but ending every stream over it would be a worse one: go on.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

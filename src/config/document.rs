@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{Config, SETTINGS};
+use super::sections::Config;
+use super::setting::SETTINGS;
 
 const HEAD: &str = "\
 # Tidings' built-in defaults, every key. A copy need only keep what it changes.

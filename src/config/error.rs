@@ -15,12 +15,12 @@ pub enum ConfigError {
     NotUnicode(String),
     /// Keys or values are wrong: all of them, one a line.
     #[error("{}", lines(.0))]
-    Invalid(Vec<Problem>),
+    Invalid(Vec<ConfigProblem>),
 }
 
 /// One wrong key or value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
+pub enum ConfigProblem {
     /// There is no such key.
     #[error("{origin}: unknown key {key}{}", hint(.nearest.as_deref()))]
     Unknown {
@@ -45,7 +45,7 @@ pub enum Problem {
     },
 }
 
-impl Problem {
+impl ConfigProblem {
     pub(super) fn unknown(key: &str, value: &Value, nearest: Option<String>) -> Self {
         Self::Unknown { origin: origin(value), key: key.to_owned(), nearest }
     }
@@ -86,7 +86,7 @@ fn hint(nearest: Option<&str>) -> String {
     nearest.map(|key| format!("; did you mean {key}?")).unwrap_or_default()
 }
 
-fn lines(problems: &[Problem]) -> String {
+fn lines(problems: &[ConfigProblem]) -> String {
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     lines.join("\n")
 }

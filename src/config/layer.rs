@@ -11,8 +11,9 @@ use std::{fs, io};
 use ::config::{FileFormat, Format, Map, Source, Value, ValueKind};
 use strsim::levenshtein;
 
+use super::error::{ConfigError, ConfigProblem};
+use super::sections::Overrides;
 use super::setting::{SETTINGS, Setting};
-use super::{ConfigError, Overrides, Problem};
 
 /// How a variable of ours begins.
 const PREFIX: &str = "TIDINGS__";
@@ -155,18 +156,18 @@ pub(super) fn merge(layers: Vec<Layer>) -> Result<BTreeMap<String, Value>, Confi
 }
 
 /// The keys that are none of ours.
-pub(super) fn unknown(values: &BTreeMap<String, Value>) -> Vec<Problem> {
+pub(super) fn unknown(values: &BTreeMap<String, Value>) -> Vec<ConfigProblem> {
     let unknown = values.iter().filter(|(key, _)| SETTINGS.iter().all(|s| s.key != key.as_str()));
     unknown
         .map(|(key, value)| {
             if is_section(key) {
-                return Problem::invalid(key, value, format!("a section, [{key}]"));
+                return ConfigProblem::invalid(key, value, format!("a section, [{key}]"));
             }
             let nearest = match key.strip_prefix(PREFIX) {
                 Some(name) => nearest(&name.to_lowercase().replace("__", ".")).map(Setting::variable),
                 None => nearest(key).map(|setting| setting.key.to_owned()),
             };
-            Problem::unknown(key, value, nearest)
+            ConfigProblem::unknown(key, value, nearest)
         })
         .collect()
 }

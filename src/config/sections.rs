@@ -1,10 +1,36 @@
-//! The sections of the configuration, and their defaults. What each key may be is in the table of keys.
+//! The configuration: its sections, and their defaults. What each key may be is in the table of keys.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Size;
+use super::size::Size;
+
+/// Everything that can be configured, one field a section.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    /// `[server]`: where to listen.
+    pub server: ServerConfig,
+    /// `[log]`: what history is kept.
+    pub log: LogConfig,
+    /// `[stream]`: how a subscriber's stream behaves.
+    pub stream: StreamConfig,
+    /// `[publish]`: what a publisher may send.
+    pub publish: PublishConfig,
+    /// `[limits]`: how much of everything.
+    pub limits: LimitsConfig,
+    /// `[cors]`: which pages may use the broker.
+    pub cors: CorsConfig,
+    /// `[shutdown]`: how to stop.
+    pub shutdown: ShutdownConfig,
+}
+
+/// What the command line says; each flag beats every other source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--listen`: `HOST:PORT`, or only a host; an IPv6 address with a port stands in brackets.
+    pub listen: Option<String>,
+}
 
 /// `[server]`: where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +74,7 @@ pub struct LogConfig {
     /// Directory of the disk engine's files.
     pub path: PathBuf,
     /// What an acknowledgement of the disk engine survives.
-    pub durability: Durability,
+    pub durability: DiskDurability,
     /// Events kept per topic.
     pub topic_events_max: usize,
     /// Bytes kept per topic; holds the largest event and 64 KiB more.
@@ -71,7 +97,7 @@ pub struct LogConfig {
 
 /// What an acknowledgement survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
+pub enum DiskDurability {
     /// `disk`: a power cut; a commit waits until the disk has it.
     Disk,
     /// `os`: the end of the process; a power cut may take the last seconds.
@@ -93,7 +119,7 @@ impl Default for LogConfig {
         Self {
             engine: Engine::Disk,
             path: PathBuf::from("tidings-data"),
-            durability: Durability::Disk,
+            durability: DiskDurability::Disk,
             topic_events_max: 10_000,
             topic_bytes_max: Size::mib(16),
             bytes_max: Size::mib(256),

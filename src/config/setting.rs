@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use ::config::{Value, ValueKind};
 
-use super::{Config, Durability, Engine, Origins, Size};
+use super::sections::{Config, DiskDurability, Engine, Origins};
+use super::size::Size;
 
 /// One key of the configuration.
 #[derive(Debug)]
@@ -81,8 +82,8 @@ pub const SETTINGS: &[Setting] = &[
         "The directory of the disk engine's files."),
     row("log.durability",
         Word(&[
-            Choice("disk", |c| c.log.durability = Durability::Disk),
-            Choice("os", |c| c.log.durability = Durability::Os),
+            Choice("disk", |c| c.log.durability = DiskDurability::Disk),
+            Choice("os", |c| c.log.durability = DiskDurability::Os),
         ]),
         "What an acknowledgement of the disk engine survives: disk, a power cut; os, the end of the process only."),
     row("log.topic_events_max", Count(1..=MANY, |c| &mut c.log.topic_events_max),

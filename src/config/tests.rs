@@ -61,7 +61,7 @@ fn the_rules_between_keys_are_what_the_keys_say() {
     let told = SETTINGS.iter().filter(|setting| setting.about().contains("; at least ")).count();
     assert_eq!(broken.len(), told);
     for problem in broken {
-        let Problem::Invalid { key, allowed, .. } = problem else { panic!("{problem}") };
+        let ConfigProblem::Invalid { key, allowed, .. } = problem else { panic!("{problem}") };
         let (_, rule) = allowed.trim_end_matches(')').split_once(" (").unwrap();
         assert!(setting(&key).about().ends_with(&format!("; at least {rule}.")), "{key}: at least {rule}");
     }

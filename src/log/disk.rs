@@ -13,24 +13,21 @@
 
 use std::{
     fs::{File, TryLockError},
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    path::Path,
+    sync::{Arc, Mutex, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
 };
 
 use futures_util::future::{BoxFuture, FutureExt as _};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use super::{
-    Append, AppendError, Draft, Durability, Feed, Feeds, Held, KeyLimits, Keys, Log, ReadError, ReadFrom, Reading,
-    Resolved, Start, Wall,
+    Append, AppendError, Draft, Durability, Feed, Held, KeyLimits, Log, ReadError, ReadFrom, Reading, Resolved, Start,
+    Wall,
     clock::{self, Clock},
-    index::Index,
-    keys, lock,
+    keys,
+    mutex::lock,
 };
 use crate::{
     config::{self, LogConfig},
@@ -54,13 +51,13 @@ mod queue;
 mod reader;
 mod receipts;
 mod salvage;
+mod shared;
 mod store;
 mod writer;
 
 pub use error::{OpenError, StoreError};
-use queue::Queue;
-use reader::Reader;
-use writer::Work;
+use queue::{Queue, Work};
+use shared::{READERS, Shared};
 
 /// The log on disk.
 pub struct DiskLog {
@@ -73,34 +70,6 @@ pub struct DiskLog {
 
 /// Held for as long as the directory is ours.
 struct DirectoryLock(File);
-
-/// What the writer and the readers share with the workers.
-struct Shared {
-    epoch: Epoch,
-    durability: config::Durability,
-    file: PathBuf,
-    clock: Clock,
-    watermark: AtomicU64,
-    state: Mutex<State>,
-    keys: Keys,
-    /// Set for good when the disk has failed; the process must end.
-    failed: watch::Sender<Option<String>>,
-    /// The last batch did not fit on the disk.
-    full: AtomicBool,
-    idle_readers: Mutex<Vec<Reader>>,
-    /// Events that could not be read since the start.
-    unreadable: AtomicU64,
-}
-
-struct State {
-    index: Index,
-    /// Time of the newest event.
-    time_ms: u64,
-    feeds: Feeds,
-}
-
-/// Reads of the disk under way at once, over all workers.
-const READERS: usize = 4;
 
 impl DiskLog {
     /// Opens the log in the directory `config.path`, which is made if need be. Takes a while when there is much in it,
@@ -196,8 +165,8 @@ impl Log for DiskLog {
 
     fn durability(&self) -> Durability {
         match self.shared.durability {
-            config::Durability::Disk => Durability::Disk,
-            config::Durability::Os => Durability::Os,
+            config::DiskDurability::Disk => Durability::Disk,
+            config::DiskDurability::Os => Durability::Os,
         }
     }
 
@@ -292,25 +261,6 @@ impl Log for DiskLog {
             }
         }
         .boxed()
-    }
-}
-
-impl Shared {
-    fn append_once(&self, queue: &Queue, draft: Draft, used: keys::Use, room: OwnedSemaphorePermit) -> Append {
-        self.keys.append_once(used, self.clock.now().at_ms, |claim| {
-            queue.put(room, |done| Work::Append { draft, claim: Some(claim), done })
-        })
-    }
-
-    /// Says that the disk has failed. The first report counts.
-    fn fail(&self, what: &str, error: &StoreError) {
-        self.failed.send_if_modified(|failed| {
-            let first = failed.is_none();
-            if first {
-                *failed = Some(format!("{}: {what}: {error}", self.file.display()));
-            }
-            first
-        });
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-use super::lock;
+use super::mutex::lock;
 use crate::event::{Epoch, Event, TopicName};
 
 /// One committed event or deletion.

@@ -8,7 +8,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     thread::yield_now,
-    time::Duration,
 };
 
 use futures_util::{
@@ -17,29 +16,8 @@ use futures_util::{
 };
 use twox_hash::{XxHash3_64, XxHash3_128};
 
-use super::{Append, AppendError, Appended, Draft, Receipt, clock::millis, lock};
-use crate::{config::Config, event::TopicName};
-
-/// How long an idempotency key is remembered, and how many are.
-#[derive(Clone, Copy, Debug)]
-pub struct KeyLimits {
-    /// `publish.idempotency_window`.
-    pub window: Duration,
-    /// `publish.idempotency_keys_max`: of one topic.
-    pub of_topic_max: usize,
-    /// `limits.idempotency_keys_max`: of all topics together.
-    pub max: usize,
-}
-
-impl From<&Config> for KeyLimits {
-    fn from(config: &Config) -> Self {
-        Self {
-            window: config.publish.idempotency_window,
-            of_topic_max: config.publish.idempotency_keys_max,
-            max: config.limits.idempotency_keys_max,
-        }
-    }
-}
+use super::{Append, AppendError, Appended, Draft, KeyLimits, Receipt, clock::millis, mutex::lock};
+use crate::event::TopicName;
 
 /// The idempotency keys of all topics.
 pub(super) struct Keys(Mutex<AllKept>);

@@ -9,11 +9,13 @@ use std::{
 };
 
 use super::{
-    Append, AppendError, Commit, Draft, Durability, Feed, Feeds, Held, KeyLimits, Keys, Log, ReadError, ReadFrom,
-    Reading, Receipt, Resolved, Start, Wall,
+    Append, AppendError, Commit, Draft, Durability, Feed, Held, KeyLimits, Log, ReadError, ReadFrom, Reading, Receipt,
+    Resolved, Start, Wall,
     clock::{self, Clock},
+    feed::Feeds,
     index::{Entry, Index},
-    keys, lock,
+    keys::{self, Keys},
+    mutex::lock,
 };
 use crate::{
     config::LogConfig,

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Shared, StoreError, reader::Reader};
+use super::{error::StoreError, reader::Reader, shared::Shared};
 use crate::{
     event::TopicName,
-    log::{Page, ReadError, index::Plan, lock},
+    log::{Page, ReadError, index::Plan, mutex::lock},
 };
 
 /// How many unreadable events are logged one by one. After these only the total is logged, each time it has doubled.

@@ -10,20 +10,22 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    READERS, Shared, State, StoreError,
+    error::StoreError,
     garbage::Garbage,
     high_water::{Found, HighWater},
     presence::Presence,
     reader::Reader,
+    shared::{READERS, Shared, State},
     store::{Meta, Store},
     writer::{Files, Writer},
 };
 use crate::{
-    config::{Durability, LogConfig},
+    config::{DiskDurability, LogConfig},
     event::TopicName,
     log::{
-        Feeds, KeyLimits,
+        KeyLimits,
         clock::{self, Clock},
+        feed::Feeds,
         index::{Entry, Index, Marks, Removed},
     },
 };
@@ -40,8 +42,8 @@ pub(super) fn load(
     clock: Clock,
 ) -> Result<(Arc<Shared>, Writer), StoreError> {
     let begun = Instant::now();
-    let mut store = Store::open(file, config.durability == Durability::Disk)?;
-    let mut meta = store.begin(&boot_id(), config.durability == Durability::Disk)?;
+    let mut store = Store::open(file, config.durability == DiskDurability::Disk)?;
+    let mut meta = store.begin(&boot_id(), config.durability == DiskDurability::Disk)?;
     let high_water = check_high_water(&mut store, &mut meta, config)?;
     // What a killed process has left there: many of them, one after the other, would let it grow without end.
     store.truncate_wal()?;

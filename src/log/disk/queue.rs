@@ -18,8 +18,19 @@ use tokio::{
     time::timeout,
 };
 
-use super::writer::{Job, Work};
-use crate::log::{AppendError, lock};
+use crate::event::{EventId, TopicName};
+use crate::log::{AppendError, Appended, Draft, keys::Claim, mutex::lock};
+
+/// Something for the writer to do, and the room in the queue that it takes until it is done.
+pub(super) struct Job {
+    pub(super) work: Work,
+    pub(super) room: OwnedSemaphorePermit,
+}
+
+pub(super) enum Work {
+    Append { draft: Draft, claim: Option<Claim>, done: oneshot::Sender<Appended> },
+    Forget { topic: TopicName, done: oneshot::Sender<Result<EventId, AppendError>> },
+}
 
 /// What one unit of room stands for.
 const ROOM_UNIT: usize = 1 << 10;

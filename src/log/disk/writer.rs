@@ -13,8 +13,15 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    Shared, checkpoints::Checkpoints, error::StoreError, expiry::Expiry, garbage::Garbage, high_water::HighWater,
-    presence::Presence, store::Store,
+    checkpoints::Checkpoints,
+    error::StoreError,
+    expiry::Expiry,
+    garbage::Garbage,
+    high_water::HighWater,
+    presence::Presence,
+    queue::{Job, Work},
+    shared::Shared,
+    store::Store,
 };
 use crate::{
     event::{Event, EventId, TopicName},
@@ -23,24 +30,13 @@ use crate::{
         AppendError, Appended, Commit, Draft, Receipt,
         index::{Entry, Removed},
         keys::Claim,
-        lock,
+        mutex::lock,
     },
 };
 
 mod attempt;
 #[cfg(test)]
 mod tests;
-
-/// Something for the writer to do, and the room in the queue that it takes until it is done.
-pub(super) struct Job {
-    pub(super) work: Work,
-    pub(super) room: OwnedSemaphorePermit,
-}
-
-pub(super) enum Work {
-    Append { draft: Draft, claim: Option<Claim>, done: oneshot::Sender<Appended> },
-    Forget { topic: TopicName, done: oneshot::Sender<Result<EventId, AppendError>> },
-}
 
 /// What the writer writes to.
 pub(super) struct Files {

@@ -1,5 +1,7 @@
 //! Which keys are remembered, and that nothing is left of the others.
 
+use std::time::Duration;
+
 use super::*;
 use crate::event::{Epoch, EventId, EventName};
 

@@ -4,7 +4,7 @@ use std::{fs, sync::Arc};
 
 use futures_util::FutureExt as _;
 use tidings::{
-    config::{Config, Durability, LogConfig},
+    config::{Config, DiskDurability, LogConfig},
     log::{KeyLimits, Log, disk::DiskLog, memory::MemoryLog},
 };
 use tokio::runtime::{Builder, Runtime};
@@ -68,7 +68,7 @@ impl Life {
 
     fn open(directory: Directory, config: &LogConfig) -> Result<Self, String> {
         // What a power cut leaves is the business of `power.rs`; without it these are many times as many.
-        let config = LogConfig { path: directory.0.clone(), durability: Durability::Os, ..config.clone() };
+        let config = LogConfig { path: directory.0.clone(), durability: DiskDurability::Os, ..config.clone() };
         let log = DiskLog::open(&config, KeyLimits::from(&Config::default())).map_err(|error| error.to_string())?;
         let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
         Ok(Self { log: Arc::new(log), disk: Some(Disk { runtime, config, directory }), remote: None })

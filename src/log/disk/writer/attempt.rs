@@ -8,9 +8,9 @@ use super::{
     Step, Writer,
 };
 use crate::{
-    config::Durability,
+    config::DiskDurability,
     event::TopicName,
-    log::{AppendError, index::cost, lock},
+    log::{AppendError, index::cost, mutex::lock},
 };
 
 /// How many positions are reserved in the file at once. Each reservation costs two more fsyncs.
@@ -189,7 +189,7 @@ impl Writer {
         }
         let to = self.last + RESERVATION;
         // The database first: one that is behind the high-water mark counts as restored from a backup.
-        self.files.store.reserve(to, self.shared.durability == Durability::Disk)?;
+        self.files.store.reserve(to, self.shared.durability == DiskDurability::Disk)?;
         self.files.high_water.reserve(to)?;
         self.reserved = to;
         Ok(())
