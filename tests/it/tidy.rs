@@ -1,5 +1,6 @@
 //! What keeps the source as the design says it is.
 
+mod circles;
 mod docs;
 mod links;
 mod source;

@@ -176,6 +176,37 @@ pub fn crate_names(code: &str) -> Vec<&str> {
     names
 }
 
+/// Every path in `code`, such as `super::hub::Hub`; those of a `use {…}` one by one.
+pub fn uses_of(code: &str) -> Vec<String> {
+    let pieces = code.split(|c: char| !is_word(c) && c != ':').map(|path| path.trim_matches(':'));
+    let mut uses: Vec<String> = pieces.filter(|path| path.contains("::")).map(str::to_owned).collect();
+    for at in words(code, "use") {
+        let tree = &code[at + 3..];
+        expand("", &tree[..tree.find(';').unwrap_or(tree.len())], &mut uses);
+    }
+    uses
+}
+
+/// Adds the paths of a `use` tree, each behind `prefix`.
+fn expand(prefix: &str, tree: &str, uses: &mut Vec<String>) {
+    let tree = tree.trim();
+    let Some((head, group)) = tree.split_once('{') else {
+        uses.push(format!("{prefix}{}", tree.split_whitespace().next().unwrap_or_default()));
+        return;
+    };
+    let prefix = format!("{prefix}{head}");
+    let group = group.rsplit_once('}').map_or(group, |(group, _)| group);
+    let mut depth = 0;
+    let parts = group.split(|c| {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        c == ',' && depth == 0
+    });
+    // A comma may end the last part.
+    for part in parts.filter(|part| !part.trim().is_empty()) {
+        expand(&prefix, part, uses);
+    }
+}
+
 /// Name, first line and number of lines of each function.
 pub fn functions(code: &str) -> Vec<(&str, usize, usize)> {
     let mut functions = Vec::new();
