@@ -91,8 +91,9 @@ const EVENT_EXPANSION: u64 = 8;
 /// The highest cost of an event without content: its names and overhead.
 const COST_MAX: u64 = 4096;
 
-/// How long a statement waits for another connection.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a statement waits for a lock that another process holds. After that the disk counts as failed. Publishes are
+/// refused long before, when the queue is full for `log.queue_wait`.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a checkpoint waits for another connection. A read of this process is of one event, and usually takes less.
 /// Only another process, such as a backup, reads for longer.
 const CHECKPOINT_BUSY_TIMEOUT: Duration = Duration::from_millis(20);

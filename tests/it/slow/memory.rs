@@ -16,7 +16,7 @@ async fn stalled_readers_do_not_cost_memory() {
     const STALLED: u64 = 300;
     const EVENTS: usize = 300;
     let server = Process::start(&[
-        ("TIDINGS__STREAM__WRITE_TIMEOUT", "8s"),
+        ("TIDINGS__STREAM__WRITE_TIMEOUT", "20s"),
         ("TIDINGS__PUBLISH__EVENT_BYTES_MAX", "128KiB"),
         ("TIDINGS__LOG__TOPIC_BYTES_MAX", "4MiB"),
     ])
