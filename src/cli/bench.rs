@@ -114,7 +114,7 @@ pub struct BenchArguments {
     spin: bool,
     /// How long to wait for missing answers and events when nothing arrives any more.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
-    patience: Duration,
+    timeout: Duration,
     /// Print the results as one JSON object.
     #[arg(long)]
     json: bool,
@@ -164,7 +164,7 @@ fn plan(arguments: BenchArguments) -> Result<Plan, String> {
         subscribe: arguments.subscribe,
         headers: arguments.header,
         spin: arguments.spin,
-        stall_timeout: arguments.patience,
+        stall_timeout: arguments.timeout,
         run: fastrand::u32(..),
     })
 }

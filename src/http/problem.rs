@@ -1,4 +1,4 @@
-//! Errors as the outside sees them: RFC 9457 problem documents with a stable `code`.
+//! The errors that clients get: problem documents of RFC 9457 with a stable `code`.
 
 use std::{fmt, time::Duration};
 
@@ -11,7 +11,7 @@ mod code;
 
 pub use code::Code;
 
-/// A refusal: its code is for programs, its detail for people.
+/// Why a request is refused. The code is for programs, the detail is for people.
 #[derive(Clone, Debug)]
 pub struct Problem(Box<Parts>);
 
@@ -19,26 +19,29 @@ pub struct Problem(Box<Parts>);
 struct Parts {
     code: Code,
     detail: String,
+    /// For the header `Retry-After`.
     retry_after: Option<Duration>,
+    /// For the header `Allow`.
     allow: Option<&'static str>,
+    /// Further members of the document.
     members: Map<String, Value>,
 }
 
 impl Problem {
-    /// A refusal. Its status is that of `code`.
+    /// Creates a problem with the status of `code`.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self(Box::new(Parts { code, detail: detail.into(), retry_after: None, allow: None, members: Map::new() }))
     }
 
-    /// [`Code::TooLarge`], with the limit.
+    /// Creates [`Code::TooLarge`], with the limit.
     pub fn too_large(what: &str, limit: u64) -> Self {
         let detail = format!("{what} is larger than {limit} bytes");
         Self::new(Code::TooLarge, detail).with("limit", limit)
     }
 
-    /// [`Code::MethodNotAllowed`], with what is allowed.
+    /// Creates [`Code::MethodNotAllowed`], with the allowed methods.
     pub fn method_not_allowed(allow: &'static str) -> Self {
-        let detail = format!("this address answers {allow}");
+        let detail = format!("the allowed methods at this address are {allow}");
         let mut problem = Self::new(Code::MethodNotAllowed, detail);
         problem.0.allow = Some(allow);
         problem
@@ -51,19 +54,19 @@ impl Problem {
         self
     }
 
-    /// With the time after which a retry makes sense.
+    /// Adds the time after which the client may retry.
     #[must_use]
     pub fn retry_after(mut self, retry_after: Duration) -> Self {
         self.0.retry_after = Some(retry_after);
         self
     }
 
-    /// Why it is refused.
+    /// The code.
     pub fn code(&self) -> Code {
         self.0.code
     }
 
-    /// The explanation.
+    /// The explanation for people.
     pub fn detail(&self) -> &str {
         &self.0.detail
     }
@@ -84,7 +87,7 @@ impl Problem {
         let mut answer = Answer::new(status).with("content-type", "application/problem+json");
         answer = answer.with("x-content-type-options", "nosniff").with("cache-control", "no-store");
         if let Some(after) = self.0.retry_after {
-            // Whole seconds (RFC 9110, section 10.2.3), rounded up: too late beats too early.
+            // Whole seconds (RFC 9110, section 10.2.3), rounded up, so that no client retries too early.
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             answer = answer.with("retry-after", seconds.max(1).to_string());
         }

@@ -1,4 +1,4 @@
-//! `GET|POST|PUT /publish`: one event to one or more topics; answered when the log has it.
+//! `GET|POST|PUT /publish`: publishes one event to one or more topics, and answers when the log has committed it.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -35,9 +35,9 @@ use body::{PARAMETERS, Parts, PayloadHead};
 
 /// The longest `Idempotency-Key`.
 const KEY_BYTES_MAX: usize = 128;
-/// What the answer for one topic takes, unless the topic's name is long.
+/// The expected size of the receipt for one topic. It is only a capacity: a long topic name needs more.
 const RECEIPT_BYTES: usize = 160;
-/// What a publisher waits before it tries again when the server cannot take the event.
+/// How long a publisher must wait before it retries when the server is overloaded.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Serves `/publish`.
@@ -48,7 +48,7 @@ pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> 
             Err(problem) => now(Err(problem)),
         },
         Body::Coming(payload) => match PublishHead::read(app, head) {
-            // It is refused before its body is waited for.
+            // Refuse it before its body has come.
             Err(problem) => now(Err(problem)),
             Ok(publish) => {
                 let length = head.text("content-length").and_then(|length| length.parse().ok());
@@ -58,10 +58,10 @@ pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> 
     }
 }
 
-/// Waits for the body, then publishes.
+/// Receives the body, then publishes.
 async fn receive(app: &AppState, head: PublishHead<'static>, length: Option<usize>, payload: Payload) -> Reply {
     let Some(_under_way) = app.under_way.upgrade() else { return Err(AppState::draining()).into() };
-    // Held until the log has the content.
+    // Kept until the log has committed the event.
     let mut permit = app.bytes.permit(head.remote);
     let received = body::collect(&head.payload, length, payload, &app.config.publish, &mut permit).await;
     match received.and_then(|body| head.with_body(app, body)) {
@@ -70,23 +70,24 @@ async fn receive(app: &AppState, head: PublishHead<'static>, length: Option<usiz
     }
 }
 
-/// What the head of a publish says.
+/// The head of a publish request.
 struct PublishHead<'a> {
     query: Fields<'a>,
     payload: PayloadHead,
+    /// The `Idempotency-Key`.
     key: Option<Arc<str>>,
     remote: Option<IpAddr>,
 }
 
-/// A publish.
+/// A complete publish request.
 struct Publish {
-    /// One a topic.
+    /// One event for each topic.
     drafts: SmallVec<[Draft; 1]>,
-    /// The answer is a list.
-    several: bool,
+    /// The response is a list of receipts, not a single one.
+    is_list: bool,
 }
 
-/// Whether a publish may be taken.
+/// Checks whether the client and the server may publish at all.
 fn check(app: &AppState, request: &impl Head) -> Result<(), Problem> {
     let allow_get = app.config.publish.allow_get;
     match request.method() {
@@ -110,14 +111,14 @@ impl<'a> PublishHead<'a> {
     }
 
     fn with_body(&self, app: &AppState, body: Bytes) -> Result<Publish, Problem> {
-        let (drafts, several) = drafts(app, &self.query, self.payload.parse(body)?, self.key.as_ref())?;
-        Ok(Publish { drafts, several })
+        let (drafts, is_list) = drafts(app, &self.query, self.payload.parse(body)?, self.key.as_ref())?;
+        Ok(Publish { drafts, is_list })
     }
 }
 
 impl Publish {
-    /// Reads a request whose body is at hand. It comes with a permit for what it keeps while it waits for the log; none is
-    /// made where it would count nothing.
+    /// Reads a request whose body has already been read. Returns it with a permit for its bytes, which it must keep
+    /// until the log has committed it. A small request needs no permit.
     fn read(app: &AppState, head: &impl Head, body: &[u8]) -> Result<(Self, Option<BytesPermit>), Problem> {
         let publish = PublishHead::read(app, head)?;
         publish.payload.check_length(body.len(), &app.config.publish)?;
@@ -131,27 +132,27 @@ impl Publish {
         Ok((publish, Some(permit)))
     }
 
-    /// Publishes; now, where the log commits at once. A drain waits for what has to wait: it cannot have ended since the
-    /// request was checked, because it waits for this worker's hub, too.
+    /// Publishes. If the log commits at once, the response is ready at once. Otherwise a clone of `under_way` makes the
+    /// drain wait for the response. The sender still exists: this worker's hub has a clone, and runs on this thread.
     fn commit(mut self, app: &AppState, permit: Option<BytesPermit>) -> Served<'_> {
         let only = if self.drafts.len() == 1 { self.drafts.pop() } else { None };
         let Some(draft) = only else {
             return later(self.commit_each(app).inspect(move |_| drop(permit)));
         };
-        let (topic, several) = (draft.topic.clone(), self.several);
+        let (topic, is_list) = (draft.topic.clone(), self.is_list);
         match app.registry.publish(draft) {
             Either::Left(outcome) => {
                 let outcome = outcome.into_inner();
                 if let Ok(published) = &outcome {
                     app.hub.deliver(published.subscribers);
                 }
-                now(answer(app, &[(topic, outcome)], several))
+                now(answer(app, &[(topic, outcome)], is_list))
             }
             Either::Right(outcome) => {
                 let under_way = app.under_way.upgrade();
                 later(outcome.map(move |outcome| {
                     drop((under_way, permit));
-                    answer(app, &[(topic, outcome)], several)
+                    answer(app, &[(topic, outcome)], is_list)
                 }))
             }
         }
@@ -164,11 +165,11 @@ impl Publish {
             (topic, app.registry.publish(draft).await)
         };
         let outcomes = join_all(self.drafts.into_iter().map(publish)).await;
-        answer(app, &outcomes, self.several)
+        answer(app, &outcomes, self.is_list)
     }
 }
 
-/// The events to publish, one a topic, and whether the answer is a list.
+/// The events to publish, one for each topic, and whether the response is a list.
 fn drafts(
     app: &AppState,
     query: &Fields<'_>,
@@ -196,31 +197,33 @@ fn drafts(
         (Some(name), None) => Some(name),
         (None, name) => name.as_deref(),
     };
-    // An empty one is unset, as in the stream's own format.
+    // An empty name counts as none, as in the Server-Sent Events format.
     let name = name.filter(|name| !name.is_empty()).map(EventName::parse).transpose();
     let name = name.map_err(|error| Problem::new(Code::BadEvent, format!("`event` is refused: {error}")))?;
     let given = query.all("topic").chain(body.topics.iter().map(String::as_str));
-    let (topics, several) = app.topics(given, query.dropped() + body.topics_given - body.topics.len())?;
+    let (topics, is_list) = app.topics(given, query.dropped() + body.topics_given - body.topics.len())?;
     let events = std::iter::repeat_n((name, content), topics.len());
     let drafts = topics.into_iter().zip(events).map(|(topic, (name, content))| {
         let key = key.cloned();
         Draft { topic, name, content, subscribers: 0, key }
     });
-    Ok((drafts.collect(), several))
+    Ok((drafts.collect(), is_list))
 }
 
+/// The `Idempotency-Key`, if the request has one.
 fn key(request: &impl Head) -> Result<Option<Arc<str>>, Problem> {
     let Some(value) = request.value("idempotency-key") else { return Ok(None) };
     match visible(value) {
         Some(key) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => Ok(Some(key.into())),
         _ => {
-            let detail = format!("Idempotency-Key takes 1 to {KEY_BYTES_MAX} visible ASCII characters");
+            let detail = format!("Idempotency-Key must have 1 to {KEY_BYTES_MAX} visible ASCII characters");
             Err(Problem::new(Code::BadIdempotencyKey, detail))
         }
     }
 }
 
-fn answer(app: &AppState, outcomes: &[(TopicName, Appended)], several: bool) -> Result<Answer, Problem> {
+/// The response. If one topic failed, it is the error, with the receipts of the topics that did not fail.
+fn answer(app: &AppState, outcomes: &[(TopicName, Appended)], is_list: bool) -> Result<Answer, Problem> {
     let mut receipts = Vec::with_capacity(RECEIPT_BYTES * outcomes.len());
     let (mut failed, mut replayed) = (None, true);
     let durability = app.log.durability().as_str();
@@ -236,7 +239,7 @@ fn answer(app: &AppState, outcomes: &[(TopicName, Appended)], several: bool) -> 
         }
     }
     let list = |head: &[u8], tail: &[u8]| [head, &*receipts, tail].concat();
-    let body = match (failed, several) {
+    let body = match (failed, is_list) {
         (None, false) => {
             receipts.push(b'\n');
             receipts
@@ -244,7 +247,7 @@ fn answer(app: &AppState, outcomes: &[(TopicName, Appended)], several: bool) -> 
         (None, true) => list(b"{\"published\":[", b"]}\n"),
         (Some(problem), false) => return Err(problem),
         (Some(problem), true) => {
-            // Some may have the event: say which, so that a retry need not guess.
+            // Tell the client which topics have got the event, so that it can retry only for the others.
             let published = serde_json::from_slice::<Value>(&list(b"[", b"]"));
             return Err(problem.with("published", published.unwrap_or_default()));
         }
@@ -256,14 +259,14 @@ fn answer(app: &AppState, outcomes: &[(TopicName, Appended)], several: bool) -> 
     Ok(answer.with("content-type", "application/json").body(body))
 }
 
-/// Appends what is said of one topic: `{"id","topic","subscribers","durability"}`. Field by field, because every publish
-/// has one, and of these texts only the topic's name can have anything to escape.
+/// Appends the receipt for one topic: `{"id","topic","subscribers","durability"}`. It writes the fields one by one,
+/// because that is faster, and only the topic's name can need escapes.
 fn write_receipt(out: &mut Vec<u8>, topic: &TopicName, receipt: Receipt, durability: &str) {
     out.extend_from_slice(b"{\"id\":\"");
     receipt.id.write(out);
     out.extend_from_slice(b"\",\"topic\":");
     let written = serde_json::to_writer(&mut *out, topic.as_str());
-    debug_assert!(written.is_ok(), "a string, into memory");
+    debug_assert!(written.is_ok(), "a string can always be written to memory");
     out.extend_from_slice(b",\"subscribers\":");
     out.extend_from_slice(itoa::Buffer::new().format(receipt.subscribers).as_bytes());
     out.extend_from_slice(b",\"durability\":\"");

@@ -1,4 +1,4 @@
-//! What the registry, a topic or the log refuses, as a problem: the one mapping of all routes.
+//! Maps the errors of the registry, of topics and of the log to problems. All routes use this mapping.
 
 use std::{fmt, time::Duration};
 
@@ -11,11 +11,11 @@ use crate::{
 
 /// An error of a topic or the log.
 pub(super) trait Refused: fmt::Display {
-    /// As a problem; the client may try again after `retry_after`.
+    /// The problem for this error. The client may retry after `retry_after`.
     fn problem(&self, retry_after: Duration) -> Problem;
 }
 
-/// `error` as a problem; the client may try again after `retry_after`.
+/// The problem for `error`. The client may retry after `retry_after`.
 pub(super) fn refusal<E: Refused>(error: &RegistryError<E>, retry_after: Duration) -> Problem {
     match error {
         RegistryError::TooManyTopics(error) => {
@@ -27,17 +27,17 @@ pub(super) fn refusal<E: Refused>(error: &RegistryError<E>, retry_after: Duratio
 
 impl Refused for AppendError {
     fn problem(&self, retry_after: Duration) -> Problem {
-        let unsettled = "the event may have been published, and a retry with the same Idempotency-Key settles it";
-        of_the_log(*self, unsettled, retry_after)
+        let hint = "the event may have been published; to be sure, retry with the same Idempotency-Key";
+        log_problem(*self, hint, retry_after)
     }
 }
 
 impl Refused for DeleteError {
     fn problem(&self, retry_after: Duration) -> Problem {
-        let unsettled = "the topic may have been deleted, and a retry settles it";
+        let hint = "the topic may have been deleted; to be sure, retry";
         match self {
-            Self::Unknown => outcome_unknown(self, unsettled, retry_after),
-            Self::Log(error) => of_the_log(*error, unsettled, retry_after),
+            Self::Unknown => outcome_unknown(self, hint, retry_after),
+            Self::Log(error) => log_problem(*error, hint, retry_after),
         }
     }
 }
@@ -47,7 +47,7 @@ impl Refused for JoinError {
         match self {
             Self::NotStarted => Problem::new(Code::Unavailable, self.to_string()).retry_after(retry_after),
             Self::Full => Problem::new(Code::TooManySubscribers, self.to_string()).retry_after(retry_after),
-            // A client that follows a topic is told by a 204, which is no error.
+            // A subscriber gets a 204 instead, which is not a problem.
             Self::Deleted => Problem::new(Code::TopicUnknown, self.to_string()),
         }
     }
@@ -59,19 +59,20 @@ impl From<ReadError> for Problem {
     }
 }
 
-fn of_the_log(error: AppendError, unsettled: &str, retry_after: Duration) -> Problem {
+/// The problem for an error of the log. `hint` says what the client can do if the outcome is unknown.
+fn log_problem(error: AppendError, hint: &str, retry_after: Duration) -> Problem {
     let detail = error.to_string();
     match error {
         AppendError::Unavailable => Problem::new(Code::Unavailable, detail).retry_after(retry_after),
         AppendError::QueueFull => Problem::new(Code::QueueFull, detail).retry_after(retry_after),
         AppendError::DiskFull => Problem::new(Code::DiskFull, detail).retry_after(retry_after),
         AppendError::KeyReused => Problem::new(Code::IdempotencyKeyReused, detail),
-        AppendError::Unknown => outcome_unknown(&error, unsettled, retry_after),
+        AppendError::Unknown => outcome_unknown(&error, hint, retry_after),
     }
 }
 
-fn outcome_unknown(error: &dyn fmt::Display, unsettled: &str, retry_after: Duration) -> Problem {
-    Problem::new(Code::OutcomeUnknown, format!("{error}; {unsettled}")).retry_after(retry_after)
+fn outcome_unknown(error: &dyn fmt::Display, hint: &str, retry_after: Duration) -> Problem {
+    Problem::new(Code::OutcomeUnknown, format!("{error}; {hint}")).retry_after(retry_after)
 }
 
 #[cfg(test)]
@@ -86,7 +87,8 @@ mod tests {
 
     #[test]
     fn each_error_has_the_same_code_on_every_route() {
-        // Goal: what the log refuses has the same code for a publish and for a deletion; no cause is taken for another.
+        // Goal: an error of the log has the same code for a publish and for a deletion, and different errors have
+        // different codes.
         let log = [
             (AppendError::Unavailable, (503, "unavailable")),
             (AppendError::QueueFull, (503, "queue_full")),

@@ -1,4 +1,4 @@
-//! `GET /subscribe`: from the request to a socket in the hub.
+//! `GET /subscribe`: reads the request, begins the response, and hands the socket over to the hub.
 
 use std::{borrow::Cow, net::IpAddr, time::Instant};
 
@@ -28,17 +28,17 @@ use crate::{
 
 mod time;
 
-/// Every spelling of the cursor parameter in use: browsers cannot set a header on the first request, and the polyfill,
-/// Mercure and Symfony each named it in their own way.
+/// The names of the cursor parameter. Browsers cannot set a header on the first request, so clients send the cursor in
+/// the query. The polyfill, Mercure and Symfony each use a different name.
 const CURSORS: [&str; 4] = ["lastEventId", "last_event_id", "lastEventID", "Last-Event-ID"];
 /// The parameters of a subscription.
 const PARAMETERS: [&str; 10] =
     ["topic", "since", "last", "envelope", "on_gap", "marks", CURSORS[0], CURSORS[1], CURSORS[2], CURSORS[3]];
-/// A requested id is told back in `broker.gap`; nobody gets more than this of it.
+/// `broker.gap` contains the requested id, cut to this length.
 const REQUESTED_BYTES_MAX: usize = 128;
-/// The most that `last=` may ask for: the log is searched under its lock.
+/// The maximum of `last=`. A limit, because the log is locked while it is searched.
 const LAST_MAX: usize = 10_000;
-/// A refused subscriber waits this many times `stream.retry`, jittered, before it comes back.
+/// A refused subscriber must wait this many times `stream.retry`, with jitter, before it retries.
 const REFUSED_PATIENCE: u32 = 4;
 
 /// Serves `GET /subscribe`.
@@ -49,21 +49,22 @@ pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head) -> Served<'a> {
     }
 }
 
-/// Serves `HEAD /subscribe`: the head of a stream, for nobody.
+/// Serves `HEAD /subscribe`: the head of a stream, without a subscriber.
 pub(super) fn head(app: &AppState, head: &impl Head) -> Result<Answer, Problem> {
     SubscribeRequest::read(app, head).map(|request| stream_head(request.encoding.format, None))
 }
 
-/// What a request asks for.
+/// A request to subscribe.
 struct SubscribeRequest {
     topics: SmallVec<[TopicName; 1]>,
     encoding: Encoding,
     marks: Marks,
     start: Start,
-    /// The cursor as it was sent.
+    /// The cursor, or `since`, as the client sent it.
     requested: String,
+    /// `on_gap=fail`: refuse the request if there is a gap.
     gap_fails: bool,
-    /// A refusal is told in a stream of its own: an `EventSource` stops for good at anything but 200.
+    /// A refusal is sent as a short stream with status 200. At any other status, an `EventSource` does not reconnect.
     as_stream: bool,
     remote: Option<IpAddr>,
 }
@@ -82,7 +83,7 @@ impl SubscribeRequest {
             Some("fail") => true,
             Some(other) => return Err(bad_parameter("on_gap", other, "`event` or `fail`")),
         };
-        // A time that cannot be honoured is told back like a cursor.
+        // If there is a gap after `since`, `broker.gap` contains it as the requested id.
         let since = query.only("since")?.map(str::to_owned);
         let mut requested = requested.or(since).unwrap_or_default();
         requested.truncate(requested.floor_char_boundary(REQUESTED_BYTES_MAX));
@@ -128,11 +129,12 @@ fn marks(query: &Fields<'_>) -> Result<Marks, Problem> {
     }
 }
 
-/// The cursor; the header wins, because a browser's own reconnect sends it and keeps the query of the first request.
+/// The cursor. The header has priority: when a browser reconnects, it sends the new cursor in the header, and the query
+/// of the first request again.
 fn cursor(request: &impl Head, query: &Fields<'_>) -> Option<String> {
     let header = request.values("last-event-id").map(String::from_utf8_lossy);
     let query = CURSORS.iter().flat_map(|name| query.all(name)).map(Cow::Borrowed);
-    // Empty is how a client without a cursor may spell it, in one place while it has one in another.
+    // An empty cursor counts as none. A client may send an empty one in one place, and its cursor in another.
     header.chain(query).find(|cursor| !cursor.is_empty()).map(Cow::into_owned)
 }
 
@@ -152,12 +154,17 @@ fn start(query: &Fields<'_>) -> Result<Start, Problem> {
     }
 }
 
-/// Why there will be no stream.
+/// Why a subscriber is refused.
 enum Refusal {
+    /// The server is shutting down.
     Draining,
+    /// There are too many connections.
     Connections(TooManyConnections),
+    /// A topic refused the subscriber.
     Topic(RegistryError<JoinError>),
+    /// There is a gap, and the client asked for `on_gap=fail`.
     Gap(GapReason),
+    /// The log cannot be read.
     Unreadable(ReadError),
 }
 
@@ -167,6 +174,7 @@ impl From<ReadError> for Refusal {
     }
 }
 
+/// Joins the topics and resolves the start. Returns the head and the first bytes of the response, and the subscription.
 async fn open(app: &AppState, request: SubscribeRequest) -> Result<(Answer, Subscription), Refusal> {
     let (encoding, remote) = (request.encoding, request.remote);
     if app.is_draining() {
@@ -179,20 +187,21 @@ async fn open(app: &AppState, request: SubscribeRequest) -> Result<(Answer, Subs
     };
     let subscriber = Subscriber { remote, cursor, single_topic: request.topics.len() == 1 };
     let (mut topics, mut memberships) = (SmallVec::new(), SmallVec::new());
-    let (mut is_over, mut deleted) = (true, Vec::new());
+    let (mut are_all_deleted, mut deleted) = (true, Vec::new());
     for topic in &request.topics {
         let Joined { membership, deletion } = app.registry.join(topic, subscriber).await.map_err(Refusal::Topic)?;
         let topic = membership.topic().clone();
-        // It is not over as long as one of its topics lives, or lives again.
-        is_over = is_over && deletion.is_some() && app.log.held(&topic).await?.is_none_or(|held| held.events == 0);
-        // One under way comes in the stream, at its place.
+        // A topic that was deleted and has got new events counts as not deleted.
+        are_all_deleted =
+            are_all_deleted && deletion.is_some() && app.log.held(&topic).await?.is_none_or(|held| held.events == 0);
+        // The notice of a pending deletion comes later, in the order of the stream.
         if let Some(Deletion::At(_)) = deletion {
             deleted.push(topic.clone());
         }
         topics.push(topic);
         memberships.push(membership);
     }
-    if is_over {
+    if are_all_deleted {
         return Err(Refusal::Topic(RegistryError::Topic(JoinError::Deleted)));
     }
     let start = app.log.resolve_start(&topics, &request.start, &deleted).await?;
@@ -216,12 +225,13 @@ async fn open(app: &AppState, request: SubscribeRequest) -> Result<(Answer, Subs
     Ok((head, subscription))
 }
 
-/// What a stream holds for as long as it lives.
+/// Dropped when the stream ends.
 struct Hold {
     _memberships: SmallVec<[Membership; 1]>,
     _permit: ConnectionPermit,
 }
 
+/// The first bytes of the stream: the opening, and notices of a gap and of deletions.
 fn first_bytes(
     app: &AppState,
     request: &SubscribeRequest,
@@ -242,7 +252,7 @@ fn first_bytes(
     bytes.into()
 }
 
-/// The head of a stream's response, without how its end is known.
+/// The head of a stream's response, without `Transfer-Encoding`.
 fn stream_head(format: Format, id: Option<EventId>) -> Answer {
     let media_type = match format {
         Format::Plain | Format::Envelope => "text/event-stream; charset=utf-8",
@@ -260,7 +270,8 @@ fn stream_head(format: Format, id: Option<EventId>) -> Answer {
     head
 }
 
-/// An `EventSource` is told in a stream, and comes back; other clients get the status that says it.
+/// The response to a refused subscriber. With `as_stream`, it is a short stream that makes an `EventSource` reconnect
+/// later. Otherwise it is a problem with its status.
 fn refuse(
     app: &AppState,
     format: Format,

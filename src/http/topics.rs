@@ -1,4 +1,4 @@
-//! `/topics/{topic}`: what is known of a topic, and its end.
+//! `/topics/{topic}`: describes a topic, and deletes it.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use super::{
 };
 use crate::event::{EventId, TopicName};
 
-/// What a client waits before it tries again when a deletion was not taken.
+/// How long a client must wait before it retries a deletion that failed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// `GET /topics/{topic}`; `name` is as it was sent.
+/// Serves `GET /topics/{topic}`. `name` is the topic as in the path, percent-encoded.
 pub(super) fn show<'a>(app: &'a AppState, name: &str) -> Served<'a> {
     match parse(app, name) {
         Ok(topic) => later(describe(app, topic)),
@@ -47,7 +47,7 @@ async fn describe(app: &AppState, topic: TopicName) -> Result<Answer, Problem> {
     Ok(Answer::new(StatusCode::OK).with("content-type", "application/json").body(format!("{known}\n").into_bytes()))
 }
 
-/// `DELETE /topics/{topic}`: ends its streams, forgets its history.
+/// Serves `DELETE /topics/{topic}`: deletes its events, and ends its streams.
 pub(super) fn delete<'a>(app: &'a AppState, head: &impl Head, name: &str) -> Served<'a> {
     let topic = match deletable(app, head, name) {
         Ok(topic) => topic,
@@ -64,13 +64,14 @@ pub(super) fn delete<'a>(app: &'a AppState, head: &impl Head, name: &str) -> Ser
     later(deleted)
 }
 
+/// Checks whether the client may delete the topic, and returns its name.
 fn deletable(app: &AppState, head: &impl Head, name: &str) -> Result<TopicName, Problem> {
     origin::check(head, &app.config.cors)?;
     app.check_open()?;
     parse(app, name)
 }
 
-/// The topic in the path: all that follows, so that a name may hold a slash, spelled as it is or as `%2F`.
+/// Parses the topic, which is the whole rest of the path. So a name may contain slashes, written as `/` or as `%2F`.
 fn parse(app: &AppState, name: &str) -> Result<TopicName, Problem> {
     let topic = fields::decode_path(name, b"topic")?;
     app.topics(std::iter::once(&*topic), 0).map(|(mut topics, _)| topics.remove(0))

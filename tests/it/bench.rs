@@ -131,7 +131,7 @@ async fn another_servers_paths_and_fields_can_be_told() {
 /// Goal: a server that breaks a promise is found out, in the table and by the exit code. Control of all other tests.
 #[tokio::test]
 async fn a_server_that_breaks_a_promise_is_found_out() {
-    let arguments = "--publish /pub?id={topic} --subscribe /sub?id={topic} --header X-Key:1 --patience 1s";
+    let arguments = "--publish /pub?id={topic} --subscribe /sub?id={topic} --header X-Key:1 --timeout 1s";
     for publishers in [1, 3] {
         for (fault, row, found) in [
             (Fault::Drop, "lost", "5"),

@@ -9,12 +9,12 @@ use std::{
 
 use tokio::{process::Command, time::timeout};
 
-use crate::harness::{PATIENCE, Process, process::program};
+use crate::harness::{DEADLINE, Process, process::program};
 
 /// Runs `command` to its end.
 async fn run(command: &mut Command) -> (i32, String, String) {
     let Output { status, stdout, stderr } =
-        timeout(PATIENCE, command.output()).await.expect("it ends in time").expect("it runs");
+        timeout(DEADLINE, command.output()).await.expect("it ends in time").expect("it runs");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (status.code().expect("an exit code"), text(stdout), text(stderr))
 }

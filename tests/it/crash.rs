@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::harness::{
-    PATIENCE,
+    DEADLINE,
     blocking::{Broker, Client, Directory, Line, pause},
     preload,
 };
@@ -85,7 +85,7 @@ impl Run {
                 thread::spawn(move || publish(address, &format!("{number}-{n}"), random, &acknowledged))
             })
             .collect();
-        first.recv_timeout(PATIENCE).expect("an acknowledgement");
+        first.recv_timeout(DEADLINE).expect("an acknowledgement");
         // The moment of death, and nothing that is waited for.
         pause(Duration::from_millis(self.random.u64(20..300)));
         broker.kill();

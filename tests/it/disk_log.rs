@@ -16,7 +16,7 @@ use tidings::{
 };
 use tokio::time::timeout;
 
-use crate::harness::{PATIENCE, at_hand, blocking::Directory, until};
+use crate::harness::{DEADLINE, at_hand, blocking::Directory, until};
 
 fn config(directory: &Directory) -> LogConfig {
     LogConfig { path: directory.0.clone(), ..LogConfig::default() }
@@ -169,10 +169,10 @@ async fn closing_does_not_wait_for_those_that_wait_for_room() {
         config.queue_wait = Duration::from_mins(10);
     });
     let appends: Vec<_> = (0..64).map(|_| log.append(draft("t", &"x".repeat(3000)))).collect();
-    timeout(PATIENCE, log.close()).await.expect("closed in time");
+    timeout(DEADLINE, log.close()).await.expect("closed in time");
     let mut taken = 0;
     for append in appends {
-        match timeout(PATIENCE, append).await.expect("an answer in time") {
+        match timeout(DEADLINE, append).await.expect("an answer in time") {
             Ok(_) => taken += 1,
             Err(error) => assert_eq!(error, AppendError::Unavailable),
         }

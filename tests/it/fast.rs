@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::harness::{Answer, PATIENCE, Stream, TestServer, blocking::Client};
+use crate::harness::{Answer, DEADLINE, Stream, TestServer, blocking::Client};
 
 /// A request that has it is not plain, and means the same.
 const FULL: (&str, &str) = ("Content-Encoding", "identity");
@@ -155,19 +155,19 @@ impl Connection {
         let socket = self.socket();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            head.push(timeout(PATIENCE, socket.read_u8()).await.expect("an answer in time").expect("an answer"));
+            head.push(timeout(DEADLINE, socket.read_u8()).await.expect("an answer in time").expect("an answer"));
         }
         let head = String::from_utf8(head).expect("ASCII").to_ascii_lowercase();
         let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
         let mut body = vec![0; length.expect("a length")];
-        timeout(PATIENCE, socket.read_exact(&mut body)).await.expect("a body in time").expect("a body");
+        timeout(DEADLINE, socket.read_exact(&mut body)).await.expect("a body in time").expect("a body");
         (head[9..12].parse().expect("a status"), String::from_utf8(body).expect("UTF-8"))
     }
 
     /// What comes until the server closes.
     async fn end(&mut self) -> String {
         let mut rest = Vec::new();
-        timeout(PATIENCE, self.socket().read_to_end(&mut rest)).await.expect("an end in time").expect("a clean end");
+        timeout(DEADLINE, self.socket().read_to_end(&mut rest)).await.expect("an end in time").expect("a clean end");
         String::from_utf8(rest).expect("UTF-8")
     }
 }
@@ -261,7 +261,7 @@ async fn a_client_that_takes_no_answers_is_cut() {
     for request in [publish("unanswered"), request("GET", "/app.js", &[], "")] {
         let mut connection = Connection::open(&server).await;
         let many = request.repeat(1000);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + DEADLINE;
         let cut = async {
             loop {
                 if connection.socket().write_all(many.as_bytes()).await.is_err() {
@@ -270,7 +270,7 @@ async fn a_client_that_takes_no_answers_is_cut() {
                 assert!(Instant::now() < deadline, "it goes on taking requests");
             }
         };
-        timeout(PATIENCE, cut).await.expect("it is cut in time");
+        timeout(DEADLINE, cut).await.expect("it is cut in time");
     }
 }
 
@@ -311,7 +311,7 @@ async fn others_have_their_turn_beside(flood: &str) {
     };
     // It takes a tenth of a second; without turns, as long as the flood happens to pause for.
     timeout(Duration::from_secs(5), others).await.expect("others have their turn");
-    timeout(PATIENCE, tokio::task::spawn_blocking(|| server.shutdown())).await.expect("it stops").expect("no panic");
+    timeout(DEADLINE, tokio::task::spawn_blocking(|| server.shutdown())).await.expect("it stops").expect("no panic");
     stop.store(true, Ordering::Relaxed);
     flood.join().expect("no panic");
     // It ends with the connection, however that ended.
@@ -356,7 +356,7 @@ fn a_few_subscribers_have_an_event_before_its_publisher_has_the_answer() {
 }
 
 fn read_until(socket: &mut std::net::TcpStream, bytes: &mut Vec<u8>, text: &str) {
-    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     while !String::from_utf8_lossy(bytes).contains(text) {
         let mut buffer = [0; 4096];
         let n = socket.read(&mut buffer).expect("bytes in time");

@@ -32,7 +32,7 @@ pub use parser::Block;
 pub use process::Process;
 
 /// How long anything may take before a test gives up. Never waited for when all is well.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a log answers that has it in memory.
 pub fn at_hand<T>(answer: Later<Result<T, ReadError>>) -> T {
@@ -73,7 +73,7 @@ impl TestServer {
                 server.shutdown().await;
             });
         });
-        let address = address.recv_timeout(PATIENCE).expect("the server starts");
+        let address = address.recv_timeout(DEADLINE).expect("the server starts");
         Self { address, stop: Some(stop), thread: Some(thread), _log: log }
     }
 
@@ -185,7 +185,7 @@ impl QueryPair for reqwest::RequestBuilder {
 
 /// Awaits `condition`; the test fails when it does not come true in time.
 pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + DEADLINE;
     while !condition().await {
         assert!(Instant::now() < deadline, "gave up waiting for {what}");
         // Not a wait for something to have happened: only how often the condition is looked at.
@@ -231,7 +231,7 @@ impl Stream {
             if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
                 break end;
             }
-            let n = timeout(PATIENCE, socket.read(&mut buffer)).await.expect("a head in time").expect("a head");
+            let n = timeout(DEADLINE, socket.read(&mut buffer)).await.expect("a head in time").expect("a head");
             assert!(n > 0, "the connection ended within the head: {}", String::from_utf8_lossy(&bytes));
             bytes.extend_from_slice(&buffer[..n]);
         };
@@ -292,7 +292,7 @@ impl Stream {
             return false;
         }
         let mut buffer = vec![0; 64 << 10];
-        let n = timeout(PATIENCE, self.socket.read(&mut buffer)).await.expect("bytes in time").expect("a clean end");
+        let n = timeout(DEADLINE, self.socket.read(&mut buffer)).await.expect("bytes in time").expect("a clean end");
         self.feed(&buffer[..n]);
         let whole = self.chunks.as_ref().is_none_or(|chunks| chunks.ended);
         assert!(n > 0 || whole, "the stream was cut");
@@ -313,7 +313,7 @@ impl Stream {
                 }
             }
         };
-        timeout(PATIENCE, next).await.expect("an event in time")
+        timeout(DEADLINE, next).await.expect("an event in time")
     }
 
     /// The next `n` events.
@@ -334,7 +334,7 @@ impl Stream {
     /// Reads to the end, be it clean or not, and gives the events that came.
     pub async fn until_cut(&mut self) -> Vec<Block> {
         let mut buffer = vec![0; 64 << 10];
-        while let Ok(n @ 1..) = timeout(PATIENCE, self.socket.read(&mut buffer)).await.expect("an end in time") {
+        while let Ok(n @ 1..) = timeout(DEADLINE, self.socket.read(&mut buffer)).await.expect("an end in time") {
             self.feed(&buffer[..n]);
         }
         self.blocks.drain(..).collect()

@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::harness::{PATIENCE, Process, Stream, TestServer, until};
+use crate::harness::{DEADLINE, Process, Stream, TestServer, until};
 
 const SSE: &[(&str, &str)] = &[("accept", "text/event-stream")];
 /// A drain that nobody waits for.
@@ -322,7 +322,7 @@ async fn a_publish_under_way_is_answered_during_the_drain() {
                     Content-Type: text/plain\r\nContent-Length: 8\r\n\r\n";
         publisher.write_all(request.as_bytes()).await.expect("a head");
         let mut answer = [0; 1024];
-        let n = timeout(PATIENCE, publisher.read(&mut answer)).await.expect("an answer in time").expect("an answer");
+        let n = timeout(DEADLINE, publisher.read(&mut answer)).await.expect("an answer in time").expect("an answer");
         assert!(answer[..n].starts_with(b"HTTP/1.1 100 "), "it has read the head and waits for the body");
         server.begin_shutdown();
         let readyz = server.url("/readyz");
@@ -333,7 +333,7 @@ async fn a_publish_under_way_is_answered_during_the_drain() {
         })
         .await;
         publisher.write_all(b"complete").await.expect("the body");
-        let n = timeout(PATIENCE, publisher.read(&mut answer)).await.expect("an answer in time").expect("an answer");
+        let n = timeout(DEADLINE, publisher.read(&mut answer)).await.expect("an answer in time").expect("an answer");
         let answer = String::from_utf8_lossy(&answer[..n]);
         assert!(answer.starts_with("HTTP/1.1 200 "), "{streams} streams: {answer:?}");
         drop(held);

@@ -12,7 +12,7 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use crate::harness::{PATIENCE, Stream, TestServer};
+use crate::harness::{DEADLINE, Stream, TestServer};
 
 mod eager;
 mod memory;
@@ -53,9 +53,9 @@ fn content(n: usize, bytes: usize, line: usize) -> String {
 /// get every event at once. It loses nothing either: it resumes.
 #[tokio::test]
 async fn a_peer_that_stops_reading_is_cut_and_nobody_else_feels_it() {
-    let patience = Duration::from_secs(1);
+    let write_timeout = Duration::from_secs(1);
     let server = TestServer::with(|config| {
-        config.stream.write_timeout = patience;
+        config.stream.write_timeout = write_timeout;
         config.server.workers = 1;
         config.log.topic_bytes_max = Size::mib(128);
     });
@@ -67,7 +67,7 @@ async fn a_peer_that_stops_reading_is_cut_and_nobody_else_feels_it() {
     server.until_subscribers("big", 5).await;
     let begin = Instant::now();
     let (mut ids, mut slowest, mut after_stall) = (Vec::new(), Duration::ZERO, 0);
-    while begin.elapsed() < patience / 2 || ids.len() < 16 {
+    while begin.elapsed() < write_timeout / 2 || ids.len() < 16 {
         let text = content(ids.len(), 64 << 10, 1000);
         let published = Instant::now();
         ids.push(server.publish("big", &text).await);
@@ -80,12 +80,12 @@ async fn a_peer_that_stops_reading_is_cut_and_nobody_else_feels_it() {
     }
     // Half a MiB is more than the buffers between the server and the stalled one hold.
     println!("{} events while one reader stalled, the slowest in {slowest:?}", ids.len());
-    assert!(after_stall >= 8 && slowest < patience, "an event took {slowest:?} to reach those who read");
+    assert!(after_stall >= 8 && slowest < write_timeout, "an event took {slowest:?} to reach those who read");
 
     server.until_subscribers("big", 4).await;
     let cut = begin.elapsed();
-    assert!(cut >= patience, "it was cut after {cut:?}, while it might yet have read");
-    assert!(cut < patience * 6, "it was cut only after {cut:?}");
+    assert!(cut >= write_timeout, "it was cut after {cut:?}, while it might yet have read");
+    assert!(cut < write_timeout * 6, "it was cut only after {cut:?}");
     let mut got = stalled.until_cut().await.len();
     assert!(got < ids.len(), "it was cut with everything in its hands");
     let mut resumed = server.resume("topic=big", stalled.last_event_id()).await;
@@ -112,7 +112,7 @@ async fn a_reader_slower_than_its_buffers_is_not_cut() {
     while events < ids.len() {
         pace.tick().await;
         let mut piece = [0; 3_000];
-        let n = timeout(PATIENCE, slow.socket.read(&mut piece)).await.expect("bytes in time").expect("it is not reset");
+        let n = timeout(DEADLINE, slow.socket.read(&mut piece)).await.expect("bytes in time").expect("it is not reset");
         assert!(n > 0, "it was cut after {events} of {} events although it read all the time", ids.len());
         for block in slow.push(&piece[..n]) {
             assert_eq!((&block.id, block.data), (&ids[events], content(events, 32 << 10, 1000)));
@@ -133,7 +133,7 @@ async fn a_reader_of_single_bytes_gets_every_event_once() {
     let mut events = 0;
     while events < ids.len() {
         let mut byte = [0];
-        timeout(PATIENCE, slow.socket.read_exact(&mut byte)).await.expect("a byte in time").expect("a byte");
+        timeout(DEADLINE, slow.socket.read_exact(&mut byte)).await.expect("a byte in time").expect("a byte");
         for block in slow.push(&byte) {
             assert_eq!((&block.id, block.data), (&ids[events], content(events, 50_000, 60)));
             events += 1;

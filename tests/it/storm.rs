@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::harness::{PATIENCE, QueryPair as _, TestServer, chunks::Chunks, parser::Parser};
+use crate::harness::{DEADLINE, QueryPair as _, TestServer, chunks::Chunks, parser::Parser};
 
 mod checker;
 
@@ -127,7 +127,7 @@ impl Subscriber {
         let mut buffer = [0; 8 << 10];
         while left > 0 && self.ends < self.topics.len() {
             let window = left.min(buffer.len());
-            let n = timeout(PATIENCE, socket.read(&mut buffer[..window])).await.expect("bytes in time").expect("bytes");
+            let n = timeout(DEADLINE, socket.read(&mut buffer[..window])).await.expect("bytes in time").expect("bytes");
             assert!(n > 0, "the server ended a stream");
             left -= n;
             let Some((chunks, parser)) = &mut body else {

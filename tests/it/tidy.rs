@@ -3,6 +3,7 @@
 mod circles;
 mod docs;
 mod links;
+mod plain;
 mod source;
 mod tables;
 

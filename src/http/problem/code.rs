@@ -2,11 +2,11 @@
 
 use actix_http::StatusCode;
 
-/// Why a request is refused. Clients branch on it, so its name and its status do not change.
+/// Why a request is refused. Clients depend on its name and its status, so these must not change.
 ///
-/// [`Code::meaning`] says what each is for; the table of errors in the documents is made of it.
+/// [`Code::meaning`] explains each code. The table of errors in docs/api.md is generated from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the meaning of each is in the table below, once")]
+#[expect(missing_docs, reason = "the table below has the meaning of each")]
 pub enum Code {
     TopicMissing,
     ContentMissing,
@@ -50,7 +50,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// Each code, in the order of the documents.
+    /// All codes, in the order of docs/api.md.
     pub const ALL: &[Self] = &[
         Self::TopicMissing,
         Self::ContentMissing,
@@ -105,18 +105,18 @@ impl Code {
         StatusCode::from_u16(self.row().1).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// What it means, as the documents say it.
+    /// What it means, for docs/api.md.
     #[must_use]
     pub fn meaning(self) -> &'static str {
         self.row().2
     }
 
-    /// The table.
+    /// The name, the status and the meaning.
     #[rustfmt::skip]
     const fn row(self) -> (&'static str, u16, &'static str) {
         match self {
             Self::TopicMissing => ("topic_missing", 400, "the request names no topic"),
-            Self::ContentMissing => ("content_missing", 400, "there is no content; an empty one is content"),
+            Self::ContentMissing => ("content_missing", 400, "the request has no content (an empty content is allowed)"),
             Self::BadTopic => ("bad_topic", 400, "the topic is empty, too long, or has control characters"),
             Self::BadEvent => ("bad_event", 400,
                 "the event's name is empty, too long, has control characters, or is reserved"),
@@ -124,8 +124,8 @@ impl Code {
             Self::BadUtf8 => ("bad_utf8", 400, "the address, a field or the body is not UTF-8"),
             Self::BadJson => ("bad_json", 400, "the JSON body cannot be read"),
             Self::BadBody => ("bad_body", 400, "the body broke off, or its chunks cannot be read"),
-            Self::UnknownParameter => ("unknown_parameter", 400, "it looks like another parameter, which is named"),
-            Self::BadRequest => ("bad_request", 400, "this is no request of HTTP/1.1"),
+            Self::UnknownParameter => ("unknown_parameter", 400, "the parameter is unknown, and looks like a known one; see `detail`"),
+            Self::BadRequest => ("bad_request", 400, "the request is not valid HTTP/1.1"),
             Self::BadParameter => ("bad_parameter", 400, "a value is not allowed, or two exclude each other"),
             Self::Repeated => ("repeated", 400, "a parameter is given more than once"),
             Self::BadIdempotencyKey => ("bad_idempotency_key", 400,
@@ -135,7 +135,7 @@ impl Code {
             Self::CrossSite => ("cross_site", 403,
                 "a page of another site, which is not in `cors.origins`, may not publish"),
             Self::NotFound => ("not_found", 404, "there is nothing at this address"),
-            Self::TopicUnknown => ("topic_unknown", 404, "nothing is known of the topic"),
+            Self::TopicUnknown => ("topic_unknown", 404, "the server does not know the topic"),
             Self::MethodNotAllowed => ("method_not_allowed", 405, "the address has other methods; see `Allow`"),
             Self::HeadTimeout => ("head_timeout", 408,
                 "the head of the request took longer than `server.head_timeout`"),
@@ -163,14 +163,14 @@ impl Code {
             Self::TooManySubscribers => ("too_many_subscribers", 503,
                 "`limits.subscribers_per_topic_max` is reached; see `Retry-After`"),
             Self::TooManyTopics => ("too_many_topics", 503, "`limits.topics_max` is reached; see `Retry-After`"),
-            Self::Draining => ("draining", 503, "the server ends; nothing is published or deleted"),
+            Self::Draining => ("draining", 503, "the server is shutting down; nothing is published or deleted"),
             Self::Unavailable => ("unavailable", 503,
-                "the server cannot take it at the moment; nothing is published or deleted"),
+                "the server cannot do it at the moment; nothing is published or deleted"),
             Self::QueueFull => ("queue_full", 503,
                 "more events wait to be written than `log.queue_bytes_max`; nothing is published or deleted"),
             Self::OutcomeUnknown => ("outcome_unknown", 503,
-                "it may be done; a retry, of a publish with the same `Idempotency-Key`, settles it"),
-            Self::DiskFull => ("disk_full", 507, "there is no room on the disk; nothing is published or deleted"),
+                "it may have been done; to be sure, retry (a publish with the same `Idempotency-Key`)"),
+            Self::DiskFull => ("disk_full", 507, "the disk is full; nothing is published or deleted"),
         }
     }
 }

@@ -14,7 +14,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 
 use super::{left_out, on_path};
-use crate::harness::{PATIENCE, until};
+use crate::harness::{DEADLINE, until};
 
 /// Debian's name first.
 const CHROMIUM: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "chrome"];
@@ -212,7 +212,7 @@ impl Driver {
     /// Has it end its browser and itself.
     fn ask_to_end(&self) -> std::io::Result<()> {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(DEADLINE))?;
         socket.write_all(b"GET /shutdown HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         socket.read_to_end(&mut Vec::new()).map(drop)
     }
@@ -221,7 +221,7 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         let asked = self.ask_to_end();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + DEADLINE;
         while asked.is_ok() && Instant::now() < deadline && matches!(self.process.try_wait(), Ok(None)) {
             std::thread::sleep(Duration::from_millis(5));
         }

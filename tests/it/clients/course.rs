@@ -16,7 +16,7 @@ use super::{
     programs::{Library, Program},
 };
 use crate::harness::{
-    PATIENCE,
+    DEADLINE,
     blocking::{Broker, Client, Directory, pause, wait_for},
     parser::Parser,
 };
@@ -138,7 +138,7 @@ impl Course {
         let mut client = self.broker.as_ref().expect("it runs").client();
         let event = attempt(&mut client, &topics, &last, "last").expect("an answer");
         self.record.lock().expect("no panic").published.push(event);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + DEADLINE;
         while Instant::now() < deadline && !self.programs.iter().all(|(_, program)| program.has(&last)) {
             pause(Duration::from_millis(5));
         }
@@ -165,7 +165,7 @@ impl Course {
             let answer = client.request("GET", &format!("/topics/{topic}"), "", "").expect("an answer");
             answer.body["subscribers"] == 1
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + DEADLINE;
         for (topic, away) in self.topics.iter().zip(&mut self.away) {
             while !*away && !subscribes(topic) {
                 *away = Instant::now() > deadline;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::request::Request;
-use crate::harness::PATIENCE;
+use crate::harness::DEADLINE;
 
 /// Keeps its connection for as long as the server does.
 pub struct Client {
@@ -43,7 +43,7 @@ impl Client {
     fn read_to(&mut self, request: &Request, last: Option<&str>) -> Said {
         let mut connection = self.connection.take().unwrap_or_else(|| {
             let socket = TcpStream::connect(self.address).expect("a connection");
-            socket.set_read_timeout(Some(PATIENCE)).expect("an option");
+            socket.set_read_timeout(Some(DEADLINE)).expect("an option");
             BufReader::new(socket)
         });
         // One that is refused before all of it is sent may end the connection.

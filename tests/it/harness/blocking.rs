@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{PATIENCE, chunks::Body};
+use super::{DEADLINE, chunks::Body};
 
 /// A directory of its own; removed with the value.
 pub struct Directory(pub PathBuf);
@@ -57,7 +57,7 @@ impl Drop for Directory {
 
 /// Waits until `condition` holds, for clients that block; the test fails when it does not come true in time.
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + DEADLINE;
     while !condition() {
         assert!(Instant::now() < deadline, "gave up waiting for {what}");
         pause(Duration::from_millis(5));
@@ -244,7 +244,7 @@ impl Client {
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
         let socket = TcpStream::connect(address)?;
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(DEADLINE))?;
         Ok(Self { socket: BufReader::new(socket) })
     }
 

@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{PATIENCE, Stream, blocking::Directory, until};
+use super::{DEADLINE, Stream, blocking::Directory, until};
 
 /// The program, ready to be started with nothing of this process' configuration, in a directory without a `config.toml`.
 pub fn program() -> Command {
@@ -57,7 +57,7 @@ impl Process {
         let mut out = BufReader::new(child.stdout.take().expect("its output")).lines();
         let mut banner = Vec::new();
         while banner.last().is_none_or(|line: &String| !line.contains("Ctrl-C")) {
-            let line = timeout(PATIENCE, out.next_line()).await.expect("a banner in time").expect("a banner");
+            let line = timeout(DEADLINE, out.next_line()).await.expect("a banner in time").expect("a banner");
             if let Some(line) = line {
                 banner.push(line);
                 continue;
@@ -135,7 +135,7 @@ impl Process {
 
     /// Waits for its end.
     pub async fn exit(&mut self) -> ExitStatus {
-        timeout(PATIENCE, self.child.wait()).await.expect("it ends in time").expect("an exit status")
+        timeout(DEADLINE, self.child.wait()).await.expect("it ends in time").expect("an exit status")
     }
 
     /// After its end: the lines it printed behind the banner, and what it reported.

@@ -17,7 +17,7 @@ use super::{
     bodies::{FULL, OWN, head},
     connections::{problem, send_from},
 };
-use crate::harness::{PATIENCE, Stream, TestServer, until};
+use crate::harness::{DEADLINE, Stream, TestServer, until};
 
 const OTHER: &str = "127.0.0.2";
 
@@ -176,7 +176,7 @@ async fn bodies_that_are_only_promised_take_nothing_from_others() {
         let mut socket = send_from(OWN, server.address, format!("{head}\r\n{beginning}").as_bytes()).await;
         if n % 2 == 0 {
             let mut interim = [0; 25];
-            timeout(PATIENCE, socket.read_exact(&mut interim)).await.expect("in time").expect("an answer");
+            timeout(DEADLINE, socket.read_exact(&mut interim)).await.expect("in time").expect("an answer");
         }
         promised.push(socket);
     }

@@ -13,7 +13,7 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use crate::harness::{PATIENCE, Process, Stream, TestServer, process::program, until};
+use crate::harness::{DEADLINE, Process, Stream, TestServer, process::program, until};
 
 const OWN: &str = "127.0.0.1";
 const OTHER: &str = "127.0.0.2";
@@ -41,7 +41,7 @@ pub async fn problem(mut answer: Stream) -> serde_json::Value {
 /// What comes until the server ends the connection.
 async fn end(socket: &mut TcpStream) -> String {
     let mut rest = Vec::new();
-    let read = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.expect("an end in time");
+    let read = timeout(DEADLINE, socket.read_to_end(&mut rest)).await.expect("an end in time");
     // A reset is an end, too.
     read.ok();
     String::from_utf8_lossy(&rest).into_owned()
@@ -192,7 +192,7 @@ async fn who_is_turned_away_gives_way_to_the_next() {
         for _ in 0..100 {
             let mut socket = send_from(OTHER, server.address, request).await;
             if !request.is_empty() {
-                assert!(timeout(PATIENCE, socket.read(&mut [0; 1024])).await.expect("in time").expect("an answer") > 0);
+                assert!(timeout(DEADLINE, socket.read(&mut [0; 1024])).await.expect("in time").expect("an answer") > 0);
             }
             crowd.push(socket);
         }
@@ -318,9 +318,9 @@ async fn a_connection_that_asks_nothing_ends_in_time() {
             let mut socket = send_from(OWN, server.address, before).await;
             if !before.is_empty() {
                 let mut answer = [0; 1024];
-                assert!(timeout(PATIENCE, socket.read(&mut answer)).await.expect("in time").expect("an answer") > 0);
+                assert!(timeout(DEADLINE, socket.read(&mut answer)).await.expect("in time").expect("an answer") > 0);
             }
-            let most = if is_hasty { PATIENCE } else { Duration::from_millis(2500) };
+            let most = if is_hasty { DEADLINE } else { Duration::from_millis(2500) };
             let (took, said) = dribble(&mut socket, bytes, most).await;
             let case = format!("{:?} after {:?}", String::from_utf8_lossy(bytes), String::from_utf8_lossy(before));
             if is_hasty {

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::connections::send_from;
-use crate::harness::{PATIENCE, Stream, TestServer};
+use crate::harness::{DEADLINE, Stream, TestServer};
 
 const OWN: &str = "127.0.0.1";
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -35,7 +35,7 @@ async fn what_follows_a_request_without_a_length_does_not_hold_its_connection() 
             writing
         });
         let mut said = Vec::new();
-        timeout(PATIENCE, reading.read_to_end(&mut said)).await.expect("an end in time").ok();
+        timeout(DEADLINE, reading.read_to_end(&mut said)).await.expect("an end in time").ok();
         let said = String::from_utf8_lossy(&said);
         assert!(said.starts_with("HTTP/1.1 200"), "{behind}: {said}");
         assert!(said.contains("\r\nconnection: close\r\n"), "{behind}: {said}");
@@ -66,20 +66,20 @@ async fn what_follows_a_request_for_a_stream_is_no_request() {
 #[tokio::test]
 async fn another_protocol_is_not_to_be_had_and_costs_nothing() {
     let server = TestServer::start();
-    for wish in [
+    for upgrade in [
         "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
         "Connection: keep-alive, upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
         "connection:upgrade\r\n",
     ] {
         let request = |last: &str| {
             let line = "POST /publish?topic=a HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n";
-            format!("{line}{wish}{last}\r\nabc")
+            format!("{line}{upgrade}{last}\r\nabc")
         };
         let all = request("").repeat(2) + &request("Connection: close\r\n");
         let mut socket = send_from(OWN, server.address, all.as_bytes()).await;
         let mut said = String::new();
-        timeout(PATIENCE, socket.read_to_string(&mut said)).await.expect("an end in time").expect("answers");
-        assert_eq!(said.matches("HTTP/1.1 200").count(), 3, "{wish}: {said}");
+        timeout(DEADLINE, socket.read_to_string(&mut said)).await.expect("an end in time").expect("answers");
+        assert_eq!(said.matches("HTTP/1.1 200").count(), 3, "{upgrade}: {said}");
         assert!(!said.to_lowercase().contains("upgrade"), "{said}");
     }
 }
@@ -98,7 +98,7 @@ fn who_sends_without_end_after_a_refusal_is_cut() {
                 let piece = vec![b'x'; 256 << 10];
                 let begin = Instant::now();
                 while socket.write_all(&piece).is_ok() && !ended.load(Ordering::Relaxed) {
-                    if begin.elapsed() > PATIENCE {
+                    if begin.elapsed() > DEADLINE {
                         ended.store(true, Ordering::Relaxed);
                         panic!("it still takes what is sent");
                     }

@@ -11,7 +11,7 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use crate::harness::{PATIENCE, Process, Stream};
+use crate::harness::{DEADLINE, Process, Stream};
 
 const READERS: usize = 100;
 const MIB: u64 = 1 << 20;
@@ -139,7 +139,7 @@ async fn read_slowly(server: &Process, wanted: usize) -> bool {
     let (mut pace, mut piece, mut taken) = (interval(Duration::from_millis(250)), [0; 4 << 10], 0);
     while taken < wanted {
         pace.tick().await;
-        match timeout(PATIENCE, stream.socket.read(&mut piece)).await.expect("bytes in time") {
+        match timeout(DEADLINE, stream.socket.read(&mut piece)).await.expect("bytes in time") {
             Ok(n @ 1..) => taken += n,
             _ => break,
         }

@@ -208,7 +208,7 @@ impl Client {
         // One that was followed by another may be told of with that.
         for topic in &self.topics {
             let last = history.last_deletion(*topic, self.placed, history.watermark);
-            if let Some(deletion) = last.filter(|at| *at <= to && *at > self.told_to(*topic)) {
+            if let Some(deletion) = last.filter(|at| *at <= to && *at > self.deletion_told(*topic)) {
                 return Err(format!(
                     "topic {topic} was deleted at {deletion}: it must be told of that on the way to {to}"
                 ));
@@ -243,7 +243,7 @@ impl Client {
         if self.is_alone() && life.is_some() {
             return Err(format!("event {seq} is of a later life of topic {}", fact.topic));
         }
-        if life.is_some_and(|life| life > self.told_to(fact.topic)) {
+        if life.is_some_and(|life| life > self.deletion_told(fact.topic)) {
             return Err(format!("event {seq} is of a life of topic {} that it was not told of", fact.topic));
         }
         if let Some((topic, told)) = self.deletions.iter().find(|(_, told)| *told.start() > seq) {
@@ -328,7 +328,7 @@ impl Client {
     }
 
     /// It has been told of the deletions of `topic` up to here.
-    fn told_to(&self, topic: usize) -> u64 {
+    fn deletion_told(&self, topic: usize) -> u64 {
         self.deletions.get(&topic).map_or(0, |told| *told.end())
     }
 
@@ -380,7 +380,7 @@ impl Client {
         }
         let is_over = |topic: &usize| {
             let last = |to| history.last_deletion(*topic, self.placed, to);
-            let is_told = |at: u64| self.told_to(*topic) >= at && !history.holds(*topic, at, fed);
+            let is_told = |at: u64| self.deletion_told(*topic) >= at && !history.holds(*topic, at, fed);
             [fed, history.watermark].into_iter().filter_map(last).any(is_told)
         };
         if !self.is_alone() && self.asked.iter().all(is_over) {

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::SSE;
-use crate::harness::{PATIENCE, Process, Stream, TestServer, until};
+use crate::harness::{DEADLINE, Process, Stream, TestServer, until};
 
 /// What a peer may send before it is cut.
 const BOUND: usize = 64 << 10;
@@ -61,7 +61,7 @@ async fn a_flood_is_cut_while_events_go_on() {
         assert_eq!(quiet.next().await.expect("an event").id, id);
     }
     for flood in floods {
-        timeout(PATIENCE, flood).await.expect("it is cut in time").expect("it is cut");
+        timeout(DEADLINE, flood).await.expect("it is cut in time").expect("it is cut");
     }
     server.until_subscribers("eager", 1).await;
 }

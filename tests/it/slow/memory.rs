@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::{content, narrow};
-use crate::harness::{PATIENCE, Process, Stream};
+use crate::harness::{DEADLINE, Process, Stream};
 
 const MIB: u64 = 1 << 20;
 
@@ -85,7 +85,7 @@ async fn burst(server: &Process, client: &reqwest::Client, n: u64) {
 async fn memory_returns_after_a_burst_of_connections() {
     const CONNECTIONS: u64 = 5_000;
     let server = Process::start(&[]).await;
-    let client = reqwest::Client::builder().timeout(PATIENCE).pool_idle_timeout(Duration::from_secs(5)).build();
+    let client = reqwest::Client::builder().timeout(DEADLINE).pool_idle_timeout(Duration::from_secs(5)).build();
     let client = client.expect("a client");
     let start = server.resident();
     burst(&server, &client, CONNECTIONS).await;

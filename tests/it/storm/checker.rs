@@ -47,9 +47,9 @@ fn events(n: u64) -> Vec<Seen> {
 }
 
 /// What a subscriber of two topics gets from `shards` dispatchers, of which each sends the events of its own topics, the
-/// first three times as fast as the second. After every `patience` events it drops and resumes with the highest id
+/// first three times as fast as the second. After every `drop_every` events it drops and resumes with the highest id
 /// that it saw: all that one cursor can say.
-fn fan_out(shards: u64, log: &[Seen], patience: usize) -> Vec<Seen> {
+fn fan_out(shards: u64, log: &[Seen], drop_every: usize) -> Vec<Seen> {
     let mut got: Vec<Seen> = Vec::new();
     let mut cursors = vec![0; usize::try_from(shards).expect("a few")];
     let end = log.last().map_or(0, |event| event.seq);
@@ -64,7 +64,7 @@ fn fan_out(shards: u64, log: &[Seen], patience: usize) -> Vec<Seen> {
                 since_drop += usize::from(next.is_some());
             }
         }
-        if since_drop >= patience {
+        if since_drop >= drop_every {
             since_drop = 0;
             let highest = got.iter().map(|event| event.seq).max().unwrap_or_default();
             cursors.iter_mut().for_each(|cursor| *cursor = highest);
@@ -77,9 +77,9 @@ fn fan_out(shards: u64, log: &[Seen], patience: usize) -> Vec<Seen> {
 #[test]
 fn a_fan_out_sharded_by_topic_is_found_faulty() {
     let log = events(60);
-    for patience in 1..30 {
-        assert_eq!(check(&log, &fan_out(1, &log, patience)), Ok(()), "one ordered feed, dropped after {patience}");
-        assert!(check(&log, &fan_out(2, &log, patience)).is_err(), "sharded, dropped after {patience}");
+    for drop_every in 1..30 {
+        assert_eq!(check(&log, &fan_out(1, &log, drop_every)), Ok(()), "one ordered feed, dropped after {drop_every}");
+        assert!(check(&log, &fan_out(2, &log, drop_every)).is_err(), "sharded, dropped after {drop_every}");
     }
     // Order aside, which a merge at the end could mend, events are lost: the slower dispatcher is resumed past them.
     let mut got = fan_out(2, &log, 10);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::data;
-use crate::harness::{PATIENCE, TestServer};
+use crate::harness::{DEADLINE, TestServer};
 
 #[tokio::test]
 async fn a_heartbeat_moves_the_cursor() {
@@ -152,7 +152,7 @@ async fn a_client_resumes_over_many_ends_without_loss() {
         cursor = Some(stream.last_event_id().to_owned());
     }
     stop.store(true, Ordering::Relaxed);
-    let count = tokio::time::timeout(PATIENCE, publisher).await.expect("an end").expect("no panic");
+    let count = tokio::time::timeout(DEADLINE, publisher).await.expect("an end").expect("no panic");
     let mut stream = server.resume("topic=a&topic=b", &cursor.expect("an id")).await;
     seen.extend(stream.all().await);
     let expected: Vec<_> = (0..count).map(|n| n.to_string()).collect();
