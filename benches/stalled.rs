@@ -40,7 +40,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const HISTORY: usize = 40;
 const HISTORY_EVENT_BYTES: usize = 128 << 10;
 const GOAL: f64 = 1.5;
-const PATIENCE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(30);
 /// Before the time in an event's content; nothing else in a stream holds it.
 const MARK: &[u8] = b"data: sent at ";
 
@@ -100,7 +100,7 @@ impl Server {
             }
             Ok(())
         };
-        timeout(PATIENCE, all).await.map_err(io::Error::other)?
+        timeout(DEADLINE, all).await.map_err(io::Error::other)?
     }
 }
 
@@ -158,7 +158,7 @@ async fn round(server: &Server, client: &reqwest::Client, origin: Instant, recei
             sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(PATIENCE, all).await.map_err(io::Error::other)
+    timeout(DEADLINE, all).await.map_err(io::Error::other)
 }
 
 /// The 50th and 99th percentile in milliseconds; the latencies are then forgotten.

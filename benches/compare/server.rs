@@ -17,7 +17,7 @@ const NCHAN_MODULES: [&str; 3] = [
     "/usr/share/nginx/modules/ngx_nchan_module.so",
 ];
 /// How long a server may take to start.
-const PATIENCE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A running server; ended with the value.
 pub struct Server {
@@ -55,7 +55,7 @@ impl Server {
         let mut server = Self { process, address };
         let begun = Instant::now();
         while TcpStream::connect(address).is_err() {
-            if server.process.try_wait()?.is_some() || begun.elapsed() > PATIENCE {
+            if server.process.try_wait()?.is_some() || begun.elapsed() > DEADLINE {
                 return Err(io::Error::other(format!("{name} does not start")));
             }
             wait(Duration::from_millis(20));

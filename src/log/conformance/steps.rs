@@ -28,7 +28,7 @@ pub(super) type New = fn(LogConfig) -> Arc<dyn Log>;
 pub(super) type NewKeyed = fn(KeyLimits) -> Arc<dyn Log>;
 
 /// How long anything may take before a test gives up. Never waited for when all is well.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 /// Topics that hold nothing and are remembered all the same, so that a gap is told exactly.
 pub(super) const MARKS_MAX: usize = 65_536;
 
@@ -41,7 +41,7 @@ pub(super) fn wait<T>(future: impl Future<Output = T>) -> T {
 pub(super) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !condition() {
-        assert!(begin.elapsed() < PATIENCE, "gave up waiting for {what}");
+        assert!(begin.elapsed() < DEADLINE, "gave up waiting for {what}");
         std::thread::yield_now();
     }
 }
