@@ -49,8 +49,8 @@ fn uses(sources: Vec<(String, String)>) -> Uses {
     let mut uses = Uses::new();
     for (name, code) in sources {
         let files = uses_of(&code).into_iter().filter_map(|path| file_of(&name, &path, &names));
-        let used = files.filter(|file| *file != name).collect();
-        uses.insert(name, used);
+        let others = files.filter(|file| *file != name).collect();
+        uses.insert(name, others);
     }
     uses
 }
