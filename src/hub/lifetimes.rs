@@ -59,7 +59,8 @@ impl<S: Peer> Lifetimes<S> {
         let Some(connection) = delivery.streams.connections.get(key) else { return };
         // A connection that must be told of a deletion must not be given a cursor past it first.
         let is_ending = connection.slots.iter().any(|slot| delivery.streams.channels.is_ending(slot.channel));
-        if is_ending && !delivery.end_member(key) {
+        if is_ending {
+            delivery.end_member(key);
             return;
         }
         let streams = &delivery.streams;
@@ -83,10 +84,10 @@ impl<S: Peer> Lifetimes<S> {
         if !is_idle || connection.is_blocked() || connection.is_ending() || connection.partial().is_some() {
             return;
         }
-        // One that is in the backlog, or waits for a page of the log, is not at the tail.
-        if !connection.queued && connection.fetching.is_none() {
-            connection.move_cursor(connection.cursor.max(streams.seen));
-        }
+        debug_assert!(
+            connection.queued || connection.fetching.is_some() || connection.cursor >= streams.seen,
+            "a visit leads to the tail, to the backlog, or to a page of the log"
+        );
         // A position that the client knows is left out: some clients take each for an empty message.
         let seq = connection.cursor;
         let tells_position = connection.cold.marks == Marks::Id && connection.last_id_sent < seq;
@@ -122,8 +123,8 @@ impl<S: Peer> Lifetimes<S> {
         if is_waiting && !is_late {
             return;
         }
-        // One that is late gets no further visit if it has waited in the backlog since the first call.
-        let more = (is_first_call || !is_waiting) && self.delivery.visit(key) == Visit::More;
+        // What the first call leaves has its visits from the backlog.
+        let more = is_first_call && self.delivery.visit(key) == Visit::More;
         let streams = &mut self.delivery.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return };
         if more && connection.cursor < ends_after && !is_late {
@@ -201,4 +202,18 @@ impl<S: Peer> Lifetimes<S> {
 #[must_use]
 pub fn jitter(duration: Duration) -> Duration {
     duration.mul_f64(0.8 + 0.4 * fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_come_back_over_a_span_of_time() {
+        // Goal: up to a fifth sooner or later than they are told, and over all of that.
+        let times: Vec<Duration> = (0..1000).map(|_| jitter(Duration::from_secs(10))).collect();
+        let (first, last) = (times.iter().min().expect("times"), times.iter().max().expect("times"));
+        assert!(*first >= Duration::from_secs(8) && *last <= Duration::from_secs(12), "{first:?} to {last:?}");
+        assert!(*first < Duration::from_secs(9) && *last > Duration::from_secs(11), "{first:?} to {last:?}");
+    }
 }
