@@ -304,13 +304,14 @@ impl<S: Peer> Connection<S> {
     #[inline]
     fn write_both(&mut self, first: &[u8], second: &[u8], now: Instant) -> io::Result<usize> {
         let total = first.len() + second.len();
+        debug_assert!(total > 0, "something is written");
         let accepted = loop {
             let result = match (first, second) {
                 (only, []) | ([], only) => self.socket.write(only),
                 _ => self.socket.write_vectored(&[IoSlice::new(first), IoSlice::new(second)]),
             };
             match result {
-                Ok(0) if total > 0 => return Err(ErrorKind::WriteZero.into()),
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(accepted) => break accepted,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break 0,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
