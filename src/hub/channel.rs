@@ -145,3 +145,24 @@ impl Channel {
         moved
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Format, Framing};
+
+    #[test]
+    fn a_deletion_that_the_log_tells_of_counts_unless_something_was_published_since() {
+        // Goal: a topic that lives again is not taken for deleted; its stream would end.
+        let topic = TopicName::parse("topic", 255).expect("a name");
+        let encoding = Encoding { format: Format::Plain, framing: Framing::Close };
+        let mut channel = Channel::new(topic, encoding, false, 0, Instant::now());
+        channel.note_deletion(2);
+        assert_eq!((channel.notice_seq, channel.deleted_seq), (2, 2), "nothing has been published that is known");
+        channel.push_event(5, Frame::Made("event".into()));
+        channel.note_deletion(4);
+        assert_eq!((channel.notice_seq, channel.deleted_seq), (4, 0), "5 was published since");
+        channel.note_deletion(6);
+        assert_eq!((channel.notice_seq, channel.deleted_seq), (6, 6));
+    }
+}

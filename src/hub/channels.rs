@@ -317,3 +317,36 @@ impl Channels {
         self.entries.iter().map(|(_, entry)| entry.channel.members.len()).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::EventId,
+        frame::{Format, Framing},
+    };
+
+    #[test]
+    fn an_event_is_encoded_once_for_all_channels_of_an_encoding() {
+        // Goal: they stand beside each other, in whatever order they came, and share one frame.
+        let topic = TopicName::parse("topic", 255).expect("a name");
+        let (mut channels, now) = (Channels::new(), Instant::now());
+        let mut open = |format, single_topic| {
+            let encoding = Encoding { format, framing: Framing::Close };
+            channels.open(topic.clone(), encoding, single_topic, (0, now))
+        };
+        let lone = [Format::Envelope, Format::Lines].map(|format| open(format, true));
+        let shared = [Format::Envelope, Format::Lines].map(|format| open(format, false));
+        assert_eq!([Format::Envelope, Format::Lines].map(|format| open(format, false)), shared, "they are there");
+        let (epoch, seq) = (Epoch::random(), 1);
+        let (frame, content) = frame::plain(EventId { epoch, seq }, None, b"content");
+        channels
+            .push_event(Arc::new(Event { seq, time_ms: 0, topic: topic.clone(), name: None, content, frame }), epoch);
+        let memory = |key: usize| {
+            let channel = channels.get(key).expect("it is there");
+            channel.window.after(0).map(|(_, frame)| frame.as_ptr()).next().expect("the event")
+        };
+        assert_eq!(lone.map(memory), shared.map(memory));
+        assert_ne!(memory(lone[0]), memory(lone[1]), "the encodings differ");
+    }
+}

@@ -76,3 +76,49 @@ pub(super) fn write_end<'a>(frames: impl Iterator<Item = (u64, &'a Frame)>, writ
     debug_assert_eq!(left, 0, "the socket accepted more than the frames have");
     end
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(sizes: &[usize]) -> Vec<(u64, Frame)> {
+        (1..).zip(sizes).map(|(seq, bytes)| (seq, Frame::Made(vec![b'x'; *bytes].into()))).collect()
+    }
+
+    #[test]
+    fn as_many_frames_are_put_together_as_fit_and_at_least_one() {
+        // Goal: no write is larger than the limit, unless one frame alone is.
+        const HALF: usize = SEGMENT_BYTES_MAX / 2;
+        let cases: [(&[usize], u64, usize); 6] = [
+            (&[], 0, 0),
+            (&[1, 2, 3], 3, 6),
+            (&[HALF, HALF], 2, 2 * HALF),
+            (&[HALF, HALF, 1], 2, 2 * HALF),
+            (&[HALF, HALF + 1, 1], 1, HALF),
+            (&[2 * HALF + 1, 1], 1, 2 * HALF + 1),
+        ];
+        for (sizes, last, bytes) in cases {
+            let frames = frames(sizes);
+            let merged = merge(frames.iter().map(|(seq, frame)| (*seq, frame)));
+            assert_eq!((merged.0, merged.1.len()), (last, bytes), "{sizes:?}");
+        }
+        let sizes = frames(&[2 * HALF - 1, 2 * HALF]);
+        assert!(!fills_segment(&sizes[0].1) && fills_segment(&sizes[1].1), "nothing fits behind the second");
+    }
+
+    #[test]
+    fn a_write_ends_in_the_frame_of_which_something_is_sent() {
+        // Goal: a frame that is sent to its last byte is not one that is sent in part.
+        let frames = frames(&[3, 4]);
+        let end = |written| {
+            let end = write_end(frames.iter().map(|(seq, frame)| (*seq, frame)), written);
+            end.map(|WriteEnd { seq, partial }| (seq, partial.map(|(_, sent)| sent)))
+        };
+        assert_eq!(end(Written::All), None);
+        let ends = [None, Some((1, Some(1))), Some((1, Some(2))), Some((1, None)), Some((2, Some(1)))];
+        for (bytes, expected) in ends.into_iter().enumerate() {
+            assert_eq!(end(Written::Part { bytes }), expected, "after {bytes} bytes");
+        }
+        assert_eq!(end(Written::Part { bytes: 7 }), Some((2, None)));
+    }
+}

@@ -324,3 +324,6 @@ fn log_end(key: usize, end: End, error: Option<&io::Error>) {
     let error = error.map(tracing::field::display);
     tracing::debug!(key, end = end.as_str(), error, "stream closed");
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,11 +163,29 @@ mod tests {
         assert!(unsent.frame((1, LINES)).is_none() && unsent.frame((2, LINES)).is_some());
         unsent.keep((1, LINES), frame(50));
         assert!(unsent.frame((1, LINES)).is_none(), "it is still the oldest");
+        unsent.remove_reader((2, LINES));
+        unsent.keep((1, LINES), frame(50));
+        assert!(unsent.frame((1, LINES)).is_some(), "there is room for it again");
+        unsent.add_reader((2, LINES), frame(50));
         (1..=3).for_each(|seq| unsent.remove_reader((seq, LINES)));
         assert_eq!(counts(&unsent), (0, 0, 0));
         unsent.add_reader((4, LINES), frame(101));
         assert!(unsent.frame((4, LINES)).is_none(), "one that is larger than the limit is not kept");
         unsent.remove_reader((4, LINES));
+    }
+
+    #[test]
+    fn it_is_empty_when_nobody_has_anything_to_be_sent() {
+        let unsent = Unsent::new(100);
+        assert!(unsent.is_empty());
+        unsent.add_reader((1, LINES), frame(101));
+        assert!(unsent.frame((1, LINES)).is_none() && !unsent.is_empty(), "its reader needs it all the same");
+        unsent.remove_reader((1, LINES));
+        assert!(unsent.is_empty());
+        unsent.add_control(&vec![0; 1].into());
+        assert!(!unsent.is_empty());
+        unsent.remove_control(1);
+        assert!(unsent.is_empty());
     }
 
     #[test]

@@ -121,3 +121,60 @@ impl Window {
         Some(Segment { bytes: &merged.bytes, last: merged.to, to })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(bytes: usize) -> Frame {
+        Frame::Made(vec![b'x'; bytes].into())
+    }
+
+    #[test]
+    fn past_its_limit_the_oldest_frames_go_and_their_bytes_with_them() {
+        // Goal: the limit itself is allowed, and one byte more is not.
+        let mut window = Window::new(0);
+        let quarter = Window::BYTES_MAX / 4;
+        (1..=4).for_each(|seq| window.push(seq, frame(quarter)));
+        assert!(window.covers(0) && window.bytes() == Window::BYTES_MAX, "the limit itself is allowed");
+        window.push(5, frame(1));
+        assert!(!window.covers(0) && window.covers(1), "the first has gone");
+        assert_eq!(window.bytes(), 3 * quarter + 1);
+        window.trim(4);
+        assert_eq!((window.bytes(), window.after(0).count()), (1, 1));
+        window.trim(5);
+        assert!(window.bytes() == 0 && window.is_empty());
+    }
+
+    #[test]
+    fn a_frame_by_itself_is_not_copied() {
+        // Goal: what is large, or alone, is written from where it is; with a large one nobody has what is behind it.
+        let mut window = Window::new(0);
+        window.push(1, frame(1 << 20));
+        window.push(2, frame(10));
+        let own: Vec<_> = window.after(0).map(|(_, frame)| frame.as_ptr()).collect();
+        let large = window.segment(0, 9).expect("a frame");
+        assert_eq!((large.bytes.as_ptr(), large.last, large.to), (own[0], 1, 1));
+        let alone = window.segment(1, 9).expect("a frame");
+        assert_eq!((alone.bytes.as_ptr(), alone.last, alone.to), (own[1], 2, 9));
+        assert!(window.segment(2, 9).is_none());
+    }
+
+    #[test]
+    fn a_merged_run_is_used_again_by_those_who_need_the_same() {
+        // Goal: one copy for all members at the same cursor, and another one for a member elsewhere or when more has come.
+        let mut window = Window::new(0);
+        (1..=3).for_each(|seq| window.push(seq, frame(10 + usize::from(seq == 1))));
+        let run = |window: &mut Window, cursor| {
+            let segment = window.segment(cursor, 9).expect("frames");
+            (segment.bytes.as_ptr(), segment.bytes.len(), segment.last, segment.to)
+        };
+        let first = run(&mut window, 0);
+        assert_eq!((first.1, first.2, first.3), (31, 3, 9));
+        assert_eq!(run(&mut window, 0), first, "the same memory");
+        assert_eq!(run(&mut window, 1).1, 20, "from another cursor");
+        assert_eq!(run(&mut window, 0).1, 31);
+        window.push(4, frame(5));
+        assert_eq!(run(&mut window, 0).1, 36, "with the frame that has come");
+    }
+}

@@ -7,17 +7,20 @@ use crate::{
     log::ReadFrom,
 };
 
-/// A socket that takes so many bytes, one piece at a time.
-struct Narrow(usize);
+/// A socket that takes so many bytes, one piece at a time; but first its calls end as a test says, the last one first.
+struct Narrow(usize, Vec<Result<usize, ErrorKind>>);
 
 impl Read for Narrow {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(ErrorKind::WouldBlock.into())
+        self.1.pop().unwrap_or(Err(ErrorKind::WouldBlock)).map_err(Into::into)
     }
 }
 
 impl Write for Narrow {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if let Some(end) = self.1.pop() {
+            return end.map_err(Into::into);
+        }
         let taken = buf.len().min(self.0);
         self.0 -= taken;
         if taken > 0 { Ok(taken) } else { Err(ErrorKind::WouldBlock.into()) }
@@ -51,7 +54,7 @@ fn connection(room: usize) -> Connection<Narrow> {
         ends_at: None,
         hold: Box::new(()),
     };
-    Connection::new(Narrow(room), subscription, Instant::now())
+    Connection::new(Narrow(room, Vec::new()), subscription, Instant::now())
 }
 
 #[test]
@@ -73,6 +76,52 @@ fn nothing_but_the_rest_of_a_cut_event_is_written() {
     assert_eq!(connection.flush(b"event", now).expect("a rest"), Written::Part { bytes: 2 });
     assert_eq!((connection.partial(), connection.control_len(), connection.socket.0), (None, 3, 98));
     assert_eq!(connection.flush(&[], now).expect("own"), Written::All);
+}
+
+#[test]
+fn a_control_block_that_is_sent_is_not_kept() {
+    // Goal: a socket that is full exactly behind it has nothing to be written when it accepts bytes again.
+    let (mut connection, now) = (connection(3), Instant::now());
+    connection.push_control(&Bytes::from_static(b"own"));
+    let segment = Segment { bytes: b"next", last: 1, to: 1 };
+    assert_eq!(connection.write(segment, now).expect("it is written"), Written::Part { bytes: 0 });
+    assert!(connection.remainder.is_none());
+    assert_eq!(connection.flush(&[], now).expect("nothing is left"), Written::All);
+}
+
+#[test]
+fn a_call_that_was_interrupted_is_made_again_and_an_error_ends_the_stream() {
+    // Goal: a signal costs no stream, and a socket that has failed is not kept.
+    let (now, segment) = (Instant::now(), Segment { bytes: b"next", last: 1, to: 1 });
+    let write = |ends: &[Result<usize, ErrorKind>]| {
+        let mut connection = connection(100);
+        connection.socket.1 = ends.to_vec();
+        connection.write(segment, now).map_err(|error| error.kind())
+    };
+    assert_eq!(write(&[Err(ErrorKind::Interrupted)]), Ok(Written::All));
+    assert_eq!(write(&[Err(ErrorKind::WouldBlock)]), Ok(Written::Part { bytes: 0 }));
+    assert_eq!(write(&[Err(ErrorKind::ConnectionReset)]), Err(ErrorKind::ConnectionReset));
+    assert_eq!(write(&[Ok(0)]), Err(ErrorKind::WriteZero));
+    let read = |ends: &[Result<usize, ErrorKind>]| {
+        let mut connection = connection(100);
+        connection.socket.1 = ends.to_vec();
+        connection.discard_input().map_err(|error| error.kind())
+    };
+    assert_eq!(read(&[Err(ErrorKind::Interrupted), Ok(5)]), Ok(()));
+    assert_eq!(read(&[Err(ErrorKind::ConnectionReset), Ok(5)]), Err(ErrorKind::ConnectionReset));
+    assert_eq!(read(&[Ok(0), Ok(5)]), Err(ErrorKind::UnexpectedEof), "the peer has closed its side");
+}
+
+#[test]
+fn a_peer_may_send_up_to_the_limit_on_its_stream() {
+    // Goal: what was sent before counts, and one byte past the limit ends the stream.
+    let mut connection = connection(100);
+    for _ in 0..16 {
+        connection.socket.1 = vec![Ok(4096)];
+        connection.discard_input().expect("that is allowed");
+    }
+    connection.socket.1 = vec![Ok(1)];
+    assert!(connection.discard_input().is_err());
 }
 
 #[cfg(target_pointer_width = "64")]
