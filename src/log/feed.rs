@@ -144,3 +144,28 @@ impl Feeds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_feed_that_is_paused_keeps_nothing_and_says_what_it_left_out() {
+        // Goal: a hub without subscribers costs no memory, and its next subscribers miss nothing.
+        let (feed, mut batch) = (Feed::default(), Batch::default());
+        let deleted = |seq| Commit::Deleted(TopicName::parse("topic", 255).expect("a name"), seq);
+        let mut take = || {
+            feed.take(&mut batch);
+            (batch.commits.iter().map(Commit::seq).collect::<Vec<_>>(), batch.lost_to)
+        };
+        feed.push(deleted(1));
+        feed.pause();
+        assert_eq!(take(), (vec![], 1), "what waited is left out");
+        feed.push(deleted(2));
+        feed.pause();
+        (3..6).for_each(|seq| feed.push(deleted(seq)));
+        assert_eq!(take(), (vec![], 5), "and what came then");
+        feed.push(deleted(6));
+        assert_eq!(take(), (vec![6], 0), "until it was taken");
+    }
+}
