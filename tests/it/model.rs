@@ -1,6 +1,6 @@
 //! The hub and the log, driven by random histories and held against a plain model.
 //!
-//! How many: `TIDINGS_TEST_CASES`.
+//! How many: `TIDINGS_TEST_CASES`. How long it looks for a shorter one that fails, too: `TIDINGS_TEST_SHRINKS`.
 
 use std::time::Duration;
 
@@ -20,13 +20,16 @@ use tidings::{
 mod client;
 mod coalesce;
 mod cold;
+mod deletions;
 mod ending;
 mod engine;
 mod epochs;
 mod fault;
 mod found;
+mod heartbeats;
 mod history;
 mod peer;
+mod rounds;
 mod world;
 
 pub use client::normalised;
@@ -271,12 +274,17 @@ fn run(engine: Engine, retention: &LogConfig, steps: &[Step], fault: Fault) -> R
 
 /// How many cases to run: `default`, or what the environment says.
 pub fn cases(default: u32) -> u32 {
-    std::env::var("TIDINGS_TEST_CASES").ok().map_or(default, |cases| cases.parse().expect("a number"))
+    number("TIDINGS_TEST_CASES", default)
+}
+
+fn number(variable: &str, default: u32) -> u32 {
+    std::env::var(variable).ok().map_or(default, |number| number.parse().expect("a number"))
 }
 
 /// Runs random histories; the first that fails, made as short as can be.
 fn explore(engine: Engine, cases: u32) -> Result<(), String> {
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
+    let max_shrink_iters = number("TIDINGS_TEST_SHRINKS", 20_000);
+    let config = Config { cases, failure_persistence: None, max_shrink_iters, ..Config::default() };
     let histories = (retention(), vec(step(), 1..60));
     let run = |retention: &LogConfig, steps: &[Step]| run(engine, retention, steps, Fault::None);
     TestRunner::new(config)

@@ -91,9 +91,9 @@ impl Client {
         &self.last_id
     }
 
-    /// How often it was told when to come back: first and, if the stream ended politely, last.
-    pub fn retries(&self) -> usize {
-        self.parser.lines.iter().filter(|name| *name == "retry").count()
+    /// How many fields of this name it has been sent; with "", how many comments.
+    pub fn fields(&self, name: &str) -> usize {
+        self.parser.lines.iter().filter(|line| *line == name).count()
     }
 
     /// Reads what HTTP wrote before the hand-over, which is always whole: the preamble, the gap if there was one, and which
@@ -386,7 +386,8 @@ impl Client {
         if !self.is_alone() && self.asked.iter().all(is_over) {
             return Ok(());
         }
-        let farewell = self.encoding.format == Format::Lines || self.marks != Marks::Id || self.retries() == 2;
+        // It is told when to come back first and, if the stream ends politely, last.
+        let farewell = self.encoding.format == Format::Lines || self.marks != Marks::Id || self.fields("retry") == 2;
         if self.ends_at.is_some_and(|ends_at| ends_at <= now) && farewell {
             return Ok(());
         }

@@ -51,6 +51,7 @@ fn a_busy_topic_pauses_as_long_as_its_round_took_and_no_longer_than_the_limit() 
         let mut world = after_a_round(took, max)?;
         let waiting = behind(&world);
         assert!(waiting > 0 && waiting < MEMBERS, "{waiting} wait after {took:?}");
+        assert_eq!(world.next_deadline(), Some(world.now.clock.get() + pause), "nothing else is due before");
         wait(&world, pause.saturating_sub(STEP));
         world.finish()?;
         assert_eq!(behind(&world), waiting, "{took:?}, at most {max:?}: the pause is {pause:?}");

@@ -210,6 +210,11 @@ impl World {
         Ok(busy)
     }
 
+    /// When the hub wants to be called next, if nothing comes before.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.fanout.next_deadline()
+    }
+
     /// The hub is to end its streams.
     pub fn drain(&mut self, within: Duration) {
         self.fanout.drain(within);
@@ -320,8 +325,9 @@ impl World {
         }
         self.left.extend(self.clients.extract_if(.., |client| client.pipe.borrow().dropped));
         let open = self.clients.iter().chain(&self.left).filter(|client| !client.pipe.borrow().dropped).count();
-        let held = self.fanout.len() + self.inbox.len();
-        if held == open { Ok(()) } else { Err(format!("{open} sockets are open, {held} are held")) }
+        let (waiting, held) = (self.inbox.len(), self.fanout.len());
+        let told = held + waiting == open && self.fanout.is_empty() == (open == waiting);
+        if told { Ok(()) } else { Err(format!("{open} sockets are open, {waiting} wait, {held} are held")) }
     }
 
     /// Turns until nothing is left to do at once.
