@@ -61,3 +61,85 @@ impl Lost {
         topics.iter().filter_map(|topic| self.0.get(topic)).map(|lost| lost.to).max().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        config::LogConfig,
+        event::{Content, Epoch, Event},
+        log::{Start, index::EVENT_OVERHEAD},
+    };
+
+    fn topic(name: &str) -> TopicName {
+        TopicName::parse(name, 255).expect("a name")
+    }
+
+    /// Three events of `a`, at 1 to 3, then one of `b`; 10 bytes each, and of three the index is to keep the frames.
+    fn index(config: LogConfig) -> Index {
+        let mut index = Index::new(Epoch::random(), config, 3 * COST);
+        for (seq, name) in (1..).zip(["a", "a", "a", "b"]) {
+            let (content, frame) = (Content::Within(0..0), vec![b'x'; 10].into());
+            let event = Event { seq, time_ms: 1, topic: topic(name), name: None, content, frame };
+            index.push(&topic(name), Entry::hot(Arc::new(event), 1), &mut |_| {});
+        }
+        index
+    }
+
+    /// What each of them costs: its name, its frame, and what an event costs besides.
+    const COST: u64 = 1 + 10 + EVENT_OVERHEAD;
+
+    #[test]
+    fn what_cannot_be_read_is_lost_once_and_costs_nothing_more() {
+        // Goal: neither an event that is not there nor one that is lost already is taken off the accounts.
+        let mut index = index(LogConfig::default());
+        assert_eq!((index.bytes, index.hot_bytes), (4 * COST, 3 * COST));
+        assert_eq!([("c", 1), ("a", 4), ("a", 9)].map(|(name, seq)| index.lose(&topic(name), seq)), [false; 3]);
+        assert_eq!((index.lose(&topic("a"), 1), index.lose(&topic("a"), 1)), (true, false));
+        assert_eq!((index.bytes, index.hot_bytes), (3 * COST, 3 * COST), "only the disk had it");
+        assert!(index.lose(&topic("a"), 2));
+        assert_eq!((index.bytes, index.hot_bytes), (2 * COST, 2 * COST));
+        let held = index.held(&topic("a")).expect("it is held");
+        assert_eq!((held.first, held.last, held.events, held.bytes), (Some(3), Some(3), 1, COST));
+        assert_eq!(
+            [&["a"][..], &["b"], &["b", "a"], &[]]
+                .map(|names| { index.lost_to(&names.iter().map(|name| topic(name)).collect::<Vec<_>>()) }),
+            [2, 0, 2, 0]
+        );
+    }
+
+    #[test]
+    fn a_reader_is_told_of_what_is_lost_at_its_place() {
+        // Goal: what is before it comes first; who asks for the last events is not given a lost one.
+        let mut index = index(LogConfig::default());
+        index.lose(&topic("a"), 2);
+        let page = index.plan(&[topic("a")], 0, 0, usize::MAX);
+        assert_eq!((page.entries.len(), page.page.to, page.page.evicted_to), (1, 1, 0));
+        let page = index.plan(&[topic("a")], 1, 0, usize::MAX);
+        assert_eq!((page.entries.len(), page.page.to, page.page.evicted_to), (1, 4, 2));
+        assert!(page.page.is_damaged);
+        let last = |n| index.place(&[topic("a")], &Start::Last(n), &[]).after;
+        assert_eq!([last(0), last(1), last(2), last(3)], [4, 2, 0, 0]);
+        let ahead = |seq| {
+            let id = crate::event::EventId { epoch: index.epoch, seq };
+            index.place(&[topic("a")], &Start::After(id), &[]).ahead.is_some()
+        };
+        assert_eq!([ahead(0), ahead(1), ahead(2), ahead(3)], [true, true, false, false]);
+    }
+
+    #[test]
+    fn what_is_lost_goes_in_its_turn() {
+        // Goal: retention takes it like any other, and nothing of it is left.
+        let mut index = index(LogConfig::default());
+        index.lose(&topic("a"), 1);
+        index.lose(&topic("a"), 2);
+        index.retention.topic_events_max = 2;
+        index.trim_topic(&topic("a"), &mut |_| {});
+        assert_eq!(index.lost.get(&topic("a")).map(|lost| (lost.events, lost.to)), Some((1, 2)));
+        index.retention.topic_events_max = 1;
+        index.trim_topic(&topic("a"), &mut |_| {});
+        assert!(index.lost.is_empty() && index.bytes == 2 * COST);
+    }
+}

@@ -3,13 +3,13 @@
 use std::sync::{Arc, Weak};
 
 use super::{
-    Entry, Index, Removed,
+    EVENT_OVERHEAD, Entry, Index, Removed, cost,
     retain::{STEP, STEP_MIN},
 };
 use crate::{
     config::{LogConfig, Size},
     event::{Content, Epoch, Event, TopicName},
-    log::ReadFrom,
+    log::{ReadFrom, Start},
 };
 
 const MANY: u64 = 100_000;
@@ -224,4 +224,27 @@ fn entries_that_went_out_of_turn_do_not_pile_up() {
     }
     assert!(watched.index.order.len() < 3000, "{}", watched.index.order.len());
     assert_eq!((watched.living(), watched.index.size().0), (11, 11));
+}
+
+#[test]
+fn what_was_said_before_the_clock_was_set_back_is_no_time_to_search_by() {
+    // Goal: who asks for what is younger than a time is not given what only seemed to be.
+    let a = topic("a");
+    let mut watched = Watched::new(roomy(), u64::MAX);
+    [100, 100, 100, 50].into_iter().for_each(|time_ms| watched.push(&a, 10, time_ms));
+    let after = |watched: &Watched, time_ms| watched.index.place(&[topic("a")], &Start::Since(time_ms), &[]).after;
+    assert_eq!((after(&watched, 60), after(&watched, 50)), (4, 0));
+    watched.push(&a, 10, 60);
+    assert_eq!((after(&watched, 60), after(&watched, 61)), (4, 5));
+}
+
+#[test]
+fn content_that_is_held_by_itself_costs_what_it_has() {
+    // Goal: the limit of bytes is of all that is in memory.
+    let cost_of = |content| {
+        let (topic, frame) = (topic("name"), vec![b'x'; 10].into());
+        cost(&Event { seq: 1, time_ms: 1, topic, name: None, content, frame })
+    };
+    assert_eq!(cost_of(Content::Within(2..5)), EVENT_OVERHEAD + 14);
+    assert_eq!(cost_of(Content::Apart(vec![b'x'; 7].into())), EVENT_OVERHEAD + 21);
 }
