@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidings::{config::Size, frame::Format, log::Start};
 
 use super::{
-    found::{OPEN, replay_with},
+    found::{OPEN, crowd, replay_with},
     world::{GRAIN, Manners, World},
 };
 
@@ -97,6 +97,29 @@ fn a_stream_that_comes_in_a_drain_ends_in_turns() -> Result<(), String> {
             return Err("all of it at once".to_owned());
         }
         assert_ends_with_all(world)
+    })
+}
+
+#[test]
+fn a_drain_spreads_the_ends_over_its_time() -> Result<(), String> {
+    // Goal: after a tenth of it, in which the last events come, the streams end one by one, and none too late.
+    replay_with(9, Size::mib(1), |world| {
+        crowd(world, &[0])?;
+        crowd(world, &[0])?;
+        let (start, within) = (world.now.clock.get(), Duration::from_millis(200));
+        world.drain(within);
+        let first = world.next_deadline().map(|at| at - start).ok_or("streams end")?;
+        assert!((within / 10..within / 2).contains(&first), "the first of sixty ends after {first:?}");
+        for client in &mut world.clients {
+            client.ends_at = Some(start);
+        }
+        world.now.clock.set(start + within / 2);
+        world.finish()?;
+        assert!((5..55).contains(&world.left.len()), "{} have ended in half of the time", world.left.len());
+        world.now.clock.set(start + within);
+        world.finish()?;
+        assert_eq!(world.left.len(), 60);
+        world.settle()
     })
 }
 
