@@ -168,4 +168,13 @@ mod tests {
         feed.push(deleted(6));
         assert_eq!(take(), (vec![6], 0), "until it was taken");
     }
+    #[test]
+    fn the_feed_of_a_hub_that_has_gone_is_dropped() {
+        // Goal: a worker that is started anew leaves no feed that fills for ever.
+        let mut feeds = Feeds::default();
+        let (gone, held) = (feeds.open(), feeds.open());
+        drop(gone);
+        feeds.push(Commit::Deleted(TopicName::parse("topic", 255).expect("a name"), 1));
+        assert!(feeds.0.len() == 1 && Arc::ptr_eq(&feeds.0[0], &held));
+    }
 }

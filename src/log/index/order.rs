@@ -95,3 +95,32 @@ impl Order {
         self.chunks.iter().map(|chunk| chunk.entries.len()).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_is_tidied_when_most_of_it_has_gone() {
+        // Goal: not for each entry, which would cost more than it frees; and not only when nearly all have gone.
+        let topic = TopicName::parse("topic", 255).expect("a name");
+        let mut order = Order::default();
+        (1..=10).for_each(|seq| order.push_back(seq, topic.clone()));
+        for seq in (6..=10).rev() {
+            order.is_stale(seq, |live, _| live < seq);
+            assert_eq!(order.len(), 10, "half of it has not gone");
+        }
+        order.is_stale(5, |live, _| live < 5);
+        assert_eq!(order.len(), 4);
+    }
+
+    #[test]
+    fn chunks_are_filled() {
+        // Goal: entries are tidied together, and no more of them than a chunk has.
+        let topic = TopicName::parse("topic", 255).expect("a name");
+        let mut order = Order::default();
+        (1..).zip(0..=CHUNK).for_each(|(seq, _)| order.push_back(seq, topic.clone()));
+        let sizes: Vec<usize> = order.chunks.iter().map(|chunk| chunk.entries.len()).collect();
+        assert_eq!(sizes, [CHUNK, 1]);
+    }
+}

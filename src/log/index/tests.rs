@@ -248,3 +248,12 @@ fn content_that_is_held_by_itself_costs_what_it_has() {
     assert_eq!(cost_of(Content::Within(2..5)), EVENT_OVERHEAD + 14);
     assert_eq!(cost_of(Content::Apart(vec![b'x'; 7].into())), EVENT_OVERHEAD + 21);
 }
+
+#[test]
+fn a_reader_is_told_once_of_what_a_topic_without_an_entry_has_lost() {
+    // Goal: the topic was forgotten with the third removal; who has been told of that is not told again.
+    let mut index = Index::new(Epoch::random(), roomy(), u64::MAX);
+    (index.watermark, index.forgotten_to, index.forgotten_at, index.removals) = (9, 5, 3, 3);
+    let evicted_to = |after, told_to| index.read(&[topic("gone")], after, told_to, usize::MAX).evicted_to;
+    assert_eq!([evicted_to(0, 2), evicted_to(0, 3), evicted_to(5, 2)], [5, 0, 0]);
+}
