@@ -70,19 +70,23 @@ mod tests {
     use crate::{
         config::LogConfig,
         event::{Content, Epoch, Event},
-        log::{Start, index::EVENT_OVERHEAD},
+        frame::GapReason,
+        log::{
+            Start,
+            index::{EVENT_OVERHEAD, read::LOST_MAX},
+        },
     };
 
     fn topic(name: &str) -> TopicName {
         TopicName::parse(name, 255).expect("a name")
     }
 
-    /// Three events of `a`, at 1 to 3, then one of `b`; 10 bytes each, and of three the index is to keep the frames.
+    /// Three events of `a`, at 1 to 3, then one of `b`, each stamped with its position; 10 bytes each, and of three the index is to keep the frames.
     fn index(config: LogConfig) -> Index {
         let mut index = Index::new(Epoch::random(), config, 3 * COST);
         for (seq, name) in (1..).zip(["a", "a", "a", "b"]) {
             let (content, frame) = (Content::Within(0..0), vec![b'x'; 10].into());
-            let event = Event { seq, time_ms: 1, topic: topic(name), name: None, content, frame };
+            let event = Event { seq, time_ms: seq, topic: topic(name), name: None, content, frame };
             index.push(&topic(name), Entry::hot(Arc::new(event), 1), &mut |_| {});
         }
         index
@@ -127,6 +131,8 @@ mod tests {
             index.place(&[topic("a")], &Start::After(id), &[]).ahead.is_some()
         };
         assert_eq!([ahead(0), ahead(1), ahead(2), ahead(3)], [true, true, false, false]);
+        let ahead = |time_ms| index.place(&[topic("a")], &Start::Since(time_ms), &[]).ahead.is_some();
+        assert_eq!([ahead(1), ahead(2), ahead(3), ahead(9)], [true, true, false, false]);
     }
 
     #[test]
@@ -141,5 +147,36 @@ mod tests {
         index.retention.topic_events_max = 1;
         index.trim_topic(&topic("a"), &mut |_| {});
         assert!(index.lost.is_empty() && index.bytes == 2 * COST);
+    }
+    #[test]
+    fn a_page_passes_over_so_many_lost_events_and_no_more() {
+        // Goal: the index is locked meanwhile.
+        let mut index = index(LogConfig::default());
+        let count = u64::try_from(LOST_MAX).expect("a number");
+        for seq in 5..=count + 9 {
+            let (content, frame) = (Content::Within(0..0), [].into());
+            let event = Event { seq, time_ms: seq, topic: topic("c"), name: None, content, frame };
+            index.push(&topic("c"), Entry::hot(Arc::new(event), 1), &mut |_| {});
+            index.lose(&topic("c"), seq);
+        }
+        let page = index.plan(&[topic("c")], 0, 0, usize::MAX).page;
+        assert_eq!((page.to, page.evicted_to), (count + 4, count + 4));
+        let page = index.plan(&[topic("c")], page.to, 0, usize::MAX).page;
+        assert_eq!((page.to, page.evicted_to), (count + 9, count + 9));
+    }
+
+    #[test]
+    fn who_asks_for_what_is_younger_than_a_loss_is_not_told_of_it() {
+        // Goal: what a start could not read, and what never reached the disk, is told to those who asked for that time.
+        let gap = |unreadable_to, hole_to, time_ms| {
+            let mut index = index(LogConfig::default());
+            (index.unreadable_to, index.unreadable_ms) = (unreadable_to, 50);
+            (index.hole_to, index.hole_ms) = (hole_to, 60);
+            index.place(&[topic("a")], &Start::Since(time_ms), &[]).gap
+        };
+        assert_eq!([gap(2, 0, 50), gap(2, 0, 51)], [Some(GapReason::Unreadable), None]);
+        assert_eq!([gap(0, 2, 60), gap(0, 2, 61)], [Some(GapReason::Evicted), None]);
+        assert_eq!([gap(2, 2, 50), gap(2, 2, 55)], [Some(GapReason::Unreadable), Some(GapReason::Evicted)]);
+        assert_eq!(gap(0, 0, 1), None);
     }
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// How many lost entries one page skips, so that it holds the lock only for a short time.
-const LOST_MAX: usize = 4096;
+pub(super) const LOST_MAX: usize = 4096;
 
 impl Index {
     /// The page of events after position `after`, up to the first cold one: up to `bytes_max`, but at least one event.

@@ -231,7 +231,9 @@ fn what_was_said_before_the_clock_was_set_back_is_no_time_to_search_by() {
     // Goal: who asks for what is younger than a time is not given what only seemed to be.
     let a = topic("a");
     let mut watched = Watched::new(roomy(), u64::MAX);
-    [100, 100, 100, 50].into_iter().for_each(|time_ms| watched.push(&a, 10, time_ms));
+    for time_ms in [100, 100, 100, 50] {
+        watched.push(&a, 10, time_ms);
+    }
     let after = |watched: &Watched, time_ms| watched.index.place(&[topic("a")], &Start::Since(time_ms), &[]).after;
     assert_eq!((after(&watched, 60), after(&watched, 50)), (4, 0));
     watched.push(&a, 10, 60);
