@@ -259,3 +259,22 @@ fn a_reader_is_told_once_of_what_a_topic_without_an_entry_has_lost() {
     let evicted_to = |after, told_to| index.read(&[topic("gone")], after, told_to, usize::MAX).evicted_to;
     assert_eq!([evicted_to(0, 2), evicted_to(0, 3), evicted_to(5, 2)], [5, 0, 0]);
 }
+
+#[test]
+fn a_deletion_gives_back_its_bytes_and_is_remembered() {
+    // Goal: what is deleted does not count any more; each empty topic is queued once, also one that never held anything.
+    let (a, other) = (topic("a"), topic("other"));
+    let mut watched = Watched::new(roomy(), u64::MAX);
+    for name in [&a, &a, &a, &other] {
+        watched.push(name, 10, 1);
+    }
+    let held = watched.index.held(&other).expect("it is held").bytes;
+    let state = |index: &Index| (index.bytes == held, index.empty.len(), index.removals);
+    for (name, seq, empty) in [("a", 5, 1), ("a", 6, 1), ("never", 7, 2)] {
+        watched.step(|index, _| index.forget(&topic(name), seq, 70));
+        assert_eq!(state(&watched.index), (true, empty, seq - 4), "{name} at {seq}");
+    }
+    let age = std::time::Duration::from_millis(30);
+    assert_eq!(watched.index.deletion(&a, 100), Some((6, age)));
+    assert_eq!(watched.index.deletion(&other, 100), None);
+}
