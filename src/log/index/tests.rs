@@ -274,6 +274,8 @@ fn a_deletion_gives_back_its_bytes_and_is_remembered() {
         watched.step(|index, _| index.forget(&topic(name), seq, 70));
         assert_eq!(state(&watched.index), (true, empty, seq - 4), "{name} at {seq}");
     }
+    watched.settle(70);
+    assert_eq!(watched.index.hot_bytes, held, "and of what is kept whole");
     let age = std::time::Duration::from_millis(30);
     assert_eq!(watched.index.deletion(&a, 100), Some((6, age)));
     assert_eq!(watched.index.deletion(&other, 100), None);
