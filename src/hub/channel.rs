@@ -149,7 +149,18 @@ impl Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Format, Framing};
+    use crate::{
+        event::Epoch,
+        frame::{Format, Framing},
+    };
+
+    /// A member reads a page that tells of the topic's deletion at `seq`.
+    fn note(channel: &mut Channel, seq: u64) {
+        let (epoch, deleted) = (Epoch::random(), vec![(channel.topic.clone(), seq)]);
+        let page =
+            Page { epoch, events: Vec::new(), to: seq, evicted_to: 0, is_damaged: false, deleted, removals_seen: 0 };
+        channel.note_page(&page);
+    }
 
     #[test]
     fn a_deletion_that_the_log_tells_of_counts_unless_something_was_published_since() {
@@ -157,12 +168,12 @@ mod tests {
         let topic = TopicName::parse("topic", 255).expect("a name");
         let encoding = Encoding { format: Format::Plain, framing: Framing::Close };
         let mut channel = Channel::new(topic, encoding, false, 0, Instant::now());
-        channel.note_deletion(2);
-        assert_eq!((channel.notice_seq, channel.deleted_seq), (2, 2), "nothing has been published that is known");
+        note(&mut channel, 2);
+        assert_eq!((channel.deleted_seq, channel.is_deleted()), (2, true), "nothing has been published that is known");
         channel.push_event(5, Frame::Made("event".into()));
-        channel.note_deletion(4);
-        assert_eq!((channel.notice_seq, channel.deleted_seq), (4, 0), "5 was published since");
-        channel.note_deletion(6);
-        assert_eq!((channel.notice_seq, channel.deleted_seq), (6, 6));
+        note(&mut channel, 4);
+        assert_eq!((channel.deleted_seq, channel.is_deleted()), (4, false), "5 was published since");
+        note(&mut channel, 6);
+        assert_eq!((channel.deleted_seq, channel.is_deleted()), (6, true));
     }
 }

@@ -339,9 +339,8 @@ mod tests {
         let shared = [Format::Envelope, Format::Lines].map(|format| open(format, false));
         assert_eq!([Format::Envelope, Format::Lines].map(|format| open(format, false)), shared, "they are there");
         let (epoch, seq) = (Epoch::random(), 1);
-        let (frame, content) = frame::plain(EventId { epoch, seq }, None, b"content");
-        channels
-            .push_event(Arc::new(Event { seq, time_ms: 0, topic: topic.clone(), name: None, content, frame }), epoch);
+        let event = frame::encode(EventId { epoch, seq }, 0, topic.clone(), None, b"content");
+        channels.push_event(event, epoch);
         let memory = |key: usize| {
             let channel = channels.get(key).expect("it is there");
             channel.window.after(0).map(|(_, frame)| frame.as_ptr()).next().expect("the event")

@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     frame::{Encoding, Format, Frame, Framing, Marks},
     hub::connection::Subscription,
+    log::{ReadFrom, StartPoint},
 };
 
 /// Accepts everything, and sends nothing.
@@ -22,14 +23,19 @@ fn streams(heartbeat: u64, write_timeout: u64) -> (Streams<io::Empty>, usize, In
     let now = Instant::now();
     let [heartbeat, write_timeout] = [heartbeat, write_timeout].map(Duration::from_secs);
     let config = StreamConfig { heartbeat, write_timeout, ..StreamConfig::default() };
-    let mut streams = Streams::new(config, Arc::new(Unsent::new(100)), 0, now);
+    let id = EventId { epoch: Epoch::random(), seq: 0 };
+    let mut streams = Streams::new(config, Arc::new(Unsent::new(100)), id, now);
     let subscription = Subscription {
         topics: SmallVec::new(),
         encoding: Encoding { format: Format::Plain, framing: Framing::Close },
         marks: Marks::None,
-        after: 0,
-        removals_seen: 0,
-        subscribed_at: 0,
+        start: StartPoint {
+            epoch: id.epoch,
+            from: ReadFrom { after: 0, removals_seen: 0 },
+            gap: None,
+            gap_ahead: None,
+            watermark: 0,
+        },
         ends_at: None,
         hold: Box::new(()),
     };

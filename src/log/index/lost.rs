@@ -72,16 +72,21 @@ mod tests {
         event::{Content, Epoch, Event},
         frame::GapReason,
         log::{
-            Start,
-            index::{EVENT_OVERHEAD, read::LOST_MAX},
+            ReadFrom, Start,
+            index::{EVENT_OVERHEAD, Entry, Index, read::LOST_MAX},
         },
     };
+
+    fn after(after: u64) -> ReadFrom {
+        ReadFrom { after, removals_seen: 0 }
+    }
 
     fn topic(name: &str) -> TopicName {
         TopicName::parse(name, 255).expect("a name")
     }
 
-    /// Three events of `a`, at 1 to 3, then one of `b`, each stamped with its position; 10 bytes each, and of three the index is to keep the frames.
+    /// Three events of `a`, at 1 to 3, then one of `b`, each stamped with its position, and of 10 bytes; the index may
+    /// keep three of them hot.
     fn index(config: LogConfig) -> Index {
         let mut index = Index::new(Epoch::random(), config, 3 * COST);
         for (seq, name) in (1..).zip(["a", "a", "a", "b"]) {
@@ -106,10 +111,11 @@ mod tests {
         assert!(index.lose(&topic("a"), 2));
         assert_eq!((index.bytes, index.hot_bytes), (2 * COST, 2 * COST));
         let held = index.held(&topic("a")).expect("it is held");
-        assert_eq!((held.first, held.last, held.events, held.bytes), (Some(3), Some(3), 1, COST));
+        let [first, last] = [held.first, held.last].map(|id| id.map(|id| id.seq));
+        assert_eq!((first, last, held.events, held.bytes), (Some(3), Some(3), 1, COST));
         assert_eq!(
             [&["a"][..], &["b"], &["b", "a"], &[]]
-                .map(|names| { index.lost_to(&names.iter().map(|name| topic(name)).collect::<Vec<_>>()) }),
+                .map(|names| { index.lost.last_of(&names.iter().map(|name| topic(name)).collect::<Vec<_>>()) }),
             [2, 0, 2, 0]
         );
     }
@@ -119,19 +125,19 @@ mod tests {
         // Goal: what is before it comes first; who asks for the last events is not given a lost one.
         let mut index = index(LogConfig::default());
         index.lose(&topic("a"), 2);
-        let page = index.plan(&[topic("a")], 0, 0, usize::MAX);
+        let page = index.plan(&[topic("a")], after(0), usize::MAX);
         assert_eq!((page.entries.len(), page.page.to, page.page.evicted_to), (1, 1, 0));
-        let page = index.plan(&[topic("a")], 1, 0, usize::MAX);
+        let page = index.plan(&[topic("a")], after(1), usize::MAX);
         assert_eq!((page.entries.len(), page.page.to, page.page.evicted_to), (1, 4, 2));
         assert!(page.page.is_damaged);
-        let last = |n| index.place(&[topic("a")], &Start::Last(n), &[]).after;
+        let last = |n| index.resolve_start(&[topic("a")], &Start::Last(n), &[]).from.after;
         assert_eq!([last(0), last(1), last(2), last(3)], [4, 2, 0, 0]);
         let ahead = |seq| {
             let id = crate::event::EventId { epoch: index.epoch, seq };
-            index.place(&[topic("a")], &Start::After(id), &[]).ahead.is_some()
+            index.resolve_start(&[topic("a")], &Start::After(id), &[]).gap_ahead.is_some()
         };
         assert_eq!([ahead(0), ahead(1), ahead(2), ahead(3)], [true, true, false, false]);
-        let ahead = |time_ms| index.place(&[topic("a")], &Start::Since(time_ms), &[]).ahead.is_some();
+        let ahead = |time_ms| index.resolve_start(&[topic("a")], &Start::Since(time_ms), &[]).gap_ahead.is_some();
         assert_eq!([ahead(1), ahead(2), ahead(3), ahead(9)], [true, true, false, false]);
     }
 
@@ -143,11 +149,12 @@ mod tests {
         index.lose(&topic("a"), 2);
         index.retention.topic_events_max = 2;
         index.trim_topic(&topic("a"), &mut |_| {});
-        assert_eq!(index.lost.get(&topic("a")).map(|lost| (lost.events, lost.to)), Some((1, 2)));
+        assert_eq!((index.lost.count(&topic("a")), index.lost.last_of(&[topic("a")])), (1, 2));
         index.retention.topic_events_max = 1;
         index.trim_topic(&topic("a"), &mut |_| {});
-        assert!(index.lost.is_empty() && index.bytes == 2 * COST);
+        assert_eq!((index.lost.count(&topic("a")), index.bytes), (0, 2 * COST));
     }
+
     #[test]
     fn a_page_passes_over_so_many_lost_events_and_no_more() {
         // Goal: the index is locked meanwhile.
@@ -159,9 +166,9 @@ mod tests {
             index.push(&topic("c"), Entry::hot(Arc::new(event), 1), &mut |_| {});
             index.lose(&topic("c"), seq);
         }
-        let page = index.plan(&[topic("c")], 0, 0, usize::MAX).page;
+        let page = index.plan(&[topic("c")], after(0), usize::MAX).page;
         assert_eq!((page.to, page.evicted_to), (count + 4, count + 4));
-        let page = index.plan(&[topic("c")], page.to, 0, usize::MAX).page;
+        let page = index.plan(&[topic("c")], after(page.to), usize::MAX).page;
         assert_eq!((page.to, page.evicted_to), (count + 9, count + 9));
     }
 
@@ -172,7 +179,7 @@ mod tests {
             let mut index = index(LogConfig::default());
             (index.unreadable_to, index.unreadable_ms) = (unreadable_to, 50);
             (index.hole_to, index.hole_ms) = (hole_to, 60);
-            index.place(&[topic("a")], &Start::Since(time_ms), &[]).gap
+            index.resolve_start(&[topic("a")], &Start::Since(time_ms), &[]).gap
         };
         assert_eq!([gap(2, 0, 50), gap(2, 0, 51)], [Some(GapReason::Unreadable), None]);
         assert_eq!([gap(0, 2, 60), gap(0, 2, 61)], [Some(GapReason::Evicted), None]);

@@ -107,10 +107,10 @@ mod tests {
         let mut order = Order::default();
         (1..=10).for_each(|seq| order.push_back(seq, topic.clone()));
         for seq in (6..=10).rev() {
-            order.is_stale(seq, |live, _| live < seq);
+            order.mark_stale(seq, |live, _| live < seq);
             assert_eq!(order.len(), 10, "half of it has not gone");
         }
-        order.is_stale(5, |live, _| live < 5);
+        order.mark_stale(5, |live, _| live < 5);
         assert_eq!(order.len(), 4);
     }
 

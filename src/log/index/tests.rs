@@ -230,11 +230,12 @@ fn entries_that_went_out_of_turn_do_not_pile_up() {
 fn what_was_said_before_the_clock_was_set_back_is_no_time_to_search_by() {
     // Goal: who asks for what is younger than a time is not given what only seemed to be.
     let a = topic("a");
-    let mut watched = Watched::new(roomy(), u64::MAX);
+    let mut watched = Watched::new(high_limits(), u64::MAX);
     for time_ms in [100, 100, 100, 50] {
         watched.push(&a, 10, time_ms);
     }
-    let after = |watched: &Watched, time_ms| watched.index.place(&[topic("a")], &Start::Since(time_ms), &[]).after;
+    let after =
+        |watched: &Watched, time_ms| watched.index.resolve_start(&[topic("a")], &Start::Since(time_ms), &[]).from.after;
     assert_eq!((after(&watched, 60), after(&watched, 50)), (4, 0));
     watched.push(&a, 10, 60);
     assert_eq!((after(&watched, 60), after(&watched, 61)), (4, 5));
@@ -254,9 +255,12 @@ fn content_that_is_held_by_itself_costs_what_it_has() {
 #[test]
 fn a_reader_is_told_once_of_what_a_topic_without_an_entry_has_lost() {
     // Goal: the topic was forgotten with the third removal; who has been told of that is not told again.
-    let mut index = Index::new(Epoch::random(), roomy(), u64::MAX);
+    let mut index = Index::new(Epoch::random(), high_limits(), u64::MAX);
     (index.watermark, index.forgotten_to, index.forgotten_at, index.removals) = (9, 5, 3, 3);
-    let evicted_to = |after, told_to| index.read(&[topic("gone")], after, told_to, usize::MAX).evicted_to;
+    let evicted_to = |after, removals_seen| {
+        let page = index.read(&[topic("gone")], ReadFrom { after, removals_seen }, usize::MAX);
+        page.expect("nothing is cold").evicted_to
+    };
     assert_eq!([evicted_to(0, 2), evicted_to(0, 3), evicted_to(5, 2)], [5, 0, 0]);
 }
 
@@ -264,7 +268,7 @@ fn a_reader_is_told_once_of_what_a_topic_without_an_entry_has_lost() {
 fn a_deletion_gives_back_its_bytes_and_is_remembered() {
     // Goal: what is deleted does not count any more; each empty topic is queued once, also one that never held anything.
     let (a, other) = (topic("a"), topic("other"));
-    let mut watched = Watched::new(roomy(), u64::MAX);
+    let mut watched = Watched::new(high_limits(), u64::MAX);
     for name in [&a, &a, &a, &other] {
         watched.push(name, 10, 1);
     }
@@ -277,6 +281,6 @@ fn a_deletion_gives_back_its_bytes_and_is_remembered() {
     watched.settle(70);
     assert_eq!(watched.index.hot_bytes, held, "and of what is kept whole");
     let age = std::time::Duration::from_millis(30);
-    assert_eq!(watched.index.deletion(&a, 100), Some((6, age)));
+    assert_eq!(watched.index.deletion(&a, 100).map(|(id, ago)| (id.seq, ago)), Some((6, age)));
     assert_eq!(watched.index.deletion(&other, 100), None);
 }
