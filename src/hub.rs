@@ -57,7 +57,7 @@ pub use handover::Carrier;
 pub use lifetimes::jitter;
 use socket::Socket;
 pub(crate) use socket::send;
-pub use unsent::Unsent;
+pub use unsent::UnsentBytes;
 
 /// How long the hub works before it lets the HTTP server have the thread. Shorter coalesces more of a burst, longer
 /// spares switches; at half a millisecond neither shows in the figures (docs/performance.md).
@@ -97,7 +97,7 @@ struct Core {
     /// Memory for what is taken from the feed.
     batch: Batch,
     /// A publisher drives it. When this is still set in the hub's own turn, that has panicked.
-    is_driven: bool,
+    is_delivering: bool,
 }
 
 /// How the server ends all hubs.
@@ -115,7 +115,12 @@ impl HubHandle {
     ///
     /// # Errors
     /// When the system gives no poll instance.
-    pub fn start(log: &Arc<dyn Log>, config: &StreamConfig, unsent: &Arc<Unsent>, drain: Drain) -> io::Result<Self> {
+    pub fn start(
+        log: &Arc<dyn Log>,
+        config: &StreamConfig,
+        unsent: &Arc<UnsentBytes>,
+        drain: Drain,
+    ) -> io::Result<Self> {
         let shared = Rc::new(Shared::default());
         let handle = Self(Rc::clone(&shared));
         // The hub's task holds it, so that it is dropped when the task ends, however it ends.
@@ -165,12 +170,12 @@ impl HubHandle {
             // What others get wakes nobody here, and a pause of the feed stays one.
             return;
         }
-        core.is_driven = true;
+        core.is_delivering = true;
         core.receive(self.0.arrivals.take(), Instant::now());
-        if core.fanout.has_little_work() {
+        if core.fanout.is_work_small() {
             core.fanout.step();
         }
-        core.is_driven = false;
+        core.is_delivering = false;
     }
 }
 
@@ -205,7 +210,12 @@ enum Phase {
 }
 
 impl Hub {
-    fn new(log: &Arc<dyn Log>, config: &StreamConfig, unsent: &Arc<Unsent>, shared: &Rc<Shared>) -> io::Result<Self> {
+    fn new(
+        log: &Arc<dyn Log>,
+        config: &StreamConfig,
+        unsent: &Arc<UnsentBytes>,
+        shared: &Rc<Shared>,
+    ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = Rc::new(poll.registry().try_clone()?);
         // The feed is opened before the fan-out reads the watermark: what is committed in between comes twice, not
@@ -217,7 +227,7 @@ impl Hub {
             reason = "its successor is unsafe to call; a Poll owns its descriptor and never changes it"
         )]
         let poll = AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)?;
-        let core = Core { feed: Arc::clone(&feed), fanout, registry, batch: Batch::default(), is_driven: false };
+        let core = Core { feed: Arc::clone(&feed), fanout, registry, batch: Batch::default(), is_delivering: false };
         shared.core.replace(Some(core));
         Ok(Self {
             shared: Rc::clone(shared),
@@ -290,7 +300,7 @@ impl Hub {
 
     fn receive(&self, now: Instant) {
         let mut core = self.core();
-        assert!(!core.is_driven, "a publisher panicked while it delivered");
+        assert!(!core.is_delivering, "a publisher panicked while it delivered");
         core.receive(self.shared.arrivals.take(), now);
     }
 

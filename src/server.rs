@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     config::{Config, Engine},
-    hub::{Drain, Unsent},
+    hub::{Drain, UnsentBytes},
     limits::{Connections, PendingConnections, RequestBytes},
     log::{
         KeyLimits, Log,
@@ -116,7 +116,7 @@ impl Server {
             log: Arc::clone(&log),
             registry: Arc::clone(&registry),
             connections: Arc::clone(&connections),
-            unsent: Arc::new(Unsent::new(config.stream.unsent_bytes_max.to_usize())),
+            unsent: Arc::new(UnsentBytes::new(config.stream.unsent_bytes_max.to_usize())),
             drain: Drain { begin, done: done.downgrade() },
             bytes: RequestBytes::new(&config.limits),
             pending: PendingConnections::new(&config.limits),

@@ -38,8 +38,8 @@ const PARAMETERS: [&str; 10] =
 const REQUESTED_BYTES_MAX: usize = 128;
 /// The maximum of `last=`. A limit, because the log is locked while it is searched.
 const LAST_MAX: usize = 10_000;
-/// A refused subscriber must wait this many times `stream.retry`, with jitter, before it retries.
-const REFUSED_PATIENCE: u32 = 4;
+/// A refused subscriber waits this many times `stream.retry`, jittered, before it comes back.
+const REFUSED_RETRY_FACTOR: u32 = 4;
 
 /// Serves `GET /subscribe`.
 pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head) -> Served<'a> {
@@ -216,7 +216,7 @@ async fn open(app: &AppState, request: SubscribeRequest) -> Result<(Answer, Subs
         marks: request.marks,
         start,
         ends_at: (!lifetime.is_zero()).then(|| Instant::now() + jitter(lifetime)),
-        hold: Box::new(Hold { _memberships: memberships, _permit: permit }),
+        guards: Box::new(StreamGuards { _memberships: memberships, _permit: permit }),
     };
     let mut head = stream_head(encoding.format, Some(start.id())).body(first);
     if encoding.framing == Framing::Chunked {
@@ -225,8 +225,8 @@ async fn open(app: &AppState, request: SubscribeRequest) -> Result<(Answer, Subs
     Ok((head, subscription))
 }
 
-/// Dropped when the stream ends.
-struct Hold {
+/// What a stream holds for as long as it lives.
+struct StreamGuards {
     _memberships: SmallVec<[Membership; 1]>,
     _permit: ConnectionPermit,
 }
@@ -279,7 +279,7 @@ fn refuse(
     as_stream: bool,
     refusal: &Refusal,
 ) -> Result<Answer, Problem> {
-    let retry = jitter(app.config.stream.retry * REFUSED_PATIENCE);
+    let retry = jitter(app.config.stream.retry * REFUSED_RETRY_FACTOR);
     let problem = match refusal {
         Refusal::Topic(RegistryError::Topic(JoinError::Deleted)) => return Ok(Answer::new(StatusCode::NO_CONTENT)),
         Refusal::Gap(reason) => {

@@ -162,9 +162,9 @@ impl Channels {
     }
 
     /// The feed has lost events up to `seq`: all members must read from the log.
-    pub(super) fn lose(&mut self, seq: u64) {
+    pub(super) fn mark_lost(&mut self, seq: u64) {
         for (key, entry) in &mut self.entries {
-            entry.channel.window.lose(seq);
+            entry.channel.window.mark_lost(seq);
             if entry.state == State::Quiet {
                 entry.state = State::Ready;
                 self.ready.push_back(key);
@@ -198,7 +198,7 @@ impl Channels {
     }
 
     /// Whether only one channel is ready, and is small.
-    pub(super) fn has_one_small_ready(&self) -> bool {
+    pub(super) fn is_single_small_channel_ready(&self) -> bool {
         let only = self.ready.front().filter(|_| self.ready.len() == 1);
         only.and_then(|key| self.get(*key)).is_some_and(|channel| channel.members.len() <= SMALL_CHANNEL_MEMBERS_MAX)
     }

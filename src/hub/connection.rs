@@ -19,7 +19,7 @@ use crate::{
 use super::{
     end::End,
     segment::{Segment, Written},
-    unsent::Unsent,
+    unsent::UnsentBytes,
 };
 
 /// What a hub needs from a socket, which must not block.
@@ -48,7 +48,7 @@ pub struct Subscription {
     /// When the stream must end by itself.
     pub ends_at: Option<Instant>,
     /// Dropped when the stream has ended, however it ended: permits, memberships of topics.
-    pub hold: Box<dyn Any>,
+    pub guards: Box<dyn Any>,
 }
 
 /// A connection's membership in one channel.
@@ -82,9 +82,9 @@ pub(super) struct Connection<S> {
     pub(super) last_write: Instant,
     pub(super) stage: Stage,
     /// The id of the page request that it waits for.
-    pub(super) fetching: Option<NonZeroU32>,
+    pub(super) page_request: Option<NonZeroU32>,
     /// It is in the backlog.
-    pub(super) queued: bool,
+    pub(super) is_queued: bool,
     /// The fields that a delivery does not need, in memory of their own.
     pub(super) cold: Box<Cold>,
 }
@@ -98,7 +98,7 @@ struct Remainder {
     control: Bytes,
 }
 
-/// An event that is sent in part. Its bytes are in [`Unsent`], or have to be read from the log again.
+/// An event that is sent in part. Its bytes are in [`UnsentBytes`], or have to be read from the log again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Partial {
     /// Its position.
@@ -120,7 +120,7 @@ pub(super) struct Cold {
     pub(super) subscribed_at: u64,
     /// Bytes that the peer has sent, though a subscriber has nothing to send.
     received: usize,
-    _hold: Box<dyn Any>,
+    _guards: Box<dyn Any>,
 }
 
 /// How far a stream is from its end.
@@ -160,7 +160,7 @@ impl<S> Connection<S> {
     }
 
     /// Gives back what it holds of `unsent`: it will send nothing more.
-    pub(super) fn release_unsent(&self, unsent: &Unsent) {
+    pub(super) fn release_unsent(&self, unsent: &UnsentBytes) {
         if let Some(remainder) = &self.remainder {
             unsent.remove_control(remainder.control.len());
             if let Some(partial) = remainder.partial {
@@ -187,8 +187,8 @@ impl<S: Peer> Connection<S> {
             stalled_since: None,
             last_write: now,
             stage: Stage::Open,
-            fetching: None,
-            queued: false,
+            page_request: None,
+            is_queued: false,
             cold: Box::new(Cold {
                 marks: subscription.marks,
                 ends_at: subscription.ends_at,
@@ -196,7 +196,7 @@ impl<S: Peer> Connection<S> {
                 removals_seen: subscription.start.from.removals_seen,
                 subscribed_at: subscription.start.watermark,
                 received: 0,
-                _hold: subscription.hold,
+                _guards: subscription.guards,
             }),
         }
     }

@@ -93,7 +93,7 @@ impl<S: Peer> Delivery<S> {
                 return Ok(Progress::Done);
             }
             if let Some(partial) = connection.partial() {
-                if connection.fetching.is_some() || !self.write_remainder(key, partial)? {
+                if connection.page_request.is_some() || !self.write_remainder(key, partial)? {
                     return Ok(Progress::Done);
                 }
                 continue;
@@ -112,7 +112,7 @@ impl<S: Peer> Delivery<S> {
                 self.streams.push_last(key, &frame::end(encoding.framing), End::Deleted);
                 continue;
             }
-            if connection.fetching.is_some() {
+            if connection.page_request.is_some() {
                 return Ok(Progress::Done);
             }
             if budget == 0 {
@@ -179,20 +179,20 @@ impl<S: Peer> Delivery<S> {
     fn read(&mut self, key: usize, from: ReadFrom, bytes_max: usize) -> io::Result<Option<Page>> {
         let Some(connection) = self.streams.connections.get(key) else { return Ok(None) };
         let page = match self.log.read(&self.streams.topics(connection), from, bytes_max) {
-            Either::Left(page) => return self.check(page.into_inner()).map(Some),
+            Either::Left(page) => return self.check_epoch(page.into_inner()).map(Some),
             Either::Right(page) => page,
         };
         self.last_request_id = self.last_request_id.checked_add(1).unwrap_or(NonZeroU32::MIN);
         let id = self.last_request_id;
         self.page_requests.push_back(PageRequest { key, id, page });
         if let Some(connection) = self.streams.connections.get_mut(key) {
-            connection.fetching = Some(id);
+            connection.page_request = Some(id);
         }
         Ok(None)
     }
 
     /// A page of another history is none for these streams: theirs has ended, and the feed is about to say so.
-    fn check(&self, page: Result<Page, ReadError>) -> io::Result<Page> {
+    fn check_epoch(&self, page: Result<Page, ReadError>) -> io::Result<Page> {
         let page = page.map_err(io::Error::other)?;
         if page.epoch == self.streams.epoch { Ok(page) } else { Err(io::Error::other("the history has ended")) }
     }
@@ -201,7 +201,7 @@ impl<S: Peer> Delivery<S> {
     pub(super) fn next_page_request(&mut self) -> Option<PageRequest> {
         while let Some(request) = self.page_requests.pop_front() {
             let connection = self.streams.connections.get(request.key);
-            if connection.is_some_and(|connection| connection.fetching == Some(request.id)) {
+            if connection.is_some_and(|connection| connection.page_request == Some(request.id)) {
                 return Some(request);
             }
         }
@@ -210,11 +210,13 @@ impl<S: Peer> Delivery<S> {
 
     /// Goes on with a connection whose page has been fetched, unless it does not wait for that any more.
     pub(super) fn supply(&mut self, key: usize, id: NonZeroU32, page: Result<Page, ReadError>) {
-        let Some(connection) = self.streams.connections.get_mut(key).filter(|c| c.fetching == Some(id)) else { return };
-        connection.fetching = None;
+        let Some(connection) = self.streams.connections.get_mut(key).filter(|c| c.page_request == Some(id)) else {
+            return;
+        };
+        connection.page_request = None;
         let partial = connection.partial();
         debug_assert!(partial.is_some() || !connection.is_ending(), "a stream that ends needs no other page");
-        let written = self.check(page).and_then(|page| match partial {
+        let written = self.check_epoch(page).and_then(|page| match partial {
             Some(partial) => self.write_remainder_from(key, partial, page).map(drop),
             None => self.write_page(key, page).map(drop),
         });
@@ -380,7 +382,7 @@ impl<S: Peer> Delivery<S> {
         debug_assert!(connection.slots.len() <= 1, "a deletion ends only streams of a single topic");
         let Some(slot) = connection.slots.pop() else { return };
         let encoding = connection.encoding;
-        connection.fetching = None;
+        connection.page_request = None;
         let notice = streams.channels.get(slot.channel).map(|channel| frame::deleted(encoding, &channel.topic));
         streams.leave(slot);
         streams.push_control(key, &notice.unwrap_or_default());

@@ -60,7 +60,7 @@ impl End {
     }
 
     /// Why a stream ends whose connection met with this error.
-    pub(super) fn of(error: &io::Error) -> Self {
+    pub(super) fn from_error(error: &io::Error) -> Self {
         match error.kind() {
             ErrorKind::UnexpectedEof
             | ErrorKind::ConnectionReset
@@ -83,9 +83,9 @@ mod tests {
 
     #[test]
     fn an_error_is_the_peers_or_ours() {
-        let of = |kind: ErrorKind| End::of(&kind.into());
+        let of = |kind: ErrorKind| End::from_error(&kind.into());
         assert_eq!([of(ErrorKind::UnexpectedEof), of(ErrorKind::BrokenPipe)], [End::PeerGone; 2]);
         assert_eq!(of(ErrorKind::InvalidData), End::Flooded);
-        assert_eq!([of(ErrorKind::WriteZero), End::of(&io::Error::other("the log"))], [End::Failed; 2]);
+        assert_eq!([of(ErrorKind::WriteZero), End::from_error(&io::Error::other("the log"))], [End::Failed; 2]);
     }
 }

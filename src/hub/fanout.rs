@@ -22,7 +22,7 @@ use super::{
     end::End,
     lifetimes::Lifetimes,
     streams::Streams,
-    unsent::Unsent,
+    unsent::UnsentBytes,
 };
 use crate::{
     config::StreamConfig,
@@ -38,7 +38,7 @@ pub struct Fanout<S> {
 }
 
 /// Members of a channel that are visited before the next channel has its turn.
-const TURN: usize = 16;
+const MEMBERS_PER_TURN: usize = 16;
 /// Turns that channels have, while there are some, before a connection of the backlog has its visit: a reader of old
 /// events waits rather than a reader of new ones, but never for ever.
 const TURNS_PER_VISIT: u32 = 4;
@@ -48,7 +48,7 @@ const CHECKED_MAX: usize = 32;
 impl<S: Peer> Fanout<S> {
     /// A hub without subscribers. Its feed must have been opened before.
     #[must_use]
-    pub fn new(log: Arc<dyn Log>, config: StreamConfig, unsent: Arc<Unsent>, now: Instant) -> Self {
+    pub fn new(log: Arc<dyn Log>, config: StreamConfig, unsent: Arc<UnsentBytes>, now: Instant) -> Self {
         // In this order: should another epoch begin in between, the feed says so.
         let epoch = log.epoch();
         let streams = Streams::new(config, unsent, EventId { epoch, seq: log.watermark() }, now);
@@ -122,7 +122,7 @@ impl<S: Peer> Fanout<S> {
         let streams = self.streams();
         if batch.lost_to > 0 {
             streams.seen = streams.seen.max(batch.lost_to);
-            streams.channels.lose(batch.lost_to);
+            streams.channels.mark_lost(batch.lost_to);
         }
         for commit in batch.commits.drain(..) {
             streams.seen = streams.seen.max(commit.seq());
@@ -172,9 +172,9 @@ impl<S: Peer> Fanout<S> {
 
     /// Whether one channel with a few members waits, and nothing else.
     #[must_use]
-    pub fn has_little_work(&self) -> bool {
+    pub fn is_work_small(&self) -> bool {
         let streams = &self.lifetimes.delivery.streams;
-        !streams.has_backlog() && streams.channels.has_one_small_ready()
+        !streams.has_backlog() && streams.channels.is_single_small_channel_ready()
     }
 
     /// Whether a connection waits that has much to read: a step may then be a long one.
@@ -203,7 +203,7 @@ impl<S: Peer> Fanout<S> {
     /// Visits the next members of a channel.
     fn turn(&mut self, key: usize) {
         let delivery = self.delivery();
-        for _ in 0..TURN {
+        for _ in 0..MEMBERS_PER_TURN {
             let streams = &mut delivery.streams;
             match streams.channels.next(key, streams.seen, streams.now) {
                 Next::Visit(member) => {

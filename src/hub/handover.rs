@@ -69,7 +69,7 @@ struct Inner {
 struct ReadAhead {
     bytes: Vec<u8>,
     /// Dropped with the last of the bytes.
-    hold: Option<Box<dyn Any>>,
+    permit: Option<Box<dyn Any>>,
 }
 
 /// How far the response has come.
@@ -91,10 +91,10 @@ impl Carrier {
     /// Carries `socket` for one request. Of the request, the bytes `before` were already read, for which `hold` is
     /// held, and `rest` bytes are still to come; with `None` it has all that comes.
     #[must_use]
-    pub fn new(socket: TcpStream, before: Vec<u8>, rest: Option<usize>, hold: Option<Box<dyn Any>>) -> Self {
+    pub fn new(socket: TcpStream, before: Vec<u8>, rest: Option<usize>, permit: Option<Box<dyn Any>>) -> Self {
         Self(Rc::new(Inner {
             socket: RefCell::new(Some(socket)),
-            read_ahead: RefCell::new(ReadAhead { bytes: before, hold }),
+            read_ahead: RefCell::new(ReadAhead { bytes: before, permit }),
             unread: Cell::new(rest),
             flushed: Cell::new(false),
             flush_waker: RefCell::default(),
@@ -232,7 +232,7 @@ impl AsyncRead for Carrier {
             let left = ahead.bytes.split_off(fits);
             buf.put_slice(&std::mem::replace(&mut ahead.bytes, left));
             if ahead.bytes.is_empty() {
-                (ahead.bytes, ahead.hold) = (Vec::new(), None);
+                (ahead.bytes, ahead.permit) = (Vec::new(), None);
             }
             return Poll::Ready(Ok(()));
         }

@@ -21,7 +21,7 @@ pub(super) struct Lifetimes<S> {
 
 /// The soonest that a drain ends a stream, if there is time: what is being published when it begins is as a rule
 /// committed within this, and gets into all streams.
-const LAST_EVENTS: Duration = Duration::from_millis(100);
+const DRAIN_DELAY: Duration = Duration::from_millis(100);
 
 impl<S: Peer> Lifetimes<S> {
     pub(super) fn new(delivery: Delivery<S>) -> Self {
@@ -85,7 +85,7 @@ impl<S: Peer> Lifetimes<S> {
             return;
         }
         debug_assert!(
-            connection.queued || connection.fetching.is_some() || connection.cursor >= streams.seen,
+            connection.is_queued || connection.page_request.is_some() || connection.cursor >= streams.seen,
             "a visit leads to the tail, to the backlog, or to a page of the log"
         );
         // A position that the client knows is left out: some clients take each for an empty message.
@@ -119,7 +119,7 @@ impl<S: Peer> Lifetimes<S> {
         };
         connection.stage = Stage::Finishing(ends_after);
         let is_late = self.drain_ends_at.is_some_and(|at| at <= streams.now);
-        let is_waiting = connection.queued && connection.cursor < ends_after;
+        let is_waiting = connection.is_queued && connection.cursor < ends_after;
         if is_waiting && !is_late {
             return;
         }
@@ -175,7 +175,7 @@ impl<S: Peer> Lifetimes<S> {
     pub(super) fn drain(&mut self, within: Duration) {
         let streams = &mut self.delivery.streams;
         self.drain_ends_at = Some(streams.now + within);
-        let begin = LAST_EVENTS.min(within / 10);
+        let begin = DRAIN_DELAY.min(within / 10);
         let spread = within.saturating_sub(begin);
         let keys: Vec<usize> = streams.connections.iter().map(|(key, _)| key).collect();
         for key in keys {

@@ -18,7 +18,7 @@ use super::{
     connection::{Connection, Peer, Slot, Stage},
     end::End,
     segment::{WriteEnd, Written},
-    unsent::Unsent,
+    unsent::UnsentBytes,
 };
 use crate::{
     config::StreamConfig,
@@ -38,19 +38,19 @@ pub(super) struct Streams<S> {
     pub(super) now: Instant,
     pub(super) config: StreamConfig,
     /// Bytes that sockets have yet to accept.
-    pub(super) unsent: Arc<Unsent>,
-    /// Connections that have more to read than one visit gives, which are those that are `queued`.
+    pub(super) unsent: Arc<UnsentBytes>,
+    /// Connections that have more to read than one visit gives, which are those that are `is_queued`.
     backlog: Backlog,
     /// When to check which connection. An entry counts only while the connection's `timer_at` agrees.
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
 }
 
 /// The soonest that a connection is checked again, so that one which is overdue does not keep the hub busy.
-const GRAIN: Duration = Duration::from_millis(10);
+const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 impl<S: Peer> Streams<S> {
     /// No streams. Every commit up to `seen` is in the log.
-    pub(super) fn new(config: StreamConfig, unsent: Arc<Unsent>, seen: EventId, now: Instant) -> Self {
+    pub(super) fn new(config: StreamConfig, unsent: Arc<UnsentBytes>, seen: EventId, now: Instant) -> Self {
         Self {
             connections: Slab::new(),
             channels: Channels::new(),
@@ -100,7 +100,7 @@ impl<S: Peer> Streams<S> {
 
     /// Closes a connection that met with an error.
     pub(super) fn fail(&mut self, key: usize, error: &io::Error) {
-        self.remove(key, End::of(error), Some(error));
+        self.remove(key, End::from_error(error), Some(error));
     }
 
     /// Closes a connection at once.
@@ -112,7 +112,7 @@ impl<S: Peer> Streams<S> {
     fn remove(&mut self, key: usize, end: End, error: Option<&io::Error>) {
         let Some(connection) = self.connections.try_remove(key) else { return };
         log_end(key, end, error);
-        if connection.queued {
+        if connection.is_queued {
             self.backlog.close(key);
         }
         connection.release_unsent(&self.unsent);
@@ -141,8 +141,8 @@ impl<S: Peer> Streams<S> {
 
     /// Puts a connection into the backlog, unless it is there.
     pub(super) fn queue(&mut self, key: usize) {
-        let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.queued) else { return };
-        connection.queued = true;
+        let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.is_queued) else { return };
+        connection.is_queued = true;
         self.backlog.push(key);
     }
 
@@ -154,7 +154,7 @@ impl<S: Peer> Streams<S> {
     pub(super) fn next_queued(&mut self) -> Option<usize> {
         let key = self.backlog.pop()?;
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.queued = false;
+            connection.is_queued = false;
         }
         Some(key)
     }
@@ -183,7 +183,7 @@ impl<S: Peer> Streams<S> {
                 connection.stage = Stage::Ending(end);
             }
             // No other event follows: only the one that is sent in part still needs a page.
-            connection.fetching = connection.fetching.filter(|_| connection.partial().is_some());
+            connection.page_request = connection.page_request.filter(|_| connection.partial().is_some());
         }
     }
 
@@ -234,7 +234,7 @@ impl<S: Peer> Streams<S> {
     /// Closes a connection that is overdue. To one that waits for a page of the log nothing is written meanwhile: it is
     /// closed when its socket does not accept what the page brings.
     pub(super) fn close_overdue(&mut self, key: usize) {
-        let waits = self.connections.get(key).is_some_and(|connection| connection.fetching.is_some());
+        let waits = self.connections.get(key).is_some_and(|connection| connection.page_request.is_some());
         if !waits && self.is_overdue(key) {
             self.close(key, End::WriteTimeout);
         }
@@ -246,13 +246,13 @@ impl<S: Peer> Streams<S> {
         let heartbeat_at = connection.last_write + self.config.heartbeat;
         let check_at = match connection.stalled_since {
             // What decides is the write that follows the page.
-            Some(_) if connection.fetching.is_some() => self.now + self.config.heartbeat,
+            Some(_) if connection.page_request.is_some() => self.now + self.config.heartbeat,
             // Its socket may accept bytes again long before: not later than a heartbeat would then be due.
             Some(since) => (since + self.config.write_timeout).min(self.now + self.config.heartbeat),
             None => heartbeat_at,
         };
         let timer_at = connection.cold.ends_at.map_or(check_at, |ends_at| ends_at.min(check_at));
-        connection.cold.timer_at = timer_at.max(self.now + GRAIN);
+        connection.cold.timer_at = timer_at.max(self.now + CHECK_INTERVAL_MIN);
         self.timers.push(Reverse((connection.cold.timer_at, key)));
     }
 
@@ -297,7 +297,7 @@ impl<S: Peer> Streams<S> {
                 assert_eq!(member, Some(&key), "a connection is a member where its slots say");
             }
             let queued = backlog.iter().filter(|other| **other == key).count();
-            assert_eq!(queued, usize::from(connection.queued), "a connection is queued that is in the backlog");
+            assert_eq!(queued, usize::from(connection.is_queued), "a connection is queued that is in the backlog");
             let timer = Reverse((connection.cold.timer_at, key));
             assert!(self.timers.iter().any(|other| *other == timer), "each connection has a timer");
             assert!(connection.last_id_sent <= connection.cursor, "an id on the wire is not beyond the cursor");

@@ -19,7 +19,7 @@ pub(super) type EventKey = (u64, Encoding);
 
 /// What connections have yet to send, shared by all hubs. Only slow subscribers come here.
 #[derive(Debug)]
-pub struct Unsent(Mutex<Inner>);
+pub struct UnsentBytes(Mutex<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -35,7 +35,7 @@ struct Inner {
     bytes_max: usize,
 }
 
-impl Unsent {
+impl UnsentBytes {
     /// Nothing yet; `bytes_max` is `stream.unsent_bytes_max`.
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
@@ -134,14 +134,14 @@ mod tests {
     }
 
     /// Bytes of events, events, and events that somebody has in part.
-    fn counts(unsent: &Unsent) -> (usize, usize, usize) {
+    fn counts(unsent: &UnsentBytes) -> (usize, usize, usize) {
         let inner = unsent.lock();
         (inner.bytes, inner.frames.len(), inner.readers.len())
     }
 
     #[test]
     fn an_event_is_kept_once_for_all_its_readers_and_until_the_last() {
-        let unsent = Unsent::new(100);
+        let unsent = UnsentBytes::new(100);
         for _ in 0..3 {
             unsent.add_reader((1, LINES), frame(60));
         }
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn past_the_limit_the_oldest_event_goes_and_its_readers_stay() {
-        let unsent = Unsent::new(100);
+        let unsent = UnsentBytes::new(100);
         unsent.add_reader((1, LINES), frame(50));
         unsent.add_reader((2, LINES), frame(50));
         assert_eq!(counts(&unsent).0, 100, "the limit itself is allowed");
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn control_blocks_displace_events_and_are_limited_too() {
-        let unsent = Unsent::new(100);
+        let unsent = UnsentBytes::new(100);
         unsent.add_reader((1, LINES), frame(50));
         assert!(unsent.add_control(&vec![0; 60].into()));
         assert!(unsent.frame((1, LINES)).is_none(), "an event can be read again, a control block cannot");

@@ -89,7 +89,7 @@ impl Window {
     }
 
     /// Drops every frame: events up to `seq` have not come here.
-    pub(super) fn lose(&mut self, seq: u64) {
+    pub(super) fn mark_lost(&mut self, seq: u64) {
         self.trim(u64::MAX);
         self.trimmed_to = self.trimmed_to.max(seq);
     }

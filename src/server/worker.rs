@@ -23,7 +23,7 @@ use tokio::{
 use crate::{
     config::Config,
     http::{AppState, Fallback, FastPath, PendingSlots, fallback},
-    hub::{Carrier, Drain, HubHandle, Unsent},
+    hub::{Carrier, Drain, HubHandle, UnsentBytes},
     limits::{Connections, PendingConnections, RequestBytes},
     log::Log,
     registry::Registry,
@@ -38,7 +38,7 @@ pub(super) struct Parts {
     /// The limit on subscribers.
     pub(super) connections: Arc<Connections>,
     /// The budget for partly sent data of slow subscribers, for all workers.
-    pub(super) unsent: Arc<Unsent>,
+    pub(super) unsent: Arc<UnsentBytes>,
     pub(super) drain: Drain,
     /// The limit on the bytes of requests in progress.
     pub(super) bytes: Arc<RequestBytes>,

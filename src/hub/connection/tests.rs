@@ -52,7 +52,7 @@ fn connection(room: usize) -> Connection<Narrow> {
             watermark: 0,
         },
         ends_at: None,
-        hold: Box::new(()),
+        guards: Box::new(()),
     };
     Connection::new(Narrow(room, Vec::new()), subscription, Instant::now())
 }

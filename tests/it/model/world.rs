@@ -14,7 +14,7 @@ use tidings::{
     config::{LogConfig, StreamConfig},
     event::{Epoch, EventId, EventName, TopicName},
     frame::{Format, Framing, Marks},
-    hub::{Fanout, PageRequest, Subscription, Unsent},
+    hub::{Fanout, PageRequest, Subscription, UnsentBytes},
     log::{Batch, Draft, Feed, Page},
 };
 
@@ -68,7 +68,7 @@ pub struct World {
     fed: u64,
     fanout: Fanout<Wire>,
     /// What the fan-out's connections have begun and not sent.
-    unsent: Arc<Unsent>,
+    unsent: Arc<UnsentBytes>,
     /// Handed over by HTTP, not yet adopted.
     inbox: Vec<(Wire, Subscription)>,
     /// Pages that were read from the disk, and have yet to reach the hub.
@@ -371,9 +371,9 @@ impl World {
     }
 }
 
-fn fanout(life: &Life, now: &Now, coalesce_max: Duration) -> (Fanout<Wire>, Arc<Unsent>) {
+fn fanout(life: &Life, now: &Now, coalesce_max: Duration) -> (Fanout<Wire>, Arc<UnsentBytes>) {
     // One large event is kept for those who are in the middle of it, and not two.
-    let unsent = Arc::new(Unsent::new(UNSENT_MAX));
+    let unsent = Arc::new(UnsentBytes::new(UNSENT_MAX));
     let (heartbeat, write_timeout) = (HEARTBEAT, WRITE_TIMEOUT);
     let config = StreamConfig { heartbeat, write_timeout, coalesce_max, ..StreamConfig::default() };
     (Fanout::new(Arc::clone(&life.log), config, Arc::clone(&unsent), now.clock.get()), unsent)

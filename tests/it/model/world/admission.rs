@@ -67,7 +67,7 @@ impl World {
             marks: manners.marks,
             start: point,
             ends_at: client.ends_at,
-            hold: Box::new(Hold(Rc::clone(&client.held))),
+            guards: Box::new(Hold(Rc::clone(&client.held))),
         };
         self.inbox.push((Wire(pipe), subscription));
         self.clients.push(client);
