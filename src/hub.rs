@@ -1,4 +1,4 @@
-//! The sockets of one worker: each worker thread has one hub, and every subscriber of that worker lives in it.
+//! Delivers events to subscribers. Each worker thread has one hub, which owns the sockets of the worker's subscribers.
 //!
 //! ```text
 //!  feed of committed events ───────────┐
@@ -6,9 +6,11 @@
 //!  readiness (mio under AsyncFd) ──────┘
 //! ```
 //!
-//! A subscriber is a cursor into the log: history is its send queue, so a slow one costs little memory, and a burst
-//! reaches a busy one in a single write. The hub shares its thread with the HTTP server, so it works in slices of time
-//! and lets the requests that came in meanwhile go first: what they publish joins the next write.
+//! The hub has no send queue for a subscriber, only a cursor into the log. So a slow subscriber costs little memory,
+//! and a subscriber gets a burst of events in a single write.
+//!
+//! The hub shares its thread with the HTTP server. It works for a slice of time, then yields to the requests that have
+//! come in. Events that these publish go out with the next write.
 
 use std::{
     cell::{RefCell, RefMut},
@@ -59,54 +61,54 @@ use socket::Socket;
 pub(crate) use socket::send;
 pub use unsent::UnsentBytes;
 
-/// How long the hub works before it lets the HTTP server have the thread. Shorter coalesces more of a burst, longer
-/// spares switches; at half a millisecond neither shows in the figures (docs/performance.md).
+/// How long the hub works before it yields the thread to the HTTP server. A shorter slice puts more of a burst into one
+/// write, a longer one has fewer task switches. At half a millisecond, neither is visible in docs/performance.md.
 const SLICE: Duration = Duration::from_micros(500);
-/// The same while there is a backlog, whose writes are far larger: what others publish meanwhile waits behind them.
+/// The slice while there is a backlog. Writes of the backlog are far larger, and new publishes wait for them.
 const BACKLOG_SLICE: Duration = Duration::from_micros(250);
 /// Steps between two readings of the clock while there is no backlog.
 const STEPS_PER_CLOCK_READ: u32 = 8;
-/// Pages that are fetched at the same time. Further requests wait, so that replays of cold history share the disk.
+/// How many pages are fetched at the same time. Further requests wait, so that many replays do not overload the disk.
 const FETCHES_MAX: usize = 4;
-/// Readiness events that one poll returns. Each may be a stream to close, and a thousand can close together.
+/// How many readiness events one poll returns. Many clients can disconnect at once, and to close their streams takes
+/// time.
 const EVENTS: usize = 128;
-/// The part of a drain's time in which streams are ended. The time that is left is for those whose sockets accept their
-/// last bytes late.
+/// The ends of streams are spread over this part of the drain time. The rest is for sockets that accept bytes late.
 const DRAIN_PART: f64 = 0.8;
 
-/// Hands sockets over to the hub of this thread; cheap to clone.
+/// Hands sockets over to the hub of this thread. It is cheap to clone.
 #[derive(Clone)]
 pub struct HubHandle(Rc<Shared>);
 
 /// What the hub's task and its handles share.
 #[derive(Default)]
 struct Shared {
-    /// Sockets that were handed over, and that the hub has not adopted yet.
+    /// Sockets that were handed over, but that the hub has not adopted yet.
     arrivals: RefCell<Vec<(TcpStream, Subscription)>>,
+    /// Wakes the hub's task when a socket was handed over.
     notify: Notify,
-    /// `None` when the hub has ended: nobody reads the arrivals any more.
+    /// `None` when the hub has ended. Then nobody adopts the arrivals any more.
     core: RefCell<Option<Core>>,
 }
 
-/// The part of a hub that delivers. Its task drives it, and a publisher on the same thread may, too: see
-/// [`HubHandle::deliver`].
+/// The part of a hub that delivers. The hub's task uses it, and so does [`HubHandle::deliver`].
 struct Core {
     feed: Arc<Feed>,
     fanout: Fanout<Socket>,
     registry: Rc<Registry>,
-    /// Memory for what is taken from the feed.
+    /// Commits taken from the feed. It is kept here so that its memory is reused.
     batch: Batch,
-    /// A publisher drives it. When this is still set in the hub's own turn, that has panicked.
+    /// [`HubHandle::deliver`] is using it. If the hub's task sees this set, `deliver` has panicked.
     is_delivering: bool,
 }
 
 /// How the server ends all hubs.
 #[derive(Clone, Debug)]
 pub struct Drain {
-    /// Becomes the time within which the hub must end its streams.
+    /// Becomes `Some` when the drain begins: the time within which the hub must end its streams.
     pub begin: watch::Receiver<Option<Duration>>,
-    /// The hub holds a sender and drops it when its streams have ended. The server keeps one, too, and drops it when it
-    /// begins to wait.
+    /// The hub keeps a sender, and drops it when its streams have ended. The server keeps one, too, and drops it when
+    /// the drain begins.
     pub done: mpsc::WeakSender<()>,
 }
 
@@ -114,7 +116,7 @@ impl HubHandle {
     /// Starts this thread's hub on the running local set.
     ///
     /// # Errors
-    /// When the system gives no poll instance.
+    /// When the system cannot create a poll.
     pub fn start(
         log: &Arc<dyn Log>,
         config: &StreamConfig,
@@ -123,19 +125,19 @@ impl HubHandle {
     ) -> io::Result<Self> {
         let shared = Rc::new(Shared::default());
         let handle = Self(Rc::clone(&shared));
-        // The hub's task holds it, so that it is dropped when the task ends, however it ends.
+        // The hub's task owns it, so it is dropped when the task ends, also after a panic.
         let done = drain.done.upgrade();
         let (log, config, unsent) = (Arc::clone(log), config.clone(), Arc::clone(unsent));
         let mut hub = Hub::new(&log, &config, &unsent, &shared)?;
         tokio::task::spawn_local(async move {
             let _done = done;
-            // A bug that panics costs the streams of this worker, which resume, and not all streams to come.
+            // A panic closes the streams of this worker. Their clients resume at the new hub.
             while let Err(error) = tokio::task::spawn_local(hub.run(drain.clone())).await {
-                tracing::error!(%error, "a hub panicked and is started again; its subscribers resume");
+                tracing::error!(%error, "a hub panicked and is restarted; its subscribers must reconnect");
                 hub = match Hub::new(&log, &config, &unsent, &shared) {
                     Ok(hub) => hub,
                     Err(error) => {
-                        tracing::error!(%error, "the hub cannot be started again");
+                        tracing::error!(%error, "the hub cannot be restarted");
                         break;
                     }
                 }
@@ -146,10 +148,10 @@ impl HubHandle {
         Ok(handle)
     }
 
-    /// Hands over a subscriber. The head of its response and the first bytes of its stream have been written. Its
-    /// socket must not block, and must not be registered with another poll.
+    /// Hands over a subscriber, after the head and the first bytes of its response have been written. The socket must
+    /// be non-blocking and not registered with another poll.
     pub fn adopt(&self, socket: TcpStream, subscription: Subscription) {
-        // When the hub has ended, the socket is closed here. The client comes back, and its permits are free.
+        // When the hub has ended, returning here closes the socket and gives back its permits. The client reconnects.
         if self.0.core.borrow().is_none() {
             return;
         }
@@ -157,9 +159,9 @@ impl HubHandle {
         self.0.notify.notify_one();
     }
 
-    /// Delivers what has just been committed for so many subscribers, at once, where they are few: such an event need not
-    /// wait for the requests that came with it, and their answers. All else is left to the hub's task, which the feed has
-    /// woken: what many subscribers get goes out with what comes next, in one write each.
+    /// Delivers an event that was just committed to a topic with `subscribers` subscribers. If they are few, they get
+    /// it now, before other requests are answered. If they are many, this does nothing: the feed has woken the hub's
+    /// task.
     pub fn deliver(&self, subscribers: usize) {
         if !(1..=SMALL_CHANNEL_MEMBERS_MAX).contains(&subscribers) {
             return;
@@ -167,7 +169,8 @@ impl HubHandle {
         let mut core = self.0.core.borrow_mut();
         let Some(core) = &mut *core else { return };
         if core.fanout.is_empty() {
-            // What others get wakes nobody here, and a pause of the feed stays one.
+            // The subscribers are in other hubs. The feed of this hub is paused, and taking from it would end the
+            // pause.
             return;
         }
         core.is_delivering = true;
@@ -184,28 +187,31 @@ struct Hub {
     shared: Rc<Shared>,
     feed: Arc<Feed>,
     poll: AsyncFd<Poll>,
-    /// Filled by each poll.
+    /// The readiness events of the last poll.
     events: Events,
-    /// The last poll returned as many events as fit: there may be more.
+    /// The last poll returned [`EVENTS`] events, so there may be more.
     has_more_events: bool,
+    /// Pages that are being fetched.
     fetches: FuturesUnordered<LocalBoxFuture<'static, Fetched>>,
 }
 
-/// A page that was requested for a connection.
+/// A fetched page.
 struct Fetched {
+    /// The connection that requested it.
     key: usize,
+    /// The id of the request.
     id: NonZeroU32,
     page: Result<Page, ReadError>,
 }
 
-/// How far the hub is from its end.
+/// The phases of a hub's life.
 #[derive(Clone, Copy)]
 enum Phase {
     /// It serves its subscribers.
     Serving,
-    /// The server has asked it to end its streams within this time. The next iteration of the loop begins with that.
+    /// The server has asked it to end its streams within this time. The next iteration of the loop begins the drain.
     DrainRequested(Duration),
-    /// It ends its streams, and itself when none is left, or at this time.
+    /// It ends its streams. The hub ends when no stream is left, at the latest at this time.
     Draining(Instant),
 }
 
@@ -218,8 +224,7 @@ impl Hub {
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = Rc::new(poll.registry().try_clone()?);
-        // The feed is opened before the fan-out reads the watermark: what is committed in between comes twice, not
-        // never.
+        // Open the feed before the fan-out reads the watermark. Otherwise, events committed in between would be missed.
         let feed = log.feed();
         let fanout = Fanout::new(Arc::clone(log), config.clone(), Arc::clone(unsent), Instant::now());
         #[expect(
@@ -256,8 +261,8 @@ impl Hub {
             {
                 return;
             }
-            // Done also when there is other work: in a hub that is always busy, replays and a drain would wait for
-            // ever.
+            // Fetches and the drain are handled even if there is other work. Otherwise a hub that is always busy would
+            // never get to them.
             self.start_fetches();
             let supplied = self.supply_fetched();
             if matches!(phase, Phase::Serving) && drain.begin.has_changed().unwrap_or(true) {
@@ -268,11 +273,13 @@ impl Hub {
                 continue;
             }
             if self.is_empty() {
-                // A worker without subscribers does not wake up for what others publish.
+                // The feed must not wake a worker that has no subscribers.
                 self.feed.pause();
             }
-            let ends_at = if let Phase::Draining(ends_at) = phase { Some(ends_at) } else { None };
-            let wake_at = self.core().fanout.next_deadline().into_iter().chain(ends_at).min();
+            let mut wake_at = self.core().fanout.next_deadline();
+            if let Phase::Draining(ends_at) = phase {
+                wake_at = Some(wake_at.map_or(ends_at, |at| at.min(ends_at)));
+            }
             tokio::select! {
                 () = self.feed.arrived() => {}
                 () = self.shared.notify.notified() => {}
@@ -287,24 +294,24 @@ impl Hub {
         }
     }
 
-    /// The part that delivers, for this task's own turn.
-    #[expect(clippy::expect_used, reason = "it is put there when the hub is made, and goes after this task")]
+    /// The part that delivers.
+    #[expect(clippy::expect_used, reason = "it is set when the hub is created, and removed after this task")]
     fn core(&self) -> RefMut<'_, Core> {
-        RefMut::map(self.shared.core.borrow_mut(), |core| core.as_mut().expect("a hub that runs has its core"))
+        RefMut::map(self.shared.core.borrow_mut(), |core| core.as_mut().expect("a running hub has its core"))
     }
 
-    /// Whether there is no subscriber, neither here nor on the way here.
+    /// Whether there is no subscriber, neither adopted nor handed over.
     fn is_empty(&self) -> bool {
         self.core().fanout.is_empty() && self.shared.arrivals.borrow().is_empty()
     }
 
     fn receive(&self, now: Instant) {
         let mut core = self.core();
-        assert!(!core.is_delivering, "a publisher panicked while it delivered");
+        assert!(!core.is_delivering, "HubHandle::deliver panicked");
         core.receive(self.shared.arrivals.take(), now);
     }
 
-    /// Starts to fetch pages that connections wait for, a few at a time.
+    /// Starts to fetch pages that connections wait for, up to [`FETCHES_MAX`] at a time.
     fn start_fetches(&mut self) {
         while self.fetches.len() < FETCHES_MAX
             && let Some(request) = { self.core().fanout.next_page_request() }
@@ -314,7 +321,7 @@ impl Hub {
         }
     }
 
-    /// Gives the pages that have been fetched to their connections, without waiting; whether there was one.
+    /// Gives the pages that have been fetched to their connections, without waiting. Returns whether there was one.
     fn supply_fetched(&mut self) -> bool {
         let mut any = false;
         while let Some(Some(fetched)) = self.fetches.next().now_or_never() {
@@ -328,8 +335,7 @@ impl Hub {
         self.core().fanout.supply(key, id, page);
     }
 
-    /// Tells the fan-out which sockets have become ready. It makes no system call as long as the poll itself is not
-    /// ready.
+    /// Tells the fan-out which sockets have become ready. It makes no system call if the poll has nothing to report.
     fn poll_sockets(&mut self) {
         if let Some(Ok(mut ready)) = self.poll.readable().now_or_never() {
             ready.clear_ready();
@@ -340,10 +346,10 @@ impl Hub {
         }
     }
 
-    /// As [`poll_sockets`](Self::poll_sockets), with the system call; whether there may be more events.
+    /// Polls once, and tells the fan-out. Returns whether there may be more events.
     fn poll_events(&mut self) -> bool {
         if let Err(error) = self.poll.get_mut().poll(&mut self.events, Some(Duration::ZERO)) {
-            tracing::warn!(%error, "the readiness of sockets cannot be read");
+            tracing::warn!(%error, "cannot poll the subscribers' sockets");
             return error.kind() == io::ErrorKind::Interrupted;
         }
         let (mut count, mut core) = (0, self.shared.core.borrow_mut());
@@ -363,21 +369,21 @@ impl Hub {
 }
 
 impl Core {
-    /// Applies what has been committed, and adopts the sockets that were handed over. They are taken before the feed: see
-    /// [`Fanout::adopt`].
+    /// Applies what has been committed, and then adopts `arrivals`. The caller takes the arrivals before this takes
+    /// from the feed: see [`Fanout::adopt`].
     fn receive(&mut self, arrivals: Vec<(TcpStream, Subscription)>, now: Instant) {
         self.feed.take(&mut self.batch);
         self.fanout.apply(&mut self.batch, now);
         for (socket, subscription) in arrivals {
             let socket = Socket::new(socket, Rc::clone(&self.registry));
             if let Err(error) = self.fanout.adopt(socket, subscription, Socket::watch_readable) {
-                tracing::warn!(%error, "the socket of a subscriber cannot be registered; its stream is closed");
+                tracing::warn!(%error, "cannot watch the socket of a subscriber; its stream is closed");
             }
         }
     }
 
-    /// Works until nothing is left to do or the slice of time that began at `now` is over; whether work is left. It
-    /// takes one step at least: what was done before in this iteration may have used up the slice.
+    /// Works until nothing is left to do, or the slice of time that began at `now` is over. Returns whether work is
+    /// left. It makes at least one step, because the feed and the poll may already have used up the slice.
     fn work(&mut self, now: Instant) -> bool {
         let mut steps: u32 = 0;
         while self.fanout.has_work() {

@@ -1,4 +1,4 @@
-//! Connections that have more to read than one visit gives, each once, in the order in which they came.
+//! The queue of connections that must be visited. A connection is in it at most once.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -6,7 +6,8 @@ use std::collections::{HashSet, VecDeque};
 #[derive(Default)]
 pub(super) struct Backlog {
     keys: VecDeque<usize>,
-    /// Those of `keys` whose connections have been closed since: rather than searched for, they are passed over.
+    /// Keys whose connections have been closed while they waited. [`pop`](Backlog::pop) skips them: to search `keys` at
+    /// each close would take too long.
     closed: HashSet<usize>,
 }
 
@@ -16,15 +17,15 @@ impl Backlog {
         self.keys.len() == self.closed.len()
     }
 
-    /// Adds a connection, which must not be here. If it has the key of a closed connection, it is next when that one
-    /// was.
+    /// Adds a connection, which must not be in the queue. If a closed connection had the same key and is still in
+    /// `keys`, the new connection gets its position in the queue.
     pub(super) fn push(&mut self, key: usize) {
         if self.closed.is_empty() || !self.closed.remove(&key) {
             self.keys.push_back(key);
         }
     }
 
-    /// The next connection.
+    /// Removes and returns the next connection.
     pub(super) fn pop(&mut self) -> Option<usize> {
         loop {
             let key = self.keys.pop_front()?;
@@ -34,7 +35,7 @@ impl Backlog {
         }
     }
 
-    /// A connection that is here has been closed.
+    /// Removes a connection that is in the queue, because it has been closed.
     pub(super) fn close(&mut self, key: usize) {
         let is_new = self.closed.insert(key);
         debug_assert!(is_new, "a connection is closed once");
@@ -53,8 +54,12 @@ mod tests {
     #[test]
     fn a_closed_connection_has_no_visit_and_its_key_is_here_once() {
         let mut backlog = Backlog::default();
-        (0..4).for_each(|key| backlog.push(key));
-        (1..3).for_each(|key| backlog.close(key));
+        for key in 0..4 {
+            backlog.push(key);
+        }
+        for key in 1..3 {
+            backlog.close(key);
+        }
         assert_eq!(backlog.iter().collect::<Vec<_>>(), [0, 3]);
         backlog.push(2);
         assert_eq!(backlog.iter().collect::<Vec<_>>(), [0, 2, 3]);

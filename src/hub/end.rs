@@ -5,9 +5,9 @@ use std::io::{self, ErrorKind};
 /// Why a stream ended, cleanly or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum End {
-    /// Its time, `stream.lifetime_max`, was over.
+    /// It had reached `stream.lifetime_max`.
     Lifetime,
-    /// The server drains.
+    /// The server is shutting down.
     Drained,
     /// All of its topics were deleted.
     Deleted,
@@ -15,20 +15,20 @@ pub enum End {
     EpochEnded,
     /// Its client has closed the connection, or the connection broke.
     PeerGone,
-    /// Its client sent more than a subscriber has any reason to.
+    /// Its client sent too much: a subscriber has nothing to send.
     Flooded,
     /// Its socket accepted nothing for `stream.write_timeout`.
     WriteTimeout,
-    /// Slow subscribers have too much left to be sent: `stream.unsent_bytes_max`.
+    /// The unsent bytes of all slow subscribers had reached `stream.unsent_bytes_max`.
     UnsentBytes,
     /// Its socket or the log failed.
     Failed,
-    /// Its hub ended before it: the time of a drain was over, or the hub panicked.
+    /// Its hub ended first: the drain time was over, or the hub panicked.
     Cut,
 }
 
 impl End {
-    /// Each reason.
+    /// All reasons.
     pub const ALL: &[Self] = &[
         Self::Lifetime,
         Self::Drained,
@@ -42,7 +42,7 @@ impl End {
         Self::Cut,
     ];
 
-    /// The word for it, in the log and in metrics.
+    /// Its name in log lines.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -59,7 +59,7 @@ impl End {
         }
     }
 
-    /// Why a stream ends whose connection met with this error.
+    /// The reason for a stream whose connection failed with `error`.
     pub(super) fn from_error(error: &io::Error) -> Self {
         match error.kind() {
             ErrorKind::UnexpectedEof
@@ -70,7 +70,7 @@ impl End {
             | ErrorKind::TimedOut
             | ErrorKind::HostUnreachable
             | ErrorKind::NetworkUnreachable => Self::PeerGone,
-            // What `Connection::discard_input` says.
+            // From `Connection::discard_input`.
             ErrorKind::InvalidData => Self::Flooded,
             _ => Self::Failed,
         }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_the_peers_or_ours() {
+    fn an_error_is_blamed_on_the_peer_or_on_us() {
         let of = |kind: ErrorKind| End::from_error(&kind.into());
         assert_eq!([of(ErrorKind::UnexpectedEof), of(ErrorKind::BrokenPipe)], [End::PeerGone; 2]);
         assert_eq!(of(ErrorKind::InvalidData), End::Flooded);

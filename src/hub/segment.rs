@@ -1,48 +1,49 @@
-//! Frames put together for one write, and where in them a write ended.
+//! Joins frames into one segment for one write, and finds the frame in which a partial write ended.
 
 use bytes::{Bytes, BytesMut};
 
 use crate::frame::Frame;
 
-/// The most bytes that frames are put together to.
+/// The maximum size of a segment of several frames. A larger frame is a segment by itself.
 const SEGMENT_BYTES_MAX: usize = 256 << 10;
 
-/// Blocks that follow each other in a stream, in one piece of memory.
+/// Consecutive frames of a stream, in one piece of memory.
 #[derive(Clone, Copy)]
 pub(super) struct Segment<'a> {
+    /// The frames.
     pub(super) bytes: &'a [u8],
-    /// Position of its last event; 0 when it has none.
+    /// The position of its last frame; 0 if it has none.
     pub(super) last: u64,
-    /// With all of the segment the subscriber has everything up to here.
+    /// A subscriber that has got the whole segment has everything up to here.
     pub(super) to: u64,
 }
 
-/// How a write went.
+/// The result of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Written {
-    /// The socket accepted all of it.
+    /// The socket accepted all bytes.
     All,
-    /// The socket is full. The caller notes which event is sent in part, if one is, and then lets the connection wait.
+    /// The socket is full. The caller must note which event is partly sent, if any, and make the connection wait.
     Part {
-        /// Bytes of the segment, or of the remainder, that the socket accepted.
+        /// How many bytes of the segment, or of the remainder, the socket accepted.
         bytes: usize,
     },
 }
 
-/// Where a write ended that the socket accepted in part.
+/// Where a partial write ended.
 pub(super) struct WriteEnd {
-    /// Position of the last frame of which something is sent.
+    /// The position of the last frame of which at least one byte was sent.
     pub(super) seq: u64,
-    /// That frame and how many of its bytes are sent, unless all are.
+    /// That frame and how many of its bytes were sent; `None` if all were.
     pub(super) partial: Option<(Frame, usize)>,
 }
 
-/// Whether `frame` is a segment by itself: putting others behind it would copy it.
+/// Whether `frame` is a segment by itself. To join it with others would copy many bytes.
 pub(super) fn fills_segment(frame: &Frame) -> bool {
     frame.len() >= SEGMENT_BYTES_MAX
 }
 
-/// Puts frames together, as many as fit and at least one; with the position of the last one.
+/// Joins as many frames as fit into a segment, and at least one. Returns the position of the last one, and the bytes.
 pub(super) fn merge<'a>(frames: impl Iterator<Item = (u64, &'a Frame)> + Clone) -> (u64, Bytes) {
     let (mut to, mut total) = (0, 0);
     for (seq, frame) in frames.clone() {
@@ -59,7 +60,7 @@ pub(super) fn merge<'a>(frames: impl Iterator<Item = (u64, &'a Frame)> + Clone) 
     (to, bytes.freeze())
 }
 
-/// Where a write of `frames` ended; `None` when the socket accepted all of them, or nothing.
+/// Where a write of `frames` ended; `None` if the socket accepted all of them, or nothing.
 pub(super) fn write_end<'a>(frames: impl Iterator<Item = (u64, &'a Frame)>, written: Written) -> Option<WriteEnd> {
     let Written::Part { bytes: mut left } = written else { return None };
     let mut end = None;
@@ -73,7 +74,7 @@ pub(super) fn write_end<'a>(frames: impl Iterator<Item = (u64, &'a Frame)>, writ
         end = Some(WriteEnd { seq, partial: None });
         left -= frame.len();
     }
-    debug_assert_eq!(left, 0, "the socket accepted more than the frames have");
+    debug_assert_eq!(left, 0, "the socket accepts no more than the frames have");
     end
 }
 
