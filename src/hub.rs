@@ -9,8 +9,7 @@
 //! The hub has no send queue for a subscriber, only a cursor into the log. So a slow subscriber costs little memory,
 //! and a subscriber gets a burst of events in a single write.
 //!
-//! The hub shares its thread with the HTTP server. It works for a slice of time, then yields to the requests that have
-//! come in. Events that these publish go out with the next write.
+//! The hub shares its thread with the HTTP server: it works for a slice of time, then yields to the requests.
 
 use std::{
     cell::{RefCell, RefMut},
@@ -61,8 +60,8 @@ use socket::Socket;
 pub(crate) use socket::send;
 pub use unsent::UnsentBytes;
 
-/// How long the hub works before it yields the thread to the HTTP server. A shorter slice puts more of a burst into one
-/// write, a longer one has fewer task switches. At half a millisecond, neither is visible in docs/performance.md.
+/// How long the hub works before it yields the thread to the HTTP server. A shorter slice has more task switches, a
+/// longer one makes more writes for the same burst.
 const SLICE: Duration = Duration::from_micros(500);
 /// The slice while there is a backlog. Writes of the backlog are far larger, and new publishes wait for them.
 const BACKLOG_SLICE: Duration = Duration::from_micros(250);
@@ -70,8 +69,7 @@ const BACKLOG_SLICE: Duration = Duration::from_micros(250);
 const STEPS_PER_CLOCK_READ: u32 = 8;
 /// How many pages are fetched at the same time. Further requests wait, so that many replays do not overload the disk.
 const FETCHES_MAX: usize = 4;
-/// How many readiness events one poll returns. Many clients can disconnect at once, and to close their streams takes
-/// time.
+/// How many readiness events one poll returns. A limit, because many clients can disconnect at once.
 const EVENTS: usize = 128;
 /// The ends of streams are spread over this part of the drain time. The rest is for sockets that accept bytes late.
 const DRAIN_PART: f64 = 0.8;
@@ -107,8 +105,7 @@ struct Core {
 pub struct Drain {
     /// Becomes `Some` when the drain begins: the time within which the hub must end its streams.
     pub begin: watch::Receiver<Option<Duration>>,
-    /// The hub keeps a sender, and drops it when its streams have ended. The server keeps one, too, and drops it when
-    /// the drain begins.
+    /// The hub keeps a sender until its streams have ended. The server keeps one until the drain begins.
     pub done: mpsc::WeakSender<()>,
 }
 
@@ -125,7 +122,6 @@ impl HubHandle {
     ) -> io::Result<Self> {
         let shared = Rc::new(Shared::default());
         let handle = Self(Rc::clone(&shared));
-        // The hub's task owns it, so it is dropped when the task ends, also after a panic.
         let done = drain.done.upgrade();
         let (log, config, unsent) = (Arc::clone(log), config.clone(), Arc::clone(unsent));
         let mut hub = Hub::new(&log, &config, &unsent, &shared)?;
@@ -276,10 +272,8 @@ impl Hub {
                 // The feed must not wake a worker that has no subscribers.
                 self.feed.pause();
             }
-            let mut wake_at = self.core().fanout.next_deadline();
-            if let Phase::Draining(ends_at) = phase {
-                wake_at = Some(wake_at.map_or(ends_at, |at| at.min(ends_at)));
-            }
+            let ends_at = if let Phase::Draining(ends_at) = phase { Some(ends_at) } else { None };
+            let wake_at = [self.core().fanout.next_deadline(), ends_at].into_iter().flatten().min();
             tokio::select! {
                 () = self.feed.arrived() => {}
                 () = self.shared.notify.notified() => {}
@@ -300,7 +294,7 @@ impl Hub {
         RefMut::map(self.shared.core.borrow_mut(), |core| core.as_mut().expect("a running hub has its core"))
     }
 
-    /// Whether there is no subscriber, neither adopted nor handed over.
+    /// Whether no subscriber is adopted or handed over.
     fn is_empty(&self) -> bool {
         self.core().fanout.is_empty() && self.shared.arrivals.borrow().is_empty()
     }
@@ -321,7 +315,7 @@ impl Hub {
         }
     }
 
-    /// Gives the pages that have been fetched to their connections, without waiting. Returns whether there was one.
+    /// Gives fetched pages to their connections, without waiting. Returns whether there was one.
     fn supply_fetched(&mut self) -> bool {
         let mut any = false;
         while let Some(Some(fetched)) = self.fetches.next().now_or_never() {
@@ -346,7 +340,7 @@ impl Hub {
         }
     }
 
-    /// Polls once, and tells the fan-out. Returns whether there may be more events.
+    /// Polls once. Returns whether there may be more events.
     fn poll_events(&mut self) -> bool {
         if let Err(error) = self.poll.get_mut().poll(&mut self.events, Some(Duration::ZERO)) {
             tracing::warn!(%error, "cannot poll the subscribers' sockets");
@@ -369,8 +363,7 @@ impl Hub {
 }
 
 impl Core {
-    /// Applies what has been committed, and then adopts `arrivals`. The caller takes the arrivals before this takes
-    /// from the feed: see [`Fanout::adopt`].
+    /// Applies what has been committed, then adopts `arrivals`, which were taken before the feed: see [`Fanout::adopt`].
     fn receive(&mut self, arrivals: Vec<(TcpStream, Subscription)>, now: Instant) {
         self.feed.take(&mut self.batch);
         self.fanout.apply(&mut self.batch, now);
@@ -382,8 +375,8 @@ impl Core {
         }
     }
 
-    /// Works until nothing is left to do, or the slice of time that began at `now` is over. Returns whether work is
-    /// left. It makes at least one step, because the feed and the poll may already have used up the slice.
+    /// Makes steps until no work is left, or the slice that began at `now` is over. Returns whether work is left. It makes
+    /// at least one step, because the feed and the poll may have used up the slice.
     fn work(&mut self, now: Instant) -> bool {
         let mut steps: u32 = 0;
         while self.fanout.has_work() {

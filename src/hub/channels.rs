@@ -1,4 +1,4 @@
-//! The channels of one hub, and what each waits for.
+//! The channels of one hub, and their states.
 //!
 //! ```text
 //!            a frame comes               its pause is over
@@ -10,7 +10,7 @@
 //!    Any state ──► Ending, when the topic of single-topic streams is deleted
 //! ```
 //!
-//! A channel's state says which queue it is in. All that changes a state is in this file.
+//! The state of a channel says which queue it is in. Only this file changes states.
 
 use std::{
     cmp::Reverse,
@@ -29,17 +29,19 @@ use crate::{
     frame::{self, Encoding, Frame},
 };
 
-/// Members of a small channel: to write to them takes no longer than a request does.
+/// A channel with at most this many members is small. To write to all of them takes no longer than a request.
 pub(super) const SMALL_CHANNEL_MEMBERS_MAX: usize = 4;
 
 /// All channels of a hub.
 pub(super) struct Channels {
+    /// All channels, each under its key.
     entries: Slab<Entry>,
-    /// The channels of a topic, except those that are ending. Those of one encoding are beside each other.
+    /// The channels of each topic, except those that are ending. Channels of the same encoding are next to each other,
+    /// so that [`push_event`](Self::push_event) encodes an event once for both.
     by_topic: HashMap<TopicName, SmallVec<[usize; 1]>>,
-    /// Channels that are ready or ending, each once. The first one has its turn.
+    /// The queue of channels that are ready or ending, each once. The first one has its turn.
     ready: VecDeque<usize>,
-    /// Channels that are paused, each once, and until when.
+    /// The channels that are paused, each once, and until when.
     paused: BinaryHeap<Reverse<(Instant, usize)>>,
 }
 
@@ -48,26 +50,26 @@ struct Entry {
     state: State,
 }
 
-/// What a channel waits for.
+/// What a channel waits for, and in which queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// For an event. Its window is empty, and no round is under way. In no queue.
+    /// It waits for an event, in no queue. Its window is empty, and no round has begun.
     Quiet,
-    /// For its turn, in `ready`: its members have a round to get.
+    /// It waits in `ready` for its turn, to do a round.
     Ready,
-    /// For the end of a pause between two rounds, in `paused`.
+    /// It waits in `paused` for the end of a pause between two rounds.
     Paused,
-    /// For its turn, in `ready`: its topic was deleted. Its members are told, and leave one by one.
+    /// It waits in `ready` for its turn, to end its members' streams one by one, because its topic was deleted.
     Ending,
 }
 
-/// What a channel's turn goes on with.
+/// The next thing to do in a channel's turn.
 pub(super) enum Next {
-    /// A visit to this member.
+    /// Visit this member.
     Visit(usize),
-    /// The end of this member's stream.
+    /// End this member's stream.
     End(usize),
-    /// Nothing: each member has been visited.
+    /// End the round: each member has been visited.
     RoundOver,
 }
 
@@ -84,13 +86,13 @@ impl Channels {
         self.entries.get_mut(key).map(|entry| &mut entry.channel)
     }
 
-    /// Whether its members are being told that its topic was deleted.
+    /// Whether the streams of its members must end, because its topic was deleted.
     pub(super) fn is_ending(&self, key: usize) -> bool {
         self.entries.get(key).is_some_and(|entry| entry.state == State::Ending)
     }
 
-    /// The channel of `topic` in `encoding`, for streams of a single topic or of several. It is made if there is none,
-    /// and must then be given a member.
+    /// Finds or creates the channel of `topic` in `encoding`, for streams of a single topic or of several. The caller
+    /// must give it a member.
     pub(super) fn open(
         &mut self,
         topic: TopicName,
@@ -113,8 +115,8 @@ impl Channels {
         key
     }
 
-    /// Removes the member at `index` of a channel; which other members have moved. With its last member the channel
-    /// goes, unless it is in a queue: its turn will come, and find it empty.
+    /// Removes the member at `index` of a channel. Returns which other members have moved. A quiet channel is removed
+    /// with its last member. A channel that is in a queue is removed later, when it has its turn.
     pub(super) fn leave(&mut self, key: usize, index: usize) -> Moved {
         let Some(entry) = self.entries.get_mut(key) else { return [None, None] };
         let moved = entry.channel.remove_member(index);
@@ -142,8 +144,9 @@ impl Channels {
         }
     }
 
-    /// Tells the members of a topic's channels of its deletion. Streams of this topic alone end, so a new subscriber
-    /// must not come into their channel any more. For all others the notice is the next frame.
+    /// Handles the deletion of a topic. The channel of single-topic streams begins to end, and is removed from
+    /// `by_topic`, so that new subscribers do not get into it. In other channels, the notice of the deletion is the
+    /// next frame.
     pub(super) fn push_deletion(&mut self, topic: &TopicName, seq: u64) {
         let mut left = SmallVec::new();
         for key in self.by_topic.remove(topic).unwrap_or_default() {
@@ -161,7 +164,7 @@ impl Channels {
         }
     }
 
-    /// The feed has lost events up to `seq`: all members must read from the log.
+    /// Notes that the feed has lost events up to `seq`, so that all members read from the log.
     pub(super) fn mark_lost(&mut self, seq: u64) {
         for (key, entry) in &mut self.entries {
             entry.channel.window.mark_lost(seq);
@@ -172,14 +175,15 @@ impl Channels {
         }
     }
 
-    /// A frame has come. A channel that is paused stays so.
+    /// Makes a quiet channel ready, because it has got a frame. A paused channel stays paused.
     fn wake(&mut self, key: usize) {
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.state == State::Quiet) else { return };
         entry.state = State::Ready;
         self.ready.push_back(key);
     }
 
-    /// A deletion has come, which ends a pause: it must be told before events of other topics that came after it.
+    /// Makes a channel ready or ending, because it has got a deletion. This ends a pause: members must get the deletion
+    /// before later events of other topics.
     fn set_ready(&mut self, key: usize, state: State) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         match std::mem::replace(&mut entry.state, state) {
@@ -197,13 +201,13 @@ impl Channels {
         self.ready.front().copied()
     }
 
-    /// Whether only one channel is ready, and is small.
+    /// Whether exactly one channel is ready, and it is small.
     pub(super) fn is_single_small_channel_ready(&self) -> bool {
         let only = self.ready.front().filter(|_| self.ready.len() == 1);
         only.and_then(|key| self.get(*key)).is_some_and(|channel| channel.members.len() <= SMALL_CHANNEL_MEMBERS_MAX)
     }
 
-    /// What the turn of the first channel, `key`, goes on with.
+    /// The next thing to do in the turn of `key`, the first channel in `ready`.
     pub(super) fn next(&mut self, key: usize, seen: u64, now: Instant) -> Next {
         let Some(entry) = self.entries.get_mut(key) else { return Next::RoundOver };
         let next = match entry.state {
@@ -213,10 +217,10 @@ impl Channels {
         next.unwrap_or(Next::RoundOver)
     }
 
-    /// Ends a round of the first channel, `key`; whether its turn goes on with another round.
+    /// Ends a round of `key`, the first channel in `ready`. Returns whether its turn continues with another round.
     pub(super) fn end_round(&mut self, key: usize, now: Instant, pause_max: Duration) -> bool {
         let Some(entry) = self.entries.get_mut(key) else {
-            debug_assert!(false, "a channel has its turn that is not here");
+            debug_assert!(false, "a channel in `ready` exists");
             self.ready.pop_front();
             return false;
         };
@@ -244,14 +248,14 @@ impl Channels {
         false
     }
 
-    /// Ends the turn of the first channel: the others have theirs before it comes again.
+    /// Ends the turn of the first channel in `ready`, and moves it to the end of the queue.
     pub(super) fn end_turn(&mut self) {
         if let Some(key) = self.ready.pop_front() {
             self.ready.push_back(key);
         }
     }
 
-    /// When the next pause is over.
+    /// When the next pause ends.
     pub(super) fn next_pause_end(&self) -> Option<Instant> {
         self.paused.peek().map(|Reverse((end, _))| *end)
     }
@@ -285,7 +289,7 @@ impl Channels {
         }
     }
 
-    /// Fails when a state, a queue or the index of topics contradicts another. It checks everything, so it is for debug
+    /// Panics if a state, a queue and `by_topic` contradict each other. It checks everything, so it is for debug
     /// builds.
     pub(super) fn assert_invariants(&self) {
         for (key, Entry { channel, state }) in &self.entries {
@@ -312,7 +316,7 @@ impl Channels {
         assert!(self.by_topic.values().all(|known| !known.is_empty()), "a topic without channels is not listed");
     }
 
-    /// Memberships, over all channels.
+    /// The number of members of all channels together.
     pub(super) fn memberships(&self) -> usize {
         self.entries.iter().map(|(_, entry)| entry.channel.members.len()).sum()
     }

@@ -1,8 +1,8 @@
-//! Brings a connection from its cursor to the tail, out of the windows of its channels or out of the log.
+//! Writes to a connection the events from its cursor to the tail of the log.
 //!
-//! The invariant that everything rests on: *a connection whose cursor is c has been given every matching event up to c,
-//! in order, once*. A visit moves the cursor from where it is to the tail, out of the windows when they reach back far
-//! enough, else out of the log. There is no other way to write an event.
+//! The main invariant: *a connection with cursor c has been given every event of its topics up to c, in order, once*. A
+//! visit moves the cursor towards the tail. It gets the events from the windows of the connection's channels if they
+//! reach back to the cursor, otherwise from the log. Events are written only here.
 
 use std::{collections::VecDeque, io, num::NonZeroU32, sync::Arc};
 
@@ -21,50 +21,51 @@ use crate::{
     log::{Log, Page, ReadError, ReadFrom},
 };
 
-/// The streams of one hub, and where their events come from.
+/// The streams of one hub, and the log.
 pub(super) struct Delivery<S> {
     pub(super) streams: Streams<S>,
     pub(super) log: Arc<dyn Log>,
-    /// Pages to be fetched, in order.
+    /// Pages that the event loop must fetch, in order.
     page_requests: VecDeque<PageRequest>,
+    /// The id of the newest page request.
     last_request_id: NonZeroU32,
 }
 
-/// A page of the log that a connection waits for: to be fetched, and supplied to the fan-out.
+/// A page of the log that a connection waits for. The event loop fetches it, and calls `supply` with the result.
 pub struct PageRequest {
-    /// The connection.
+    /// The key of the connection.
     pub key: usize,
-    /// Tells this request from an earlier one under the same key, whose page may come late.
+    /// Identifies the request. The page of an earlier request with the same key may arrive late, and must be ignored.
     pub id: NonZeroU32,
-    /// The page. It begins to be read when this is polled.
+    /// Reads the page. The read begins when the future is polled.
     pub page: BoxFuture<'static, Result<Page, ReadError>>,
 }
 
-/// What a visit left.
+/// The result of a visit.
 #[derive(PartialEq, Eq)]
 pub(super) enum Visit {
-    /// Nothing to do until something happens.
+    /// The connection is at the tail, or waits for its socket or for a page.
     Done,
-    /// More to read at once: the connection is in the backlog.
+    /// The connection has more to read, and was put into the backlog.
     More,
-    /// Nothing: the connection is closed.
+    /// The connection is closed.
     Closed,
 }
 
-/// How far one visit has come with a connection.
+/// Why [`Delivery::deliver`] stopped.
 enum Progress {
-    /// It has everything, or must wait.
+    /// The connection is at the tail, or waits for its socket or for a page.
     Done,
-    /// It has had what one visit gives.
+    /// The visit has read [`VISIT_BYTES_MAX`], and more is left.
     More,
-    /// Everything is sent and its stream must end.
+    /// The last block of the stream is sent.
     End,
 }
 
-/// Having read this much, a visit leaves the rest to the next: live events wait meanwhile. Twice as much replays no
-/// faster.
+/// A visit ends after this many bytes, because new events to other connections wait meanwhile. Twice as much does not
+/// make a replay faster.
 const VISIT_BYTES_MAX: usize = 128 << 10;
-/// What one read of the log asks for.
+/// How many bytes one read of the log asks for.
 const PAGE_BYTES: usize = 64 << 10;
 
 impl<S: Peer> Delivery<S> {
@@ -72,7 +73,7 @@ impl<S: Peer> Delivery<S> {
         Self { streams, log, page_requests: VecDeque::new(), last_request_id: NonZeroU32::MIN }
     }
 
-    /// Brings a connection to the tail, as far as its socket accepts bytes and one visit goes.
+    /// Writes to a connection what it is missing, as far as its socket accepts bytes, and up to [`VISIT_BYTES_MAX`].
     pub(super) fn visit(&mut self, key: usize) -> Visit {
         match self.deliver(key) {
             Ok(Progress::Done) => return Visit::Done,
@@ -119,7 +120,8 @@ impl<S: Peer> Delivery<S> {
                 return Ok(Progress::More);
             }
             let cursor = connection.cursor;
-            // A window may have the notice of a deletion that was before this connection's subscription.
+            // A window may contain the notice of a deletion from before this connection subscribed. Reading from the
+            // log leaves that out.
             let has_older_notice = |c: &Channel| c.deleted_seq > cursor && connection.cold.subscribed_at > cursor;
             let mut channels = connection.slots.iter().map(|slot| self.streams.channels.get(slot.channel));
             let covered = channels.all(|c| c.is_some_and(|c| c.window.covers(cursor) && !has_older_notice(c)));
@@ -134,8 +136,8 @@ impl<S: Peer> Delivery<S> {
         Ok(Progress::Done)
     }
 
-    /// The common case: one topic, whose window reaches back to the cursor. As the other ways to write, it returns how
-    /// many bytes were written to the socket, whether or not it accepted them.
+    /// Writes events of the only topic, whose window reaches back to the cursor. This is the common case. It returns how
+    /// many bytes it tried to write, as the next functions do.
     fn write_window(&mut self, key: usize, slot: Slot) -> io::Result<usize> {
         let streams = &mut self.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return Ok(0) };
@@ -155,7 +157,7 @@ impl<S: Peer> Delivery<S> {
         Ok(size)
     }
 
-    /// Several topics, whose windows all reach back to the cursor.
+    /// Writes events of several topics, whose windows all reach back to the cursor.
     fn write_windows(&mut self, key: usize) -> io::Result<usize> {
         let Some(connection) = self.streams.connections.get(key) else { return Ok(0) };
         let channels = connection.slots.iter().filter_map(|slot| self.streams.channels.get(slot.channel));
@@ -165,7 +167,8 @@ impl<S: Peer> Delivery<S> {
         self.write_frames(key, &frames, self.streams.seen)
     }
 
-    /// The windows do not reach back to the cursor. A page that is not in memory is requested instead.
+    /// Writes a page of the log, because the windows do not reach back to the cursor. If the page is not in memory, it
+    /// is only requested.
     fn write_from_log(&mut self, key: usize) -> io::Result<usize> {
         let Some(connection) = self.streams.connections.get(key) else { return Ok(0) };
         let from = ReadFrom { after: connection.cursor, removals_seen: connection.cold.removals_seen };
@@ -175,7 +178,8 @@ impl<S: Peer> Delivery<S> {
         }
     }
 
-    /// Reads the topics of a connection. A page that is not at hand is requested, and the connection waits for it.
+    /// Reads a page of a connection's topics. If the page is not in memory, this requests it and returns `None`, and
+    /// the connection waits for it.
     fn read(&mut self, key: usize, from: ReadFrom, bytes_max: usize) -> io::Result<Option<Page>> {
         let Some(connection) = self.streams.connections.get(key) else { return Ok(None) };
         let page = match self.log.read(&self.streams.topics(connection), from, bytes_max) {
@@ -191,13 +195,13 @@ impl<S: Peer> Delivery<S> {
         Ok(None)
     }
 
-    /// A page of another history is none for these streams: theirs has ended, and the feed is about to say so.
+    /// Rejects a page of another epoch. The epoch of these streams has ended, and the feed will report that soon.
     fn check_epoch(&self, page: Result<Page, ReadError>) -> io::Result<Page> {
         let page = page.map_err(io::Error::other)?;
         if page.epoch == self.streams.epoch { Ok(page) } else { Err(io::Error::other("the history has ended")) }
     }
 
-    /// The next page to fetch whose connection still waits for it.
+    /// Removes and returns the next request whose connection still waits for the page.
     pub(super) fn next_page_request(&mut self) -> Option<PageRequest> {
         while let Some(request) = self.page_requests.pop_front() {
             let connection = self.streams.connections.get(request.key);
@@ -208,7 +212,7 @@ impl<S: Peer> Delivery<S> {
         None
     }
 
-    /// Goes on with a connection whose page has been fetched, unless it does not wait for that any more.
+    /// Writes a fetched page to the connection that requested it, unless the connection no longer waits for it.
     pub(super) fn supply(&mut self, key: usize, id: NonZeroU32, page: Result<Page, ReadError>) {
         let Some(connection) = self.streams.connections.get_mut(key).filter(|c| c.page_request == Some(id)) else {
             return;
@@ -221,8 +225,8 @@ impl<S: Peer> Delivery<S> {
             None => self.write_page(key, page).map(drop),
         });
         match written {
-            // At once: as a rule this only requests the next page. Behind all that a busy hub has in its backlog each
-            // page would wait as long as the whole backlog takes.
+            // Visit it now, not from the backlog. Usually this only requests the next page. In the backlog of a busy
+            // hub, each page of a replay would wait for all other connections.
             Ok(()) => {
                 self.visit(key);
                 self.streams.close_overdue(key);
@@ -231,13 +235,14 @@ impl<S: Peer> Delivery<S> {
         }
     }
 
-    /// Goes on with an event that is sent in part; whether all of it is sent now.
+    /// Writes the remainder of a connection, which begins with the rest of a partly sent event. Returns whether all of
+    /// it is sent now.
     fn write_remainder(&mut self, key: usize, partial: Partial) -> io::Result<bool> {
         let Some(connection) = self.streams.connections.get(key) else { return Ok(false) };
         if let Some(frame) = self.streams.unsent.frame((partial.seq, connection.encoding)) {
             return self.write_partial(key, partial, &frame);
         }
-        // The subscriber has been told of removals from these topics, or will be when its cursor passes them.
+        // `u64::MAX`: this read must not report gaps. The subscriber is told of them when its cursor moves on.
         let from = ReadFrom { after: partial.seq - 1, removals_seen: u64::MAX };
         match self.read(key, from, 1)? {
             Some(page) => self.write_remainder_from(key, partial, page),
@@ -245,18 +250,20 @@ impl<S: Peer> Delivery<S> {
         }
     }
 
-    /// As [`write_remainder`](Self::write_remainder), when the event had to be read again: it is the first of `page`.
+    /// Does the same as [`write_remainder`](Self::write_remainder), with the event from `page`, where it is the first
+    /// one.
     fn write_remainder_from(&mut self, key: usize, partial: Partial, page: Page) -> io::Result<bool> {
         let Some(connection) = self.streams.connections.get(key) else { return Ok(false) };
         let (encoding, epoch) = (connection.encoding, self.streams.epoch);
         let event = page.events.into_iter().next().filter(|event| event.seq == partial.seq);
         let notice = page.deleted.iter().find(|(_, seq)| *seq == partial.seq);
         let notice = notice.map(|(topic, _)| Frame::Made(frame::deleted(encoding, topic)));
-        // The client has no id of it, so it comes back with the one before, and learns that this one is missing.
+        // If the event has been removed from the log, the stream is closed. The client has not got the event's id, so
+        // it resumes before the event, and is told of the gap.
         let frame = event
             .map(|event| frame::event(encoding, epoch, event))
             .or(notice)
-            .ok_or_else(|| io::Error::other("the log does not hold the event any more that was sent in part"))?;
+            .ok_or_else(|| io::Error::other("the log has removed the event that was sent in part"))?;
         self.streams.unsent.keep((partial.seq, encoding), frame.clone());
         self.write_partial(key, partial, &frame)
     }
@@ -272,14 +279,14 @@ impl<S: Peer> Delivery<S> {
         Ok(written == Written::All)
     }
 
-    /// Writes a page of the log, with the notices of gaps and deletions that it tells of.
+    /// Writes a page of the log, with the notices of the gap and the deletions that it reports.
     fn write_page(&mut self, key: usize, mut page: Page) -> io::Result<usize> {
         let streams = &mut self.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return Ok(0) };
         let (epoch, encoding) = (streams.epoch, connection.encoding);
         page.deleted.retain(|(_, seq)| *seq > connection.cold.subscribed_at);
         if !page.deleted.is_empty() && connection.slots.len() == 1 {
-            // What is in the page was published to the topic later.
+            // The events of the page were published after the deletion.
             self.end_after_deletion(key);
             return Ok(0);
         }
@@ -294,13 +301,14 @@ impl<S: Peer> Delivery<S> {
             let (requested, resumed_after) = (id(connection.cursor).to_string(), id(page.resumes_after()));
             connection.move_cursor(resumed_after.seq);
             connection.last_id_sent = resumed_after.seq;
-            // The gap moves the client's cursor: what was deleted before that position is told first.
+            // The gap notice moves the client's cursor. So it must be told first of deletions before that position.
             for (topic, _) in page.deleted.extract_if(.., |(_, seq)| *seq <= resumed_after.seq) {
                 streams.push_control(key, &frame::deleted(encoding, &topic));
             }
             streams.push_control(key, &frame::gap(encoding, page.reason(), &requested, resumed_after));
         }
-        // An event that is sent in part to somebody need not be encoded, or held in memory, again.
+        // A large event may be in `unsent`, because another connection has it in part. Then it is not encoded again,
+        // and is in memory only once.
         let encode = |event: Arc<Event>| {
             let is_large = event.frame.len() >= PAGE_BYTES;
             let known = is_large.then(|| streams.unsent.frame((event.seq, encoding))).flatten();
@@ -313,14 +321,14 @@ impl<S: Peer> Delivery<S> {
         self.write_frames(key, &frames, page.to)
     }
 
-    /// Writes the first of `frames`, in order, as one segment. With the last of them the subscriber has everything up
-    /// to `to`.
+    /// Writes one segment with the first of `frames`, which are in order. A subscriber that has got all of `frames` has
+    /// everything up to `to`.
     fn write_frames(&mut self, key: usize, frames: &[(u64, Frame)], to: u64) -> io::Result<usize> {
         let streams = &mut self.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return Ok(0) };
         debug_assert!(frames.is_sorted_by(|(a, _), (b, _)| a < b), "frames are in order of position, each once");
         debug_assert!(frames.first().is_none_or(|(seq, _)| *seq > connection.cursor), "they come after the cursor");
-        debug_assert!(frames.last().is_none_or(|(seq, _)| *seq <= to), "they do not lead beyond what they stand for");
+        debug_assert!(frames.last().is_none_or(|(seq, _)| *seq <= to), "no frame is after `to`");
         let in_order = || frames.iter().map(|(seq, frame)| (*seq, frame));
         let large = frames.first().filter(|(_, frame)| fills_segment(frame));
         let merged;
@@ -344,16 +352,17 @@ impl<S: Peer> Delivery<S> {
         let last_id = connection.last_id_sent;
         let is_notice = |slot: &Slot| streams.channels.get(slot.channel).is_some_and(|c| c.deleted_seq == last_id);
         if last_id > 0 && connection.slots.iter().any(is_notice) {
-            // A notice has no id: a heartbeat with this position still tells the client something new.
+            // A deletion notice has no id, so the client does not know this position yet. A heartbeat may tell it.
             connection.last_id_sent -= 1;
         }
         Ok(bytes.len())
     }
 
-    /// Whether each of a stream's several topics has been deleted since it subscribed, and none has been published to
-    /// again. Asked when it has everything that the hub knows of, notices included: so its topics' channels know of
-    /// each event that it has been given. One that the hub does not know of yet is after its cursor, and its client gets it
-    /// when it comes back.
+    /// Whether a stream of several topics must end: each topic has been deleted since the stream subscribed, and
+    /// nothing has been published to it since.
+    ///
+    /// This is called only when the connection has everything up to `seen`, so the channels know every event that it
+    /// has got. If a later event is published to one of the topics, the client gets it when it resumes.
     fn has_only_deleted_topics(&self, key: usize) -> bool {
         let Some(connection) = self.streams.connections.get(key) else { return false };
         if connection.slots.len() < 2 {
@@ -364,8 +373,8 @@ impl<S: Peer> Delivery<S> {
         channels.all(|channel| channel.is_deleted() && since.contains(&channel.deleted_seq))
     }
 
-    /// Ends the stream of a connection whose only topic was deleted, after all that was published before. That may take
-    /// several visits, and others are visited between them; whether this was the last.
+    /// Ends the stream of a connection whose only topic was deleted. The connection first gets all events from before
+    /// the deletion, which may take several visits. Returns whether this visit was the last one.
     pub(super) fn end_member(&mut self, key: usize) -> bool {
         if self.visit(key) == Visit::More {
             return false;
@@ -375,7 +384,7 @@ impl<S: Peer> Delivery<S> {
         true
     }
 
-    /// Tells a connection that its only topic was deleted, and that this is the end.
+    /// Queues the deletion notice of the only topic, and the end of the stream.
     fn end_after_deletion(&mut self, key: usize) {
         let streams = &mut self.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return };

@@ -1,10 +1,14 @@
-//! Who gets what next: the hub without its event loop.
+//! Decides which connection is written next: the hub without its event loop.
 //!
-//! It owns the connections and is driven from outside, by commits from the feed, by readiness of sockets and by time;
-//! it never waits. So a test can drive it with sockets of its own.
+//! It owns the connections. The event loop tells it about commits, ready sockets and the time. It never waits itself,
+//! so a test can run it with sockets of its own.
 //!
-//! Work waits in two queues: channels that have a *round* to give, which is one visit to each member, and the *backlog*
-//! of connections that have more to read than one visit gives. A channel's *turn* is a part of a round.
+//! Work waits in two queues. A *visit* writes to one connection what it is missing, up to a limit.
+//!
+//! - Ready channels: each must do a *round*, which is one visit to each member. A channel works in *turns* of at most
+//!   [`MEMBERS_PER_TURN`] visits, so that the other channels need not wait for a whole round.
+//! - The *backlog*: connections that must be visited apart from rounds, because one visit was not enough, or they are
+//!   new, or their sockets accept bytes again.
 
 use std::{
     io,
@@ -33,23 +37,23 @@ use crate::{
 /// The subscribers of one worker.
 pub struct Fanout<S> {
     lifetimes: Lifetimes<S>,
-    /// Turns that channels have had.
+    /// How many turns channels have had.
     turns: u32,
 }
 
-/// Members of a channel that are visited before the next channel has its turn.
+/// How many members of a channel are visited before the next channel has its turn.
 const MEMBERS_PER_TURN: usize = 16;
-/// Turns that channels have, while there are some, before a connection of the backlog has its visit: a reader of old
-/// events waits rather than a reader of new ones, but never for ever.
+/// After this many turns of channels, a connection of the backlog is visited. New events have priority over the
+/// backlog, but cannot starve it.
 const TURNS_PER_VISIT: u32 = 4;
-/// Connections of a hub whose state is checked, in a debug build, after each change.
+/// In a debug build, a hub with at most this many connections checks its state after each change.
 const CHECKED_MAX: usize = 32;
 
 impl<S: Peer> Fanout<S> {
-    /// A hub without subscribers. Its feed must have been opened before.
+    /// Creates a hub without subscribers. Its feed must already be open.
     #[must_use]
     pub fn new(log: Arc<dyn Log>, config: StreamConfig, unsent: Arc<UnsentBytes>, now: Instant) -> Self {
-        // In this order: should another epoch begin in between, the feed says so.
+        // Read the epoch before the watermark. If a new epoch begins in between, the feed reports it.
         let epoch = log.epoch();
         let streams = Streams::new(config, unsent, EventId { epoch, seq: log.watermark() }, now);
         Self { lifetimes: Lifetimes::new(Delivery::new(streams, log)), turns: 0 }
@@ -63,26 +67,26 @@ impl<S: Peer> Fanout<S> {
         &mut self.lifetimes.delivery.streams
     }
 
-    /// How many connections it has.
+    /// The number of connections.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lifetimes.delivery.streams.connections.len()
     }
 
-    /// Whether it has no connection.
+    /// Whether there is no connection.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lifetimes.delivery.streams.connections.is_empty()
     }
 
-    /// Adds a subscriber; the first bytes of its stream are already written. `register` learns the key under which the
-    /// readiness of the socket must be reported.
+    /// Adds a subscriber. The first bytes of its stream have been written. `register` gets the key under which the
+    /// caller must report that the socket is ready.
     ///
-    /// The feed must have been applied after the log placed the subscription: a deletion that the subscription knows of
-    /// would otherwise still be in the feed, and end a stream that begins after it.
+    /// The caller must apply the feed after the log has resolved the subscription's start, and before this call.
+    /// Otherwise the feed may still contain a deletion from before the start, and that would end the new stream.
     ///
     /// # Errors
-    /// As `register` says; the subscriber is then dropped.
+    /// The error of `register`. The subscriber is then dropped.
     pub fn adopt(
         &mut self,
         mut socket: S,
@@ -95,7 +99,7 @@ impl<S: Peer> Fanout<S> {
         let (topics, epoch) = (subscription.topics.clone(), subscription.start.epoch);
         let mut connection = Connection::new(socket, subscription, streams.now);
         if epoch != streams.epoch {
-            // Its history has ended on its way here.
+            // A new epoch has begun since its start was resolved.
             let key = streams.insert(connection, SmallVec::new());
             self.lifetimes.push_farewell(key, epoch, End::EpochEnded);
             self.streams().queue(key);
@@ -104,7 +108,7 @@ impl<S: Peer> Fanout<S> {
             let key = streams.insert(connection, topics);
             self.lifetimes.end(key);
         } else {
-            // It is not visited at once: what it has missed may be long, and others wait, too.
+            // It is visited from the backlog, not now: its replay may be long, and other connections wait, too.
             let key = streams.insert(connection, topics);
             streams.queue(key);
         }
@@ -112,9 +116,10 @@ impl<S: Peer> Fanout<S> {
         Ok(())
     }
 
-    /// Puts what has been committed into the channels, which wakes those that are quiet, then moves the clock as
-    /// [`advance`](Self::advance). In this order, and with a time from before the batch was taken from the feed, no
-    /// stream that ends is short of an event that was committed before its end.
+    /// Puts commits into the channels, which makes quiet channels ready. Then it calls [`advance`](Self::advance).
+    ///
+    /// The caller must read `now` before it takes the batch from the feed. So a stream that ends at `now` has got every
+    /// event that was committed before `now`.
     pub fn apply(&mut self, batch: &mut Batch, now: Instant) {
         if let Some(epoch) = batch.epoch {
             self.lifetimes.begin_epoch(epoch);
@@ -134,57 +139,57 @@ impl<S: Peer> Fanout<S> {
         self.advance(now);
     }
 
-    /// Moves the clock and does what is due.
+    /// Sets the clock to `now`, and handles the timers and pauses that are over.
     pub fn advance(&mut self, now: Instant) {
         self.lifetimes.advance(now);
         self.assert_invariants();
     }
 
-    /// When [`advance`](Self::advance) has something to do next.
+    /// The time at which [`advance`](Self::advance) must be called next.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         self.lifetimes.delivery.streams.next_deadline()
     }
 
-    /// Ends every stream within `within`, spread evenly, so that not all clients come back at the same moment. One that
-    /// has not got everything by then ends where it is.
+    /// Ends every stream within `within`. The ends are spread evenly, so that not all clients reconnect at the same
+    /// moment. A stream that has not got all events by then ends at its cursor.
     pub fn drain(&mut self, within: Duration) {
         self.lifetimes.drain(within);
         self.assert_invariants();
     }
 
-    /// The next page to fetch, if there is one whose connection still waits for it.
+    /// The next page to fetch. Requests whose connections no longer wait are skipped.
     pub fn next_page_request(&mut self) -> Option<PageRequest> {
         self.delivery().next_page_request()
     }
 
-    /// Goes on with the connection that waits for a page under this key and id, if there still is one.
+    /// Gives a fetched page to the connection that requested it, if that still waits for it.
     pub fn supply(&mut self, key: usize, id: NonZeroU32, page: Result<Page, ReadError>) {
         self.delivery().supply(key, id, page);
         self.assert_invariants();
     }
 
-    /// Whether a channel or a connection waits to be worked on.
+    /// Whether a channel is ready or a connection is in the backlog.
     #[must_use]
     pub fn has_work(&self) -> bool {
         self.lifetimes.delivery.streams.channels.first_ready().is_some() || self.has_backlog()
     }
 
-    /// Whether one channel with a few members waits, and nothing else.
+    /// Whether the only work is one channel with a few members.
     #[must_use]
     pub fn is_work_small(&self) -> bool {
         let streams = &self.lifetimes.delivery.streams;
         !streams.has_backlog() && streams.channels.is_single_small_channel_ready()
     }
 
-    /// Whether a connection waits that has much to read: a step may then be a long one.
+    /// Whether a connection is in the backlog. A step may then take long.
     #[must_use]
     pub fn has_backlog(&self) -> bool {
         self.lifetimes.delivery.streams.has_backlog()
     }
 
-    /// Gives the next channel its turn. After every few turns, or when no channel is left, it also visits the next
-    /// connection of the backlog.
+    /// Gives the next channel its turn. After every [`TURNS_PER_VISIT`] turns, or when no channel is ready, it also
+    /// visits the next connection of the backlog.
     pub fn step(&mut self) {
         if let Some(key) = self.streams().channels.first_ready() {
             self.turn(key);
@@ -200,7 +205,7 @@ impl<S: Peer> Fanout<S> {
         }
     }
 
-    /// Visits the next members of a channel.
+    /// Visits the next members of the first ready channel, which is `key`.
     fn turn(&mut self, key: usize) {
         let delivery = self.delivery();
         for _ in 0..MEMBERS_PER_TURN {
@@ -224,7 +229,7 @@ impl<S: Peer> Fanout<S> {
         delivery.streams.channels.end_turn();
     }
 
-    /// The socket accepts bytes again.
+    /// Handles that the socket of connection `key` accepts bytes again.
     pub fn writable(&mut self, key: usize) {
         let streams = self.streams();
         if let Some(connection) = streams.connections.get_mut(key).filter(|connection| connection.is_blocked()) {
@@ -234,7 +239,7 @@ impl<S: Peer> Fanout<S> {
         self.assert_invariants();
     }
 
-    /// The peer has sent something, or has gone.
+    /// Handles that the peer of connection `key` has sent bytes, or has closed the connection.
     pub fn readable(&mut self, key: usize) {
         let streams = self.streams();
         if let Some(Err(error)) = streams.connections.get_mut(key).map(Connection::discard_input) {
@@ -243,8 +248,8 @@ impl<S: Peer> Fanout<S> {
         self.assert_invariants();
     }
 
-    /// In a debug build, fails when what the hub holds contradicts itself. Each call checks everything, so hubs that
-    /// are larger than those of most tests are left out.
+    /// In a debug build, panics if the state of the hub is inconsistent. Each call checks everything, so larger hubs
+    /// are not checked.
     fn assert_invariants(&self) {
         if cfg!(debug_assertions) && self.len() <= CHECKED_MAX {
             self.lifetimes.assert_invariants();
