@@ -74,7 +74,7 @@ const EVENTS: usize = 128;
 /// The ends of streams are spread over this part of the drain time. The rest is for sockets that accept bytes late.
 const DRAIN_PART: f64 = 0.8;
 
-/// Hands sockets over to the hub of this thread. It is cheap to clone.
+/// Hands sockets over to the hub of this thread. Cheap to clone.
 #[derive(Clone)]
 pub struct HubHandle(Rc<Shared>);
 
@@ -144,10 +144,10 @@ impl HubHandle {
         Ok(handle)
     }
 
-    /// Hands over a subscriber, after the head and the first bytes of its response have been written. The socket must
-    /// be non-blocking and not registered with another poll.
+    /// Hands over a subscriber whose response has begun: the head and the first bytes are written. The socket must be
+    /// non-blocking, and not registered with another poll.
     pub fn adopt(&self, socket: TcpStream, subscription: Subscription) {
-        // When the hub has ended, returning here closes the socket and gives back its permits. The client reconnects.
+        // When the hub has ended, to return here closes the socket and gives back its permits. The client reconnects.
         if self.0.core.borrow().is_none() {
             return;
         }
@@ -155,9 +155,8 @@ impl HubHandle {
         self.0.notify.notify_one();
     }
 
-    /// Delivers an event that was just committed to a topic with `subscribers` subscribers. If they are few, they get
-    /// it now, before other requests are answered. If they are many, this does nothing: the feed has woken the hub's
-    /// task.
+    /// Delivers an event that was just committed, if it has few subscribers: they get it before other requests are
+    /// answered. If it has many, this does nothing, because the feed has woken the hub's task.
     pub fn deliver(&self, subscribers: usize) {
         if !(1..=SMALL_CHANNEL_MEMBERS_MAX).contains(&subscribers) {
             return;
@@ -165,8 +164,7 @@ impl HubHandle {
         let mut core = self.0.core.borrow_mut();
         let Some(core) = &mut *core else { return };
         if core.fanout.is_empty() {
-            // The subscribers are in other hubs. The feed of this hub is paused, and taking from it would end the
-            // pause.
+            // The subscribers are in other hubs. To take from the feed of this hub would end its pause.
             return;
         }
         core.is_delivering = true;
@@ -363,7 +361,7 @@ impl Hub {
 }
 
 impl Core {
-    /// Applies what has been committed, then adopts `arrivals`, which were taken before the feed: see [`Fanout::adopt`].
+    /// Applies the feed, then adopts `arrivals`. They were taken before the feed: see [`Fanout::adopt`].
     fn receive(&mut self, arrivals: Vec<(TcpStream, Subscription)>, now: Instant) {
         self.feed.take(&mut self.batch);
         self.fanout.apply(&mut self.batch, now);
@@ -375,8 +373,8 @@ impl Core {
         }
     }
 
-    /// Makes steps until no work is left, or the slice that began at `now` is over. Returns whether work is left. It makes
-    /// at least one step, because the feed and the poll may have used up the slice.
+    /// Makes steps until the slice that began at `now` is over, or no work is left. Returns whether work is left. It
+    /// makes at least one step: the feed and the poll may have used up the slice.
     fn work(&mut self, now: Instant) -> bool {
         let mut steps: u32 = 0;
         while self.fanout.has_work() {

@@ -1,7 +1,7 @@
-//! One topic in one encoding on one hub: its members, and how far they have been visited.
+//! A channel: the subscribers of one topic in one encoding on one hub, and the progress of their round.
 //!
-//! Streams of one topic and streams of several have channels of their own: a deletion ends the former, and is a frame
-//! like any other for the latter, which go on with what is published to the topic later.
+//! Streams of a single topic and streams of several topics are in different channels. When the topic is deleted, the
+//! former end. The latter get a notice as one more frame, and go on with events that are published to the topic later.
 
 use std::time::{Duration, Instant};
 
@@ -21,36 +21,39 @@ pub(super) struct Channel {
     pub(super) encoding: Encoding,
     /// Its members have no other topic.
     pub(super) single_topic: bool,
+    /// The newest frames.
     pub(super) window: Window,
-    /// Position of the last deletion of the topic that is known.
+    /// The position of the last known deletion of the topic.
     pub(super) deleted_seq: u64,
-    /// Position of the last event of the topic that is known: every one that has come in the feed, and of those that a
-    /// member has read from the log each that came after the deletion.
+    /// The position of the last known event of the topic. All events from the feed count. Events that a member has read
+    /// from the log count only if the topic was deleted before them: only then does [`Self::is_deleted`] need them.
     pub(super) event_seq: u64,
-    /// Keys of its connections. A connection's slot has the index.
+    /// The keys of its connections. Each connection stores its index here in a [`Slot`](super::connection::Slot).
     pub(super) members: SmallVec<[usize; 2]>,
+    /// The current round, or the last one.
     round: Round,
 }
 
-/// One visit to each member, in the order of `members`.
+/// The progress of a round: one visit to each member, in the order of `members`.
 #[derive(Debug)]
 struct Round {
     started: Instant,
-    /// Members before this index have been visited.
+    /// Members before this index have been visited. 0 between two rounds.
     visited: usize,
-    /// At its end every member that is not blocked has everything up to here.
+    /// After the round, every member that is not blocked has everything up to here.
     target: u64,
 }
 
-/// Members that have moved into another index, and to which.
+/// The members that have moved to another index, each with its new index.
 pub(super) type Moved = [Option<(usize, usize)>; 2];
 
 impl Channel {
-    /// A pause after a shorter round would be too short for any timer.
+    /// No pause follows a shorter round: it would be too short for a timer.
     const PAUSED_ROUND_MIN: Duration = Duration::from_millis(1);
-    /// A round that takes this many times the longest pause has collected enough by itself.
+    /// No pause follows a round that took this many times the longest pause: enough events came during the round.
     const PAUSED_ROUND_MAX: u32 = 4;
-    /// With more than this the bytes of a write cost more than the write: nothing is gained by waiting.
+    /// No pause if the window has more bytes. Then a write costs more for its bytes than for the system call, and to
+    /// combine writes saves little.
     const PAUSE_BYTES_MAX: usize = 32 << 10;
 
     pub(super) fn new(topic: TopicName, encoding: Encoding, single_topic: bool, seen: u64, now: Instant) -> Self {
@@ -77,7 +80,8 @@ impl Channel {
         self.deleted_seq = self.deleted_seq.max(seq);
     }
 
-    /// Takes note of what a member has read from the log: the feed may have lost it, or not brought it yet.
+    /// Notes the deletions and events of a page that a member has read. The feed may have lost them, or will bring them
+    /// later.
     pub(super) fn note_page(&mut self, page: &Page) {
         let deleted = page.deleted.iter().filter(|(topic, _)| *topic == self.topic).map(|(_, seq)| *seq);
         self.deleted_seq = deleted.fold(self.deleted_seq, u64::max);
@@ -87,12 +91,12 @@ impl Channel {
         }
     }
 
-    /// Whether the topic has been deleted, and nothing is known to have been published to it since.
+    /// Whether the topic has been deleted, and no later event is known.
     pub(super) fn is_deleted(&self) -> bool {
         self.deleted_seq > self.event_seq
     }
 
-    /// The next member to visit; `None` when the round is over. A round begins with its first member.
+    /// The next member to visit; `None` if the round is over. If no round has begun, this begins one.
     pub(super) fn next_member(&mut self, seen: u64, now: Instant) -> Option<usize> {
         if self.round.visited == 0 {
             (self.round.target, self.round.started) = (seen, now);
@@ -102,25 +106,26 @@ impl Channel {
         Some(member)
     }
 
-    /// Ends the round and drops what all members have; whether nothing is left for another one.
+    /// Ends the round, and drops the frames that all members have got. Returns whether no further round is needed.
     pub(super) fn end_round(&mut self) -> bool {
         debug_assert_eq!(self.round.visited, self.members.len(), "a round is over when each member has been visited");
         self.window.trim(self.round.target);
         self.round.visited = 0;
-        // A window that has lost frames since is empty, too, but those who were visited before have not had them.
+        // The window is also empty if it was marked as lost during the round. Then members that had been visited before
+        // need another visit.
         self.window.is_empty() && self.window.covers(self.round.target)
     }
 
-    /// Whether some members have been visited in a round, and others not yet.
+    /// Whether a round has begun and not ended.
     pub(super) fn is_within_a_round(&self) -> bool {
         self.round.visited > 0
     }
 
-    /// How long to wait after a round that has ended and left frames: as long as it took, up to `max`.
+    /// How long to pause after a round if frames are left to write: as long as the round took, up to `max`.
     ///
-    /// A topic that is always busy would otherwise be written to its members as fast as the thread can, a few frames at
-    /// a time, and the write costs much more than the frames. In the pause the publishers have the thread, and what
-    /// they publish goes out with the same write.
+    /// Without pauses, a hub with a busy topic would write as fast as it can, only a few frames in each write, and a
+    /// system call costs much more than a few frames. During the pause, publishers use the thread, and their events go
+    /// out together.
     pub(super) fn pause(&self, now: Instant, max: Duration) -> Duration {
         let took = now.saturating_duration_since(self.round.started);
         let range = Self::PAUSED_ROUND_MIN..max * Self::PAUSED_ROUND_MAX;
@@ -128,8 +133,10 @@ impl Channel {
         if pauses { took.min(max) } else { Duration::ZERO }
     }
 
-    /// Removes the member at `index`. The last member fills the gap, without letting the round skip anybody: a member
-    /// that has been visited moves to the border first, so that only one that has not takes an index behind it.
+    /// Removes the member at `index`. The last member takes the free index.
+    ///
+    /// The round must not skip a member. So if the removed member has been visited, it first changes places with the
+    /// last visited one. Then the free index is behind all visited members.
     pub(super) fn remove_member(&mut self, mut index: usize) -> Moved {
         debug_assert!(index < self.members.len() && self.round.visited <= self.members.len());
         let mut moved = [None, None];

@@ -136,8 +136,8 @@ impl<S: Peer> Delivery<S> {
         Ok(Progress::Done)
     }
 
-    /// Writes events of the only topic, whose window reaches back to the cursor. This is the common case. It returns how
-    /// many bytes it tried to write, as the next functions do.
+    /// Writes events of the only topic, whose window reaches back to the cursor. This is the common case. It returns
+    /// how many bytes it tried to write, as the next functions do.
     fn write_window(&mut self, key: usize, slot: Slot) -> io::Result<usize> {
         let streams = &mut self.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return Ok(0) };

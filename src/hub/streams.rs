@@ -1,4 +1,4 @@
-//! The streams of one hub: its connections, their slots in the channels, the backlog, and a timer for each.
+//! The streams of one hub: the connections, their memberships in channels, the backlog, and the timers.
 
 use std::{
     cmp::Reverse,
@@ -25,31 +25,32 @@ use crate::{
     event::{Epoch, EventId, TopicName},
 };
 
-/// The connections of one hub, and what each of them waits for.
+/// The connections of one hub, and the queues that they wait in.
 pub(super) struct Streams<S> {
-    /// Each under its key.
+    /// All connections, each under its key.
     pub(super) connections: Slab<Connection<S>>,
+    /// The channels that the connections are members of.
     pub(super) channels: Channels,
-    /// The history that all positions are of.
+    /// The epoch of all positions here.
     pub(super) epoch: Epoch,
-    /// Every commit up to here has been put into the channels.
+    /// All commits up to this position have been put into the channels.
     pub(super) seen: u64,
-    /// The time when the hub was called last.
+    /// The time of the last call to `advance`.
     pub(super) now: Instant,
     pub(super) config: StreamConfig,
-    /// Bytes that sockets have yet to accept.
+    /// What slow subscribers have not been sent yet. All hubs share it.
     pub(super) unsent: Arc<UnsentBytes>,
-    /// Connections that have more to read than one visit gives, which are those that are `is_queued`.
+    /// The queue of connections that must be visited. They have `is_queued` set.
     backlog: Backlog,
-    /// When to check which connection. An entry counts only while the connection's `timer_at` agrees.
+    /// When to check each connection. An entry is stale if the connection's `timer_at` is different.
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
 }
 
-/// The soonest that a connection is checked again, so that one which is overdue does not keep the hub busy.
+/// A connection is not checked again sooner. Otherwise an overdue connection could keep the hub busy.
 const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 impl<S: Peer> Streams<S> {
-    /// No streams. Every commit up to `seen` is in the log.
+    /// No streams. `seen` is the watermark of the log.
     pub(super) fn new(config: StreamConfig, unsent: Arc<UnsentBytes>, seen: EventId, now: Instant) -> Self {
         Self {
             connections: Slab::new(),
@@ -64,7 +65,7 @@ impl<S: Peer> Streams<S> {
         }
     }
 
-    /// Adds a connection, under [`Slab::vacant_key`], with a slot in the channel of each of its topics.
+    /// Adds a connection, and makes it a member of a channel for each of its topics. Its key is [`Slab::vacant_key`].
     pub(super) fn insert(&mut self, mut connection: Connection<S>, topics: SmallVec<[TopicName; 1]>) -> usize {
         let key = self.connections.vacant_key();
         let single_topic = topics.len() == 1;
@@ -80,17 +81,20 @@ impl<S: Peer> Streams<S> {
         key
     }
 
-    /// Begins another history. The connections that there are must have had their last blocks.
+    /// Begins another epoch. All connections must already have got their last blocks.
     pub(super) fn begin_epoch(&mut self, epoch: Epoch) {
         for (_, connection) in &mut self.connections {
-            debug_assert!(connection.is_ending() && connection.partial().is_none(), "nothing more is read for it");
+            debug_assert!(
+                connection.is_ending() && connection.partial().is_none(),
+                "all streams of the old epoch are ending"
+            );
             connection.slots = SmallVec::new();
         }
         self.channels = Channels::new();
         (self.epoch, self.seen) = (epoch, 0);
     }
 
-    /// Closes a connection whose last block is sent: its client sees that the stream ended, and was not cut.
+    /// Closes a connection after its last block was sent. The client sees a clean end of the stream.
     pub(super) fn finish(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Ending(end) = connection.stage else { return };
@@ -98,7 +102,7 @@ impl<S: Peer> Streams<S> {
         self.close(key, end);
     }
 
-    /// Closes a connection that met with an error.
+    /// Closes a connection that has failed.
     pub(super) fn fail(&mut self, key: usize, error: &io::Error) {
         self.remove(key, End::from_error(error), Some(error));
     }
@@ -108,7 +112,7 @@ impl<S: Peer> Streams<S> {
         self.remove(key, end, None);
     }
 
-    /// Forgets a connection, which closes its socket.
+    /// Removes a connection, which closes its socket.
     fn remove(&mut self, key: usize, end: End, error: Option<&io::Error>) {
         let Some(connection) = self.connections.try_remove(key) else { return };
         log_end(key, end, error);
@@ -121,7 +125,7 @@ impl<S: Peer> Streams<S> {
         }
     }
 
-    /// Gives up a connection's slot in a channel. The connection itself must not have it any more.
+    /// Removes a connection from a channel. The caller has removed the slot from the connection.
     pub(super) fn leave(&mut self, slot: Slot) {
         for (member, index) in self.channels.leave(slot.channel, slot.index).into_iter().flatten() {
             let Some(connection) = self.connections.get_mut(member) else { continue };
@@ -139,7 +143,7 @@ impl<S: Peer> Streams<S> {
         channels.map(|channel| channel.topic.clone()).collect()
     }
 
-    /// Puts a connection into the backlog, unless it is there.
+    /// Puts a connection into the backlog, unless it is already there.
     pub(super) fn queue(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.is_queued) else { return };
         connection.is_queued = true;
@@ -150,7 +154,7 @@ impl<S: Peer> Streams<S> {
         !self.backlog.is_empty()
     }
 
-    /// Takes the next connection out of the backlog.
+    /// Removes the next connection from the backlog.
     pub(super) fn next_queued(&mut self) -> Option<usize> {
         let key = self.backlog.pop()?;
         if let Some(connection) = self.connections.get_mut(key) {
@@ -159,8 +163,8 @@ impl<S: Peer> Streams<S> {
         Some(key)
     }
 
-    /// Gives a connection a control block, unless its stream has had its last block. Past `stream.unsent_bytes_max` the
-    /// connection is closed: its client comes back, and is told then.
+    /// Queues a control block for a connection, unless its stream has got its last block. If that would exceed
+    /// `stream.unsent_bytes_max`, the connection is closed: its client reconnects, and is told then.
     pub(super) fn push_control(&mut self, key: usize, block: &Bytes) {
         let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.is_ending()) else {
             return;
@@ -174,20 +178,21 @@ impl<S: Peer> Streams<S> {
         }
     }
 
-    /// Gives a connection its last control block: it ends for this reason, unless it ends already.
+    /// Queues the last control block for a connection, which then ends for the reason `end`. If it is ending already,
+    /// only its page request is dropped.
     pub(super) fn push_last(&mut self, key: usize, block: &Bytes, end: End) {
         self.push_control(key, block);
         if let Some(connection) = self.connections.get_mut(key) {
-            // A topic may be deleted while a stream that ends for another reason waits for its socket.
+            // A topic may be deleted while its stream is ending for another reason.
             if !connection.is_ending() {
                 connection.stage = Stage::Ending(end);
             }
-            // No other event follows: only the one that is sent in part still needs a page.
+            // No further events are sent, so only a partly sent event may still need its page.
             connection.page_request = connection.page_request.filter(|_| connection.partial().is_some());
         }
     }
 
-    /// Writes what is left of the control blocks; whether all of that is sent.
+    /// Writes the unsent control blocks of a connection that has no partly sent event. Returns whether all are sent.
     pub(super) fn flush(&mut self, key: usize) -> io::Result<bool> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(false) };
         let control = connection.control_len();
@@ -196,8 +201,11 @@ impl<S: Peer> Streams<S> {
         Ok(written == Written::All)
     }
 
-    /// Notes what a write to a connection with `control` bytes of control blocks has changed. Then lets it wait for its
-    /// socket where that is full, which may fail.
+    /// Updates the state after a write. Before the write, the connection had `control` bytes of control blocks. If the
+    /// socket is full, the connection now waits until the socket accepts bytes.
+    ///
+    /// # Errors
+    /// When the system cannot watch the socket.
     pub(super) fn after_write(
         &mut self,
         key: usize,
@@ -206,7 +214,7 @@ impl<S: Peer> Streams<S> {
         end: Option<WriteEnd>,
     ) -> io::Result<()> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
-        debug_assert!(control >= connection.control_len(), "a write adds nothing to what is unsent");
+        debug_assert!(control >= connection.control_len(), "a write adds no control block");
         if control > 0 {
             self.unsent.remove_control(control - connection.control_len());
         }
@@ -231,8 +239,8 @@ impl<S: Peer> Streams<S> {
         stalled_since.is_some_and(|since| since + self.config.write_timeout <= self.now)
     }
 
-    /// Closes a connection that is overdue. To one that waits for a page of the log nothing is written meanwhile: it is
-    /// closed when its socket does not accept what the page brings.
+    /// Closes an overdue connection, unless it waits for a page of the log. While it waits, nothing is written, so its
+    /// socket cannot accept anything. Whether it is overdue is decided after the page has been written.
     pub(super) fn close_overdue(&mut self, key: usize) {
         let waits = self.connections.get(key).is_some_and(|connection| connection.page_request.is_some());
         if !waits && self.is_overdue(key) {
@@ -240,14 +248,15 @@ impl<S: Peer> Streams<S> {
         }
     }
 
-    /// Sets the timer of a connection to when it must be checked next.
+    /// Sets the timer of a connection to the time of its next check.
     pub(super) fn set_timer(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let heartbeat_at = connection.last_write + self.config.heartbeat;
         let check_at = match connection.stalled_since {
-            // What decides is the write that follows the page.
+            // It is not closed before the page has come: see `close_overdue`.
             Some(_) if connection.page_request.is_some() => self.now + self.config.heartbeat,
-            // Its socket may accept bytes again long before: not later than a heartbeat would then be due.
+            // Check it no later than the next heartbeat, because its socket may accept bytes again long before the
+            // deadline.
             Some(since) => (since + self.config.write_timeout).min(self.now + self.config.heartbeat),
             None => heartbeat_at,
         };
@@ -256,7 +265,7 @@ impl<S: Peer> Streams<S> {
         self.timers.push(Reverse((connection.cold.timer_at, key)));
     }
 
-    /// Sets the timer again where the write deadline of a socket that has become full comes before it.
+    /// Sets the timer of a connection to its write deadline, if that is earlier.
     fn bring_timer_forward(&mut self, key: usize) {
         let Some(connection) = self.connections.get(key) else { return };
         let write_deadline = connection.stalled_since.map(|since| since + self.config.write_timeout);
@@ -265,7 +274,7 @@ impl<S: Peer> Streams<S> {
         }
     }
 
-    /// The next connection whose timer is over. Its timer must then be set again.
+    /// The next connection whose timer has expired. The caller must set its timer again.
     pub(super) fn next_timer(&mut self) -> Option<usize> {
         while let Some(Reverse((at, key))) = self.timers.peek().copied()
             && at <= self.now
@@ -278,13 +287,13 @@ impl<S: Peer> Streams<S> {
         None
     }
 
-    /// When the next timer or pause is over.
+    /// When the next timer expires or the next pause ends.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
         timer.into_iter().chain(self.channels.next_pause_end()).min()
     }
 
-    /// Fails when connections, channels, backlog and timers contradict each other. It checks everything, so it is for
+    /// Panics if connections, channels, backlog and timers contradict each other. It checks everything, so it is for
     /// debug builds.
     pub(super) fn assert_invariants(&self) {
         self.channels.assert_invariants();
@@ -297,20 +306,17 @@ impl<S: Peer> Streams<S> {
                 assert_eq!(member, Some(&key), "a connection is a member where its slots say");
             }
             let queued = backlog.iter().filter(|other| **other == key).count();
-            assert_eq!(queued, usize::from(connection.is_queued), "a connection is queued that is in the backlog");
+            assert_eq!(queued, usize::from(connection.is_queued), "`is_queued` says whether it is in the backlog");
             let timer = Reverse((connection.cold.timer_at, key));
             assert!(self.timers.iter().any(|other| *other == timer), "each connection has a timer");
-            assert!(connection.last_id_sent <= connection.cursor, "an id on the wire is not beyond the cursor");
+            assert!(connection.last_id_sent <= connection.cursor, "the last id sent is not after the cursor");
         }
         assert_eq!(slots, self.channels.memberships(), "each member of a channel is a connection with a slot there");
-        assert!(
-            backlog.iter().all(|key| self.connections.contains(*key)),
-            "a connection that is closed waits for nothing"
-        );
+        assert!(backlog.iter().all(|key| self.connections.contains(*key)), "no closed connection is in the backlog");
     }
 }
 
-/// What all hubs share is given back when a hub goes, also when it panics.
+/// Gives back the connections' part of the shared [`UnsentBytes`], also when the hub panics.
 impl<S> Drop for Streams<S> {
     fn drop(&mut self) {
         for (key, connection) in &self.connections {

@@ -1,6 +1,6 @@
-//! The newest frames of one channel, as far back as the slowest round of its members needs them.
+//! A window: the newest frames of one channel, kept until a round has visited all members.
 //!
-//! A window is a shortcut, never a queue: a member whose cursor is below it reads from the log.
+//! A window is a cache, not a queue. A member whose cursor is before the window reads from the log.
 
 use std::collections::VecDeque;
 
@@ -9,34 +9,36 @@ use bytes::Bytes;
 use super::segment::{Segment, fills_segment, merge};
 use crate::frame::Frame;
 
-/// The frames of one channel after a position, each with its own.
+/// The newest frames of one channel.
 #[derive(Debug)]
 pub(super) struct Window {
+    /// The frames in order, each with its position.
     frames: VecDeque<(u64, Frame)>,
-    /// Bytes of `frames`.
+    /// The size of `frames` in bytes.
     bytes: usize,
-    /// The last frame that has left: a cursor below it must read from the log.
+    /// The position of the last frame that was dropped. A member with a cursor before it must read from the log.
     trimmed_to: u64,
-    /// The last segment that was put together. Most members have the same cursor, and are written the same memory.
+    /// The last segment that was merged. Most members have the same cursor, so they get the same segment.
     merged: Option<Box<Merged>>,
 }
 
+/// A segment of several frames.
 #[derive(Debug)]
 struct Merged {
     /// The position of its first frame.
     first: u64,
-    /// The position of the window's last frame when it was made.
+    /// The position of the window's last frame when the segment was merged.
     last: u64,
-    /// The position of its own last frame.
+    /// The position of its last frame.
     to: u64,
     bytes: Bytes,
 }
 
 impl Window {
-    /// Past this the oldest frames go.
+    /// With more bytes, the oldest frames are dropped.
     const BYTES_MAX: usize = 4 << 20;
 
-    /// A window that begins after `seen`.
+    /// An empty window, which begins after `seen`.
     pub(super) fn new(seen: u64) -> Self {
         Self { frames: VecDeque::new(), bytes: 0, trimmed_to: seen, merged: None }
     }
@@ -45,7 +47,7 @@ impl Window {
         self.frames.is_empty()
     }
 
-    /// Bytes of its frames.
+    /// The size of its frames in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -55,7 +57,7 @@ impl Window {
         self.frames.back().map(|(seq, _)| *seq)
     }
 
-    /// Whether it still has every frame after `cursor`.
+    /// Whether it has all frames after `cursor`.
     pub(super) fn covers(&self, cursor: u64) -> bool {
         cursor >= self.trimmed_to
     }
@@ -74,7 +76,7 @@ impl Window {
             self.trimmed_to = seq;
             self.bytes -= frame.len();
         }
-        debug_assert!(!self.is_empty() || self.bytes == 0, "bytes are counted that are not here");
+        debug_assert!(!self.is_empty() || self.bytes == 0, "an empty window has no bytes");
     }
 
     /// Drops the frames up to `seq`.
@@ -88,7 +90,7 @@ impl Window {
         }
     }
 
-    /// Drops every frame: events up to `seq` have not come here.
+    /// Drops all frames, because the feed has lost events up to `seq`.
     pub(super) fn mark_lost(&mut self, seq: u64) {
         self.trim(u64::MAX);
         self.trimmed_to = self.trimmed_to.max(seq);
@@ -101,8 +103,8 @@ impl Window {
         self.frames.range(at..)
     }
 
-    /// The frames after `cursor` as one segment. With the last frame of the window a subscriber has everything up to
-    /// `seen`.
+    /// The first frames after `cursor` as one segment. A subscriber that has got the last frame of the window has
+    /// everything up to `seen`.
     pub(super) fn segment(&mut self, cursor: u64, seen: u64) -> Option<Segment<'_>> {
         let (first, fills) = self.after(cursor).next().map(|(seq, frame)| (*seq, fills_segment(frame)))?;
         let last = self.last().unwrap_or(first);
