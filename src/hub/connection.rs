@@ -1,4 +1,4 @@
-//! One subscriber: its socket, its cursor, and the bytes that its socket has yet to accept.
+//! One subscriber: its socket, its cursor, and the bytes that its socket has not accepted yet.
 
 use std::{
     any::Any,
@@ -22,144 +22,146 @@ use super::{
     unsent::UnsentBytes,
 };
 
-/// What a hub needs from a socket, which must not block.
+/// What a hub needs from a socket. The socket must be non-blocking.
 pub trait Peer: Read + Write {
-    /// Ends the stream cleanly: all that was written, then the end.
+    /// Ends the stream cleanly: the client gets all that was written, and then the end.
     fn finish(&mut self);
 
-    /// Reports from now on, under `key`, each time that the socket was full and accepts bytes again.
+    /// From now on, the hub is told under `key` each time that the socket was full and accepts bytes again.
     ///
     /// # Errors
-    /// As the system says; the connection is then closed.
+    /// When the system cannot watch the socket. The hub then closes the connection.
     fn watch_writable(&mut self, key: usize) -> io::Result<()>;
 }
 
-/// What a subscriber wants, decided before its socket came.
+/// What the hub must know of a new subscriber.
 #[derive(Debug)]
 pub struct Subscription {
     /// The topics, each once.
     pub topics: SmallVec<[TopicName; 1]>,
     /// How its events are written.
     pub encoding: Encoding,
-    /// How its client learns its position where there is no event.
+    /// How its client learns its position when there is no event.
     pub marks: Marks,
-    /// Where it begins. It must not be told of deletions up to `start.watermark`.
+    /// Where its stream begins. It must not be told of deletions up to `start.watermark`.
     pub start: StartPoint,
-    /// When the stream must end by itself.
+    /// When the hub must end the stream; `None` for no limit.
     pub ends_at: Option<Instant>,
-    /// Dropped when the stream has ended, however it ended: permits, memberships of topics.
+    /// Permits and topic memberships. They are dropped when the stream has ended, for whatever reason.
     pub guards: Box<dyn Any>,
 }
 
 /// A connection's membership in one channel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
-    /// Key of the channel.
+    /// The key of the channel.
     pub(super) channel: usize,
-    /// Where the connection is among the channel's members.
+    /// The index of the connection in the channel's members.
     pub(super) index: usize,
 }
 
-/// A subscriber's connection, owned by the hub. It fits in two cache lines: with thousands of connections no line is in
-/// the cache, and a delivery waits for each.
+/// A subscriber's connection, owned by the hub. It fits in two cache lines. With thousands of connections, these lines
+/// are not in the cache, and a delivery must load each of them from memory.
 #[repr(align(64))]
 pub(super) struct Connection<S> {
     pub(super) socket: S,
     /// How its events are written.
     pub(super) encoding: Encoding,
-    /// Its memberships in channels, one a topic.
+    /// Its memberships in channels, one for each topic.
     pub(super) slots: SmallVec<[Slot; 1]>,
-    /// It has been given everything up to here: all of that is sent, or is in `remainder`.
+    /// It has been given everything up to this position: all of it is sent, or is in `remainder`.
     pub(super) cursor: u64,
-    /// The last id that its client has been sent. With `Marks::None` 0 until there is an event.
+    /// The position of the last id that was sent to its client. With `Marks::None` it is 0 before the first event.
     pub(super) last_id_sent: u64,
-    /// Bytes that the socket has yet to accept before anything else; as a rule none.
+    /// Bytes that the socket must accept before anything else. Usually there are none.
     remainder: Option<Box<Remainder>>,
     send_buffer: SendBuffer,
-    /// Since when the socket has accepted nothing of what was written to it.
+    /// Since when the socket has accepted nothing; `None` if it has accepted the last write.
     pub(super) stalled_since: Option<Instant>,
-    /// When the socket accepted bytes last.
+    /// When the socket last accepted bytes.
     pub(super) last_write: Instant,
     pub(super) stage: Stage,
-    /// The id of the page request that it waits for.
+    /// The id of the page request that it waits for, if any.
     pub(super) page_request: Option<NonZeroU32>,
     /// It is in the backlog.
     pub(super) is_queued: bool,
-    /// The fields that a delivery does not need, in memory of their own.
+    /// The fields that a normal delivery does not need. They are allocated apart to keep this struct small.
     pub(super) cold: Box<Cold>,
 }
 
-/// Bytes that a socket has yet to accept, in this order.
+/// Bytes that a socket has not accepted yet: first the event, then the control blocks.
 #[derive(Default)]
 struct Remainder {
-    /// The rest of an event.
+    /// An event that is partly sent.
     partial: Option<Partial>,
-    /// Control blocks: what the broker itself says in a stream, such as heartbeats and notices.
+    /// Control blocks: what the broker itself writes into a stream, such as heartbeats and notices.
     control: Bytes,
 }
 
-/// An event that is sent in part. Its bytes are in [`UnsentBytes`], or have to be read from the log again.
+/// An event that is partly sent. Its bytes are in [`UnsentBytes`], or must be read from the log again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Partial {
     /// Its position.
     pub(super) seq: u64,
-    /// Bytes of its frame that are sent.
+    /// How many bytes of its frame are sent.
     pub(super) sent: usize,
 }
 
-/// The fields of a connection that a delivery does not need.
+/// The fields of a connection that a normal delivery does not need.
 pub(super) struct Cold {
+    /// How its client learns its position when there is no event.
     pub(super) marks: Marks,
-    /// When its stream must end by itself.
+    /// When the hub must end its stream; `None` for no limit.
     pub(super) ends_at: Option<Instant>,
     /// When to check it next.
     pub(super) timer_at: Instant,
-    /// It has been told of the first so many removals of the log.
+    /// It has been told of the log's removals up to this number.
     pub(super) removals_seen: u64,
-    /// The last position of the log when it subscribed: it must not be told of deletions up to here.
+    /// The last position of the log when it subscribed. It must not be told of deletions up to here.
     pub(super) subscribed_at: u64,
-    /// Bytes that the peer has sent, though a subscriber has nothing to send.
+    /// How many bytes the peer has sent, although a subscriber has nothing to send.
     received: usize,
+    /// Permits and topic memberships, which are dropped with the connection.
     _guards: Box<dyn Any>,
 }
 
-/// How far a stream is from its end.
+/// The stages of a stream's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// It goes on.
+    /// It is not about to end.
     Open,
-    /// Its time is over: it ends once it has everything up to this position.
+    /// Its time is over. It ends as soon as it has everything up to this position.
     Finishing(u64),
-    /// It has been given its last block, and ends for this reason when all of its remainder is sent.
+    /// Its last block is queued or sent. When the remainder is sent, it ends for this reason.
     Ending(End),
 }
 
-/// Whether the socket accepts bytes, as far as is known.
+/// What is known of the socket's send buffer in the kernel.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SendBuffer {
-    /// It has never been full, and its readiness is not watched: most never are.
+    /// It has never been full, so the poll does not watch it. Most sockets stay in this state.
     NeverFull,
-    /// It is full; an event of the poll will say when it is not.
+    /// It is full. The poll will report when it is not.
     Full,
-    /// It was full, and accepts bytes again.
+    /// It was full before, and has space again.
     HasSpace,
 }
 
-/// Why a stream is closed whose event the caller cannot complete.
-const NO_REMAINDER: &str = "the rest of an event that was sent in part is missing";
+/// The error when the rest of a partly sent event is needed, but the caller does not have it.
+const NO_REMAINDER: &str = "the rest of a partly sent event is missing";
 
 impl<S> Connection<S> {
-    /// The event that is sent in part.
+    /// The event that is partly sent, if any.
     pub(super) fn partial(&self) -> Option<Partial> {
         self.remainder.as_ref().and_then(|remainder| remainder.partial)
     }
 
-    /// Bytes of control blocks that the socket has yet to accept.
+    /// How many bytes of control blocks are unsent.
     pub(super) fn control_len(&self) -> usize {
         self.remainder.as_ref().map_or(0, |remainder| remainder.control.len())
     }
 
-    /// Gives back what it holds of `unsent`: it will send nothing more.
+    /// Removes its unsent bytes from the shared `unsent`, because it will send nothing more.
     pub(super) fn release_unsent(&self, unsent: &UnsentBytes) {
         if let Some(remainder) = &self.remainder {
             unsent.remove_control(remainder.control.len());
@@ -171,8 +173,8 @@ impl<S> Connection<S> {
 }
 
 impl<S: Peer> Connection<S> {
-    /// Bytes that a peer may send on a stream before it is closed. Some clients pipeline a request or two; a flood is
-    /// an attack on the worker's time.
+    /// How many bytes a peer may send on a stream before it is closed. Some clients pipeline one or two requests. More
+    /// is an attack: to read it costs time of the worker.
     const RECEIVED_MAX: usize = 64 << 10;
 
     pub(super) fn new(socket: S, subscription: Subscription, now: Instant) -> Self {
@@ -201,28 +203,28 @@ impl<S: Peer> Connection<S> {
         }
     }
 
-    /// The subscriber has been given everything up to `to`. A cursor never goes back.
+    /// Notes that the subscriber has been given everything up to `to`. A cursor never goes back.
     pub(super) fn move_cursor(&mut self, to: u64) {
         debug_assert!(to >= self.cursor, "a cursor goes back from {} to {to}", self.cursor);
         self.cursor = self.cursor.max(to);
     }
 
-    /// Whether it has been given its last block.
+    /// Whether its last block is queued or sent.
     pub(super) fn is_ending(&self) -> bool {
         matches!(self.stage, Stage::Ending(_))
     }
 
-    /// Whether it waits until its socket accepts bytes.
+    /// Whether it waits until its socket accepts bytes again.
     pub(super) fn is_blocked(&self) -> bool {
         self.send_buffer == SendBuffer::Full
     }
 
-    /// The socket may accept bytes again.
+    /// Notes that the socket may accept bytes again.
     pub(super) fn unblock(&mut self) {
         self.send_buffer = SendBuffer::HasSpace;
     }
 
-    /// Puts a control block behind what is still to be written.
+    /// Appends a control block to the unsent bytes.
     pub(super) fn push_control(&mut self, block: &Bytes) {
         let control = &mut self.remainder.get_or_insert_default().control;
         if control.is_empty() {
@@ -232,24 +234,24 @@ impl<S: Peer> Connection<S> {
         }
     }
 
-    /// Of the event at `seq`, `sent` bytes are sent, and not all.
+    /// Notes that only the first `sent` bytes of the event at `seq` are sent.
     pub(super) fn set_partial(&mut self, seq: u64, sent: usize) {
         let remainder = self.remainder.get_or_insert_default();
         debug_assert!(
             remainder.control.is_empty() && remainder.partial.is_none(),
-            "an event is begun only when all earlier blocks are sent"
+            "an event is sent only after all earlier blocks"
         );
-        debug_assert!(sent > 0, "of an event that is sent in part something is sent");
+        debug_assert!(sent > 0, "at least one byte of a partly sent event is sent");
         remainder.partial = Some(Partial { seq, sent });
     }
 
-    /// Writes the control blocks that are left, then `segment`, as far as the socket accepts them.
+    /// Writes the unsent control blocks, then `segment`, as far as the socket accepts them.
     ///
     /// # Errors
-    /// When an event is sent in part: the rest of it must come first.
+    /// When the socket fails, or when an event is partly sent: its rest must come first.
     pub(super) fn write(&mut self, segment: Segment<'_>, now: Instant) -> io::Result<Written> {
         debug_assert!(!self.is_ending(), "nothing follows the last block");
-        debug_assert!(segment.last <= segment.to && segment.to >= self.cursor, "a segment leads on from the cursor");
+        debug_assert!(segment.last <= segment.to && segment.to >= self.cursor, "a segment continues from the cursor");
         if self.partial().is_some() {
             return Err(io::Error::other(NO_REMAINDER));
         }
@@ -270,15 +272,14 @@ impl<S: Peer> Connection<S> {
         Ok(Written::Part { bytes: accepted - of_control })
     }
 
-    /// Writes the remainder, as far as the socket accepts it. `frame` is that of the event that is sent in part, if one
-    /// is.
+    /// Writes the remainder, as far as the socket accepts it. `frame` is the frame of the partly sent event; empty if
+    /// there is none.
     ///
     /// # Errors
-    /// When an event is sent in part and `frame` does not have its rest: with anything else the stream would be
-    /// corrupt.
+    /// When the socket fails, or when `frame` is too short to have the rest of the event.
     pub(super) fn flush(&mut self, frame: &[u8], now: Instant) -> io::Result<Written> {
         let Some(Remainder { partial, control }) = self.remainder.as_deref() else { return Ok(Written::All) };
-        debug_assert!(partial.is_some() || !control.is_empty(), "a remainder that is sent is dropped");
+        debug_assert!(partial.is_some() || !control.is_empty(), "there is no empty remainder");
         let (partial, control) = (*partial, control.clone());
         let event = match partial {
             Some(partial) => frame
@@ -300,7 +301,7 @@ impl<S: Peer> Connection<S> {
         Ok(Written::Part { bytes: accepted })
     }
 
-    /// Writes both, one after the other, to the socket; how many bytes it accepted.
+    /// Writes `first`, then `second`, with one system call. Returns how many bytes the socket accepted.
     #[inline]
     fn write_both(&mut self, first: &[u8], second: &[u8], now: Instant) -> io::Result<usize> {
         let total = first.len() + second.len();
@@ -318,7 +319,7 @@ impl<S: Peer> Connection<S> {
                 Err(error) => return Err(error),
             }
         };
-        debug_assert!(accepted <= total, "the socket accepts no more than was written to it");
+        debug_assert!(accepted <= total, "the socket accepts no more than it is offered");
         if accepted > 0 {
             self.last_write = now;
             self.stalled_since = None;
@@ -326,7 +327,7 @@ impl<S: Peer> Connection<S> {
         Ok(accepted)
     }
 
-    /// From now on it waits until the socket accepts bytes again.
+    /// Notes that the socket is full. From now on, the connection waits until the socket accepts bytes again.
     pub(super) fn wait_writable(&mut self, key: usize, now: Instant) -> io::Result<()> {
         self.stalled_since.get_or_insert(now);
         if std::mem::replace(&mut self.send_buffer, SendBuffer::Full) == SendBuffer::NeverFull {
@@ -335,10 +336,10 @@ impl<S: Peer> Connection<S> {
         Ok(())
     }
 
-    /// Reads what the peer sends, and drops it.
+    /// Reads what the peer has sent, and discards it.
     ///
     /// # Errors
-    /// When it has closed its side, or sends more than a subscriber has any reason to.
+    /// When the peer has closed its side, or has sent more than [`Self::RECEIVED_MAX`] bytes.
     pub(super) fn discard_input(&mut self) -> io::Result<()> {
         let mut buffer = [0; 4096];
         loop {
@@ -350,7 +351,7 @@ impl<S: Peer> Connection<S> {
                 Err(error) => return Err(error),
             }
             if self.cold.received > Self::RECEIVED_MAX {
-                return Err(io::Error::new(ErrorKind::InvalidData, "the peer floods its stream"));
+                return Err(io::Error::new(ErrorKind::InvalidData, "the peer sends too many bytes"));
             }
         }
     }

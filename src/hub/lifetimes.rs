@@ -1,4 +1,4 @@
-//! What time does to a stream: its heartbeat, its write deadline, and its end.
+//! The timers of a stream: its heartbeat, its write deadline, and its end.
 
 use std::time::{Duration, Instant};
 
@@ -12,15 +12,15 @@ use crate::{
     frame::{self, Marks},
 };
 
-/// The streams of one hub, and the time at which all of them must have ended.
+/// The streams of one hub, and the state of the drain.
 pub(super) struct Lifetimes<S> {
     pub(super) delivery: Delivery<S>,
-    /// A drain has begun, and this is when every stream must have ended.
+    /// When every stream must have ended; `None` as long as no drain has begun.
     drain_ends_at: Option<Instant>,
 }
 
-/// The soonest that a drain ends a stream, if there is time: what is being published when it begins is as a rule
-/// committed within this, and gets into all streams.
+/// A drain ends no stream sooner, if it has time. Publishes that are in progress when it begins are usually committed
+/// within this time, so all streams get them.
 const DRAIN_DELAY: Duration = Duration::from_millis(100);
 
 impl<S: Peer> Lifetimes<S> {
@@ -33,7 +33,7 @@ impl<S: Peer> Lifetimes<S> {
         self.drain_ends_at.is_some()
     }
 
-    /// Moves the clock, ends the pauses of channels, and checks the connections whose timers are over.
+    /// Sets the clock, ends the pauses of channels, and checks the connections whose timers have expired.
     pub(super) fn advance(&mut self, now: Instant) {
         let streams = &mut self.delivery.streams;
         streams.now = streams.now.max(now);
@@ -44,12 +44,12 @@ impl<S: Peer> Lifetimes<S> {
         }
     }
 
-    /// Does what is due for a connection: its deletion, its end, its write deadline or its heartbeat.
+    /// Checks a connection whose timer has expired: its write deadline, its end, its heartbeat.
     fn check(&mut self, key: usize) {
         let delivery = &mut self.delivery;
         if delivery.streams.is_overdue(key) {
-            // The kernel reports space only when a third of the buffer is free: a slow reader may have read something
-            // without any report of it.
+            // The kernel reports space only when a third of the buffer is free. A slow reader may have read a little
+            // without such a report, so try to write before the connection is closed.
             if let Some(connection) = delivery.streams.connections.get_mut(key) {
                 connection.unblock();
             }
@@ -57,7 +57,8 @@ impl<S: Peer> Lifetimes<S> {
             delivery.streams.close_overdue(key);
         }
         let Some(connection) = delivery.streams.connections.get(key) else { return };
-        // A connection that must be told of a deletion must not be given a cursor past it first.
+        // If the only topic was deleted, end the stream first. The heartbeat below would move the cursor past the
+        // deletion.
         let is_ending = connection.slots.iter().any(|slot| delivery.streams.channels.is_ending(slot.channel));
         if is_ending {
             delivery.end_member(key);
@@ -68,19 +69,19 @@ impl<S: Peer> Lifetimes<S> {
         if connection.cold.ends_at.is_some_and(|ends_at| ends_at <= streams.now) {
             return self.end(key);
         }
-        // What it is overdue for comes before a heartbeat.
+        // An overdue connection cannot be sent a heartbeat.
         if connection.last_write + streams.config.heartbeat <= streams.now && !streams.is_overdue(key) {
             delivery.visit(key);
             self.send_heartbeat(key);
         }
     }
 
-    /// Shows the client of a stream that has had nothing for `stream.heartbeat` that the stream lives.
+    /// Sends a heartbeat if nothing was sent for `stream.heartbeat`, so that the client knows that the stream is alive.
     fn send_heartbeat(&mut self, key: usize) {
         let streams = &mut self.delivery.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return };
         let is_idle = connection.last_write + streams.config.heartbeat <= streams.now;
-        // Within an event no heartbeat can be written: the rest of the event has to be read from the disk first.
+        // No heartbeat within an event that is partly sent. Its rest must be read from the disk first.
         if !is_idle || connection.is_blocked() || connection.is_ending() || connection.partial().is_some() {
             return;
         }
@@ -88,7 +89,7 @@ impl<S: Peer> Lifetimes<S> {
             connection.is_queued || connection.page_request.is_some() || connection.cursor >= streams.seen,
             "a visit leads to the tail, to the backlog, or to a page of the log"
         );
-        // A position that the client knows is left out: some clients take each for an empty message.
+        // Send a position only if it is new to the client. Some clients handle each one as an empty message.
         let seq = connection.cursor;
         let tells_position = connection.cold.marks == Marks::Id && connection.last_id_sent < seq;
         if tells_position {
@@ -102,9 +103,10 @@ impl<S: Peer> Lifetimes<S> {
         }
     }
 
-    /// Ends a stream politely: with all that there is now, where to resume, and when. What is more than one visit gives
-    /// comes visit by visit, between those to others; then the stream ends, however much has been published meanwhile.
-    /// A drain does not wait for that beyond its time: the client resumes where the stream ended.
+    /// Ends a stream cleanly: its client gets all events up to now, and then where and when to resume.
+    ///
+    /// If the events need several visits, the timer calls this again until the stream has everything up to the position
+    /// of the first call. When the drain time is over, the stream ends at its cursor.
     pub(super) fn end(&mut self, key: usize) {
         let streams = &mut self.delivery.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return };
@@ -123,7 +125,7 @@ impl<S: Peer> Lifetimes<S> {
         if is_waiting && !is_late {
             return;
         }
-        // What the first call leaves has its visits from the backlog.
+        // A stream that waits in the backlog since the first call gets its further visits from there.
         let more = is_first_call && self.delivery.visit(key) == Visit::More;
         let streams = &mut self.delivery.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return };
@@ -140,7 +142,7 @@ impl<S: Peer> Lifetimes<S> {
         self.delivery.visit(key);
     }
 
-    /// Gives a stream of this history its last block: where to resume, and when.
+    /// Queues the last block of a stream: where to resume in `epoch`, and when.
     pub(super) fn push_farewell(&mut self, key: usize, epoch: Epoch, end: End) {
         let streams = &mut self.delivery.streams;
         let Some(connection) = streams.connections.get_mut(key) else { return };
@@ -151,15 +153,15 @@ impl<S: Peer> Lifetimes<S> {
         streams.push_last(key, &farewell, end);
     }
 
-    /// The history has ended. So do its streams, each where it is: their clients come back, and are told that there is
-    /// another one (`reset`).
+    /// Ends all streams at their cursors, because a new epoch begins. When the clients reconnect, they are told of it
+    /// (`reset`).
     pub(super) fn begin_epoch(&mut self, epoch: Epoch) {
         let keys: Vec<usize> = self.delivery.streams.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
             let streams = &mut self.delivery.streams;
             let Some(connection) = streams.connections.get(key) else { continue };
             if connection.partial().is_some() {
-                // The rest cannot be read any more, and an event of the next history may have the same position.
+                // The rest of its event cannot be read any more: in the new epoch, that position has another event.
                 streams.close(key, End::EpochEnded);
                 continue;
             }
@@ -170,8 +172,8 @@ impl<S: Peer> Lifetimes<S> {
         self.delivery.streams.begin_epoch(epoch);
     }
 
-    /// Ends every stream within `within`, spread evenly, so that not all clients come back at the same moment. One that
-    /// has not got everything by then ends where it is.
+    /// Ends every stream within `within`. The ends are spread evenly, so that not all clients reconnect at the same
+    /// moment. A stream that has not got all events by then ends at its cursor.
     pub(super) fn drain(&mut self, within: Duration) {
         let streams = &mut self.delivery.streams;
         self.drain_ends_at = Some(streams.now + within);
@@ -186,7 +188,7 @@ impl<S: Peer> Lifetimes<S> {
         }
     }
 
-    /// Fails when what is held contradicts itself. It checks everything, so it is for debug builds.
+    /// Panics if the state is inconsistent. It checks everything, so it is for debug builds.
     pub(super) fn assert_invariants(&self) {
         let streams = &self.delivery.streams;
         streams.assert_invariants();
@@ -197,8 +199,8 @@ impl<S: Peer> Lifetimes<S> {
     }
 }
 
-/// `duration`, up to a fifth shorter or longer, so that clients that were disconnected together do not come back
-/// together.
+/// Returns `duration` with a random change of up to 20 %, so that clients that were disconnected together do not
+/// reconnect together.
 #[must_use]
 pub fn jitter(duration: Duration) -> Duration {
     duration.mul_f64(0.8 + 0.4 * fastrand::f64())

@@ -179,7 +179,7 @@ impl<S: Peer> Streams<S> {
     }
 
     /// Queues the last control block for a connection, which then ends for the reason `end`. If it is ending already,
-    /// only its page request is dropped.
+    /// the reason does not change.
     pub(super) fn push_last(&mut self, key: usize, block: &Bytes, end: End) {
         self.push_control(key, block);
         if let Some(connection) = self.connections.get_mut(key) {

@@ -1,9 +1,9 @@
-//! What slow subscribers have yet to be sent: the events that are sent to them in part, and control blocks.
+//! The unsent bytes of slow subscribers: events that are partly sent, and control blocks.
 //!
-//! A slow subscriber costs a cursor: its connection remembers which event it has in part, and how many bytes of it. The
-//! event's bytes are here, once for all subscribers that read it in the same encoding, as far as
-//! `stream.unsent_bytes_max` allows. Past that the oldest event is dropped, and is read again from the log when a
-//! socket that needs it accepts bytes.
+//! The connection of a slow subscriber stores only which event is partly sent, and how many bytes of it. The event
+//! itself is stored here, once for all subscribers that need it in the same encoding. The limit is
+//! `stream.unsent_bytes_max`. When it is exceeded, the oldest events are dropped. They are read from the log again when
+//! a socket accepts bytes.
 
 use std::{
     collections::{BTreeMap, HashMap, btree_map::Entry},
@@ -17,61 +17,61 @@ use crate::frame::{Encoding, Frame};
 /// An event, by its position, in one encoding.
 pub(super) type EventKey = (u64, Encoding);
 
-/// What connections have yet to send, shared by all hubs. Only slow subscribers come here.
+/// The unsent bytes of all connections, shared by all hubs. Only slow subscribers have any.
 #[derive(Debug)]
 pub struct UnsentBytes(Mutex<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// How many connections have sent an event in part, for each such event.
+    /// For each event that is partly sent: to how many connections.
     readers: HashMap<EventKey, usize>,
-    /// The frames of these events, as many as the limit allows.
+    /// The frames of these events, as far as the limit allows.
     frames: BTreeMap<EventKey, Frame>,
-    /// Bytes of `frames`.
+    /// The size of `frames` in bytes.
     bytes: usize,
-    /// Bytes of control blocks, over all connections.
+    /// The size of the control blocks of all connections, in bytes.
     control: usize,
-    /// The limit for both together.
+    /// The limit for `bytes` and `control` together.
     bytes_max: usize,
 }
 
 impl UnsentBytes {
-    /// Nothing yet; `bytes_max` is `stream.unsent_bytes_max`.
+    /// Creates it empty. `bytes_max` is `stream.unsent_bytes_max`.
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
         Self(Mutex::new(Inner { readers: HashMap::new(), frames: BTreeMap::new(), bytes: 0, control: 0, bytes_max }))
     }
 
-    /// Whether no connection has anything to send.
+    /// Whether no connection has unsent bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let inner = self.lock();
         inner.readers.is_empty() && inner.frames.is_empty() && inner.control == 0
     }
 
-    /// A panic under the lock is a bug, but to close every slow stream over it would be a worse one: go on.
+    /// Locks, also after a panic under the lock. To give up then would close every slow stream, which is worse.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection has sent a part of `frame`, and needs the rest.
+    /// Adds a connection that has sent a part of `frame`, and needs its rest later.
     pub(super) fn add_reader(&self, event: EventKey, frame: Frame) {
         let mut inner = self.lock();
         *inner.readers.entry(event).or_default() += 1;
         inner.keep(event, frame);
     }
 
-    /// Keeps `frame` for the connections that need the rest of it, if the limit allows.
+    /// Stores `frame` for the connections that need its rest, if the limit allows.
     pub(super) fn keep(&self, event: EventKey, frame: Frame) {
         self.lock().keep(event, frame);
     }
 
-    /// The frame of an event, if it is here.
+    /// The frame of an event, if it is stored.
     pub(super) fn frame(&self, event: EventKey) -> Option<Frame> {
         self.lock().frames.get(&event).cloned()
     }
 
-    /// A connection has sent all of an event, or is closed.
+    /// Removes a connection that has sent all of an event, or is closed.
     pub(super) fn remove_reader(&self, event: EventKey) {
         let mut inner = self.lock();
         let Some(readers) = inner.readers.get_mut(&event) else {
@@ -85,8 +85,8 @@ impl UnsentBytes {
         }
     }
 
-    /// A connection has been given a control block; whether the limit allows it. Events are dropped for it: they can be
-    /// read again.
+    /// Adds a control block of a connection. Returns whether it is within the limit. If necessary, this drops events,
+    /// because they can be read from the log again.
     pub(super) fn add_control(&self, block: &Bytes) -> bool {
         let mut inner = self.lock();
         inner.control += block.len();
@@ -94,7 +94,7 @@ impl UnsentBytes {
         inner.control <= inner.bytes_max
     }
 
-    /// So many bytes of control blocks have been sent, or are dropped with their connection.
+    /// Removes this many bytes of control blocks, which were sent, or were dropped with their connection.
     pub(super) fn remove_control(&self, bytes: usize) {
         let mut inner = self.lock();
         debug_assert!(bytes <= inner.control, "more bytes of control blocks are sent than were added");
@@ -104,7 +104,7 @@ impl UnsentBytes {
 
 impl Inner {
     fn keep(&mut self, event: EventKey, frame: Frame) {
-        debug_assert!(self.readers.contains_key(&event), "an event is kept for those that it is sent in part to");
+        debug_assert!(self.readers.contains_key(&event), "a stored event has readers");
         if let Entry::Vacant(entry) = self.frames.entry(event) {
             self.bytes += frame.len();
             entry.insert(frame);
@@ -118,7 +118,7 @@ impl Inner {
         {
             self.bytes -= frame.len();
         }
-        debug_assert!(!self.frames.is_empty() || self.bytes == 0, "bytes are counted that are not here");
+        debug_assert!(!self.frames.is_empty() || self.bytes == 0, "without frames there are no bytes");
     }
 }
 
@@ -133,7 +133,7 @@ mod tests {
         Frame::Made(vec![b'x'; bytes].into())
     }
 
-    /// Bytes of events, events, and events that somebody has in part.
+    /// The bytes of stored events, their number, and the number of events that are partly sent.
     fn counts(unsent: &UnsentBytes) -> (usize, usize, usize) {
         let inner = unsent.lock();
         (inner.bytes, inner.frames.len(), inner.readers.len())
@@ -146,7 +146,8 @@ mod tests {
             unsent.add_reader((1, LINES), frame(60));
         }
         assert_eq!(counts(&unsent), (60, 1, 1));
-        (0..2).for_each(|_| unsent.remove_reader((1, LINES)));
+        unsent.remove_reader((1, LINES));
+        unsent.remove_reader((1, LINES));
         assert!(unsent.frame((1, LINES)).is_some());
         unsent.remove_reader((1, LINES));
         assert_eq!(counts(&unsent), (0, 0, 0));
@@ -167,7 +168,9 @@ mod tests {
         unsent.keep((1, LINES), frame(50));
         assert!(unsent.frame((1, LINES)).is_some(), "there is room for it again");
         unsent.add_reader((2, LINES), frame(50));
-        (1..=3).for_each(|seq| unsent.remove_reader((seq, LINES)));
+        for seq in 1..=3 {
+            unsent.remove_reader((seq, LINES));
+        }
         assert_eq!(counts(&unsent), (0, 0, 0));
         unsent.add_reader((4, LINES), frame(101));
         assert!(unsent.frame((4, LINES)).is_none(), "one that is larger than the limit is not kept");
