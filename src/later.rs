@@ -1,17 +1,17 @@
-//! An outcome that is at hand, or a future that has to be waited for.
+//! A result that is already known, or a future of it.
 //!
-//! Most outcomes are at hand: who gives one makes no future for it on the heap, and who takes one goes on with it at
-//! once, without a task.
+//! Most results are already known. For these, no future is allocated on the heap, and the caller can continue at once,
+//! without a task.
 
 use futures_util::future::{BoxFuture, Either, LocalBoxFuture, Ready, ready};
 
-/// An outcome, now or later. Whoever does not care awaits it.
+/// A result, now or later. A caller that does not care which can await it.
 pub type Later<T, F = BoxFuture<'static, T>> = Either<Ready<T>, F>;
 
-/// As [`Later`], for one thread.
+/// A [`Later`] that stays on one thread.
 pub type LocalLater<'a, T> = Later<T, LocalBoxFuture<'a, T>>;
 
-/// An outcome that is at hand.
-pub fn now<T, F>(outcome: T) -> Later<T, F> {
-    Either::Left(ready(outcome))
+/// A result that is already known.
+pub fn now<T, F>(result: T) -> Later<T, F> {
+    Either::Left(ready(result))
 }

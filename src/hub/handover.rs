@@ -1,9 +1,9 @@
-//! The socket's way from the HTTP server to the hub, or back to where the next request is read.
+//! Moves a socket from the fallback HTTP server to the hub, or back to the reader of the next request.
 //!
-//! The fallback is given a [`Carrier`] instead of the bare socket, and with it one request: the bytes that were
-//! already read of it, and no more from the socket than it still has. The server reads the request and writes the
-//! response through the carrier. The body of a stream takes the socket out of the carrier once the head is sent; after
-//! any other response the socket is taken out when the server has finished with it:
+//! The fallback server gets a [`Carrier`] instead of the socket. Through it, the server reads one request and writes
+//! the response: the carrier returns the bytes that were already read, and then reads no further than the end of the
+//! request. If the response is a stream, its body takes the socket out of the carrier after the head is sent. After any
+//! other response, the socket is taken out when the server has finished:
 //!
 //! ```text
 //!  HTTP server: head, first bytes ─► flush ─► body: Carrier::poll_take ─► hub
@@ -12,8 +12,8 @@
 //!                                                   buffers are freed at once
 //! ```
 //!
-//! It carries one request, because the bytes behind it may belong to a second one that is not complete yet: the
-//! fallback would wait for the end of that for ever, and hold what is sent meanwhile.
+//! A carrier is for one request only. The bytes after it may belong to a second request that is not complete. The
+//! fallback server would wait for the end of that, and keep back the first response.
 
 use std::{
     any::Any,
@@ -32,35 +32,36 @@ use tokio::{
 
 use super::socket::send;
 
-/// What the server may send before its response.
+/// The interim response that the server may send before its response.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// A connection's socket for as long as the HTTP server serves it. Clones share the one socket.
+/// A connection's socket while the fallback server uses it. Clones share the same socket.
 #[derive(Clone, Debug)]
 pub struct Carrier(Rc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// `None` once it has been taken out.
+    /// `None` after it has been taken out.
     socket: RefCell<Option<TcpStream>>,
+    /// Bytes that the server reads before those of the socket.
     read_ahead: RefCell<ReadAhead>,
-    /// Bytes of the request that are still to be read from the socket; `None` when the request ends with the
-    /// connection.
+    /// How many bytes of the request are still to be read from the socket; `None` if the request's end is not known.
     unread: Cell<Option<usize>>,
-    /// All that was written since [`Carrier::expect_flush`] is in the kernel's hands.
+    /// Everything written since [`Carrier::expect_flush`] has been given to the kernel.
     flushed: Cell<bool>,
-    /// Wakes who waits for that.
+    /// The task that waits for `flushed`.
     flush_waker: RefCell<Option<Waker>>,
-    /// Wakes who waits for bytes from the peer.
+    /// The task that waits for bytes from the peer.
     read_waker: RefCell<Option<Waker>>,
-    /// It reads as closed: what the peer still sends is of no interest.
+    /// Reads return the end of the stream, whatever the peer still sends.
     reads_as_closed: Cell<bool>,
+    /// The progress of the response.
     response: Cell<Response>,
-    /// Wakes who waits for the response to begin, or to be sent.
+    /// The task that waits for the response to begin, or to be sent.
     response_waker: RefCell<Option<Waker>>,
-    /// The peer, or the kernel for it, has accepted bytes since [`Carrier::has_moved`] was called last.
+    /// The socket has accepted bytes since the last call to [`Carrier::has_moved`].
     moved: Cell<bool>,
-    /// Whether the response's head says that the connection ends with it; `None` until it has been written.
+    /// Whether the response's head contains `Connection: close`; `None` until the head has been written.
     closes: Cell<Option<bool>>,
 }
 
@@ -68,28 +69,28 @@ struct Inner {
 #[derive(Debug)]
 struct ReadAhead {
     bytes: Vec<u8>,
-    /// Dropped with the last of the bytes.
+    /// The permit for the bytes. It is dropped when all of them have been read.
     permit: Option<Box<dyn Any>>,
 }
 
-/// How far the response has come.
+/// The progress of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Response {
     /// It has not begun.
     None,
-    /// It has begun. That of a stream stays here.
+    /// It has begun. A stream stays in this state.
     Begun,
-    /// The server has all of it, and is writing it.
+    /// It is no stream, and the server is writing it.
     Whole,
-    /// All of it is in the kernel's hands.
+    /// All of it has been given to the kernel.
     Sent,
-    /// And the server has read that no other request will come.
+    /// The server has also read the end of the request, and so knows that no other request will come.
     Ended,
 }
 
 impl Carrier {
-    /// Carries `socket` for one request. Of the request, the bytes `before` were already read, for which `hold` is
-    /// held, and `rest` bytes are still to come; with `None` it has all that comes.
+    /// Creates a carrier of `socket` for one request. The bytes `before` of the request were already read, and `permit`
+    /// is their permit. `rest` more bytes will come; with `None`, everything that comes belongs to the request.
     #[must_use]
     pub fn new(socket: TcpStream, before: Vec<u8>, rest: Option<usize>, permit: Option<Box<dyn Any>>) -> Self {
         Self(Rc::new(Inner {
@@ -107,65 +108,65 @@ impl Carrier {
         }))
     }
 
-    /// Whether the end of the request is known, so that another one may follow.
+    /// Whether the length of the request is known, so that another one may follow.
     #[must_use]
     pub fn is_framed(&self) -> bool {
         self.0.unread.get().is_some()
     }
 
-    /// The response is about to be written, whole or, of a stream, its head.
+    /// Notes that the server is about to write the response.
     pub fn begun(&self) {
         debug_assert_eq!(self.0.response.get(), Response::None, "a carrier carries one request");
         self.0.response.set(Response::Begun);
         wake(&self.0.response_waker);
     }
 
-    /// The response, which has begun, is a whole one and no stream.
+    /// Notes that the response, which has begun, is not a stream.
     pub fn answered(&self) {
         debug_assert_eq!(self.0.response.get(), Response::Begun, "a response begins before it is whole");
         self.0.response.set(Response::Whole);
     }
 
-    /// Ready once the response has begun: from then on it is the client that is waited for.
+    /// Ready when the response has begun. From then on, the server waits only for the client.
     pub fn poll_begun(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll(self.has_begun(), cx)
     }
 
-    /// Ready once the whole response has left for the kernel.
+    /// Ready when the whole response has been given to the kernel.
     pub fn poll_sent(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll(matches!(self.0.response.get(), Response::Sent | Response::Ended), cx)
     }
 
-    fn poll(&self, is_so: bool, cx: &Context<'_>) -> Poll<()> {
-        if is_so {
+    fn poll(&self, is_ready: bool, cx: &Context<'_>) -> Poll<()> {
+        if is_ready {
             return Poll::Ready(());
         }
-        // One task watches a carrier.
+        // Only one task waits, so one waker is enough.
         *self.0.response_waker.borrow_mut() = Some(cx.waker().clone());
         Poll::Pending
     }
 
-    /// Whether the peer has accepted some of the response since this was called last.
+    /// Whether the socket has accepted bytes of the response since the last call.
     #[must_use]
     pub fn has_moved(&self) -> bool {
         self.0.moved.replace(false)
     }
 
-    /// Takes the socket out when the server has finished with it, and says whether another request may follow on it;
-    /// `None` when the hub has the socket.
+    /// Takes the socket out after the server has finished, and returns it with whether another request may follow.
+    /// Returns `None` if the socket was taken out before.
     #[must_use]
     pub fn reclaim(&self) -> Option<(TcpStream, bool)> {
         let follows = self.0.response.get() == Response::Ended && self.0.closes.get() == Some(false);
         self.0.socket.borrow_mut().take().map(|socket| (socket, follows))
     }
 
-    /// [`poll_take`](Self::poll_take) must wait for a flush that comes after this: what was written before has been
-    /// flushed already.
+    /// Makes [`poll_take`](Self::poll_take) wait for the next flush. Earlier flushes do not count.
     pub fn expect_flush(&self) {
         self.0.flushed.set(false);
     }
 
-    /// Takes the socket out once everything written to it has been flushed; `None` when somebody has it already.
+    /// Takes the socket out when everything written to it has been flushed. The result is `None` if the socket was
+    /// taken out before.
     pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<TcpStream>> {
         if self.0.flushed.get() {
             return Poll::Ready(self.0.socket.borrow_mut().take());
@@ -174,19 +175,20 @@ impl Carrier {
         Poll::Pending
     }
 
-    /// Whether the response has begun, whole or a stream: the server must take no other request from here.
+    /// Whether the response has begun. If so, the server must not read another request from this carrier.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.0.response.get() != Response::None
     }
 
-    /// Makes the carrier read as closed. The HTTP server would wait for the end of a chunked body that it has already
-    /// answered for as long as the sender likes, and would hold the connection.
+    /// Makes all reads return the end of the stream. Otherwise, after it has answered a request with a chunked body,
+    /// the server would wait for the end of the body, and a client could keep the connection for ever.
     pub fn end_reading(&self) {
         self.0.reads_as_closed.set(true);
         wake(&self.0.read_waker);
     }
 
+    /// Calls `f` with the socket, or returns `none` if the socket was taken out.
     fn with<T>(&self, none: T, f: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match self.0.socket.borrow_mut().as_mut() {
             Some(socket) => f(Pin::new(socket)),
@@ -207,13 +209,14 @@ impl Carrier {
         read
     }
 
-    /// Notes what the head of the response says about the connection.
+    /// Finds out whether the head of the response closes the connection. `sent` are the first bytes of the response.
     fn note(&self, sent: &[u8]) {
         let head = sent.strip_prefix(CONTINUE).unwrap_or(sent);
         if head.is_empty() || self.0.closes.get().is_some() {
             return;
         }
-        // Where a head is not sent in one piece, the client is far behind: the connection ends with the response.
+        // If the socket did not accept the whole head at once, the client reads slowly. Then close the connection after
+        // the response.
         let end = memmem::find(head, b"\r\n\r\n").map(|end| head.get(..end + 2).unwrap_or_default());
         let closes = end.is_none_or(|head| memmem::find(head, b"\r\nconnection: close\r\n").is_some());
         self.0.closes.set(Some(closes));
@@ -254,8 +257,8 @@ impl AsyncRead for Carrier {
 
 impl AsyncWrite for Carrier {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        // It tries at once: the runtime does not know yet whether a socket that it has just been given can be written
-        // to, and the response to a request that breaks off would be lost.
+        // Write now, without asking the runtime whether the socket is ready. The runtime does not know that yet for a
+        // new socket, and then the response to a request that breaks off would be lost.
         let written = self.with(buf.len(), |socket| match send(&*socket, buf) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.poll_write(cx, buf),
             sent => Poll::Ready(sent),
@@ -283,7 +286,8 @@ impl AsyncWrite for Carrier {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.0.response.get() == Response::Ended && self.0.closes.get() == Some(false) {
-            // The server closes because it has read that the peer has closed, but the peer has not.
+            // The server believes that the peer has closed the connection, because the carrier said so. Keep it open
+            // for the next request.
             return Poll::Ready(Ok(()));
         }
         self.with((), |socket| socket.poll_shutdown(cx))

@@ -12,19 +12,19 @@ use rustix::net::SendFlags;
 
 use super::connection::Peer;
 
-/// A subscriber's socket, registered for readiness under its key.
+/// A subscriber's socket. The poll reports under its key when it is ready.
 pub(super) struct Socket {
     socket: TcpStream,
     registry: Rc<Registry>,
 }
 
 impl Socket {
-    /// `socket` does not block.
+    /// `socket` must be non-blocking.
     pub(super) fn new(socket: net::TcpStream, registry: Rc<Registry>) -> Self {
         Self { socket: TcpStream::from_std(socket), registry }
     }
 
-    /// From now on reports under `key` what the peer sends, and when it goes.
+    /// From now on, the poll reports under `key` when the peer sends bytes or closes the connection.
     pub(super) fn watch_readable(&mut self, key: usize) -> io::Result<()> {
         self.registry.register(&mut self.socket, Token(key), Interest::READABLE)
     }
@@ -32,13 +32,14 @@ impl Socket {
 
 impl Peer for Socket {
     fn finish(&mut self) {
-        // It fails when the peer has gone already, and then there is nothing to finish.
+        // This fails if the peer has closed the connection. Then there is nothing to finish.
         self.socket.shutdown(Shutdown::Write).ok();
     }
 
     fn watch_writable(&mut self, key: usize) -> io::Result<()> {
-        // From now on our deadline decides alone. Linux ends a connection whose window has been too small for what is
-        // first in its send queue for that time, though the peer accepts bytes all the while (`tcp_probe_timer`).
+        // From now on only `stream.write_timeout` applies. The user timeout of Linux would also end the connection of a
+        // peer that reads slowly, if its receive window is too small for the first segment in the send queue for that
+        // time (`tcp_probe_timer`).
         #[cfg(target_os = "linux")]
         rustix::net::sockopt::set_tcp_user_timeout(&self.socket, 0)?;
         self.registry.reregister(&mut self.socket, Token(key), Interest::READABLE | Interest::WRITABLE)
@@ -65,9 +66,9 @@ impl io::Write for Socket {
     }
 }
 
-/// Writes to a socket, by the system call itself: the C library's wrapper prepares for the thread being cancelled and
-/// back, which none here ever is, and that shows where an event has one subscriber. A peer that has gone is an error,
-/// not a signal: Rust's runtime ignores `SIGPIPE`.
+/// Writes to a socket with a direct system call. The function of the C library is slower, because it supports thread
+/// cancellation, and that is measurable if each event has one subscriber. If the peer has closed the connection, this
+/// returns an error and no signal is raised, because Rust's runtime ignores `SIGPIPE`.
 pub(crate) fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(socket, bytes, SendFlags::empty())?)
 }
