@@ -38,7 +38,7 @@ const PARAMETERS: [&str; 10] =
 const REQUESTED_BYTES_MAX: usize = 128;
 /// The maximum of `last=`. A limit, because the log is locked while it is searched.
 const LAST_MAX: usize = 10_000;
-/// A refused subscriber waits this many times `stream.retry`, jittered, before it comes back.
+/// A refused subscriber must wait this many times `stream.retry`, with jitter, before it retries.
 const REFUSED_RETRY_FACTOR: u32 = 4;
 
 /// Serves `GET /subscribe`.
@@ -225,7 +225,7 @@ async fn open(app: &AppState, request: SubscribeRequest) -> Result<(Answer, Subs
     Ok((head, subscription))
 }
 
-/// What a stream holds for as long as it lives.
+/// Dropped when the stream ends.
 struct StreamGuards {
     _memberships: SmallVec<[Membership; 1]>,
     _permit: ConnectionPermit,

@@ -78,5 +78,5 @@ fn parse(app: &AppState, name: &str) -> Result<TopicName, Problem> {
 }
 
 fn unknown(topic: &TopicName) -> Problem {
-    Problem::new(Code::TopicUnknown, format!("nothing is known of the topic `{topic}`"))
+    Problem::new(Code::TopicUnknown, format!("the server does not know the topic `{topic}`"))
 }

@@ -116,7 +116,8 @@ impl Code {
     const fn row(self) -> (&'static str, u16, &'static str) {
         match self {
             Self::TopicMissing => ("topic_missing", 400, "the request names no topic"),
-            Self::ContentMissing => ("content_missing", 400, "the request has no content (an empty content is allowed)"),
+            Self::ContentMissing => ("content_missing", 400,
+                "the request has no content (an empty content is allowed)"),
             Self::BadTopic => ("bad_topic", 400, "the topic is empty, too long, or has control characters"),
             Self::BadEvent => ("bad_event", 400,
                 "the event's name is empty, too long, has control characters, or is reserved"),
@@ -124,7 +125,8 @@ impl Code {
             Self::BadUtf8 => ("bad_utf8", 400, "the address, a field or the body is not UTF-8"),
             Self::BadJson => ("bad_json", 400, "the JSON body cannot be read"),
             Self::BadBody => ("bad_body", 400, "the body broke off, or its chunks cannot be read"),
-            Self::UnknownParameter => ("unknown_parameter", 400, "the parameter is unknown, and looks like a known one; see `detail`"),
+            Self::UnknownParameter => ("unknown_parameter", 400,
+                "the parameter is unknown, and looks like a known one; see `detail`"),
             Self::BadRequest => ("bad_request", 400, "the request is not valid HTTP/1.1"),
             Self::BadParameter => ("bad_parameter", 400, "a value is not allowed, or two exclude each other"),
             Self::Repeated => ("repeated", 400, "a parameter is given more than once"),
