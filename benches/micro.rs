@@ -18,7 +18,7 @@ use tidings::{
     config::{LogConfig, Size, StreamConfig},
     event::{Epoch, EventId, TopicName},
     frame::{self, Encoding, Format, Framing, Marks},
-    hub::{Fanout, Peer, Subscription, Unsent},
+    hub::{Fanout, Peer, Subscription, UnsentBytes},
     log::{Batch, Commit, Draft, Feed, KeyLimits, Log, ReadFrom, Start, disk::DiskLog, memory::MemoryLog},
 };
 use tokio::runtime::{Builder, Runtime};
@@ -171,7 +171,8 @@ fn fanout_one_event_to_1000(bencher: Bencher<'_, '_>) {
     let (topic, runtime) = (topic(), runtime());
     let log: Arc<dyn Log> = Arc::new(MemoryLog::new(LogConfig::default(), NO_KEYS));
     let (feed, mut batch) = (log.feed(), Batch::default());
-    let mut fanout = Fanout::new(Arc::clone(&log), StreamConfig::default(), Arc::new(Unsent::new(0)), Instant::now());
+    let mut fanout =
+        Fanout::new(Arc::clone(&log), StreamConfig::default(), Arc::new(UnsentBytes::new(0)), Instant::now());
     let start =
         runtime.block_on(log.resolve_start(std::slice::from_ref(&topic), &Start::Live, &[])).expect("it can be read");
     for _ in 0..PEERS {
@@ -181,7 +182,7 @@ fn fanout_one_event_to_1000(bencher: Bencher<'_, '_>) {
             marks: Marks::Event,
             start,
             ends_at: None,
-            hold: Box::new(()),
+            guards: Box::new(()),
         };
         fanout.adopt(Sink, subscription, |_, _| Ok(())).expect("it is taken");
     }
