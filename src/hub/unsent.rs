@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn it_is_empty_when_nobody_has_anything_to_be_sent() {
-        let unsent = Unsent::new(100);
+        let unsent = UnsentBytes::new(100);
         assert!(unsent.is_empty());
         unsent.add_reader((1, LINES), frame(101));
         assert!(unsent.frame((1, LINES)).is_none() && !unsent.is_empty(), "its reader needs it all the same");

@@ -24,7 +24,7 @@ fn streams(heartbeat: u64, write_timeout: u64) -> (Streams<io::Empty>, usize, In
     let [heartbeat, write_timeout] = [heartbeat, write_timeout].map(Duration::from_secs);
     let config = StreamConfig { heartbeat, write_timeout, ..StreamConfig::default() };
     let id = EventId { epoch: Epoch::random(), seq: 0 };
-    let mut streams = Streams::new(config, Arc::new(Unsent::new(100)), id, now);
+    let mut streams = Streams::new(config, Arc::new(UnsentBytes::new(100)), id, now);
     let subscription = Subscription {
         topics: SmallVec::new(),
         encoding: Encoding { format: Format::Plain, framing: Framing::Close },
@@ -37,7 +37,7 @@ fn streams(heartbeat: u64, write_timeout: u64) -> (Streams<io::Empty>, usize, In
             watermark: 0,
         },
         ends_at: None,
-        hold: Box::new(()),
+        guards: Box::new(()),
     };
     let key = streams.insert(Connection::new(io::empty(), subscription, now), SmallVec::new());
     (streams, key, now)
@@ -77,7 +77,7 @@ fn a_stream_that_waits_for_a_page_is_not_looked_after_again_and_again() {
     // Goal: past its write deadline nothing is done before the page has come, and the hub is not kept busy.
     let (mut streams, key, start) = streams(20, 5);
     streams.after_write(key, 0, FULL, None).expect("it is noted");
-    streams.connections[key].fetching = Some(NonZeroU32::MIN);
+    streams.connections[key].page_request = Some(NonZeroU32::MIN);
     streams.now = start + Duration::from_secs(5);
     assert_eq!(streams.next_timer(), Some(key));
     streams.close_overdue(key);
