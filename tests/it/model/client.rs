@@ -40,8 +40,7 @@ pub struct Client {
     pub asked: Vec<usize>,
     /// Those of them that it still has: with its only one deleted, none.
     pub topics: Vec<usize>,
-    /// For a topic that it was told was deleted, between which positions that deletion must have been: while it lags there
-    /// may have been several.
+    /// For a topic that it was told was deleted: the positions between which one of its deletions must be.
     deletions: BTreeMap<usize, RangeInclusive<u64>>,
     pub ends_at: Option<Instant>,
     /// What the hub holds on its behalf is still held.
