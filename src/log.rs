@@ -1,34 +1,35 @@
-//! The one truth: what was published, in what order, and what of it is still held.
+//! The log: the committed events and deletions of all topics in one order, and which of the events are still held.
 //!
-//! An engine implements [`Log`]. It may keep its events in this process or in another one: what may have to wait is
-//! [`Later`]. The conformance suite checks what every engine must keep.
+//! An engine implements [`Log`]. It may keep its events in this process or in another one, so every call that may have
+//! to wait returns a [`Later`]. The conformance suite tests these guarantees for every engine.
 //!
 //! # Exact guarantees
 //! They hold at every moment.
-//! - *One sequence.* [`Log::append`] gives positions that grow over all topics, in the order of the calls; none is
-//!   given twice in an epoch.
-//! - *Commit, then tell.* The future of an append completes, and the feed carries the event, only when the engine's
-//!   durability is reached.
-//! - *Order, nothing lost, nothing twice.* The feed is in order of position and skips nothing but what
-//!   [`Batch::lost_to`] admits. A page has every event of its topics that is held up to [`Page::to`], in order, once.
-//! - *The feed is told first.* What a receipt, a start or a page tells of has been handed to every feed before.
-//! - *No silent gap.* A read that passes over an event that is no longer held says so in [`Page::evicted_to`], and a
-//!   start that does in [`StartPoint`]. What cannot be read is lost history, too, not the end: the read goes on after
-//!   it.
-//! - *One event a key.* However often and from however many threads a draft comes with the same idempotency key, one
-//!   event is published, and the others get its receipt: within the window and the limits, until the topic is deleted.
-//! - *Deletions have their place.* What was published before one has gone with it, what comes later is the next life.
-//! - *An epoch is one history.* When it ends, every feed says so before anything of the next one is told
-//!   ([`Batch::epoch`]). Whatever has a position names its epoch.
+//! - *One sequence.* [`Log::append`] gives positions that grow over all topics, in the order of the calls. No position
+//!   is given twice in an epoch.
+//! - *Commit first.* The future of an append completes, and the feed carries the event, only after the event is as
+//!   durable as [`Log::durability`] promises.
+//! - *The feed is ordered and complete.* It has every commit once, in order of position, except for those that
+//!   [`Batch::lost_to`] reports. A page has every event of its topics that is held up to [`Page::to`], once and in
+//!   order.
+//! - *The feed comes first.* A commit is in every feed before a receipt, a start point or a page shows it.
+//! - *No silent gap.* A read that skips events that are no longer held reports this in [`Page::evicted_to`], and a
+//!   start in [`StartPoint`]. An event that cannot be read is reported as a gap, too, and the read goes on after it.
+//! - *One event per key.* When several drafts have the same topic and idempotency key, from any number of threads, one
+//!   event is published, and the other drafts get its receipt. This holds within the window and the limits of the keys,
+//!   until the topic is deleted.
+//! - *Deletions have a position.* A deletion removes the events of its topic at lower positions, and only those.
+//! - *An epoch is one history.* When it ends, every feed reports this before anything of the next epoch is visible
+//!   ([`Batch::epoch`]). Everything that has a position also has its epoch.
 //!
 //! # Conservative guarantees
-//! The engine may err, but only to this side.
-//! - *A gap* may be told where nothing is missing, once something has been removed.
-//! - *Retention* may keep more than its limits allow, or for longer. It removes nothing that they allow.
-//! - *What is held* ([`Log::held`]) may be counted late: as it was a moment ago.
-//! - *A start by time* may give events that are older than what was asked for.
-//! - *A deletion* ([`Log::deletion`]) is remembered for `stream.gone` at least.
-//! - *A failure* ([`Log::check`], [`Log::failed`]) may be noticed late.
+//! The engine may be inexact, but only in the direction that is stated here.
+//! - *A gap* may be reported although no event is missing, once something has been removed.
+//! - *Retention* may keep more than its limits allow, or keep it longer. It removes nothing that the limits allow.
+//! - *[`Log::held`]* may return a state that is slightly out of date.
+//! - *A start by time* may give events that are older than the requested time.
+//! - *A deletion* ([`Log::deletion`]) is remembered for at least `stream.gone`.
+//! - *A failure* ([`Log::check`], [`Log::failed`]) may be reported late.
 
 use std::{sync::Arc, time::Duration};
 
@@ -57,9 +58,9 @@ mod conformance;
 pub use clock::Wall;
 pub use feed::{Batch, Commit, Feed};
 
-/// The contract of an engine. Calls never block on I/O: they run on the workers' threads.
+/// What every engine implements. Its methods never block on I/O, because they run on the workers' threads.
 pub trait Log: Send + Sync {
-    /// The name of the newest history. A feed that was opened before may not have told of it yet.
+    /// The newest epoch. A feed that was opened earlier may not have reported it yet.
     fn epoch(&self) -> Epoch;
 
     /// What a completed [`append`](Self::append) promises.
@@ -68,76 +69,80 @@ pub trait Log: Send + Sync {
     /// Position of the last committed event; 0 before the first.
     fn watermark(&self) -> u64;
 
-    /// Takes a position for `draft` at once, and completes when it is committed. Dropping the future does not
-    /// take the event back.
+    /// Gives `draft` a position at once. The future completes when the event is committed. The event is published even
+    /// if the future is dropped.
     ///
-    /// An engine whose queue is full waits for room first. It is the future that waits: dropping it withdraws the draft,
-    /// and one that is neither polled nor dropped would keep the room it is given from everyone else.
+    /// When the engine's queue is full, the future first waits for space in it, and the draft has no position yet. If
+    /// the future is dropped then, the draft is not published. The caller must poll or drop the future: otherwise it
+    /// may be given space that it never uses, and block all later appends.
     ///
-    /// A draft whose key was used before in its topic is not published again: the answer is the first one.
+    /// A draft whose key was used before in its topic is not published again. It gets the receipt of the first one.
     fn append(&self, draft: Draft) -> Append;
 
-    /// Forgets what `topic` holds. The deletion takes a position of its own, which the future gives: streams that are
-    /// below it end, a cursor at or above it belongs to the topic's next life. The keys of what was published before are
-    /// forgotten, too; the appends before it complete first.
+    /// Deletes the events of `topic` and their idempotency keys. The deletion has a position of its own, which the
+    /// future returns. Subscribers with a cursor below it learn that the topic was deleted; a cursor at or above it
+    /// belongs to the topic's new events. Earlier appends to the topic complete before the deletion does.
     fn forget(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>>;
 
-    /// Where a subscription of `topics` that asks for `start` begins. It is told that those in `deleted` were deleted
-    /// since: what went with that is no gap.
+    /// Where a subscription to `topics` that asks for `start` begins. The caller reports the deletion of the topics in
+    /// `deleted` to the subscriber, so the events that these deletions removed do not count as a gap.
     fn resolve_start(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Resolved;
 
-    /// Events of `topics` from there on, in order: up to `bytes_max` of frames, but at least one event. The page is at
-    /// hand where its first event is in memory. Else the future reads it, off the workers' threads, and begins only
-    /// when it is polled: whoever asks for many pages bounds how many are read at once.
+    /// Reads the events of `topics` after `from`, in order: at most `bytes_max` bytes of frames, but at least one
+    /// event. The page is returned at once when its first event is in memory. Otherwise the future reads it outside the
+    /// workers' threads. The read begins when the future is first polled, so a caller can limit how many reads run at
+    /// once.
     fn read(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Reading;
 
-    /// Events that could not be read since the start, and are lost history.
+    /// How many events could not be read since the server started.
     fn unreadable(&self) -> u64 {
         0
     }
 
-    /// Where `topic` was deleted last, and how long ago; `None` when it never was, or no trace of that is left. A
-    /// topic's actor asks when it starts, and cannot wait: an engine keeps the deletions of the last `stream.gone` in memory.
+    /// Position of the last deletion of `topic`, and how long ago it was; `None` when there was none, or when it is
+    /// forgotten. The topic's actor calls this when it starts and cannot wait, so an engine keeps the deletions of the
+    /// last `stream.gone` in memory.
     fn deletion(&self, topic: &TopicName) -> Option<(EventId, Duration)>;
 
-    /// Whether it takes events, as far as is known.
+    /// Whether the engine accepts events now, as far as it knows.
     fn check(&self) -> Result<(), AppendError> {
         Ok(())
     }
 
-    /// Completes when the engine has failed for good, with the reason: the process must end, and start anew.
+    /// Completes with the reason when the engine has failed for good. The process must then be restarted.
     fn failed(&self) -> BoxFuture<'static, String> {
         std::future::pending().boxed()
     }
 
-    /// Writes what is waiting and closes; nothing is taken any more.
+    /// Stops accepting events, writes those that are queued, and closes the log.
     fn close(&self) -> BoxFuture<'static, ()> {
         std::future::ready(()).boxed()
     }
 
-    /// What is held of `topic`; `None` when nothing ever was, or no trace of it is left.
+    /// What the log holds of `topic`; `None` when the topic never had an event, or is forgotten.
     fn held(&self, topic: &TopicName) -> Later<Result<Option<Held>, ReadError>>;
 
-    /// A new feed: everything that is committed from now on, in order.
+    /// Opens a feed. It gets everything that is committed from now on, in order.
     fn feed(&self) -> Arc<Feed>;
 
-    /// Idempotency keys that are remembered.
+    /// How many idempotency keys are remembered.
     fn keys(&self) -> usize;
 
-    /// Removes what no append would drive out: events that have grown too old, and keys whose window is over.
+    /// Removes events that are too old, and expired keys. The server calls this regularly, because without appends
+    /// nothing else would remove them.
     fn enforce_retention(&self);
 }
 
-/// An append under way: an engine that commits at once gives the outcome as it is.
+/// The result of [`Log::append`], at once or later.
 pub type Append = Later<Appended>;
 
-/// Where a subscription begins, now or later.
+/// The result of [`Log::resolve_start`], at once or later.
 pub type Resolved = Later<Result<StartPoint, ReadError>>;
 
-/// A page, now or later.
+/// The result of [`Log::read`], at once or later.
 pub type Reading = Later<Result<Page, ReadError>>;
 
-/// How an append ended.
+/// The outcome of an append.
 pub type Appended = Result<Receipt, AppendError>;
 
 /// How long an idempotency key is remembered, and how many are.
@@ -145,9 +150,9 @@ pub type Appended = Result<Receipt, AppendError>;
 pub struct KeyLimits {
     /// `publish.idempotency_window`.
     pub window: Duration,
-    /// `publish.idempotency_keys_max`: of one topic.
+    /// `publish.idempotency_keys_max`: the limit for each topic.
     pub of_topic_max: usize,
-    /// `limits.idempotency_keys_max`: of all topics together.
+    /// `limits.idempotency_keys_max`: the limit for all topics together.
     pub max: usize,
 }
 
@@ -170,7 +175,7 @@ pub struct Draft {
     pub name: Option<EventName>,
     /// The content, UTF-8.
     pub content: Bytes,
-    /// The topic's subscribers now: part of the answer.
+    /// How many subscribers the topic has now. The receipt repeats it.
     pub subscribers: usize,
     /// The idempotency key, if it has one.
     pub key: Option<Arc<str>>,
@@ -181,50 +186,50 @@ pub struct Draft {
 pub struct Receipt {
     /// The event's id.
     pub id: EventId,
-    /// Subscribers of the topic when it was published.
+    /// How many subscribers the topic had when the event was published.
     pub subscribers: usize,
-    /// The idempotency key had been used: this is the answer that was given then.
+    /// The idempotency key had been used before: this receipt repeats that of the first publish.
     pub replayed: bool,
 }
 
-/// Why an append was not acknowledged. Unless it says so, the event is certainly not published.
+/// Why an append or a deletion failed. Except for [`Unknown`](Self::Unknown), it has certainly not been done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// The engine takes no more events.
-    #[error("the log takes no events at the moment")]
+    /// The engine has failed or is closed.
+    #[error("the log accepts no events now")]
     Unavailable,
-    /// More is waiting to be written than `log.queue_bytes_max`, and was not written within `log.queue_wait`.
-    #[error("more events are waiting to be written than may wait")]
+    /// The queue had `log.queue_bytes_max` bytes, and got no space within `log.queue_wait`.
+    #[error("the queue of events that wait to be written is full")]
     QueueFull,
-    /// There is no room on the disk.
+    /// The disk has no space.
     #[error("the disk is full")]
     DiskFull,
-    /// The idempotency key was used with another event.
+    /// The idempotency key was used before, for another event.
     #[error("the idempotency key was used for another event")]
     KeyReused,
-    /// The disk failed over it: it may have been done, or not.
-    #[error("the disk failed over it")]
+    /// The disk failed during the write, which may have been done or not.
+    #[error("the disk failed during the write")]
     Unknown,
 }
 
-/// The log could not read what it holds, for a reason that is not in the events.
+/// The log could not be read at all. A single damaged event is no such error: it is a gap in the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the log cannot be read")]
 pub struct ReadError;
 
-/// What an acknowledgement promises.
+/// Which failures a committed event survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// As long as the process lives.
+    /// None: the event is lost when the process ends.
     Memory,
-    /// The process may die, the machine may not.
+    /// A crash of the process, but not of the machine.
     Os,
-    /// The power may go.
+    /// A power failure.
     Disk,
 }
 
 impl Durability {
-    /// The word on the wire.
+    /// Its name on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -240,70 +245,69 @@ impl Durability {
 pub enum Start {
     /// After the last committed event.
     Live,
-    /// After the event it saw last.
+    /// After the last event that the subscriber saw.
     After(EventId),
-    /// It gave a cursor that is not an id of ours.
+    /// The subscriber sent a cursor that is not a valid event id.
     Unreadable,
-    /// With everything held.
+    /// With the oldest event that is held.
     All,
-    /// With the first event at or after this time, in milliseconds since the Unix epoch. Where the wall clock has gone
-    /// back, what came before counts as no later than what it said then.
+    /// With the first event at or after this time, in milliseconds since the Unix epoch. When the wall clock was set
+    /// back, the times of earlier events count as no later than the time to which it was set.
     Since(u64),
     /// With the last `n` events of its topics.
     Last(usize),
 }
 
-/// Where a reader goes on.
+/// Where a reader continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadFrom {
-    /// It has been given everything up to this position.
+    /// The reader has everything up to this position.
     pub after: u64,
-    /// It has been told of the first so many removals. Its position cannot say that: retention removes the events of
-    /// several topics in any order.
+    /// How many removals the reader knows of, counted since the log was opened. `after` cannot tell this, because
+    /// retention does not remove the events of several topics in order of position.
     pub removals_seen: u64,
 }
 
-/// Where a subscription begins, and whether it must be told of a gap before.
+/// Where a subscription begins, and which gaps the subscriber must be told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StartPoint {
-    /// The history that this is a place in.
+    /// The epoch of the positions in `from` and `watermark`.
     pub epoch: Epoch,
-    /// It reads from here. What is missing by now is in `gap`, or was not asked for.
+    /// Where the subscription starts to read. `gap` tells whether requested events before this point are missing.
     pub from: ReadFrom,
-    /// Events that it asked for are missing.
+    /// Why requested events are missing at the start, when some are.
     pub gap: Option<GapReason>,
-    /// Events that it asked for are missing further on: the stream is told when it comes there.
+    /// Why requested events are missing further on, when some are. The subscriber is told when it reaches that gap.
     pub gap_ahead: Option<GapReason>,
-    /// The log ended here: deletions up to this position were before the subscription.
+    /// The log's last position. Deletions up to here were before the subscription.
     pub watermark: u64,
 }
 
 impl StartPoint {
-    /// The id of the position that it reads after.
+    /// The id of the position after which the subscription reads.
     #[must_use]
     pub fn id(&self) -> EventId {
         EventId { epoch: self.epoch, seq: self.from.after }
     }
 }
 
-/// One answer of [`Log::read`].
+/// What one [`Log::read`] returns.
 #[derive(Debug)]
 pub struct Page {
-    /// The history that this is a page of. A reader in another one must not take it.
+    /// The epoch of the events. A reader in another epoch must drop the page.
     pub epoch: Epoch,
-    /// Events in order.
+    /// The events, in order of position.
     pub events: Vec<Arc<Event>>,
-    /// Every event of the topics up to here that is held is in `events`.
+    /// The page is complete up to this position: `events` has every event of the topics that is held.
     pub to: u64,
-    /// When not 0: events after the asked position that the reader does not know of are not held any more, the last of
-    /// them here.
+    /// When not 0: events are missing that the reader has not been told of. This is the position of the last of them.
     pub evicted_to: u64,
-    /// Some of them could not be read.
+    /// Some of the missing events could not be read.
     pub is_damaged: bool,
-    /// Topics whose last deletion is after the asked position and up to `to`, and where it is: what they held before has
-    /// gone with it, and their events in `events` come after it.
+    /// The topics that were deleted after the reader's position and up to `to`, each with the position of its last
+    /// deletion. Their events in `events` come after that deletion.
     pub deleted: Vec<(TopicName, u64)>,
-    /// Removals so far, all of which this page tells of.
+    /// How many removals there have been. This page reports all that the reader did not know of.
     pub removals_seen: u64,
 }
 
@@ -313,7 +317,8 @@ impl Page {
         Self { epoch, events, to: 0, evicted_to: 0, is_damaged: false, deleted, removals_seen }
     }
 
-    /// Notes that a reader after `after` misses events of a topic that has lost those up to `evicted_to`.
+    /// Notes that a topic's events up to `evicted_to` are missing, if some of them are after the reader's position
+    /// `after`.
     fn miss(&mut self, evicted_to: u64, after: u64) {
         if evicted_to > after {
             self.evicted_to = self.evicted_to.max(evicted_to);
@@ -326,34 +331,35 @@ impl Page {
         self.is_damaged = true;
     }
 
-    /// Why events are missing, when some are.
+    /// Why events are missing, if there are missing events.
     #[must_use]
     pub fn reason(&self) -> GapReason {
         if self.is_damaged { GapReason::Unreadable } else { GapReason::Evicted }
     }
 
-    /// The page ends at `to`: what comes after it is another page's.
+    /// Ends the page at `to`, and drops the deletions after it: the next page has them.
     fn end(&mut self, to: u64) {
         self.to = to;
         self.deleted.retain(|(_, seq)| *seq <= to);
     }
 
-    /// Where a reader of this page stands before its first event: what lies between is not held.
+    /// The position just before the first event, or `to` without events. A reader that skips to it misses no held
+    /// event.
     #[must_use]
     pub fn resumes_after(&self) -> u64 {
         self.events.first().map_or(self.to, |event| event.seq - 1)
     }
 }
 
-/// What is held of one topic.
+/// What the log holds of one topic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
-    /// The oldest event held; `None` when there is none.
+    /// The id of the oldest event; `None` when there is none.
     pub first: Option<EventId>,
-    /// The newest event held.
+    /// The id of the newest event; `None` when there is none.
     pub last: Option<EventId>,
-    /// Events held.
+    /// How many events.
     pub events: usize,
-    /// Bytes held, bookkeeping included.
+    /// Their size in bytes, with the overhead of the index.
     pub bytes: u64,
 }
