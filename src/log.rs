@@ -198,7 +198,7 @@ pub enum AppendError {
     /// The engine has failed or is closed.
     #[error("the log accepts no events now")]
     Unavailable,
-    /// The queue had `log.queue_bytes_max` bytes, and got no space within `log.queue_wait`.
+    /// The queue (`log.queue_bytes_max`) had no space for it within `log.queue_wait`.
     #[error("the queue of events that wait to be written is full")]
     QueueFull,
     /// The disk has no space.
