@@ -1,8 +1,8 @@
-//! The idempotency keys of all topics, for every engine: a retry gets the answer that the first publish got.
+//! The idempotency keys of all topics, for every engine: a retry gets the receipt of the first publish.
 //!
-//! A key is looked for, and the event takes its position, under one lock: of two publishes under one key at the same time
-//! the second always finds the first. An engine tells how a publish under a key has ended before it answers it, so a key
-//! whose publish has failed is unused by the time its publisher learns of that.
+//! One lock covers the lookup of a key and the append of its event. So of two simultaneous publishes with the same key,
+//! the second always finds the first. An engine calls [`Keys::settle`] before it answers the publisher. So when a
+//! publisher learns that its publish failed, the key is already free for the retry.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,65 +20,72 @@ use super::{Append, AppendError, Appended, Draft, KeyLimits, Receipt, clock::mil
 use crate::event::TopicName;
 
 /// The idempotency keys of all topics.
-pub(super) struct Keys(Mutex<AllKept>);
+pub(super) struct Keys(Mutex<AllKeys>);
 
-/// A key as a publish comes with it.
+/// The key of a publish, before it is looked up.
 pub(super) struct Use {
     topic: TopicName,
     key: Arc<str>,
+    /// See [`fingerprint`].
     fingerprint: u128,
 }
 
-/// A key that a publish under way has taken.
+/// A key that was unused, for the engine that publishes its event.
 pub(super) struct Claim {
+    /// The number of the key, for [`Keys::settle`].
     pub(super) number: u64,
     pub(super) key: Arc<str>,
     pub(super) fingerprint: u128,
 }
 
-/// A key that was used, and what became of that.
+/// A key that was used, and the outcome of its publish.
 pub(super) struct Kept {
     pub(super) topic: TopicName,
     pub(super) key: Arc<str>,
-    /// When, in the log's own time.
+    /// When it was used, in monotonic time.
     pub(super) used_ms: u64,
-    /// Of the event that was published under it. `None` where a version before this one kept it: any retry is taken for
-    /// the same.
+    /// The fingerprint of its event. `None` when an older release of the server stored the key: then every retry counts
+    /// as the same event.
     pub(super) fingerprint: Option<u128>,
     pub(super) outcome: Outcome,
 }
 
+/// The outcome of a publish, as far as it is known.
 pub(super) enum Outcome {
-    /// Driven by the engine, because its publisher may go. A retry that overtakes the commit waits for the same one.
-    UnderWay(Shared<BoxFuture<'static, Appended>>),
+    /// Not committed yet. A retry that comes now waits for the same future.
+    Pending(Shared<BoxFuture<'static, Appended>>),
+    /// Committed, with this receipt.
     Committed(Receipt),
 }
 
-/// Trees rather than hash tables: they give back their room by themselves, and never move all they have at once while
-/// publishers wait for the lock.
-struct AllKept {
+/// The keys of all topics, each under a number. The maps are trees, not hash tables: a hash table copies all its
+/// entries when it grows, and publishers would wait for the lock meanwhile. Trees also free memory as they shrink.
+struct AllKeys {
     limits: KeyLimits,
-    /// The number of the next key. They count in order of use, which within a topic is the order of positions.
+    /// The number of the next key. Keys are numbered in order of use, which within a topic is the order of positions.
     next: u64,
+    /// All keys by number, so the oldest first.
     by_age: BTreeMap<u64, Kept>,
-    /// Topics without a key have no entry.
-    topics: BTreeMap<TopicName, OfTopic>,
+    /// The keys of each topic that has any.
+    topics: BTreeMap<TopicName, TopicKeys>,
 }
 
-/// The numbers of a topic's keys.
+/// The numbers of one topic's keys.
 #[derive(Default)]
-struct OfTopic {
+struct TopicKeys {
+    /// By key.
     by_key: BTreeMap<Arc<str>, u64>,
+    /// The oldest first.
     by_age: BTreeSet<u64>,
 }
 
-/// The first number. Keys from before this process count down from here.
+/// The number of the first key that is used in this process. Keys that were stored before get smaller numbers.
 const FIRST: u64 = 1 << 63;
-/// Keys that are removed before publishers have their turn.
+/// How many keys are removed before the lock is released for publishers.
 const STEP: usize = 256;
 
 impl Use {
-    /// How `draft` uses a key, if it does.
+    /// The key of `draft`, if it has one.
     pub(super) fn of(draft: &Draft) -> Option<Self> {
         let key = Arc::clone(draft.key.as_ref()?);
         Some(Self { topic: draft.topic.clone(), key, fingerprint: fingerprint(draft) })
@@ -87,21 +94,24 @@ impl Use {
 
 impl Keys {
     pub(super) fn new(limits: KeyLimits) -> Self {
-        Self(Mutex::new(AllKept { limits, next: FIRST, by_age: BTreeMap::new(), topics: BTreeMap::new() }))
+        Self(Mutex::new(AllKeys { limits, next: FIRST, by_age: BTreeMap::new(), topics: BTreeMap::new() }))
     }
 
-    /// How many are remembered.
+    /// How many keys are remembered.
     pub(super) fn len(&self) -> usize {
         lock(&self.0).by_age.len()
     }
 
-    /// The answer to a publish whose key was used before; `None` when it is unused.
+    /// The outcome of a publish whose key was used before; `None` when the key is unused.
     pub(super) fn find(&self, used: &Use, now_ms: u64) -> Option<Append> {
         lock(&self.0).answer(used, now_ms)
     }
 
-    /// Has the engine `append` unless the key was used before, and gives the answer to either. An append that is still
-    /// under way when `append` returns is driven by the engine, which is to [`settle`](Self::settle) it.
+    /// Calls the engine's `append` if the key is unused, and returns its outcome. If the key was used before, returns
+    /// the outcome of that publish.
+    ///
+    /// If `append` returns a future, the engine must complete it even when nobody polls it, and must call
+    /// [`settle`](Self::settle) before.
     pub(super) fn append_once(&self, used: Use, now_ms: u64, append: impl FnOnce(Claim) -> Append) -> Append {
         let mut all = lock(&self.0);
         if let Some(answer) = all.answer(&used, now_ms) {
@@ -117,20 +127,20 @@ impl Keys {
             },
             Append::Right(append) => {
                 let append = append.shared();
-                (Outcome::UnderWay(append.clone()), Append::Right(append.boxed()))
+                (Outcome::Pending(append.clone()), Append::Right(append.boxed()))
             }
         };
         all.insert(number, Kept { topic, key, used_ms: now_ms, fingerprint: Some(fingerprint), outcome });
         answer
     }
 
-    /// Notes how the publish with this number has ended; to be called before anyone is told. The key of one that has
-    /// failed is forgotten, and takes no room from one that answers a retry.
+    /// Notes the outcome of the publish with this number. The engine calls it before it answers the publisher. The key
+    /// of a failed publish is forgotten, so that it does not count towards the limits.
     pub(super) fn settle(&self, number: u64, appended: Appended) {
         let mut all = lock(&self.0);
         match appended {
             Ok(receipt) => {
-                // It may have made room for others meanwhile.
+                // The key may have been evicted since by newer ones.
                 if let Some(kept) = all.by_age.get_mut(&number) {
                     kept.outcome = Outcome::Committed(receipt);
                 }
@@ -139,11 +149,12 @@ impl Keys {
         }
     }
 
-    /// Takes back a key from before this process; to be called with the newest first, before any is used. A topic that has
-    /// enough is passed over: a busy one must not cost the others their keys. False when there is no room for any more.
+    /// Adds a key that was stored before this process started. Must be called with the newest key first, and before any
+    /// key is used. If the topic already has as many keys as its limit allows, the key is dropped, so that a busy topic
+    /// does not displace the keys of others. Returns `false` when the limit for all topics is reached.
     pub(super) fn restore(&self, kept: Kept) -> bool {
         let mut all = lock(&self.0);
-        if all.in_the_way(&kept.topic).is_none() {
+        if all.next_to_evict(&kept.topic).is_none() {
             let oldest = all.by_age.first_key_value().map_or(FIRST, |(oldest, _)| *oldest);
             all.insert(oldest - 1, kept);
         }
@@ -154,9 +165,11 @@ impl Keys {
     pub(super) fn forget(&self, topic: &TopicName, deleted_at: u64) {
         self.remove_in_steps(|all| {
             let oldest = all.topics.get(topic)?.by_age.first()?;
-            // One that is under way has a later position than all that are committed, and than the deletion.
-            let is_gone = |kept: &Kept| matches!(kept.outcome, Outcome::Committed(it) if it.id.seq < deleted_at);
-            all.by_age.get(oldest).is_some_and(is_gone).then_some(*oldest)
+            // A pending publish has a later position than the deletion, because the engine settles earlier ones first.
+            match all.by_age.get(oldest)?.outcome {
+                Outcome::Committed(receipt) if receipt.id.seq < deleted_at => Some(*oldest),
+                _ => None,
+            }
         });
     }
 
@@ -164,12 +177,13 @@ impl Keys {
     pub(super) fn drop_expired(&self, now_ms: u64) {
         self.remove_in_steps(|all| {
             let (oldest, kept) = all.by_age.first_key_value()?;
-            all.is_over(kept, now_ms).then_some(*oldest)
+            all.is_expired(kept, now_ms).then_some(*oldest)
         });
     }
 
-    /// Removes the keys that `next` gives, one after the other. Publishers wait for a few of them at most.
-    fn remove_in_steps(&self, next: impl Fn(&AllKept) -> Option<u64>) {
+    /// Removes the keys that `next` returns, until it returns `None`. Releases the lock after every [`STEP`] keys, so
+    /// that publishers do not wait long.
+    fn remove_in_steps(&self, next: impl Fn(&AllKeys) -> Option<u64>) {
         loop {
             let mut all = lock(&self.0);
             for _ in 0..STEP {
@@ -177,21 +191,23 @@ impl Keys {
                 all.remove(number);
             }
             drop(all);
-            // A mutex is not fair.
+            // A mutex is not fair: without the yield this thread would probably lock it again before a publisher does.
             yield_now();
         }
     }
 }
 
-impl AllKept {
-    fn is_over(&self, kept: &Kept, now_ms: u64) -> bool {
+impl AllKeys {
+    /// Whether the key was used too long ago to answer a retry.
+    fn is_expired(&self, kept: &Kept, now_ms: u64) -> bool {
         now_ms.saturating_sub(kept.used_ms) >= millis(self.limits.window)
     }
 
+    /// See [`Keys::find`]. Removes the key if it has expired.
     fn answer(&mut self, used: &Use, now_ms: u64) -> Option<Append> {
         let number = *self.topics.get(&used.topic)?.by_key.get(&used.key)?;
         let first = self.by_age.get(&number)?;
-        if self.is_over(first, now_ms) {
+        if self.is_expired(first, now_ms) {
             self.remove(number);
             return None;
         }
@@ -201,44 +217,49 @@ impl AllKept {
         let replayed = |receipt| Receipt { replayed: true, ..receipt };
         Some(match &first.outcome {
             Outcome::Committed(receipt) => Append::Left(ready(Ok(replayed(*receipt)))),
-            Outcome::UnderWay(append) => Append::Right(append.clone().map_ok(replayed).boxed()),
+            Outcome::Pending(append) => Append::Right(append.clone().map_ok(replayed).boxed()),
         })
     }
 
-    /// The key that has to make room for another one of `topic`, if one has: its own oldest, or that of all.
-    fn in_the_way(&self, topic: &TopicName) -> Option<u64> {
-        let of_topic = self.topics.get(topic).map(|of_topic| &of_topic.by_age);
-        if let Some(of_topic) = of_topic.filter(|of_topic| of_topic.len() >= self.limits.of_topic_max) {
-            return of_topic.first().copied();
+    /// The key that must be evicted before `topic` can have another one: the oldest of the topic when the topic is at
+    /// its limit, the oldest of all when all topics together are. `None` when no limit is reached.
+    fn next_to_evict(&self, topic: &TopicName) -> Option<u64> {
+        if let Some(topic_keys) = self.topics.get(topic)
+            && topic_keys.by_age.len() >= self.limits.of_topic_max
+        {
+            return topic_keys.by_age.first().copied();
         }
-        let (oldest, _) = self.by_age.first_key_value().filter(|_| self.by_age.len() >= self.limits.max)?;
-        Some(*oldest)
+        if self.by_age.len() < self.limits.max {
+            return None;
+        }
+        self.by_age.first_key_value().map(|(oldest, _)| *oldest)
     }
 
-    /// Keeps a key that is unused.
+    /// Adds a key that is unused, and evicts another one when a limit is reached.
     fn insert(&mut self, number: u64, kept: Kept) {
-        if let Some(oldest) = self.in_the_way(&kept.topic) {
+        if let Some(oldest) = self.next_to_evict(&kept.topic) {
             self.remove(oldest);
         }
-        let of_topic = self.topics.entry(kept.topic.clone()).or_default();
-        of_topic.by_key.insert(Arc::clone(&kept.key), number);
-        of_topic.by_age.insert(number);
+        let topic_keys = self.topics.entry(kept.topic.clone()).or_default();
+        topic_keys.by_key.insert(Arc::clone(&kept.key), number);
+        topic_keys.by_age.insert(number);
         self.by_age.insert(number, kept);
     }
 
     fn remove(&mut self, number: u64) {
         let Some(Kept { topic, key, .. }) = self.by_age.remove(&number) else { return };
-        let Some(of_topic) = self.topics.get_mut(&topic) else { return };
-        of_topic.by_key.remove(&key);
-        of_topic.by_age.remove(&number);
-        if of_topic.by_age.is_empty() {
+        let Some(topic_keys) = self.topics.get_mut(&topic) else { return };
+        topic_keys.by_key.remove(&key);
+        topic_keys.by_age.remove(&number);
+        if topic_keys.by_age.is_empty() {
             self.topics.remove(&topic);
         }
     }
 }
 
-/// Tells whether a retry carries the same event; not a defence against a publisher that cheats itself. It is kept on disk:
-/// it must be the same in every release.
+/// A hash of a draft's content and event type, to detect a key that is reused for another event. It is not
+/// cryptographic: a publisher that constructs a collision harms only itself. It is stored on disk, so it must be the
+/// same in every release.
 fn fingerprint(draft: &Draft) -> u128 {
     let seed = draft.name.as_ref().map_or(0, |name| XxHash3_64::oneshot(name.as_str().as_bytes()));
     XxHash3_128::oneshot_with_seed(seed, &draft.content)
