@@ -1,4 +1,4 @@
-//! Engine: everything in memory, within bounds; the history ends with the process.
+//! The engine that keeps all events in memory, within the retention limits. Its events are lost when the process ends.
 
 use std::{
     sync::{
@@ -24,10 +24,12 @@ use crate::{
     later::{Later, now},
 };
 
-/// The log in memory. One lock, and that of the keys around it: every operation under it is short and none waits.
+/// The log in memory. An append with a key holds the lock of `keys` while it locks `state`; nothing locks them in the
+/// other order. All operations under these locks are short, and none waits for I/O.
 pub struct MemoryLog {
     epoch: Epoch,
     clock: Clock,
+    /// A copy of the index's watermark, which can be read without the lock.
     watermark: AtomicU64,
     state: Mutex<State>,
     keys: Keys,
@@ -48,17 +50,18 @@ impl MemoryLog {
         Self::with_wall(retention, keys, clock::system())
     }
 
-    /// As [`new`](Self::new), by another clock.
+    /// Like [`new`](Self::new), but with another wall clock.
     #[must_use]
     pub fn with_wall(retention: LogConfig, keys: KeyLimits, wall: Wall) -> Self {
         let epoch = Epoch::random();
-        // The whole log is hot: there is no other place for an event.
+        // All entries are hot, because the events are nowhere else.
         let index = Index::new(epoch, retention, u64::MAX);
         let state = State { index, time_ms: 0, feeds: Feeds::default() };
         let (clock, watermark) = (Clock::new(wall), AtomicU64::new(0));
         Self { epoch, clock, watermark, state: Mutex::new(state), keys: Keys::new(keys) }
     }
 
+    /// Publishes `draft` at once.
     fn commit(&self, draft: Draft) -> Append {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
@@ -112,7 +115,7 @@ impl Log for MemoryLog {
     }
 
     fn read(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Reading {
-        // All of it is hot.
+        // `None` would mean that the page begins with a cold entry, and this log has none.
         now(lock(&self.state).index.read(topics, from, bytes_max).ok_or(ReadError))
     }
 
@@ -144,7 +147,7 @@ impl Log for MemoryLog {
                 break;
             }
             drop(state);
-            // Others wait for the lock, and a mutex is not fair.
+            // A mutex is not fair: without the yield this thread would probably lock it again before a publisher does.
             std::thread::yield_now();
         }
     }
