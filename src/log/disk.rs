@@ -1,15 +1,16 @@
-//! Engine: SQLite, in one file, written by one thread; what was acknowledged survives the process, and the power.
+//! The engine that keeps the events in an SQLite file. A committed event survives a crash of the process, and with
+//! `log.durability = "disk"` a power failure.
 //!
 //! ```text
-//!  append ─► bounded queue ─► writer: one transaction a batch ─► index, feed, acknowledgements
-//!                             (what queued during the last fsync is the next batch)
+//!  append ─► bounded queue ─► writer: one transaction per batch ─► index, feed, receipts
+//!                             (the next batch: what was queued during the last fsync)
 //!  read ───► index: hot ─► page
-//!                   cold ─► fetch: a reading connection, off the workers' threads ─► page
+//!                   cold ─► fetch: a read connection, outside the workers' threads ─► page
 //! ```
 //!
-//! One thread alone writes and checkpoints, so no two ever contend, and a batch costs one fsync however many publishers
-//! wait for it. Only after the commit does an event enter the index, the feed and the answers: nobody sees an event
-//! that a crash could take back, and a position is never given to two events.
+//! Only one thread writes and checkpoints, so writes never contend for SQLite's lock. A batch costs one fsync, however
+//! many publishers wait for it. An event enters the index, the feed and the receipts only after the commit. So nobody
+//! sees an event that a crash could undo, and no position is given to two events.
 
 use std::{
     fs::{File, TryLockError},
@@ -63,22 +64,24 @@ use shared::{READERS, Shared};
 pub struct DiskLog {
     shared: Arc<Shared>,
     queue: Arc<Queue>,
+    /// The writer's thread; `None` once somebody waits for its end.
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// Limits the reads from the disk that run at once to [`READERS`].
     readers: Arc<Semaphore>,
     _lock: DirectoryLock,
 }
 
-/// Held for as long as the directory is ours.
+/// The lock on the log's directory, so that no second process uses it.
 struct DirectoryLock(File);
 
 impl DiskLog {
-    /// Opens the log in the directory `config.path`, which is made if need be. Takes a while when there is much in it,
-    /// and says so.
+    /// Opens the log in the directory `config.path`, and creates the directory if it does not exist. With many events
+    /// this takes some time; it logs its progress.
     pub fn open(config: &LogConfig, keys: KeyLimits) -> Result<Self, OpenError> {
         Self::with_wall(config, keys, clock::system())
     }
 
-    /// As [`open`](Self::open), by another clock.
+    /// Like [`open`](Self::open), but with another wall clock.
     pub fn with_wall(config: &LogConfig, keys: KeyLimits, wall: Wall) -> Result<Self, OpenError> {
         let path = &config.path;
         let in_directory = |source| OpenError::Directory { path: path.clone(), source };
@@ -86,16 +89,16 @@ impl DiskLog {
         if let Some(kind) = filesystem::network_kind(path).map_err(in_directory)? {
             return Err(OpenError::Network { path: path.clone(), kind });
         }
-        let directory_lock = DirectoryLock::take(path)?;
+        let directory_lock = DirectoryLock::acquire(path)?;
         let file = path.join("tidings.db");
         let (shared, writer) = load::load(&file, config, keys, Clock::new(wall))
             .map_err(|source| OpenError::Store { path: file.clone(), source })?;
-        // The file's own name must survive a power cut, too.
+        // The directory entry of a new file must survive a power failure, too.
         filesystem::sync_directory(path).map_err(in_directory)?;
         let (queue, jobs) = Queue::new(config.queue_bytes_max.to_usize(), config.queue_wait);
-        let alarmed = Arc::clone(&shared);
+        let shared_of_writer = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
-            let _alarm = Alarm(Arc::clone(&alarmed));
+            let _report = PanicReport(shared_of_writer);
             writer.run(&jobs);
         });
         Ok(Self {
@@ -107,25 +110,25 @@ impl DiskLog {
         })
     }
 
-    /// A draft that uses a key. It does not wait for room in the name of its key: its publisher may go while it waits, so
-    /// it takes the key when there is room, and only then.
+    /// Appends a draft that has a key. The key is claimed only once there is space in the queue. If it were claimed
+    /// before, a publisher that disconnects during the wait would leave a key without an event.
     fn append_once(&self, draft: Draft, used: keys::Use) -> Append {
         let bytes = draft.content.len();
-        if let Some(room) = self.queue.room_at_once(bytes) {
-            return self.shared.append_once(&self.queue, draft, used, room);
+        if let Some(space) = self.queue.try_reserve(bytes) {
+            return self.shared.append_once(&self.queue, draft, used, space);
         }
         if let Some(answer) = self.shared.keys.find(&used, self.shared.clock.now().at_ms) {
             return answer;
         }
         let (shared, queue) = (Arc::clone(&self.shared), Arc::clone(&self.queue));
         let append = async move {
-            let room = queue.room(bytes).await?;
-            shared.append_once(&queue, draft, used, room).await
+            let space = queue.reserve(bytes).await?;
+            shared.append_once(&queue, draft, used, space).await
         };
         Append::Right(append.boxed())
     }
 
-    /// Closes the queue; the writer ends when it has written what is in it.
+    /// Closes the queue, and returns the writer's thread, which ends when it has written the jobs in the queue.
     fn stop(&self) -> Option<JoinHandle<()>> {
         self.queue.close();
         lock(&self.writer).take()
@@ -133,7 +136,7 @@ impl DiskLog {
 }
 
 impl DirectoryLock {
-    fn take(path: &Path) -> Result<Self, OpenError> {
+    fn acquire(path: &Path) -> Result<Self, OpenError> {
         let in_directory = |source| OpenError::Directory { path: path.to_owned(), source };
         let file = File::create(path.join("lock")).map_err(in_directory)?;
         match file.try_lock() {
@@ -145,8 +148,8 @@ impl DirectoryLock {
 }
 
 impl Drop for DirectoryLock {
-    /// To close the file would not do: a process that is just being started from this one has a copy of the descriptor
-    /// until it executes its program, and the lock would live as long.
+    /// Unlocks explicitly, because closing the file might not. A child process has a copy of the descriptor until it
+    /// executes its program, and the lock lasts until all copies are closed.
     fn drop(&mut self) {
         self.0.unlock().ok();
     }
@@ -177,14 +180,14 @@ impl Log for DiskLog {
     fn append(&self, draft: Draft) -> Append {
         let bytes = draft.content.len();
         match keys::Use::of(&draft) {
-            None => self.queue.put_in_turn(bytes, |done| Work::Append { draft, claim: None, done }),
+            None => self.queue.reserve_and_put(bytes, |done| Work::Append { draft, claim: None, done }),
             Some(used) => self.append_once(draft, used),
         }
     }
 
     fn forget(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>> {
         let topic = topic.clone();
-        self.queue.put_in_turn(0, |done| Work::Forget { topic, done })
+        self.queue.reserve_and_put(0, |done| Work::Forget { topic, done })
     }
 
     fn resolve_start(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Resolved {
@@ -197,11 +200,11 @@ impl Log for DiskLog {
         }
         let (shared, readers, topics) = (Arc::clone(&self.shared), Arc::clone(&self.readers), topics.to_vec());
         let page = async move {
-            let turn = readers.acquire_owned().await.map_err(|_| ReadError)?;
+            let permit = readers.acquire_owned().await.map_err(|_| ReadError)?;
             let plan = move |shared: &Shared| lock(&shared.state).index.plan(&topics, from, bytes_max);
             let fetch = move || {
-                // Whoever asked may go meanwhile; the turn is over when the read is.
-                let _turn = turn;
+                // The permit is released when the read ends, even if the caller has dropped the future before.
+                let _permit = permit;
                 shared.fetch(plan)
             };
             let fetched = tokio::task::spawn_blocking(fetch).await;
@@ -231,7 +234,7 @@ impl Log for DiskLog {
         self.shared.keys.len()
     }
 
-    /// The writer removes events, between batches.
+    /// Removes only keys. The writer's thread removes events by itself.
     fn enforce_retention(&self) {
         self.shared.keys.drop_expired(self.shared.clock.now().at_ms);
     }
@@ -256,7 +259,7 @@ impl Log for DiskLog {
             let failure = failed.wait_for(Option::is_some).await.map(|failure| failure.clone());
             match failure {
                 Ok(failure) => failure.unwrap_or_default(),
-                // Closed in order.
+                // The log was closed without a failure.
                 Err(_) => std::future::pending().await,
             }
         }
@@ -264,10 +267,11 @@ impl Log for DiskLog {
     }
 }
 
-/// Says that the writer has panicked, when it has: without it the process would refuse every event for ever.
-struct Alarm(Arc<Shared>);
+/// Reports a panic of the writer's thread as a failure of the log. Without it the process would refuse every event, and
+/// never end.
+struct PanicReport(Arc<Shared>);
 
-impl Drop for Alarm {
+impl Drop for PanicReport {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.failed.send_replace(Some("the log's writer panicked".to_owned()));
@@ -275,6 +279,7 @@ impl Drop for Alarm {
     }
 }
 
+/// Waits for the end of the writer's thread.
 fn join(writer: Option<JoinHandle<()>>) {
     if writer.is_some_and(|writer| writer.join().is_err()) {
         tracing::error!("the log's writer panicked");

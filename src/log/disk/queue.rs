@@ -1,7 +1,8 @@
-//! The way to the writer: a queue that is bounded in bytes, and room in it.
+//! The queue of jobs for the writer's thread, bounded in bytes.
 //!
-//! What has been queued has its place in the log's order, and is driven by the writer's thread. What waits for room has
-//! nothing yet, and is driven by the future that waits: when it is dropped, the next one in line has the room.
+//! A job first reserves space in the queue. The order in the queue is the order of the log. The writer does every
+//! queued job, even if nobody waits for its outcome. A job that still waits for space is not in the queue: when its
+//! future is dropped, the job is never done, and the next waiting job gets the space.
 
 use std::{
     sync::{
@@ -21,105 +22,112 @@ use tokio::{
 use crate::event::{EventId, TopicName};
 use crate::log::{AppendError, Appended, Draft, keys::Claim, mutex::lock};
 
-/// Something for the writer to do, and the room in the queue that it takes until it is done.
+/// A job for the writer.
 pub(super) struct Job {
     pub(super) work: Work,
-    pub(super) room: OwnedSemaphorePermit,
+    /// Its space in the queue, which is released when the job is done.
+    pub(super) space: OwnedSemaphorePermit,
 }
 
+/// What a job does. The writer sends its outcome to `done`.
 pub(super) enum Work {
     Append { draft: Draft, claim: Option<Claim>, done: oneshot::Sender<Appended> },
     Forget { topic: TopicName, done: oneshot::Sender<Result<EventId, AppendError>> },
 }
 
-/// What one unit of room stands for.
-const ROOM_UNIT: usize = 1 << 10;
+/// Bytes for one permit of the queue's semaphore.
+const SPACE_UNIT: usize = 1 << 10;
 
-/// Where the writer tells the outcome of a job.
+/// The channel for the outcome of a job.
 pub(super) type Done<T> = oneshot::Sender<Result<T, AppendError>>;
 
-/// How a job ends, as [`Append`](crate::log::Append).
+/// The outcome of a job, at once or later.
 pub(super) type Outcome<T> = Either<Ready<Result<T, AppendError>>, BoxFuture<'static, Result<T, AppendError>>>;
 
 pub(super) struct Queue {
-    /// In units of [`ROOM_UNIT`]. Those who wait are served in order, so nothing that comes later overtakes them.
-    room: Arc<Semaphore>,
+    /// The free space, in units of [`SPACE_UNIT`]. The semaphore is fair, so waiting jobs get space in order of
+    /// arrival.
+    space: Arc<Semaphore>,
     /// `log.queue_wait`.
     wait: Duration,
     /// `None` once the log is closed.
     jobs: Mutex<Option<Arc<mpsc::Sender<Job>>>>,
-    /// Something was refused for want of room, and nothing has been given room since.
-    refused: AtomicBool,
+    /// A job waited for space until the timeout, and no job has got space since.
+    has_timed_out: AtomicBool,
 }
 
 impl Queue {
+    /// An empty queue, and the end of it that the writer receives from.
     pub(super) fn new(bytes_max: usize, wait: Duration) -> (Self, mpsc::Receiver<Job>) {
-        let (jobs, queue) = mpsc::channel();
-        let room = Arc::new(Semaphore::new(bytes_max / ROOM_UNIT));
-        (Self { room, wait, jobs: Mutex::new(Some(Arc::new(jobs))), refused: AtomicBool::new(false) }, queue)
+        let (jobs, receiver) = mpsc::channel();
+        let space = Arc::new(Semaphore::new(bytes_max / SPACE_UNIT));
+        (Self { space, wait, jobs: Mutex::new(Some(Arc::new(jobs))), has_timed_out: AtomicBool::new(false) }, receiver)
     }
 
-    /// Takes nothing any more; the writer ends when it has written what is in it.
+    /// Stops accepting jobs. The writer ends when it has done the jobs in the queue.
     pub(super) fn close(&self) {
         lock(&self.jobs).take();
     }
 
-    /// Whether what comes now would be refused, as far as is known.
+    /// Whether a new job would probably be refused.
     pub(super) fn is_refusing(&self) -> bool {
-        self.refused.load(Ordering::Relaxed) && self.room.available_permits() == 0
+        self.has_timed_out.load(Ordering::Relaxed) && self.space.available_permits() == 0
     }
 
-    /// Room for `bytes`, if there is some and nobody waits for it.
-    pub(super) fn room_at_once(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let room = Arc::clone(&self.room).try_acquire_many_owned(units(bytes)).ok()?;
-        if self.refused.load(Ordering::Relaxed) {
-            self.refused.store(false, Ordering::Relaxed);
+    /// Reserves space for `bytes`, if there is enough and no job waits for space.
+    pub(super) fn try_reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let space = Arc::clone(&self.space).try_acquire_many_owned(units(bytes)).ok()?;
+        if self.has_timed_out.load(Ordering::Relaxed) {
+            self.has_timed_out.store(false, Ordering::Relaxed);
         }
-        Some(room)
+        Some(space)
     }
 
-    /// Waits for room for `bytes`, as long as may be.
-    pub(super) async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, AppendError> {
-        let waited = timeout(self.wait, Arc::clone(&self.room).acquire_many_owned(units(bytes))).await;
-        self.refused.store(waited.is_err(), Ordering::Relaxed);
+    /// Reserves space for `bytes`, and waits for it up to `log.queue_wait`.
+    pub(super) async fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, AppendError> {
+        let waited = timeout(self.wait, Arc::clone(&self.space).acquire_many_owned(units(bytes))).await;
+        self.has_timed_out.store(waited.is_err(), Ordering::Relaxed);
         waited.map_err(|_| AppendError::QueueFull)?.map_err(|_| AppendError::Unavailable)
     }
 
-    /// Queues `work`, now, and gives its outcome; at once when nothing is taken any more.
+    /// Queues `work` at once in space that was reserved. Returns its outcome, which is an error at once when the queue
+    /// is closed.
     pub(super) fn put<T: Send + 'static>(
         &self,
-        room: OwnedSemaphorePermit,
+        space: OwnedSemaphorePermit,
         work: impl FnOnce(Done<T>) -> Work,
     ) -> Outcome<T> {
         let (done, outcome) = oneshot::channel();
         let jobs = lock(&self.jobs).clone();
-        let queued = jobs.and_then(|jobs| jobs.send(Job { work: work(done), room }).ok());
+        let queued = jobs.and_then(|jobs| jobs.send(Job { work: work(done), space }).ok());
         if queued.is_none() {
             return Outcome::Left(ready(Err(AppendError::Unavailable)));
         }
-        // A writer that ends without an answer has failed in the middle of it.
+        // The writer has ended without an answer: the job may be done or not.
         Outcome::Right(outcome.map(|outcome| outcome.unwrap_or(Err(AppendError::Unknown))).boxed())
     }
 
-    /// Queues `work`, after a wait for room if there is none, and gives its outcome.
-    pub(super) fn put_in_turn<T: Send + 'static>(
+    /// Reserves space for `bytes`, queues `work`, and returns its outcome.
+    pub(super) fn reserve_and_put<T: Send + 'static>(
         self: &Arc<Self>,
         bytes: usize,
         work: impl FnOnce(Done<T>) -> Work + Send + 'static,
     ) -> Outcome<T> {
-        if let Some(room) = self.room_at_once(bytes) {
-            // At once, not when it is polled: the order of the calls is the order of the log.
-            return self.put(room, work);
+        if let Some(space) = self.try_reserve(bytes) {
+            // The job is queued now, not when the future is polled, so that the order of the calls is the order of the
+            // log.
+            return self.put(space, work);
         }
         let queue = Arc::clone(self);
         let outcome = async move {
-            let room = queue.room(bytes).await?;
-            queue.put(room, work).await
+            let space = queue.reserve(bytes).await?;
+            queue.put(space, work).await
         };
         Outcome::Right(outcome.boxed())
     }
 }
 
+/// The space for a job with `bytes` of content. Every job needs some, so that the number of jobs is bounded, too.
 fn units(bytes: usize) -> u32 {
-    u32::try_from(1 + bytes / ROOM_UNIT).unwrap_or(u32::MAX)
+    u32::try_from(1 + bytes / SPACE_UNIT).unwrap_or(u32::MAX)
 }

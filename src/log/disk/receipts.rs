@@ -1,4 +1,4 @@
-//! Receipts from before the start: which of them still answer a retry.
+//! Loads the idempotency keys that the file has from before the start.
 
 use std::collections::HashMap;
 
@@ -19,8 +19,9 @@ use crate::{
 };
 
 impl Store {
-    /// The keys of the receipts that count, as many as there may be; `topics` is the name of each topic's row. The file may
-    /// have many more: a row goes when its window is over, not when its topic has too many.
+    /// The keys that have not expired, the newest first, up to the limits. `topics` has the name of each topic by its
+    /// id. The file may have more keys than the limits allow: a row is removed when it expires, not when its topic has
+    /// too many keys.
     pub(super) fn keys(
         &self,
         limits: KeyLimits,
@@ -28,7 +29,8 @@ impl Store {
         now: Moment,
         topics: &HashMap<i64, (TopicName, u64)>,
     ) -> Result<Keys, StoreError> {
-        // Those of a time to come were given when the wall clock was wrong; no window would ever end for them.
+        // Keys from the far future were stored while the wall clock was wrong. They are skipped: they would be
+        // remembered until that time.
         let sql = "SELECT topic, key, seq, fingerprint, subscribers, time_ms, fingerprint_upper FROM receipt
             WHERE time_ms BETWEEN ?1 AND ?2 ORDER BY time_ms DESC, seq DESC";
         let (keys, window_ms) = (Keys::new(limits), millis(limits.window));
@@ -37,14 +39,14 @@ impl Store {
         let mut rows = statement.query([from, to].map(number))?;
         while let Some(row) = rows.next()? {
             let Some((topic, _)) = topics.get(&row.get(0)?) else { continue };
-            let has_room = match kept(row, topic, epoch, now) {
+            let may_add_more = match read_row(row, topic, epoch, now) {
                 Ok(kept) => keys.restore(kept),
                 Err(error) => {
                     tracing::error!(%error, "an idempotency key in the log cannot be read and is forgotten");
                     true
                 }
             };
-            if !has_room {
+            if !may_add_more {
                 break;
             }
         }
@@ -52,7 +54,7 @@ impl Store {
     }
 }
 
-fn kept(row: &Row<'_>, topic: &TopicName, epoch: Epoch, now: Moment) -> rusqlite::Result<Kept> {
+fn read_row(row: &Row<'_>, topic: &TopicName, epoch: Epoch, now: Moment) -> rusqlite::Result<Kept> {
     let (key, seq): (String, _) = (row.get(1)?, row.get(2)?);
     let (lower, upper): (i64, Option<i64>) = (row.get(3)?, row.get(6)?);
     let subscribers = usize::try_from(row.get::<_, i64>(4)?).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What the workers, the writer and the readers share.
+//! The state of the log that the workers' threads, the writer's thread and the reads from the disk share.
 
 use std::{
     path::PathBuf,
@@ -27,24 +27,28 @@ use crate::{
     },
 };
 
-/// What the writer and the readers share with the workers.
+/// The shared state of the log.
 pub(super) struct Shared {
     pub(super) epoch: Epoch,
     pub(super) durability: config::DiskDurability,
+    /// The path of the SQLite file.
     pub(super) file: PathBuf,
     pub(super) clock: Clock,
+    /// A copy of the index's watermark, which can be read without the lock.
     pub(super) watermark: AtomicU64,
     pub(super) state: Mutex<State>,
     pub(super) keys: Keys,
-    /// Set for good when the disk has failed; the process must end.
+    /// The reason, once the log has failed for good. The process must then end.
     pub(super) failed: watch::Sender<Option<String>>,
     /// The last batch did not fit on the disk.
     pub(super) full: AtomicBool,
+    /// The read connections that no read uses now.
     pub(super) idle_readers: Mutex<Vec<Reader>>,
-    /// Events that could not be read since the start.
+    /// How many events could not be read since the server started.
     pub(super) unreadable: AtomicU64,
 }
 
+/// The part of the state that is locked as a whole.
 pub(super) struct State {
     pub(super) index: Index,
     /// Time of the newest event.
@@ -52,30 +56,32 @@ pub(super) struct State {
     pub(super) feeds: Feeds,
 }
 
-/// Reads of the disk under way at once, over all workers.
+/// How many reads from the disk may run at once, for all workers together.
 pub(super) const READERS: usize = 4;
 
 impl Shared {
+    /// Queues the draft if its key is unused, and returns its outcome; otherwise the outcome of the key's first
+    /// publish.
     pub(super) fn append_once(
         &self,
         queue: &Queue,
         draft: Draft,
         used: keys::Use,
-        room: OwnedSemaphorePermit,
+        space: OwnedSemaphorePermit,
     ) -> Append {
         self.keys.append_once(used, self.clock.now().at_ms, |claim| {
-            queue.put(room, |done| Work::Append { draft, claim: Some(claim), done })
+            queue.put(space, |done| Work::Append { draft, claim: Some(claim), done })
         })
     }
 
-    /// Says that the disk has failed. The first report counts.
+    /// Reports that the log has failed. Later reports are ignored.
     pub(super) fn fail(&self, what: &str, error: &StoreError) {
         self.failed.send_if_modified(|failed| {
-            let first = failed.is_none();
-            if first {
+            let is_first = failed.is_none();
+            if is_first {
                 *failed = Some(format!("{}: {what}: {error}", self.file.display()));
             }
-            first
+            is_first
         });
     }
 }

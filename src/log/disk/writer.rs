@@ -1,4 +1,4 @@
-//! The writer's thread: what makes a batch, and what the world is told of it when it is committed.
+//! The writer's thread: collects jobs into batches, writes them, and publishes what is committed.
 
 use std::{
     collections::HashMap,
@@ -38,32 +38,34 @@ mod attempt;
 #[cfg(test)]
 mod tests;
 
-/// What the writer writes to.
+/// The files that the writer writes.
 pub(super) struct Files {
     pub(super) store: Store,
     pub(super) high_water: HighWater,
     pub(super) presence: Presence,
 }
 
+/// The state of the writer's thread.
 pub(super) struct Writer {
     files: Files,
     shared: Arc<Shared>,
-    /// The last position given.
+    /// The last position that was given.
     last: u64,
-    /// Positions that the file knows may have been given.
+    /// The files say that positions up to this one may have been given.
     reserved: u64,
-    /// Row ids of topics.
+    /// The row ids of topics.
     topics: HashMap<TopicName, i64>,
+    /// The rows of removed events and topics, which are still in the file.
     garbage: Garbage,
-    /// There was no room to remove what is no longer held: it waits for the next time that all is looked after.
-    is_cramped: bool,
-    /// Retention has more to do than a step of it does.
-    behind: bool,
+    /// The disk was too full to remove rows. The next maintenance tries again.
+    is_removal_postponed: bool,
+    /// The index's last step did not meet all retention limits, so another step is needed.
+    is_retention_unfinished: bool,
     expiry: Expiry,
     checkpoints: Checkpoints,
 }
 
-/// A step of a batch, with its position.
+/// One event or deletion of a batch, with its position.
 enum Step {
     Event { event: Arc<Event>, receipt: Receipt, claim: Option<Claim>, done: oneshot::Sender<Appended> },
     Forget { topic: TopicName, seq: u64, done: oneshot::Sender<Result<EventId, AppendError>> },
@@ -78,82 +80,104 @@ impl Step {
     }
 }
 
-/// Jobs and bytes that make one transaction at most, so that the first of them need not wait long for the last.
+/// How many jobs one batch may have. The limits keep a batch short, because its first job waits until all are written.
 const BATCH_JOBS_MAX: usize = 4096;
+/// When a batch has this many bytes of content, no further job is added.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// How often retention by age, garbage and old receipts are looked after.
-const TEND: Duration = Duration::from_secs(1);
+/// How often maintenance runs: it enforces retention by age, and removes garbage and expired receipts.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Writer {
+    /// A writer for an empty file. Receipts are removed after `receipts_for`.
     pub(super) fn new(files: Files, shared: Arc<Shared>, last: u64, receipts_for: Duration) -> Self {
         let expiry = Expiry::new(receipts_for, shared.clock.now());
         let (topics, garbage) = (HashMap::new(), Garbage::default());
         let checkpoints = Checkpoints::default();
-        let (is_cramped, behind, reserved) = (false, false, last);
-        Self { files, shared, last, reserved, topics, garbage, is_cramped, behind, expiry, checkpoints }
+        let (is_removal_postponed, is_retention_unfinished) = (false, false);
+        Self {
+            files,
+            shared,
+            last,
+            reserved: last,
+            topics,
+            garbage,
+            is_removal_postponed,
+            is_retention_unfinished,
+            expiry,
+            checkpoints,
+        }
     }
 
-    /// What is known of the file: the rows of its topics, and what in it is no longer held.
-    pub(super) fn with(self, topics: HashMap<TopicName, i64>, garbage: Garbage) -> Self {
+    /// Adds what the file contains: the row ids of its topics, and its garbage.
+    pub(super) fn with_contents(self, topics: HashMap<TopicName, i64>, garbage: Garbage) -> Self {
         Self { topics, garbage, ..self }
     }
 
-    /// Works until the queue is closed, then closes the file; or until the disk fails.
+    /// Does the jobs in the queue until the queue is closed, and then closes the files. Ends early when the disk fails.
     pub(super) fn run(mut self, queue: &mpsc::Receiver<Job>) {
-        let mut tended = Instant::now();
+        let mut last_maintenance = Instant::now();
         loop {
-            // What is left to remove goes between the batches.
-            let first = match queue.recv_timeout(if self.is_behind() { Duration::ZERO } else { TEND }) {
+            // Removals do not wait for the next job: each batch does a part of them, even a batch without jobs.
+            let timeout = if self.has_removals_to_do() { Duration::ZERO } else { MAINTENANCE_INTERVAL };
+            let first = match queue.recv_timeout(timeout) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
             };
-            let begun = self.last;
-            // The room is given back when the batch is through.
-            let (steps, _rooms) = self.collect(first, queue);
-            let tend = tended.elapsed() >= TEND;
-            if tend {
-                tended = Instant::now();
+            let last_before = self.last;
+            // The jobs' space in the queue is released after the batch, at the end of this block.
+            let (steps, _spaces) = self.collect_batch(first, queue);
+            let is_maintenance = last_maintenance.elapsed() >= MAINTENANCE_INTERVAL;
+            if is_maintenance {
+                last_maintenance = Instant::now();
             }
-            if let Err(error) = self.batch(steps, begun, tend) {
+            if let Err(error) = self.batch(steps, last_before, is_maintenance) {
                 return self.shared.fail("cannot be written", &error);
             }
         }
-        // In this order, because it takes back what was reserved and not given.
+        // Both lower `reserved` to the last position. The mark comes first: a database behind it would count as
+        // restored.
         let ended = self.files.high_water.end(self.last).map_err(StoreError::from);
         if let Err(error) = ended.and_then(|()| self.files.store.end(self.last)) {
-            tracing::error!(%error, "the log could not be closed in order; the next start repairs it");
+            tracing::error!(%error, "the log could not be closed cleanly; the next start repairs it");
         }
     }
 
-    /// Whether there is something to do at once, whoever publishes.
-    fn is_behind(&self) -> bool {
-        self.behind || ((self.garbage.has_full_portion() || self.expiry.has_expired()) && !self.is_cramped)
+    /// Whether there is enough to remove that the writer does not wait for the next job.
+    fn has_removals_to_do(&self) -> bool {
+        self.is_retention_unfinished
+            || ((self.garbage.has_full_portion() || self.expiry.has_expired()) && !self.is_removal_postponed)
     }
 
-    /// What makes the next batch: all that has queued, up to a limit.
-    fn collect(&mut self, first: Option<Job>, queue: &mpsc::Receiver<Job>) -> (Vec<Step>, Vec<OwnedSemaphorePermit>) {
-        let (mut steps, mut rooms, mut bytes) = (Vec::new(), Vec::new(), 0);
+    /// Collects the jobs in the queue into a batch, up to its limits. Returns its steps, and the jobs' space in the
+    /// queue.
+    fn collect_batch(
+        &mut self,
+        first: Option<Job>,
+        queue: &mpsc::Receiver<Job>,
+    ) -> (Vec<Step>, Vec<OwnedSemaphorePermit>) {
+        let (mut steps, mut spaces, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut next = first;
         while let Some(job) = next {
-            rooms.push(job.room);
+            spaces.push(job.space);
             steps.push(match job.work {
                 Work::Append { draft, claim, done } => {
                     bytes += draft.content.len();
-                    self.event(draft, claim, done)
+                    self.encode(draft, claim, done)
                 }
                 Work::Forget { topic, done } => {
                     self.last += 1;
                     Step::Forget { topic, seq: self.last, done }
                 }
             });
-            let full = steps.len() >= BATCH_JOBS_MAX || bytes >= BATCH_BYTES_MAX;
-            next = if full { None } else { queue.try_recv().ok() };
+            let is_full = steps.len() >= BATCH_JOBS_MAX || bytes >= BATCH_BYTES_MAX;
+            next = if is_full { None } else { queue.try_recv().ok() };
         }
-        (steps, rooms)
+        (steps, spaces)
     }
 
-    fn event(&mut self, draft: Draft, claim: Option<Claim>, done: oneshot::Sender<Appended>) -> Step {
+    /// Gives `draft` its position and time, and encodes its event.
+    fn encode(&mut self, draft: Draft, claim: Option<Claim>, done: oneshot::Sender<Appended>) -> Step {
         self.last += 1;
         let id = EventId { epoch: self.shared.epoch, seq: self.last };
         let time_ms = {
@@ -166,18 +190,18 @@ impl Writer {
         Step::Event { event, receipt, claim, done }
     }
 
-    /// A step of retention that no append has triggered, or could not finish.
-    fn retain(&mut self) {
+    /// Does one step of retention. It is needed without appends, or when the step of the last append did not finish.
+    fn enforce_retention(&mut self) {
         let now = self.shared.clock.now();
         let garbage = &mut self.garbage;
         let mut state = lock(&self.shared.state);
         state.index.begin_step();
         state.index.observe(now.wall_ms);
         state.index.trim(now.at_ms, &mut |removed| garbage.note(removed));
-        self.behind = state.index.is_behind();
+        self.is_retention_unfinished = state.index.is_behind();
     }
 
-    /// Lets the world know of a batch that is committed.
+    /// Publishes a committed batch: updates the index, feeds the hubs, and then answers the publishers.
     fn publish(&mut self, steps: Vec<Step>) {
         let mut guard = lock(&self.shared.state);
         let state = &mut *guard;
@@ -200,17 +224,17 @@ impl Writer {
                 }
             }
         }
-        self.behind = state.index.is_behind();
+        self.is_retention_unfinished = state.index.is_behind();
         self.shared.watermark.store(state.index.watermark(), Ordering::Release);
         drop(guard);
-        // Whoever asked has gone where an answer is not taken; what was done stands.
+        // Sending fails when the publisher no longer waits for the answer. The event is published all the same.
         for (key, done, receipt) in answers {
             if let Some(key) = key {
                 self.shared.keys.settle(key, Ok(receipt));
             }
             done.send(Ok(receipt)).ok();
         }
-        // After what was published before: its keys are settled by now.
+        // After the answers: a deletion only forgets keys that are settled.
         for (topic, seq, done) in deletions {
             self.shared.keys.forget(&topic, seq);
             done.send(Ok(EventId { epoch: self.shared.epoch, seq })).ok();

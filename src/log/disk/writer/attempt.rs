@@ -42,8 +42,8 @@ impl Writer {
             self.files.presence.check()?;
             self.expiry.find_expired(&self.files.store, &self.shared.clock)?;
         }
-        if is_maintenance || self.behind {
-            self.retain();
+        if is_maintenance || self.is_retention_unfinished {
+            self.enforce_retention();
         }
         // While the disk is full the server says that it is not ready, so perhaps nobody publishes. Only a write of its
         // own shows when there is space again.
@@ -51,7 +51,7 @@ impl Writer {
         if probes {
             self.files.store.truncate_wal()?;
         }
-        let removes_garbage = is_maintenance || (self.garbage.has_full_portion() && !self.is_cramped);
+        let removes_garbage = is_maintenance || (self.garbage.has_full_portion() && !self.is_removal_postponed);
         let mut portion = if removes_garbage { self.garbage.take() } else { Portion::default() };
         if steps.is_empty() && portion.is_empty() && !probes && !self.expiry.has_expired() {
             return self.checkpoints.run_if_due(&self.files.store);
@@ -60,7 +60,8 @@ impl Writer {
         match written {
             Ok(()) => {
                 self.shared.full.store(false, Ordering::Relaxed);
-                self.is_cramped = matches!(left_out, LeftOut::NoSpace) || (self.is_cramped && !is_maintenance);
+                self.is_removal_postponed =
+                    matches!(left_out, LeftOut::NoSpace) || (self.is_removal_postponed && !is_maintenance);
                 self.publish(steps);
                 for (topic, _) in &portion.forgotten {
                     self.topics.remove(topic);
@@ -111,7 +112,7 @@ impl Writer {
                 (self.write(steps, portion, probes), left_out)
             }
             Err(error) if removes && self.files.store.is_full(&error) => {
-                if !self.is_cramped {
+                if !self.is_removal_postponed {
                     tracing::warn!("the disk is too full to remove old rows from the log: they stay for now");
                 }
                 self.postpone(std::mem::take(portion));
@@ -126,7 +127,7 @@ impl Writer {
     /// Puts the removal off until the next maintenance. The failed transaction may have added rows of topics that do
     /// not exist now, so their ids are dropped.
     fn postpone(&mut self, portion: Portion) {
-        self.is_cramped = true;
+        self.is_removal_postponed = true;
         self.garbage.put_back(portion);
         self.expiry.set_has_expired(false);
         self.topics.clear();

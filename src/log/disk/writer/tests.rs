@@ -66,21 +66,21 @@ impl Opened {
         self.count(&format!("topic WHERE name = '{name}'")) > 0
     }
 
-    fn batch(&mut self, steps: Vec<Step>, tend: bool) {
+    fn batch(&mut self, steps: Vec<Step>, is_maintenance: bool) {
         let begun = self.writer.last - u64::try_from(steps.len()).expect("a few");
-        self.writer.batch(steps, begun, tend).expect("it is written");
+        self.writer.batch(steps, begun, is_maintenance).expect("it is written");
     }
 
     fn publish(&mut self, name: &str) {
         assert_eq!(self.try_publish(name, "content", false), Ok(()));
     }
 
-    fn try_publish(&mut self, name: &str, content: &str, tend: bool) -> Result<(), AppendError> {
+    fn try_publish(&mut self, name: &str, content: &str, is_maintenance: bool) -> Result<(), AppendError> {
         let (done, mut outcome) = oneshot::channel();
         let content = Bytes::copy_from_slice(content.as_bytes());
         let draft = Draft { topic: topic(name), name: None, content, subscribers: 0, key: None };
-        let step = self.writer.event(draft, None, done);
-        self.batch(vec![step], tend);
+        let step = self.writer.encode(draft, None, done);
+        self.batch(vec![step], is_maintenance);
         outcome.try_recv().expect("an outcome").map(drop)
     }
 
@@ -94,7 +94,7 @@ impl Opened {
             claimed = Some(claim);
             Append::Right(outcome.map(|outcome| outcome.expect("an outcome")).boxed())
         });
-        let step = self.writer.event(draft, Some(claimed.expect("the key is unused")), done);
+        let step = self.writer.encode(draft, Some(claimed.expect("the key is unused")), done);
         self.batch(vec![step], false);
         append.now_or_never().expect("an outcome").map(drop)
     }
@@ -166,8 +166,8 @@ fn old_receipts_go_in_portions() {
     opened.put_topic(1, "t", 2 * portion + 10, 0);
     opened.put_topic(1, "t", 1, clock::system()());
     let mut left = Vec::new();
-    for tend in [true, false, false, false] {
-        opened.batch(Vec::new(), tend);
+    for is_maintenance in [true, false, false, false] {
+        opened.batch(Vec::new(), is_maintenance);
         left.push(opened.count("receipt"));
     }
     assert_eq!(left, [portion + 11, 11, 1, 1], "and the one that still counts stays");
@@ -239,11 +239,11 @@ fn no_room_to_remove_something_refuses_no_publish() {
         }
         let before = opened.count(table);
         opened.fill_disk(table);
-        for tend in [true, false, true, false, false] {
-            assert_eq!(opened.try_publish("t", "content", tend), Ok(()), "{table} {tend}");
-            assert!(!opened.is_full() && !opened.writer.is_behind(), "{table} {tend}");
-            opened.batch(Vec::new(), tend);
-            assert!(!opened.is_full() && !opened.writer.is_behind(), "{table} {tend}");
+        for is_maintenance in [true, false, true, false, false] {
+            assert_eq!(opened.try_publish("t", "content", is_maintenance), Ok(()), "{table} {is_maintenance}");
+            assert!(!opened.is_full() && !opened.writer.has_removals_to_do(), "{table} {is_maintenance}");
+            opened.batch(Vec::new(), is_maintenance);
+            assert!(!opened.is_full() && !opened.writer.has_removals_to_do(), "{table} {is_maintenance}");
         }
         // The control: it is the disk.
         assert!(opened.count(table) >= before, "{table}");
@@ -301,10 +301,10 @@ fn a_damaged_page_of_old_receipts_ends_nothing() {
         }
         opened.batch(Vec::new(), true);
         let events = 2 - i64::from(garbage);
-        let is_behind = opened.writer.is_behind();
-        assert_eq!((opened.count("event"), opened.has_topic("old"), is_behind), (events, damaged, false));
-        for tend in [false, true] {
-            assert_eq!(opened.try_publish("t", "content", tend), Ok(()));
+        let has_removals = opened.writer.has_removals_to_do();
+        assert_eq!((opened.count("event"), opened.has_topic("old"), has_removals), (events, damaged, false));
+        for is_maintenance in [false, true] {
+            assert_eq!(opened.try_publish("t", "content", is_maintenance), Ok(()));
         }
         // The table begins anew at the next start.
         opened.writer = load(&opened.file);
