@@ -112,7 +112,7 @@ impl DiskLog {
 
     /// Appends a draft that has a key. The key is claimed only once there is space in the queue. If it were claimed
     /// before, a publisher that disconnects during the wait would leave a key without an event.
-    fn append_once(&self, draft: Draft, used: keys::Use) -> Append {
+    fn append_once(&self, draft: Draft, used: keys::KeyUse) -> Append {
         let bytes = draft.content.len();
         if let Some(space) = self.queue.try_reserve(bytes) {
             return self.shared.append_once(&self.queue, draft, used, space);
@@ -179,7 +179,7 @@ impl Log for DiskLog {
 
     fn append(&self, draft: Draft) -> Append {
         let bytes = draft.content.len();
-        match keys::Use::of(&draft) {
+        match keys::KeyUse::of(&draft) {
             None => self.queue.reserve_and_put(bytes, |done| Work::Append { draft, claim: None, done }),
             Some(used) => self.append_once(draft, used),
         }

@@ -23,7 +23,7 @@ use crate::event::TopicName;
 pub(super) struct Keys(Mutex<AllKeys>);
 
 /// The key of a publish, before it is looked up.
-pub(super) struct Use {
+pub(super) struct KeyUse {
     topic: TopicName,
     key: Arc<str>,
     /// See [`fingerprint`].
@@ -39,7 +39,7 @@ pub(super) struct Claim {
 }
 
 /// A key that was used, and the outcome of its publish.
-pub(super) struct Kept {
+pub(super) struct KeyEntry {
     pub(super) topic: TopicName,
     pub(super) key: Arc<str>,
     /// When it was used, in monotonic time.
@@ -65,7 +65,7 @@ struct AllKeys {
     /// The number of the next key. Keys are numbered in order of use, which within a topic is the order of positions.
     next: u64,
     /// All keys by number, so the oldest first.
-    by_age: BTreeMap<u64, Kept>,
+    by_age: BTreeMap<u64, KeyEntry>,
     /// The keys of each topic that has any.
     topics: BTreeMap<TopicName, TopicKeys>,
 }
@@ -84,7 +84,7 @@ const FIRST: u64 = 1 << 63;
 /// How many keys are removed before the lock is released for publishers.
 const STEP: usize = 256;
 
-impl Use {
+impl KeyUse {
     /// The key of `draft`, if it has one.
     pub(super) fn of(draft: &Draft) -> Option<Self> {
         let key = Arc::clone(draft.key.as_ref()?);
@@ -103,7 +103,7 @@ impl Keys {
     }
 
     /// The outcome of a publish whose key was used before; `None` when the key is unused.
-    pub(super) fn find(&self, used: &Use, now_ms: u64) -> Option<Append> {
+    pub(super) fn find(&self, used: &KeyUse, now_ms: u64) -> Option<Append> {
         lock(&self.0).answer(used, now_ms)
     }
 
@@ -112,14 +112,14 @@ impl Keys {
     ///
     /// If `append` returns a future, the engine must complete it even when nobody polls it, and must call
     /// [`settle`](Self::settle) before.
-    pub(super) fn append_once(&self, used: Use, now_ms: u64, append: impl FnOnce(Claim) -> Append) -> Append {
+    pub(super) fn append_once(&self, used: KeyUse, now_ms: u64, append: impl FnOnce(Claim) -> Append) -> Append {
         let mut all = lock(&self.0);
         if let Some(answer) = all.answer(&used, now_ms) {
             return answer;
         }
         let number = all.next;
         all.next += 1;
-        let Use { topic, key, fingerprint } = used;
+        let KeyUse { topic, key, fingerprint } = used;
         let (outcome, answer) = match append(Claim { number, key: Arc::clone(&key), fingerprint }) {
             Append::Left(appended) => match appended.into_inner() {
                 Ok(receipt) => (Outcome::Committed(receipt), Append::Left(ready(Ok(receipt)))),
@@ -130,7 +130,7 @@ impl Keys {
                 (Outcome::Pending(append.clone()), Append::Right(append.boxed()))
             }
         };
-        all.insert(number, Kept { topic, key, used_ms: now_ms, fingerprint: Some(fingerprint), outcome });
+        all.insert(number, KeyEntry { topic, key, used_ms: now_ms, fingerprint: Some(fingerprint), outcome });
         answer
     }
 
@@ -141,8 +141,8 @@ impl Keys {
         match appended {
             Ok(receipt) => {
                 // The key may have been evicted since by newer ones.
-                if let Some(kept) = all.by_age.get_mut(&number) {
-                    kept.outcome = Outcome::Committed(receipt);
+                if let Some(entry) = all.by_age.get_mut(&number) {
+                    entry.outcome = Outcome::Committed(receipt);
                 }
             }
             Err(_) => all.remove(number),
@@ -152,11 +152,11 @@ impl Keys {
     /// Adds a key that was stored before this process started. Must be called with the newest key first, and before any
     /// key is used. If the topic already has as many keys as its limit allows, the key is dropped, so that a busy topic
     /// does not displace the keys of others. Returns `false` when the limit for all topics is reached.
-    pub(super) fn restore(&self, kept: Kept) -> bool {
+    pub(super) fn restore(&self, entry: KeyEntry) -> bool {
         let mut all = lock(&self.0);
-        if all.next_to_evict(&kept.topic).is_none() {
+        if all.next_to_evict(&entry.topic).is_none() {
             let oldest = all.by_age.first_key_value().map_or(FIRST, |(oldest, _)| *oldest);
-            all.insert(oldest - 1, kept);
+            all.insert(oldest - 1, entry);
         }
         all.by_age.len() < all.limits.max
     }
@@ -176,8 +176,8 @@ impl Keys {
     /// Forgets the keys whose window is over.
     pub(super) fn drop_expired(&self, now_ms: u64) {
         self.remove_in_steps(|all| {
-            let (oldest, kept) = all.by_age.first_key_value()?;
-            all.is_expired(kept, now_ms).then_some(*oldest)
+            let (oldest, entry) = all.by_age.first_key_value()?;
+            all.is_expired(entry, now_ms).then_some(*oldest)
         });
     }
 
@@ -199,12 +199,12 @@ impl Keys {
 
 impl AllKeys {
     /// Whether the key was used too long ago to answer a retry.
-    fn is_expired(&self, kept: &Kept, now_ms: u64) -> bool {
-        now_ms.saturating_sub(kept.used_ms) >= millis(self.limits.window)
+    fn is_expired(&self, entry: &KeyEntry, now_ms: u64) -> bool {
+        now_ms.saturating_sub(entry.used_ms) >= millis(self.limits.window)
     }
 
     /// See [`Keys::find`]. Removes the key if it has expired.
-    fn answer(&mut self, used: &Use, now_ms: u64) -> Option<Append> {
+    fn answer(&mut self, used: &KeyUse, now_ms: u64) -> Option<Append> {
         let number = *self.topics.get(&used.topic)?.by_key.get(&used.key)?;
         let first = self.by_age.get(&number)?;
         if self.is_expired(first, now_ms) {
@@ -236,18 +236,18 @@ impl AllKeys {
     }
 
     /// Adds a key that is unused, and evicts another one when a limit is reached.
-    fn insert(&mut self, number: u64, kept: Kept) {
-        if let Some(oldest) = self.next_to_evict(&kept.topic) {
+    fn insert(&mut self, number: u64, entry: KeyEntry) {
+        if let Some(oldest) = self.next_to_evict(&entry.topic) {
             self.remove(oldest);
         }
-        let topic_keys = self.topics.entry(kept.topic.clone()).or_default();
-        topic_keys.by_key.insert(Arc::clone(&kept.key), number);
+        let topic_keys = self.topics.entry(entry.topic.clone()).or_default();
+        topic_keys.by_key.insert(Arc::clone(&entry.key), number);
         topic_keys.by_age.insert(number);
-        self.by_age.insert(number, kept);
+        self.by_age.insert(number, entry);
     }
 
     fn remove(&mut self, number: u64) {
-        let Some(Kept { topic, key, .. }) = self.by_age.remove(&number) else { return };
+        let Some(KeyEntry { topic, key, .. }) = self.by_age.remove(&number) else { return };
         let Some(topic_keys) = self.topics.get_mut(&topic) else { return };
         topic_keys.by_key.remove(&key);
         topic_keys.by_age.remove(&number);

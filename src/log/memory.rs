@@ -92,7 +92,7 @@ impl Log for MemoryLog {
     }
 
     fn append(&self, draft: Draft) -> Append {
-        match keys::Use::of(&draft) {
+        match keys::KeyUse::of(&draft) {
             None => self.commit(draft),
             Some(used) => self.keys.append_once(used, self.clock.now().at_ms, |_| self.commit(draft)),
         }

@@ -14,7 +14,7 @@ use crate::{
     log::{
         KeyLimits, Receipt,
         clock::{Moment, millis},
-        keys::{Kept, Keys, Outcome},
+        keys::{KeyEntry, Keys, Outcome},
     },
 };
 
@@ -40,7 +40,7 @@ impl Store {
         while let Some(row) = rows.next()? {
             let Some((topic, _)) = topics.get(&row.get(0)?) else { continue };
             let may_add_more = match read_row(row, topic, epoch, now) {
-                Ok(kept) => keys.restore(kept),
+                Ok(entry) => keys.restore(entry),
                 Err(error) => {
                     tracing::error!(%error, "an idempotency key in the log cannot be read and is forgotten");
                     true
@@ -54,11 +54,11 @@ impl Store {
     }
 }
 
-fn read_row(row: &Row<'_>, topic: &TopicName, epoch: Epoch, now: Moment) -> rusqlite::Result<Kept> {
+fn read_row(row: &Row<'_>, topic: &TopicName, epoch: Epoch, now: Moment) -> rusqlite::Result<KeyEntry> {
     let (key, seq): (String, _) = (row.get(1)?, row.get(2)?);
     let (lower, upper): (i64, Option<i64>) = (row.get(3)?, row.get(6)?);
     let subscribers = usize::try_from(row.get::<_, i64>(4)?).unwrap_or_default();
-    Ok(Kept {
+    Ok(KeyEntry {
         topic: topic.clone(),
         key: key.into(),
         used_ms: now.at_ms_of(position(row.get(5)?)),

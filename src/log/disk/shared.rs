@@ -66,7 +66,7 @@ impl Shared {
         &self,
         queue: &Queue,
         draft: Draft,
-        used: keys::Use,
+        used: keys::KeyUse,
         space: OwnedSemaphorePermit,
     ) -> Append {
         self.keys.append_once(used, self.clock.now().at_ms, |claim| {

@@ -15,8 +15,8 @@ fn name(topic: &str) -> TopicName {
     TopicName::parse(topic, 255).expect("a name")
 }
 
-fn used(topic: &str, key: &str) -> Use {
-    Use { topic: name(topic), key: key.into(), fingerprint: 0 }
+fn used(topic: &str, key: &str) -> KeyUse {
+    KeyUse { topic: name(topic), key: key.into(), fingerprint: 0 }
 }
 
 fn receipt(seq: u64) -> Receipt {
@@ -122,7 +122,7 @@ fn a_retry_waits_for_the_publish_under_way() {
     drop(keys.append_once(used("a", "k"), 0, append));
     let mut retry = keys.find(&used("a", "k"), 0).expect("it is taken");
     assert!((&mut retry).now_or_never().is_none());
-    let other = Use { fingerprint: 1, ..used("a", "k") };
+    let other = KeyUse { fingerprint: 1, ..used("a", "k") };
     let reused = keys.find(&other, 0).and_then(futures_util::FutureExt::now_or_never);
     assert_eq!(reused, Some(Err(AppendError::KeyReused)), "another event need not wait");
     let first = receipt(7);
@@ -180,7 +180,7 @@ fn keys_from_before_the_process_are_the_oldest() {
     let keys = keys(2, 4);
     let restore = |topic: &str, key: &str| {
         let outcome = Outcome::Committed(receipt(1));
-        keys.restore(Kept { topic: name(topic), key: key.into(), used_ms: 0, fingerprint: None, outcome })
+        keys.restore(KeyEntry { topic: name(topic), key: key.into(), used_ms: 0, fingerprint: None, outcome })
     };
     let newest_first = [("a", "3"), ("b", "2"), ("a", "2"), ("a", "1"), ("c", "1")];
     assert_eq!(newest_first.map(|(topic, key)| restore(topic, key)), [true, true, true, true, false]);

@@ -21,7 +21,7 @@ use crate::{
     log::{
         Append, KeyLimits,
         clock::{self, Clock},
-        keys::Use,
+        keys::KeyUse,
     },
 };
 
@@ -89,7 +89,7 @@ impl Opened {
         let (done, outcome) = oneshot::channel();
         let content = Bytes::copy_from_slice(content.as_bytes());
         let draft = Draft { topic: topic(name), name: None, content, subscribers: 0, key: Some(key.into()) };
-        let (used, mut claimed) = (Use::of(&draft).expect("it has a key"), None);
+        let (used, mut claimed) = (KeyUse::of(&draft).expect("it has a key"), None);
         let append = self.writer.shared.keys.append_once(used, 0, |claim| {
             claimed = Some(claim);
             Append::Right(outcome.map(|outcome| outcome.expect("an outcome")).boxed())
