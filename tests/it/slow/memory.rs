@@ -14,9 +14,9 @@ const MIB: u64 = 1 << 20;
 #[tokio::test]
 async fn stalled_readers_do_not_cost_memory() {
     const STALLED: u64 = 300;
-    const EVENTS: usize = 300;
+    const EVENTS: usize = 200;
     let server = Process::start(&[
-        ("TIDINGS__STREAM__WRITE_TIMEOUT", "20s"),
+        ("TIDINGS__STREAM__WRITE_TIMEOUT", "10s"),
         ("TIDINGS__PUBLISH__EVENT_BYTES_MAX", "128KiB"),
         ("TIDINGS__LOG__TOPIC_BYTES_MAX", "4MiB"),
     ])
