@@ -30,13 +30,13 @@ use layer::Layer;
 /// The file read when none is named: in the working directory, if it exists.
 const FILE: &str = "config.toml";
 
-/// How much more than its content an event may take: content that is all line breaks becomes seven bytes each on the
-/// wire (`data: ` and the break), and is kept as it was published, too.
+/// By which factor an event may be larger than its content. Each line break in the content becomes seven bytes on the
+/// wire (`data: ` and the break), and the content is also kept as it was published.
 const EVENT_EXPANSION: u64 = 8;
-/// What a topic must be able to hold beside its largest event, so that no event is evicted by its own arrival.
+/// What a topic must be able to hold besides its largest event, so that no event is evicted when it is published.
 const TOPIC_ROOM: Size = Size::kib(64);
 
-/// How much larger than its content a form or a JSON body may be: either can spell a byte with six (`\u0000`).
+/// By which factor a form or a JSON body may be larger than its content: JSON can write one byte as six (`\u0000`).
 pub const ENCODED_FACTOR: u64 = 6;
 /// What a form or a JSON body may hold besides the content.
 pub const ENCODED_EXTRA: Size = Size::kib(64);

@@ -222,7 +222,7 @@ fn bind(address: SocketAddr, config: &Config, reuses_port: bool) -> io::Result<S
     socket.set_keepalive(true)?;
     socket.set_send_buffer_size(SEND_BUFFER)?;
     // Without this, the kernel retransmits for a quarter of an hour to a client that has vanished. The timeout is
-    // longer than `write_timeout`, because it also hits clients that read slowly (see `Peer::watch_writable`).
+    // longer than `write_timeout`, because it also hits clients that read slowly (see `hub/socket.rs`).
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(config.stream.write_timeout * WRITE_TIMEOUTS_UNTIL_DEAD))?;
     socket.set_nonblocking(true)?;

@@ -180,7 +180,7 @@ impl TopicHandle {
         self.actor.send(Join(subscriber, Arc::clone(self))).await.map_err(|_| JoinError::NotStarted)?
     }
 
-    /// Deletes the topic: the log forgets its events, and its streams end. For `stream.gone` after that, clients that
+    /// Deletes the topic: the log forgets its events, and streams of this topic alone end. For `stream.gone` after that, clients that
     /// reconnect with an older cursor are told to stop.
     ///
     /// # Errors
@@ -191,7 +191,7 @@ impl TopicHandle {
 
     /// Tells the topic that the log has deleted it at position `at` without its actor.
     pub fn was_deleted(&self, at: EventId) {
-        // An actor that has died has nothing to forget.
+        // If the actor has died, its successor reads the deletion from the log.
         self.actor.do_send(Deleted(at));
     }
 }

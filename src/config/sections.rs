@@ -77,7 +77,7 @@ pub struct LogConfig {
     pub durability: DiskDurability,
     /// Events kept per topic.
     pub topic_events_max: usize,
-    /// Bytes kept per topic; holds the largest event and 64 KiB more.
+    /// Bytes kept per topic; at least 8 times the largest event and 64 KiB.
     pub topic_bytes_max: Size,
     /// Bytes kept in all topics together; not less than `topic_bytes_max`.
     pub bytes_max: Size,
@@ -85,9 +85,9 @@ pub struct LogConfig {
     pub events_max: usize,
     /// Bytes of the newest events that the disk engine keeps in memory, too.
     pub hot_bytes_max: Size,
-    /// Bytes of events that may wait to be written; holds the largest event.
+    /// Bytes of events that may wait to be written; at least the largest event and 4 KiB.
     pub queue_bytes_max: Size,
-    /// How long a publish waits for room among them.
+    /// How long a publish waits for space in that queue.
     pub queue_wait: Duration,
     /// How long an event is kept; zero is without limit.
     pub age_max: Duration,
@@ -177,7 +177,7 @@ pub struct PublishConfig {
     pub idempotency_window: Duration,
     /// Idempotency keys remembered per topic.
     pub idempotency_keys_max: usize,
-    /// The whole body of a request must have arrived after this.
+    /// The whole body of a request must arrive within this time.
     pub body_timeout: Duration,
 }
 
@@ -208,11 +208,11 @@ pub struct LimitsConfig {
     pub topics_per_request_max: usize,
     /// The longest topic name, in bytes of UTF-8.
     pub topic_bytes_max: Size,
-    /// Bytes of requests that are being received and read; holds what one address may send at once.
+    /// Bytes of requests that are being received and read; at least `request_bytes_in_flight_per_ip_max`.
     pub request_bytes_in_flight_max: Size,
-    /// The same from one IP address; holds the largest body.
+    /// The same from one IP address; at least the largest body.
     pub request_bytes_in_flight_per_ip_max: Size,
-    /// Connections that are no subscriber's: they publish, ask, or have not said anything yet.
+    /// Connections without a subscription: they publish, ask, or have not sent a request yet.
     pub pending_connections_max: usize,
     /// The same from one IP address.
     pub pending_connections_per_ip_max: usize,

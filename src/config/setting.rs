@@ -125,7 +125,7 @@ pub const SETTINGS: &[Setting] = &[
     row("publish.idempotency_keys_max", Count(1..=MANY, |c| &mut c.publish.idempotency_keys_max),
         "Idempotency keys remembered per topic, {}; past it the oldest is forgotten."),
     row("publish.body_timeout", Time(TICK..=TEN_MINUTES, |c| &mut c.publish.body_timeout),
-        "The whole body must have arrived after this, {}; against slow-body attacks."),
+        "The whole body must arrive within this time, {}; against slow-body attacks."),
     row("limits.connections_max", Count(1..=MANY, |c| &mut c.limits.connections_max),
         "Subscriber streams in all, {}; the open-files limit must allow as many."),
     row("limits.connections_per_ip_max", Count(1..=MANY, |c| &mut c.limits.connections_per_ip_max),

@@ -32,7 +32,7 @@ pub struct AppState {
     pub bytes: Arc<RequestBytes>,
     /// The hub of this worker's thread.
     pub hub: HubHandle,
-    /// A request holds a sender of it from its first to its last step: the drain waits until all are dropped.
+    /// A request that has to wait for the log holds a sender of this meanwhile: the drain waits until all are dropped.
     pub under_way: mpsc::WeakSender<()>,
     /// Changes once, when the server begins to drain.
     pub draining: watch::Receiver<Option<Duration>>,
@@ -50,7 +50,7 @@ impl AppState {
         Problem::new(Code::Draining, DRAINING).retry_after(Duration::from_secs(1))
     }
 
-    /// Refuses a request that changes something while the server drains.
+    /// Refuses while the server drains.
     pub(super) fn check_open(&self) -> Result<(), Problem> {
         if self.is_draining() { Err(Self::draining()) } else { Ok(()) }
     }

@@ -132,8 +132,8 @@ impl Publish {
         Ok((publish, Some(permit)))
     }
 
-    /// Publishes. If the log commits at once, the response is ready at once. Otherwise a clone of `under_way` makes the
-    /// drain wait for the response. The sender still exists: this worker's hub has a clone, and runs on this thread.
+    /// Publishes. If the log commits at once, the response is ready at once. Otherwise the response
+    /// holds a sender of `under_way`, so that the drain waits for it.
     fn commit(mut self, app: &AppState, permit: Option<BytesPermit>) -> Served<'_> {
         let only = if self.drafts.len() == 1 { self.drafts.pop() } else { None };
         let Some(draft) = only else {

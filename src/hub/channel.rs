@@ -40,7 +40,7 @@ struct Round {
     started: Instant,
     /// Members before this index have been visited. 0 between two rounds.
     visited: usize,
-    /// After the round, every member that is not blocked has everything up to here.
+    /// After the round, every member has everything up to here, or is blocked, in the backlog, or waits for a page.
     target: u64,
 }
 
@@ -106,7 +106,8 @@ impl Channel {
         Some(member)
     }
 
-    /// Ends the round, and drops the frames that all members have got. Returns whether no further round is needed.
+    /// Ends the round, and drops its frames: members that could not be written all of them read the rest from the log.
+    /// Returns whether no further round is needed.
     pub(super) fn end_round(&mut self) -> bool {
         debug_assert_eq!(self.round.visited, self.members.len(), "a round is over when each member has been visited");
         self.window.trim(self.round.target);

@@ -19,7 +19,7 @@ pub enum End {
     Flooded,
     /// Its socket accepted nothing for `stream.write_timeout`.
     WriteTimeout,
-    /// The unsent bytes of all slow subscribers had reached `stream.unsent_bytes_max`.
+    /// A block of the broker's own did not fit into `stream.unsent_bytes_max`.
     UnsentBytes,
     /// Its socket or the log failed.
     Failed,

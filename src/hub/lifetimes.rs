@@ -103,7 +103,8 @@ impl<S: Peer> Lifetimes<S> {
         }
     }
 
-    /// Ends a stream cleanly: its client gets all events up to now, and then where and when to resume.
+    /// Ends a stream cleanly: its client gets all events up to now, unless it waits for its socket or for a page, and then
+    /// where and when to resume.
     ///
     /// If the events need several visits, the timer calls this again until the stream has everything up to the position
     /// of the first call. When the drain time is over, the stream ends at its cursor.

@@ -27,10 +27,10 @@ pub(super) struct Window {
 struct Merged {
     /// The position of its first frame.
     first: u64,
-    /// The position of the window's last frame when the segment was merged.
-    last: u64,
     /// The position of its last frame.
-    to: u64,
+    last: u64,
+    /// The position of the window's last frame when the segment was merged.
+    window_last: u64,
     bytes: Bytes,
 }
 
@@ -107,20 +107,23 @@ impl Window {
     /// everything up to `seen`.
     pub(super) fn segment(&mut self, cursor: u64, seen: u64) -> Option<Segment<'_>> {
         let (first, fills) = self.after(cursor).next().map(|(seq, frame)| (*seq, fills_segment(frame)))?;
-        let last = self.last().unwrap_or(first);
-        debug_assert!(cursor < first && first <= last && last <= seen, "a segment begins after the cursor");
-        if first == last || fills {
-            let to = if first == last { seen } else { first };
+        let window_last = self.last().unwrap_or(first);
+        debug_assert!(
+            cursor < first && first <= window_last && window_last <= seen,
+            "a segment begins after the cursor"
+        );
+        if first == window_last || fills {
+            let to = if first == window_last { seen } else { first };
             return self.after(cursor).next().map(|(_, frame)| Segment { bytes: frame, last: first, to });
         }
-        let kept = self.merged.take().filter(|merged| merged.first == first && merged.last == last);
+        let kept = self.merged.take().filter(|merged| merged.first == first && merged.window_last == window_last);
         let merged = kept.unwrap_or_else(|| {
-            let (to, bytes) = merge(self.after(cursor).map(|(seq, frame)| (*seq, frame)));
-            Box::new(Merged { first, last, to, bytes })
+            let (last, bytes) = merge(self.after(cursor).map(|(seq, frame)| (*seq, frame)));
+            Box::new(Merged { first, last, window_last, bytes })
         });
         let merged = self.merged.insert(merged);
-        let to = if merged.to == last { seen } else { merged.to };
-        Some(Segment { bytes: &merged.bytes, last: merged.to, to })
+        let to = if merged.last == window_last { seen } else { merged.last };
+        Some(Segment { bytes: &merged.bytes, last: merged.last, to })
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The index has an entry for every event that the log holds. The newest entries are *hot*: they have the event itself,
 //! up to a budget of bytes. The others are *cold*: the engine reads their events from its file. The index applies the
-//! retention limits, and remembers up to which position each topic has lost events, so that every gap is reported.
+//! retention limits, and remembers up to which position events of each topic were removed, so that every gap is reported.
 //!
 //! An event is *removed* by retention or by the deletion of its topic. An entry is *lost* when its event cannot be
 //! read.

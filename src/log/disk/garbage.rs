@@ -25,9 +25,9 @@ pub(super) struct Garbage {
     /// What to write into the rows of topics. It is written before the rows of the events are removed, or together with
     /// that: otherwise a crash in between would leave a gap that no reader is told of.
     evicted: HashMap<TopicName, LastEvicted>,
-    /// Topics whose own rows are to be removed, each with the value that `rows_taken` must have reached before.
+    /// Topics whose own rows are to be removed, each with the value that `rows_taken` must reach first: then all rows of its events are removed.
     forgotten: VecDeque<(u64, TopicName)>,
-    /// For each topic in `forgotten`: the number of its last entry there, and what was known of its removed events.
+    /// For each topic in `forgotten`: the value in its last entry there, and what was known of its removed events.
     last_removals: HashMap<TopicName, (u64, LastEvicted)>,
 }
 

@@ -10,10 +10,10 @@ use super::{
 /// The first and the last of some keys that cannot be read.
 pub(super) type Range = (u64, u64);
 
-/// The largest step over keys that cannot be read. A page holds about as many rows, so a readable page between two
+/// The largest step over keys that cannot be read, unless [`STEPS_MAX`] asks for larger ones. A page holds about as many rows, so a readable page between two
 /// damaged ones is hardly ever missed.
 const STEP_MAX: u64 = 32;
-/// About how many steps there may be at most. In a table with very large keys the steps are larger than [`STEP_MAX`].
+/// About how many steps there may be at most. So in a table with very large keys the steps are larger than [`STEP_MAX`].
 const STEPS_MAX: u64 = 1 << 18;
 
 /// Calls `each` with every readable row of `select`, and returns the keys that cannot be read. `select` must return
