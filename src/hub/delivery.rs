@@ -373,9 +373,8 @@ impl<S: Peer> Delivery<S> {
         channels.all(|channel| channel.is_deleted() && since.contains(&channel.deleted_seq))
     }
 
-    /// Ends the stream of a connection whose only topic was deleted. The connection first gets the events from before
-    /// the deletion, as far as its socket accepts them and the log need not fetch them: the log has forgotten the others.
-    /// That may take several visits. Returns whether this visit was the last one.
+    /// Ends the stream of a connection whose only topic was deleted. It first gets the events from before the deletion that
+    /// the window still has, as far as its socket accepts them. Returns whether this visit was the last one.
     pub(super) fn end_member(&mut self, key: usize) -> bool {
         if self.visit(key) == Visit::More {
             return false;
