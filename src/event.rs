@@ -207,8 +207,8 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// An event id, `<epoch>-<seq>`: a position in one history. Clients must not interpret it; its characters are in
-/// `[0-9a-z.-]`.
+/// An event id, `<epoch>-<seq>`: a position in one history. Clients must not interpret it. Its characters are in
+/// `[0-9a-z.-]`; the dot is reserved for later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventId {
     /// The history.

@@ -165,9 +165,9 @@ pub struct Opening<'a> {
     pub heartbeat: Duration,
 }
 
-/// The first bytes of a stream: a comment, so that proxies forward the response's head; the reconnection time; and a
-/// position, so that a client whose connection breaks before the first event resumes from here. They are one block, because
-/// some clients take each blank line for the end of a message.
+/// The first bytes of a stream: a comment, so that proxies forward the response's head; the reconnection time; and, unless
+/// `marks` is none, a position, so that a client whose connection breaks before the first event resumes from here. They
+/// are one block, because some clients take each blank line for the end of a message.
 #[must_use]
 pub fn opening(encoding: Encoding, marks: Marks, opening: Opening<'_>) -> Bytes {
     let Opening { retry, cursor, topics, heartbeat } = opening;

@@ -127,7 +127,7 @@ fn needed_descriptors(limits: &LimitsConfig) -> usize {
     limits.connections_max.saturating_add(limits.pending_connections_max).saturating_add(OTHER_DESCRIPTORS)
 }
 
-/// Raises the limit of open files. The limit of a shell is usually far below what the system allows.
+/// Raises the limit of open files, and lets the kernel grow its table of them now. The limit of a shell is usually far below what the system allows.
 fn raise_descriptor_limit(needed: usize) {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "cannot raise the limit of open files");

@@ -64,7 +64,8 @@ struct SubscribeRequest {
     requested: String,
     /// `on_gap=fail`: refuse the request if there is a gap.
     gap_fails: bool,
-    /// A refusal is sent as a short stream with status 200. At any other status, an `EventSource` does not reconnect.
+    /// A refusal that passes by itself is sent as a short stream with status 200. At any other status, an `EventSource`
+    /// does not reconnect.
     as_stream: bool,
     remote: Option<IpAddr>,
 }

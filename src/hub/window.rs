@@ -16,7 +16,7 @@ pub(super) struct Window {
     frames: VecDeque<(u64, Frame)>,
     /// The size of `frames` in bytes.
     bytes: usize,
-    /// The position of the last frame that was dropped. A member with a cursor before it must read from the log.
+    /// The window has every frame after this position. A member with a cursor before it must read from the log.
     trimmed_to: u64,
     /// The last segment that was merged. Most members have the same cursor, so they get the same segment.
     merged: Option<Box<Merged>>,

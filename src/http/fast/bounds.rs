@@ -1,6 +1,6 @@
-//! The largest request that is read. The fallback has the same limits for a head.
+//! The limits of a request that the fast path reads. The fallback has the same limits for a head.
 
-/// The longest request that the fast path serves, head and body. Longer ones are rare, and get a buffer of their own.
+/// The longest request that the fast path serves, head and body. Longer ones are rare, and go to the fallback.
 pub(super) const BYTES_MAX: usize = 32 << 10;
 /// The longest head, as in the fallback.
 pub(super) const HEAD_BYTES_MAX: usize = 128 << 10;
