@@ -12,12 +12,12 @@ use std::{
 
 use futures_util::{
     FutureExt as _, TryFutureExt as _,
-    future::{BoxFuture, Shared, ready},
+    future::{BoxFuture, Shared},
 };
 use twox_hash::{XxHash3_64, XxHash3_128};
 
 use super::{Append, AppendError, Appended, Draft, KeyLimits, Receipt, clock::millis, mutex::lock};
-use crate::event::TopicName;
+use crate::{event::TopicName, later::now};
 
 /// The idempotency keys of all topics.
 pub(super) struct Keys(Mutex<AllKeys>);
@@ -122,8 +122,8 @@ impl Keys {
         let KeyUse { topic, key, fingerprint } = used;
         let (outcome, answer) = match append(Claim { number, key: Arc::clone(&key), fingerprint }) {
             Append::Left(appended) => match appended.into_inner() {
-                Ok(receipt) => (Outcome::Committed(receipt), Append::Left(ready(Ok(receipt)))),
-                Err(error) => return Append::Left(ready(Err(error))),
+                Ok(receipt) => (Outcome::Committed(receipt), now(Ok(receipt))),
+                Err(error) => return now(Err(error)),
             },
             Append::Right(append) => {
                 let append = append.shared();
@@ -212,11 +212,11 @@ impl AllKeys {
             return None;
         }
         if first.fingerprint.is_some_and(|fingerprint| fingerprint != used.fingerprint) {
-            return Some(Append::Left(ready(Err(AppendError::KeyReused))));
+            return Some(now(Err(AppendError::KeyReused)));
         }
         let replayed = |receipt| Receipt { replayed: true, ..receipt };
         Some(match &first.outcome {
-            Outcome::Committed(receipt) => Append::Left(ready(Ok(replayed(*receipt)))),
+            Outcome::Committed(receipt) => now(Ok(replayed(*receipt))),
             Outcome::Pending(append) => Append::Right(append.clone().map_ok(replayed).boxed()),
         })
     }

@@ -166,12 +166,7 @@ pub fn crate_names(code: &str) -> Vec<&str> {
             continue;
         };
         let group = &group[..bracket_len(path).map_or(group.len(), |len| len - 2)];
-        let mut depth = 0;
-        let parts = group.split(|c| {
-            depth += i32::from(c == '{') - i32::from(c == '}');
-            c == ',' && depth == 0
-        });
-        names.extend(parts.map(|part| first_word(part.trim_start())).filter(|name| !name.is_empty()));
+        names.extend(parts(group).map(first_word).filter(|name| !name.is_empty()));
     }
     names
 }
@@ -196,15 +191,20 @@ fn expand(prefix: &str, tree: &str, uses: &mut Vec<String>) {
     };
     let prefix = format!("{prefix}{head}");
     let group = group.rsplit_once('}').map_or(group, |(group, _)| group);
+    for part in parts(group) {
+        expand(&prefix, part, uses);
+    }
+}
+
+/// The parts of a group in a `use` tree, groups within them whole.
+fn parts(group: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0;
-    let parts = group.split(|c| {
+    let parts = group.split(move |c| {
         depth += i32::from(c == '{') - i32::from(c == '}');
         c == ',' && depth == 0
     });
     // A comma may end the last part.
-    for part in parts.filter(|part| !part.trim().is_empty()) {
-        expand(&prefix, part, uses);
-    }
+    parts.map(str::trim).filter(|part| !part.is_empty())
 }
 
 /// Name, first line and number of lines of each function.
