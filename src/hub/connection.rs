@@ -358,4 +358,4 @@ impl<S: Peer> Connection<S> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

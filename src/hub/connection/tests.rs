@@ -39,13 +39,14 @@ impl Peer for Narrow {
     }
 }
 
-fn connection(room: usize) -> Connection<Narrow> {
-    let subscription = Subscription {
+/// A subscription in the history `epoch` from its beginning, without topics, that nothing ends.
+pub(in crate::hub) fn subscription(epoch: Epoch) -> Subscription {
+    Subscription {
         topics: SmallVec::new(),
         encoding: Encoding { format: Format::Plain, framing: Framing::Close },
         marks: Marks::None,
         start: StartPoint {
-            epoch: Epoch::random(),
+            epoch,
             from: ReadFrom { after: 0, removals_seen: 0 },
             gap: None,
             gap_ahead: None,
@@ -53,8 +54,11 @@ fn connection(room: usize) -> Connection<Narrow> {
         },
         ends_at: None,
         guards: Box::new(()),
-    };
-    Connection::new(Narrow(room, Vec::new()), subscription, Instant::now())
+    }
+}
+
+fn connection(room: usize) -> Connection<Narrow> {
+    Connection::new(Narrow(room, Vec::new()), subscription(Epoch::random()), Instant::now())
 }
 
 #[test]

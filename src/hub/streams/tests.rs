@@ -3,11 +3,7 @@
 use std::num::NonZeroU32;
 
 use super::*;
-use crate::{
-    frame::{Encoding, Format, Frame, Framing, Marks},
-    hub::connection::Subscription,
-    log::{ReadFrom, StartPoint},
-};
+use crate::{frame::Frame, hub::connection::tests::subscription};
 
 /// Accepts everything, and sends nothing.
 impl Peer for io::Empty {
@@ -25,21 +21,8 @@ fn streams(heartbeat: u64, write_timeout: u64) -> (Streams<io::Empty>, usize, In
     let config = StreamConfig { heartbeat, write_timeout, ..StreamConfig::default() };
     let id = EventId { epoch: Epoch::random(), seq: 0 };
     let mut streams = Streams::new(config, Arc::new(UnsentBytes::new(100)), id, now);
-    let subscription = Subscription {
-        topics: SmallVec::new(),
-        encoding: Encoding { format: Format::Plain, framing: Framing::Close },
-        marks: Marks::None,
-        start: StartPoint {
-            epoch: id.epoch,
-            from: ReadFrom { after: 0, removals_seen: 0 },
-            gap: None,
-            gap_ahead: None,
-            watermark: 0,
-        },
-        ends_at: None,
-        guards: Box::new(()),
-    };
-    let key = streams.insert(Connection::new(io::empty(), subscription, now), SmallVec::new());
+    let connection = Connection::new(io::empty(), subscription(id.epoch), now);
+    let key = streams.insert(connection, SmallVec::new());
     (streams, key, now)
 }
 
