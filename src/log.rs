@@ -82,7 +82,7 @@ pub trait Log: Send + Sync {
     /// Deletes the events of `topic` and their idempotency keys. The deletion has a position of its own, which the
     /// future returns. Subscribers with a cursor below it learn that the topic was deleted; a cursor at or above it
     /// belongs to the topic's new events. Earlier appends to the topic complete before the deletion does.
-    fn forget(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>>;
+    fn delete(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>>;
 
     /// Where a subscription to `topics` that asks for `start` begins. The caller reports the deletion of the topics in
     /// `deleted` to the subscriber, so the events that these deletions removed do not count as a gap.

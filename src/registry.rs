@@ -138,7 +138,7 @@ impl Registry {
         if let Ok(topic) = self.open(name) {
             return topic.delete().await.map_err(RegistryError::Topic);
         }
-        let at = self.log.forget(name).await.map_err(|error| RegistryError::Topic(error.into()))?;
+        let at = self.log.delete(name).await.map_err(|error| RegistryError::Topic(error.into()))?;
         if let Some(topic) = self.find(name.as_str()) {
             // It was started meanwhile.
             topic.was_deleted(at);

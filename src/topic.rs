@@ -334,9 +334,9 @@ impl Handler<Delete> for Topic {
     fn handle(&mut self, _: Delete, _: &mut Context<Self>) -> Self::Result {
         self.deletions_pending += 1;
         self.keep_for(self.limits.gone);
-        Box::pin(self.log.forget(&self.name).into_actor(self).map(|forgotten, topic, _| {
+        Box::pin(self.log.delete(&self.name).into_actor(self).map(|deleted, topic, _| {
             topic.deletions_pending -= 1;
-            forgotten.map(|at| topic.was_deleted(at))
+            deleted.map(|at| topic.was_deleted(at))
         }))
     }
 }

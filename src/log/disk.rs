@@ -185,9 +185,9 @@ impl Log for DiskLog {
         }
     }
 
-    fn forget(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>> {
+    fn delete(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>> {
         let topic = topic.clone();
-        self.queue.reserve_and_put(0, |done| Work::Forget { topic, done })
+        self.queue.reserve_and_put(0, |done| Work::Delete { topic, done })
     }
 
     fn resolve_start(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Resolved {

@@ -98,11 +98,11 @@ impl Log for MemoryLog {
         }
     }
 
-    fn forget(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>> {
+    fn delete(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let seq = state.index.watermark() + 1;
-        state.index.forget(topic, seq, self.clock.now().at_ms);
+        state.index.delete(topic, seq, self.clock.now().at_ms);
         self.watermark.store(seq, Ordering::Release);
         state.feeds.push(Commit::Deleted(topic.clone(), seq));
         drop(guard);

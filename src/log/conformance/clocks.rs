@@ -2,7 +2,7 @@
 
 use std::{slice::from_ref, time::Duration};
 
-use super::steps::{NewAt, SetClock, append, forget, names, page, place, roomy, seqs, until};
+use super::steps::{NewAt, SetClock, append, delete, names, page, place, roomy, seqs, until};
 use crate::{config::LogConfig, frame::GapReason, log::Start};
 
 const TEN_YEARS: u64 = 10 * 365 * 24 * 3_600_000;
@@ -68,7 +68,7 @@ pub(super) fn since_a_time_tells_of_what_is_gone_after_it(new: NewAt) {
         assert_eq!(at(&both, start).1, None);
     }
     clock.set(begin + 9000);
-    assert_eq!(forget(&*log, &a), 6);
+    assert_eq!(delete(&*log, &a), 6);
     for (ms, expected) in [(4000, evicted), (4001, None)] {
         assert_eq!(at(&both, Start::Since(begin + ms)).1, expected, "{ms} after the deletion");
     }

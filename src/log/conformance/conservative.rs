@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::steps::{New, append, append_all, cost, extent, forget, held, names, page, place, roomy, seqs, until};
+use super::steps::{New, append, append_all, cost, extent, delete, held, names, page, place, roomy, seqs, until};
 use crate::{
     config::{LogConfig, Size},
     log::Start,
@@ -52,7 +52,7 @@ pub(super) fn what_is_held_is_counted_in_the_end(new: New) {
     let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
     append_all(&*log, [&b; 2]);
     until("the events to be counted", || extent(&*log, &b) == (Some(1), Some(2), 2));
-    forget(&*log, &b);
+    delete(&*log, &b);
     until("the deletion to be counted", || extent(&*log, &b) == (None, None, 0));
     assert_eq!(held(&*log, &a), None);
 }
@@ -73,8 +73,8 @@ pub(super) fn a_deletion_is_remembered(new: New) {
     let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
     append_all(&*log, [&a, &b]);
     let begin = Instant::now();
-    forget(&*log, &a);
-    let last = forget(&*log, &a);
+    delete(&*log, &a);
+    let last = delete(&*log, &a);
     let (id, ago) = log.deletion(&a).expect("it is remembered");
     assert_eq!((id.epoch, id.seq), (log.epoch(), last));
     assert!(ago <= begin.elapsed() + Duration::from_millis(1), "{ago:?}");

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, iter::repeat_n, slice::from_ref};
 use futures_util::FutureExt as _;
 
 use super::steps::{
-    New, after, append, append_all, draft, forget, names, page, place, read, resolve, roomy, seqs, take, until, wait,
+    New, after, append, append_all, draft, delete, names, page, place, read, resolve, roomy, seqs, take, until, wait,
 };
 use crate::{
     config::LogConfig,
@@ -19,7 +19,7 @@ pub(super) fn positions_count_from_one_over_all_topics(new: New) {
     let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
     assert_eq!(log.watermark(), 0);
     assert_eq!([append(&*log, &a), append(&*log, &b), append(&*log, &a)], [1, 2, 3]);
-    assert_eq!(forget(&*log, &b), 4);
+    assert_eq!(delete(&*log, &b), 4);
     assert_eq!((append(&*log, &b), log.watermark()), (5, 5));
     assert_ne!(log.epoch(), new(roomy()).epoch(), "another log, another history");
 }
@@ -50,7 +50,7 @@ pub(super) fn a_feed_carries_what_comes_after_it_was_opened(new: New) {
     let feed = log.feed();
     assert!(feed.arrived().now_or_never().is_none());
     append(&*log, &a);
-    forget(&*log, &a);
+    delete(&*log, &a);
     wait(feed.arrived());
     assert_eq!(take(&feed, 2), [2, 3]);
     append(&*log, &a);
@@ -69,7 +69,7 @@ pub(super) fn the_feed_is_told_first(new: New) {
     for seq in 1..=3 {
         assert_eq!((append(&*log, &a), last()), (seq, Some(seq)));
     }
-    assert_eq!((forget(&*log, &a), last()), (4, Some(4)));
+    assert_eq!((delete(&*log, &a), last()), (4, Some(4)));
     drop(log.append(draft(&a, "content")));
     until("a start to pass it", || resolve(&*log, from_ref(&a), &Start::Live, &[]).watermark == 5);
     assert_eq!(last(), Some(5));
@@ -125,7 +125,7 @@ pub(super) fn a_deleted_topic_is_forgotten_and_lives_again(new: New) {
     // Goal: readers from before learn of it, those of the next life do not, and nothing of the old life is left.
     let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
     append_all(&*log, [&a, &b, &a]);
-    assert_eq!(forget(&*log, &a), 4);
+    assert_eq!(delete(&*log, &a), 4);
     let both = [a.clone(), b];
     let before = page(&*log, &both, 3);
     assert_eq!((seqs(&before), before.deleted, before.to), (vec![], vec![(a.clone(), 4)], 4));
@@ -162,7 +162,7 @@ pub(super) fn a_deletion_has_its_place_in_the_order(new: New) {
     // Goal: a page that ends before it says nothing of it; the one that passes it does, once; the next life follows it.
     let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
     append_all(&*log, [&a, &b, &a, &b]);
-    forget(&*log, &a);
+    delete(&*log, &a);
     append_all(&*log, [&a, &b]);
     // Held are 2, 4 and 7 of b, 6 of a; the deletion is at 5.
     let part = |after, bytes_max| {

@@ -135,10 +135,10 @@ pub(super) fn a_deletion_forgets_keys(new: NewKeyed) {
     let appends: Vec<_> = (0..1000).map(|n| log.append(keyed(&a, &n.to_string()))).collect();
     assert!(appends.into_iter().all(|append| wait(append).is_ok()));
     publish(&*log, &b, "1");
-    assert_eq!((wait(log.forget(&a)).map(|id| id.seq), log.keys()), (Ok(1002), 1));
+    assert_eq!((wait(log.delete(&a)).map(|id| id.seq), log.keys()), (Ok(1002), 1));
     assert_eq!([answer(&*log, &a, "1"), answer(&*log, &a, "1")], [(1003, false), (1003, true)]);
     assert_eq!(answer(&*log, &b, "1"), (1001, true));
-    wait(log.forget(&a)).expect("it is taken");
+    wait(log.delete(&a)).expect("it is taken");
     let other = Draft { content: "other".into(), ..keyed(&a, "1") };
     assert_eq!(wait(log.append(other)).map(|receipt| receipt.replayed), Ok(false));
 }
@@ -156,7 +156,7 @@ pub(super) fn a_deletion_among_publishes_leaves_no_answer_without_its_event(new:
                 });
             }
             start.wait();
-            wait(log.forget(&a)).expect("it is taken");
+            wait(log.delete(&a)).expect("it is taken");
         });
         let mut answers: Vec<u64> = keys().map(|key| answer(&*log, &a, &key).0).collect();
         answers.sort_unstable();
@@ -175,7 +175,7 @@ fn keys_are_kept_over_a_restart() {
     let used = [(&b, "1"), (&c, "1"), (&b, "2"), (&b, "3"), (&a, "2")];
     let seqs = used.map(|(topic, key)| answer(&log, topic, key).0);
     assert_eq!(seqs, [2, 3, 4, 5, 6]);
-    wait(log.forget(&c)).expect("it is taken");
+    wait(log.delete(&c)).expect("it is taken");
     drop(log);
     let log = open(all_keys());
     assert_eq!(log.keys(), 5, "those of c went with it");

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::steps::{
-    MARKS_MAX, New, after, append, append_all, cost, extent, forget, held, names, page, place, read, resolve, roomy,
+    MARKS_MAX, New, after, append, append_all, cost, extent, delete, held, names, page, place, read, resolve, roomy,
     seqs, until,
 };
 use crate::{
@@ -66,7 +66,7 @@ pub(super) fn all_topics_keep_their_number_of_events(new: New) {
     append(&*log, &b);
     assert_eq!((seqs(&page(&*log, &both, 0)), page(&*log, &both, 0).evicted_to), (vec![2, 3, 4], 1));
     assert_eq!(held(&*log, &a).expect("a trace").events, 0);
-    forget(&*log, &b);
+    delete(&*log, &b);
     append_all(&*log, [&a; 3]);
     assert_eq!(seqs(&page(&*log, &[a], 0)), [6, 7, 8], "what was deleted does not count");
 }
@@ -78,7 +78,7 @@ pub(super) fn a_large_deletion_leaves_nothing(new: New) {
     append_all(&*log, repeat_n(&a, 10_000));
     append(&*log, &b);
     let events: Vec<_> = page(&*log, from_ref(&a), 0).events.iter().map(Arc::downgrade).collect();
-    let deleted = forget(&*log, &a);
+    let deleted = delete(&*log, &a);
     assert_eq!(held(&*log, &a).unwrap_or_default().events, 0);
     assert_eq!(seqs(&page(&*log, &[a.clone(), b.clone()], 0)), [10_001]);
     append(&*log, &a);
@@ -154,7 +154,7 @@ pub(super) fn a_deletion_is_a_gap_only_to_a_start_before_an_event_that_went_with
     // Goal: to a page it is none, which tells of the deletion itself; what the next life has lost is one.
     let (log, [a, b]) = (new(LogConfig { topic_events_max: 3, ..roomy() }), names(["a", "b"]));
     append_all(&*log, [&a, &b, &a]);
-    assert_eq!(forget(&*log, &a), 4);
+    assert_eq!(delete(&*log, &a), 4);
     assert_eq!(held(&*log, &a).unwrap_or_default().events, 0);
     let both = [a.clone(), b];
     let start = resolve(&*log, &both, &Start::All, &[]);
@@ -205,7 +205,7 @@ pub(super) fn a_cursor_before_a_deletion_that_it_is_told_of_has_no_gap(new: New)
     // Goal: only what the next life has lost is one, and what other topics have lost.
     let (log, [a, b]) = (new(LogConfig { topic_events_max: 1, ..roomy() }), names(["a", "b"]));
     append_all(&*log, [&a, &b, &a]);
-    forget(&*log, &a);
+    delete(&*log, &a);
     append_all(&*log, [&a, &b]);
     // Held are 5 of a, 6 of b; removed were 1 and 3 of a, 2 of b; the deletion is at 4.
     let both = [a.clone(), b];

@@ -117,8 +117,8 @@ pub(super) fn resolve(log: &dyn Log, topics: &[TopicName], start: &Start, delete
 }
 
 /// Deletes a topic and gives the deletion's position.
-pub(super) fn forget(log: &dyn Log, topic: &TopicName) -> u64 {
-    let id = wait(log.forget(topic)).expect("it is taken");
+pub(super) fn delete(log: &dyn Log, topic: &TopicName) -> u64 {
+    let id = wait(log.delete(topic)).expect("it is taken");
     assert_eq!(id.epoch, log.epoch());
     id.seq
 }

@@ -32,7 +32,7 @@ pub(super) struct Job {
 /// What a job does. The writer sends its outcome to `done`.
 pub(super) enum Work {
     Append { draft: Draft, claim: Option<Claim>, done: oneshot::Sender<Appended> },
-    Forget { topic: TopicName, done: oneshot::Sender<Result<EventId, AppendError>> },
+    Delete { topic: TopicName, done: oneshot::Sender<Result<EventId, AppendError>> },
 }
 
 /// Bytes for one permit of the queue's semaphore.

@@ -68,14 +68,14 @@ pub(super) struct Writer {
 /// One event or deletion of a batch, with its position.
 enum Step {
     Event { event: Arc<Event>, receipt: Receipt, claim: Option<Claim>, done: oneshot::Sender<Appended> },
-    Forget { topic: TopicName, seq: u64, done: oneshot::Sender<Result<EventId, AppendError>> },
+    Delete { topic: TopicName, seq: u64, done: oneshot::Sender<Result<EventId, AppendError>> },
 }
 
 impl Step {
     fn topic(&self) -> &TopicName {
         match self {
             Self::Event { event, .. } => &event.topic,
-            Self::Forget { topic, .. } => topic,
+            Self::Delete { topic, .. } => topic,
         }
     }
 }
@@ -165,9 +165,9 @@ impl Writer {
                     bytes += draft.content.len();
                     self.encode(draft, claim, done)
                 }
-                Work::Forget { topic, done } => {
+                Work::Delete { topic, done } => {
                     self.last += 1;
-                    Step::Forget { topic, seq: self.last, done }
+                    Step::Delete { topic, seq: self.last, done }
                 }
             });
             let is_full = steps.len() >= BATCH_JOBS_MAX || bytes >= BATCH_BYTES_MAX;
@@ -217,8 +217,8 @@ impl Writer {
                     state.feeds.push(Commit::Event(event));
                     answers.push((claim.map(|claim| claim.number), done, receipt));
                 }
-                Step::Forget { topic, seq, done } => {
-                    state.index.forget(&topic, seq, now_ms);
+                Step::Delete { topic, seq, done } => {
+                    state.index.delete(&topic, seq, now_ms);
                     state.feeds.push(Commit::Deleted(topic.clone(), seq));
                     deletions.push((topic, seq, done));
                 }

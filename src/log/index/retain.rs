@@ -65,7 +65,7 @@ impl Index {
     }
 
     /// Deletes `topic`. The deletion has the position `seq`.
-    pub(in crate::log) fn forget(&mut self, topic: &TopicName, seq: u64, now_ms: u64) {
+    pub(in crate::log) fn delete(&mut self, topic: &TopicName, seq: u64, now_ms: u64) {
         self.watermark = self.watermark.max(seq);
         let is_new = !self.topics.contains_key(topic);
         self.removals += 1;

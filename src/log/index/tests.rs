@@ -99,7 +99,7 @@ fn a_large_deletion_is_complete_at_once_and_taken_apart_in_steps() {
     }
     watched.push(&other, 10, 1);
     let seq = watched.index.watermark() + 1;
-    watched.step(|index, _| index.forget(&big, seq, 0));
+    watched.step(|index, _| index.delete(&big, seq, 0));
     assert_eq!((watched.removed.len(), watched.index.size().0), (0, 1));
     assert_eq!(watched.index.held(&big).expect("a trace").events, 0);
     let start = ReadFrom { after: 0, removals_seen: 0 };
@@ -127,7 +127,7 @@ fn without_steps_all_is_done_at_once() {
     for _ in 0..MANY {
         watched.push(&big, 10, 1);
     }
-    watched.step(|index, _| index.forget(&big, MANY + 1, 0));
+    watched.step(|index, _| index.delete(&big, MANY + 1, 0));
     watched.step(|index, removed| {
         index.budget = usize::MAX;
         index.trim(1, removed);
@@ -275,7 +275,7 @@ fn a_deletion_gives_back_its_bytes_and_is_remembered() {
     let held = watched.index.held(&other).expect("it is held").bytes;
     let state = |index: &Index| (index.bytes == held, index.empty.len(), index.removals);
     for (name, seq, empty) in [("a", 5, 1), ("a", 6, 1), ("never", 7, 2)] {
-        watched.step(|index, _| index.forget(&topic(name), seq, 70));
+        watched.step(|index, _| index.delete(&topic(name), seq, 70));
         assert_eq!(state(&watched.index), (true, empty, seq - 4), "{name} at {seq}");
     }
     watched.settle(70);

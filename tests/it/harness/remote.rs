@@ -103,11 +103,11 @@ impl Log for Remote {
         append
     }
 
-    fn forget(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>> {
+    fn delete(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>> {
         let mut state = self.lock();
-        let forgotten = state.history.forget(topic);
+        let deleted = state.history.delete(topic);
         state.relay();
-        forgotten
+        deleted
     }
 
     fn resolve_start(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Resolved {

@@ -130,7 +130,7 @@ async fn what_is_gone_since_a_time_is_known_after_a_restart() {
         log.at(ms);
         append_to(&first, name, None).await;
     }
-    first.forget(&topic("d")).await.expect("it is taken");
+    first.delete(&topic("d")).await.expect("it is taken");
     crate::harness::until("the rows to go", async || log.directory.count("event") == 1).await;
     close(first).await;
     let start = |ms| Start::Since(BEGIN + ms);

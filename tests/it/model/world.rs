@@ -147,8 +147,8 @@ impl World {
     }
 
     pub fn delete(&mut self, topic: usize) -> Result<(), String> {
-        let forgotten = self.life.wait(self.life.log.forget(&self.history.names[topic]))?;
-        let seq = forgotten.map_err(|error| error.to_string())?.seq;
+        let deleted = self.life.wait(self.life.log.delete(&self.history.names[topic]))?;
+        let seq = deleted.map_err(|error| error.to_string())?.seq;
         self.history.give(seq)?;
         self.history.deletions.push((topic, seq));
         self.look()

@@ -22,16 +22,16 @@ use tidings::{
 };
 use tokio::task::LocalSet;
 
-/// A log in memory that panics once when it is armed and asked to forget a topic.
+/// A log in memory that panics once when it is armed and asked to delete a topic.
 struct Fragile {
     log: MemoryLog,
     armed: AtomicBool,
 }
 
 impl Log for Fragile {
-    fn forget(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>> {
+    fn delete(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>> {
         assert!(!self.armed.swap(false, Ordering::Relaxed), "as the test wants it");
-        self.log.forget(topic)
+        self.log.delete(topic)
     }
 
     fn append(&self, draft: Draft) -> Append {

@@ -153,7 +153,7 @@ impl Writer {
                         batch.insert_receipt(topic, claim, receipt, event.time_ms)?;
                     }
                 }
-                Step::Forget { topic, seq, .. } => batch.mark_deleted(topic, *seq, self.shared.clock.now().wall_ms)?,
+                Step::Delete { topic, seq, .. } => batch.mark_deleted(topic, *seq, self.shared.clock.now().wall_ms)?,
             }
         }
         let kept_range = self.expiry.kept_range(&self.shared.clock);
@@ -261,7 +261,7 @@ impl Writer {
                     }
                     done.send(Err(error)).ok();
                 }
-                Step::Forget { done, .. } => drop(done.send(Err(error))),
+                Step::Delete { done, .. } => drop(done.send(Err(error))),
             }
         }
     }
