@@ -10,7 +10,7 @@
 //! - *Commit first.* The future of an append completes, and the feed carries the event, only after the event is as
 //!   durable as [`Log::durability`] promises.
 //! - *The feed is ordered and complete.* It has every commit once, in order of position, except for those that
-//!   [`Batch::lost_to`] reports. A page has every event of its topics that is held up to [`Page::to`], once and in
+//!   [`Batch::dropped_to`] reports. A page has every event of its topics that is held up to [`Page::to`], once and in
 //!   order.
 //! - *The feed comes first.* A commit is in every feed before a receipt, a start point or a page shows it.
 //! - *No silent gap.* A read that skips events that are no longer held reports this in [`Page::evicted_to`], and a

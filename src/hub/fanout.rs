@@ -125,9 +125,9 @@ impl<S: Peer> Fanout<S> {
             self.lifetimes.begin_epoch(epoch);
         }
         let streams = self.streams();
-        if batch.lost_to > 0 {
-            streams.seen = streams.seen.max(batch.lost_to);
-            streams.channels.mark_lost(batch.lost_to);
+        if batch.dropped_to > 0 {
+            streams.seen = streams.seen.max(batch.dropped_to);
+            streams.channels.mark_lost(batch.dropped_to);
         }
         for commit in batch.commits.drain(..) {
             streams.seen = streams.seen.max(commit.seq());

@@ -21,12 +21,12 @@ fn a_feed_holds_its_bytes() {
         let (name, content, frame) = (None, Content::Within(0..0), vec![b'x'; bytes].into());
         Commit::Event(Arc::new(Event { seq, time_ms: 0, topic: topic.clone(), name, content, frame }))
     };
-    for (last, lost_to, left) in [(Feed::BYTES_MAX / 2, 0, 2), (Feed::BYTES_MAX / 2 + 1, 1, 1)] {
+    for (last, dropped_to, left) in [(Feed::BYTES_MAX / 2, 0, 2), (Feed::BYTES_MAX / 2 + 1, 1, 1)] {
         let (feed, mut batch) = (Feed::default(), Batch::default());
         feed.push(event(1, Feed::BYTES_MAX / 2));
         feed.push(event(2, last));
         feed.take(&mut batch);
-        assert_eq!((batch.lost_to, batch.commits.len()), (lost_to, left));
+        assert_eq!((batch.dropped_to, batch.commits.len()), (dropped_to, left));
     }
 }
 

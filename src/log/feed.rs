@@ -43,7 +43,7 @@ pub struct Batch {
     /// The commits, in order of position.
     pub commits: Vec<Commit>,
     /// When not 0: commits up to this position were dropped, and must be read from the log.
-    pub lost_to: u64,
+    pub dropped_to: u64,
     /// The history has ended, and the one of this name has begun: everything in this batch belongs to the new one. Commits
     /// of the old one that waited were dropped, and cannot be read any more.
     pub epoch: Option<Epoch>,
@@ -63,7 +63,7 @@ impl Feed {
     pub fn push(&self, commit: Commit) {
         let mut waiting = lock(&self.waiting);
         if waiting.is_paused {
-            waiting.lost_to = commit.seq();
+            waiting.dropped_to = commit.seq();
             return;
         }
         let bytes = match &commit {
@@ -87,7 +87,7 @@ impl Feed {
     pub fn begin_epoch(&self, epoch: Epoch, watermark: u64) {
         let mut waiting = lock(&self.waiting);
         waiting.drop_commits();
-        (waiting.epoch, waiting.lost_to) = (Some(epoch), watermark);
+        (waiting.epoch, waiting.dropped_to) = (Some(epoch), watermark);
         drop(waiting);
         self.arrived.notify_one();
     }
@@ -96,7 +96,7 @@ impl Feed {
     /// that neither has to be allocated again.
     pub fn take(&self, batch: &mut Batch) {
         batch.commits.clear();
-        (batch.bytes, batch.lost_to, batch.epoch, batch.is_paused) = (0, 0, None, false);
+        (batch.bytes, batch.dropped_to, batch.epoch, batch.is_paused) = (0, 0, None, false);
         std::mem::swap(&mut *lock(&self.waiting), batch);
     }
 
@@ -117,7 +117,7 @@ impl Feed {
 impl Batch {
     /// Drops the commits, and notes up to which position.
     fn drop_commits(&mut self) {
-        self.lost_to = self.commits.last().map_or(self.lost_to, Commit::seq);
+        self.dropped_to = self.commits.last().map_or(self.dropped_to, Commit::seq);
         self.commits = Vec::new();
         self.bytes = 0;
     }
@@ -156,7 +156,7 @@ mod tests {
         let deleted = |seq| Commit::Deleted(TopicName::parse("topic", 255).expect("a name"), seq);
         let mut take = || {
             feed.take(&mut batch);
-            (batch.commits.iter().map(Commit::seq).collect::<Vec<_>>(), batch.lost_to)
+            (batch.commits.iter().map(Commit::seq).collect::<Vec<_>>(), batch.dropped_to)
         };
         feed.push(deleted(1));
         feed.pause();

@@ -149,13 +149,13 @@ pub(super) fn a_feed_that_nobody_takes_is_lost_and_says_so(new: New) {
     let mut batch = Batch::default();
     until("the loss", || {
         over.take(&mut batch);
-        batch.lost_to > 0
+        batch.dropped_to > 0
     });
     let seqs: Vec<u64> = batch.commits.iter().map(Commit::seq).collect();
     let last = u64::try_from(max).expect("a position");
-    assert_eq!((batch.lost_to, seqs), (last, vec![last + 1]));
+    assert_eq!((batch.dropped_to, seqs), (last, vec![last + 1]));
     over.take(&mut batch);
-    assert_eq!((batch.lost_to, batch.commits.len()), (0, 0), "it is told once");
+    assert_eq!((batch.dropped_to, batch.commits.len()), (0, 0), "it is told once");
 }
 
 pub(super) fn a_deletion_has_its_place_in_the_order(new: New) {

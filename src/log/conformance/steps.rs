@@ -97,7 +97,7 @@ pub(super) fn take(feed: &Feed, n: usize) -> Vec<u64> {
     let (mut taken, mut batch) = (Vec::new(), Batch::default());
     until("the feed", || {
         feed.take(&mut batch);
-        assert_eq!(batch.lost_to, 0);
+        assert_eq!(batch.dropped_to, 0);
         taken.extend(batch.commits.iter().map(Commit::seq));
         taken.len() >= n
     });

@@ -289,7 +289,7 @@ impl World {
     fn lose(&mut self, lost: usize) {
         let lost = lost.min(self.batch.commits.len());
         if let Some(last) = self.batch.commits.drain(..lost).next_back() {
-            self.batch.lost_to = last.seq();
+            self.batch.dropped_to = last.seq();
         }
     }
 
