@@ -13,7 +13,7 @@
 //!   [`Batch::dropped_to`] reports. A page has every event of its topics that is held up to [`Page::to`], once and in
 //!   order.
 //! - *The feed comes first.* A commit is in every feed before a receipt, a start point or a page shows it.
-//! - *No silent gap.* A read that skips events that are no longer held reports this in [`Page::evicted_to`], and a
+//! - *No silent gap.* A read that skips events that are no longer held reports this in [`Page::missing_to`], and a
 //!   start in [`StartPoint`]. An event that cannot be read is reported as a gap, too, and the read goes on after it.
 //! - *One event per key.* When several drafts have the same topic and idempotency key, from any number of threads, one
 //!   event is published, and the other drafts get its receipt. This holds within the window and the limits of the keys,
@@ -301,9 +301,9 @@ pub struct Page {
     /// The page is complete up to this position: `events` has every event of the topics that is held.
     pub to: u64,
     /// When not 0: events are missing that the reader has not been told of. This is the position of the last of them.
-    pub evicted_to: u64,
+    pub missing_to: u64,
     /// Some of the missing events could not be read.
-    pub is_damaged: bool,
+    pub has_unreadable: bool,
     /// The topics that were deleted after the reader's position and up to `to`, each with the position of its last
     /// deletion. Their events in `events` come after that deletion.
     pub deleted: Vec<(TopicName, u64)>,
@@ -314,27 +314,27 @@ pub struct Page {
 impl Page {
     fn new(epoch: Epoch, removals_seen: u64) -> Self {
         let (events, deleted) = (Vec::new(), Vec::new());
-        Self { epoch, events, to: 0, evicted_to: 0, is_damaged: false, deleted, removals_seen }
+        Self { epoch, events, to: 0, missing_to: 0, has_unreadable: false, deleted, removals_seen }
     }
 
-    /// Notes that a topic's events up to `evicted_to` are missing, if some of them are after the reader's position
+    /// Notes that a topic's events up to `missing_to` are missing, if some of them are after the reader's position
     /// `after`.
-    fn miss(&mut self, evicted_to: u64, after: u64) {
-        if evicted_to > after {
-            self.evicted_to = self.evicted_to.max(evicted_to);
+    fn miss(&mut self, missing_to: u64, after: u64) {
+        if missing_to > after {
+            self.missing_to = self.missing_to.max(missing_to);
         }
     }
 
     /// Notes that the event at `seq` is missing because it cannot be read.
     fn lose(&mut self, seq: u64) {
-        self.evicted_to = self.evicted_to.max(seq);
-        self.is_damaged = true;
+        self.missing_to = self.missing_to.max(seq);
+        self.has_unreadable = true;
     }
 
     /// Why events are missing, if there are missing events.
     #[must_use]
     pub fn reason(&self) -> GapReason {
-        if self.is_damaged { GapReason::Unreadable } else { GapReason::Evicted }
+        if self.has_unreadable { GapReason::Unreadable } else { GapReason::Evicted }
     }
 
     /// Ends the page at `to`, and drops the deletions after it: the next page has them.

@@ -165,8 +165,15 @@ mod tests {
     /// A member reads a page that tells of the topic's deletion at `seq`.
     fn note(channel: &mut Channel, seq: u64) {
         let (epoch, deleted) = (Epoch::random(), vec![(channel.topic.clone(), seq)]);
-        let page =
-            Page { epoch, events: Vec::new(), to: seq, evicted_to: 0, is_damaged: false, deleted, removals_seen: 0 };
+        let page = Page {
+            epoch,
+            events: Vec::new(),
+            to: seq,
+            missing_to: 0,
+            has_unreadable: false,
+            deleted,
+            removals_seen: 0,
+        };
         channel.note_page(&page);
     }
 

@@ -296,7 +296,7 @@ impl<S: Peer> Delivery<S> {
                 channel.note_page(&page);
             }
         }
-        if page.evicted_to > 0 {
+        if page.missing_to > 0 {
             let id = |seq| EventId { epoch, seq };
             let (requested, resumed_after) = (id(connection.cursor).to_string(), id(page.resumes_after()));
             connection.move_cursor(resumed_after.seq);

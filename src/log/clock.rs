@@ -19,7 +19,7 @@ pub type Wall = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// once, and nobody uses `since=` for a shorter time.
 pub(super) const TOLERANCE_MS: u64 = 10_000;
 /// The monotonic time when the log is opened. It is large, so that events from long before have a monotonic time, too.
-const OPENED_AT_MS: u64 = 200 * 365 * 24 * 3_600_000;
+const OPENED_MONO_MS: u64 = 200 * 365 * 24 * 3_600_000;
 
 /// The log's clock.
 pub(super) struct Clock {
@@ -33,20 +33,20 @@ pub(super) struct Clock {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
     /// The monotonic time.
-    pub(super) at_ms: u64,
+    pub(super) mono_ms: u64,
     /// The time of the wall clock.
     pub(super) wall_ms: u64,
 }
 
 impl Clock {
     pub(super) fn new(wall: Wall) -> Self {
-        let opened = Moment { at_ms: OPENED_AT_MS, wall_ms: wall() };
+        let opened = Moment { mono_ms: OPENED_MONO_MS, wall_ms: wall() };
         Self { wall, opened: Instant::now(), ahead_ms: AtomicI64::new(opened.ahead_ms()) }
     }
 
     pub(super) fn now(&self) -> Moment {
-        let at_ms = OPENED_AT_MS.saturating_add(millis(self.opened.elapsed()));
-        let now = Moment { at_ms, wall_ms: (self.wall)() };
+        let mono_ms = OPENED_MONO_MS.saturating_add(millis(self.opened.elapsed()));
+        let now = Moment { mono_ms, wall_ms: (self.wall)() };
         let ahead_ms = now.ahead_ms();
         let jump_ms = ahead_ms - self.ahead_ms.swap(ahead_ms, Ordering::Relaxed);
         if jump_ms.unsigned_abs() > TOLERANCE_MS {
@@ -66,18 +66,18 @@ impl Moment {
 
     /// How far the wall clock is ahead of the monotonic time. This changes only when the wall clock is set.
     pub(super) fn ahead_ms(&self) -> i64 {
-        signed(self.wall_ms) - signed(self.at_ms)
+        signed(self.wall_ms) - signed(self.mono_ms)
     }
 
     /// The monotonic time of something that happened at `time_ms` by the wall clock, before the log was opened.
-    pub(super) fn at_ms_of(&self, time_ms: u64) -> u64 {
-        self.at_ms.saturating_sub(self.wall_ms.saturating_sub(time_ms))
+    pub(super) fn mono_ms_of(&self, time_ms: u64) -> u64 {
+        self.mono_ms.saturating_sub(self.wall_ms.saturating_sub(time_ms))
     }
 }
 
-/// Whether the wall clock has gone back from `last_ms` to `now_ms` by more than the tolerance.
-pub(super) fn has_gone_back(last_ms: u64, now_ms: u64) -> bool {
-    last_ms.saturating_sub(now_ms) > TOLERANCE_MS
+/// Whether the wall clock has gone back from `last_ms` to `wall_ms` by more than the tolerance.
+pub(super) fn has_gone_back(last_ms: u64, wall_ms: u64) -> bool {
+    last_ms.saturating_sub(wall_ms) > TOLERANCE_MS
 }
 
 /// The wall clock of the system.
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn time_stands_still_within_the_tolerance_and_follows_beyond() {
         // Goal: time stands still up to the tolerance, goes back beyond it, and always goes forward.
-        let at = |wall_ms| Moment { at_ms: OPENED_AT_MS, wall_ms };
+        let at = |wall_ms| Moment { mono_ms: OPENED_MONO_MS, wall_ms };
         let last = 1_000_000;
         assert_eq!(at(last + 1).stamp(last), last + 1);
         assert_eq!(at(last - TOLERANCE_MS).stamp(last), last);
@@ -121,11 +121,11 @@ mod tests {
         for jump in [u64::MAX, 0, 1_700_000_000_000] {
             wall_ms.store(jump, Ordering::Relaxed);
             let now = clock.now();
-            let passed_ms = now.at_ms.checked_sub(before.at_ms).expect("it does not go back");
+            let passed_ms = now.mono_ms.checked_sub(before.mono_ms).expect("it does not go back");
             assert!(passed_ms < 300_000 && now.wall_ms == jump, "{passed_ms}");
         }
-        assert_eq!(before.at_ms_of(before.wall_ms), before.at_ms);
-        assert_eq!(before.at_ms_of(u64::MAX), before.at_ms, "a time in the future counts as now");
-        assert_eq!(before.at_ms_of(before.wall_ms - 5000) + 5000, before.at_ms);
+        assert_eq!(before.mono_ms_of(before.wall_ms), before.mono_ms);
+        assert_eq!(before.mono_ms_of(u64::MAX), before.mono_ms, "a time in the future counts as now");
+        assert_eq!(before.mono_ms_of(before.wall_ms - 5000) + 5000, before.mono_ms);
     }
 }

@@ -117,7 +117,7 @@ impl DiskLog {
         if let Some(space) = self.queue.try_reserve(bytes) {
             return self.shared.append_once(&self.queue, draft, used, space);
         }
-        if let Some(answer) = self.shared.keys.find(&used, self.shared.clock.now().at_ms) {
+        if let Some(answer) = self.shared.keys.find(&used, self.shared.clock.now().mono_ms) {
             return answer;
         }
         let (shared, queue) = (Arc::clone(&self.shared), Arc::clone(&self.queue));
@@ -223,7 +223,7 @@ impl Log for DiskLog {
     }
 
     fn deletion(&self, topic: &TopicName) -> Option<(EventId, Duration)> {
-        lock(&self.shared.state).index.deletion(topic, self.shared.clock.now().at_ms)
+        lock(&self.shared.state).index.deletion(topic, self.shared.clock.now().mono_ms)
     }
 
     fn feed(&self) -> Arc<Feed> {
@@ -236,7 +236,7 @@ impl Log for DiskLog {
 
     /// Removes only keys. The writer's thread removes events by itself.
     fn enforce_retention(&self) {
-        self.shared.keys.drop_expired(self.shared.clock.now().at_ms);
+        self.shared.keys.drop_expired(self.shared.clock.now().mono_ms);
     }
 
     fn unreadable(&self) -> u64 {

@@ -34,7 +34,7 @@ use times::Times;
 
 /// The entries of all topics, and what is known of events that have been removed.
 ///
-/// Names that end in `at_ms` are monotonic time ([`Moment`](super::clock::Moment)); other names in `_ms` are wall-clock
+/// Names that end in `mono_ms` are monotonic time ([`Moment`](super::clock::Moment)); other names in `_ms` are wall-clock
 /// time, in milliseconds since the Unix epoch.
 #[derive(Debug)]
 pub(super) struct Index {
@@ -107,7 +107,7 @@ struct TopicLog {
     /// Position of the topic's last deletion; 0 when there was none.
     deleted_to: u64,
     /// When that deletion was.
-    deleted_at_ms: u64,
+    deleted_mono_ms: u64,
 }
 
 /// One event that the log holds.
@@ -116,7 +116,7 @@ pub(super) struct Entry {
     /// Its position.
     pub(super) seq: u64,
     /// When it was committed, in monotonic time.
-    pub(super) at_ms: u64,
+    pub(super) mono_ms: u64,
     /// When it was committed, as the event says.
     pub(super) time_ms: u64,
     /// Its share of the limits in bytes: see [`cost`]. 0 when the entry is lost.
@@ -159,8 +159,8 @@ pub(super) struct Plan {
 }
 
 impl Entry {
-    pub(super) fn hot(event: Arc<Event>, at_ms: u64) -> Self {
-        Self { seq: event.seq, at_ms, time_ms: event.time_ms, bytes: cost(&event), event: Some(event) }
+    pub(super) fn hot(event: Arc<Event>, mono_ms: u64) -> Self {
+        Self { seq: event.seq, mono_ms, time_ms: event.time_ms, bytes: cost(&event), event: Some(event) }
     }
 
     /// Its share of the hot bytes.

@@ -43,7 +43,7 @@ pub(super) struct KeyEntry {
     pub(super) topic: TopicName,
     pub(super) key: Arc<str>,
     /// When it was used, in monotonic time.
-    pub(super) used_ms: u64,
+    pub(super) used_mono_ms: u64,
     /// The fingerprint of its event. `None` when an older release of the server stored the key: then every retry counts
     /// as the same event.
     pub(super) fingerprint: Option<u128>,
@@ -103,8 +103,8 @@ impl Keys {
     }
 
     /// The outcome of a publish whose key was used before; `None` when the key is unused.
-    pub(super) fn find(&self, used: &KeyUse, now_ms: u64) -> Option<Append> {
-        lock(&self.0).answer(used, now_ms)
+    pub(super) fn find(&self, used: &KeyUse, mono_ms: u64) -> Option<Append> {
+        lock(&self.0).answer(used, mono_ms)
     }
 
     /// Calls the engine's `append` if the key is unused, and returns its outcome. If the key was used before, returns
@@ -112,9 +112,9 @@ impl Keys {
     ///
     /// If `append` returns a future, the engine must complete it even when nobody polls it, and must call
     /// [`settle`](Self::settle) before.
-    pub(super) fn append_once(&self, used: KeyUse, now_ms: u64, append: impl FnOnce(Claim) -> Append) -> Append {
+    pub(super) fn append_once(&self, used: KeyUse, mono_ms: u64, append: impl FnOnce(Claim) -> Append) -> Append {
         let mut all = lock(&self.0);
-        if let Some(answer) = all.answer(&used, now_ms) {
+        if let Some(answer) = all.answer(&used, mono_ms) {
             return answer;
         }
         let number = all.next;
@@ -130,7 +130,7 @@ impl Keys {
                 (Outcome::Pending(append.clone()), Append::Right(append.boxed()))
             }
         };
-        all.insert(number, KeyEntry { topic, key, used_ms: now_ms, fingerprint: Some(fingerprint), outcome });
+        all.insert(number, KeyEntry { topic, key, used_mono_ms: mono_ms, fingerprint: Some(fingerprint), outcome });
         answer
     }
 
@@ -174,10 +174,10 @@ impl Keys {
     }
 
     /// Forgets the keys whose window is over.
-    pub(super) fn drop_expired(&self, now_ms: u64) {
+    pub(super) fn drop_expired(&self, mono_ms: u64) {
         self.remove_in_steps(|all| {
             let (oldest, entry) = all.by_age.first_key_value()?;
-            all.is_expired(entry, now_ms).then_some(*oldest)
+            all.is_expired(entry, mono_ms).then_some(*oldest)
         });
     }
 
@@ -199,15 +199,15 @@ impl Keys {
 
 impl AllKeys {
     /// Whether the key was used too long ago to answer a retry.
-    fn is_expired(&self, entry: &KeyEntry, now_ms: u64) -> bool {
-        now_ms.saturating_sub(entry.used_ms) >= millis(self.limits.window)
+    fn is_expired(&self, entry: &KeyEntry, mono_ms: u64) -> bool {
+        mono_ms.saturating_sub(entry.used_mono_ms) >= millis(self.limits.window)
     }
 
     /// See [`Keys::find`]. Removes the key if it has expired.
-    fn answer(&mut self, used: &KeyUse, now_ms: u64) -> Option<Append> {
+    fn answer(&mut self, used: &KeyUse, mono_ms: u64) -> Option<Append> {
         let number = *self.topics.get(&used.topic)?.by_key.get(&used.key)?;
         let first = self.by_age.get(&number)?;
-        if self.is_expired(first, now_ms) {
+        if self.is_expired(first, mono_ms) {
             self.remove(number);
             return None;
         }

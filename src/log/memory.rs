@@ -69,7 +69,7 @@ impl MemoryLog {
         let moment = self.clock.now();
         state.time_ms = moment.stamp(state.time_ms);
         let event = frame::encode(id, state.time_ms, draft.topic, draft.name, &draft.content);
-        let entry = Entry::hot(Arc::clone(&event), moment.at_ms);
+        let entry = Entry::hot(Arc::clone(&event), moment.mono_ms);
         state.index.begin_step();
         state.index.push(&event.topic, entry, &mut |_| {});
         self.watermark.store(id.seq, Ordering::Release);
@@ -94,7 +94,7 @@ impl Log for MemoryLog {
     fn append(&self, draft: Draft) -> Append {
         match keys::KeyUse::of(&draft) {
             None => self.commit(draft),
-            Some(used) => self.keys.append_once(used, self.clock.now().at_ms, |_| self.commit(draft)),
+            Some(used) => self.keys.append_once(used, self.clock.now().mono_ms, |_| self.commit(draft)),
         }
     }
 
@@ -102,7 +102,7 @@ impl Log for MemoryLog {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let seq = state.index.watermark() + 1;
-        state.index.delete(topic, seq, self.clock.now().at_ms);
+        state.index.delete(topic, seq, self.clock.now().mono_ms);
         self.watermark.store(seq, Ordering::Release);
         state.feeds.push(Commit::Deleted(topic.clone(), seq));
         drop(guard);
@@ -124,7 +124,7 @@ impl Log for MemoryLog {
     }
 
     fn deletion(&self, topic: &TopicName) -> Option<(EventId, Duration)> {
-        lock(&self.state).index.deletion(topic, self.clock.now().at_ms)
+        lock(&self.state).index.deletion(topic, self.clock.now().mono_ms)
     }
 
     fn feed(&self) -> Arc<Feed> {
@@ -137,12 +137,12 @@ impl Log for MemoryLog {
 
     fn enforce_retention(&self) {
         let now = self.clock.now();
-        self.keys.drop_expired(now.at_ms);
+        self.keys.drop_expired(now.mono_ms);
         lock(&self.state).index.observe(now.wall_ms);
         loop {
             let mut state = lock(&self.state);
             state.index.begin_step();
-            state.index.trim(now.at_ms, &mut |_| {});
+            state.index.trim(now.mono_ms, &mut |_| {});
             if !state.index.is_behind() {
                 break;
             }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::steps::{New, append, append_all, cost, extent, delete, held, names, page, place, roomy, seqs, until};
+use super::steps::{New, append, append_all, cost, delete, extent, held, names, page, place, roomy, seqs, until};
 use crate::{
     config::{LogConfig, Size},
     log::Start,

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, iter::repeat_n, slice::from_ref};
 use futures_util::FutureExt as _;
 
 use super::steps::{
-    New, after, append, append_all, draft, delete, names, page, place, read, resolve, roomy, seqs, take, until, wait,
+    New, after, append, append_all, delete, draft, names, page, place, read, resolve, roomy, seqs, take, until, wait,
 };
 use crate::{
     config::LogConfig,
@@ -188,7 +188,7 @@ pub(super) fn no_loss_is_passed_over_in_silence(new: New) {
             let is_missing =
                 |(seq, topic): &(u64, &TopicName)| *seq > at && choice.contains(topic) && !seqs(&page).contains(seq);
             let missing = (1..).zip(order).filter(is_missing).map(|(seq, _)| seq).max().unwrap_or_default();
-            assert!(page.evicted_to >= missing, "{choice:?} after {at}: {} for {missing}", page.evicted_to);
+            assert!(page.missing_to >= missing, "{choice:?} after {at}: {} for {missing}", page.missing_to);
             let start = resolve(&*log, choice, &after(&*log, at), &[]);
             assert!(missing == 0 || start.gap.or(start.gap_ahead).is_some(), "{choice:?} after {at}");
         }

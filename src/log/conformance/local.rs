@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::steps::{
-    MARKS_MAX, New, after, append, append_all, cost, extent, delete, held, names, page, place, read, resolve, roomy,
+    MARKS_MAX, New, after, append, append_all, cost, delete, extent, held, names, page, place, read, resolve, roomy,
     seqs, until,
 };
 use crate::{
@@ -24,10 +24,10 @@ pub(super) fn a_topic_keeps_its_number_of_events(new: New) {
     let (log, [a, b]) = (new(LogConfig { topic_events_max: 3, ..roomy() }), names(["a", "b"]));
     append(&*log, &b);
     append_all(&*log, [&a; 3]);
-    assert_eq!((seqs(&page(&*log, from_ref(&a), 0)), page(&*log, from_ref(&a), 0).evicted_to), (vec![2, 3, 4], 0));
+    assert_eq!((seqs(&page(&*log, from_ref(&a), 0)), page(&*log, from_ref(&a), 0).missing_to), (vec![2, 3, 4], 0));
     append(&*log, &a);
     assert_eq!(extent(&*log, &a), (Some(3), Some(5), 3));
-    assert_eq!(page(&*log, &[a], 0).evicted_to, 2);
+    assert_eq!(page(&*log, &[a], 0).missing_to, 2);
     assert_eq!(held(&*log, &b).expect("an event").events, 1, "another topic's limit is its own");
 }
 
@@ -40,7 +40,7 @@ pub(super) fn a_topic_keeps_its_bytes(new: New) {
         append_all(&*log, [&a; 3]);
         let bytes = held(&*log, &a).expect("events").bytes;
         assert_eq!((extent(&*log, &a).0, bytes), (Some(first), (4 - first) * three / 3), "{bytes_max}");
-        assert_eq!(page(&*log, from_ref(&a), 0).evicted_to, first - 1);
+        assert_eq!(page(&*log, from_ref(&a), 0).missing_to, first - 1);
     }
 }
 
@@ -53,7 +53,7 @@ pub(super) fn all_topics_keep_their_bytes(new: New) {
         append_all(&*log, [&a, &b, &b, &a]);
         let page = page(&*log, &[a.clone(), b.clone()], 0);
         assert_eq!(seqs(&page), left, "{bytes_max}");
-        assert_eq!(page.evicted_to, left[0] - 1);
+        assert_eq!(page.missing_to, left[0] - 1);
     }
 }
 
@@ -62,9 +62,9 @@ pub(super) fn all_topics_keep_their_number_of_events(new: New) {
     let (log, [a, b]) = (new(LogConfig { events_max: 3, ..roomy() }), names(["a", "b"]));
     let both = [a.clone(), b.clone()];
     append_all(&*log, [&a, &b, &b]);
-    assert_eq!((seqs(&page(&*log, &both, 0)), page(&*log, &both, 0).evicted_to), (vec![1, 2, 3], 0));
+    assert_eq!((seqs(&page(&*log, &both, 0)), page(&*log, &both, 0).missing_to), (vec![1, 2, 3], 0));
     append(&*log, &b);
-    assert_eq!((seqs(&page(&*log, &both, 0)), page(&*log, &both, 0).evicted_to), (vec![2, 3, 4], 1));
+    assert_eq!((seqs(&page(&*log, &both, 0)), page(&*log, &both, 0).missing_to), (vec![2, 3, 4], 1));
     assert_eq!(held(&*log, &a).expect("a trace").events, 0);
     delete(&*log, &b);
     append_all(&*log, [&a; 3]);
@@ -102,7 +102,7 @@ pub(super) fn an_event_is_kept_until_it_is_too_old(new: New) {
         held(&*log, &a).is_none_or(|held| held.events == 0)
     });
     assert!(begin.elapsed() > Duration::from_millis(40), "it went too soon");
-    assert_eq!(page(&*log, from_ref(&a), 0).evicted_to, 1);
+    assert_eq!(page(&*log, from_ref(&a), 0).missing_to, 1);
     assert_eq!(place(&*log, from_ref(&a), &after(&*log, 0)), (1, Some(GapReason::Evicted)));
     assert_eq!(place(&*log, &[a], &after(&*log, 1)), (1, None));
 }
@@ -124,15 +124,15 @@ pub(super) fn a_reader_is_told_exactly_of_what_it_misses(new: New) {
     // Held are 5 of a and 6 of b; removed were 1 and 2 of a, 3 and 4 of b.
     let both = [a.clone(), b.clone()];
     for at in 0..=6 {
-        let evicted_to = |topics: &[TopicName]| page(&*log, topics, at).evicted_to;
-        assert_eq!(evicted_to(from_ref(&a)), if at < 2 { 2 } else { 0 }, "after {at}");
-        assert_eq!(evicted_to(&both), if at < 4 { 4 } else { 0 }, "after {at}");
-        assert_eq!(evicted_to(from_ref(&c)), 0, "after {at}");
+        let missing_to = |topics: &[TopicName]| page(&*log, topics, at).missing_to;
+        assert_eq!(missing_to(from_ref(&a)), if at < 2 { 2 } else { 0 }, "after {at}");
+        assert_eq!(missing_to(&both), if at < 4 { 4 } else { 0 }, "after {at}");
+        assert_eq!(missing_to(from_ref(&c)), 0, "after {at}");
     }
     assert_eq!(page(&*log, &both, 0).resumes_after(), 4);
     assert_eq!(page(&*log, &[b], 6).resumes_after(), 6);
     let all = ReadFrom { after: 0, ..resolve(&*log, &both, &Start::All, &[]).from };
-    assert_eq!(read(&*log, &both, all, 1).evicted_to, 0, "it did not ask for them");
+    assert_eq!(read(&*log, &both, all, 1).missing_to, 0, "it did not ask for them");
 }
 
 pub(super) fn a_cursor_before_a_loss_is_told_of_it(new: New) {
@@ -159,13 +159,13 @@ pub(super) fn a_deletion_is_a_gap_only_to_a_start_before_an_event_that_went_with
     let both = [a.clone(), b];
     let start = resolve(&*log, &both, &Start::All, &[]);
     assert_eq!(append(&*log, &a), 5);
-    assert_eq!([0, 3].map(|at| page(&*log, &both, at).evicted_to), [0, 0], "what went with it is no gap");
-    assert_eq!(read(&*log, &both, start.from, usize::MAX).evicted_to, 0);
+    assert_eq!([0, 3].map(|at| page(&*log, &both, at).missing_to), [0, 0], "what went with it is no gap");
+    assert_eq!(read(&*log, &both, start.from, usize::MAX).missing_to, 0);
     let at = |seq| place(&*log, from_ref(&a), &after(&*log, seq));
     assert_eq!(at(2), (4, Some(GapReason::Evicted)), "3 is lost to it");
     assert_eq!([at(3), at(4)], [(3, None), (4, None)], "no event is lost to it");
     append_all(&*log, [&a; 3]);
-    assert_eq!([0, 4].map(|at| page(&*log, from_ref(&a), at).evicted_to), [5, 5], "what the next life lost is one");
+    assert_eq!([0, 4].map(|at| page(&*log, from_ref(&a), at).missing_to), [5, 5], "what the next life lost is one");
 }
 
 pub(super) fn what_is_held_is_known(new: New) {
@@ -196,7 +196,7 @@ pub(super) fn the_memory_of_empty_topics_is_bounded(new: New) {
     assert_eq!(remembered, MARKS_MAX + 1, "and the one that holds an event");
     for life in ["empty", "again"] {
         assert_eq!(place(&*log, from_ref(&first), &after(&*log, 0)).1, Some(GapReason::Evicted), "{life}");
-        assert!(page(&*log, from_ref(&first), 0).evicted_to >= 1, "{life}");
+        assert!(page(&*log, from_ref(&first), 0).missing_to >= 1, "{life}");
         append(&*log, &first);
     }
 }

@@ -36,7 +36,7 @@ enum State {
 /// Notices when the wall clock is set: how far it is ahead of the monotonic time changes then.
 struct WallClock {
     /// When it was set last, in monotonic time.
-    set_at_ms: u64,
+    set_mono_ms: u64,
     /// How far it was ahead then. Later readings are compared with this value, so that many small steps are noticed,
     /// too.
     ahead_ms: i64,
@@ -50,7 +50,7 @@ impl Expiry {
         Self {
             window_ms: millis(window),
             state: State::NoneExpired,
-            wall: WallClock { set_at_ms: now.at_ms, ahead_ms, range: (ahead_ms, ahead_ms) },
+            wall: WallClock { set_mono_ms: now.mono_ms, ahead_ms, range: (ahead_ms, ahead_ms) },
         }
     }
 
@@ -95,7 +95,7 @@ impl Expiry {
     /// The times of receipts that have not expired at `now`.
     fn range_at(&self, now: Moment) -> TimeRange {
         let (min_ms, max_ms) = self.wall.range_with(now.ahead_ms());
-        let wall_ms = |ahead_ms: i64| position(number(now.at_ms).saturating_add(ahead_ms));
+        let wall_ms = |ahead_ms: i64| position(number(now.mono_ms).saturating_add(ahead_ms));
         (wall_ms(min_ms).saturating_sub(self.window_ms), wall_ms(max_ms).saturating_add(self.window_ms))
     }
 }
@@ -105,9 +105,9 @@ impl WallClock {
     fn observe(&mut self, now: Moment, window_ms: u64) {
         let ahead_ms = now.ahead_ms();
         if ahead_ms.abs_diff(self.ahead_ms) > TOLERANCE_MS {
-            (self.set_at_ms, self.ahead_ms) = (now.at_ms, ahead_ms);
+            (self.set_mono_ms, self.ahead_ms) = (now.mono_ms, ahead_ms);
             self.range = self.range_with(ahead_ms);
-        } else if now.at_ms.saturating_sub(self.set_at_ms) >= window_ms {
+        } else if now.mono_ms.saturating_sub(self.set_mono_ms) >= window_ms {
             self.range = (self.ahead_ms, self.ahead_ms);
         }
     }
@@ -128,17 +128,17 @@ mod tests {
     const TEN_YEARS: u64 = 10 * 365 * 24 * 3_600_000;
 
     /// A monotonic time, and by how much the wall clock was set.
-    fn moment(at_ms: u64, set_ms: u64) -> Moment {
-        Moment { at_ms, wall_ms: BEGIN + at_ms + set_ms }
+    fn moment(mono_ms: u64, set_ms: u64) -> Moment {
+        Moment { mono_ms, wall_ms: BEGIN + mono_ms + set_ms }
     }
 
     /// The range of times at that moment, without the window, relative to what a wall clock that was never set would
     /// say.
-    fn seen(expiry: &mut Expiry, at_ms: u64, set_ms: u64) -> TimeRange {
-        let now = moment(at_ms, set_ms);
+    fn seen(expiry: &mut Expiry, mono_ms: u64, set_ms: u64) -> TimeRange {
+        let now = moment(mono_ms, set_ms);
         expiry.wall.observe(now, WINDOW_MS);
         let (from, to) = expiry.range_at(now);
-        (from + WINDOW_MS - BEGIN - at_ms, to - WINDOW_MS - BEGIN - at_ms)
+        (from + WINDOW_MS - BEGIN - mono_ms, to - WINDOW_MS - BEGIN - mono_ms)
     }
 
     fn new() -> Expiry {
@@ -186,7 +186,7 @@ mod tests {
         // is right again, old receipts expire.
         let mut expiry = new();
         for wall_ms in [u64::MAX, 0] {
-            let now = Moment { at_ms: 1000, wall_ms };
+            let now = Moment { mono_ms: 1000, wall_ms };
             expiry.wall.observe(now, WINDOW_MS);
             let (from, to) = expiry.range_at(now);
             assert!((from..to).contains(&(BEGIN + TEN_YEARS)), "{wall_ms}: {from} to {to}");

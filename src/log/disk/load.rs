@@ -53,8 +53,8 @@ pub(super) fn load(
     let mut topics = HashMap::new();
     let opened_at = clock.now();
     let lost = store.topics(meta.reserved, |row| {
-        let (evicted, deleted_at_ms) = ((row.evicted_to, row.evicted_ms), opened_at.at_ms_of(row.deleted_ms));
-        index.restore_topic(&row.name, evicted, (row.deleted_to, deleted_at_ms));
+        let (evicted, deleted_mono_ms) = ((row.evicted_to, row.evicted_ms), opened_at.mono_ms_of(row.deleted_ms));
+        index.restore_topic(&row.name, evicted, (row.deleted_to, deleted_mono_ms));
         topics.insert(row.id, (row.name, row.deleted_to));
     })?;
     store.repair(!lost.is_empty(), topics.keys().copied())?;
@@ -160,7 +160,7 @@ fn load_events(
             progress_at = Instant::now() + PROGRESS_INTERVAL;
             tracing::info!(events = count, percent = (row.seq - first) * 100 / (last - first + 1), "reading the log");
         }
-        let entry = Entry { seq: row.seq, at_ms: 0, time_ms: row.time_ms, bytes: row.cost, event: None };
+        let entry = Entry { seq: row.seq, mono_ms: 0, time_ms: row.time_ms, bytes: row.cost, event: None };
         damage.topics_to = damage.topics_to.max(row.topic);
         if let Some((topic, deleted_to)) = topics.get(&row.topic) {
             if !index.restore(topic, *deleted_to, entry) {

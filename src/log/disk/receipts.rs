@@ -61,7 +61,7 @@ fn read_row(row: &Row<'_>, topic: &TopicName, epoch: Epoch, now: Moment) -> rusq
     Ok(KeyEntry {
         topic: topic.clone(),
         key: key.into(),
-        used_ms: now.at_ms_of(position(row.get(5)?)),
+        used_mono_ms: now.mono_ms_of(position(row.get(5)?)),
         fingerprint: upper.map(|upper| u128::from(upper.cast_unsigned()) << 64 | u128::from(lower.cast_unsigned())),
         outcome: Outcome::Committed(Receipt {
             id: EventId { epoch, seq: position(seq) },

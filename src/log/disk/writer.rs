@@ -197,7 +197,7 @@ impl Writer {
         let mut state = lock(&self.shared.state);
         state.index.begin_step();
         state.index.observe(now.wall_ms);
-        state.index.trim(now.at_ms, &mut |removed| garbage.note(removed));
+        state.index.trim(now.mono_ms, &mut |removed| garbage.note(removed));
         self.is_retention_unfinished = state.index.is_behind();
     }
 
@@ -208,17 +208,17 @@ impl Writer {
         state.index.begin_step();
         let garbage = &mut self.garbage;
         let mut note = |removed: Removed<'_>| garbage.note(removed);
-        let now_ms = self.shared.clock.now().at_ms;
+        let mono_ms = self.shared.clock.now().mono_ms;
         let (mut answers, mut deletions) = (Vec::with_capacity(steps.len()), Vec::new());
         for step in steps {
             match step {
                 Step::Event { event, receipt, claim, done } => {
-                    state.index.push(&event.topic, Entry::hot(Arc::clone(&event), now_ms), &mut note);
+                    state.index.push(&event.topic, Entry::hot(Arc::clone(&event), mono_ms), &mut note);
                     state.feeds.push(Commit::Event(event));
                     answers.push((claim.map(|claim| claim.number), done, receipt));
                 }
                 Step::Delete { topic, seq, done } => {
-                    state.index.delete(&topic, seq, now_ms);
+                    state.index.delete(&topic, seq, mono_ms);
                     state.feeds.push(Commit::Deleted(topic.clone(), seq));
                     deletions.push((topic, seq, done));
                 }

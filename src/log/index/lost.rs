@@ -126,10 +126,10 @@ mod tests {
         let mut index = index(LogConfig::default());
         index.lose(&topic("a"), 2);
         let page = index.plan(&[topic("a")], after(0), usize::MAX);
-        assert_eq!((page.entries.len(), page.page.to, page.page.evicted_to), (1, 1, 0));
+        assert_eq!((page.entries.len(), page.page.to, page.page.missing_to), (1, 1, 0));
         let page = index.plan(&[topic("a")], after(1), usize::MAX);
-        assert_eq!((page.entries.len(), page.page.to, page.page.evicted_to), (1, 4, 2));
-        assert!(page.page.is_damaged);
+        assert_eq!((page.entries.len(), page.page.to, page.page.missing_to), (1, 4, 2));
+        assert!(page.page.has_unreadable);
         let last = |n| index.resolve_start(&[topic("a")], &Start::Last(n), &[]).from.after;
         assert_eq!([last(0), last(1), last(2), last(3)], [4, 2, 0, 0]);
         let ahead = |seq| {
@@ -167,9 +167,9 @@ mod tests {
             index.lose(&topic("c"), seq);
         }
         let page = index.plan(&[topic("c")], after(0), usize::MAX).page;
-        assert_eq!((page.to, page.evicted_to), (count + 4, count + 4));
+        assert_eq!((page.to, page.missing_to), (count + 4, count + 4));
         let page = index.plan(&[topic("c")], after(page.to), usize::MAX).page;
-        assert_eq!((page.to, page.evicted_to), (count + 9, count + 9));
+        assert_eq!((page.to, page.missing_to), (count + 9, count + 9));
     }
 
     #[test]

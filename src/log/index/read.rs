@@ -167,10 +167,10 @@ impl Index {
         before
     }
 
-    /// The position of the last deletion of `topic`, and how long before `now_ms` it was.
-    pub(in crate::log) fn deletion(&self, topic: &TopicName, now_ms: u64) -> Option<(EventId, Duration)> {
+    /// The position of the last deletion of `topic`, and how long before `mono_ms` it was.
+    pub(in crate::log) fn deletion(&self, topic: &TopicName, mono_ms: u64) -> Option<(EventId, Duration)> {
         let log = self.topics.get(topic).filter(|log| log.deleted_to > 0)?;
-        Some((self.id(log.deleted_to), Duration::from_millis(now_ms.saturating_sub(log.deleted_at_ms))))
+        Some((self.id(log.deleted_to), Duration::from_millis(mono_ms.saturating_sub(log.deleted_mono_ms))))
     }
 
     /// What the log holds of `topic`; `None` when the topic is not known.

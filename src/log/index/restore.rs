@@ -8,8 +8,8 @@ impl Index {
     /// Adds a topic, before its events. `evicted` is the position and time of its last removed event; the time is 0
     /// when it is not known. `deleted` is the position and monotonic time of its last deletion.
     pub(in crate::log) fn restore_topic(&mut self, topic: &TopicName, evicted: (u64, u64), deleted: (u64, u64)) {
-        let ((evicted_to, evicted_ms), (deleted_to, deleted_at_ms)) = (evicted, deleted);
-        let log = TopicLog { evicted_to, evicted_ms, deleted_to, deleted_at_ms, ..TopicLog::default() };
+        let ((evicted_to, evicted_ms), (deleted_to, deleted_mono_ms)) = (evicted, deleted);
+        let log = TopicLog { evicted_to, evicted_ms, deleted_to, deleted_mono_ms, ..TopicLog::default() };
         self.topics.insert(topic.clone(), log);
     }
 
@@ -57,7 +57,7 @@ impl Index {
         let mut empty: Vec<_> = empty.map(|(topic, log)| (log.evicted_to, topic.clone())).collect();
         empty.sort_unstable();
         self.empty = empty.into();
-        self.trim(now.at_ms, removed);
+        self.trim(now.mono_ms, removed);
     }
 
     /// Sets the monotonic time of every entry. This comes after all events, because a correction applies to those
@@ -65,7 +65,7 @@ impl Index {
     fn set_ages(&mut self, now: Moment) {
         let mut topics = std::mem::take(&mut self.topics);
         for entry in topics.values_mut().flat_map(|log| log.events.iter_mut()) {
-            entry.at_ms = now.at_ms_of(self.time_ms(entry));
+            entry.mono_ms = now.mono_ms_of(self.time_ms(entry));
         }
         self.topics = topics;
     }

@@ -27,7 +27,7 @@ impl Index {
     /// Adds the next event of `topic`, and tells `removed` what the limits remove for it.
     pub(in crate::log) fn push(&mut self, topic: &TopicName, entry: Entry, removed: &mut dyn FnMut(Removed<'_>)) {
         debug_assert!(entry.seq > self.watermark, "positions only grow");
-        let (seq, now_ms) = (entry.seq, entry.at_ms);
+        let (seq, mono_ms) = (entry.seq, entry.mono_ms);
         self.budget = self.budget.max(STEP_MIN);
         self.times.note(seq, entry.time_ms);
         self.watermark = seq;
@@ -47,8 +47,8 @@ impl Index {
             self.trim_topic(topic, removed);
         }
         let is_log_over = self.bytes > self.retention.bytes_max.get() || self.events > self.retention.events_max;
-        if is_topic_over || is_log_over || now_ms > self.aged_at_ms || self.must_trim() {
-            self.trim(now_ms, removed);
+        if is_topic_over || is_log_over || mono_ms > self.aged_at_ms || self.must_trim() {
+            self.trim(mono_ms, removed);
         } else {
             self.cool();
             self.assert_invariants();
@@ -65,13 +65,13 @@ impl Index {
     }
 
     /// Deletes `topic`. The deletion has the position `seq`.
-    pub(in crate::log) fn delete(&mut self, topic: &TopicName, seq: u64, now_ms: u64) {
+    pub(in crate::log) fn delete(&mut self, topic: &TopicName, seq: u64, mono_ms: u64) {
         self.watermark = self.watermark.max(seq);
         let is_new = !self.topics.contains_key(topic);
         self.removals += 1;
         let removals = self.removals;
         let log = self.topic_log(topic);
-        (log.deleted_to, log.deleted_at_ms) = (seq, now_ms);
+        (log.deleted_to, log.deleted_mono_ms) = (seq, mono_ms);
         let was_empty = log.events.is_empty();
         let (events, bytes) = (mem::take(&mut log.events), mem::take(&mut log.bytes));
         if let Some(last) = events.back() {
@@ -93,7 +93,7 @@ impl Index {
     }
 
     /// Removes what is over the limits, within the budget of this step.
-    pub(in crate::log) fn trim(&mut self, now_ms: u64, removed: &mut dyn FnMut(Removed<'_>)) {
+    pub(in crate::log) fn trim(&mut self, mono_ms: u64, removed: &mut dyn FnMut(Removed<'_>)) {
         self.is_behind = false;
         self.aged_at_ms = 0;
         self.drop_deleted(removed);
@@ -102,7 +102,7 @@ impl Index {
         {
             self.trim_topic(&topic, removed);
         }
-        self.trim_front(now_ms, removed);
+        self.trim_front(mono_ms, removed);
         while self.empty.len() > EMPTY_MAX {
             if self.budget == 0 {
                 self.is_behind = true;
@@ -151,7 +151,7 @@ impl Index {
     }
 
     /// Removes the oldest events of the log while it is over its limits or they are too old.
-    fn trim_front(&mut self, now_ms: u64, removed: &mut dyn FnMut(Removed<'_>)) {
+    fn trim_front(&mut self, mono_ms: u64, removed: &mut dyn FnMut(Removed<'_>)) {
         let (bytes_max, events_max) = (self.retention.bytes_max.get(), self.retention.events_max);
         let age_max_ms = millis(self.retention.age_max);
         while let Some((seq, topic)) = self.order.front() {
@@ -161,8 +161,8 @@ impl Index {
             }
             let oldest = self.topics.get(topic).and_then(|log| log.events.front());
             if let Some(entry) = oldest.filter(|entry| entry.seq == *seq) {
-                let aged_at_ms = if age_max_ms == 0 { u64::MAX } else { entry.at_ms.saturating_add(age_max_ms) };
-                if self.bytes <= bytes_max && self.events <= events_max && now_ms <= aged_at_ms {
+                let aged_at_ms = if age_max_ms == 0 { u64::MAX } else { entry.mono_ms.saturating_add(age_max_ms) };
+                if self.bytes <= bytes_max && self.events <= events_max && mono_ms <= aged_at_ms {
                     self.aged_at_ms = aged_at_ms;
                     return;
                 }

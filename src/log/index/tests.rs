@@ -45,12 +45,12 @@ impl Watched {
         Self { index, removed: Vec::new(), events: Vec::new(), most: 0 }
     }
 
-    fn push(&mut self, topic: &TopicName, bytes: usize, at_ms: u64) {
+    fn push(&mut self, topic: &TopicName, bytes: usize, mono_ms: u64) {
         let seq = self.index.watermark() + 1;
         let (content, frame) = (Content::Within(0..0), vec![b'x'; bytes].into());
-        let event = Arc::new(Event { seq, time_ms: at_ms, topic: topic.clone(), name: None, content, frame });
+        let event = Arc::new(Event { seq, time_ms: mono_ms, topic: topic.clone(), name: None, content, frame });
         self.events.push(Arc::downgrade(&event));
-        self.step(|index, removed| index.push(topic, Entry::hot(event, at_ms), removed));
+        self.step(|index, removed| index.push(topic, Entry::hot(event, mono_ms), removed));
     }
 
     /// One step, as an engine makes it while it has the lock.
@@ -67,9 +67,9 @@ impl Watched {
     }
 
     /// Makes steps until none is needed, and returns how many.
-    fn settle(&mut self, now_ms: u64) -> usize {
+    fn settle(&mut self, mono_ms: u64) -> usize {
         for steps in 1.. {
-            self.step(|index, removed| index.trim(now_ms, removed));
+            self.step(|index, removed| index.trim(mono_ms, removed));
             if !self.index.is_behind() {
                 return steps;
             }
@@ -257,11 +257,11 @@ fn a_reader_is_told_once_of_what_a_topic_without_an_entry_has_lost() {
     // Goal: the topic was forgotten with the third removal; who has been told of that is not told again.
     let mut index = Index::new(Epoch::random(), high_limits(), u64::MAX);
     (index.watermark, index.forgotten_to, index.forgotten_at, index.removals) = (9, 5, 3, 3);
-    let evicted_to = |after, removals_seen| {
+    let missing_to = |after, removals_seen| {
         let page = index.read(&[topic("gone")], ReadFrom { after, removals_seen }, usize::MAX);
-        page.expect("nothing is cold").evicted_to
+        page.expect("nothing is cold").missing_to
     };
-    assert_eq!([evicted_to(0, 2), evicted_to(0, 3), evicted_to(5, 2)], [5, 0, 0]);
+    assert_eq!([missing_to(0, 2), missing_to(0, 3), missing_to(5, 2)], [5, 0, 0]);
 }
 
 #[test]

@@ -24,9 +24,9 @@ fn receipt(seq: u64) -> Receipt {
 }
 
 /// Publishes under a key, at a position; whether that was a retry.
-fn publish_at(keys: &Keys, now_ms: u64, topic: &str, key: &str, seq: u64) -> bool {
+fn publish_at(keys: &Keys, mono_ms: u64, topic: &str, key: &str, seq: u64) -> bool {
     let append = |_| now(Ok(receipt(seq)));
-    let answer = keys.append_once(used(topic, key), now_ms, append).now_or_never();
+    let answer = keys.append_once(used(topic, key), mono_ms, append).now_or_never();
     answer.expect("an answer at once").expect("a receipt").replayed
 }
 
@@ -180,7 +180,7 @@ fn keys_from_before_the_process_are_the_oldest() {
     let keys = keys(2, 4);
     let restore = |topic: &str, key: &str| {
         let outcome = Outcome::Committed(receipt(1));
-        keys.restore(KeyEntry { topic: name(topic), key: key.into(), used_ms: 0, fingerprint: None, outcome })
+        keys.restore(KeyEntry { topic: name(topic), key: key.into(), used_mono_ms: 0, fingerprint: None, outcome })
     };
     let newest_first = [("a", "3"), ("b", "2"), ("a", "2"), ("a", "1"), ("c", "1")];
     assert_eq!(newest_first.map(|(topic, key)| restore(topic, key)), [true, true, true, true, false]);
