@@ -1,83 +1,278 @@
-//! Limits on connections and bytes, for the whole server and for each address. A permit frees its share when it is
-//! dropped.
+//! Limits on connections and on the bytes of requests. Each exists twice: for the whole server, and for each client
+//! address. A permit reserves a part of a limit, and frees it when it is dropped.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use dashmap::{DashMap, Entry};
 
 use crate::config::LimitsConfig;
 
-mod bytes;
-mod pending;
-mod quota;
+/// A request up to this size needs no permit for its bytes: the limits on connections also limit the number of such
+/// requests. Otherwise a client that uses up the limit would block small requests of others, such as health checks.
+pub const UNCOUNTED_MAX: usize = 4 << 10;
 
-pub use bytes::{BytesPermit, RequestBytes, TooManyBytes, UNCOUNTED_MAX};
-pub use pending::{PendingConnections, PendingPermit, TooManyPending};
-pub use quota::network;
+/// The limit that a permit would exceed, with its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LimitReached {
+    /// `limits.connections_max`.
+    #[error("the server has reached its limit of {0} subscribers")]
+    Connections(usize),
+    /// `limits.connections_per_ip_max`.
+    #[error("your address has reached its limit of {0} subscribers")]
+    ConnectionsPerIp(usize),
+    /// `limits.pending_connections_max`.
+    #[error("the server has reached its limit of {0} connections without a subscription")]
+    PendingConnections(usize),
+    /// `limits.pending_connections_per_ip_max`.
+    #[error("your address has reached its limit of {0} connections without a subscription")]
+    PendingConnectionsPerIp(usize),
+    /// `limits.request_bytes_in_flight_max`.
+    #[error("the requests in progress have reached the server's limit of {0} bytes")]
+    RequestBytes(usize),
+    /// `limits.request_bytes_in_flight_per_ip_max`.
+    #[error("the requests in progress from your address have reached its limit of {0} bytes")]
+    RequestBytesPerIp(usize),
+}
 
-use quota::{Excess, Quota};
-
-/// Counts the subscribers' connections.
+/// A limit, and the error of a permit that would exceed it.
 #[derive(Debug)]
-pub struct Connections(Quota);
+struct Limit {
+    max: usize,
+    error: fn(usize) -> LimitReached,
+}
 
-/// The permit of one subscriber's connection. Dropping it frees its share.
+impl Limit {
+    /// Adds `n` to what is reserved.
+    fn add(&self, reserved: usize, n: usize) -> Result<usize, LimitReached> {
+        reserved.checked_add(n).filter(|sum| *sum <= self.max).ok_or((self.error)(self.max))
+    }
+}
+
+/// Counts connections or bytes against two limits.
+#[derive(Debug)]
+pub struct Quota {
+    limit: Limit,
+    limit_per_ip: Limit,
+    /// How much is reserved in all.
+    reserved: AtomicUsize,
+    /// How much each address has reserved. Addresses without reservations are not in the map.
+    reserved_by_ip: DashMap<IpAddr, usize>,
+}
+
+/// The permit of one connection.
 #[derive(Debug)]
 pub struct ConnectionPermit {
-    connections: Arc<Connections>,
+    quota: Arc<Quota>,
     ip: Option<IpAddr>,
 }
 
-/// The limit that a new subscriber would exceed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TooManyConnections {
-    /// `limits.connections_max`.
-    #[error("the server has reached its limit of {max} subscribers")]
-    Overall {
-        /// The limit.
-        max: usize,
-    },
-    /// `limits.connections_per_ip_max`.
-    #[error("your address has reached its limit of {max} subscribers")]
-    PerIp {
-        /// The limit.
-        max: usize,
-    },
+/// The permit for the bytes of one request.
+///
+/// A request reserves bytes before it allocates memory for them. So it never uses more memory than its permit covers,
+/// except for [`UNCOUNTED_MAX`].
+#[derive(Debug)]
+pub struct BytesPermit {
+    quota: Arc<Quota>,
+    ip: Option<IpAddr>,
+    reserved: usize,
 }
 
-impl Connections {
-    /// The counter, with no connections.
+impl Quota {
+    /// Counts the connections of subscribers.
     #[must_use]
-    pub fn new(limits: &LimitsConfig) -> Arc<Self> {
-        Arc::new(Self(Quota::new(limits.connections_max, limits.connections_per_ip_max)))
+    pub fn connections(limits: &LimitsConfig) -> Arc<Self> {
+        Self::new(
+            Limit { max: limits.connections_max, error: LimitReached::Connections },
+            Limit { max: limits.connections_per_ip_max, error: LimitReached::ConnectionsPerIp },
+        )
     }
 
-    /// How many connections have a permit.
+    /// Counts the pending connections: all that are not a subscriber's. Such a connection publishes, makes other
+    /// requests, or has sent nothing yet.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.reserved()
+    pub fn pending_connections(limits: &LimitsConfig) -> Arc<Self> {
+        Self::new(
+            Limit { max: limits.pending_connections_max, error: LimitReached::PendingConnections },
+            Limit { max: limits.pending_connections_per_ip_max, error: LimitReached::PendingConnectionsPerIp },
+        )
     }
 
-    /// Whether no connection has a permit.
+    /// Counts the bytes of all requests that are being received or processed.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    pub fn request_bytes(limits: &LimitsConfig) -> Arc<Self> {
+        let (max, per_ip_max) = (limits.request_bytes_in_flight_max, limits.request_bytes_in_flight_per_ip_max);
+        Self::new(
+            Limit { max: max.to_usize(), error: LimitReached::RequestBytes },
+            Limit { max: per_ip_max.to_usize(), error: LimitReached::RequestBytesPerIp },
+        )
     }
 
-    /// Returns a permit for a connection from `ip`.
+    fn new(limit: Limit, limit_per_ip: Limit) -> Arc<Self> {
+        Arc::new(Self { limit, limit_per_ip, reserved: AtomicUsize::new(0), reserved_by_ip: DashMap::new() })
+    }
+
+    /// How many connections or bytes have a permit.
+    #[must_use]
+    pub fn reserved(&self) -> usize {
+        self.reserved.load(Ordering::Relaxed)
+    }
+
+    /// Returns a permit for one connection from `ip`.
     ///
     /// # Errors
     /// When a limit is reached.
-    pub fn admit(self: &Arc<Self>, ip: Option<IpAddr>) -> Result<ConnectionPermit, TooManyConnections> {
+    pub fn connection_permit(self: &Arc<Self>, ip: Option<IpAddr>) -> Result<ConnectionPermit, LimitReached> {
         let ip = ip.map(network);
-        match self.0.reserve(ip, 1) {
-            Ok(()) => Ok(ConnectionPermit { connections: Arc::clone(self), ip }),
-            Err(Excess::Overall) => Err(TooManyConnections::Overall { max: self.0.all_max }),
-            Err(Excess::PerIp) => Err(TooManyConnections::PerIp { max: self.0.per_ip_max }),
+        self.reserve(ip, 1)?;
+        Ok(ConnectionPermit { quota: Arc::clone(self), ip })
+    }
+
+    /// Returns a permit for a request from `ip`, which covers no bytes yet.
+    #[must_use]
+    pub fn bytes_permit(self: &Arc<Self>, ip: Option<IpAddr>) -> BytesPermit {
+        BytesPermit { quota: Arc::clone(self), ip: ip.map(network), reserved: 0 }
+    }
+
+    /// Reserves `n`, or nothing if that would exceed a limit.
+    fn reserve(&self, ip: Option<IpAddr>, n: usize) -> Result<(), LimitReached> {
+        let Some(ip) = ip else { return self.reserve_without_ip(n) };
+        let entry = self.reserved_by_ip.entry(ip);
+        let reserved = match &entry {
+            Entry::Occupied(entry) => *entry.get(),
+            Entry::Vacant(_) => 0,
+        };
+        // The limit of the address is checked first. A client that has reached it must not be told that the whole
+        // server is full, and must not fill the server, even for a moment: others would be refused.
+        let sum = self.limit_per_ip.add(reserved, n)?;
+        self.reserve_without_ip(n)?;
+        entry.insert(sum);
+        Ok(())
+    }
+
+    fn reserve_without_ip(&self, n: usize) -> Result<(), LimitReached> {
+        let add = |reserved| self.limit.add(reserved, n).ok();
+        match self.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
+            Ok(_) => Ok(()),
+            Err(_) => Err((self.limit.error)(self.limit.max)),
+        }
+    }
+
+    fn release(&self, ip: Option<IpAddr>, n: usize) {
+        self.reserved.fetch_sub(n, Ordering::Relaxed);
+        let Some(ip) = ip else { return };
+        if let Entry::Occupied(mut entry) = self.reserved_by_ip.entry(ip) {
+            *entry.get_mut() -= n;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
         }
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.connections.0.release(self.ip, 1);
+        self.quota.release(self.ip, 1);
+    }
+}
+
+impl BytesPermit {
+    /// Makes the permit cover `bytes`. That may be more or fewer than before.
+    ///
+    /// # Errors
+    /// When that would exceed a limit. Then the permit covers as many as before.
+    pub fn cover(&mut self, bytes: usize) -> Result<(), LimitReached> {
+        let bytes = if bytes <= UNCOUNTED_MAX { 0 } else { bytes };
+        if bytes <= self.reserved {
+            self.quota.release(self.ip, self.reserved - bytes);
+        } else {
+            self.quota.reserve(self.ip, bytes - self.reserved)?;
+        }
+        self.reserved = bytes;
+        Ok(())
+    }
+}
+
+impl Drop for BytesPermit {
+    fn drop(&mut self) {
+        self.quota.release(self.ip, self.reserved);
+    }
+}
+
+/// The address by which a client is counted. An IPv6 client usually has a whole /64 network, and could use a new
+/// address for each connection. So the network counts as one address.
+#[must_use]
+pub fn network(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
+        ip @ IpAddr::V4(_) => ip,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Size;
+
+    #[test]
+    fn reservations_are_limited_overall_and_by_address_and_can_be_released() {
+        let limits = LimitsConfig { connections_max: 10, connections_per_ip_max: 6, ..LimitsConfig::default() };
+        let quota = Quota::connections(&limits);
+        let (overall, per_ip) = (Err(LimitReached::Connections(10)), Err(LimitReached::ConnectionsPerIp(6)));
+        let (one, other) = (Some(IpAddr::from([127, 0, 0, 1])), Some(IpAddr::from([127, 0, 0, 2])));
+        assert_eq!(quota.reserve(one, 6), Ok(()));
+        assert_eq!(quota.reserve(one, 1), per_ip);
+        assert_eq!(quota.reserved(), 6, "a failed call reserves nothing");
+        assert_eq!(quota.reserve(other, 4), Ok(()));
+        assert_eq!(quota.reserve(other, 1), overall);
+        assert_eq!(quota.reserve(None, 1), overall);
+        assert_eq!(quota.reserve(one, 1), per_ip, "at both limits, the error is that of the address");
+        assert_eq!(quota.reserve(other, usize::MAX), per_ip);
+        assert_eq!(quota.reserve(None, usize::MAX), overall);
+        quota.release(one, 6);
+        assert_eq!(
+            (quota.reserved(), quota.reserved_by_ip.len()),
+            (4, 1),
+            "an address without reservations is removed"
+        );
+        assert_eq!(quota.reserve(other, 2), Ok(()));
+        quota.release(other, 6);
+        assert_eq!((quota.reserved(), quota.reserved_by_ip.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_permit_grows_and_shrinks_and_releases_its_bytes_when_dropped() {
+        let limits = LimitsConfig {
+            request_bytes_in_flight_max: Size::new(100_000),
+            request_bytes_in_flight_per_ip_max: Size::new(60_000),
+            ..LimitsConfig::default()
+        };
+        let bytes = Quota::request_bytes(&limits);
+        let mut permit = bytes.bytes_permit(Some(IpAddr::from([10, 0, 0, 1])));
+        assert_eq!(permit.cover(60_000), Ok(()));
+        assert_eq!(permit.cover(60_001), Err(LimitReached::RequestBytesPerIp(60_000)));
+        let mut other = bytes.bytes_permit(Some(IpAddr::from([10, 0, 0, 2])));
+        assert_eq!(other.cover(40_000), Ok(()));
+        assert_eq!(other.cover(40_001), Err(LimitReached::RequestBytes(100_000)));
+        let mut small = bytes.bytes_permit(Some(IpAddr::from([10, 0, 0, 3])));
+        assert_eq!(small.cover(UNCOUNTED_MAX), Ok(()));
+        assert_eq!(small.cover(UNCOUNTED_MAX + 1), Err(LimitReached::RequestBytes(100_000)));
+        assert_eq!((permit.cover(10_000), other.cover(60_000)), (Ok(()), Ok(())));
+        assert_eq!(bytes.reserved(), 70_000);
+        assert_eq!((permit.cover(UNCOUNTED_MAX), bytes.reserved()), (Ok(()), 60_000));
+        drop((permit, other));
+        assert_eq!(bytes.reserved(), 0);
+    }
+
+    #[test]
+    fn ipv6_addresses_count_by_their_network() {
+        let network = |text: &str| network(text.parse().expect("an address")).to_string();
+        assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(network("::ffff:10.1.2.3"), "10.1.2.3");
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     config::{Config, Engine},
     hub::{Drain, UnsentBytes},
-    limits::{Connections, PendingConnections, RequestBytes},
+    limits::Quota,
     log::{
         KeyLimits, Log,
         disk::{DiskLog, OpenError},
@@ -38,7 +38,7 @@ pub struct Server {
     config: Arc<Config>,
     log: Arc<dyn Log>,
     registry: Arc<Registry>,
-    connections: Arc<Connections>,
+    connections: Arc<Quota>,
     workers: Vec<Arbiter>,
     /// Starts the drain, with the time for the streams.
     drain: watch::Sender<Option<Duration>>,
@@ -108,7 +108,7 @@ impl Server {
         };
         let limits = TopicLimits { subscribers_max: config.limits.subscribers_per_topic_max, gone: config.stream.gone };
         let registry = Arc::new(Registry::new(Arc::clone(&log), config.limits.topics_max, limits));
-        let connections = Connections::new(&config.limits);
+        let connections = Quota::connections(&config.limits);
         let (drain, begin) = watch::channel(None);
         let (done, drained) = mpsc::channel(1);
         let parts = Parts {
@@ -118,8 +118,8 @@ impl Server {
             connections: Arc::clone(&connections),
             unsent: Arc::new(UnsentBytes::new(config.stream.unsent_bytes_max.to_usize())),
             drain: Drain { begin, done: done.downgrade() },
-            bytes: RequestBytes::new(&config.limits),
-            pending: PendingConnections::new(&config.limits),
+            bytes: Quota::request_bytes(&config.limits),
+            pending: Quota::pending_connections(&config.limits),
         };
         // Listen only when the log is open. Otherwise clients would connect to a server that may fail to start.
         let listeners: io::Result<Vec<TcpListener>> = sockets.into_iter().map(listen).collect();
@@ -148,10 +148,10 @@ impl Server {
         &self.registry
     }
 
-    /// The subscribers' connections.
+    /// How many subscribers are connected.
     #[must_use]
-    pub fn connections(&self) -> &Connections {
-        &self.connections
+    pub fn subscribers(&self) -> usize {
+        self.connections.reserved()
     }
 
     /// Waits until the log has failed for good, and returns the reason. Then the process must be restarted.

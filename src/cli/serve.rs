@@ -92,7 +92,7 @@ async fn run(config: Config) -> ExitCode {
             return ExitCode::from(EXIT_LOG);
         }
     }
-    let streams = server.connections().len();
+    let streams = server.subscribers();
     tracing::info!(within = ?drain, streams, "ending the streams; a second signal ends the process at once");
     tokio::select! {
         () = server.shutdown() => {}

@@ -6,14 +6,7 @@ use smallvec::SmallVec;
 use tokio::sync::{mpsc, watch};
 
 use super::problem::{Code, Problem};
-use crate::{
-    config::Config,
-    event::TopicName,
-    hub::HubHandle,
-    limits::{Connections, RequestBytes},
-    log::Log,
-    registry::Registry,
-};
+use crate::{config::Config, event::TopicName, hub::HubHandle, limits::Quota, log::Log, registry::Registry};
 
 /// Why a server that drains refuses.
 pub(super) const DRAINING: &str = "the server is shutting down";
@@ -27,9 +20,9 @@ pub struct AppState {
     /// The topics.
     pub registry: Arc<Registry>,
     /// The permits of subscribers.
-    pub connections: Arc<Connections>,
+    pub connections: Arc<Quota>,
     /// The permits for the bytes of requests that are being received.
-    pub bytes: Arc<RequestBytes>,
+    pub bytes: Arc<Quota>,
     /// The hub of this worker's thread.
     pub hub: HubHandle,
     /// A request that has to wait for the log holds a sender of this meanwhile: the drain waits until all are dropped.

@@ -276,7 +276,7 @@ impl FastPath {
             Parsed::ForFallback(framing) => {
                 let len = framing.received(bytes);
                 let permit = connection.permit.take_if(|_| len == bytes.len());
-                let permit = permit.unwrap_or_else(|| self.app.bytes.permit(Some(connection.remote.ip())));
+                let permit = permit.unwrap_or_else(|| self.app.bytes.bytes_permit(Some(connection.remote.ip())));
                 (self.fall_back(permit, &framing, bytes, len), len)
             }
             Parsed::Refused(problem) => (self.refuse(&problem), bytes.len()),
@@ -315,7 +315,8 @@ impl FastPath {
         let Some(framing) = request::parse_framing(&connection.buffer) else { return Step::Close };
         // The request is not complete, so the whole buffer belongs to it.
         let buffer = std::mem::take(&mut connection.buffer);
-        let permit = connection.permit.take().unwrap_or_else(|| self.app.bytes.permit(Some(connection.remote.ip())));
+        let permit =
+            connection.permit.take().unwrap_or_else(|| self.app.bytes.bytes_permit(Some(connection.remote.ip())));
         self.fall_back(permit, &framing, &buffer, buffer.len())
     }
 

@@ -18,12 +18,12 @@ use std::{
     task::{Context, Waker},
 };
 
-use crate::limits::{PendingConnections, PendingPermit, TooManyPending, network};
+use crate::limits::{ConnectionPermit, LimitReached, Quota, network};
 
 /// The pending connections of one worker.
 pub struct PendingSlots {
     /// The limit, which all workers share.
-    limit: Arc<PendingConnections>,
+    limit: Arc<Quota>,
     /// The number of the idle period that began last.
     newest_period: Cell<u64>,
     /// The connections of all addresses.
@@ -47,7 +47,7 @@ pub struct PendingSlot {
 /// What the connection's task and an eviction share.
 struct State {
     /// `None` once the connection is evicted.
-    permit: RefCell<Option<PendingPermit>>,
+    permit: RefCell<Option<ConnectionPermit>>,
     /// The number of the current idle period; [`BUSY`] if the connection is not idle.
     period: Cell<u64>,
     /// The key in [`PendingSlots::all`]; [`BUSY`] if the connection is not there.
@@ -63,7 +63,7 @@ const BUSY: u64 = 0;
 
 impl PendingSlots {
     /// A worker without connections.
-    pub fn new(limit: Arc<PendingConnections>) -> Rc<Self> {
+    pub fn new(limit: Arc<Quota>) -> Rc<Self> {
         Rc::new(Self { limit, newest_period: Cell::new(BUSY), all: RefCell::default(), by_ip: RefCell::default() })
     }
 
@@ -71,13 +71,13 @@ impl PendingSlots {
     ///
     /// # Errors
     /// When a limit is reached and no connection that counts against it is idle.
-    pub fn admit(self: &Rc<Self>, ip: IpAddr) -> Result<PendingSlot, TooManyPending> {
-        let permit = self.limit.admit(ip).or_else(|error| {
+    pub fn admit(self: &Rc<Self>, ip: IpAddr) -> Result<PendingSlot, LimitReached> {
+        let permit = self.limit.connection_permit(Some(ip)).or_else(|error| {
             let has_evicted = match error {
-                TooManyPending::Overall { .. } => self.evict_idle(),
-                TooManyPending::PerIp { .. } => self.evict_idle_of(network(ip)),
+                LimitReached::PendingConnectionsPerIp(_) => self.evict_idle_of(network(ip)),
+                _ => self.evict_idle(),
             };
-            if has_evicted { self.limit.admit(ip) } else { Err(error) }
+            if has_evicted { self.limit.connection_permit(Some(ip)) } else { Err(error) }
         })?;
         let state = State {
             permit: RefCell::new(Some(permit)),
@@ -198,7 +198,7 @@ mod tests {
             pending_connections_per_ip_max: per_ip,
             ..LimitsConfig::default()
         };
-        PendingSlots::new(PendingConnections::new(&limits))
+        PendingSlots::new(Quota::pending_connections(&limits))
     }
 
     fn ip(last: u8) -> IpAddr {
@@ -251,7 +251,7 @@ mod tests {
         let slots = [1, 1].map(|last| pool.admit(ip(last)).expect("a slot"));
         assert_eq!(
             pool.admit(ip(1)).err(),
-            Some(TooManyPending::PerIp { max: 2 }),
+            Some(LimitReached::PendingConnectionsPerIp(2)),
             "an idle connection of another address is not evicted"
         );
         assert!(is_idle(&slots[1]));
@@ -265,7 +265,7 @@ mod tests {
         let other = pool.admit(ip(2)).expect("a slot");
         assert!(is_idle(&other));
         let slots = [1, 1].map(|last| pool.admit(ip(last)).expect("a slot"));
-        assert_eq!(pool.admit(ip(1)).err(), Some(TooManyPending::PerIp { max: 2 }));
+        assert_eq!(pool.admit(ip(1)).err(), Some(LimitReached::PendingConnectionsPerIp(2)));
         assert!(is_idle(&other), "it was not evicted for a connection that is refused");
         assert!(is_idle(&slots[0]));
         let newcomer = pool.admit(ip(1)).expect("a slot");

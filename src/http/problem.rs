@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
-use crate::limits::{TooManyBytes, TooManyPending};
+use crate::limits::LimitReached;
 
 mod code;
 
@@ -98,21 +98,15 @@ impl Problem {
     }
 }
 
-impl From<TooManyBytes> for Problem {
-    fn from(error: TooManyBytes) -> Self {
+impl From<LimitReached> for Problem {
+    fn from(error: LimitReached) -> Self {
         let code = match error {
-            TooManyBytes::Overall { .. } => Code::TooManyRequestBytes,
-            TooManyBytes::PerIp { .. } => Code::TooManyRequestBytesPerIp,
-        };
-        Self::new(code, error.to_string()).retry_after(Duration::from_secs(1))
-    }
-}
-
-impl From<TooManyPending> for Problem {
-    fn from(error: TooManyPending) -> Self {
-        let code = match error {
-            TooManyPending::Overall { .. } => Code::TooManyPendingConnections,
-            TooManyPending::PerIp { .. } => Code::TooManyPendingConnectionsPerIp,
+            LimitReached::Connections(_) => Code::TooManyConnections,
+            LimitReached::ConnectionsPerIp(_) => Code::TooManyConnectionsPerIp,
+            LimitReached::PendingConnections(_) => Code::TooManyPendingConnections,
+            LimitReached::PendingConnectionsPerIp(_) => Code::TooManyPendingConnectionsPerIp,
+            LimitReached::RequestBytes(_) => Code::TooManyRequestBytes,
+            LimitReached::RequestBytesPerIp(_) => Code::TooManyRequestBytesPerIp,
         };
         Self::new(code, error.to_string()).retry_after(Duration::from_secs(1))
     }

@@ -62,7 +62,7 @@ pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> 
 async fn receive(app: &AppState, head: PublishHead<'static>, length: Option<usize>, payload: Payload) -> Reply {
     let Some(_under_way) = app.under_way.upgrade() else { return Err(AppState::draining()).into() };
     // Kept until the log has committed the event.
-    let mut permit = app.bytes.permit(head.remote);
+    let mut permit = app.bytes.bytes_permit(head.remote);
     let received = body::collect(&head.payload, length, payload, &app.config.publish, &mut permit).await;
     match received.and_then(|body| head.with_body(app, body)) {
         Ok(publish) => publish.commit(app, Some(permit)).await,
@@ -127,7 +127,7 @@ impl Publish {
         if bytes <= UNCOUNTED_MAX {
             return Ok((publish, None));
         }
-        let mut permit = app.bytes.permit(head.remote());
+        let mut permit = app.bytes.bytes_permit(head.remote());
         permit.cover(bytes)?;
         Ok((publish, Some(permit)))
     }

@@ -20,7 +20,7 @@ use crate::{
     event::{EventId, TopicName},
     frame::{self, Encoding, Format, Framing, GapReason, Marks, Opening},
     hub::{Subscription, jitter},
-    limits::{ConnectionPermit, TooManyConnections},
+    limits::{ConnectionPermit, LimitReached},
     log::{ReadError, Start, StartPoint},
     registry::RegistryError,
     topic::{Deletion, JoinError, Joined, Membership, Subscriber},
@@ -160,7 +160,7 @@ enum Refusal {
     /// The server is shutting down.
     Draining,
     /// There are too many connections.
-    Connections(TooManyConnections),
+    Connections(LimitReached),
     /// A topic refused the subscriber.
     Topic(RegistryError<JoinError>),
     /// There is a gap, and the client asked for `on_gap=fail`.
@@ -181,7 +181,7 @@ async fn open(app: &AppState, request: SubscribeRequest) -> Result<(Answer, Subs
     if app.is_draining() {
         return Err(Refusal::Draining);
     }
-    let permit = app.connections.admit(remote).map_err(Refusal::Connections)?;
+    let permit = app.connections.connection_permit(remote).map_err(Refusal::Connections)?;
     let cursor = match request.start {
         Start::After(id) if id.epoch == app.log.epoch() => Some(id),
         _ => None,
@@ -288,13 +288,7 @@ fn refuse(
             return Err(Problem::new(Code::Gap, detail).with("reason", reason.as_str()));
         }
         Refusal::Draining => Problem::new(Code::Draining, super::app_state::DRAINING).retry_after(retry),
-        Refusal::Connections(error) => {
-            let code = match error {
-                TooManyConnections::Overall { .. } => Code::TooManyConnections,
-                TooManyConnections::PerIp { .. } => Code::TooManyConnectionsPerIp,
-            };
-            Problem::new(code, error.to_string()).retry_after(retry)
-        }
+        Refusal::Connections(error) => Problem::from(*error).retry_after(retry),
         Refusal::Topic(error) => refusal::refusal(error, retry),
         Refusal::Unreadable(error) => (*error).into(),
     };

@@ -24,7 +24,7 @@ use crate::{
     config::Config,
     http::{AppState, Fallback, FastPath, PendingSlots, fallback},
     hub::{Carrier, Drain, HubHandle, UnsentBytes},
-    limits::{Connections, PendingConnections, RequestBytes},
+    limits::Quota,
     log::Log,
     registry::Registry,
 };
@@ -36,14 +36,14 @@ pub(super) struct Parts {
     pub(super) log: Arc<dyn Log>,
     pub(super) registry: Arc<Registry>,
     /// The limit on subscribers.
-    pub(super) connections: Arc<Connections>,
+    pub(super) connections: Arc<Quota>,
     /// The budget for partly sent data of slow subscribers, for all workers.
     pub(super) unsent: Arc<UnsentBytes>,
     pub(super) drain: Drain,
     /// The limit on the bytes of requests in progress.
-    pub(super) bytes: Arc<RequestBytes>,
+    pub(super) bytes: Arc<Quota>,
     /// The limit on connections without a subscription.
-    pub(super) pending: Arc<PendingConnections>,
+    pub(super) pending: Arc<Quota>,
 }
 
 /// How many connections are accepted before other tasks continue. To serve a connection costs far more than to accept

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config::ServerConfig,
     http::{pending::PendingSlot, problem::Problem},
-    limits::{BytesPermit, RequestBytes},
+    limits::{BytesPermit, Quota},
 };
 
 /// A connection of the fast path, with its receive buffer.
@@ -50,7 +50,7 @@ impl Connection {
     }
 
     /// Appends `new` to the buffer.
-    pub(super) fn append(&mut self, budget: &Arc<RequestBytes>, new: &[u8]) -> Result<(), Problem> {
+    pub(super) fn append(&mut self, budget: &Arc<Quota>, new: &[u8]) -> Result<(), Problem> {
         if new.is_empty() {
             return Ok(());
         }
@@ -59,7 +59,7 @@ impl Connection {
             // The capacity doubles. Otherwise a client that sends byte by byte would cause a copy of the buffer for
             // each.
             let capacity = len.max(2 * self.buffer.capacity());
-            self.permit.get_or_insert_with(|| budget.permit(Some(self.remote.ip()))).cover(capacity)?;
+            self.permit.get_or_insert_with(|| budget.bytes_permit(Some(self.remote.ip()))).cover(capacity)?;
             self.buffer.reserve_exact(capacity - self.buffer.len());
         }
         self.buffer.extend_from_slice(new);

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     hub::Carrier,
-    limits::{BytesPermit, TooManyBytes},
+    limits::{BytesPermit, LimitReached},
 };
 
 /// Serves one request of a connection with a complete HTTP server.
@@ -43,7 +43,7 @@ impl FallbackRequest {
         framing: &Framing,
         bytes: &[u8],
         len: usize,
-    ) -> Result<Self, TooManyBytes> {
+    ) -> Result<Self, LimitReached> {
         permit.cover(len)?;
         Ok(Self { received: framing.rewrite(bytes, len), missing: framing.missing(len), permit })
     }
