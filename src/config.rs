@@ -1,15 +1,15 @@
-//! Configuration: defaults < `config.toml` < environment < flags, validated once.
+//! The configuration: defaults < `config.toml` < environment < flags.
 //!
-//! A [`Config`] that came out of [`Config::load`] lies within the range that [`SETTINGS`] states for each key, so nobody
-//! checks again. Only this file reads the process environment.
+//! [`Config::load`] checks every value against the allowed range in [`SETTINGS`], so other modules need not check it
+//! again. Only this file reads the environment of the process.
 
-use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::Path;
 
 use ::config::Value;
 
 pub mod document;
-mod layer;
+mod sources;
 mod error;
 mod setting;
 mod sections;
@@ -19,57 +19,55 @@ mod tests;
 
 pub use error::{ConfigError, ConfigProblem};
 pub use sections::{
-    Config, CorsConfig, DiskDurability, Engine, LimitsConfig, LogConfig, Origins, Overrides, PublishConfig,
-    ServerConfig, ShutdownConfig, StreamConfig,
+    Config, CorsConfig, DiskDurability, Engine, LimitsConfig, LogConfig, Origins, PublishConfig, ServerConfig,
+    ShutdownConfig, StreamConfig,
 };
 pub use setting::{SETTINGS, Setting};
 pub use size::{NotASize, Size};
 
-use layer::Layer;
+use sources::Values;
 
-/// The file read when none is named: in the working directory, if it exists.
+/// The file that is read if the command line names none. It may be absent.
 const FILE: &str = "config.toml";
 
-/// By which factor an event may be larger than its content. Each line break in the content becomes seven bytes on the
+/// How many times larger an event may be than its content. Each line break of the content becomes seven bytes on the
 /// wire (`data: ` and the break), and the content is also kept as it was published.
 const EVENT_EXPANSION: u64 = 8;
-/// What a topic must be able to hold besides its largest event, so that no event is evicted when it is published.
-const TOPIC_ROOM: Size = Size::kib(64);
+/// What a topic needs in addition to its largest event, so that no event is evicted when it is published.
+const TOPIC_EXTRA: Size = Size::kib(64);
 
-/// By which factor a form or a JSON body may be larger than its content: JSON can write one byte as six (`\u0000`).
+/// How many times larger a form or a JSON body may be than its content: JSON can write one byte as six (`\u0000`).
 pub const ENCODED_FACTOR: u64 = 6;
-/// What a form or a JSON body may hold besides the content.
+/// What a form or a JSON body may contain in addition to the content.
 pub const ENCODED_EXTRA: Size = Size::kib(64);
 
-/// What the queue needs beside the largest event.
-const QUEUE_ROOM: Size = Size::kib(4);
+/// What the queue of the disk engine needs in addition to the largest event.
+const QUEUE_EXTRA: Size = Size::kib(4);
 
 impl Config {
-    /// Loads from `file` (or `config.toml`, if there is one), this process' environment and flags.
-    pub fn from_environment(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
-        let environment = layer::readable(std::env::vars_os())?;
-        Self::load(file, environment.into_iter(), overrides)
-    }
-
-    /// Loads from `file` (or `config.toml`, if there is one), `environment` and flags.
+    /// Loads from `file` (or `config.toml`, if it exists), from the environment of the process, and from the flag
+    /// `--listen`.
     ///
-    /// All problems found in readable sources are reported together.
-    pub fn load(
-        file: Option<&Path>,
-        environment: impl Iterator<Item = (String, String)>,
-        overrides: &Overrides,
-    ) -> Result<Self, ConfigError> {
-        let file = match file {
-            Some(path) => Layer::file(path, true),
-            None => Layer::file(Path::new(FILE), false),
-        };
-        let environment = Layer::environment(environment);
-        Self::resolve(vec![file, environment, Layer::flags(overrides)])
+    /// # Errors
+    /// When a source cannot be read, or with all wrong keys and values.
+    pub fn load(file: Option<&Path>, listen: Option<&str>) -> Result<Self, ConfigError> {
+        Self::load_with(file, std::env::vars_os(), listen)
     }
 
-    fn resolve(layers: Vec<Layer>) -> Result<Self, ConfigError> {
-        let values = layer::merge(layers)?;
-        let mut problems = layer::unknown(&values);
+    fn load_with(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+        listen: Option<&str>,
+    ) -> Result<Self, ConfigError> {
+        let environment = sources::environment(environment)?;
+        let mut values = sources::file(file.unwrap_or(Path::new(FILE)), file.is_some())?;
+        values.extend(environment);
+        values.extend(listen.map(sources::listen).unwrap_or_default());
+        Self::from_values(&values)
+    }
+
+    fn from_values(values: &Values) -> Result<Self, ConfigError> {
+        let mut problems = sources::unknown_keys(values);
         let mut config = Self::default();
         for setting in SETTINGS {
             if let Some(value) = values.get(setting.key)
@@ -79,52 +77,50 @@ impl Config {
             }
         }
         if problems.is_empty() {
-            problems = config.contradictions(&values);
+            problems = config.contradictions(values);
         }
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
     }
 
-    /// The rules between keys; each value alone is already known to be in its range.
-    fn contradictions(&self, values: &BTreeMap<String, Value>) -> Vec<ConfigProblem> {
-        let smallest_topic = Size::new(self.publish.event_bytes_max.get() * EVENT_EXPANSION) + TOPIC_ROOM;
-        let largest_body = Size::new(self.publish.event_bytes_max.get() * ENCODED_FACTOR) + ENCODED_EXTRA;
+    /// The values that are too small for the value of another key. Each value is within its own range.
+    fn contradictions(&self, values: &Values) -> Vec<ConfigProblem> {
+        let (log, limits, event) = (&self.log, &self.limits, self.publish.event_bytes_max);
+        // For each key: its value, the smallest allowed value, and how the latter is calculated.
         let rules = [
             (
                 "log.topic_bytes_max",
-                self.log.topic_bytes_max,
-                smallest_topic,
-                format!("{EVENT_EXPANSION} x publish.event_bytes_max + {TOPIC_ROOM}"),
+                log.topic_bytes_max,
+                Size::new(EVENT_EXPANSION * event.get()) + TOPIC_EXTRA,
+                format!("{EVENT_EXPANSION} x publish.event_bytes_max + {TOPIC_EXTRA}"),
             ),
-            ("log.bytes_max", self.log.bytes_max, self.log.topic_bytes_max, "log.topic_bytes_max".to_owned()),
+            ("log.bytes_max", log.bytes_max, log.topic_bytes_max, "log.topic_bytes_max".to_owned()),
             (
                 "log.queue_bytes_max",
-                self.log.queue_bytes_max,
-                self.publish.event_bytes_max + QUEUE_ROOM,
-                format!("publish.event_bytes_max + {QUEUE_ROOM}"),
+                log.queue_bytes_max,
+                event + QUEUE_EXTRA,
+                format!("publish.event_bytes_max + {QUEUE_EXTRA}"),
             ),
             (
                 "limits.request_bytes_in_flight_per_ip_max",
-                self.limits.request_bytes_in_flight_per_ip_max,
-                largest_body,
+                limits.request_bytes_in_flight_per_ip_max,
+                Size::new(ENCODED_FACTOR * event.get()) + ENCODED_EXTRA,
                 format!("{ENCODED_FACTOR} x publish.event_bytes_max + {ENCODED_EXTRA}"),
             ),
             (
                 "limits.request_bytes_in_flight_max",
-                self.limits.request_bytes_in_flight_max,
-                self.limits.request_bytes_in_flight_per_ip_max,
+                limits.request_bytes_in_flight_max,
+                limits.request_bytes_in_flight_per_ip_max,
                 "limits.request_bytes_in_flight_per_ip_max".to_owned(),
             ),
         ];
-        rules
-            .into_iter()
-            .filter(|(_, actual, least, _)| actual < least)
-            .map(|(key, actual, least, why)| {
-                let allowed = format!("at least {least} ({why})");
-                match values.get(key) {
-                    Some(value) => ConfigProblem::invalid(key, value, allowed),
-                    None => ConfigProblem::invalid_default(key, &actual, allowed),
-                }
-            })
-            .collect()
+        let mut problems = Vec::new();
+        for (key, actual, least, formula) in rules {
+            if actual < least {
+                let default = Value::new(Some(&"built-in default".to_owned()), actual.to_string());
+                let value = values.get(key).unwrap_or(&default);
+                problems.push(ConfigProblem::invalid(key, value, format!("at least {least} ({formula})")));
+            }
+        }
+        problems
     }
 }

@@ -48,7 +48,7 @@ Every key of config.toml can also be set as an environment variable: log.age_max
 fn main() -> ExitCode {
     let line = CommandLine::parse();
     match line.command.unwrap_or(Command::Serve(line.serve)) {
-        Command::Serve(arguments) => serve::serve(arguments),
+        Command::Serve(arguments) => serve::serve(&arguments),
         Command::Bench(arguments) => bench::bench(arguments),
         Command::Config => config::config(),
     }

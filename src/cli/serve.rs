@@ -4,7 +4,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use tidings::{
-    config::{Config, Engine, LimitsConfig, LogConfig, Overrides},
+    config::{Config, Engine, LimitsConfig, LogConfig},
     server::Server,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,9 +39,8 @@ pub struct ServeArguments {
 }
 
 /// Runs the server until a signal ends it.
-pub fn serve(arguments: ServeArguments) -> ExitCode {
-    let overrides = Overrides { listen: arguments.listen };
-    let mut config = match Config::from_environment(arguments.config.as_deref(), &overrides) {
+pub fn serve(arguments: &ServeArguments) -> ExitCode {
+    let mut config = match Config::load(arguments.config.as_deref(), arguments.listen.as_deref()) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("tidings: {error}");

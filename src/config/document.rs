@@ -1,6 +1,4 @@
-//! The configuration as documents: the shipped `config.toml`, and the table of keys in the documentation.
-
-use std::fmt::Write as _;
+//! Writes the defaults as `config.toml`, and as the table of keys in the documentation.
 
 use super::sections::Config;
 use super::setting::SETTINGS;
@@ -11,33 +9,26 @@ const HEAD: &str = "\
 # Durations and sizes carry their unit: 500ms, 15s, 10m, 24h; 512B, 64KiB, 1MiB.
 ";
 
-/// The defaults as a `config.toml`, with a comment above each key.
+/// The defaults as `config.toml`, with a comment above each key.
 pub fn toml() -> String {
     let defaults = Config::default();
-    let (mut text, mut section) = (HEAD.to_owned(), "");
+    let (mut parts, mut section) = (vec![HEAD.to_owned()], "");
     for setting in SETTINGS {
         if setting.section() != section {
             section = setting.section();
-            line(&mut text, format_args!("\n[{section}]"));
+            parts.push(format!("\n[{section}]\n"));
         }
-        line(&mut text, format_args!("# {}", setting.about()));
-        line(&mut text, format_args!("{} = {}", setting.name(), setting.value(&defaults)));
+        parts.push(format!("# {}\n{} = {}\n", setting.about(), setting.name(), setting.value(&defaults)));
     }
-    text
+    parts.concat()
 }
 
 /// The table of keys, in Markdown.
 pub fn markdown() -> String {
     let defaults = Config::default();
-    let mut text = "| key | default | |\n|---|---|---|\n".to_owned();
+    let mut parts = vec!["| key | default | |\n|---|---|---|\n".to_owned()];
     for setting in SETTINGS {
-        let (key, default, about) = (setting.key, setting.value(&defaults), setting.about());
-        line(&mut text, format_args!("| `{key}` | `{default}` | {about} |"));
+        parts.push(format!("| `{}` | `{}` | {} |\n", setting.key, setting.value(&defaults), setting.about()));
     }
-    text
-}
-
-fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
-    let written = writeln!(text, "{line}");
-    debug_assert!(written.is_ok(), "text, into memory");
+    parts.concat()
 }

@@ -1,67 +1,60 @@
-//! What can be wrong with a configuration, said so that the reader knows what to change and where.
-
-use std::fmt::Display;
+//! The errors of a configuration. Each says where the mistake is, and what is allowed there.
 
 use ::config::{Value, ValueKind};
 
-/// Why there is no configuration.
+/// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file cannot be read or is not TOML.
-    #[error(transparent)]
-    File(#[from] ::config::ConfigError),
-    /// This environment variable is meant for the broker but is not UTF-8.
+    /// The file cannot be read, or is not TOML.
+    #[error("{path}: {reason}")]
+    File {
+        /// The path of the file.
+        path: String,
+        /// The error of the system, or of the TOML parser.
+        reason: String,
+    },
+    /// An environment variable of the broker is not UTF-8.
     #[error("environment variable {0}: its name and value must be UTF-8")]
     NotUnicode(String),
-    /// Keys or values are wrong: all of them, one a line.
-    #[error("{}", lines(.0))]
+    /// Keys or values are wrong. All of them are reported, each on its own line.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Invalid(Vec<ConfigProblem>),
 }
 
 /// One wrong key or value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigProblem {
-    /// There is no such key.
-    #[error("{origin}: unknown key {key}{}", hint(.nearest.as_deref()))]
+    /// The key does not exist.
+    #[error("{origin}: unknown key {key}{}", hint(.suggestion.as_deref()))]
     Unknown {
-        /// The file or environment that has it.
+        /// The file, or the environment.
         origin: String,
-        /// The key as given.
+        /// The unknown key.
         key: String,
-        /// The known key that was probably meant.
-        nearest: Option<String>,
+        /// The key that was probably meant.
+        suggestion: Option<String>,
     },
     /// The value is not allowed for this key.
     #[error("{origin}: {key} = {value}; allowed: {allowed}")]
     Invalid {
-        /// The file, environment variable or flag that gave it.
+        /// The file, the environment variable, the flag, or the built-in default.
         origin: String,
         /// The key, `section.key`.
         key: String,
-        /// The value as given.
+        /// The wrong value.
         value: String,
-        /// What would be right.
+        /// The values that are allowed, in words.
         allowed: String,
     },
 }
 
 impl ConfigProblem {
-    pub(super) fn unknown(key: &str, value: &Value, nearest: Option<String>) -> Self {
-        Self::Unknown { origin: origin(value), key: key.to_owned(), nearest }
+    pub(super) fn unknown(key: &str, value: &Value, suggestion: Option<String>) -> Self {
+        Self::Unknown { origin: origin(value), key: key.to_owned(), suggestion }
     }
 
     pub(super) fn invalid(key: &str, value: &Value, allowed: String) -> Self {
         Self::Invalid { origin: origin(value), key: key.to_owned(), value: shown(&value.kind), allowed }
-    }
-
-    /// For a default that another key's value rules out.
-    pub(super) fn invalid_default(key: &str, value: &impl Display, allowed: String) -> Self {
-        Self::Invalid {
-            origin: "built-in default".to_owned(),
-            key: key.to_owned(),
-            value: format!("\"{value}\""),
-            allowed,
-        }
     }
 }
 
@@ -69,7 +62,7 @@ fn origin(value: &Value) -> String {
     value.origin().unwrap_or("configuration").to_owned()
 }
 
-/// A value as a configuration file would write it.
+/// The value as a configuration file would write it.
 fn shown(value: &ValueKind) -> String {
     match value {
         ValueKind::String(text) => format!("{text:?}"),
@@ -78,15 +71,10 @@ fn shown(value: &ValueKind) -> String {
             format!("[{}]", items.join(", "))
         }
         ValueKind::Table(_) => "a table".to_owned(),
-        plain => plain.to_string(),
+        number_or_bool => number_or_bool.to_string(),
     }
 }
 
-fn hint(nearest: Option<&str>) -> String {
-    nearest.map(|key| format!("; did you mean {key}?")).unwrap_or_default()
-}
-
-fn lines(problems: &[ConfigProblem]) -> String {
-    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    lines.join("\n")
+fn hint(suggestion: Option<&str>) -> String {
+    suggestion.map(|key| format!("; did you mean {key}?")).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The configuration: its sections, and their defaults. What each key may be is in the table of keys.
+//! The sections of the configuration, and their defaults. The allowed values are in [`super::SETTINGS`].
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -6,49 +6,42 @@ use std::time::Duration;
 
 use super::size::Size;
 
-/// Everything that can be configured, one field a section.
+/// The whole configuration, with one field for each section.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Config {
     /// `[server]`: where to listen.
     pub server: ServerConfig,
-    /// `[log]`: what history is kept.
+    /// `[log]`: which events are kept.
     pub log: LogConfig,
     /// `[stream]`: how a subscriber's stream behaves.
     pub stream: StreamConfig,
     /// `[publish]`: what a publisher may send.
     pub publish: PublishConfig,
-    /// `[limits]`: how much of everything.
+    /// `[limits]`: limits that are not of one section only.
     pub limits: LimitsConfig,
-    /// `[cors]`: which pages may use the broker.
+    /// `[cors]`: which web pages may use the broker.
     pub cors: CorsConfig,
-    /// `[shutdown]`: how to stop.
+    /// `[shutdown]`: how the server stops.
     pub shutdown: ShutdownConfig,
-}
-
-/// What the command line says; each flag beats every other source.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Overrides {
-    /// `--listen`: `HOST:PORT`, or only a host; an IPv6 address with a port stands in brackets.
-    pub listen: Option<String>,
 }
 
 /// `[server]`: where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerConfig {
-    /// Address to listen on: an IP address, or `localhost` for 127.0.0.1.
+    /// The address to listen on.
     pub host: IpAddr,
-    /// Port to listen on; 0 picks a free one.
+    /// The port to listen on. With 0, the system chooses a free one.
     pub port: u16,
-    /// Worker threads; 0 is one per core.
+    /// The number of worker threads. 0 means one for each core.
     pub workers: usize,
     /// How long an idle connection waits for its next request.
     pub keep_alive: Duration,
-    /// How long a new connection has for the head of its first request, and a later request for its own.
+    /// The time for the head of a request: the first since the connection was opened, a later one since its first byte.
     pub head_timeout: Duration,
 }
 
 impl ServerConfig {
-    /// Where to listen, as sockets want it.
+    /// The address and port to listen on.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.host, self.port)
     }
@@ -66,51 +59,51 @@ impl Default for ServerConfig {
     }
 }
 
-/// `[log]`: what history is kept.
+/// `[log]`: which events are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
-    /// What keeps the events.
+    /// Where the events are kept.
     pub engine: Engine,
-    /// Directory of the disk engine's files.
+    /// The directory of the disk engine's files.
     pub path: PathBuf,
-    /// What an acknowledgement of the disk engine survives.
+    /// When the disk engine acknowledges an event.
     pub durability: DiskDurability,
     /// Events kept per topic.
     pub topic_events_max: usize,
-    /// Bytes kept per topic; at least 8 times the largest event and 64 KiB.
+    /// Bytes kept per topic. At least 8 times the largest event plus 64 KiB.
     pub topic_bytes_max: Size,
-    /// Bytes kept in all topics together; not less than `topic_bytes_max`.
+    /// Bytes kept in all topics together. At least `topic_bytes_max`.
     pub bytes_max: Size,
     /// Events kept in all topics together.
     pub events_max: usize,
     /// Bytes of the newest events that the disk engine keeps in memory, too.
     pub hot_bytes_max: Size,
-    /// Bytes of events that may wait to be written; at least the largest event and 4 KiB.
+    /// Bytes of events that may wait to be written. At least the largest event plus 4 KiB.
     pub queue_bytes_max: Size,
     /// How long a publish waits for space in that queue.
     pub queue_wait: Duration,
-    /// How long an event is kept; zero is without limit.
+    /// How long an event is kept. Zero means no limit.
     pub age_max: Duration,
-    /// Whether this start begins a new epoch. Not a key but a flag, `--new-epoch`: it is for one start.
+    /// Whether this start begins a new epoch. It has no key, only the flag `--new-epoch`, because it is for one start.
     pub new_epoch: bool,
 }
 
-/// What an acknowledgement survives.
+/// When the disk engine acknowledges an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskDurability {
-    /// `disk`: a power cut; a commit waits until the disk has it.
+    /// `disk`: when the disk has it. So it survives a power cut.
     Disk,
-    /// `os`: the end of the process; a power cut may take the last seconds.
+    /// `os`: when the operating system has it. So it survives the end of the process. A power cut may lose the events
+    /// of the last seconds.
     Os,
 }
 
-/// What keeps the events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Where the events are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// `disk`: in a file; they survive what `durability` says.
-    #[default]
+    /// `disk`: in a file.
     Disk,
-    /// `memory`: in this process; a restart forgets them.
+    /// `memory`: in the memory of this process. A restart loses them.
     Memory,
 }
 
@@ -136,19 +129,19 @@ impl Default for LogConfig {
 /// `[stream]`: how a subscriber's stream behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamConfig {
-    /// An idle stream gets a sign of life this often.
+    /// How often an idle stream gets a heartbeat.
     pub heartbeat: Duration,
-    /// The reconnection time offered to subscribers, before jitter.
+    /// After which time subscribers reconnect, before jitter.
     pub retry: Duration,
-    /// A stream is ended politely after this; zero is never.
+    /// After which time a stream is ended. Zero means never.
     pub lifetime_max: Duration,
-    /// The longest pause of a busy topic between two rounds of writes; zero is none.
+    /// The longest pause of a busy topic between two rounds of writes. Zero means no pause.
     pub coalesce_max: Duration,
-    /// A subscriber that takes nothing for this long is cut.
+    /// A subscriber that receives nothing for this time is disconnected.
     pub write_timeout: Duration,
-    /// Bytes of events and notices that have been begun and wait for slow subscribers.
+    /// Bytes of partly sent events and notices that wait for slow subscribers.
     pub unsent_bytes_max: Size,
-    /// How long after its deletion a topic tells reconnecting subscribers to stop.
+    /// How long after its deletion a topic tells subscribers that reconnect to stop.
     pub gone: Duration,
 }
 
@@ -169,7 +162,7 @@ impl Default for StreamConfig {
 /// `[publish]`: what a publisher may send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishConfig {
-    /// Whether `GET /publish` publishes.
+    /// Whether `GET /publish` is allowed.
     pub allow_get: bool,
     /// The largest event.
     pub event_bytes_max: Size,
@@ -193,26 +186,26 @@ impl Default for PublishConfig {
     }
 }
 
-/// `[limits]`: how much of everything.
+/// `[limits]`: limits that are not of one section only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitsConfig {
-    /// Subscriber streams in all.
+    /// Subscribers of the whole server.
     pub connections_max: usize,
-    /// Subscriber streams from one IP address.
+    /// Subscribers from one IP address.
     pub connections_per_ip_max: usize,
     /// Subscribers of one topic.
     pub subscribers_per_topic_max: usize,
-    /// Topics alive at once: those with subscribers, and those whose deletion is remembered.
+    /// Topics in memory: those with subscribers, and those whose deletion is remembered.
     pub topics_max: usize,
-    /// Topics one request may name.
+    /// Topics that one request may name.
     pub topics_per_request_max: usize,
-    /// The longest topic name, in bytes of UTF-8.
+    /// The longest name of a topic.
     pub topic_bytes_max: Size,
-    /// Bytes of requests that are being received and read; at least `request_bytes_in_flight_per_ip_max`.
+    /// Bytes of requests that are being received or processed. At least `request_bytes_in_flight_per_ip_max`.
     pub request_bytes_in_flight_max: Size,
-    /// The same from one IP address; at least the largest body.
+    /// The same from one IP address. At least the largest body.
     pub request_bytes_in_flight_per_ip_max: Size,
-    /// Connections without a subscription: they publish, ask, or have not sent a request yet.
+    /// Connections without a subscription.
     pub pending_connections_max: usize,
     /// The same from one IP address.
     pub pending_connections_per_ip_max: usize,
@@ -238,19 +231,19 @@ impl Default for LimitsConfig {
     }
 }
 
-/// `[cors]`: which pages may use the broker.
+/// `[cors]`: which web pages may use the broker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CorsConfig {
-    /// Origins whose pages may read what the broker answers.
+    /// The origins of these pages.
     pub origins: Origins,
 }
 
-/// A set of origins, as browsers send them in `Origin`.
+/// A set of origins, in the form of the header `Origin`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origins {
     /// `["*"]`: every origin.
     Any,
-    /// At most 1000 exact origins, such as `https://app.example.com`; none is the default.
+    /// At most 1000 origins, such as `https://app.example.com`.
     Only(Vec<String>),
 }
 
@@ -260,10 +253,10 @@ impl Default for Origins {
     }
 }
 
-/// `[shutdown]`: how to stop.
+/// `[shutdown]`: how the server stops.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShutdownConfig {
-    /// How long streams and requests may take to end before they are cut.
+    /// How long streams and requests may take to end before their connections are closed.
     pub drain: Duration,
 }
 

@@ -1,60 +1,58 @@
-//! The table of keys: for each its name, what is allowed, the field it sets, and what it is for.
+//! The table of keys. Each row has the name of a key, the allowed values, the field that it sets, and a description.
 //!
-//! A key exists because it has a row here: file, environment, errors and documents all read this table.
+//! The file, the environment, the error messages and the documents all use this table.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ::config::{Value, ValueKind};
+use ::config::ValueKind;
 
 use super::sections::{Config, DiskDurability, Engine, Origins};
 use super::size::Size;
+use Rule::{Bool, Count, Host, OneOf, Port, Time, TimeOrZero};
 
 /// One key of the configuration.
 #[derive(Debug)]
 pub struct Setting {
-    /// The whole name, `section.key`.
+    /// The name with its section, `section.name`.
     pub key: &'static str,
     rule: Rule,
-    /// What it is for, as [`Setting::about`] says it. `{}` stands for the range of its values.
+    /// The text of [`Setting::about`], with `{}` in the place of the range.
     about: &'static str,
 }
 
-/// What a value looks like, and the field it goes to.
+/// The allowed values, and the field that is set.
 #[derive(Debug)]
 enum Rule {
     Host(Field<IpAddr>),
     Port(Field<u16>),
-    Flag(Field<bool>),
+    Bool(Field<bool>),
     Count(RangeInclusive<usize>, Field<usize>),
     Size(RangeInclusive<Size>, Field<Size>),
     Time(RangeInclusive<Duration>, Field<Duration>),
-    /// As [`Rule::Time`], but zero is allowed as well and means this.
-    TimeOr(&'static str, RangeInclusive<Duration>, Field<Duration>),
-    /// One of some words, each with what it does.
-    Word(&'static [Choice]),
+    /// Zero is allowed, too, and the text says what it means.
+    TimeOrZero(&'static str, RangeInclusive<Duration>, Field<Duration>),
+    OneOf(&'static [Word]),
     Path(Field<PathBuf>),
     Origins(Field<Origins>),
 }
 
-/// A word, and what it sets.
+/// A value that is a word, and the function that sets the field to it.
 #[derive(Debug)]
-struct Choice(&'static str, fn(&mut Config));
+struct Word(&'static str, fn(&mut Config));
 
 type Field<T> = fn(&mut Config) -> &mut T;
 
-use Rule::{Count, Flag, Host, Port, Time, TimeOr, Word};
-
-const MANY: usize = 10_000_000;
+const COUNT_MAX: usize = 10_000_000;
 const MILLISECOND: Duration = Duration::from_millis(1);
-const TICK: Duration = Duration::from_millis(100);
+const TENTH_SECOND: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
 const TEN_MINUTES: Duration = Duration::from_mins(10);
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
-/// With leap days, as `10y` is read.
+/// Ten years of 365.25 days, as `humantime` reads `10y`.
 const TEN_YEARS: Duration = Duration::from_hours(87660);
 
 const DURATION: &str = "a duration with its unit (ms, s, m, h, d or y)";
@@ -70,23 +68,23 @@ pub const SETTINGS: &[Setting] = &[
         "Threads, {}; 0 is one per core."),
     row("server.keep_alive", Time(SECOND..=HOUR, |c| &mut c.server.keep_alive),
         "How long an idle connection waits for its next request, {}; longer than a proxy's own wait."),
-    row("server.head_timeout", Time(TICK..=TEN_MINUTES, |c| &mut c.server.head_timeout),
+    row("server.head_timeout", Time(TENTH_SECOND..=TEN_MINUTES, |c| &mut c.server.head_timeout),
         "How long a new connection has for its first request's head, and a later request for its own, {}."),
     row("log.engine",
-        Word(&[
-            Choice("disk", |c| c.log.engine = Engine::Disk),
-            Choice("memory", |c| c.log.engine = Engine::Memory),
+        OneOf(&[
+            Word("disk", |c| c.log.engine = Engine::Disk),
+            Word("memory", |c| c.log.engine = Engine::Memory),
         ]),
         "What keeps the events: disk, in a file, or memory, which a restart forgets."),
     row("log.path", Rule::Path(|c| &mut c.log.path),
         "The directory of the disk engine's files."),
     row("log.durability",
-        Word(&[
-            Choice("disk", |c| c.log.durability = DiskDurability::Disk),
-            Choice("os", |c| c.log.durability = DiskDurability::Os),
+        OneOf(&[
+            Word("disk", |c| c.log.durability = DiskDurability::Disk),
+            Word("os", |c| c.log.durability = DiskDurability::Os),
         ]),
         "What an acknowledgement of the disk engine survives: disk, a power cut; os, the end of the process only."),
-    row("log.topic_events_max", Count(1..=MANY, |c| &mut c.log.topic_events_max),
+    row("log.topic_events_max", Count(1..=COUNT_MAX, |c| &mut c.log.topic_events_max),
         "Events kept per topic, {}; the oldest go first."),
     row("log.topic_bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.topic_bytes_max),
         "Bytes kept per topic, {}; at least 8 x publish.event_bytes_max + 64KiB."),
@@ -100,39 +98,39 @@ pub const SETTINGS: &[Setting] = &[
         "Bytes of events that may wait to be written, {}; at least publish.event_bytes_max + 4KiB."),
     row("log.queue_wait", Time(Duration::ZERO..=TEN_MINUTES, |c| &mut c.log.queue_wait),
         "How long a publish waits for room in that queue before it is refused, {}."),
-    row("log.age_max", TimeOr("no limit", SECOND..=TEN_YEARS, |c| &mut c.log.age_max),
+    row("log.age_max", TimeOrZero("no limit", SECOND..=TEN_YEARS, |c| &mut c.log.age_max),
         "How long an event is kept, {}; 0s is without limit."),
-    row("stream.heartbeat", Time(TICK..=TEN_MINUTES, |c| &mut c.stream.heartbeat),
+    row("stream.heartbeat", Time(TENTH_SECOND..=TEN_MINUTES, |c| &mut c.stream.heartbeat),
         "How often an idle stream shows that it lives, {}; more often than proxies give up."),
-    row("stream.retry", Time(TICK..=TEN_MINUTES, |c| &mut c.stream.retry),
+    row("stream.retry", Time(TENTH_SECOND..=TEN_MINUTES, |c| &mut c.stream.retry),
         "How long subscribers are told to wait before they reconnect, {}; jittered against stampedes."),
-    row("stream.lifetime_max", TimeOr("never", SECOND..=TEN_YEARS, |c| &mut c.stream.lifetime_max),
+    row("stream.lifetime_max", TimeOrZero("never", SECOND..=TEN_YEARS, |c| &mut c.stream.lifetime_max),
         "A stream ends politely after this, {}, so that load can move; 0s is never."),
-    row("stream.coalesce_max", TimeOr("no pause", MILLISECOND..=SECOND, |c| &mut c.stream.coalesce_max),
+    row("stream.coalesce_max", TimeOrZero("no pause", MILLISECOND..=SECOND, |c| &mut c.stream.coalesce_max),
         "The longest pause of a busy topic between two rounds of writes, {}: more events a write, later; 0s is none."),
-    row("stream.write_timeout", Time(TICK..=HOUR, |c| &mut c.stream.write_timeout),
+    row("stream.write_timeout", Time(TENTH_SECOND..=HOUR, |c| &mut c.stream.write_timeout),
         "A subscriber that takes nothing for this long, {}, is cut; a slow one takes its receive buffer at a time."),
     row("stream.unsent_bytes_max", Rule::Size(Size::mib(1)..=Size::tib(1), |c| &mut c.stream.unsent_bytes_max),
         "Bytes of events that slow subscribers are in the middle of, {}; past it they are read again from the log."),
     row("stream.gone", Time(Duration::ZERO..=DAY, |c| &mut c.stream.gone),
         "How long a deleted topic tells reconnecting subscribers to stop, {}."),
-    row("publish.allow_get", Flag(|c| &mut c.publish.allow_get),
+    row("publish.allow_get", Bool(|c| &mut c.publish.allow_get),
         "Whether GET /publish publishes, {}; handy for a browser's address bar."),
     row("publish.event_bytes_max", Rule::Size(Size::new(1)..=Size::mib(64), |c| &mut c.publish.event_bytes_max),
         "The largest event, {}."),
     row("publish.idempotency_window", Time(SECOND..=DAY, |c| &mut c.publish.idempotency_window),
         "How long a repeated Idempotency-Key is recognised and not published twice, {}."),
-    row("publish.idempotency_keys_max", Count(1..=MANY, |c| &mut c.publish.idempotency_keys_max),
+    row("publish.idempotency_keys_max", Count(1..=COUNT_MAX, |c| &mut c.publish.idempotency_keys_max),
         "Idempotency keys remembered per topic, {}; past it the oldest is forgotten."),
-    row("publish.body_timeout", Time(TICK..=TEN_MINUTES, |c| &mut c.publish.body_timeout),
+    row("publish.body_timeout", Time(TENTH_SECOND..=TEN_MINUTES, |c| &mut c.publish.body_timeout),
         "The whole body must arrive within this time, {}; against slow-body attacks."),
-    row("limits.connections_max", Count(1..=MANY, |c| &mut c.limits.connections_max),
+    row("limits.connections_max", Count(1..=COUNT_MAX, |c| &mut c.limits.connections_max),
         "Subscriber streams in all, {}; the open-files limit must allow as many."),
-    row("limits.connections_per_ip_max", Count(1..=MANY, |c| &mut c.limits.connections_per_ip_max),
+    row("limits.connections_per_ip_max", Count(1..=COUNT_MAX, |c| &mut c.limits.connections_per_ip_max),
         "Subscriber streams from one IP address, {}; behind a proxy all share one."),
-    row("limits.subscribers_per_topic_max", Count(1..=MANY, |c| &mut c.limits.subscribers_per_topic_max),
+    row("limits.subscribers_per_topic_max", Count(1..=COUNT_MAX, |c| &mut c.limits.subscribers_per_topic_max),
         "Subscribers of one topic, {}."),
-    row("limits.topics_max", Count(1..=MANY, |c| &mut c.limits.topics_max),
+    row("limits.topics_max", Count(1..=COUNT_MAX, |c| &mut c.limits.topics_max),
         "Topics alive at once, {}: those with subscribers, and those whose deletion is remembered."),
     row("limits.topics_per_request_max", Count(1..=1024, |c| &mut c.limits.topics_per_request_max),
         "Topics one request may name, {}."),
@@ -144,9 +142,9 @@ pub const SETTINGS: &[Setting] = &[
     row("limits.request_bytes_in_flight_per_ip_max",
         Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.limits.request_bytes_in_flight_per_ip_max),
         "The same from one IP address, {}; at least 6 x publish.event_bytes_max + 64KiB."),
-    row("limits.pending_connections_max", Count(1..=MANY, |c| &mut c.limits.pending_connections_max),
+    row("limits.pending_connections_max", Count(1..=COUNT_MAX, |c| &mut c.limits.pending_connections_max),
         "Connections that are no subscriber's, {}; past it the oldest silent one gives way."),
-    row("limits.pending_connections_per_ip_max", Count(1..=MANY, |c| &mut c.limits.pending_connections_per_ip_max),
+    row("limits.pending_connections_per_ip_max", Count(1..=COUNT_MAX, |c| &mut c.limits.pending_connections_per_ip_max),
         "The same from one IP address, {}; behind a proxy all share one."),
     row("limits.idempotency_keys_max", Count(1..=100_000_000, |c| &mut c.limits.idempotency_keys_max),
         "Idempotency keys remembered in all topics together, {}; past it the oldest of all is forgotten."),
@@ -161,49 +159,57 @@ const fn row(key: &'static str, rule: Rule, about: &'static str) -> Setting {
 }
 
 impl Setting {
-    /// The section, the first half of the key.
+    /// The setting with this key.
+    pub(super) fn find(key: &str) -> Option<&'static Self> {
+        SETTINGS.iter().find(|setting| setting.key == key)
+    }
+
+    /// The part of the key before the dot.
     pub fn section(&self) -> &'static str {
         self.key.split_once('.').map_or(self.key, |(section, _)| section)
     }
 
-    /// The name within the section, the second half of the key.
+    /// The part of the key after the dot.
     pub fn name(&self) -> &'static str {
         self.key.split_once('.').map_or(self.key, |(_, name)| name)
     }
 
-    /// The environment variable that sets it, `TIDINGS__SECTION__KEY`.
+    /// The environment variable that sets the key, `TIDINGS__SECTION__NAME`.
     pub fn variable(&self) -> String {
         format!("TIDINGS__{}", self.key.to_uppercase().replace('.', "__"))
     }
 
-    /// What it is for: a sentence.
+    /// A sentence that describes the key.
     pub fn about(&self) -> String {
         self.about.replace("{}", &self.range())
     }
 
-    /// The first and the last value that is allowed, where values have an order; else all of them, or nothing.
+    /// The smallest and the largest value of numbers, sizes and durations; `true or false` of a switch. Empty for the
+    /// other rules.
     fn range(&self) -> String {
         match &self.rule {
             Port(_) => format!("{} to {}", u16::MIN, u16::MAX),
             Count(range, _) => format!("{} to {}", range.start(), range.end()),
             Rule::Size(range, _) => format!("{} to {}", range.start(), range.end()),
-            Time(range, _) | TimeOr(_, range, _) => format!("{} to {}", written(*range.start()), written(*range.end())),
-            Flag(_) => "true or false".to_owned(),
-            Host(_) | Word(_) | Rule::Path(_) | Rule::Origins(_) => String::new(),
+            Time(range, _) | TimeOrZero(_, range, _) => {
+                format!("{} to {}", written(*range.start()), written(*range.end()))
+            }
+            Bool(_) => "true or false".to_owned(),
+            Host(_) | OneOf(_) | Rule::Path(_) | Rule::Origins(_) => String::new(),
         }
     }
 
-    /// What a value may be, in words.
+    /// The allowed values, in words.
     pub fn allowed(&self) -> String {
         let range = self.range();
         match &self.rule {
             Host(_) => "an IP address or localhost".to_owned(),
-            Flag(_) => range,
+            Bool(_) => range,
             Port(_) | Count(..) => format!("a whole number from {range}"),
             Rule::Size(..) => format!("a size with its unit (B, KiB, MiB, GiB or TiB) from {range}"),
             Time(..) => format!("{DURATION} from {range}"),
-            TimeOr(zero, ..) => format!("{DURATION} from {range}, or 0s for {zero}"),
-            Word(words) => words.iter().map(|Choice(word, _)| *word).collect::<Vec<_>>().join(" or "),
+            TimeOrZero(zero, ..) => format!("{DURATION} from {range}, or 0s for {zero}"),
+            OneOf(words) => words.iter().map(|Word(word, _)| *word).collect::<Vec<_>>().join(" or "),
             Rule::Path(_) => "the path of a directory".to_owned(),
             Rule::Origins(_) => format!(
                 "[\"*\"], or up to {ORIGINS_MAX} origins as browsers send them, such as \
@@ -214,22 +220,23 @@ impl Setting {
 
     /// The value in `config`, as a configuration file writes it.
     pub fn value(&self, config: &Config) -> String {
-        // The table gives a field to write to.
+        // A `Field` needs a mutable configuration.
         let mut config = config.clone();
         match &self.rule {
             Host(field) => format!("\"{}\"", field(&mut config)),
             Port(field) => field(&mut config).to_string(),
-            Flag(field) => field(&mut config).to_string(),
+            Bool(field) => field(&mut config).to_string(),
             Count(_, field) => field(&mut config).to_string(),
             Rule::Size(_, field) => format!("\"{}\"", field(&mut config)),
-            Time(_, field) | TimeOr(_, _, field) => format!("\"{}\"", written(*field(&mut config))),
-            Word(words) => {
-                let sets_nothing = |Choice(_, set): &&Choice| {
+            Time(_, field) | TimeOrZero(_, _, field) => format!("\"{}\"", written(*field(&mut config))),
+            OneOf(words) => {
+                // Setting the current value changes nothing.
+                let is_current = |Word(_, set): &&Word| {
                     let mut other = config.clone();
                     set(&mut other);
                     other == config
                 };
-                words.iter().find(sets_nothing).map_or_else(String::new, |Choice(word, _)| format!("\"{word}\""))
+                words.iter().find(is_current).map_or_else(String::new, |Word(word, _)| format!("\"{word}\""))
             }
             Rule::Path(field) => format!("{:?}", field(&mut config).to_string_lossy()),
             Rule::Origins(field) => match field(&mut config) {
@@ -239,11 +246,12 @@ impl Setting {
         }
     }
 
-    /// The value that `text` stands for where all values are text: in environment and flags.
+    /// Converts the text of an environment variable or a flag to a value. Text that cannot be converted stays text,
+    /// and [`Setting::apply`] refuses it.
     pub(super) fn read(&self, text: &str) -> ValueKind {
         let typed = match self.rule {
             Port(_) | Count(..) => text.parse::<i64>().ok().map(ValueKind::from),
-            Flag(_) => text.parse::<bool>().ok().map(ValueKind::from),
+            Bool(_) => text.parse::<bool>().ok().map(ValueKind::from),
             Rule::Origins(_) => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Some(ValueKind::from(items.collect::<Vec<&str>>()))
@@ -253,25 +261,26 @@ impl Setting {
         typed.unwrap_or_else(|| ValueKind::from(text))
     }
 
-    /// Sets the field, or answers `None` when `value` is not allowed.
+    /// Sets the field. Returns `None` if `value` is not allowed.
     pub(super) fn apply(&self, config: &mut Config, value: &ValueKind) -> Option<()> {
         match &self.rule {
             Host(field) => *field(config) = host(text(value)?)?,
             Port(field) => *field(config) = whole(value)?.try_into().ok()?,
-            Flag(field) => match value {
+            Bool(field) => match value {
                 ValueKind::Boolean(value) => *field(config) = *value,
                 _ => return None,
             },
             Count(range, field) => *field(config) = within(range, whole(value)?.try_into().ok()?)?,
             Rule::Size(range, field) => *field(config) = within(range, text(value)?.parse().ok()?)?,
             Time(range, field) => *field(config) = within(range, time(value)?)?,
-            TimeOr(_, range, field) => {
+            TimeOrZero(_, range, field) => {
                 let time = time(value)?;
                 *field(config) = if time.is_zero() { time } else { within(range, time)? };
             }
-            Word(words) => {
-                let word = text(value)?;
-                words.iter().find(|Choice(other, _)| *other == word).map(|Choice(_, set)| set(config))?;
+            OneOf(words) => {
+                let text = text(value)?;
+                let Word(_, set) = words.iter().find(|Word(word, _)| *word == text)?;
+                set(config);
             }
             Rule::Path(field) => *field(config) = Some(text(value)?).filter(|path| !path.is_empty())?.into(),
             Rule::Origins(field) => *field(config) = origins(value)?,
@@ -280,7 +289,7 @@ impl Setting {
     }
 }
 
-/// A duration as a configuration file writes it: in the largest of these units that gives a whole number.
+/// A duration as a configuration file writes it, in the largest unit that gives a whole number.
 fn written(time: Duration) -> String {
     let millis = time.as_millis();
     let units = [TEN_YEARS / 10, HOUR, Duration::from_mins(1), SECOND].map(|unit| unit.as_millis());
@@ -324,18 +333,18 @@ fn host(text: &str) -> Option<IpAddr> {
 const ORIGINS_MAX: usize = 1000;
 
 fn origins(value: &ValueKind) -> Option<Origins> {
-    let ValueKind::Array(items) = value else {
-        return None;
-    };
-    let items: Vec<&str> = items.iter().map(|Value { kind, .. }| text(kind)).collect::<Option<_>>()?;
+    let ValueKind::Array(items) = value else { return None };
+    let items: Vec<&str> = items.iter().map(|item| text(&item.kind)).collect::<Option<_>>()?;
     if items == ["*"] {
         return Some(Origins::Any);
     }
-    let exact = items.len() <= ORIGINS_MAX && items.iter().all(|item| is_origin(item));
-    exact.then(|| Origins::Only(items.into_iter().map(str::to_owned).collect()))
+    if items.len() > ORIGINS_MAX || !items.iter().all(|item| is_origin(item)) {
+        return None;
+    }
+    Some(Origins::Only(items.into_iter().map(str::to_owned).collect()))
 }
 
-/// Whether a browser could send this text as `Origin`: another spelling would never match.
+/// Whether a browser could send this text as `Origin`. Another spelling of an origin would never match.
 fn is_origin(text: &str) -> bool {
     let (authority, default_port) = match text.split_once("://") {
         Some(("https", authority)) => (authority, 443),
@@ -357,6 +366,6 @@ fn is_host(host: &str) -> bool {
     if let Some(inside) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         return inside.parse::<std::net::Ipv6Addr>().is_ok_and(|ip| ip.to_string() == inside);
     }
-    let letter = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_".contains(&c);
-    host.split('.').all(|label| !label.is_empty() && label.bytes().all(letter))
+    let is_allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_".contains(&c);
+    host.split('.').all(|label| !label.is_empty() && label.bytes().all(is_allowed))
 }

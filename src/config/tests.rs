@@ -1,26 +1,25 @@
 //! What the configuration promises, checked key by key against the table of settings.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::time::Duration;
 
-use super::layer::parse;
+use super::sources::parse;
 use super::*;
 
 mod values;
 
 const SHIPPED: &str = include_str!("../../config.toml");
 
-fn pairs(environment: &[(&str, &str)]) -> Vec<(String, String)> {
-    environment.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+fn variables(environment: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    environment.iter().map(|(name, text)| (name.into(), text.into())).collect()
 }
 
 /// Loads from a file's text, an environment and `--listen`.
 fn load(text: &str, environment: &[(&str, &str)], listen: Option<&str>) -> Result<Config, ConfigError> {
-    let file = Layer::Values(parse(&FILE.to_owned(), text)?);
-    let environment = Layer::environment(pairs(environment).into_iter());
-    let flags = Layer::flags(&Overrides { listen: listen.map(str::to_owned) });
-    Config::resolve(vec![file, environment, flags])
+    let mut values = parse(FILE.to_owned(), text)?;
+    values.extend(sources::environment(variables(environment).into_iter())?);
+    values.extend(listen.map(sources::listen).unwrap_or_default());
+    Config::from_values(&values)
 }
 
 fn complaint(text: &str, environment: &[(&str, &str)]) -> String {
@@ -28,7 +27,7 @@ fn complaint(text: &str, environment: &[(&str, &str)]) -> String {
 }
 
 fn setting(key: &str) -> &'static Setting {
-    SETTINGS.iter().find(|setting| setting.key == key).unwrap()
+    Setting::find(key).unwrap()
 }
 
 #[test]
@@ -57,7 +56,7 @@ fn the_rules_between_keys_are_what_the_keys_say() {
     config.log.queue_bytes_max = Size::new(0);
     config.limits.request_bytes_in_flight_per_ip_max = Size::new(1);
     config.limits.request_bytes_in_flight_max = Size::new(0);
-    let broken = config.contradictions(&BTreeMap::new());
+    let broken = config.contradictions(&Values::new());
     let told = SETTINGS.iter().filter(|setting| setting.about().contains("; at least ")).count();
     assert_eq!(broken.len(), told);
     for problem in broken {
@@ -180,13 +179,12 @@ fn listen_is_a_host_with_or_without_a_port() {
 
 #[test]
 fn a_named_file_must_exist_and_be_toml_and_the_usual_one_need_not() {
-    let load = |path: &str| Config::load(Some(Path::new(path)), std::iter::empty(), &Overrides::default());
+    let load = |path: &str| Config::load_with(Some(Path::new(path)), std::iter::empty(), None);
     assert_eq!(load("config.toml").unwrap(), Config::default());
     assert!(load("absent.toml").unwrap_err().to_string().starts_with("absent.toml: "));
     assert!(load("src").unwrap_err().to_string().starts_with("src: "));
     assert!(load("src/lib.rs").unwrap_err().to_string().starts_with("src/lib.rs: TOML parse"));
-    let absent = Layer::file(Path::new("absent.toml"), false);
-    assert!(layer::merge(vec![absent]).unwrap().is_empty());
+    assert!(sources::file(Path::new("absent.toml"), false).unwrap().is_empty());
 }
 
 #[cfg(unix)]
@@ -195,10 +193,10 @@ fn only_our_variables_must_be_utf8() {
     use std::os::unix::ffi::OsStringExt;
 
     let broken = || OsString::from_vec(vec![b'x', 0xff]);
-    let read = |name: OsString, value: OsString| layer::readable([(name, value)].into_iter());
-    assert_eq!(read("OTHER".into(), broken()).unwrap(), []);
-    assert_eq!(read(broken(), "x".into()).unwrap(), []);
-    assert_eq!(read("PORT".into(), "1".into()).unwrap(), pairs(&[("PORT", "1")]));
+    let read = |name: OsString, value: OsString| sources::environment([(name, value)].into_iter());
+    assert!(read("OTHER".into(), broken()).unwrap().is_empty());
+    assert!(read(broken(), "x".into()).unwrap().is_empty());
+    assert_eq!(read("PORT".into(), "1".into()).unwrap()["server.port"].kind, setting("server.port").read("1"));
     for name in ["PORT", "TIDINGS__LOG__ENGINE"] {
         assert_eq!(
             read(name.into(), broken()).unwrap_err().to_string(),

@@ -72,7 +72,7 @@ fn every_value_reads_back_as_it_is_written() {
         let mut config = Config::default();
         setting(key).apply(&mut config, &setting(key).read(other)).unwrap();
         let text = format!("[{}]\n{} = {}", setting(key).section(), setting(key).name(), setting(key).value(&config));
-        let values = parse(&FILE.to_owned(), &text).unwrap();
+        let values = parse(FILE.to_owned(), &text).unwrap();
         let mut read = Config::default();
         setting(key).apply(&mut read, &values[*key].kind).unwrap();
         assert_eq!(read, config, "{text}");
