@@ -1,4 +1,4 @@
-//! A number of bytes, written with its unit: `512B`, `64KiB`, `1MiB`.
+//! A number of bytes, written with a unit: `512B`, `64KiB`, `1MiB`.
 
 use std::fmt;
 use std::ops::Add;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Size(u64);
 
-/// Largest first, so that [`Size`] prints with the largest unit that divides it.
+/// The largest is first, so that [`Size`] is printed with the largest unit that gives a whole number.
 const UNITS: [(&str, u64); 5] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 impl Size {
@@ -37,7 +37,7 @@ impl Size {
         self.0
     }
 
-    /// The number of bytes as lengths in memory count, capped at what this machine can address.
+    /// The number of bytes as a length in memory. A larger number becomes the largest length.
     pub fn to_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
@@ -60,7 +60,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// The text is no whole number followed by one of the units.
+/// The text is not a whole number with a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a size is a whole number and its unit: B, KiB, MiB, GiB or TiB")]
 pub struct NotASize;
