@@ -7,7 +7,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
-    thread::yield_now,
 };
 
 use futures_util::{
@@ -16,13 +15,13 @@ use futures_util::{
 };
 use twox_hash::{XxHash3_64, XxHash3_128};
 
-use super::{Append, AppendError, Appended, Draft, KeyLimits, Receipt, clock::millis, mutex::lock};
+use super::{Append, AppendError, Appended, Draft, KeyLimits, Receipt, clock::millis, mutex::lock, mutex::unlock_fair};
 use crate::{event::TopicName, later::now};
 
 /// The idempotency keys of all topics.
 pub(super) struct Keys(Mutex<AllKeys>);
 
-/// The key of a publish, before it is looked up.
+/// The key of a publish that is not looked up yet.
 pub(super) struct KeyUse {
     topic: TopicName,
     key: Arc<str>,
@@ -30,7 +29,7 @@ pub(super) struct KeyUse {
     fingerprint: u128,
 }
 
-/// A key that was unused, for the engine that publishes its event.
+/// A key that was unused. The engine publishes its event.
 pub(super) struct Claim {
     /// The number of the key, for [`Keys::settle`].
     pub(super) number: u64,
@@ -42,8 +41,8 @@ pub(super) struct Claim {
 pub(super) struct KeyEntry {
     pub(super) topic: TopicName,
     pub(super) key: Arc<str>,
-    /// When it was used, in monotonic time.
-    pub(super) used_mono_ms: u64,
+    /// When its window ends, in monotonic time.
+    pub(super) expires_mono_ms: u64,
     /// The fingerprint of its event. `None` when an older release of the server stored the key: then every retry counts
     /// as the same event.
     pub(super) fingerprint: Option<u128>,
@@ -63,7 +62,7 @@ pub(super) enum Outcome {
 struct AllKeys {
     limits: KeyLimits,
     /// The number of the next key. Keys are numbered in order of use, which within a topic is the order of positions.
-    next: u64,
+    next_number: u64,
     /// All keys by number, so the oldest first.
     by_age: BTreeMap<u64, KeyEntry>,
     /// The keys of each topic that has any.
@@ -81,7 +80,7 @@ struct TopicKeys {
 
 /// The number of the first key that is used in this process. Keys that were stored before get smaller numbers.
 const FIRST: u64 = 1 << 63;
-/// How many keys are removed before the lock is released for publishers.
+/// How many keys are removed under one lock.
 const STEP: usize = 256;
 
 impl KeyUse {
@@ -94,7 +93,7 @@ impl KeyUse {
 
 impl Keys {
     pub(super) fn new(limits: KeyLimits) -> Self {
-        Self(Mutex::new(AllKeys { limits, next: FIRST, by_age: BTreeMap::new(), topics: BTreeMap::new() }))
+        Self(Mutex::new(AllKeys { limits, next_number: FIRST, by_age: BTreeMap::new(), topics: BTreeMap::new() }))
     }
 
     /// How many keys are remembered.
@@ -102,7 +101,7 @@ impl Keys {
         lock(&self.0).by_age.len()
     }
 
-    /// The outcome of a publish whose key was used before; `None` when the key is unused.
+    /// The outcome of the first publish with this key; `None` when the key is unused.
     pub(super) fn find(&self, used: &KeyUse, mono_ms: u64) -> Option<Append> {
         lock(&self.0).answer(used, mono_ms)
     }
@@ -117,8 +116,8 @@ impl Keys {
         if let Some(answer) = all.answer(&used, mono_ms) {
             return answer;
         }
-        let number = all.next;
-        all.next += 1;
+        let number = all.next_number;
+        all.next_number += 1;
         let KeyUse { topic, key, fingerprint } = used;
         let (outcome, answer) = match append(Claim { number, key: Arc::clone(&key), fingerprint }) {
             Append::Left(appended) => match appended.into_inner() {
@@ -130,11 +129,12 @@ impl Keys {
                 (Outcome::Pending(append.clone()), Append::Right(append.boxed()))
             }
         };
-        all.insert(number, KeyEntry { topic, key, used_mono_ms: mono_ms, fingerprint: Some(fingerprint), outcome });
+        let expires_mono_ms = mono_ms.saturating_add(millis(all.limits.window));
+        all.insert(number, KeyEntry { topic, key, expires_mono_ms, fingerprint: Some(fingerprint), outcome });
         answer
     }
 
-    /// Notes the outcome of the publish with this number. The engine calls it before it answers the publisher. The key
+    /// Notes the outcome of the publish whose key has this number. The engine calls it before it answers the publisher. The key
     /// of a failed publish is forgotten, so that it does not count towards the limits.
     pub(super) fn settle(&self, number: u64, appended: Appended) {
         let mut all = lock(&self.0);
@@ -149,13 +149,13 @@ impl Keys {
         }
     }
 
-    /// Adds a key that was stored before this process started. Must be called with the newest key first, and before any
+    /// Adds a key that was stored before this process started. The engine calls it with the newest key first, before any
     /// key is used. If the topic already has as many keys as its limit allows, the key is dropped, so that a busy topic
     /// does not displace the keys of others. Returns `false` when the limit for all topics is reached.
     pub(super) fn restore(&self, entry: KeyEntry) -> bool {
         let mut all = lock(&self.0);
         if all.next_to_evict(&entry.topic).is_none() {
-            let oldest = all.by_age.first_key_value().map_or(FIRST, |(oldest, _)| *oldest);
+            let oldest = all.oldest(None).map_or(FIRST, |(number, _)| number);
             all.insert(oldest - 1, entry);
         }
         all.by_age.len() < all.limits.max
@@ -163,51 +163,45 @@ impl Keys {
 
     /// Forgets the keys of `topic` that were used before its deletion at this position.
     pub(super) fn forget(&self, topic: &TopicName, deleted_at: u64) {
-        self.remove_in_steps(|all| {
-            let oldest = all.topics.get(topic)?.by_age.first()?;
-            // A pending publish has a later position than the deletion, because the engine settles earlier ones first.
-            match all.by_age.get(oldest)?.outcome {
-                Outcome::Committed(receipt) if receipt.id.seq < deleted_at => Some(*oldest),
-                _ => None,
-            }
+        // A pending publish has a later position than the deletion, because the engine settles earlier ones first.
+        self.remove_oldest_while(Some(topic), |entry| match entry.outcome {
+            Outcome::Committed(receipt) => receipt.id.seq < deleted_at,
+            Outcome::Pending(_) => false,
         });
     }
 
     /// Forgets the keys whose window is over.
     pub(super) fn drop_expired(&self, mono_ms: u64) {
-        self.remove_in_steps(|all| {
-            let (oldest, entry) = all.by_age.first_key_value()?;
-            all.is_expired(entry, mono_ms).then_some(*oldest)
-        });
+        self.remove_oldest_while(None, |entry| entry.is_expired(mono_ms));
     }
 
-    /// Removes the keys that `next` returns, until it returns `None`. Releases the lock after every [`STEP`] keys, so
-    /// that publishers do not wait long.
-    fn remove_in_steps(&self, next: impl Fn(&AllKeys) -> Option<u64>) {
+    /// Removes the oldest keys, of `topic` or of all topics, up to the first one that `is_removed` refuses. Releases
+    /// the lock after every [`STEP`] keys, so that publishers do not wait long.
+    fn remove_oldest_while(&self, topic: Option<&TopicName>, is_removed: impl Fn(&KeyEntry) -> bool) {
         loop {
             let mut all = lock(&self.0);
             for _ in 0..STEP {
-                let Some(number) = next(&all) else { return };
+                let Some((number, _)) = all.oldest(topic).filter(|(_, entry)| is_removed(entry)) else { return };
                 all.remove(number);
             }
-            drop(all);
-            // A mutex is not fair: without the yield this thread would probably lock it again before a publisher does.
-            yield_now();
+            unlock_fair(all);
         }
     }
 }
 
-impl AllKeys {
+impl KeyEntry {
     /// Whether the key was used too long ago to answer a retry.
-    fn is_expired(&self, entry: &KeyEntry, mono_ms: u64) -> bool {
-        mono_ms.saturating_sub(entry.used_mono_ms) >= millis(self.limits.window)
+    fn is_expired(&self, mono_ms: u64) -> bool {
+        mono_ms >= self.expires_mono_ms
     }
+}
 
-    /// See [`Keys::find`]. Removes the key if it has expired.
+impl AllKeys {
+    /// The outcome of the first publish with this key; `None` when the key is unused. Removes the key if it has expired.
     fn answer(&mut self, used: &KeyUse, mono_ms: u64) -> Option<Append> {
         let number = *self.topics.get(&used.topic)?.by_key.get(&used.key)?;
         let first = self.by_age.get(&number)?;
-        if self.is_expired(first, mono_ms) {
+        if first.is_expired(mono_ms) {
             self.remove(number);
             return None;
         }
@@ -221,18 +215,24 @@ impl AllKeys {
         })
     }
 
+    /// The oldest key of `topic`, or of all topics, and its number.
+    fn oldest(&self, topic: Option<&TopicName>) -> Option<(u64, &KeyEntry)> {
+        let Some(topic) = topic else {
+            return self.by_age.first_key_value().map(|(number, entry)| (*number, entry));
+        };
+        let number = *self.topics.get(topic)?.by_age.first()?;
+        Some((number, self.by_age.get(&number)?))
+    }
+
     /// The key that must be evicted before `topic` can have another one: the oldest of the topic when the topic is at
     /// its limit, the oldest of all when all topics together are. `None` when no limit is reached.
     fn next_to_evict(&self, topic: &TopicName) -> Option<u64> {
-        if let Some(topic_keys) = self.topics.get(topic)
-            && topic_keys.by_age.len() >= self.limits.of_topic_max
-        {
-            return topic_keys.by_age.first().copied();
-        }
-        if self.by_age.len() < self.limits.max {
+        let is_topic_full =
+            self.topics.get(topic).is_some_and(|topic_keys| topic_keys.by_age.len() >= self.limits.of_topic_max);
+        if !is_topic_full && self.by_age.len() < self.limits.max {
             return None;
         }
-        self.by_age.first_key_value().map(|(oldest, _)| *oldest)
+        self.oldest(is_topic_full.then_some(topic)).map(|(number, _)| number)
     }
 
     /// Adds a key that is unused, and evicts another one when a limit is reached.

@@ -15,7 +15,7 @@ use super::{
     feed::Feeds,
     index::{Entry, Index},
     keys::{self, Keys},
-    mutex::lock,
+    mutex::{lock, unlock_fair},
 };
 use crate::{
     config::LogConfig,
@@ -146,9 +146,7 @@ impl Log for MemoryLog {
             if !state.index.is_behind() {
                 break;
             }
-            drop(state);
-            // A mutex is not fair: without the yield this thread would probably lock it again before a publisher does.
-            std::thread::yield_now();
+            unlock_fair(state);
         }
     }
 }

@@ -39,7 +39,7 @@ impl Store {
         let mut rows = statement.query([from, to].map(number))?;
         while let Some(row) = rows.next()? {
             let Some((topic, _)) = topics.get(&row.get(0)?) else { continue };
-            let may_add_more = match read_row(row, topic, epoch, now) {
+            let may_add_more = match read_row(row, topic, epoch, now, window_ms) {
                 Ok(entry) => keys.restore(entry),
                 Err(error) => {
                     tracing::error!(%error, "an idempotency key in the log cannot be read and is forgotten");
@@ -54,14 +54,14 @@ impl Store {
     }
 }
 
-fn read_row(row: &Row<'_>, topic: &TopicName, epoch: Epoch, now: Moment) -> rusqlite::Result<KeyEntry> {
+fn read_row(row: &Row<'_>, topic: &TopicName, epoch: Epoch, now: Moment, window_ms: u64) -> rusqlite::Result<KeyEntry> {
     let (key, seq): (String, _) = (row.get(1)?, row.get(2)?);
     let (lower, upper): (i64, Option<i64>) = (row.get(3)?, row.get(6)?);
     let subscribers = usize::try_from(row.get::<_, i64>(4)?).unwrap_or_default();
     Ok(KeyEntry {
         topic: topic.clone(),
         key: key.into(),
-        used_mono_ms: now.mono_ms_of(position(row.get(5)?)),
+        expires_mono_ms: now.mono_ms_of(position(row.get(5)?)).saturating_add(window_ms),
         fingerprint: upper.map(|upper| u128::from(upper.cast_unsigned()) << 64 | u128::from(lower.cast_unsigned())),
         outcome: Outcome::Committed(Receipt {
             id: EventId { epoch, seq: position(seq) },

@@ -180,7 +180,13 @@ fn keys_from_before_the_process_are_the_oldest() {
     let keys = keys(2, 4);
     let restore = |topic: &str, key: &str| {
         let outcome = Outcome::Committed(receipt(1));
-        keys.restore(KeyEntry { topic: name(topic), key: key.into(), used_mono_ms: 0, fingerprint: None, outcome })
+        keys.restore(KeyEntry {
+            topic: name(topic),
+            key: key.into(),
+            expires_mono_ms: WINDOW_MS,
+            fingerprint: None,
+            outcome,
+        })
     };
     let newest_first = [("a", "3"), ("b", "2"), ("a", "2"), ("a", "1"), ("c", "1")];
     assert_eq!(newest_first.map(|(topic, key)| restore(topic, key)), [true, true, true, true, false]);
