@@ -317,16 +317,16 @@ impl Page {
         Self { epoch, events, to: 0, missing_to: 0, has_unreadable: false, deleted, removals_seen }
     }
 
-    /// Notes that a topic's events up to `missing_to` are missing, if some of them are after the reader's position
+    /// Notes that a topic's events up to `removed_to` were removed, if some of them are after the reader's position
     /// `after`.
-    fn miss(&mut self, missing_to: u64, after: u64) {
-        if missing_to > after {
-            self.missing_to = self.missing_to.max(missing_to);
+    fn note_removed(&mut self, removed_to: u64, after: u64) {
+        if removed_to > after {
+            self.missing_to = self.missing_to.max(removed_to);
         }
     }
 
     /// Notes that the event at `seq` is missing because it cannot be read.
-    fn lose(&mut self, seq: u64) {
+    fn note_unreadable(&mut self, seq: u64) {
         self.missing_to = self.missing_to.max(seq);
         self.has_unreadable = true;
     }

@@ -33,7 +33,7 @@ impl Shared {
         let mut missing = None;
         'again: loop {
             let Plan { mut page, entries } = plan(self);
-            let mut lost = false;
+            let mut has_marked = false;
             for (topic, entry) in entries {
                 let event = match entry.event {
                     Some(event) => Ok(Some(event)),
@@ -51,24 +51,24 @@ impl Shared {
                     Err(error) if error.is_damage() => error,
                     Err(error) => return Err(error),
                 };
-                self.lose(&topic, entry.seq, &why);
-                lost = true;
+                self.mark_unreadable(&topic, entry.seq, &why);
+                has_marked = true;
                 if !page.events.is_empty() {
                     page.end(entry.seq - 1);
                     return Ok(page);
                 }
             }
-            // No event comes before the lost ones, so the page has to report the gap. A new plan does.
-            if !lost {
+            // No event comes before the marked entries, so the page has to report the gap. A new plan does.
+            if !has_marked {
                 return Ok(page);
             }
         }
     }
 
-    /// Marks an event that cannot be read as lost. Its row stays in the file, because the disk may be able to read it
+    /// Marks the entry of an event that cannot be read. Its row stays in the file, because the disk may be able to read it
     /// later.
-    fn lose(&self, topic: &TopicName, seq: u64, why: &StoreError) {
-        if !lock(&self.state).index.lose(topic, seq) {
+    fn mark_unreadable(&self, topic: &TopicName, seq: u64, why: &StoreError) {
+        if !lock(&self.state).index.mark_unreadable(topic, seq) {
             return;
         }
         let lost = self.unreadable.fetch_add(1, Ordering::Relaxed) + 1;

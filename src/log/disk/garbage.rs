@@ -9,7 +9,7 @@ use super::{
     batch::{Batch, PORTION},
     error::StoreError,
 };
-use crate::{event::TopicName, log::index::Removed};
+use crate::{event::TopicName, log::index::Removal};
 
 /// Position and time of a topic's last removed event.
 type LastEvicted = (u64, u64);
@@ -44,13 +44,13 @@ pub(super) struct Portion {
 
 impl Garbage {
     /// Adds what the index has removed.
-    pub(super) fn note(&mut self, removed: Removed<'_>) {
-        match removed {
-            Removed::Event(topic, seq, time_ms) => {
+    pub(super) fn note(&mut self, removal: Removal<'_>) {
+        match removal {
+            Removal::Event(topic, seq, time_ms) => {
                 self.note_row(seq);
                 self.note_evicted(topic.clone(), (seq, time_ms));
             }
-            Removed::Topic(topic, seq, time_ms) => {
+            Removal::Topic(topic, seq, time_ms) => {
                 let after = self.rows_taken + count(self.seqs.len());
                 self.forgotten.push_back((after, topic.clone()));
                 self.last_removals.insert(topic.clone(), (after, (seq, time_ms)));
@@ -185,12 +185,12 @@ mod tests {
     /// Notes an event of `name` for each of `seqs`.
     fn note_events(garbage: &mut Garbage, name: &str, seqs: impl IntoIterator<Item = u64>) {
         for seq in seqs {
-            garbage.note(Removed::Event(&topic(name), seq, 0));
+            garbage.note(Removal::Event(&topic(name), seq, 0));
         }
     }
 
     fn note_topic(garbage: &mut Garbage, name: &str) {
-        garbage.note(Removed::Topic(&topic(name), 1, 0));
+        garbage.note(Removal::Topic(&topic(name), 1, 0));
     }
 
     /// Takes the next portion. Returns the first and the last position in it, and the topics whose rows it removes.

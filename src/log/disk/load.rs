@@ -26,7 +26,7 @@ use crate::{
         KeyLimits,
         clock::{self, Clock},
         feed::Feeds,
-        index::{Entry, Index, Marks, Removed},
+        index::{Entry, Index, LogState, Missing, Removal},
     },
 };
 
@@ -53,12 +53,12 @@ pub(super) fn load(
     let mut topics = HashMap::new();
     let opened_at = clock.now();
     let lost = store.topics(meta.reserved, |row| {
-        let (evicted, deleted_mono_ms) = ((row.evicted_to, row.evicted_ms), opened_at.mono_ms_of(row.deleted_ms));
-        index.restore_topic(&row.name, evicted, (row.deleted_to, deleted_mono_ms));
-        topics.insert(row.id, (row.name, row.deleted_to));
+        let removed = Missing { to: row.evicted_to, newest_ms: row.evicted_ms, removals: 0 };
+        index.restore_topic(&row.name, removed, (row.deleted_to, opened_at.mono_ms_of(row.deleted_ms)));
+        topics.insert(row.id, row.name);
     })?;
     store.repair(!lost.is_empty(), topics.keys().copied())?;
-    let ids = topics.iter().map(|(id, (name, _))| (name.clone(), *id)).collect();
+    let ids = topics.iter().map(|(id, name)| (name.clone(), *id)).collect();
     let (newest_ms, mut garbage, damage) = load_events(&store, &mut index, &topics, meta.forgotten_to)?;
     store.note_damage(damage.to, damage.topics_to)?;
     let now = clock.now();
@@ -71,8 +71,8 @@ pub(super) fn load(
     }
     let Meta { forgotten_to, forgotten_ms, hole_to, .. } = meta;
     let unreadable_to = meta.unreadable_to.max(damage.to);
-    let marks = Marks { last: meta.reserved, forgotten_to, forgotten_ms, hole_to, unreadable_to };
-    index.restore_marks(marks, now, &mut |removed| garbage.note(removed));
+    let stored = LogState { last: meta.reserved, forgotten_to, forgotten_ms, hole_to, unreadable_to };
+    index.restore_log(stored, now, &mut |removal| garbage.note(removal));
     let keys = store.keys(key_limits, meta.epoch, now, &topics)?;
     // All read connections are opened now. Later the process might have no free file descriptor, and then cold events
     // could not be read.
@@ -146,7 +146,7 @@ struct Damage {
 fn load_events(
     store: &Store,
     index: &mut Index,
-    topics: &HashMap<i64, (TopicName, u64)>,
+    topics: &HashMap<i64, TopicName>,
     forgotten_to: u64,
 ) -> Result<(u64, Garbage, Damage), StoreError> {
     let last = store.last()?;
@@ -162,9 +162,9 @@ fn load_events(
         }
         let entry = Entry { seq: row.seq, mono_ms: 0, time_ms: row.time_ms, bytes: row.cost, event: None };
         damage.topics_to = damage.topics_to.max(row.topic);
-        if let Some((topic, deleted_to)) = topics.get(&row.topic) {
-            if !index.restore(topic, *deleted_to, entry) {
-                garbage.note(Removed::Event(topic, row.seq, row.time_ms));
+        if let Some(topic) = topics.get(&row.topic) {
+            if !index.restore_event(topic, entry) {
+                garbage.note(Removal::Event(topic, row.seq, row.time_ms));
             }
             return;
         }

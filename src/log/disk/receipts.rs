@@ -27,7 +27,7 @@ impl Store {
         limits: KeyLimits,
         epoch: Epoch,
         now: Moment,
-        topics: &HashMap<i64, (TopicName, u64)>,
+        topics: &HashMap<i64, TopicName>,
     ) -> Result<Keys, StoreError> {
         // Keys from the far future were stored while the wall clock was wrong. They are skipped: they would be
         // remembered until that time.
@@ -38,7 +38,7 @@ impl Store {
         let mut statement = self.connection.prepare(sql)?;
         let mut rows = statement.query([from, to].map(number))?;
         while let Some(row) = rows.next()? {
-            let Some((topic, _)) = topics.get(&row.get(0)?) else { continue };
+            let Some(topic) = topics.get(&row.get(0)?) else { continue };
             let may_add_more = match read_row(row, topic, epoch, now, window_ms) {
                 Ok(entry) => keys.restore(entry),
                 Err(error) => {

@@ -28,7 +28,7 @@ use crate::{
     frame,
     log::{
         AppendError, Appended, Commit, Draft, Receipt,
-        index::{Entry, Removed},
+        index::{Entry, Removal},
         keys::Claim,
         mutex::lock,
     },
@@ -197,7 +197,7 @@ impl Writer {
         let mut state = lock(&self.shared.state);
         state.index.begin_step();
         state.index.observe(now.wall_ms);
-        state.index.trim(now.mono_ms, &mut |removed| garbage.note(removed));
+        state.index.trim(now.mono_ms, &mut |removal| garbage.note(removal));
         self.is_retention_unfinished = state.index.is_behind();
     }
 
@@ -207,7 +207,7 @@ impl Writer {
         let state = &mut *guard;
         state.index.begin_step();
         let garbage = &mut self.garbage;
-        let mut note = |removed: Removed<'_>| garbage.note(removed);
+        let mut note = |removal: Removal<'_>| garbage.note(removal);
         let mono_ms = self.shared.clock.now().mono_ms;
         let (mut answers, mut deletions) = (Vec::with_capacity(steps.len()), Vec::new());
         for step in steps {

@@ -60,14 +60,17 @@ impl Order {
     pub(super) fn after(&self, seq: u64) -> impl Iterator<Item = &(u64, TopicName)> {
         let is_before = |chunk: &Chunk| chunk.entries.back().is_none_or(|(last, _)| *last <= seq);
         let first = self.chunks.partition_point(is_before);
-        self.chunks.range(first..).flat_map(|chunk| chunk.entries.iter()).skip_while(move |(at, _)| *at <= seq)
+        self.chunks
+            .range(first..)
+            .flat_map(|chunk| chunk.entries.iter())
+            .skip_while(move |(entry_seq, _)| *entry_seq <= seq)
     }
 
     /// Notes that the event at `seq` was removed before older ones. `is_held` tells which events of the chunk are not
     /// removed, for when it is cleaned.
     pub(super) fn mark_stale(&mut self, seq: u64, is_held: impl Fn(u64, &TopicName) -> bool) {
-        let at = self.chunks.partition_point(|chunk| chunk.entries.back().is_none_or(|(last, _)| *last < seq));
-        let Some(chunk) = self.chunks.get_mut(at) else { return };
+        let index = self.chunks.partition_point(|chunk| chunk.entries.back().is_none_or(|(last, _)| *last < seq));
+        let Some(chunk) = self.chunks.get_mut(index) else { return };
         if chunk.entries.front().is_some_and(|(first, _)| *first > seq) {
             // Its entry has been removed at the front already.
             return;
@@ -78,7 +81,7 @@ impl Order {
             chunk.entries.shrink_to_fit();
             chunk.stale = 0;
             if chunk.entries.is_empty() {
-                self.chunks.remove(at);
+                self.chunks.remove(index);
             }
         }
     }

@@ -2,18 +2,18 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap, iter::Peekable, time::Duration};
 
-use super::{Entry, Index, Plan};
+use super::{Entry, Index, Missing, Plan};
 use crate::{
     event::{EventId, TopicName},
     frame::GapReason,
     log::{Held, Page, ReadFrom, Start, StartPoint},
 };
 
-/// How many lost entries one page skips, so that it holds the lock only for a short time.
-pub(super) const LOST_MAX: usize = 4096;
+/// How many unreadable entries one page skips, so that it holds the lock only for a short time.
+pub(super) const UNREADABLE_MAX: usize = 4096;
 
 impl Index {
-    /// The page of events after position `after`, up to the first cold one: up to `bytes_max`, but at least one event.
+    /// The page that [`plan`](Self::plan) describes, up to its first cold entry; `None` when it begins with a cold one.
     pub(in crate::log) fn read(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Option<Page> {
         let Plan { mut page, entries } = self.plan(topics, from, bytes_max);
         for (_, entry) in entries {
@@ -29,41 +29,45 @@ impl Index {
         Some(page)
     }
 
-    /// The same page with the cold entries, so that the engine can fetch them.
+    /// What the page of events after `from` consists of: at most `bytes_max` bytes, but at least one event.
     pub(in crate::log) fn plan(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Plan {
-        let ReadFrom { after, removals_seen } = from;
         let mut page = Page::new(self.epoch, self.removals);
-        let mut to = self.watermark.max(after);
         let mut sources = Vec::with_capacity(topics.len());
         for topic in topics {
-            let Some(log) = self.topics.get(topic) else {
-                if self.forgotten_at > removals_seen {
-                    page.miss(self.forgotten_to, after);
+            let Some(state) = self.topics.get(topic) else {
+                if self.forgotten.removals > from.removals_seen {
+                    page.note_removed(self.forgotten.to, from.after);
                 }
                 continue;
             };
-            let deletion = Some(log.deleted_to).filter(|seq| *seq > after);
-            page.deleted.extend(deletion.map(|seq| (topic.clone(), seq)));
-            // The reader is told of the deletion. Events that it removed are no gap.
-            if log.evicted_at > removals_seen && Some(log.evicted_to) > deletion {
-                page.miss(log.evicted_to, after);
+            let is_deleted = state.deleted_to > from.after;
+            if is_deleted {
+                page.deleted.push((topic.clone(), state.deleted_to));
             }
-            sources.push(log.events.range(log.after(after)..).map(move |entry| (topic, entry)).peekable());
+            // The page reports the deletion. So the events that the deletion removed are no gap.
+            let is_gap = !is_deleted || state.removed.to > state.deleted_to;
+            if is_gap && state.removed.removals > from.removals_seen {
+                page.note_removed(state.removed.to, from.after);
+            }
+            sources.push(state.after(from.after).map(move |entry| (topic, entry)).peekable());
         }
-        let (mut bytes, mut entries) = (0, Vec::new());
-        let mut lost = 0;
-        for (topic, entry) in merge(sources) {
-            if entry.is_lost() {
-                // A page reports a gap before its events. So events before the lost one get a page of their own.
-                if !entries.is_empty() || lost == LOST_MAX {
+        let mut to = self.watermark.max(from.after);
+        let (mut bytes, mut unreadable, mut entries) = (0, 0, Vec::new());
+        for (topic, entry) in merge(sources, |(_, entry)| Reverse(entry.seq)) {
+            if entry.is_unreadable() {
+                // A page reports a gap before its events. So events before the gap get a page of their own.
+                if !entries.is_empty() || unreadable == UNREADABLE_MAX {
                     to = entry.seq - 1;
                     break;
                 }
-                lost += 1;
-                page.lose(entry.seq);
+                unreadable += 1;
+                page.note_unreadable(entry.seq);
                 continue;
             }
-            let size = entry.event.as_ref().map_or(entry.bytes.try_into().unwrap_or(usize::MAX), |e| e.frame.len());
+            let size = match &entry.event {
+                Some(event) => event.frame.len(),
+                None => usize::try_from(entry.bytes).unwrap_or(usize::MAX),
+            };
             if bytes > 0 && bytes + size > bytes_max {
                 to = entry.seq - 1;
                 break;
@@ -82,104 +86,92 @@ impl Index {
         start: &Start,
         deleted: &[TopicName],
     ) -> StartPoint {
-        let everything = || self.before_first(topics, |_| true);
-        let whole_after = topics.iter().map(|topic| self.whole_after(topic, deleted)).max().unwrap_or_default();
-        let (epoch, removals_seen, watermark) = (self.epoch, self.removals, self.watermark);
-        let at = |after| {
-            let from = ReadFrom { after, removals_seen };
-            StartPoint { epoch, from, gap: None, gap_ahead: None, watermark }
-        };
-        let gap = |reason, after| StartPoint { gap: Some(reason), ..at(after) };
-        match *start {
-            Start::Live => at(self.watermark),
-            Start::All => at(everything()),
+        let before_oldest = || self.before_first(topics, |_| true);
+        let gap_ahead = |after| (after < self.last_unreadable(topics)).then_some(GapReason::Unreadable);
+        let (after, gap, gap_ahead) = match *start {
+            Start::Live => (self.watermark, None, None),
+            Start::All => (before_oldest(), None, None),
+            Start::Last(n) => (self.before_last(topics, n), None, None),
             Start::Since(time_ms) => {
                 let after = self.before_first(topics, |entry| self.time_ms(entry) >= time_ms);
-                let unreadable = self.unreadable_to > 0 && self.unreadable_ms >= time_ms;
-                let evicted = topics.iter().any(|topic| self.has_removed_since(topic, time_ms));
-                let evicted = evicted || (self.hole_to > 0 && self.hole_ms >= time_ms);
-                let gap_ahead = (after < self.lost.last_of(topics)).then_some(GapReason::Unreadable);
-                let reason = if unreadable { GapReason::Unreadable } else { GapReason::Evicted };
-                StartPoint { gap: (unreadable || evicted).then_some(reason), gap_ahead, ..at(after) }
+                (after, self.gap_since(topics, time_ms), gap_ahead(after))
             }
-            Start::Last(n) => at(self.before_last(topics, n)),
-            Start::Unreadable => gap(GapReason::Unreadable, everything()),
+            Start::Unreadable => (before_oldest(), Some(GapReason::Unreadable), None),
             Start::After(id) if id.epoch != self.epoch || id.seq > self.watermark => {
-                gap(GapReason::Reset, everything())
+                (before_oldest(), Some(GapReason::Reset), None)
             }
-            Start::After(id) if id.seq < whole_after => {
-                let reason = if id.seq < self.unreadable_to { GapReason::Unreadable } else { GapReason::Evicted };
-                gap(reason, self.before_first(topics, |entry| entry.seq > id.seq))
+            Start::After(id) if topics.iter().any(|topic| self.is_missing_after(id.seq, topic, deleted)) => {
+                let is_unreadable = id.seq < self.unreadable_at_start.to;
+                let reason = if is_unreadable { GapReason::Unreadable } else { GapReason::Evicted };
+                (self.before_first(topics, |entry| entry.seq > id.seq), Some(reason), None)
             }
-            Start::After(id) => {
-                let gap_ahead = (id.seq < self.lost.last_of(topics)).then_some(GapReason::Unreadable);
-                StartPoint { gap_ahead, ..at(id.seq) }
-            }
-        }
-    }
-
-    /// Whether an event of `topic` from `time_ms` or later may have been removed.
-    fn has_removed_since(&self, topic: &TopicName, time_ms: u64) -> bool {
-        let (to, ms) = match self.topics.get(topic) {
-            Some(log) => (log.evicted_to, log.evicted_ms),
-            None => (self.forgotten_to, self.forgotten_ms),
+            Start::After(id) => (id.seq, None, gap_ahead(id.seq)),
         };
-        to > 0 && self.times.corrected(to, ms) >= time_ms
+        let from = ReadFrom { after, removals_seen: self.removals };
+        StartPoint { epoch: self.epoch, from, gap, gap_ahead, watermark: self.watermark }
     }
 
-    /// The position after which no event of `topic` is missing. A topic in `deleted` misses nothing because of its
-    /// deletion.
-    fn whole_after(&self, topic: &TopicName, deleted: &[TopicName]) -> u64 {
-        let removed_to = self.topics.get(topic).map_or(self.forgotten_to, |log| {
-            let with_deletion = log.evicted_to < log.deleted_to && deleted.contains(topic);
-            if with_deletion { 0 } else { log.evicted_to }
-        });
-        removed_to.max(self.hole_to).max(self.unreadable_to)
+    /// Whether an event of `topic` after `seq` is missing. If the topic is in `deleted`, the events that its deletion
+    /// removed do not count.
+    fn is_missing_after(&self, seq: u64, topic: &TopicName, deleted: &[TopicName]) -> bool {
+        let (removed_to, deleted_to) = match self.topics.get(topic) {
+            Some(state) => (state.removed.to, state.deleted_to),
+            None => (self.forgotten.to, 0),
+        };
+        let is_reported = removed_to < deleted_to && deleted.contains(topic);
+        (seq < removed_to && !is_reported) || seq < self.hole.to.max(self.unreadable_at_start.to)
     }
 
-    /// The position before the first event of `topics` that `wanted` accepts. It must accept all later ones, too: this
-    /// is a binary search.
-    fn before_first(&self, topics: &[TopicName], wanted: impl Fn(&Entry) -> bool) -> u64 {
-        let logs = topics.iter().filter_map(|topic| self.topics.get(topic));
-        let firsts = logs.filter_map(|log| {
-            let at = log.events.partition_point(|entry| !wanted(entry));
-            log.events.get(at).map(|entry| entry.seq - 1)
+    /// Why events of `topics` from `time_ms` or later may be missing, if they may.
+    fn gap_since(&self, topics: &[TopicName], time_ms: u64) -> Option<GapReason> {
+        let is_since = |Missing { to, newest_ms, .. }| to > 0 && newest_ms >= time_ms;
+        let is_removed = |topic| {
+            let removed = self.topics.get(topic).map_or(self.forgotten, |state| state.removed);
+            is_since(Missing { newest_ms: self.times.corrected(removed.to, removed.newest_ms), ..removed })
+        };
+        if is_since(self.unreadable_at_start) {
+            return Some(GapReason::Unreadable);
+        }
+        (is_since(self.hole) || topics.iter().any(is_removed)).then_some(GapReason::Evicted)
+    }
+
+    /// Position of the last unreadable entry of `topics`; 0 when there is none.
+    pub(super) fn last_unreadable(&self, topics: &[TopicName]) -> u64 {
+        let states = topics.iter().filter_map(|topic| self.topics.get(topic));
+        states.map(|state| state.unreadable_to).max().unwrap_or_default()
+    }
+
+    /// The position before the first event of `topics` that `is_wanted` accepts. It must accept all later ones, too:
+    /// this is a binary search.
+    fn before_first(&self, topics: &[TopicName], is_wanted: impl Fn(&Entry) -> bool) -> u64 {
+        let states = topics.iter().filter_map(|topic| self.topics.get(topic));
+        let firsts = states.filter_map(|state| {
+            let at = state.entries.partition_point(|entry| !is_wanted(entry));
+            state.entries.get(at).map(|entry| entry.seq - 1)
         });
         firsts.min().unwrap_or(self.watermark)
     }
 
     /// The position before the last `n` events of `topics`.
     fn before_last(&self, topics: &[TopicName], n: usize) -> u64 {
-        let logs = topics.iter().filter_map(|topic| self.topics.get(topic));
-        let mut sources: Vec<_> =
-            logs.map(|log| log.events.iter().rev().filter(|entry| !entry.is_lost()).map(|entry| entry.seq)).collect();
-        // For each topic the newest position that is not counted yet, and the index of its source.
-        let mut newest: BinaryHeap<(u64, usize)> =
-            sources.iter_mut().enumerate().filter_map(|(at, source)| Some((source.next()?, at))).collect();
-        let mut before = self.watermark;
-        for _ in 0..n {
-            let Some((seq, at)) = newest.pop() else { break };
-            before = seq - 1;
-            if let Some(older) = sources.get_mut(at).and_then(Iterator::next) {
-                newest.push((older, at));
-            }
-        }
-        before
+        let states = topics.iter().filter_map(|topic| self.topics.get(topic));
+        let newest_first = states.map(|state| state.readable().rev().map(|entry| entry.seq).peekable()).collect();
+        merge(newest_first, |seq| *seq).take(n).last().map_or(self.watermark, |seq| seq - 1)
     }
 
     /// The position of the last deletion of `topic`, and how long before `mono_ms` it was.
     pub(in crate::log) fn deletion(&self, topic: &TopicName, mono_ms: u64) -> Option<(EventId, Duration)> {
-        let log = self.topics.get(topic).filter(|log| log.deleted_to > 0)?;
-        Some((self.id(log.deleted_to), Duration::from_millis(mono_ms.saturating_sub(log.deleted_mono_ms))))
+        let state = self.topics.get(topic).filter(|state| state.deleted_to > 0)?;
+        Some((self.id(state.deleted_to), Duration::from_millis(mono_ms.saturating_sub(state.deleted_mono_ms))))
     }
 
     /// What the log holds of `topic`; `None` when the topic is not known.
     pub(in crate::log) fn held(&self, topic: &TopicName) -> Option<Held> {
-        self.topics.get(topic).map(|log| Held {
-            first: log.events.iter().find(|entry| !entry.is_lost()).map(|entry| self.id(entry.seq)),
-            last: log.events.iter().rfind(|entry| !entry.is_lost()).map(|entry| self.id(entry.seq)),
-            events: log.events.len() - self.lost.count(topic),
-            bytes: log.bytes,
+        self.topics.get(topic).map(|state| Held {
+            first: state.readable().next().map(|entry| self.id(entry.seq)),
+            last: state.readable().next_back().map(|entry| self.id(entry.seq)),
+            events: state.entries.len() - state.unreadable,
+            bytes: state.bytes,
         })
     }
 
@@ -188,19 +180,20 @@ impl Index {
     }
 }
 
-/// Merges the entries of several topics in order of position.
-fn merge<'a>(
-    mut sources: Vec<Peekable<impl Iterator<Item = (&'a TopicName, &'a Entry)>>>,
-) -> impl Iterator<Item = (&'a TopicName, &'a Entry)> {
-    let seq = |(_, entry): &(&TopicName, &Entry)| Reverse(entry.seq);
-    let mut next: BinaryHeap<(Reverse<u64>, usize)> =
-        sources.iter_mut().enumerate().filter_map(|(at, source)| Some((source.peek().map(seq)?, at))).collect();
+/// Merges `sources`: the item with the greatest `key` comes first. Each source has its items in this order already.
+fn merge<T, K: Ord>(
+    mut sources: Vec<Peekable<impl Iterator<Item = T>>>,
+    key: impl Fn(&T) -> K,
+) -> impl Iterator<Item = T> {
+    // The key of each source's next item, and the index of the source.
+    let keyed = |(at, source): (usize, &mut Peekable<_>)| Some((key(source.peek()?), at));
+    let mut next: BinaryHeap<(K, usize)> = sources.iter_mut().enumerate().filter_map(keyed).collect();
     std::iter::from_fn(move || {
         let (_, at) = next.pop()?;
         let source = sources.get_mut(at)?;
         let item = source.next();
         if let Some(following) = source.peek() {
-            next.push((seq(following), at));
+            next.push((key(following), at));
         }
         item
     })

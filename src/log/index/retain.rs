@@ -6,16 +6,16 @@
 
 use std::{collections::VecDeque, mem};
 
-use super::{Entry, Index, Removed, is_held};
+use super::{Entry, Index, Missing, Removal, TopicState, is_held};
 use crate::{event::TopicName, log::clock::millis};
 
 /// How many entries one step may drop.
 pub(in crate::log) const STEP: usize = 4096;
-/// How many entries each new event may drop even after the step has used up its budget. With more than one, the limits
-/// are met in the end.
-pub(super) const STEP_MIN: usize = 4;
-/// How many topics without entries stay known. For these a gap is reported only if there is one; for topics that are no
-/// longer known, `forgotten_to` may report a gap where there is none.
+/// How many entries each new event may drop even after the step has used up its budget. It is more than one, so that the
+/// limits are met in the end.
+pub(super) const PUSH_MIN: usize = 4;
+/// How many topics without entries stay known. For these a gap is reported only if there is one; for a forgotten topic,
+/// [`Index::forgotten`] may report a gap where there is none.
 const EMPTY_MAX: usize = 65_536;
 
 impl Index {
@@ -24,35 +24,39 @@ impl Index {
         self.budget = STEP;
     }
 
-    /// Adds the next event of `topic`, and tells `removed` what the limits remove for it.
-    pub(in crate::log) fn push(&mut self, topic: &TopicName, entry: Entry, removed: &mut dyn FnMut(Removed<'_>)) {
+    /// Adds the next event of `topic`, and removes what exceeds the limits then.
+    pub(in crate::log) fn push(&mut self, topic: &TopicName, entry: Entry, on_removal: &mut dyn FnMut(Removal<'_>)) {
         debug_assert!(entry.seq > self.watermark, "positions only grow");
-        let (seq, mono_ms) = (entry.seq, entry.mono_ms);
-        self.budget = self.budget.max(STEP_MIN);
-        self.times.note(seq, entry.time_ms);
-        self.watermark = seq;
-        self.events += 1;
-        self.bytes += entry.bytes;
-        self.hot_bytes += entry.hot_bytes();
-        self.order.push_back(seq, topic.clone());
-        let (events_max, bytes_max) = (self.retention.topic_events_max, self.retention.topic_bytes_max.get());
-        let log = match self.topics.get_mut(topic) {
-            Some(log) => log,
-            None => self.topic_log(topic),
-        };
-        log.bytes += entry.bytes;
-        log.events.push_back(entry);
-        let is_topic_over = log.events.len() > events_max || log.bytes > bytes_max;
+        let mono_ms = entry.mono_ms;
+        self.budget = self.budget.max(PUSH_MIN);
+        self.times.note(entry.seq, entry.time_ms);
+        self.watermark = entry.seq;
+        let is_topic_over = self.insert(topic, entry);
         if is_topic_over {
-            self.trim_topic(topic, removed);
+            self.trim_topic(topic, on_removal);
         }
         let is_log_over = self.bytes > self.retention.bytes_max.get() || self.events > self.retention.events_max;
-        if is_topic_over || is_log_over || mono_ms > self.aged_at_ms || self.must_trim() {
-            self.trim(mono_ms, removed);
+        if is_topic_over || is_log_over || mono_ms > self.next_expiry_mono_ms || self.must_trim() {
+            self.trim(mono_ms, on_removal);
         } else {
             self.cool();
             self.assert_invariants();
         }
+    }
+
+    /// Adds the newest entry, and returns whether its topic is over its limits now.
+    pub(super) fn insert(&mut self, topic: &TopicName, entry: Entry) -> bool {
+        self.events += 1;
+        self.bytes += entry.bytes;
+        self.hot_bytes += entry.hot_bytes();
+        self.order.push_back(entry.seq, topic.clone());
+        let state = match self.topics.get_mut(topic) {
+            Some(state) => state,
+            None => self.topics.entry(topic.clone()).or_insert(TopicState::new(self.forgotten)),
+        };
+        state.bytes += entry.bytes;
+        state.entries.push_back(entry);
+        state.is_over_limit(&self.retention)
     }
 
     /// Whether another step is needed to meet the limits.
@@ -61,113 +65,111 @@ impl Index {
     }
 
     fn must_trim(&self) -> bool {
-        self.is_behind || !self.deleted.is_empty() || !self.over_limit.is_empty()
+        self.is_trim_unfinished || !self.deleted_entries.is_empty() || !self.over_limit.is_empty()
     }
 
     /// Deletes `topic`. The deletion has the position `seq`.
     pub(in crate::log) fn delete(&mut self, topic: &TopicName, seq: u64, mono_ms: u64) {
         self.watermark = self.watermark.max(seq);
-        let is_new = !self.topics.contains_key(topic);
         self.removals += 1;
-        let removals = self.removals;
-        let log = self.topic_log(topic);
-        (log.deleted_to, log.deleted_mono_ms) = (seq, mono_ms);
-        let was_empty = log.events.is_empty();
-        let (events, bytes) = (mem::take(&mut log.events), mem::take(&mut log.bytes));
-        if let Some(last) = events.back() {
-            (log.evicted_to, log.evicted_at) = (log.evicted_to.max(last.seq), removals);
-            log.evicted_ms = log.evicted_ms.max(last.time_ms);
+        let is_new = !self.topics.contains_key(topic);
+        let state = self.topics.entry(topic.clone()).or_insert(TopicState::new(self.forgotten));
+        let (entries, bytes) = (mem::take(&mut state.entries), mem::take(&mut state.bytes));
+        (state.unreadable, state.unreadable_to) = (0, 0);
+        (state.deleted_to, state.deleted_mono_ms) = (seq, mono_ms);
+        if let Some(last) = entries.back() {
+            state.removed.add(last.seq, last.time_ms, self.removals);
         }
-        let evicted_to = log.evicted_to;
         // A topic that was known and had no entries is in the queue already.
-        if is_new || !was_empty {
-            self.empty.push_back((evicted_to, topic.clone()));
+        if is_new || !entries.is_empty() {
+            self.empty.push_back((state.removed.to, topic.clone()));
         }
-        self.events -= events.len();
+        self.events -= entries.len();
         self.bytes -= bytes;
-        self.lost.remove_all(topic);
-        if !events.is_empty() {
-            self.deleted.push_back((topic.clone(), events));
+        if !entries.is_empty() {
+            self.deleted_entries.push_back((topic.clone(), entries));
         }
         self.assert_invariants();
     }
 
     /// Removes what is over the limits, within the budget of this step.
-    pub(in crate::log) fn trim(&mut self, mono_ms: u64, removed: &mut dyn FnMut(Removed<'_>)) {
-        self.is_behind = false;
-        self.aged_at_ms = 0;
-        self.drop_deleted(removed);
+    pub(in crate::log) fn trim(&mut self, mono_ms: u64, on_removal: &mut dyn FnMut(Removal<'_>)) {
+        self.is_trim_unfinished = false;
+        self.next_expiry_mono_ms = 0;
+        self.drop_deleted(on_removal);
         while self.budget > 0
             && let Some(topic) = self.over_limit.pop_front()
         {
-            self.trim_topic(&topic, removed);
+            self.trim_topic(&topic, on_removal);
         }
-        self.trim_front(mono_ms, removed);
+        self.trim_front(mono_ms, on_removal);
         while self.empty.len() > EMPTY_MAX {
             if self.budget == 0 {
-                self.is_behind = true;
+                self.is_trim_unfinished = true;
                 break;
             }
             self.budget -= 1;
-            self.forget_longest_empty(removed);
+            self.forget_longest_empty(on_removal);
         }
         self.cool();
         self.assert_invariants();
     }
 
     /// Drops entries of deleted topics.
-    fn drop_deleted(&mut self, removed: &mut dyn FnMut(Removed<'_>)) {
+    fn drop_deleted(&mut self, on_removal: &mut dyn FnMut(Removal<'_>)) {
         while self.budget > 0
-            && let Some((topic, events)) = self.deleted.front_mut()
+            && let Some((topic, entries)) = self.deleted_entries.front_mut()
         {
-            let Some(entry) = events.pop_front() else {
-                self.deleted.pop_front();
+            let Some(entry) = entries.pop_front() else {
+                self.deleted_entries.pop_front();
                 continue;
             };
             self.budget -= 1;
             self.hot_bytes -= entry.hot_bytes();
-            removed(Removed::Event(topic, entry.seq, entry.time_ms));
-            let topics = &self.topics;
-            self.order.mark_stale(entry.seq, |seq, topic| is_held(topics, seq, topic));
+            on_removal(Removal::Event(topic, entry.seq, entry.time_ms));
+            self.mark_stale(entry.seq);
         }
-        if self.deleted.is_empty() {
-            self.deleted = VecDeque::new();
+        if self.deleted_entries.is_empty() {
+            self.deleted_entries = VecDeque::new();
         }
     }
 
     /// Removes the oldest events of `topic` while it is over its limits.
-    pub(super) fn trim_topic(&mut self, topic: &TopicName, removed: &mut dyn FnMut(Removed<'_>)) {
-        let (events_max, bytes_max) = (self.retention.topic_events_max, self.retention.topic_bytes_max.get());
-        while self.topics.get(topic).is_some_and(|log| log.events.len() > events_max || log.bytes > bytes_max) {
+    pub(super) fn trim_topic(&mut self, topic: &TopicName, on_removal: &mut dyn FnMut(Removal<'_>)) {
+        while self.topics.get(topic).is_some_and(|state| state.is_over_limit(&self.retention)) {
             if self.budget == 0 {
                 self.over_limit.push_back(topic.clone());
                 return;
             }
-            if let Some(seq) = self.evict(topic, removed) {
-                let topics = &self.topics;
-                self.order.mark_stale(seq, |seq, topic| is_held(topics, seq, topic));
+            if let Some(seq) = self.evict(topic, on_removal) {
+                self.mark_stale(seq);
             }
         }
     }
 
+    /// Notes in the order that the entry at `seq` was removed before older ones.
+    fn mark_stale(&mut self, seq: u64) {
+        self.order.mark_stale(seq, |seq, topic| is_held(&self.topics, seq, topic));
+    }
+
     /// Removes the oldest events of the log while it is over its limits or they are too old.
-    fn trim_front(&mut self, mono_ms: u64, removed: &mut dyn FnMut(Removed<'_>)) {
+    fn trim_front(&mut self, mono_ms: u64, on_removal: &mut dyn FnMut(Removal<'_>)) {
         let (bytes_max, events_max) = (self.retention.bytes_max.get(), self.retention.events_max);
         let age_max_ms = millis(self.retention.age_max);
         while let Some((seq, topic)) = self.order.front() {
             if self.budget == 0 {
-                self.is_behind = true;
+                self.is_trim_unfinished = true;
                 return;
             }
-            let oldest = self.topics.get(topic).and_then(|log| log.events.front());
+            let oldest = self.topics.get(topic).and_then(|state| state.entries.front());
             if let Some(entry) = oldest.filter(|entry| entry.seq == *seq) {
-                let aged_at_ms = if age_max_ms == 0 { u64::MAX } else { entry.mono_ms.saturating_add(age_max_ms) };
-                if self.bytes <= bytes_max && self.events <= events_max && mono_ms <= aged_at_ms {
-                    self.aged_at_ms = aged_at_ms;
+                let expiry_mono_ms = if age_max_ms == 0 { u64::MAX } else { entry.mono_ms.saturating_add(age_max_ms) };
+                if self.bytes <= bytes_max && self.events <= events_max && mono_ms <= expiry_mono_ms {
+                    self.next_expiry_mono_ms = expiry_mono_ms;
                     return;
                 }
                 let topic = topic.clone();
-                self.evict(&topic, removed);
+                self.evict(&topic, on_removal);
                 self.order.pop_front();
             } else {
                 self.budget -= 1;
@@ -177,32 +179,34 @@ impl Index {
     }
 
     /// Removes the oldest event of `topic`, and returns its position.
-    fn evict(&mut self, topic: &TopicName, removed: &mut dyn FnMut(Removed<'_>)) -> Option<u64> {
-        let log = self.topics.get_mut(topic)?;
-        let entry = log.events.pop_front()?;
+    fn evict(&mut self, topic: &TopicName, on_removal: &mut dyn FnMut(Removal<'_>)) -> Option<u64> {
+        let state = self.topics.get_mut(topic)?;
+        let entry = state.entries.pop_front()?;
         self.budget = self.budget.saturating_sub(1);
         self.removals += 1;
-        (log.evicted_to, log.evicted_at) = (log.evicted_to.max(entry.seq), self.removals);
         let time_ms = self.times.corrected(entry.seq, entry.time_ms);
-        log.evicted_ms = log.evicted_ms.max(time_ms);
-        log.bytes -= entry.bytes;
+        state.removed.add(entry.seq, time_ms, self.removals);
+        if entry.is_unreadable() {
+            state.unreadable -= 1;
+        }
+        if entry.seq == state.unreadable_to {
+            state.unreadable_to = 0;
+        }
+        state.bytes -= entry.bytes;
         self.bytes -= entry.bytes;
         self.hot_bytes -= entry.hot_bytes();
         self.events -= 1;
-        if log.events.is_empty() {
-            log.events = VecDeque::new();
-            self.empty.push_back((log.evicted_to, topic.clone()));
-        } else if log.events.len() < log.events.capacity() / 4 {
-            log.events.shrink_to(log.events.len() * 2);
+        if state.entries.is_empty() {
+            state.entries = VecDeque::new();
+            self.empty.push_back((state.removed.to, topic.clone()));
+        } else if state.entries.len() < state.entries.capacity() / 4 {
+            state.entries.shrink_to(state.entries.len() * 2);
         }
-        removed(Removed::Event(topic, entry.seq, time_ms));
-        if entry.is_lost() {
-            self.lost.remove_one(topic);
-        }
+        on_removal(Removal::Event(topic, entry.seq, time_ms));
         Some(entry.seq)
     }
 
-    /// Makes the oldest hot entries cold until the hot bytes are within their budget.
+    /// Makes the oldest hot entries cold until the hot bytes are within their limit.
     fn cool(&mut self) {
         if self.hot_bytes <= self.hot_bytes_max {
             return;
@@ -213,9 +217,7 @@ impl Index {
             }
             self.budget -= 1;
             self.cold_to = *seq;
-            let Some(log) = self.topics.get_mut(topic) else { continue };
-            let at = log.events.partition_point(|entry| entry.seq < *seq);
-            if let Some(entry) = log.events.get_mut(at).filter(|entry| entry.seq == *seq)
+            if let Some(entry) = self.topics.get_mut(topic).and_then(|state| state.entry_mut(*seq))
                 && entry.event.take().is_some()
             {
                 self.hot_bytes -= entry.bytes;
@@ -223,19 +225,17 @@ impl Index {
         }
     }
 
-    /// Removes the topic that has been empty for the longest time. From then on `forgotten_to` stands for its removals.
-    fn forget_longest_empty(&mut self, removed: &mut dyn FnMut(Removed<'_>)) {
-        let Some((evicted_to, topic)) = self.empty.pop_front() else { return };
-        let Some(log) = self.topics.get(&topic) else { return };
-        if !log.events.is_empty() || log.evicted_to != evicted_to {
+    /// Forgets the topic that has been empty for the longest time. From then on `forgotten` stands for its removals.
+    fn forget_longest_empty(&mut self, on_removal: &mut dyn FnMut(Removal<'_>)) {
+        let Some((removed_to, topic)) = self.empty.pop_front() else { return };
+        let Some(state) = self.topics.get(&topic) else { return };
+        if !state.entries.is_empty() || state.removed.to != removed_to {
             // It has had events since. When it became empty again, it was queued again.
             return;
         }
-        let evicted_ms = log.evicted_ms;
+        let Missing { to, newest_ms, .. } = state.removed;
         self.topics.remove(&topic);
-        self.forgotten_ms = self.forgotten_ms.max(evicted_ms);
-        self.forgotten_to = self.forgotten_to.max(evicted_to);
-        self.forgotten_at = self.removals;
-        removed(Removed::Topic(&topic, evicted_to, evicted_ms));
+        self.forgotten.add(to, newest_ms, self.removals);
+        on_removal(Removal::Topic(&topic, to, newest_ms));
     }
 }

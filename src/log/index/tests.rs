@@ -3,14 +3,16 @@
 use std::sync::{Arc, Weak};
 
 use super::{
-    EVENT_OVERHEAD, Entry, Index, Removed, cost,
-    retain::{STEP, STEP_MIN},
+    EVENT_OVERHEAD, Entry, Index, Missing, Removal, cost,
+    retain::{PUSH_MIN, STEP},
 };
 use crate::{
     config::{LogConfig, Size},
     event::{Content, Epoch, Event, TopicName},
     log::{ReadFrom, Start},
 };
+
+mod unreadable;
 
 const MANY: u64 = 100_000;
 
@@ -54,12 +56,12 @@ impl Watched {
     }
 
     /// One step, as an engine makes it while it has the lock.
-    fn step(&mut self, act: impl FnOnce(&mut Index, &mut dyn FnMut(Removed<'_>))) {
+    fn step(&mut self, act: impl FnOnce(&mut Index, &mut dyn FnMut(Removal<'_>))) {
         self.index.begin_step();
         let before = self.removed.len();
         let removed = &mut self.removed;
         act(&mut self.index, &mut |what| {
-            if let Removed::Event(_, seq, _) = what {
+            if let Removal::Event(_, seq, _) = what {
                 removed.push(seq);
             }
         });
@@ -210,7 +212,7 @@ fn a_batch_does_little_more_than_a_step() {
             index.push(&a, Entry::hot(Arc::new(event), 12), removed);
         }
     });
-    assert!((STEP..=STEP + 1000 * STEP_MIN).contains(&watched.most), "{}", watched.most);
+    assert!((STEP..=STEP + 1000 * PUSH_MIN).contains(&watched.most), "{}", watched.most);
 }
 
 #[test]
@@ -256,7 +258,8 @@ fn content_that_is_held_by_itself_costs_what_it_has() {
 fn a_reader_is_told_once_of_what_a_topic_without_an_entry_has_lost() {
     // Goal: the topic was forgotten with the third removal; who has been told of that is not told again.
     let mut index = Index::new(Epoch::random(), high_limits(), u64::MAX);
-    (index.watermark, index.forgotten_to, index.forgotten_at, index.removals) = (9, 5, 3, 3);
+    (index.watermark, index.removals) = (9, 3);
+    index.forgotten = Missing { to: 5, newest_ms: 0, removals: 3 };
     let missing_to = |after, removals_seen| {
         let page = index.read(&[topic("gone")], ReadFrom { after, removals_seen }, usize::MAX);
         page.expect("nothing is cold").missing_to

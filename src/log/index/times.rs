@@ -13,7 +13,7 @@ type Correction = (u64, u64);
 #[derive(Debug, Default)]
 pub(super) struct Times {
     /// Time of the newest event, or what the wall clock said when it went back after that event.
-    newest_ms: u64,
+    pub(super) newest_ms: u64,
     /// In order of position and of time.
     corrections: Vec<Correction>,
 }
@@ -22,10 +22,6 @@ pub(super) struct Times {
 const CORRECTIONS_MAX: usize = 1024;
 
 impl Times {
-    pub(super) fn newest_ms(&self) -> u64 {
-        self.newest_ms
-    }
-
     /// Notes that the event at `seq`, the newest one, has the time `time_ms`.
     pub(super) fn note(&mut self, seq: u64, time_ms: u64) {
         if time_ms < self.newest_ms {

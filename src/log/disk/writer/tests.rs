@@ -209,9 +209,9 @@ fn the_row_of_a_forgotten_topic_goes_with_its_last_receipt() {
     opened.put_topic(103, "young", 1, now_ms);
     opened.put_topic(104, "waiting", 1, 0);
     for seq in 0..2 * number_of(PORTION) {
-        opened.writer.garbage.note(Removed::Event(&topic("waiting"), seq + 1000, 0));
+        opened.writer.garbage.note(Removal::Event(&topic("waiting"), seq + 1000, 0));
     }
-    opened.writer.garbage.note(Removed::Topic(&topic("waiting"), 1000, 0));
+    opened.writer.garbage.note(Removal::Topic(&topic("waiting"), 1000, 0));
     opened.batch(Vec::new(), true);
     let rows = |opened: &Opened| ["held", "forgotten", "young", "waiting"].map(|name| opened.has_topic(name));
     assert_eq!(rows(&opened), [true, false, true, true]);
@@ -234,7 +234,7 @@ fn no_room_to_remove_something_refuses_no_publish() {
             opened.put_topic(9, "old", number(portion) + 10, 0);
         } else {
             for seq in 0..portion + 10 {
-                opened.writer.garbage.note(Removed::Event(&topic("t"), seq + 1, 0));
+                opened.writer.garbage.note(Removal::Event(&topic("t"), seq + 1, 0));
             }
         }
         let before = opened.count(table);
@@ -296,8 +296,8 @@ fn a_damaged_page_of_old_receipts_ends_nothing() {
             opened.destroy_receipt(9);
         }
         if garbage {
-            opened.writer.garbage.note(Removed::Event(&topic("t"), 1, 0));
-            opened.writer.garbage.note(Removed::Topic(&topic("old"), 9, 0));
+            opened.writer.garbage.note(Removal::Event(&topic("t"), 1, 0));
+            opened.writer.garbage.note(Removal::Topic(&topic("old"), 9, 0));
         }
         opened.batch(Vec::new(), true);
         let events = 2 - i64::from(garbage);
