@@ -18,7 +18,7 @@ pub struct Event {
     pub topic: TopicName,
     /// The event type, if the publisher gave one.
     pub name: Option<EventName>,
-    /// The event as a block of a `text/event-stream`, encoded once, when it was appended.
+    /// The event as a block of a `text/event-stream`, in one chunk. It is encoded only once.
     pub frame: Box<[u8]>,
     /// Where the content is.
     pub content: Content,
@@ -28,8 +28,8 @@ pub struct Event {
 #[derive(Debug)]
 pub enum Content {
     /// These bytes of the event's frame. So content without a line break, the common case, is in memory only once.
-    Within(Range<u32>),
-    /// Memory of its own.
+    Within(Range<usize>),
+    /// In memory of its own.
     Apart(Box<[u8]>),
 }
 
@@ -39,18 +39,15 @@ impl Event {
     pub fn content(&self) -> &[u8] {
         match &self.content {
             Content::Apart(content) => content,
-            Content::Within(Range { start, end }) => {
-                let at = |offset: &u32| usize::try_from(*offset).unwrap_or(usize::MAX);
-                self.frame.get(at(start)..at(end)).unwrap_or_default()
-            }
+            Content::Within(range) => self.frame.get(range.clone()).unwrap_or_default(),
         }
     }
 }
 
 /// The name of a topic: 1 to `limits.topic_bytes_max` bytes of UTF-8 without control characters.
 ///
-/// A name of up to fifteen bytes is stored inside the value itself, so that comparing it in a lookup reads no other memory.
-/// Clones of a longer name share one allocation.
+/// A name of up to fifteen bytes is stored inside the value, so a lookup reads no other memory to compare it. Clones of a
+/// longer name share one allocation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicName(EcoString);
 
@@ -126,7 +123,7 @@ pub enum NameError {
         /// Bytes allowed.
         bytes_max: usize,
     },
-    /// A control character (C0, DEL or C1): line breaks among them would forge fields on the wire.
+    /// A control character (C0, DEL or C1). A line break in a name would forge fields on the wire.
     #[error("it has the control character U+{code:04X} at byte {at}")]
     Control {
         /// The character's code point.
@@ -152,9 +149,9 @@ fn check(name: &str, bytes_max: usize) -> Result<(), NameError> {
     }
 }
 
-/// The name of one history. Positions of different epochs cannot be compared.
+/// The name of one history: eight digits in base 36. Positions of different epochs cannot be compared.
 ///
-/// It is a number of eight digits in base 36. The value holds the digits as text, because every event's id contains them.
+/// The value holds the digits as text, because every event's id contains them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Epoch([u8; 8]);
 
@@ -164,7 +161,7 @@ impl Epoch {
     /// A random epoch, for a history that starts now.
     #[must_use]
     pub fn random() -> Self {
-        Self::of_number(fastrand::u64(..Self::COUNT))
+        Self::from_digits_of(fastrand::u64(..Self::COUNT))
     }
 
     /// The epoch as a number, for storage.
@@ -176,7 +173,7 @@ impl Epoch {
     /// The epoch of a number that [`number`](Self::number) returned.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
-        (number < Self::COUNT).then(|| Self::of_number(number))
+        (number < Self::COUNT).then(|| Self::from_digits_of(number))
     }
 
     /// The epoch as text.
@@ -185,7 +182,8 @@ impl Epoch {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    fn of_number(mut number: u64) -> Self {
+    /// The epoch with the last eight digits of `number`.
+    fn from_digits_of(mut number: u64) -> Self {
         let mut digits = [b'0'; 8];
         for digit in digits.iter_mut().rev() {
             let value = u8::try_from(number % 36).unwrap_or_default();
@@ -196,14 +194,8 @@ impl Epoch {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let canonical = text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase());
-        if canonical { text.as_bytes().try_into().ok().map(Self) } else { None }
-    }
-}
-
-impl fmt::Display for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        let digits: [u8; 8] = text.as_bytes().try_into().ok()?;
+        digits.iter().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase()).then_some(Self(digits))
     }
 }
 
@@ -237,17 +229,17 @@ impl EventId {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (epoch, seq) = text.split_once('-')?;
-        let canonical =
-            seq == "0" || (seq.starts_with(|c| matches!(c, '1'..='9')) && seq.bytes().all(|b| b.is_ascii_digit()));
-        canonical.then(|| seq.parse().ok()).flatten().zip(Epoch::parse(epoch)).map(|(seq, epoch)| Self { epoch, seq })
+        // `u64::from_str` would also accept these two.
+        if seq.starts_with('+') || (seq.starts_with('0') && seq != "0") {
+            return None;
+        }
+        Some(Self { epoch: Epoch::parse(epoch)?, seq: seq.parse().ok()? })
     }
 }
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.epoch.as_str())?;
-        f.write_str("-")?;
-        f.write_str(itoa::Buffer::new().format(self.seq))
+        write!(f, "{}-{}", self.epoch.as_str(), self.seq)
     }
 }
 

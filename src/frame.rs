@@ -5,9 +5,18 @@
 //! inject a second field or a second event.
 //!
 //! On HTTP/1.1 every block is one chunk of the response (RFC 9112, section 7.1). The chunk's head is made together with the
-//! block, so that all subscribers are written the same bytes.
+//! block, so that all subscribers get the same bytes.
+//!
+//! A blank line ends a block. Some clients take it for the end of a message even after a block without data, and deliver an
+//! empty message. So blocks without data have no blank line, except where the client needs the id.
 
-use std::{borrow::Cow, ops::Deref, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    iter,
+    ops::Deref,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
 use memchr::memchr2;
@@ -41,16 +50,15 @@ pub struct Encoding {
     pub framing: Framing,
 }
 
-/// How a stream tells its client the position where there is no event (the parameter `marks`).
+/// How a stream tells its client its position where there is no event (the parameter `marks`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marks {
-    /// It opens with `broker.open`, an event with data. Many clients ignore an id without data, and others deliver it to
-    /// the application as an empty message.
+    /// The stream opens with `broker.open`, an event with data, for clients that ignore an id without data.
     Event,
-    /// It sends blocks that have only an id, at the opening and while the stream is quiet. A client that follows the
+    /// The stream sends blocks that have only an id, at its opening and while it is quiet. A client that follows the
     /// standard dispatches no event for them, and resumes from that id.
     Id,
-    /// It does not.
+    /// The stream tells no position.
     None,
 }
 
@@ -83,8 +91,8 @@ impl GapReason {
 /// An encoded block. Cheap to clone.
 #[derive(Clone, Debug)]
 pub enum Frame {
-    /// The block that the event itself holds: [`Event::frame`].
-    Plain(Arc<Event>),
+    /// The block that the event holds: [`Event::frame`].
+    Event(Arc<Event>),
     /// A block in memory of its own.
     Made(Bytes),
 }
@@ -94,7 +102,7 @@ impl Deref for Frame {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Self::Plain(event) => &event.frame,
+            Self::Event(event) => &event.frame,
             Self::Made(bytes) => bytes,
         }
     }
@@ -106,25 +114,33 @@ impl AsRef<[u8]> for Frame {
     }
 }
 
-/// An event, new or read back, with its plain block, chunked. Every event is made here.
+/// Makes an event, one that is new or one that is read from the disk, with its block in the format [`Format::Plain`].
 #[must_use]
 pub fn encode(id: EventId, time_ms: u64, topic: TopicName, name: Option<EventName>, content: &[u8]) -> Arc<Event> {
-    let (frame, content) = plain(id, name.as_ref(), content);
-    Arc::new(Event { seq: id.seq, time_ms, topic, name, content, frame })
-}
-
-/// The plain block of an event, and where its content is.
-fn plain(id: EventId, name: Option<&EventName>, content: &[u8]) -> (Box<[u8]>, Content) {
-    let (lines, data_len) = measure(content);
-    let mut at = 0;
-    let out = with_len(Framing::Chunked, fields_len(id, name) + data_len, |out| {
-        type_field(out, name);
-        at = out.len() + "data: ".len();
-        data(out, content, lines);
-        id_field(out, id);
+    let (mut line_count, mut data_len) = (0, 0);
+    for line in lines(content) {
+        line_count += 1;
+        data_len += "data: \n".len() + line.len();
+    }
+    let name_len = name.as_ref().map_or(0, |name| "event: \n".len() + name.as_str().len());
+    let len = name_len + data_len + "id: \n\n".len() + id.text_len();
+    let mut start = 0;
+    let frame = with_len(Framing::Chunked, len, |out| {
+        write_name(out, name.as_ref());
+        start = out.len() + "data: ".len();
+        if line_count == 1 {
+            // `content` was searched for line breaks already.
+            write_data(out, content);
+        } else {
+            lines(content).for_each(|line| write_data(out, line));
+        }
+        write_id(out, id);
     });
-    let within = (u32::try_from(at).ok().zip(u32::try_from(at + content.len()).ok())).filter(|_| lines == 1);
-    (out.into(), within.map_or_else(|| Content::Apart(content.into()), |(start, end)| Content::Within(start..end)))
+    let content = match line_count {
+        1 => Content::Within(start..start + content.len()),
+        _ => Content::Apart(content.into()),
+    };
+    Arc::new(Event { seq: id.seq, time_ms, topic, name, content, frame: frame.into() })
 }
 
 /// `event` as one block (or line) of a stream in `encoding`.
@@ -133,20 +149,20 @@ pub fn event(encoding: Encoding, epoch: Epoch, event: Arc<Event>) -> Frame {
     let Encoding { format, framing } = encoding;
     let id = EventId { epoch, seq: event.seq };
     match (format, framing) {
-        (Format::Plain, Framing::Chunked) => Frame::Plain(event),
+        (Format::Plain, Framing::Chunked) => Frame::Event(event),
         (Format::Plain, Framing::Close) => {
             let block = block(&event.frame);
-            Frame::Made(Bytes::from_owner(Frame::Plain(event)).slice(block))
+            Frame::Made(Bytes::from_owner(Frame::Event(event)).slice(block))
         }
         (Format::Envelope, _) => Frame::Made(with_guess(framing, event.frame.len() * 2, |out| {
-            type_field(out, event.name.as_ref());
+            write_name(out, event.name.as_ref());
             out.extend_from_slice(b"data: ");
-            object(out, id, &event);
+            write_object(out, id, &event);
             out.push(b'\n');
-            id_field(out, id);
+            write_id(out, id);
         })),
         (Format::Lines, _) => Frame::Made(with_guess(framing, event.frame.len() * 2, |out| {
-            object(out, id, &event);
+            write_object(out, id, &event);
             out.push(b'\n');
         })),
     }
@@ -165,13 +181,12 @@ pub struct Opening<'a> {
     pub heartbeat: Duration,
 }
 
-/// The first bytes of a stream: a comment, so that proxies forward the response's head; the reconnection time; and, unless
-/// `marks` is none, a position, so that a client whose connection breaks before the first event resumes from here. They
-/// are one block, because some clients take each blank line for the end of a message.
+/// The first block of a stream: a comment, so that proxies forward the response's head; the reconnection time; and, unless
+/// `marks` is none, a position, so that a client whose connection breaks before the first event resumes from here.
 #[must_use]
 pub fn opening(encoding: Encoding, marks: Marks, opening: Opening<'_>) -> Bytes {
     let Opening { retry, cursor, topics, heartbeat } = opening;
-    let (retry, heartbeat) = (millis(retry), millis(heartbeat));
+    let (retry, heartbeat) = (retry.as_millis(), heartbeat.as_millis());
     let topics: Vec<&str> = topics.iter().map(TopicName::as_str).collect();
     let text = match (encoding.format, marks) {
         // The cursor is in the response's head: a client that reads lines expects each line to be an event.
@@ -186,9 +201,8 @@ pub fn opening(encoding: Encoding, marks: Marks, opening: Opening<'_>) -> Bytes 
     text_block(encoding.framing, &text)
 }
 
-/// What an idle stream sends: its position, so that the cursor of a quiet subscriber does not fall behind the retained
-/// history; or only a comment. No blank line follows the comment: some clients would take it for the end of an empty
-/// message.
+/// What a quiet stream sends: its position, so that the client's cursor does not fall behind the retained history; or only
+/// a comment.
 #[must_use]
 pub fn heartbeat(encoding: Encoding, position: Option<EventId>) -> Bytes {
     let text = match (encoding.format, position) {
@@ -199,13 +213,11 @@ pub fn heartbeat(encoding: Encoding, position: Option<EventId>) -> Bytes {
     text_block(encoding.framing, &text)
 }
 
-/// The last bytes of a stream that the broker ends, and whose client is to reconnect after `retry`.
-///
-/// Only a block with an id ends with a blank line: some clients would take it for the end of an empty message. The last
-/// thing must not be a comment, because some clients would then not reconnect.
+/// The last bytes of a stream that the broker ends, and whose client should reconnect after `retry`. They do not end with a
+/// comment, because some clients would then not reconnect.
 #[must_use]
 pub fn farewell(encoding: Encoding, marks: Marks, retry: Duration, id: EventId) -> Bytes {
-    let retry = millis(retry);
+    let retry = retry.as_millis();
     let text = match (encoding.format, marks) {
         (Format::Lines, _) => return end(encoding.framing),
         (_, Marks::Id) => format!("retry: {retry}\nid: {id}\n\n"),
@@ -230,18 +242,18 @@ pub fn gap(encoding: Encoding, reason: GapReason, requested: &str, resumed_after
     text_block(encoding.framing, &notice(encoding.format, "broker.gap", Some(resumed_after), &data))
 }
 
-/// `broker.deleted`: the topic was deleted, and later events of it were published after that. It has no id, so the client's
-/// cursor stays below the deletion: when the client reconnects, it is told of the deletion again, or told to stop.
+/// `broker.deleted`: the topic was deleted, and the stream goes on with its later events. It has no id, so the client's
+/// cursor stays below the deletion: when the client reconnects, the server reports the deletion again.
 #[must_use]
 pub fn deleted(encoding: Encoding, topic: &TopicName) -> Bytes {
     text_block(encoding.framing, &notice(encoding.format, "broker.deleted", None, &json!({"topic": topic.as_str()})))
 }
 
 /// The whole body that answers a refused subscription: the reason, and when to reconnect. It repeats the `cursor` that the
-/// client sent, because some clients forget theirs at a block without an id. It is not chunked, because its length is known.
+/// client sent, because some clients forget their cursor at a block without an id. Its length is known, so it is no chunk.
 #[must_use]
 pub fn refused(format: Format, retry: Duration, cursor: Option<EventId>, code: &str, message: &str) -> Bytes {
-    let retry = millis(retry);
+    let retry = retry.as_millis();
     let notice =
         notice(format, "broker.refused", cursor, &json!({"code": code, "message": message, "retry_ms": retry}));
     match format {
@@ -250,7 +262,7 @@ pub fn refused(format: Format, retry: Duration, cursor: Option<EventId>, code: &
     }
 }
 
-/// An event of the broker's own. It has no id where the client's cursor must not move.
+/// One of the broker's own events. Without an `id`, the client's cursor stays where it is.
 fn notice(format: Format, name: &str, id: Option<EventId>, data: &serde_json::Value) -> String {
     match format {
         Format::Lines => {
@@ -268,17 +280,7 @@ fn text_block(framing: Framing, text: &str) -> Bytes {
     with_len(framing, text.len(), |out| out.extend_from_slice(text.as_bytes())).into()
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-const DATA_LEN: usize = "data: \n".len();
-
-fn fields_len(id: EventId, name: Option<&EventName>) -> usize {
-    name.map_or(0, |name| "event: \n".len() + name.as_str().len()) + "id: \n\n".len() + id.text_len()
-}
-
-fn type_field(out: &mut Vec<u8>, name: Option<&EventName>) {
+fn write_name(out: &mut Vec<u8>, name: Option<&EventName>) {
     if let Some(name) = name {
         out.extend_from_slice(b"event: ");
         out.extend_from_slice(name.as_str().as_bytes());
@@ -286,42 +288,33 @@ fn type_field(out: &mut Vec<u8>, name: Option<&EventName>) {
     }
 }
 
+/// Writes one line of content. A parser removes the space after the colon, so leading spaces of the line survive.
+fn write_data(out: &mut Vec<u8>, line: &[u8]) {
+    out.extend_from_slice(b"data: ");
+    out.extend_from_slice(line);
+    out.push(b'\n');
+}
+
 /// Writes the id, and ends the block. The id is the last line, because some clients store an id as soon as they read its
-/// line: one that is cut in the middle of an event would otherwise resume after an event that it does not have.
-fn id_field(out: &mut Vec<u8>, id: EventId) {
+/// line: if the connection broke in the middle of the event, they would resume after an event that they do not have.
+fn write_id(out: &mut Vec<u8>, id: EventId) {
     out.extend_from_slice(b"id: ");
     id.write(out);
     out.extend_from_slice(b"\n\n");
 }
 
-/// How many lines `content` has, and how many bytes they take as `data` lines.
-fn measure(content: &[u8]) -> (usize, usize) {
-    let (mut rest, mut lines, mut breaks) = (content, 1, 0);
-    while let Some(at) = memchr2(b'\r', b'\n', rest) {
-        let after = rest.get(at..).unwrap_or_default();
-        let width = if after.starts_with(b"\r\n") { 2 } else { 1 };
-        (lines, breaks) = (lines + 1, breaks + width);
-        rest = after.get(width..).unwrap_or_default();
-    }
-    (lines, content.len() - breaks + lines * DATA_LEN)
-}
-
-/// Writes `content` as `data` lines, one for each of its `lines`. A parser removes one space after the colon and joins the
-/// lines with LF, so leading spaces and empty lines survive.
-fn data(out: &mut Vec<u8>, content: &[u8], lines: usize) {
-    let mut rest = content;
-    for _ in 0..lines {
-        // Content of one line, the common case, was searched by `measure` already.
-        let end = if lines == 1 { None } else { memchr2(b'\r', b'\n', rest) };
-        let (line, tail) = rest.split_at(end.unwrap_or(rest.len()));
-        out.extend_from_slice(b"data: ");
-        out.extend_from_slice(line);
-        out.push(b'\n');
+/// The lines of `content`. A parser joins them with LF, so empty lines survive.
+fn lines(content: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(content);
+    iter::from_fn(move || {
+        let text = rest.take()?;
+        let (line, tail) = text.split_at(memchr2(b'\r', b'\n', text).unwrap_or(text.len()));
         rest = match tail {
-            [b'\r', b'\n', rest @ ..] | [_, rest @ ..] => rest,
-            [] => tail,
+            [b'\r', b'\n', after @ ..] | [_, after @ ..] => Some(after),
+            [] => None,
         };
-    }
+        Some(line)
+    })
 }
 
 /// An event in `envelope=json` and in NDJSON.
@@ -336,8 +329,8 @@ struct Envelope<'a> {
 }
 
 /// Writes the event as compact JSON.
-fn object(out: &mut Vec<u8>, id: EventId, event: &Event) {
-    let time = std::time::UNIX_EPOCH + Duration::from_millis(event.time_ms);
+fn write_object(out: &mut Vec<u8>, id: EventId, event: &Event) {
+    let time = UNIX_EPOCH + Duration::from_millis(event.time_ms);
     let envelope = Envelope {
         id: id.to_string(),
         topic: event.topic.as_str(),

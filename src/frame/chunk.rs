@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-/// How a client knows that the stream has ended, and was not cut.
+/// How the blocks of a stream are framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Framing {
-    /// HTTP/1.1: every block is a chunk, and an empty chunk is the end.
+    /// HTTP/1.1: every block is a chunk, and an empty chunk ends the stream.
     Chunked,
-    /// HTTP/1.0: it does not know. The stream ends with its connection.
+    /// HTTP/1.0: not at all. The stream ends with its connection, so its client cannot tell an end from a failure.
     Close,
 }
 
@@ -17,8 +17,8 @@ const CRLF: &[u8] = b"\r\n";
 /// The longest head of a chunk: a length of 64 bits has up to sixteen hexadecimal digits.
 const HEAD_MAX: usize = 16 + CRLF.len();
 
-/// The head of a chunk of `len` bytes, its length in hexadecimal digits. It fills the end of the array, from the index that
-/// is returned beside it.
+/// The head of a chunk of `len` bytes: the length in hexadecimal digits. It begins at the returned index of the array, and
+/// ends with the array.
 fn chunk_head(mut len: usize) -> ([u8; HEAD_MAX], usize) {
     let mut head = *b"0000000000000000\r\n";
     let mut first = HEAD_MAX - CRLF.len();
