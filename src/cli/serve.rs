@@ -1,10 +1,10 @@
 //! `tidings serve`: configuration, banner, signals and the limit of open files.
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode};
+use std::{fmt::Display, io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use tidings::{
-    config::{Config, Engine, LimitsConfig, LogConfig},
+    config::{Config, Engine, LogConfig},
     server::Server,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,14 +42,11 @@ pub struct ServeArguments {
 pub fn serve(arguments: &ServeArguments) -> ExitCode {
     let mut config = match Config::load(arguments.config.as_deref(), arguments.listen.as_deref()) {
         Ok(config) => config,
-        Err(error) => {
-            eprintln!("tidings: {error}");
-            return ExitCode::from(EXIT_CONFIG);
-        }
+        Err(error) => return fail(EXIT_CONFIG, error),
     };
     if arguments.new_epoch && config.log.engine == Engine::Memory {
-        eprintln!("tidings: --new-epoch is for log.engine = \"disk\": the memory engine begins one with each start");
-        return ExitCode::from(EXIT_CONFIG);
+        let reason = "--new-epoch is for log.engine = \"disk\": the memory engine begins one with each start";
+        return fail(EXIT_CONFIG, reason);
     }
     config.log.new_epoch = arguments.new_epoch;
     if arguments.check {
@@ -61,34 +58,40 @@ pub fn serve(arguments: &ServeArguments) -> ExitCode {
     actix_web::rt::System::new().block_on(run(config))
 }
 
+/// Prints why the process ends.
+fn fail(exit_code: u8, reason: impl Display) -> ExitCode {
+    eprintln!("tidings: {reason}");
+    ExitCode::from(exit_code)
+}
+
 async fn run(config: Config) -> ExitCode {
     let (drain, log) = (config.shutdown.drain, config.log.clone());
     // Handle signals before the banner is printed: a program that has read the banner may send a signal at once.
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
-        eprintln!("tidings: cannot listen for signals");
-        return ExitCode::from(EXIT_FAILURE);
+        return fail(EXIT_FAILURE, "cannot listen for signals");
     };
     ignore_signals();
-    let needed = needed_descriptors(&config.limits);
-    raise_descriptor_limit(needed);
+    let limits = &config.limits;
+    let connections = limits.connections_max.saturating_add(limits.pending_connections_max);
+    let descriptors = connections.saturating_add(OTHER_DESCRIPTORS);
+    raise_descriptor_limit();
+    grow_descriptor_table(descriptors);
     let server = match Server::listen(config) {
         Ok(server) => server,
-        Err(error) => {
-            eprintln!("tidings: {error}");
-            return ExitCode::from(EXIT_FAILURE);
-        }
+        Err(error) => return fail(EXIT_FAILURE, error),
     };
-    warn_of_descriptor_limit(needed);
+    // Not earlier: if the server cannot listen, only that is printed.
+    warn_of_descriptor_limit(descriptors);
     // If nobody reads stdout, the server runs nevertheless.
     print_banner(&server, &log).ok();
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         reason = server.failed() => {
-            eprintln!("tidings: the log has failed: {reason}");
+            let exit_code = fail(EXIT_LOG, format_args!("the log has failed: {reason}"));
             server.abandon().await;
-            return ExitCode::from(EXIT_LOG);
+            return exit_code;
         }
     }
     let streams = server.subscribers();
@@ -101,8 +104,8 @@ async fn run(config: Config) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Ignores signals that would otherwise end the process silently. A terminal sends one of them when it is closed. Tools
-/// send them to make other servers reload their configuration or reopen their log files.
+/// Ignores signals that would otherwise end the process silently. A terminal sends SIGHUP when it is closed. Tools send
+/// these signals to make other servers reload their configuration or reopen their log files.
 fn ignore_signals() {
     let kinds = [
         ("SIGHUP", SignalKind::hangup()),
@@ -121,17 +124,11 @@ fn ignore_signals() {
     }
 }
 
-/// How many file descriptors the server may need: one for each connection, and some others.
-fn needed_descriptors(limits: &LimitsConfig) -> usize {
-    limits.connections_max.saturating_add(limits.pending_connections_max).saturating_add(OTHER_DESCRIPTORS)
-}
-
-/// Raises the limit of open files, and lets the kernel grow its table of them now. The limit of a shell is usually far below what the system allows.
-fn raise_descriptor_limit(needed: usize) {
+/// Raises the limit of open files as far as the system allows. A shell's limit is usually far below that.
+fn raise_descriptor_limit() {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
-    grow_descriptor_table(needed);
 }
 
 fn warn_of_descriptor_limit(needed: usize) {
@@ -159,8 +156,7 @@ fn descriptor_limit() -> usize {
 fn grow_descriptor_table(needed: usize) {
     let highest = descriptor_limit().min(needed).saturating_sub(1);
     if let Ok(highest) = i32::try_from(highest) {
-        // The copy gets the highest number, and is closed at once. An error does not matter: the table just stays
-        // small.
+        // The copy of stderr gets the number `highest`, and is closed at once. If this fails, the table stays small.
         rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), highest).ok();
     }
 }
