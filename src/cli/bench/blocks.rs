@@ -146,7 +146,7 @@ mod tests {
 
     const RUN: u32 = 5;
 
-    fn stamp(number: u32) -> Stamp {
+    fn stamp(number: usize) -> Stamp {
         Stamp { topic: 1, number, time: 9 }
     }
 

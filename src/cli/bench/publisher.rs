@@ -111,7 +111,7 @@ impl Publishers {
         let topics = u64::try_from(self.heads.len()).unwrap_or(u64::MAX);
         let topic = usize::try_from(nth % topics).unwrap_or_default();
         let (Some(state), Some(head)) = (shared.topics.get_mut(topic), self.heads.get(topic)) else { return };
-        let stamp = Stamp { topic: u32::try_from(topic).unwrap_or(u32::MAX), number: state.add_event(), time };
+        let stamp = Stamp { topic, number: state.add_event(), time };
         let bytes = fastrand::usize(shared.plan.sizes.0.clone());
         shared.tally.sent += 1;
         shared.tally.first_sent.get_or_insert(time);
@@ -176,7 +176,7 @@ impl Publishers {
         self.idle.push_back(key);
         let now = shared.clock.now();
         let is_acknowledged = (200..300).contains(&status);
-        shared.answer(stamp, is_acknowledged);
+        shared.set_outcome(stamp, is_acknowledged);
         (shared.tally.last_answered, shared.tally.last_progress) = (now, now);
         if is_acknowledged {
             shared.tally.acknowledged += 1;
@@ -192,7 +192,7 @@ impl Publishers {
         publisher.socket = None;
         publisher.response.reset();
         if let Some(stamp) = publisher.pending.take() {
-            shared.answer(stamp, false);
+            shared.set_outcome(stamp, false);
             shared.tally.error(reason.to_owned());
             self.idle.push_back(key);
         }

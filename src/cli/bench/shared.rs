@@ -23,10 +23,10 @@ pub struct Shared<'a> {
 }
 
 impl Shared<'_> {
-    /// Notes the answer to the publish of an event.
-    pub fn answer(&mut self, stamp: Stamp, is_acknowledged: bool) {
-        if let Some(topic) = usize::try_from(stamp.topic).ok().and_then(|topic| self.topics.get_mut(topic)) {
-            topic.answer(stamp.number, is_acknowledged);
+    /// Stores the outcome of publishing an event.
+    pub fn set_outcome(&mut self, stamp: Stamp, is_acknowledged: bool) {
+        if let Some(topic) = self.topics.get_mut(stamp.topic) {
+            topic.set_outcome(stamp.number, is_acknowledged);
         }
     }
 }

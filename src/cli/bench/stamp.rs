@@ -1,6 +1,6 @@
 //! The stamp at the beginning of an event's content, by which its arrival is checked: run, topic, number and time.
 
-use std::io::Write as _;
+use std::{io::Write as _, ops::Range};
 
 /// The length of a stamp: `~RRRRRRRR.TTTTTT.NNNNNNNN.tttttttttttt` in hexadecimal digits. No event is smaller.
 pub const BYTES: usize = 38;
@@ -9,33 +9,30 @@ pub const BYTES: usize = 38;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// The index of the topic.
-    pub topic: u32,
+    pub topic: usize,
     /// 0, 1, 2, … within the topic, over all publishers.
-    pub number: u32,
+    pub number: usize,
     /// The scheduled time of publishing, in nanoseconds since the run began.
     pub time: u64,
 }
 
 impl Stamp {
-    /// Appends content of `bytes` bytes: the stamp and padding.
-    pub fn write(self, run: u32, bytes: usize, out: &mut Vec<u8>) {
-        let end = out.len() + bytes.max(BYTES);
+    /// Appends content of `size` bytes: the stamp and padding.
+    pub fn write(self, run_id: u32, size: usize, out: &mut Vec<u8>) {
+        let end = out.len() + size.max(BYTES);
         // Writing to memory that grows cannot fail.
-        write!(out, "~{run:08x}.{:06x}.{:08x}.{:012x}", self.topic, self.number, self.time).ok();
+        write!(out, "~{run_id:08x}.{:06x}.{:08x}.{:012x}", self.topic, self.number, self.time).ok();
         out.resize(end, b'x');
     }
 
     /// Reads the stamp at the beginning of `content`; `None` if there is none, or it belongs to another run.
-    pub fn read(run: u32, content: &[u8]) -> Option<Self> {
-        let (stamp, _) = content.split_first_chunk::<BYTES>()?;
-        let (mark, stamp) = stamp.split_first()?;
-        let (of_run, stamp) = stamp.split_first_chunk::<8>()?;
-        let (topic, stamp) = stamp.split_first()?.1.split_first_chunk::<6>()?;
-        let (number, stamp) = stamp.split_first()?.1.split_first_chunk::<8>()?;
-        let (time, _) = stamp.split_first()?.1.split_first_chunk::<12>()?;
-        let is_ours = *mark == b'~' && hex(of_run)? == u64::from(run);
-        let (topic, number) = (u32::try_from(hex(topic)?).ok()?, u32::try_from(hex(number)?).ok()?);
-        is_ours.then_some(Self { topic, number, time: hex(time)? })
+    pub fn read(run_id: u32, content: &[u8]) -> Option<Self> {
+        let field = |range: Range<usize>| hex(content.get(range)?);
+        if content.first() != Some(&b'~') || field(1..9)? != u64::from(run_id) {
+            return None;
+        }
+        let [topic, number] = [field(10..16)?, field(17..25)?].map(usize::try_from);
+        Some(Self { topic: topic.ok()?, number: number.ok()?, time: field(26..BYTES)? })
     }
 }
 
@@ -49,7 +46,7 @@ mod tests {
 
     #[test]
     fn a_stamp_reads_back_and_nothing_else_does() {
-        let stamp = Stamp { topic: 0xfffff, number: u32::MAX, time: 0xffff_ffff_ffff };
+        let stamp = Stamp { topic: 0xfffff, number: 0xffff_ffff, time: 0xffff_ffff_ffff };
         for bytes in [0, BYTES, 100] {
             let mut content = Vec::new();
             stamp.write(7, bytes, &mut content);

@@ -8,7 +8,7 @@ use super::{
     blocks::{Block, Blocks},
     plan::Mode,
     shared::Shared,
-    tally::{Tally, error_text},
+    tally::{Tally, error_text, wide},
     verify::{Delivery, Seen, Topic},
 };
 use crate::cli::response::{Response, problem_code};
@@ -98,7 +98,7 @@ impl Subscribers {
     pub fn missing(&mut self, topics: &[Topic]) -> u64 {
         let open = self.all.iter().filter(|subscriber| subscriber.state == State::Open);
         let topics = open.filter_map(|subscriber| topics.get(subscriber.topic));
-        let expected = *self.expected.get_or_insert_with(|| topics.map(|topic| u64::from(topic.acknowledged())).sum());
+        let expected = *self.expected.get_or_insert_with(|| topics.map(|topic| wide(topic.acknowledged)).sum());
         expected.saturating_sub(self.received)
     }
 
@@ -171,7 +171,7 @@ impl Subscribers {
         if subscriber.state == State::Open {
             // If it was disconnected before, its earlier events count again.
             let counted = if was_open { subscriber.seen.events - before } else { subscriber.seen.events };
-            self.received += u64::from(counted);
+            self.received += wide(counted);
             if !was_open {
                 self.open += 1;
                 self.connecting -= 1;
@@ -191,7 +191,7 @@ impl Subscribers {
         let Some(subscriber) = self.all.get_mut(key) else { return };
         if subscriber.state == State::Open {
             self.open -= 1;
-            self.received -= u64::from(subscriber.seen.events);
+            self.received -= wide(subscriber.seen.events);
             self.expected = None;
         } else {
             self.connecting -= 1;
@@ -233,7 +233,7 @@ impl Subscriber {
         let mut fault = None;
         let fed = response.feed(bytes, |body| {
             blocks.feed(body, |block| match block {
-                Block::Event(stamp) if usize::try_from(stamp.topic) != Ok(*own) => {
+                Block::Event(stamp) if stamp.topic != *own => {
                     fault = Some("stream: an event of another topic");
                 }
                 Block::Event(stamp) => match seen.check(topic, stamp.number) {

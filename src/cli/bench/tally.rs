@@ -32,6 +32,11 @@ pub fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// A `usize` as `u64`.
+pub fn wide(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
 /// The counters of a run. Times are in nanoseconds since the run began, unless stated otherwise.
 #[derive(Debug)]
 pub struct Tally {
