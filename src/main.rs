@@ -30,7 +30,7 @@ enum Command {
     /// Run the broker. This is the default.
     Serve(serve::ServeArguments),
     /// Measure a server: publish, subscribe, and check every delivery.
-    Bench(bench::BenchArguments),
+    Bench(bench::Plan),
     /// Print the default config.toml: each key with its default and what it is for.
     #[command(after_help = config::EXAMPLES)]
     Config,
@@ -46,10 +46,10 @@ Every key of config.toml can also be set as an environment variable: log.age_max
 `tidings config` prints them all.";
 
 fn main() -> ExitCode {
-    let line = CommandLine::parse();
-    match line.command.unwrap_or(Command::Serve(line.serve)) {
+    let arguments = CommandLine::parse();
+    match arguments.command.unwrap_or(Command::Serve(arguments.serve)) {
         Command::Serve(arguments) => serve::serve(&arguments),
-        Command::Bench(arguments) => bench::bench(arguments),
+        Command::Bench(plan) => bench::bench(&plan),
         Command::Config => config::config(),
     }
 }

@@ -6,22 +6,21 @@ use std::{
     time::Duration,
 };
 
-use mio::{Interest, Token, event::Event, net::TcpStream};
+use mio::{event::Event, net::TcpStream};
 
 use super::{
-    plan::Amount,
+    response::{Response, problem_code},
     shared::Shared,
     stamp::Stamp,
-    tally::{error_text, nanos},
+    tally::{error_text, nanos, ratio, wide},
+    verify::Topic,
 };
-use crate::cli::response::{Response, problem_code};
 
-/// All publishers. The token of a publisher is its index plus `first_token`.
+/// All publishers. Their tokens follow those of the subscribers.
 #[derive(Debug)]
 pub struct Publishers {
     all: Vec<Publisher>,
-    first_token: usize,
-    /// The publishers that wait for no answer.
+    /// The publishers without a pending event.
     idle: VecDeque<usize>,
     /// The beginning of the request for each topic, up to the value of `Content-Length`.
     heads: Vec<String>,
@@ -29,16 +28,15 @@ pub struct Publishers {
     work: Option<Work>,
 }
 
-/// What is being published.
+/// What is being published. Times are in nanoseconds since the run began.
 #[derive(Clone, Copy, Debug)]
 struct Work {
-    /// When it began, in nanoseconds since the run began.
     begun: u64,
     /// How many events were sent, for all topics.
     sent: u64,
-    /// How many events are to be sent at most, for all topics.
+    /// How many events to send at most, for all topics.
     total: u64,
-    /// When it ends at the latest, in nanoseconds since the run began.
+    /// The time after which no event is sent.
     ends: u64,
 }
 
@@ -50,7 +48,7 @@ struct Publisher {
     /// How much of `request` was written.
     written: usize,
     response: Response,
-    /// The event whose answer it waits for.
+    /// The event that was sent and not answered.
     pending: Option<Stamp>,
 }
 
@@ -59,16 +57,15 @@ impl Publishers {
         let plan = shared.plan;
         let all = (0..plan.publishers).map(|_| Publisher::default()).collect();
         let heads = (0..plan.topics).map(|topic| plan.publish_request(topic)).collect();
-        Self { all, first_token: plan.subscribers, idle: (0..plan.publishers).collect(), heads, work: None }
+        Self { all, idle: (0..plan.publishers).collect(), heads, work: None }
     }
 
-    /// Starts to publish `amount`.
-    pub fn start(&mut self, amount: Amount, shared: &mut Shared<'_>) {
-        let begun = shared.clock.now();
-        let topics = u64::try_from(self.heads.len()).unwrap_or(u64::MAX);
-        let (total, ends) = match amount {
-            Amount::Messages(each) => (u64::from(each) * topics, u64::MAX),
-            Amount::Duration(time) => (u64::MAX, begun.saturating_add(nanos(time))),
+    /// Starts to publish this many events to each topic; with `--duration`, as many as possible in that time.
+    pub fn start(&mut self, messages: u32, shared: &mut Shared<'_>) {
+        let begun = shared.now();
+        let (total, ends) = match shared.plan.duration {
+            None => (u64::from(messages) * wide(self.heads.len()), u64::MAX),
+            Some(time) => (u64::MAX, begun.saturating_add(nanos(time))),
         };
         shared.tally.last_progress = begun;
         self.work = Some(Work { begun, sent: 0, total, ends });
@@ -82,15 +79,14 @@ impl Publishers {
     /// How long until the next event must be sent; `None` if nothing can be sent before an answer arrives.
     pub fn next_send_in(&self, shared: &Shared<'_>) -> Option<Duration> {
         let work = self.work.filter(|_| !self.idle.is_empty())?;
-        Some(Duration::from_nanos(
-            work.next_send_time(shared.plan.rate, shared.clock.now()).saturating_sub(shared.clock.now()),
-        ))
+        let now = shared.now();
+        Some(Duration::from_nanos(work.next_send_time(shared.plan.rate, now).saturating_sub(now)))
     }
 
     /// Sends the events whose time has come, as long as there are idle publishers.
     pub fn advance(&mut self, shared: &mut Shared<'_>) {
-        while let Some(mut work) = self.work {
-            let now = shared.clock.now();
+        while let Some(work) = self.work {
+            let now = shared.now();
             if work.sent == work.total || now >= work.ends {
                 self.work = None;
                 return;
@@ -99,102 +95,46 @@ impl Publishers {
             if scheduled > now {
                 return;
             }
-            let Some(key) = self.idle.pop_front() else { return };
-            self.publish(key, work.sent, scheduled, shared);
-            work.sent += 1;
-            self.work = Some(work);
+            let Some(index) = self.idle.pop_front() else { return };
+            self.work = Some(Work { sent: work.sent + 1, ..work });
+            let topic = usize::try_from(work.sent % wide(self.heads.len())).unwrap_or_default();
+            self.publish(index, topic, scheduled, shared);
         }
     }
 
-    /// Lets publisher `key` send the `nth` event, whose scheduled time is `time`.
-    fn publish(&mut self, key: usize, nth: u64, time: u64, shared: &mut Shared<'_>) {
-        let topics = u64::try_from(self.heads.len()).unwrap_or(u64::MAX);
-        let topic = usize::try_from(nth % topics).unwrap_or_default();
-        let (Some(state), Some(head)) = (shared.topics.get_mut(topic), self.heads.get(topic)) else { return };
-        let stamp = Stamp { topic, number: state.add_event(), time };
-        let bytes = fastrand::usize(shared.plan.sizes.0.clone());
-        shared.tally.sent += 1;
-        shared.tally.first_sent.get_or_insert(time);
-        let Some(publisher) = self.all.get_mut(key) else { return };
+    /// Lets the idle publisher `index` send the next event of a topic.
+    fn publish(&mut self, index: usize, topic: usize, scheduled: u64, shared: &mut Shared<'_>) {
+        let (Some(publisher), Some(head)) = (self.all.get_mut(index), self.heads.get(topic)) else { return };
+        let Some(number) = shared.topics.get_mut(topic).map(Topic::add_event) else { return };
+        let stamp = Stamp { topic, number, time: scheduled };
+        let size = fastrand::usize(shared.plan.sizes.clone());
         publisher.request.clear();
         // Writing to a vector cannot fail.
-        write!(publisher.request, "{head}{bytes}\r\n\r\n").ok();
-        stamp.write(shared.plan.run, bytes, &mut publisher.request);
+        write!(publisher.request, "{head}{size}\r\n\r\n").ok();
+        stamp.write(shared.plan.run_id, size, &mut publisher.request);
         (publisher.written, publisher.pending) = (0, Some(stamp));
-        if let Err(error) = publisher.connect(self.first_token + key, shared).and_then(|()| publisher.write()) {
-            self.disconnected(key, &format!("publish: {}", error_text(&error)), shared);
+        shared.tally.sent += 1;
+        shared.tally.first_sent.get_or_insert(scheduled);
+        if let Err(error) = publisher.send(shared.plan.subscribers + index, shared) {
+            publisher.disconnected(error_text("publish", &error), shared);
+            self.idle.push_back(index);
         }
     }
 
-    /// Handles a readiness event of publisher `key`.
-    pub fn handle(&mut self, key: usize, event: &Event, shared: &mut Shared<'_>) {
-        let Some(publisher) = self.all.get_mut(key) else { return };
+    /// Handles a readiness event of publisher `index`.
+    pub fn handle(&mut self, index: usize, event: &Event, shared: &mut Shared<'_>) {
+        let Some(publisher) = self.all.get_mut(index) else { return };
+        let was_idle = publisher.pending.is_none();
         if (event.is_writable() || event.is_error())
             && let Err(error) = publisher.write()
         {
-            return self.disconnected(key, &format!("publish: {}", error_text(&error)), shared);
+            publisher.disconnected(error_text("publish", &error), shared);
         }
         if event.is_readable() || event.is_read_closed() {
-            self.read(key, shared);
+            publisher.read(shared);
         }
-    }
-
-    fn read(&mut self, key: usize, shared: &mut Shared<'_>) {
-        let Some(publisher) = self.all.get_mut(key) else { return };
-        while let Some(socket) = &mut publisher.socket {
-            let n = match socket.read(&mut shared.buffer) {
-                Ok(0) if publisher.response.status.is_some_and(|_| !publisher.response.keeps_alive) => {
-                    // The end of the connection is the end of the response.
-                    publisher.socket = None;
-                    return self.answered(key, "", shared);
-                }
-                Ok(0) => return self.disconnected(key, "publish: closed by the server", shared),
-                Ok(n) => n,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) => return self.disconnected(key, &format!("publish: {}", error_text(&error)), shared),
-            };
-            let bytes = shared.buffer.get(..n).unwrap_or_default();
-            if publisher.pending.is_none() || publisher.response.feed(bytes, |_| {}).is_err() {
-                return self.disconnected(key, "publish: the answer is not HTTP", shared);
-            }
-            if publisher.response.is_complete() {
-                if !publisher.response.keeps_alive {
-                    publisher.socket = None;
-                }
-                let code = if publisher.response.status == Some(200) { String::new() } else { problem_code(bytes) };
-                return self.answered(key, &code, shared);
-            }
-        }
-    }
-
-    /// Handles a complete response. `code` is the code of an error, for the report.
-    fn answered(&mut self, key: usize, code: &str, shared: &mut Shared<'_>) {
-        let Some(publisher) = self.all.get_mut(key) else { return };
-        let Some(stamp) = publisher.pending.take() else { return };
-        let status = publisher.response.status.unwrap_or_default();
-        publisher.response.reset();
-        self.idle.push_back(key);
-        let now = shared.clock.now();
-        let is_acknowledged = (200..300).contains(&status);
-        shared.set_outcome(stamp, is_acknowledged);
-        (shared.tally.last_answered, shared.tally.last_progress) = (now, now);
-        if is_acknowledged {
-            shared.tally.acknowledged += 1;
-            shared.tally.answers.saturating_record(now.saturating_sub(stamp.time) / 1_000);
-        } else {
-            shared.tally.error(format!("publish: HTTP {status}{code}"));
-        }
-    }
-
-    /// Handles the end of a connection. A pending event may have been published or not.
-    fn disconnected(&mut self, key: usize, reason: &str, shared: &mut Shared<'_>) {
-        let Some(publisher) = self.all.get_mut(key) else { return };
-        publisher.socket = None;
-        publisher.response.reset();
-        if let Some(stamp) = publisher.pending.take() {
-            shared.set_outcome(stamp, false);
-            shared.tally.error(reason.to_owned());
-            self.idle.push_back(key);
+        if !was_idle && publisher.pending.is_none() {
+            self.idle.push_back(index);
         }
     }
 }
@@ -206,22 +146,18 @@ impl Work {
         if rate <= 0.0 {
             return now;
         }
-        let sent = Duration::from_secs(self.sent).as_secs_f64();
-        let after = Duration::try_from_secs_f64(sent / rate).map_or(u64::MAX, nanos);
+        let after = Duration::try_from_secs_f64(ratio(self.sent, 1) / rate).map_or(u64::MAX, nanos);
         self.begun.saturating_add(after)
     }
 }
 
 impl Publisher {
-    /// Opens a connection, unless there is one.
-    fn connect(&mut self, token: usize, shared: &mut Shared<'_>) -> io::Result<()> {
+    /// Begins to send the request, on a new connection if there is none.
+    fn send(&mut self, token: usize, shared: &mut Shared<'_>) -> io::Result<()> {
         if self.socket.is_none() {
-            let mut socket = shared.dialer.dial()?;
-            socket.set_nodelay(true)?;
-            shared.registry.register(&mut socket, Token(token), Interest::READABLE | Interest::WRITABLE)?;
-            self.socket = Some(socket);
+            self.socket = Some(shared.dialer.dial(token)?);
         }
-        Ok(())
+        self.write()
     }
 
     /// Writes as much of the request as the socket accepts. It accepts nothing until it is connected.
@@ -235,5 +171,61 @@ impl Publisher {
             }
         }
         Ok(())
+    }
+
+    /// Reads until the response is complete, or until nothing more has arrived.
+    fn read(&mut self, shared: &mut Shared<'_>) {
+        while let Some(socket) = &mut self.socket {
+            let n = match socket.read(&mut shared.buffer) {
+                Ok(n) => n,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => return self.disconnected(error_text("publish", &error), shared),
+            };
+            if n == 0 {
+                // If the server does not keep connections open, their end may be the end of the response.
+                if self.response.status.is_some() && !self.response.keeps_alive {
+                    return self.answered(0, shared);
+                }
+                return self.disconnected("publish: closed by the server".to_owned(), shared);
+            }
+            let bytes = shared.buffer.get(..n).unwrap_or_default();
+            if self.pending.is_none() || self.response.skip_body(bytes).is_err() {
+                return self.disconnected("publish: the answer is not HTTP".to_owned(), shared);
+            }
+            if self.response.is_complete() {
+                return self.answered(n, shared);
+            }
+        }
+    }
+
+    /// Handles a complete response. Its last `n` bytes are in the buffer.
+    fn answered(&mut self, n: usize, shared: &mut Shared<'_>) {
+        let response = std::mem::take(&mut self.response);
+        if !response.keeps_alive {
+            self.socket = None;
+        }
+        let Some(stamp) = self.pending.take() else { return };
+        let now = shared.now();
+        let status = response.status.unwrap_or_default();
+        let is_acknowledged = (200..300).contains(&status);
+        shared.set_outcome(stamp, is_acknowledged);
+        (shared.tally.last_answered, shared.tally.last_progress) = (now, now);
+        if is_acknowledged {
+            shared.tally.acknowledged += 1;
+            shared.tally.answer_times.saturating_record(now.saturating_sub(stamp.time) / 1_000);
+        } else {
+            let code = problem_code(shared.buffer.get(..n).unwrap_or_default());
+            shared.tally.count_error(format!("publish: HTTP {status}{code}"));
+        }
+    }
+
+    /// Handles the end of a connection. A pending event may have been published or not.
+    fn disconnected(&mut self, reason: String, shared: &mut Shared<'_>) {
+        self.socket = None;
+        self.response = Response::default();
+        if let Some(stamp) = self.pending.take() {
+            shared.set_outcome(stamp, false);
+            shared.tally.count_error(reason);
+        }
     }
 }

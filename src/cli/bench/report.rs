@@ -1,9 +1,14 @@
 //! The results, as a table for people or as JSON for programs.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display},
+};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+
+use super::tally::{ratio, wide};
 
 /// The results of a run.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -18,14 +23,14 @@ pub struct Report {
     pub connected: ConnectResult,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub published: Option<PublishResult>,
+    /// The reconnects in a storm, each until the subscriber has got what it missed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    /// The reconnects after the storm.
     pub resumed: Option<ConnectResult>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delivered: Option<DeliveryResult>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<IdleResult>,
-    /// Events that a subscriber should have got and has not, for all subscribers.
+    /// Events that a subscriber should have got and has not. Each subscriber counts.
     pub lost: u64,
     pub repeated: u64,
     pub out_of_order: u64,
@@ -106,24 +111,24 @@ pub struct DeliveryCpu {
 }
 
 impl ConnectResult {
-    pub fn new(subscribers: usize, time: Duration) -> Self {
-        Self { subscribers, seconds: time.as_secs_f64(), per_second: rate(wide(subscribers), time) }
+    pub fn new(subscribers: usize, nanos: u64) -> Self {
+        Self { subscribers, seconds: seconds(nanos), per_second: rate(wide(subscribers), nanos) }
     }
 }
 
 impl PublishResult {
-    pub fn new(acknowledged: u64, sent: u64, time: Duration, answers: &Histogram<u64>) -> Self {
+    pub fn new(acknowledged: u64, sent: u64, nanos: u64, answers: &Histogram<u64>) -> Self {
         let (p50_us, p99_us) = (answers.value_at_quantile(0.5), answers.value_at_quantile(0.99));
-        Self { acknowledged, sent, seconds: time.as_secs_f64(), per_second: rate(acknowledged, time), p50_us, p99_us }
+        Self { acknowledged, sent, seconds: seconds(nanos), per_second: rate(acknowledged, nanos), p50_us, p99_us }
     }
 }
 
 impl DeliveryResult {
-    pub fn new(events: u64, time: Duration, latency: &Histogram<u64>) -> Self {
+    pub fn new(events: u64, nanos: u64, latency: &Histogram<u64>) -> Self {
         Self {
             events,
-            seconds: time.as_secs_f64(),
-            per_second: rate(events, time),
+            seconds: seconds(nanos),
+            per_second: rate(events, nanos),
             p50_us: latency.value_at_quantile(0.5),
             p99_us: latency.value_at_quantile(0.99),
             p999_us: latency.value_at_quantile(0.999),
@@ -138,107 +143,95 @@ impl Report {
         self.lost == 0 && self.repeated == 0 && self.out_of_order == 0 && self.errors.is_empty()
     }
 
-    /// Writes one row of the table.
-    fn row(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
-        writeln!(f, "{name:<15}{text}")
-    }
-
-    fn deliveries(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The rows of the table about events, each with its name.
+    fn event_rows(&self) -> Vec<(&'static str, String)> {
+        let mut rows = Vec::new();
+        let ConnectResult { subscribers, seconds, per_second } = self.connected;
+        let connected = format!("{} of {}", grouped(subscribers), grouped(self.subscribers));
+        rows.push(("connected", format!("{connected} in {seconds:.3} s, {}/s", grouped(per_second))));
         if let Some(PublishResult { acknowledged, per_second, p50_us, p99_us, .. }) = self.published {
-            let times = format!("answered within p50 {}, p99 {}", time(p50_us), time(p99_us));
-            let text = format!("{} acknowledged, {}/s; {times}", grouped(acknowledged), round(per_second));
-            Self::row(f, "published", &text)?;
+            let rate = format!("{} acknowledged, {}/s", grouped(acknowledged), grouped(per_second));
+            rows.push(("published", format!("{rate}; answered within p50 {}, p99 {}", time(p50_us), time(p99_us))));
         }
         if let Some(ConnectResult { subscribers, seconds, per_second }) = self.resumed {
-            let text = format!("{} in {seconds:.3} s, {}/s", grouped(wide(subscribers)), round(per_second));
-            Self::row(f, "resumed", &text)?;
+            rows.push(("resumed", format!("{} in {seconds:.3} s, {}/s", grouped(subscribers), grouped(per_second))));
         }
         if let Some(DeliveryResult { events, per_second, p50_us, p99_us, p999_us, max_us, .. }) = self.delivered {
-            Self::row(f, "delivered", &format!("{}, {}/s", grouped(events), round(per_second)))?;
+            rows.push(("delivered", format!("{}, {}/s", grouped(events), grouped(per_second))));
             let [p50, p99, p999, max] = [p50_us, p99_us, p999_us, max_us].map(time);
-            Self::row(f, "latency", &format!("p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}"))?;
+            rows.push(("latency", format!("p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}")));
         }
         if let Some(IdleResult { seconds, blocks, bytes, still_connected }) = self.idle {
             let received = format!("received {} blocks of {} bytes", grouped(blocks), grouped(bytes));
-            let text = format!("{} connected after {seconds:.0} s; {received}", grouped(wide(still_connected)));
-            Self::row(f, "idle", &text)?;
+            rows.push(("idle", format!("{} connected after {seconds:.0} s; {received}", grouped(still_connected))));
+        }
+        rows.push(("lost", grouped(self.lost)));
+        rows.push(("repeated", grouped(self.repeated)));
+        rows.push(("out of order", grouped(self.out_of_order)));
+        let errors: Vec<_> = self.errors.iter().map(|(reason, n)| format!("{} × {reason}", grouped(*n))).collect();
+        let errors = if errors.is_empty() { "none".to_owned() } else { errors.join("\n               ") };
+        rows.push(("errors", errors));
+        rows
+    }
+
+    /// The rows of the table about CPU time and memory.
+    fn cost_rows(&self) -> Vec<(&'static str, String)> {
+        let mut rows = Vec::new();
+        if let Some(server) = &self.server {
+            let mut cpu = vec![format!("{:.1} µs per connect", server.connect_cpu_us)];
+            if let Some(DeliveryCpu { total_us, user_us, system_us }) = server.delivery {
+                cpu.push(format!("{total_us:.3} µs per delivery (user {user_us:.3}, system {system_us:.3})"));
+            }
+            if let Some(percent) = server.idle_cpu_percent {
+                cpu.push(format!("{percent:.2} % of a core while idle"));
+            }
+            rows.push(("server CPU", cpu.join(", ")));
+            let (each, mib) = (grouped(server.resident_bytes_per_subscriber), ratio(server.resident_bytes, 1 << 20));
+            rows.push(("server memory", format!("{each} bytes per subscriber, {mib:.1} MiB in total")));
+        }
+        let generator = self.generator_cpu_percent.map_or("a core, it spins".to_owned(), |percent| {
+            let hint = if percent > 90.0 { ": the generator was the bottleneck, not the server" } else { "" };
+            format!("{percent:.0} % of a core{hint}")
+        });
+        rows.push(("generator CPU", generator));
+        rows
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [(self.subscribers, "subscriber"), (self.topics, "topic"), (self.publishers, "publisher")];
+        let counts = counts.map(|(n, what)| format!("{} {what}{}", grouped(n), if n == 1 { "" } else { "s" }));
+        let Self { url, mode, event_bytes, .. } = self;
+        writeln!(f, "{mode} on {url}: {}, events of {event_bytes} bytes\n", counts.join(", "))?;
+        for (name, text) in self.event_rows().into_iter().chain(self.cost_rows()) {
+            writeln!(f, "{name:<15}{text}")?;
         }
         Ok(())
     }
-
-    fn costs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(ServerUsage { connect_cpu_us, delivery, idle_cpu_percent, .. }) = self.server {
-            let delivery = delivery.map(|DeliveryCpu { total_us, user_us, system_us }| {
-                format!("{total_us:.3} µs per delivery (user {user_us:.3}, system {system_us:.3})")
-            });
-            let idle = idle_cpu_percent.map(|percent| format!("{percent:.2} % of a core while idle"));
-            let costs = [Some(format!("{connect_cpu_us:.1} µs per connect")), delivery, idle];
-            Self::row(f, "server CPU", &costs.into_iter().flatten().collect::<Vec<_>>().join(", "))?;
-        }
-        if let Some(ServerUsage { resident_bytes_per_subscriber, resident_bytes, .. }) = self.server {
-            let mib = ratio(resident_bytes, 1 << 20);
-            let text = format!("{} bytes per subscriber, {mib:.1} MiB in total", round(resident_bytes_per_subscriber));
-            Self::row(f, "server memory", &text)?;
-        }
-        let Some(busy) = self.generator_cpu_percent else { return Self::row(f, "generator CPU", "a core, it spins") };
-        let hint = if busy > 90.0 { ": the generator was the bottleneck, not the server" } else { "" };
-        Self::row(f, "generator CPU", &format!("{busy:.0} % of a core{hint}"))
-    }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { url, mode, subscribers, topics, publishers, event_bytes, .. } = self;
-        let counts = [(*subscribers, "subscriber"), (*topics, "topic"), (*publishers, "publisher")];
-        let counts = counts.map(|(n, what)| format!("{} {what}{}", grouped(wide(n)), if n == 1 { "" } else { "s" }));
-        writeln!(f, "{mode} on {url}: {}, events of {event_bytes} bytes\n", counts.join(", "))?;
-        let ConnectResult { subscribers: connected, seconds, per_second } = self.connected;
-        let connected = format!("{} of {}", grouped(wide(connected)), grouped(wide(*subscribers)));
-        Self::row(f, "connected", &format!("{connected} in {seconds:.3} s, {}/s", round(per_second)))?;
-        self.deliveries(f)?;
-        Self::row(f, "lost", &grouped(self.lost))?;
-        Self::row(f, "repeated", &grouped(self.repeated))?;
-        Self::row(f, "out of order", &grouped(self.out_of_order))?;
-        let errors: Vec<_> = self.errors.iter().map(|(reason, n)| format!("{} × {reason}", grouped(*n))).collect();
-        let errors = if errors.is_empty() { "none".to_owned() } else { errors.join("\n               ") };
-        Self::row(f, "errors", &errors)?;
-        self.costs(f)
-    }
+fn seconds(nanos: u64) -> f64 {
+    ratio(nanos, 1_000_000_000)
 }
 
-fn wide(n: usize) -> u64 {
-    u64::try_from(n).unwrap_or(u64::MAX)
+/// `n` per second, if `n` took this time.
+fn rate(n: u64, nanos: u64) -> f64 {
+    ratio(n, nanos) * 1e9
 }
 
-/// `part` divided by `whole`.
-pub fn ratio(part: u64, whole: u64) -> f64 {
-    // The standard library has no conversion from u64 to f64 without `as`, except through `Duration`.
-    Duration::from_secs(part).as_secs_f64() / Duration::from_secs(whole).as_secs_f64()
-}
-
-/// `n` per second.
-fn rate(n: u64, time: Duration) -> f64 {
-    if time.is_zero() { 0.0 } else { Duration::from_secs(n).as_secs_f64() / time.as_secs_f64() }
-}
-
-/// Formats a whole number with commas between the thousands.
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
-    groups.collect::<Vec<_>>().join(",")
-}
-
-/// Formats a number without decimals.
-fn round(n: f64) -> String {
-    let rounded = Duration::try_from_secs_f64(n.round());
-    rounded.map_or_else(|_| format!("{n:.0}"), |n| grouped(n.as_secs()))
+/// Formats a number without decimals, and with commas between the thousands.
+fn grouped(n: impl Display + Copy) -> String {
+    let digits = format!("{n:.0}");
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    groups.join(",")
 }
 
 /// Formats a time in a unit that fits its size.
-fn time(us: u64) -> String {
-    match us {
-        0..1_000 => format!("{us} µs"),
-        1_000..1_000_000 => format!("{:.2} ms", ratio(us, 1_000)),
-        _ => format!("{:.2} s", ratio(us, 1_000_000)),
+fn time(micros: u64) -> String {
+    match micros {
+        0..1_000 => format!("{micros} µs"),
+        1_000..1_000_000 => format!("{:.2} ms", ratio(micros, 1_000)),
+        _ => format!("{:.2} s", ratio(micros, 1_000_000)),
     }
 }

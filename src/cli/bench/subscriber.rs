@@ -2,16 +2,16 @@
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 
-use mio::{Interest, Token, event::Event, net::TcpStream};
+use mio::{event::Event, net::TcpStream};
 
 use super::{
     blocks::{Block, Blocks},
-    plan::Mode,
+    response::{Response, problem_code},
     shared::Shared,
+    stamp::Stamp,
     tally::{Tally, error_text, wide},
     verify::{Delivery, Seen, Topic},
 };
-use crate::cli::response::{Response, problem_code};
 
 /// How many subscribers connect at the same time.
 ///
@@ -24,18 +24,16 @@ const CONNECTING_MAX: usize = 16;
 #[derive(Debug)]
 pub struct Subscribers {
     all: Vec<Subscriber>,
-    /// The next subscriber to connect.
-    next: usize,
+    /// The index of the next subscriber to connect.
+    next_to_connect: usize,
     /// How many are connecting and have no response yet.
     connecting: usize,
     /// How many have an open stream.
     pub open: usize,
-    /// How many different events the open streams have got.
-    received: u64,
-    /// How many events the open streams should have got; `None` if that must be counted again.
-    expected: Option<u64>,
-    /// Subscribers whose socket may have more to read.
-    unread: Vec<usize>,
+    /// The open streams of the subscribers before this index have got all acknowledged events.
+    up_to_date: usize,
+    /// Subscribers whose socket may have more to read, and whether the server has closed the connection.
+    unread: Vec<(usize, bool)>,
 }
 
 /// One subscriber.
@@ -48,14 +46,13 @@ struct Subscriber {
     blocks: Blocks,
     seen: Seen,
     /// When it began to connect.
-    since: u64,
+    connect_time: u64,
 }
 
-/// How far a subscriber has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The request was not sent.
-    Connecting,
+    /// The request was not sent yet.
+    Unsent,
     /// The request was sent.
     Requested,
     /// The server has answered with a stream.
@@ -65,46 +62,50 @@ enum State {
 impl Subscribers {
     pub fn new(shared: &Shared<'_>) -> Self {
         let plan = shared.plan;
-        let one = |n: usize| Subscriber {
+        let subscriber = |index: usize| Subscriber {
             socket: None,
-            topic: n % plan.topics,
-            state: State::Connecting,
+            topic: index % plan.topics,
+            state: State::Unsent,
             response: Response::default(),
-            blocks: Blocks::new(plan.run, plan.mode == Mode::Storm),
+            blocks: Blocks::new(plan.run_id, plan.storm),
             seen: Seen::default(),
-            since: 0,
+            connect_time: 0,
         };
-        let all: Vec<_> = (0..plan.subscribers).map(one).collect();
-        Self { next: all.len(), all, connecting: 0, open: 0, received: 0, expected: None, unread: Vec::new() }
+        let all: Vec<_> = (0..plan.subscribers).map(subscriber).collect();
+        Self { next_to_connect: all.len(), all, connecting: 0, open: 0, up_to_date: 0, unread: Vec::new() }
     }
 
     /// Starts to connect all subscribers. Those that were connected before resume with their cursors.
     pub fn start_connecting(&mut self) {
-        self.next = 0;
+        self.next_to_connect = 0;
     }
 
     /// Whether every connect has succeeded or failed.
     pub fn have_finished_connecting(&self) -> bool {
-        self.next == self.all.len() && self.connecting == 0
+        self.next_to_connect == self.all.len() && self.connecting == 0
     }
 
-    /// Whether there is something to do without waiting.
-    pub fn is_busy(&self) -> bool {
-        !self.unread.is_empty() || (self.next < self.all.len() && self.connecting < CONNECTING_MAX)
+    /// Whether [`Self::advance`] can do something now.
+    pub fn can_advance(&self) -> bool {
+        !self.unread.is_empty() || (self.next_to_connect < self.all.len() && self.connecting < CONNECTING_MAX)
     }
 
-    /// How many events the open streams should have got, and have not. The expected number is counted once, and again
-    /// after [`Self::recount_expected`], or after a subscriber has connected or disconnected.
-    pub fn missing(&mut self, topics: &[Topic]) -> u64 {
-        let open = self.all.iter().filter(|subscriber| subscriber.state == State::Open);
-        let topics = open.filter_map(|subscriber| topics.get(subscriber.topic));
-        let expected = *self.expected.get_or_insert_with(|| topics.map(|topic| wide(topic.acknowledged)).sum());
-        expected.saturating_sub(self.received)
+    /// Call this when more events were acknowledged: the open streams should get these, too.
+    pub fn expect_more(&mut self) {
+        self.up_to_date = 0;
     }
 
-    /// Counts the expected events again, because more were acknowledged.
-    pub fn recount_expected(&mut self) {
-        self.expected = None;
+    /// Whether each open stream has got as many events as were acknowledged. A subscriber that is up to date is not
+    /// checked again until [`Self::expect_more`], or until another stream opens.
+    pub fn are_up_to_date(&mut self, topics: &[Topic]) -> bool {
+        while let Some(subscriber) = self.all.get(self.up_to_date) {
+            let expected = topics.get(subscriber.topic).map_or(0, |topic| topic.acknowledged);
+            if subscriber.state == State::Open && subscriber.seen.events < expected {
+                return false;
+            }
+            self.up_to_date += 1;
+        }
+        true
     }
 
     /// How many events all subscribers together should have got, and have not.
@@ -112,160 +113,152 @@ impl Subscribers {
         self.all.iter().filter_map(|one| topics.get(one.topic).map(|topic| topic.lost(&one.seen))).sum()
     }
 
-    /// Closes all connections.
+    /// Closes all connections. The subscribers keep their cursors.
     pub fn disconnect_all(&mut self) {
         for subscriber in &mut self.all {
             subscriber.close();
         }
-        // Each subscriber remembers its events. They count again when it is back.
-        (self.connecting, self.open, self.received, self.expected) = (0, 0, 0, None);
+        (self.connecting, self.open) = (0, 0);
         self.unread.clear();
     }
 
     /// Connects more subscribers, and continues to read where a read was not complete.
     pub fn advance(&mut self, shared: &mut Shared<'_>) {
-        while self.next < self.all.len() && self.connecting < CONNECTING_MAX {
-            let key = self.next;
-            self.next += 1;
-            let Some(subscriber) = self.all.get_mut(key) else { return };
-            match subscriber.connect(key, shared) {
-                Ok(()) => self.connecting += 1,
-                Err(error) => shared.tally.error(format!("subscribe: {}", error_text(&error))),
+        while self.connecting < CONNECTING_MAX
+            && let Some(subscriber) = self.all.get_mut(self.next_to_connect)
+        {
+            let index = self.next_to_connect;
+            self.next_to_connect += 1;
+            match shared.dialer.dial(index) {
+                Ok(socket) => {
+                    subscriber.socket = Some(socket);
+                    subscriber.connect_time = shared.now();
+                    self.connecting += 1;
+                }
+                Err(error) => shared.tally.count_error(error_text("subscribe", &error)),
             }
         }
-        for key in std::mem::take(&mut self.unread) {
-            self.read(key, false, shared);
+        for (index, is_closed) in std::mem::take(&mut self.unread) {
+            self.read(index, is_closed, shared);
         }
     }
 
-    /// Handles a readiness event of subscriber `key`.
-    pub fn handle(&mut self, key: usize, event: &Event, shared: &mut Shared<'_>) {
-        let Some(subscriber) = self.all.get_mut(key) else { return };
-        if subscriber.state == State::Connecting
+    /// Handles a readiness event of subscriber `index`.
+    pub fn handle(&mut self, index: usize, event: &Event, shared: &mut Shared<'_>) {
+        let Some(subscriber) = self.all.get_mut(index) else { return };
+        if subscriber.state == State::Unsent
             && (event.is_writable() || event.is_error())
             && let Err(error) = subscriber.send_request(shared)
         {
-            self.disconnected(key, &format!("subscribe: {}", error_text(&error)), shared);
-            return;
+            return self.disconnected(index, error_text("subscribe", &error), shared);
         }
         if event.is_readable() || event.is_read_closed() {
-            self.read(key, event.is_read_closed(), shared);
+            self.read(index, event.is_read_closed(), shared);
         }
     }
 
-    /// Reads once. If a read does not fill the buffer, the socket is empty, and the next bytes cause a new readiness
-    /// event.
-    fn read(&mut self, key: usize, is_closed: bool, shared: &mut Shared<'_>) {
-        let Some(subscriber) = self.all.get_mut(key) else { return };
+    /// Reads once. If the bytes do not fill the buffer, the socket is empty, and the next bytes cause a new readiness
+    /// event. But if the server has closed the connection, there is no new event, and the end must be read, too.
+    fn read(&mut self, index: usize, is_closed: bool, shared: &mut Shared<'_>) {
+        let Some(subscriber) = self.all.get_mut(index) else { return };
         let Some(socket) = &mut subscriber.socket else { return };
         let n = match socket.read(&mut shared.buffer) {
-            Ok(0) => return self.disconnected(key, "stream: closed by the server", shared),
+            Ok(0) => return self.disconnected(index, "stream: closed by the server".to_owned(), shared),
             Ok(n) => n,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-            Err(error) => return self.disconnected(key, &format!("stream: {}", error_text(&error)), shared),
+            Err(error) => return self.disconnected(index, error_text("stream", &error), shared),
         };
         let was_open = subscriber.state == State::Open;
-        let before = subscriber.seen.events;
         let bytes = shared.buffer.get(..n).unwrap_or_default();
-        let fed = subscriber.feed(bytes, shared.clock.now(), &mut shared.topics, &mut shared.tally);
-        if subscriber.state == State::Open {
-            // If it was disconnected before, its earlier events count again.
-            let counted = if was_open { subscriber.seen.events - before } else { subscriber.seen.events };
-            self.received += wide(counted);
-            if !was_open {
-                self.open += 1;
-                self.connecting -= 1;
-                self.expected = None;
-            }
+        let result = subscriber.receive(bytes, shared.now(), &mut shared.topics, &mut shared.tally);
+        if !was_open && subscriber.state == State::Open {
+            self.open += 1;
+            self.connecting -= 1;
+            self.up_to_date = 0;
         }
-        if let Err(reason) = fed {
-            return self.disconnected(key, &reason, shared);
+        if let Err(reason) = result {
+            return self.disconnected(index, reason, shared);
         }
         if is_closed || n == shared.buffer.len() {
-            self.unread.push(key);
+            self.unread.push((index, is_closed));
         }
     }
 
     /// Handles the end of a connection.
-    fn disconnected(&mut self, key: usize, reason: &str, shared: &mut Shared<'_>) {
-        let Some(subscriber) = self.all.get_mut(key) else { return };
-        if subscriber.state == State::Open {
-            self.open -= 1;
-            self.received -= wide(subscriber.seen.events);
-            self.expected = None;
-        } else {
-            self.connecting -= 1;
+    fn disconnected(&mut self, index: usize, reason: String, shared: &mut Shared<'_>) {
+        let Some(subscriber) = self.all.get_mut(index) else { return };
+        match subscriber.state {
+            State::Open => self.open -= 1,
+            State::Unsent | State::Requested => self.connecting -= 1,
         }
         subscriber.close();
-        shared.tally.error(reason.to_owned());
+        shared.tally.count_error(reason);
     }
 }
 
 impl Subscriber {
-    fn connect(&mut self, key: usize, shared: &mut Shared<'_>) -> io::Result<()> {
-        let mut socket = shared.dialer.dial()?;
-        shared.registry.register(&mut socket, Token(key), Interest::READABLE | Interest::WRITABLE)?;
-        self.socket = Some(socket);
-        self.since = shared.clock.now();
-        Ok(())
-    }
-
     /// Sends the request once the connection is established.
     fn send_request(&mut self, shared: &mut Shared<'_>) -> io::Result<()> {
         let Some(socket) = &mut self.socket else { return Ok(()) };
         if let Some(error) = socket.take_error()? {
             return Err(error);
         }
-        let request = shared.plan.subscribe_request(self.topic, self.blocks.cursor());
+        let request = shared.plan.subscribe_request(self.topic, &self.blocks.cursor);
         // The send buffer of a new connection is empty, so this does not block.
         socket.write_all(&request)?;
         self.state = State::Requested;
-        shared.tally.last_progress = shared.clock.now();
+        shared.tally.last_progress = shared.now();
         Ok(())
     }
 
     /// Parses and checks received bytes.
-    fn feed(&mut self, bytes: &[u8], now: u64, topics: &mut [Topic], tally: &mut Tally) -> Result<(), String> {
-        let Self { topic: own, response, blocks, seen, since, .. } = self;
-        let Some(topic) = topics.get_mut(*own) else { return Ok(()) };
+    fn receive(&mut self, bytes: &[u8], now: u64, topics: &mut [Topic], tally: &mut Tally) -> Result<(), String> {
+        let Some(topic) = topics.get_mut(self.topic) else { return Ok(()) };
         tally.last_progress = now;
-        tally.bytes += u64::try_from(bytes.len()).unwrap_or_default();
-        let mut fault = None;
-        let fed = response.feed(bytes, |body| {
-            blocks.feed(body, |block| match block {
-                Block::Event(stamp) if stamp.topic != *own => {
-                    fault = Some("stream: an event of another topic");
-                }
-                Block::Event(stamp) => match seen.check(topic, stamp.number) {
-                    Delivery::Repeated => tally.repeated += 1,
-                    Delivery::Unknown => fault = Some("stream: an event that was never published"),
-                    delivery @ (Delivery::InOrder | Delivery::OutOfOrder) => {
-                        tally.delivered += 1;
-                        tally.out_of_order += u64::from(delivery == Delivery::OutOfOrder);
-                        tally.last_delivered = now;
-                        tally.latency.saturating_record(now.saturating_sub(stamp.time.max(*since)) / 1_000);
-                    }
-                },
-                Block::Gap => tally.error("stream: a gap, the server no longer has some events".to_owned()),
-                Block::Refused => fault = Some("subscribe: refused by the broker"),
-                Block::Other => tally.quiet_blocks += 1,
-            });
-        });
-        fed.map_err(|_| "subscribe: the answer is not HTTP".to_owned())?;
-        match self.response.status {
+        tally.bytes += wide(bytes.len());
+        let malformed = |_| "subscribe: the answer is not HTTP".to_owned();
+        let mut rest = bytes;
+        match self.response.parse_head(&mut rest).map_err(malformed)? {
             None => return Ok(()),
             Some(200) => self.state = State::Open,
             Some(status) => return Err(format!("subscribe: HTTP {status}{}", problem_code(bytes))),
         }
-        if let Some(fault) = fault {
-            return Err(fault.to_owned());
+        while let Some(mut piece) = self.response.next_piece(&mut rest).map_err(malformed)? {
+            while let Some(block) = self.blocks.next(&mut piece) {
+                match block {
+                    Block::Event(stamp) => self.check(stamp, now, topic, tally)?,
+                    Block::Gap => tally.count_error("stream: a gap, the server no longer has some events".to_owned()),
+                    Block::Refused => return Err("subscribe: refused by the broker".to_owned()),
+                    Block::Other => tally.other_blocks += 1,
+                }
+            }
         }
         if self.response.is_complete() { Err("stream: closed by the server".to_owned()) } else { Ok(()) }
     }
 
+    /// Checks the delivery of an event, and counts it.
+    fn check(&mut self, stamp: Stamp, now: u64, topic: &mut Topic, tally: &mut Tally) -> Result<(), String> {
+        if stamp.topic != self.topic {
+            return Err("stream: an event of another topic".to_owned());
+        }
+        match self.seen.check(topic, stamp.number) {
+            Delivery::Unknown => return Err("stream: an event that was never published".to_owned()),
+            Delivery::Repeated => {
+                tally.repeated += 1;
+                return Ok(());
+            }
+            Delivery::OutOfOrder => tally.out_of_order += 1,
+            Delivery::InOrder => {}
+        }
+        tally.delivered += 1;
+        tally.last_delivered = now;
+        tally.latency.saturating_record(now.saturating_sub(stamp.time.max(self.connect_time)) / 1_000);
+        Ok(())
+    }
+
     fn close(&mut self) {
         self.socket = None;
-        self.state = State::Connecting;
+        self.state = State::Unsent;
         self.response = Response::default();
         self.blocks.disconnect();
     }

@@ -1,10 +1,6 @@
-//! The counters of a run.
+//! The counters of a run, and what is needed to count.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use hdrhistogram::Histogram;
 
@@ -13,21 +9,7 @@ const TIME_MAX: u64 = 3_600_000_000;
 /// The most error reasons that are counted separately. A server could cause any number of them.
 const REASONS_MAX: usize = 32;
 
-/// The clock of a run.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock(Instant);
-
-impl Clock {
-    pub fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    /// Nanoseconds since the run began.
-    pub fn now(self) -> u64 {
-        nanos(self.0.elapsed())
-    }
-}
-
+/// Nanoseconds.
 pub fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -37,26 +19,33 @@ pub fn wide(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
+/// `part` divided by `whole`; 0 if `whole` is 0.
+pub fn ratio(part: u64, whole: u64) -> f64 {
+    // Without `as`, the standard library converts a u64 to f64 only through `Duration`.
+    let [part, whole] = [part, whole].map(|n| Duration::from_secs(n).as_secs_f64());
+    if whole > 0.0 { part / whole } else { 0.0 }
+}
+
 /// The counters of a run. Times are in nanoseconds since the run began, unless stated otherwise.
 #[derive(Debug)]
 pub struct Tally {
-    /// The time from publishing an event, or from the subscriber's connect if that was later, to the arrival; in
-    /// microseconds.
+    /// The time from the scheduled publishing of an event to its arrival, in microseconds. If the subscriber began to
+    /// connect later, the time from then.
     pub latency: Histogram<u64>,
     /// The time from the scheduled publishing of an event to the answer, in microseconds.
-    pub answers: Histogram<u64>,
+    pub answer_times: Histogram<u64>,
     /// Events that were sent.
     pub sent: u64,
     /// Events that the server acknowledged.
     pub acknowledged: u64,
-    /// Deliveries, without repeated ones.
+    /// Deliveries of events that the subscriber did not have.
     pub delivered: u64,
     /// Deliveries of an event that the subscriber already had.
     pub repeated: u64,
     /// Deliveries in the wrong order.
     pub out_of_order: u64,
-    /// Blocks without an event of this run.
-    pub quiet_blocks: u64,
+    /// Heartbeats, other comments, and events of other runs.
+    pub other_blocks: u64,
     /// Bytes that subscribers received.
     pub bytes: u64,
     /// The scheduled time of the first event.
@@ -65,7 +54,8 @@ pub struct Tally {
     pub last_answered: u64,
     /// The time of the last delivery.
     pub last_delivered: u64,
-    /// The last time at which any connection made progress.
+    /// The last time at which publishing began, a subscriber was connected, a stream received bytes, or a publisher got
+    /// an answer.
     pub last_progress: u64,
     /// How often each error occurred.
     pub errors: BTreeMap<String, u64>,
@@ -78,13 +68,13 @@ impl Tally {
         let histogram = || Histogram::new_with_bounds(1, TIME_MAX, 3).map_err(|error| error.to_string());
         Ok(Self {
             latency: histogram()?,
-            answers: histogram()?,
+            answer_times: histogram()?,
             sent: 0,
             acknowledged: 0,
             delivered: 0,
             repeated: 0,
             out_of_order: 0,
-            quiet_blocks: 0,
+            other_blocks: 0,
             bytes: 0,
             first_sent: None,
             last_answered: 0,
@@ -95,12 +85,10 @@ impl Tally {
     }
 
     /// Counts an error by its reason.
-    pub fn error(&mut self, reason: String) {
-        if self.errors.len() < REASONS_MAX || self.errors.contains_key(&reason) {
-            *self.errors.entry(reason).or_default() += 1;
-        } else {
-            *self.errors.entry("other reasons".to_owned()).or_default() += 1;
-        }
+    pub fn count_error(&mut self, reason: String) {
+        let is_separate = self.errors.len() < REASONS_MAX || self.errors.contains_key(&reason);
+        let reason = if is_separate { reason } else { "other reasons".to_owned() };
+        *self.errors.entry(reason).or_default() += 1;
     }
 
     /// Forgets all deliveries so far, so that only later ones are measured.
@@ -111,8 +99,8 @@ impl Tally {
     }
 }
 
-/// The text of a system error, without its number.
-pub fn error_text(error: &io::Error) -> String {
+/// The text of a system error, without its number, after what failed.
+pub fn error_text(what: &str, error: &io::Error) -> String {
     let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+    format!("{what}: {}", text.split(" (os error").next().unwrap_or_default().to_lowercase())
 }
