@@ -18,7 +18,7 @@ use tidings::{
     config::{LogConfig, Size, StreamConfig},
     event::{Epoch, EventId, TopicName},
     frame::{self, Encoding, Format, Framing, Marks},
-    hub::{Fanout, Peer, Subscription, UnsentBytes},
+    hub::{Peer, Streams, Subscription, UnsentBytes},
     log::{Batch, Commit, Draft, Feed, KeyLimits, Log, ReadFrom, Start, disk::DiskLog, memory::MemoryLog},
 };
 use tokio::runtime::{Builder, Runtime};
@@ -148,10 +148,6 @@ impl io::Write for Sink {
         Ok(black_box(bytes).len())
     }
 
-    fn write_vectored(&mut self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        Ok(parts.iter().map(|part| part.len()).sum())
-    }
-
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -172,7 +168,7 @@ fn fanout_one_event_to_1000(bencher: Bencher<'_, '_>) {
     let log: Arc<dyn Log> = Arc::new(MemoryLog::new(LogConfig::default(), NO_KEYS));
     let (feed, mut batch) = (log.feed(), Batch::default());
     let mut fanout =
-        Fanout::new(Arc::clone(&log), StreamConfig::default(), Arc::new(UnsentBytes::new(0)), Instant::now());
+        Streams::new(Arc::clone(&log), StreamConfig::default(), Arc::new(UnsentBytes::new(0)), Instant::now());
     let start =
         runtime.block_on(log.resolve_start(std::slice::from_ref(&topic), &Start::Live, &[])).expect("it can be read");
     for _ in 0..PEERS {

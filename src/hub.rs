@@ -51,13 +51,12 @@ mod end;
 
 use channels::SMALL_CHANNEL_MEMBERS_MAX;
 pub use connection::{Peer, Subscription};
-pub use delivery::PageRequest;
 pub use end::End;
-pub use fanout::Fanout;
 pub use handover::Carrier;
 pub use lifetimes::jitter;
 use socket::Socket;
 pub(crate) use socket::send;
+pub use streams::{PageRequest, Streams};
 pub use unsent::UnsentBytes;
 
 /// How long the hub works before it yields the thread to the HTTP server. A shorter slice has more task switches, a
@@ -92,7 +91,7 @@ struct Shared {
 /// The part of a hub that delivers. The hub's task uses it, and so does [`HubHandle::deliver`].
 struct Core {
     feed: Arc<Feed>,
-    fanout: Fanout<Socket>,
+    streams: Streams<Socket>,
     registry: Rc<Registry>,
     /// Commits taken from the feed. It is kept here so that its memory is reused.
     batch: Batch,
@@ -163,20 +162,20 @@ impl HubHandle {
         }
         let mut core = self.0.core.borrow_mut();
         let Some(core) = &mut *core else { return };
-        if core.fanout.is_empty() {
+        if core.streams.is_empty() {
             // The subscribers are in other hubs. To take from the feed of this hub would end its pause.
             return;
         }
         core.is_delivering = true;
         core.receive(self.0.arrivals.take(), Instant::now());
-        if core.fanout.is_work_small() {
-            core.fanout.step();
+        if core.streams.is_work_small() {
+            core.streams.step();
         }
         core.is_delivering = false;
     }
 }
 
-/// The hub itself: the event loop around a [`Fanout`].
+/// The hub itself: the event loop around [`Streams`].
 struct Hub {
     shared: Rc<Shared>,
     feed: Arc<Feed>,
@@ -198,17 +197,6 @@ struct Fetched {
     page: Result<Page, ReadError>,
 }
 
-/// The phases of a hub's life.
-#[derive(Clone, Copy)]
-enum Phase {
-    /// It serves its subscribers.
-    Serving,
-    /// The server has asked it to end its streams within this time. The next iteration of the loop begins the drain.
-    DrainRequested(Duration),
-    /// It ends its streams. The hub ends when no stream is left, at the latest at this time.
-    Draining(Instant),
-}
-
 impl Hub {
     fn new(
         log: &Arc<dyn Log>,
@@ -218,15 +206,15 @@ impl Hub {
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = Rc::new(poll.registry().try_clone()?);
-        // Open the feed before the fan-out reads the watermark. Otherwise, events committed in between would be missed.
+        // Open the feed before `Streams` reads the watermark. Otherwise, events committed in between would be missed.
         let feed = log.feed();
-        let fanout = Fanout::new(Arc::clone(log), config.clone(), Arc::clone(unsent), Instant::now());
+        let streams = Streams::new(Arc::clone(log), config.clone(), Arc::clone(unsent), Instant::now());
         #[expect(
             deprecated,
             reason = "its successor is unsafe to call; a Poll owns its descriptor and never changes it"
         )]
         let poll = AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)?;
-        let core = Core { feed: Arc::clone(&feed), fanout, registry, batch: Batch::default(), is_delivering: false };
+        let core = Core { feed: Arc::clone(&feed), streams, registry, batch: Batch::default(), is_delivering: false };
         shared.core.replace(Some(core));
         Ok(Self {
             shared: Rc::clone(shared),
@@ -239,30 +227,31 @@ impl Hub {
     }
 
     async fn run(mut self, mut drain: Drain) {
-        let mut phase = Phase::Serving;
+        // When the hub ends at the latest; `None` before the drain.
+        let mut ends_at = None;
         loop {
-            // The time is read before the feed: see `Fanout::apply`.
+            // The time is read before the feed: see `Streams::apply`.
             let now = Instant::now();
             self.receive(now);
-            if let Phase::DrainRequested(within) = phase {
-                self.core().fanout.drain(within.mul_f64(DRAIN_PART));
-                phase = Phase::Draining(now + within);
+            // An error means that the server is gone.
+            if ends_at.is_none() && drain.begin.has_changed().unwrap_or(true) {
+                let within = drain.begin.borrow_and_update().unwrap_or_default();
+                self.core().streams.drain(within.mul_f64(DRAIN_PART));
+                ends_at = Some(now + within);
             }
             self.poll_sockets();
-            let busy = self.core().work(now);
-            if let Phase::Draining(ends_at) = phase
-                && (ends_at <= now || self.is_empty())
-            {
+            let mut is_busy = self.core().work(now);
+            if ends_at.is_some_and(|at| at <= now || self.is_empty()) {
                 return;
             }
-            // Fetches and the drain are handled even if there is other work. Otherwise a hub that is always busy would
-            // never get to them.
+            // Fetches are handled even if there is other work. Otherwise a hub that is always busy would never get to
+            // them.
             self.start_fetches();
-            let supplied = self.supply_fetched();
-            if matches!(phase, Phase::Serving) && drain.begin.has_changed().unwrap_or(true) {
-                phase = Phase::DrainRequested(drain.begin.borrow_and_update().unwrap_or_default());
+            while let Some(Some(fetched)) = self.fetches.next().now_or_never() {
+                self.supply(fetched);
+                is_busy = true;
             }
-            if busy || supplied || self.has_more_events || matches!(phase, Phase::DrainRequested(_)) {
+            if is_busy || self.has_more_events {
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -270,18 +259,15 @@ impl Hub {
                 // The feed must not wake a worker that has no subscribers.
                 self.feed.pause();
             }
-            let ends_at = if let Phase::Draining(ends_at) = phase { Some(ends_at) } else { None };
-            let wake_at = [self.core().fanout.next_deadline(), ends_at].into_iter().flatten().min();
+            let wake_at = self.core().streams.next_deadline().into_iter().chain(ends_at).min();
             tokio::select! {
                 () = self.feed.arrived() => {}
                 () = self.shared.notify.notified() => {}
                 ready = self.poll.readable() => drop(ready),
                 Some(fetched) = self.fetches.next(), if !self.fetches.is_empty() => self.supply(fetched),
                 () = sleep_until(wake_at) => {}
-                changed = drain.begin.changed(), if matches!(phase, Phase::Serving) => {
-                    let within = changed.ok().and_then(|()| *drain.begin.borrow());
-                    phase = Phase::DrainRequested(within.unwrap_or_default());
-                }
+                // The next iteration begins the drain.
+                _ = drain.begin.changed(), if ends_at.is_none() => drain.begin.mark_changed(),
             }
         }
     }
@@ -294,7 +280,7 @@ impl Hub {
 
     /// Whether no subscriber is adopted or handed over.
     fn is_empty(&self) -> bool {
-        self.core().fanout.is_empty() && self.shared.arrivals.borrow().is_empty()
+        self.core().streams.is_empty() && self.shared.arrivals.borrow().is_empty()
     }
 
     fn receive(&self, now: Instant) {
@@ -306,28 +292,18 @@ impl Hub {
     /// Starts to fetch pages that connections wait for, up to [`FETCHES_MAX`] at a time.
     fn start_fetches(&mut self) {
         while self.fetches.len() < FETCHES_MAX
-            && let Some(request) = { self.core().fanout.next_page_request() }
+            && let Some(request) = { self.core().streams.next_page_request() }
         {
             let PageRequest { key, id, page } = request;
             self.fetches.push(page.map(move |page| Fetched { key, id, page }).boxed_local());
         }
     }
 
-    /// Gives fetched pages to their connections, without waiting. Returns whether there was one.
-    fn supply_fetched(&mut self) -> bool {
-        let mut any = false;
-        while let Some(Some(fetched)) = self.fetches.next().now_or_never() {
-            self.supply(fetched);
-            any = true;
-        }
-        any
-    }
-
     fn supply(&self, Fetched { key, id, page }: Fetched) {
-        self.core().fanout.supply(key, id, page);
+        self.core().streams.supply(key, id, page);
     }
 
-    /// Tells the fan-out which sockets have become ready. It makes no system call if the poll has nothing to report.
+    /// Tells [`Streams`] which sockets have become ready. It makes no system call if the poll has nothing to report.
     fn poll_sockets(&mut self) {
         if let Some(Ok(mut ready)) = self.poll.readable().now_or_never() {
             ready.clear_ready();
@@ -344,15 +320,14 @@ impl Hub {
             tracing::warn!(%error, "cannot poll the subscribers' sockets");
             return error.kind() == io::ErrorKind::Interrupted;
         }
-        let (mut count, mut core) = (0, self.shared.core.borrow_mut());
-        let Some(Core { fanout, .. }) = &mut *core else { return false };
+        let (mut count, mut core) = (0, self.core());
         for event in &self.events {
             let Token(key) = event.token();
             if event.is_readable() || event.is_read_closed() || event.is_error() {
-                fanout.readable(key);
+                core.streams.readable(key);
             }
             if event.is_writable() {
-                fanout.writable(key);
+                core.streams.writable(key);
             }
             count += 1;
         }
@@ -361,13 +336,13 @@ impl Hub {
 }
 
 impl Core {
-    /// Applies the feed, then adopts `arrivals`. They were taken before the feed: see [`Fanout::adopt`].
+    /// Applies the feed, then adopts `arrivals`. They were taken before the feed: see [`Streams::adopt`].
     fn receive(&mut self, arrivals: Vec<(TcpStream, Subscription)>, now: Instant) {
         self.feed.take(&mut self.batch);
-        self.fanout.apply(&mut self.batch, now);
+        self.streams.apply(&mut self.batch, now);
         for (socket, subscription) in arrivals {
             let socket = Socket::new(socket, Rc::clone(&self.registry));
-            if let Err(error) = self.fanout.adopt(socket, subscription, Socket::watch_readable) {
+            if let Err(error) = self.streams.adopt(socket, subscription, Socket::watch_readable) {
                 tracing::warn!(%error, "cannot watch the socket of a subscriber; its stream is closed");
             }
         }
@@ -377,15 +352,15 @@ impl Core {
     /// makes at least one step: the feed and the poll may have used up the slice.
     fn work(&mut self, now: Instant) -> bool {
         let mut steps: u32 = 0;
-        while self.fanout.has_work() {
-            let has_backlog = self.fanout.has_backlog();
+        while self.streams.has_work() {
+            let has_backlog = self.streams.has_backlog();
             let slice = if has_backlog { BACKLOG_SLICE } else { SLICE };
             steps += 1;
             let reads_clock = steps > 1 && (has_backlog || steps.is_multiple_of(STEPS_PER_CLOCK_READ));
             if reads_clock && Instant::now() >= now + slice {
                 return true;
             }
-            self.fanout.step();
+            self.streams.step();
         }
         false
     }

@@ -5,7 +5,9 @@
 
 use futures_util::future::{BoxFuture, Either, LocalBoxFuture, Ready, ready};
 
-/// A result, now or later. A caller that does not care which can await it.
+pub use futures_util::future::Either::{Left as Known, Right as NotYet};
+
+/// A result that is [`Known`], or a future of a result that is [`NotYet`] known. A caller can await both alike.
 pub type Later<T, F = BoxFuture<'static, T>> = Either<Ready<T>, F>;
 
 /// A [`Later`] that stays on one thread.
@@ -13,5 +15,5 @@ pub type LocalLater<'a, T> = Later<T, LocalBoxFuture<'a, T>>;
 
 /// A result that is already known.
 pub fn now<T, F>(result: T) -> Later<T, F> {
-    Either::Left(ready(result))
+    Known(ready(result))
 }

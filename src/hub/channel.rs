@@ -25,23 +25,34 @@ pub(super) struct Channel {
     pub(super) window: Window,
     /// The position of the last known deletion of the topic.
     pub(super) deleted_seq: u64,
-    /// The position of the last known event of the topic. All events from the feed count. Events that a member has read
-    /// from the log count only if the topic was deleted before them: only then does [`Self::is_deleted`] need them.
+    /// The position of the last known event of the topic. Events that members read from the log are noted only if the
+    /// topic was deleted before: only [`Self::is_deleted`] needs this.
     pub(super) event_seq: u64,
     /// The keys of its connections. Each connection stores its index here in a [`Slot`](super::connection::Slot).
     pub(super) members: SmallVec<[usize; 2]>,
-    /// The current round, or the last one.
-    round: Round,
+    /// The current round, if one has begun.
+    round: Option<Round>,
 }
 
 /// The progress of a round: one visit to each member, in the order of `members`.
 #[derive(Debug)]
 struct Round {
     started: Instant,
-    /// Members before this index have been visited. 0 between two rounds.
+    /// Members before this index have been visited.
     visited: usize,
     /// After the round, every member has everything up to here, or is blocked, in the backlog, or waits for a page.
     target: u64,
+}
+
+/// What a channel does after a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AfterRound {
+    /// It waits for an event: no frame is left.
+    Wait,
+    /// It begins another round.
+    Continue,
+    /// It pauses for this time, and then begins another round.
+    Pause(Duration),
 }
 
 /// The members that have moved to another index, each with its new index.
@@ -56,7 +67,7 @@ impl Channel {
     /// combine writes saves little.
     const PAUSE_BYTES_MAX: usize = 32 << 10;
 
-    pub(super) fn new(topic: TopicName, encoding: Encoding, single_topic: bool, seen: u64, now: Instant) -> Self {
+    pub(super) fn new(topic: TopicName, encoding: Encoding, single_topic: bool, seen: u64) -> Self {
         Self {
             topic,
             encoding,
@@ -65,7 +76,7 @@ impl Channel {
             deleted_seq: 0,
             event_seq: 0,
             members: SmallVec::new(),
-            round: Round { started: now, visited: 0, target: 0 },
+            round: None,
         }
     }
 
@@ -98,40 +109,38 @@ impl Channel {
 
     /// The next member to visit; `None` if the round is over. If no round has begun, this begins one.
     pub(super) fn next_member(&mut self, seen: u64, now: Instant) -> Option<usize> {
-        if self.round.visited == 0 {
-            (self.round.target, self.round.started) = (seen, now);
-        }
-        let member = self.members.get(self.round.visited).copied()?;
-        self.round.visited += 1;
+        let round = self.round.get_or_insert(Round { started: now, visited: 0, target: seen });
+        let member = self.members.get(round.visited).copied()?;
+        round.visited += 1;
         Some(member)
     }
 
     /// Ends the round, and drops its frames: members that could not be written all of them read the rest from the log.
-    /// Returns whether no further round is needed.
-    pub(super) fn end_round(&mut self) -> bool {
-        debug_assert_eq!(self.round.visited, self.members.len(), "a round is over when each member has been visited");
-        self.window.trim(self.round.target);
-        self.round.visited = 0;
-        // The window is also empty if it was marked as lost during the round. Then members that had been visited before
+    ///
+    /// If frames are left, the channel pauses as long as the round took, up to `pause_max`. Without pauses, a hub with a
+    /// busy topic would write as fast as it can, only a few frames in each write, and a system call costs much more
+    /// than a few frames. During the pause, publishers use the thread, and their events go out together.
+    pub(super) fn end_round(&mut self, now: Instant, pause_max: Duration) -> AfterRound {
+        let Some(Round { started, visited, target }) = self.round.take() else { return AfterRound::Wait };
+        debug_assert_eq!(visited, self.members.len(), "a round is over when each member has been visited");
+        self.window.trim(target);
+        // The window is also empty if it has skipped events during the round. Then members that had been visited before
         // need another visit.
-        self.window.is_empty() && self.window.covers(self.round.target)
+        if self.window.is_empty() && self.window.covers(target) {
+            return AfterRound::Wait;
+        }
+        let took = now.saturating_duration_since(started);
+        let range = Self::PAUSED_ROUND_MIN..pause_max * Self::PAUSED_ROUND_MAX;
+        if range.contains(&took) && self.window.bytes() <= Self::PAUSE_BYTES_MAX {
+            AfterRound::Pause(took.min(pause_max))
+        } else {
+            AfterRound::Continue
+        }
     }
 
     /// Whether a round has begun and not ended.
     pub(super) fn is_within_a_round(&self) -> bool {
-        self.round.visited > 0
-    }
-
-    /// How long to pause after a round if frames are left to write: as long as the round took, up to `max`.
-    ///
-    /// Without pauses, a hub with a busy topic would write as fast as it can, only a few frames in each write, and a
-    /// system call costs much more than a few frames. During the pause, publishers use the thread, and their events go
-    /// out together.
-    pub(super) fn pause(&self, now: Instant, max: Duration) -> Duration {
-        let took = now.saturating_duration_since(self.round.started);
-        let range = Self::PAUSED_ROUND_MIN..max * Self::PAUSED_ROUND_MAX;
-        let pauses = range.contains(&took) && self.window.bytes() <= Self::PAUSE_BYTES_MAX;
-        if pauses { took.min(max) } else { Duration::ZERO }
+        self.round.is_some()
     }
 
     /// Removes the member at `index`. The last member takes the free index.
@@ -139,11 +148,12 @@ impl Channel {
     /// The round must not skip a member. So if the removed member has been visited, it first changes places with the
     /// last visited one. Then the free index is behind all visited members.
     pub(super) fn remove_member(&mut self, mut index: usize) -> Moved {
-        debug_assert!(index < self.members.len() && self.round.visited <= self.members.len());
+        debug_assert!(index < self.members.len());
         let mut moved = [None, None];
-        if index < self.round.visited {
-            self.round.visited -= 1;
-            let border = self.round.visited;
+        if let Some(round) = self.round.as_mut().filter(|round| index < round.visited) {
+            debug_assert!(round.visited <= self.members.len());
+            round.visited -= 1;
+            let border = round.visited;
             self.members.swap(index, border);
             moved[0] = self.members.get(index).map(|member| (*member, index)).filter(|_| index != border);
             index = border;
@@ -182,7 +192,7 @@ mod tests {
         // Goal: a topic that lives again is not taken for deleted; its stream would end.
         let topic = TopicName::parse("topic", 255).expect("a name");
         let encoding = Encoding { format: Format::Plain, framing: Framing::Close };
-        let mut channel = Channel::new(topic, encoding, false, 0, Instant::now());
+        let mut channel = Channel::new(topic, encoding, false, 0);
         note(&mut channel, 2);
         assert_eq!((channel.deleted_seq, channel.is_deleted()), (2, true), "nothing has been published that is known");
         channel.push_event(5, Frame::Made("event".into()));

@@ -23,7 +23,7 @@ use std::{
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::channel::{Channel, Moved};
+use super::channel::{AfterRound, Channel, Moved};
 use crate::{
     event::{Epoch, Event, TopicName},
     frame::{self, Encoding, Frame},
@@ -48,6 +48,16 @@ pub(super) struct Channels {
 struct Entry {
     channel: Channel,
     state: State,
+}
+
+impl Entry {
+    /// Puts a quiet channel into the queue `ready`. A paused channel stays paused.
+    fn wake(&mut self, key: usize, ready: &mut VecDeque<usize>) {
+        if self.state == State::Quiet {
+            self.state = State::Ready;
+            ready.push_back(key);
+        }
+    }
 }
 
 /// What a channel waits for, and in which queue.
@@ -93,23 +103,19 @@ impl Channels {
 
     /// Finds or creates the channel of `topic` in `encoding`, for streams of a single topic or of several. The caller
     /// must give it a member.
-    pub(super) fn open(
-        &mut self,
-        topic: TopicName,
-        encoding: Encoding,
-        single_topic: bool,
-        (seen, now): (u64, Instant),
-    ) -> usize {
+    pub(super) fn open(&mut self, topic: TopicName, encoding: Encoding, single_topic: bool, seen: u64) -> usize {
         let known = self.by_topic.entry(topic.clone()).or_default();
         let mut index = known.len();
         for (at, key) in known.iter().enumerate() {
-            match self.entries.get(*key).map(|entry| &entry.channel) {
-                Some(channel) if channel.encoding == encoding && channel.single_topic == single_topic => return *key,
-                Some(channel) if channel.encoding == encoding => index = at,
-                _ => {}
+            let Some(Entry { channel, .. }) = self.entries.get(*key) else { continue };
+            if channel.encoding == encoding {
+                if channel.single_topic == single_topic {
+                    return *key;
+                }
+                index = at;
             }
         }
-        let channel = Channel::new(topic, encoding, single_topic, seen, now);
+        let channel = Channel::new(topic, encoding, single_topic, seen);
         let key = self.entries.insert(Entry { channel, state: State::Quiet });
         known.insert(index, key);
         key
@@ -128,19 +134,22 @@ impl Channels {
 
     /// Puts an event into the channels of its topic.
     pub(super) fn push_event(&mut self, event: Arc<Event>, epoch: Epoch) {
-        let Some(keys) = self.by_topic.get(&event.topic).cloned() else { return };
+        let Some(keys) = self.by_topic.get(&event.topic) else { return };
         let seq = event.seq;
-        let mut last: Option<(Encoding, Frame)> = None;
+        let mut previous: Option<(Encoding, Frame)> = None;
+        // `repeat_n` moves the event into its last item, so an event for one channel is not cloned.
         for (key, event) in keys.iter().zip(repeat_n(event, keys.len())) {
-            let Some(channel) = self.get_mut(*key) else { continue };
-            let encoding = channel.encoding;
-            let made = last.take().filter(|(other, _)| *other == encoding);
-            let frame = made.map_or_else(|| frame::event(encoding, epoch, event), |(_, frame)| frame);
+            let Some(entry) = self.entries.get_mut(*key) else { continue };
+            let encoding = entry.channel.encoding;
+            let frame = match previous.take() {
+                Some((other, frame)) if other == encoding => frame,
+                _ => frame::event(encoding, epoch, event),
+            };
             if keys.len() > 1 {
-                last = Some((encoding, frame.clone()));
+                previous = Some((encoding, frame.clone()));
             }
-            channel.push_event(seq, frame);
-            self.wake(*key);
+            entry.channel.push_event(seq, frame);
+            entry.wake(*key, &mut self.ready);
         }
     }
 
@@ -148,43 +157,33 @@ impl Channels {
     /// `by_topic`, so that new subscribers do not get into it. In other channels, the notice of the deletion is the
     /// next frame.
     pub(super) fn push_deletion(&mut self, topic: &TopicName, seq: u64) {
-        let mut left = SmallVec::new();
+        let mut remaining = SmallVec::new();
         for key in self.by_topic.remove(topic).unwrap_or_default() {
             let Some(channel) = self.get_mut(key) else { continue };
             if channel.single_topic {
-                self.set_ready(key, State::Ending);
+                self.end_wait(key, State::Ending);
             } else {
                 channel.push_deletion(seq);
-                self.set_ready(key, State::Ready);
-                left.push(key);
+                self.end_wait(key, State::Ready);
+                remaining.push(key);
             }
         }
-        if !left.is_empty() {
-            self.by_topic.insert(topic.clone(), left);
+        if !remaining.is_empty() {
+            self.by_topic.insert(topic.clone(), remaining);
         }
     }
 
-    /// Notes that the feed has lost events up to `seq`, so that all members read from the log.
-    pub(super) fn mark_lost(&mut self, seq: u64) {
+    /// Empties all windows, because the feed has dropped events up to `seq`: all members must read from the log.
+    pub(super) fn skip_to(&mut self, seq: u64) {
         for (key, entry) in &mut self.entries {
-            entry.channel.window.mark_lost(seq);
-            if entry.state == State::Quiet {
-                entry.state = State::Ready;
-                self.ready.push_back(key);
-            }
+            entry.channel.window.skip_to(seq);
+            entry.wake(key, &mut self.ready);
         }
-    }
-
-    /// Makes a quiet channel ready, because it has got a frame. A paused channel stays paused.
-    fn wake(&mut self, key: usize) {
-        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.state == State::Quiet) else { return };
-        entry.state = State::Ready;
-        self.ready.push_back(key);
     }
 
     /// Makes a channel ready or ending, because it has got a deletion. This ends a pause: members must get the deletion
     /// before later events of other topics.
-    fn set_ready(&mut self, key: usize, state: State) {
+    fn end_wait(&mut self, key: usize, state: State) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         match std::mem::replace(&mut entry.state, state) {
             State::Quiet => self.ready.push_back(key),
@@ -225,26 +224,23 @@ impl Channels {
             return false;
         };
         debug_assert_eq!(self.ready.front(), Some(&key), "the first channel has its turn");
-        let is_done = entry.channel.end_round();
+        let after = entry.channel.end_round(now, pause_max);
         if entry.channel.members.is_empty() {
             self.ready.pop_front();
             self.remove(key);
             return false;
         }
-        if is_done {
-            self.ready.pop_front();
-            entry.state = State::Quiet;
-            debug_assert!(entry.channel.window.is_empty(), "a quiet channel has nothing to write");
-            return false;
-        }
-        let pause = entry.channel.pause(now, pause_max);
-        if pause.is_zero() {
-            return true;
-        }
+        entry.state = match after {
+            AfterRound::Continue => return true,
+            AfterRound::Wait => State::Quiet,
+            AfterRound::Pause(pause) => {
+                debug_assert_eq!(entry.state, State::Ready, "only a channel that is ready is paused");
+                self.paused.push(Reverse((now + pause, key)));
+                State::Paused
+            }
+        };
+        debug_assert!(after != AfterRound::Wait || entry.channel.window.is_empty(), "a quiet channel has no frame");
         self.ready.pop_front();
-        debug_assert_eq!(entry.state, State::Ready, "only a channel that is ready is paused");
-        entry.state = State::Paused;
-        self.paused.push(Reverse((now + pause, key)));
         false
     }
 
@@ -334,10 +330,10 @@ mod tests {
     fn an_event_is_encoded_once_for_all_channels_of_an_encoding() {
         // Goal: they stand beside each other, in whatever order they came, and share one frame.
         let topic = TopicName::parse("topic", 255).expect("a name");
-        let (mut channels, now) = (Channels::new(), Instant::now());
+        let mut channels = Channels::new();
         let mut open = |format, single_topic| {
             let encoding = Encoding { format, framing: Framing::Close };
-            channels.open(topic.clone(), encoding, single_topic, (0, now))
+            channels.open(topic.clone(), encoding, single_topic, 0)
         };
         let lone = [Format::Envelope, Format::Lines].map(|format| open(format, true));
         let shared = [Format::Envelope, Format::Lines].map(|format| open(format, false));

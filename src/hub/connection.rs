@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    io::{self, ErrorKind, IoSlice, Read, Write},
+    io::{self, ErrorKind, Read, Write},
     num::NonZeroU32,
     time::Instant,
 };
@@ -16,11 +16,7 @@ use crate::{
     log::StartPoint,
 };
 
-use super::{
-    end::End,
-    segment::{Segment, Written},
-    unsent::UnsentBytes,
-};
+use super::{end::End, segment::Segment, unsent::UnsentBytes};
 
 /// What a hub needs from a socket. The socket must be non-blocking.
 pub trait Peer: Read + Write {
@@ -34,7 +30,7 @@ pub trait Peer: Read + Write {
     fn watch_writable(&mut self, key: usize) -> io::Result<()>;
 }
 
-/// What the hub must know of a new subscriber.
+/// A new subscriber, as HTTP hands it over to the hub.
 #[derive(Debug)]
 pub struct Subscription {
     /// The topics, each once.
@@ -43,11 +39,11 @@ pub struct Subscription {
     pub encoding: Encoding,
     /// How its client learns its position when there is no event.
     pub marks: Marks,
-    /// Where its stream begins. It must not be told of deletions up to `start.watermark`.
+    /// Where its stream begins. Deletions up to `start.watermark` were before the subscription, and are not reported.
     pub start: StartPoint,
     /// When the hub must end the stream; `None` for no limit.
     pub ends_at: Option<Instant>,
-    /// Permits and topic memberships. They are dropped when the stream has ended, for whatever reason.
+    /// Permits and topic memberships. They are dropped when the stream has ended.
     pub guards: Box<dyn Any>,
 }
 
@@ -71,7 +67,7 @@ pub(super) struct Connection<S> {
     pub(super) slots: SmallVec<[Slot; 1]>,
     /// It has been given everything up to this position: all of it is sent, or is in `remainder`.
     pub(super) cursor: u64,
-    /// The position of the last id that was sent to its client. With `Marks::None` it is 0 before the first event.
+    /// The position of the last id that was sent to its client.
     pub(super) last_id_sent: u64,
     /// Bytes that the socket must accept before anything else. Usually there are none.
     remainder: Option<Box<Remainder>>,
@@ -115,9 +111,9 @@ pub(super) struct Cold {
     pub(super) ends_at: Option<Instant>,
     /// When to check it next.
     pub(super) timer_at: Instant,
-    /// It has been told of the log's removals up to this number.
+    /// The last removal of the log that was reported to it, as a gap or a deletion: see [`ReadFrom`](crate::log::ReadFrom).
     pub(super) removals_seen: u64,
-    /// The last position of the log when it subscribed. It must not be told of deletions up to here.
+    /// The last position of the log when it subscribed. Deletions up to here are not reported to it.
     pub(super) subscribed_at: u64,
     /// How many bytes the peer has sent, although a subscriber has nothing to send.
     received: usize,
@@ -130,7 +126,7 @@ pub(super) struct Cold {
 pub(super) enum Stage {
     /// It is not about to end.
     Open,
-    /// Its time is over. It ends as soon as it has everything up to this position.
+    /// Its time is over. It ends when it has everything up to this position.
     Finishing(u64),
     /// Its last block is queued or sent. When the remainder is sent, it ends for this reason.
     Ending(End),
@@ -147,7 +143,7 @@ enum SendBuffer {
     HasSpace,
 }
 
-/// The error when the rest of a partly sent event is needed, but the caller does not have it.
+/// The error when something else is written while an event is partly sent.
 const NO_REMAINDER: &str = "the rest of a partly sent event is missing";
 
 impl<S> Connection<S> {
@@ -156,9 +152,9 @@ impl<S> Connection<S> {
         self.remainder.as_ref().and_then(|remainder| remainder.partial)
     }
 
-    /// How many bytes of control blocks are unsent.
-    pub(super) fn control_len(&self) -> usize {
-        self.remainder.as_ref().map_or(0, |remainder| remainder.control.len())
+    /// Whether control blocks are unsent.
+    pub(super) fn has_control(&self) -> bool {
+        self.remainder.as_ref().is_some_and(|remainder| !remainder.control.is_empty())
     }
 
     /// Removes its unsent bytes from the shared `unsent`, because it will send nothing more.
@@ -183,7 +179,7 @@ impl<S: Peer> Connection<S> {
             encoding: subscription.encoding,
             slots: SmallVec::new(),
             cursor: subscription.start.from.after,
-            last_id_sent: if subscription.marks == Marks::None { 0 } else { subscription.start.from.after },
+            last_id_sent: subscription.start.from.after,
             remainder: None,
             send_buffer: SendBuffer::NeverFull,
             stalled_since: None,
@@ -245,85 +241,81 @@ impl<S: Peer> Connection<S> {
         remainder.partial = Some(Partial { seq, sent });
     }
 
-    /// Writes the unsent control blocks, then `segment`, as far as the socket accepts them.
+    /// Writes `segment`. Returns how many bytes of it the socket accepted. If that is not all, the caller must note
+    /// where the write ended.
     ///
     /// # Errors
-    /// When the socket fails, or when an event is partly sent: its rest must come first.
-    pub(super) fn write(&mut self, segment: Segment<'_>, now: Instant) -> io::Result<Written> {
+    /// When the socket fails, or when earlier bytes must be sent first.
+    pub(super) fn write(&mut self, segment: Segment<'_>, now: Instant) -> io::Result<usize> {
         debug_assert!(!self.is_ending(), "nothing follows the last block");
         debug_assert!(segment.last <= segment.to && segment.to >= self.cursor, "a segment continues from the cursor");
-        if self.partial().is_some() {
+        if self.remainder.is_some() {
             return Err(io::Error::other(NO_REMAINDER));
         }
-        let control = self.remainder.as_ref().map(|remainder| remainder.control.clone());
-        let control = control.as_deref().unwrap_or_default();
-        let accepted = self.write_both(control, segment.bytes, now)?;
-        if accepted == control.len() + segment.bytes.len() {
-            self.remainder = None;
+        let accepted = self.write_bytes(segment.bytes, now)?;
+        if accepted == segment.bytes.len() {
             self.move_cursor(segment.to);
             self.last_id_sent = self.last_id_sent.max(segment.last);
-            return Ok(Written::All);
         }
-        let of_control = accepted.min(control.len());
-        if let Some(remainder) = self.remainder.take().filter(|_| of_control < control.len()) {
-            self.remainder =
-                Some(Box::new(Remainder { partial: None, control: remainder.control.slice(of_control..) }));
-        }
-        Ok(Written::Part { bytes: accepted - of_control })
+        Ok(accepted)
     }
 
-    /// Writes the remainder, as far as the socket accepts it. `frame` is the frame of the partly sent event; empty if
-    /// there is none.
+    /// Writes the rest of the partly sent event `partial`, whose whole frame is `frame`. Returns whether all of it is
+    /// sent now.
     ///
     /// # Errors
     /// When the socket fails, or when `frame` is too short to have the rest of the event.
-    pub(super) fn flush(&mut self, frame: &[u8], now: Instant) -> io::Result<Written> {
-        let Some(Remainder { partial, control }) = self.remainder.as_deref() else { return Ok(Written::All) };
-        debug_assert!(partial.is_some() || !control.is_empty(), "there is no empty remainder");
-        let (partial, control) = (*partial, control.clone());
-        let event = match partial {
-            Some(partial) => frame
-                .get(partial.sent..)
-                .filter(|rest| !rest.is_empty())
-                .ok_or_else(|| io::Error::other(NO_REMAINDER))?,
-            None => &[],
-        };
-        let accepted = self.write_both(event, &control, now)?;
-        if accepted == event.len() + control.len() {
-            self.remainder = None;
-            return Ok(Written::All);
-        }
-        let of_event = accepted.min(event.len());
-        let partial = partial
-            .filter(|_| of_event < event.len())
-            .map(|partial| Partial { sent: partial.sent + of_event, ..partial });
-        self.remainder = Some(Box::new(Remainder { partial, control: control.slice(accepted - of_event..) }));
-        Ok(Written::Part { bytes: accepted })
+    pub(super) fn write_rest(&mut self, partial: Partial, frame: &[u8], now: Instant) -> io::Result<bool> {
+        debug_assert_eq!(self.partial(), Some(partial), "the event is partly sent");
+        let rest = frame.get(partial.sent..).filter(|rest| !rest.is_empty());
+        let rest = rest.ok_or_else(|| io::Error::other(NO_REMAINDER))?;
+        let accepted = self.write_bytes(rest, now)?;
+        let is_sent = accepted == rest.len();
+        let left = Partial { sent: partial.sent + accepted, ..partial };
+        self.set_remainder((!is_sent).then_some(left), self.control());
+        Ok(is_sent)
     }
 
-    /// Writes `first`, then `second`, with one system call. Returns how many bytes the socket accepted.
+    /// Writes the unsent control blocks. Returns how many bytes of them the socket accepted.
+    ///
+    /// # Errors
+    /// When the socket fails, or when an event is partly sent: its rest must come first.
+    pub(super) fn write_control(&mut self, now: Instant) -> io::Result<usize> {
+        if self.partial().is_some() {
+            return Err(io::Error::other(NO_REMAINDER));
+        }
+        let control = self.control();
+        let accepted = self.write_bytes(&control, now)?;
+        self.set_remainder(None, control.slice(accepted..));
+        Ok(accepted)
+    }
+
+    /// The unsent control blocks.
+    fn control(&self) -> Bytes {
+        self.remainder.as_ref().map(|remainder| remainder.control.clone()).unwrap_or_default()
+    }
+
+    fn set_remainder(&mut self, partial: Option<Partial>, control: Bytes) {
+        let is_empty = partial.is_none() && control.is_empty();
+        self.remainder = (!is_empty).then(|| Box::new(Remainder { partial, control }));
+    }
+
+    /// Writes `bytes`. Returns how many of them the socket accepted.
     #[inline]
-    fn write_both(&mut self, first: &[u8], second: &[u8], now: Instant) -> io::Result<usize> {
-        let total = first.len() + second.len();
-        debug_assert!(total > 0, "something is written");
+    fn write_bytes(&mut self, bytes: &[u8], now: Instant) -> io::Result<usize> {
+        debug_assert!(!bytes.is_empty(), "something is written");
         let accepted = loop {
-            let result = match (first, second) {
-                (only, []) | ([], only) => self.socket.write(only),
-                _ => self.socket.write_vectored(&[IoSlice::new(first), IoSlice::new(second)]),
-            };
-            match result {
+            match self.socket.write(bytes) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(accepted) => break accepted,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break 0,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         };
-        debug_assert!(accepted <= total, "the socket accepts no more than it is offered");
-        if accepted > 0 {
-            self.last_write = now;
-            self.stalled_since = None;
-        }
+        debug_assert!(accepted <= bytes.len(), "the socket accepts no more than it is offered");
+        self.last_write = now;
+        self.stalled_since = None;
         Ok(accepted)
     }
 

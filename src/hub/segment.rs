@@ -1,6 +1,6 @@
 //! Joins frames into one segment for one write, and finds the frame in which a partial write ended.
 
-use bytes::{Bytes, BytesMut};
+use std::borrow::Cow;
 
 use crate::frame::Frame;
 
@@ -18,18 +18,6 @@ pub(super) struct Segment<'a> {
     pub(super) to: u64,
 }
 
-/// The result of a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Written {
-    /// The socket accepted all bytes.
-    All,
-    /// The socket is full. The caller must note which event is partly sent, if any, and make the connection wait.
-    Part {
-        /// How many bytes of the segment, or of the remainder, the socket accepted.
-        bytes: usize,
-    },
-}
-
 /// Where a partial write ended.
 pub(super) struct WriteEnd {
     /// The position of the last frame of which at least one byte was sent.
@@ -44,34 +32,36 @@ pub(super) fn fills_segment(frame: &Frame) -> bool {
 }
 
 /// Joins as many frames as fit into a segment, and at least one. Returns the position of the last one, and the bytes.
-pub(super) fn merge<'a>(frames: impl Iterator<Item = (u64, &'a Frame)> + Clone) -> (u64, Bytes) {
-    let (mut to, mut total) = (0, 0);
+/// They are copied only if the segment has several frames.
+pub(super) fn merge<'a>(frames: impl Iterator<Item = &'a (u64, Frame)> + Clone) -> (u64, Cow<'a, [u8]>) {
+    let (mut last, mut total, mut count) = (0, 0, 0);
     for (seq, frame) in frames.clone() {
-        if total > 0 && total + frame.len() > SEGMENT_BYTES_MAX {
+        if count > 0 && total + frame.len() > SEGMENT_BYTES_MAX {
             break;
         }
-        total += frame.len();
-        to = seq;
+        (last, total, count) = (*seq, total + frame.len(), count + 1);
     }
-    let mut bytes = BytesMut::with_capacity(total);
-    for (_, frame) in frames.take_while(|(seq, _)| *seq <= to) {
-        bytes.extend_from_slice(frame);
+    let mut fitting = frames.take(count).map(|(_, frame)| &**frame);
+    if count <= 1 {
+        return (last, Cow::Borrowed(fitting.next().unwrap_or_default()));
     }
-    (to, bytes.freeze())
+    let mut bytes = Vec::with_capacity(total);
+    fitting.for_each(|frame| bytes.extend_from_slice(frame));
+    (last, Cow::Owned(bytes))
 }
 
-/// Where a write of `frames` ended; `None` if the socket accepted all of them, or nothing.
-pub(super) fn write_end<'a>(frames: impl Iterator<Item = (u64, &'a Frame)>, written: Written) -> Option<WriteEnd> {
-    let Written::Part { bytes: mut left } = written else { return None };
+/// Where a write of `frames` ended of which the socket accepted only `accepted` bytes; `None` if it accepted nothing.
+pub(super) fn write_end<'a>(frames: impl Iterator<Item = &'a (u64, Frame)>, accepted: usize) -> Option<WriteEnd> {
+    let mut left = accepted;
     let mut end = None;
     for (seq, frame) in frames {
         if left == 0 {
             break;
         }
         if left < frame.len() {
-            return Some(WriteEnd { seq, partial: Some((frame.clone(), left)) });
+            return Some(WriteEnd { seq: *seq, partial: Some((frame.clone(), left)) });
         }
-        end = Some(WriteEnd { seq, partial: None });
+        end = Some(WriteEnd { seq: *seq, partial: None });
         left -= frame.len();
     }
     debug_assert_eq!(left, 0, "the socket accepts no more than the frames have");
@@ -100,7 +90,7 @@ mod tests {
         ];
         for (sizes, last, bytes) in cases {
             let frames = frames(sizes);
-            let merged = merge(frames.iter().map(|(seq, frame)| (*seq, frame)));
+            let merged = merge(frames.iter());
             assert_eq!((merged.0, merged.1.len()), (last, bytes), "{sizes:?}");
         }
         let sizes = frames(&[2 * HALF - 1, 2 * HALF]);
@@ -111,15 +101,14 @@ mod tests {
     fn a_write_ends_in_the_frame_of_which_something_is_sent() {
         // Goal: a frame that is sent to its last byte is not one that is sent in part.
         let frames = frames(&[3, 4]);
-        let end = |written| {
-            let end = write_end(frames.iter().map(|(seq, frame)| (*seq, frame)), written);
+        let end = |accepted| {
+            let end = write_end(frames.iter(), accepted);
             end.map(|WriteEnd { seq, partial }| (seq, partial.map(|(_, sent)| sent)))
         };
-        assert_eq!(end(Written::All), None);
         let ends = [None, Some((1, Some(1))), Some((1, Some(2))), Some((1, None)), Some((2, Some(1)))];
         for (bytes, expected) in ends.into_iter().enumerate() {
-            assert_eq!(end(Written::Part { bytes }), expected, "after {bytes} bytes");
+            assert_eq!(end(bytes), expected, "after {bytes} bytes");
         }
-        assert_eq!(end(Written::Part { bytes: 7 }), Some((2, None)));
+        assert_eq!(end(7), Some((2, None)));
     }
 }

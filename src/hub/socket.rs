@@ -57,10 +57,6 @@ impl io::Write for Socket {
         send(&self.socket, buf)
     }
 
-    fn write_vectored(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        self.socket.write_vectored(bufs)
-    }
-
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -1,14 +1,18 @@
 //! The streams of one hub: the connections, their memberships in channels, the backlog, and the timers.
+//!
+//! Three files above this one have further methods of [`Streams`]: `delivery`, `lifetimes` and `fanout`.
 
 use std::{
     cmp::Reverse,
-    collections::BinaryHeap,
+    collections::{BinaryHeap, VecDeque},
     io,
+    num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -17,16 +21,18 @@ use super::{
     channels::Channels,
     connection::{Connection, Peer, Slot, Stage},
     end::End,
-    segment::{WriteEnd, Written},
+    segment::WriteEnd,
     unsent::UnsentBytes,
 };
 use crate::{
     config::StreamConfig,
-    event::{Epoch, EventId, TopicName},
+    event::{Epoch, TopicName},
+    log::{Log, Page, ReadError},
 };
 
-/// The connections of one hub, and the queues that they wait in.
-pub(super) struct Streams<S> {
+/// The subscribers of one worker.
+pub struct Streams<S> {
+    pub(super) log: Arc<dyn Log>,
     /// All connections, each under its key.
     pub(super) connections: Slab<Connection<S>>,
     /// The channels that the connections are members of.
@@ -44,25 +50,65 @@ pub(super) struct Streams<S> {
     backlog: Backlog,
     /// When to check each connection. An entry is stale if the connection's `timer_at` is different.
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// Pages that the event loop must fetch, in order.
+    pub(super) page_requests: VecDeque<PageRequest>,
+    /// The id of the newest page request.
+    pub(super) last_request_id: NonZeroU32,
+    /// When every stream must have ended; `None` as long as no drain has begun.
+    pub(super) drain_ends_at: Option<Instant>,
+    /// How many turns channels have had.
+    pub(super) turns: u32,
 }
 
+/// A page of the log that a connection waits for. The event loop fetches it, and calls [`Streams::supply`].
+pub struct PageRequest {
+    /// The key of the connection.
+    pub key: usize,
+    /// Identifies the request. The page of an earlier request with the same key may arrive late, and must be ignored.
+    pub id: NonZeroU32,
+    /// Reads the page. The read begins when the future is polled.
+    pub page: BoxFuture<'static, Result<Page, ReadError>>,
+}
+
+/// In a debug build, a hub with at most this many connections checks its state after each change.
+const CHECKED_MAX: usize = 32;
 /// A connection is not checked again sooner. Otherwise an overdue connection could keep the hub busy.
 const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 impl<S: Peer> Streams<S> {
-    /// No streams. `seen` is the watermark of the log.
-    pub(super) fn new(config: StreamConfig, unsent: Arc<UnsentBytes>, seen: EventId, now: Instant) -> Self {
+    /// Creates a hub without subscribers. Its feed must already be open.
+    #[must_use]
+    pub fn new(log: Arc<dyn Log>, config: StreamConfig, unsent: Arc<UnsentBytes>, now: Instant) -> Self {
+        // Read the epoch before the watermark. If a new epoch begins in between, the feed reports it.
+        let epoch = log.epoch();
         Self {
+            seen: log.watermark(),
+            log,
             connections: Slab::new(),
             channels: Channels::new(),
-            epoch: seen.epoch,
-            seen: seen.seq,
+            epoch,
             now,
             config,
             unsent,
             backlog: Backlog::default(),
             timers: BinaryHeap::new(),
+            page_requests: VecDeque::new(),
+            last_request_id: NonZeroU32::MIN,
+            drain_ends_at: None,
+            turns: 0,
         }
+    }
+
+    /// The number of connections.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether there is no connection.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
     }
 
     /// Adds a connection, and makes it a member of a channel for each of its topics. Its key is [`Slab::vacant_key`].
@@ -70,7 +116,7 @@ impl<S: Peer> Streams<S> {
         let key = self.connections.vacant_key();
         let single_topic = topics.len() == 1;
         for topic in topics {
-            let channel = self.channels.open(topic, connection.encoding, single_topic, (self.seen, self.now));
+            let channel = self.channels.open(topic, connection.encoding, single_topic, self.seen);
             if let Some(entry) = self.channels.get_mut(channel) {
                 connection.slots.push(Slot { channel, index: entry.members.len() });
                 entry.members.push(key);
@@ -79,19 +125,6 @@ impl<S: Peer> Streams<S> {
         self.connections.insert(connection);
         self.set_timer(key);
         key
-    }
-
-    /// Begins another epoch. All connections must already have got their last blocks.
-    pub(super) fn begin_epoch(&mut self, epoch: Epoch) {
-        for (_, connection) in &mut self.connections {
-            debug_assert!(
-                connection.is_ending() && connection.partial().is_none(),
-                "all streams of the old epoch are ending"
-            );
-            connection.slots = SmallVec::new();
-        }
-        self.channels = Channels::new();
-        (self.epoch, self.seen) = (epoch, 0);
     }
 
     /// Closes a connection after its last block was sent. The client sees a clean end of the stream.
@@ -150,7 +183,9 @@ impl<S: Peer> Streams<S> {
         self.backlog.push(key);
     }
 
-    pub(super) fn has_backlog(&self) -> bool {
+    /// Whether a connection is in the backlog. A step may then take long.
+    #[must_use]
+    pub fn has_backlog(&self) -> bool {
         !self.backlog.is_empty()
     }
 
@@ -186,6 +221,7 @@ impl<S: Peer> Streams<S> {
             // A topic may be deleted while its stream is ending for another reason.
             if !connection.is_ending() {
                 connection.stage = Stage::Ending(end);
+                connection.cold.ends_at = None;
             }
             // No further events are sent, so only a partly sent event may still need its page.
             connection.page_request = connection.page_request.filter(|_| connection.partial().is_some());
@@ -195,30 +231,22 @@ impl<S: Peer> Streams<S> {
     /// Writes the unsent control blocks of a connection that has no partly sent event. Returns whether all are sent.
     pub(super) fn flush(&mut self, key: usize) -> io::Result<bool> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(false) };
-        let control = connection.control_len();
-        let written = connection.flush(&[], self.now)?;
-        self.after_write(key, control, written, None)?;
-        Ok(written == Written::All)
+        if !connection.has_control() {
+            return Ok(true);
+        }
+        self.unsent.remove_control(connection.write_control(self.now)?);
+        if !connection.has_control() {
+            return Ok(true);
+        }
+        self.wait_writable(key)?;
+        Ok(false)
     }
 
-    /// Updates the state after a write. Before the write, the connection had `control` bytes of control blocks. If the
-    /// socket is full, the connection now waits until the socket accepts bytes.
-    ///
-    /// # Errors
-    /// When the system cannot watch the socket.
-    pub(super) fn after_write(
-        &mut self,
-        key: usize,
-        control: usize,
-        written: Written,
-        end: Option<WriteEnd>,
-    ) -> io::Result<()> {
-        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
-        debug_assert!(control >= connection.control_len(), "a write adds no control block");
-        if control > 0 {
-            self.unsent.remove_control(control - connection.control_len());
-        }
-        if let Some(WriteEnd { seq, partial }) = end {
+    /// Notes that the socket was full when a write of events had got to `end`; `None` if it accepted nothing.
+    pub(super) fn stop_at(&mut self, key: usize, end: Option<WriteEnd>) -> io::Result<()> {
+        if let Some(connection) = self.connections.get_mut(key)
+            && let Some(WriteEnd { seq, partial }) = end
+        {
             connection.move_cursor(seq);
             connection.last_id_sent = seq;
             if let Some((frame, sent)) = partial {
@@ -226,17 +254,33 @@ impl<S: Peer> Streams<S> {
                 self.unsent.add_reader((seq, connection.encoding), frame);
             }
         }
-        if written != Written::All {
-            connection.wait_writable(key, self.now)?;
-            self.bring_timer_forward(key);
+        self.wait_writable(key)
+    }
+
+    /// Notes that the socket is full. From now on, the connection waits until it accepts bytes again.
+    ///
+    /// # Errors
+    /// When the system cannot watch the socket.
+    pub(super) fn wait_writable(&mut self, key: usize) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        connection.wait_writable(key, self.now)?;
+        // The timer was set for a heartbeat or for the stream's end, which may be after the write deadline.
+        let timer_at = connection.cold.timer_at;
+        if self.write_deadline(key).is_some_and(|deadline| deadline < timer_at) {
+            self.set_timer(key);
         }
         Ok(())
     }
 
+    /// When a connection must be closed unless its socket accepts bytes before; `None` if the socket is not full.
+    fn write_deadline(&self, key: usize) -> Option<Instant> {
+        let stalled_since = self.connections.get(key)?.stalled_since?;
+        Some(stalled_since + self.config.write_timeout)
+    }
+
     /// Whether a connection's socket has accepted nothing for `stream.write_timeout`.
     pub(super) fn is_overdue(&self, key: usize) -> bool {
-        let stalled_since = self.connections.get(key).and_then(|connection| connection.stalled_since);
-        stalled_since.is_some_and(|since| since + self.config.write_timeout <= self.now)
+        self.write_deadline(key).is_some_and(|deadline| deadline <= self.now)
     }
 
     /// Closes an overdue connection, unless it waits for a page of the log. While it waits, nothing is written, so its
@@ -250,28 +294,22 @@ impl<S: Peer> Streams<S> {
 
     /// Sets the timer of a connection to the time of its next check.
     pub(super) fn set_timer(&mut self, key: usize) {
+        let write_deadline = self.write_deadline(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let heartbeat_at = connection.last_write + self.config.heartbeat;
-        let check_at = match connection.stalled_since {
-            // It is not closed before the page has come: see `close_overdue`.
-            Some(_) if connection.page_request.is_some() => self.now + self.config.heartbeat,
-            // Check it no later than the next heartbeat, because its socket may accept bytes again long before the
-            // deadline.
-            Some(since) => (since + self.config.write_timeout).min(self.now + self.config.heartbeat),
-            None => heartbeat_at,
+        let mut check_at = match write_deadline {
+            None => connection.last_write + self.config.heartbeat,
+            // A full socket may accept bytes again long before the deadline, so it is tried at each heartbeat.
+            Some(_) => self.now + self.config.heartbeat,
         };
-        let timer_at = connection.cold.ends_at.map_or(check_at, |ends_at| ends_at.min(check_at));
-        connection.cold.timer_at = timer_at.max(self.now + CHECK_INTERVAL_MIN);
-        self.timers.push(Reverse((connection.cold.timer_at, key)));
-    }
-
-    /// Sets the timer of a connection to its write deadline, if that is earlier.
-    fn bring_timer_forward(&mut self, key: usize) {
-        let Some(connection) = self.connections.get(key) else { return };
-        let write_deadline = connection.stalled_since.map(|since| since + self.config.write_timeout);
-        if write_deadline.is_some_and(|deadline| deadline < connection.cold.timer_at) {
-            self.set_timer(key);
+        // A connection that waits for a page is not closed before the page has come: see `close_overdue`.
+        if let Some(deadline) = write_deadline.filter(|_| connection.page_request.is_none()) {
+            check_at = check_at.min(deadline);
         }
+        if let Some(ends_at) = connection.cold.ends_at {
+            check_at = check_at.min(ends_at);
+        }
+        connection.cold.timer_at = check_at.max(self.now + CHECK_INTERVAL_MIN);
+        self.timers.push(Reverse((connection.cold.timer_at, key)));
     }
 
     /// The next connection whose timer has expired. The caller must set its timer again.
@@ -287,15 +325,19 @@ impl<S: Peer> Streams<S> {
         None
     }
 
-    /// When the next timer expires or the next pause ends.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    /// The time at which [`advance`](Self::advance) must be called next: a timer expires, or a pause ends.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
         timer.into_iter().chain(self.channels.next_pause_end()).min()
     }
 
-    /// Panics if connections, channels, backlog and timers contradict each other. It checks everything, so it is for
-    /// debug builds.
+    /// In a debug build, panics if connections, channels, backlog and timers contradict each other. Each call checks
+    /// everything, so larger hubs are not checked.
     pub(super) fn assert_invariants(&self) {
+        if !cfg!(debug_assertions) || self.len() > CHECKED_MAX {
+            return;
+        }
         self.channels.assert_invariants();
         let backlog: Vec<usize> = self.backlog.iter().collect();
         let mut slots = 0;
@@ -306,10 +348,12 @@ impl<S: Peer> Streams<S> {
                 assert_eq!(member, Some(&key), "a connection is a member where its slots say");
             }
             let queued = backlog.iter().filter(|other| **other == key).count();
-            assert_eq!(queued, usize::from(connection.is_queued), "`is_queued` says whether it is in the backlog");
+            assert_eq!(queued, usize::from(connection.is_queued), "`is_queued` tells whether it is in the backlog");
             let timer = Reverse((connection.cold.timer_at, key));
             assert!(self.timers.iter().any(|other| *other == timer), "each connection has a timer");
             assert!(connection.last_id_sent <= connection.cursor, "the last id sent is not after the cursor");
+            let ends = connection.is_ending() || connection.cold.ends_at.is_some();
+            assert!(ends || self.drain_ends_at.is_none(), "in a drain each stream has an end");
         }
         assert_eq!(slots, self.channels.memberships(), "each member of a channel is a connection with a slot there");
         assert!(backlog.iter().all(|key| self.connections.contains(*key)), "no closed connection is in the backlog");

@@ -4,8 +4,6 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
 use super::segment::{Segment, fills_segment, merge};
 use crate::frame::Frame;
 
@@ -31,7 +29,7 @@ struct Merged {
     last: u64,
     /// The position of the window's last frame when the segment was merged.
     window_last: u64,
-    bytes: Bytes,
+    bytes: Vec<u8>,
 }
 
 impl Window {
@@ -90,8 +88,8 @@ impl Window {
         }
     }
 
-    /// Drops all frames, because the feed has lost events up to `seq`.
-    pub(super) fn mark_lost(&mut self, seq: u64) {
+    /// Drops all frames. Members with cursors before `seq` must read from the log.
+    pub(super) fn skip_to(&mut self, seq: u64) {
         self.trim(u64::MAX);
         self.trimmed_to = self.trimmed_to.max(seq);
     }
@@ -116,12 +114,12 @@ impl Window {
             let to = if first == window_last { seen } else { first };
             return self.after(cursor).next().map(|(_, frame)| Segment { bytes: frame, last: first, to });
         }
-        let kept = self.merged.take().filter(|merged| merged.first == first && merged.window_last == window_last);
-        let merged = kept.unwrap_or_else(|| {
-            let (last, bytes) = merge(self.after(cursor).map(|(seq, frame)| (*seq, frame)));
-            Box::new(Merged { first, last, window_last, bytes })
-        });
-        let merged = self.merged.insert(merged);
+        let is_same = |merged: &Merged| merged.first == first && merged.window_last == window_last;
+        if !self.merged.as_deref().is_some_and(is_same) {
+            let (last, bytes) = merge(self.after(cursor));
+            self.merged = Some(Box::new(Merged { first, last, window_last, bytes: bytes.into_owned() }));
+        }
+        let merged = self.merged.as_ref()?;
         let to = if merged.last == window_last { seen } else { merged.last };
         Some(Segment { bytes: &merged.bytes, last: merged.last, to })
     }

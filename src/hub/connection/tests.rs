@@ -66,31 +66,37 @@ fn nothing_but_the_rest_of_a_cut_event_is_written() {
     let (mut connection, now) = (connection(100), Instant::now());
     connection.set_partial(1, 3);
     connection.push_control(&Bytes::from_static(b"own"));
+    let partial = Partial { seq: 1, sent: 3 };
     for frame in [&b""[..], b"ev", b"eve"] {
-        assert!(connection.flush(frame, now).is_err(), "{frame:?} has no rest");
+        assert!(connection.write_rest(partial, frame, now).is_err(), "{frame:?} has no rest");
     }
     let segment = Segment { bytes: b"next", last: 2, to: 2 };
-    assert!(connection.write(segment, now).is_err());
-    let partial = Partial { seq: 1, sent: 3 };
-    assert_eq!(
-        (connection.partial(), connection.control_len(), connection.socket.0),
-        (Some(partial), 3, 100),
-        "as it was"
-    );
-    assert_eq!(connection.flush(b"event", now).expect("a rest"), Written::Part { bytes: 2 });
-    assert_eq!((connection.partial(), connection.control_len(), connection.socket.0), (None, 3, 98));
-    assert_eq!(connection.flush(&[], now).expect("own"), Written::All);
+    assert!(connection.write(segment, now).is_err() && connection.write_control(now).is_err());
+    let state = |connection: &Connection<Narrow>| (connection.partial(), connection.control(), connection.socket.0);
+    assert_eq!(state(&connection), (Some(partial), "own".into(), 100), "as it was");
+    assert!(connection.write_rest(partial, b"event", now).expect("a rest"));
+    assert_eq!(state(&connection), (None, "own".into(), 98));
+    assert!(connection.write(segment, now).is_err(), "the broker's own block comes first");
+    connection.socket.0 = 2;
+    assert_eq!(connection.write_control(now).expect("own"), 2);
+    assert_eq!(state(&connection), (None, "n".into(), 0), "a part of a block is kept");
 }
 
 #[test]
-fn a_control_block_that_is_sent_is_not_kept() {
-    // Goal: a socket that is full exactly behind it has nothing to be written when it accepts bytes again.
-    let (mut connection, now) = (connection(3), Instant::now());
-    connection.push_control(&Bytes::from_static(b"own"));
-    let segment = Segment { bytes: b"next", last: 1, to: 1 };
-    assert_eq!(connection.write(segment, now).expect("it is written"), Written::Part { bytes: 0 });
+fn a_cut_event_goes_on_where_it_was_cut_and_nothing_that_is_sent_is_kept() {
+    // Goal: a socket that is full exactly behind a block has nothing to be written when it accepts bytes again.
+    let (mut connection, now) = (connection(1), Instant::now());
+    connection.set_partial(1, 2);
+    assert!(!connection.write_rest(Partial { seq: 1, sent: 2 }, b"event", now).expect("a part of it"));
+    let partial = Partial { seq: 1, sent: 3 };
+    assert_eq!(connection.partial(), Some(partial));
+    connection.socket.0 = 2;
+    assert!(connection.write_rest(partial, b"event", now).expect("all of it"));
     assert!(connection.remainder.is_none());
-    assert_eq!(connection.flush(&[], now).expect("nothing is left"), Written::All);
+    connection.push_control(&Bytes::from_static(b"own"));
+    connection.socket.0 = 3;
+    assert_eq!(connection.write_control(now).expect("it is written"), 3);
+    assert!(connection.remainder.is_none());
 }
 
 #[test]
@@ -102,8 +108,8 @@ fn a_call_that_was_interrupted_is_made_again_and_an_error_ends_the_stream() {
         connection.socket.1 = ends.to_vec();
         connection.write(segment, now).map_err(|error| error.kind())
     };
-    assert_eq!(write(&[Err(ErrorKind::Interrupted)]), Ok(Written::All));
-    assert_eq!(write(&[Err(ErrorKind::WouldBlock)]), Ok(Written::Part { bytes: 0 }));
+    assert_eq!(write(&[Err(ErrorKind::Interrupted)]), Ok(4));
+    assert_eq!(write(&[Err(ErrorKind::WouldBlock)]), Ok(0));
     assert_eq!(write(&[Err(ErrorKind::ConnectionReset)]), Err(ErrorKind::ConnectionReset));
     assert_eq!(write(&[Ok(0)]), Err(ErrorKind::WriteZero));
     let read = |ends: &[Result<usize, ErrorKind>]| {

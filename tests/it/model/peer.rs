@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    io::{self, ErrorKind, IoSlice, Read, Write},
+    io::{self, ErrorKind, Read, Write},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -147,7 +147,7 @@ impl Pipe {
         (std::mem::take(&mut self.arrived), made_from)
     }
 
-    fn take(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn take(&mut self, buf: &[u8]) -> io::Result<usize> {
         if self.finished {
             self.fault = Some("it wrote after the end of the stream");
         }
@@ -155,7 +155,7 @@ impl Pipe {
             self.failed = true;
             return Err(ErrorKind::ConnectionReset.into());
         }
-        let offered: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let offered = buf.len();
         if offered == 0 {
             self.fault = Some("it wrote nothing");
         }
@@ -165,12 +165,7 @@ impl Pipe {
         self.behind_from = self.expected_from.map_or(self.behind_from, |from| from.min(self.behind_from));
         self.made_from = Some(self.made_from.map_or(self.behind_from, |from| from.min(self.behind_from)));
         let taken = offered.min(self.room).min(self.gulp);
-        let mut left = taken;
-        for buf in bufs {
-            let part = left.min(buf.len());
-            self.arrived.extend_from_slice(&buf[..part]);
-            left -= part;
-        }
+        self.arrived.extend_from_slice(&buf[..taken]);
         self.room -= taken;
         if taken > 0 {
             self.refusing_since = None;
@@ -213,11 +208,7 @@ impl Read for Wire {
 
 impl Write for Wire {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.borrow_mut().take(&[IoSlice::new(buf)])
-    }
-
-    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.borrow_mut().take(bufs)
+        self.0.borrow_mut().take(buf)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -14,7 +14,7 @@ use tidings::{
     config::{LogConfig, StreamConfig},
     event::{Epoch, EventId, EventName, TopicName},
     frame::{Format, Framing, Marks},
-    hub::{Fanout, PageRequest, Subscription, UnsentBytes},
+    hub::{PageRequest, Streams, Subscription, UnsentBytes},
     log::{Batch, Draft, Feed, Page},
 };
 
@@ -66,7 +66,7 @@ pub struct World {
     batch: Batch,
     /// The hub has taken everything up to here from its feed.
     fed: u64,
-    fanout: Fanout<Wire>,
+    fanout: Streams<Wire>,
     /// What the fan-out's connections have begun and not sent.
     unsent: Arc<UnsentBytes>,
     /// Handed over by HTTP, not yet adopted.
@@ -371,10 +371,10 @@ impl World {
     }
 }
 
-fn fanout(life: &Life, now: &Now, coalesce_max: Duration) -> (Fanout<Wire>, Arc<UnsentBytes>) {
+fn fanout(life: &Life, now: &Now, coalesce_max: Duration) -> (Streams<Wire>, Arc<UnsentBytes>) {
     // One large event is kept for those who are in the middle of it, and not two.
     let unsent = Arc::new(UnsentBytes::new(UNSENT_MAX));
     let (heartbeat, write_timeout) = (HEARTBEAT, WRITE_TIMEOUT);
     let config = StreamConfig { heartbeat, write_timeout, coalesce_max, ..StreamConfig::default() };
-    (Fanout::new(Arc::clone(&life.log), config, Arc::clone(&unsent), now.clock.get()), unsent)
+    (Streams::new(Arc::clone(&life.log), config, Arc::clone(&unsent), now.clock.get()), unsent)
 }
