@@ -23,7 +23,6 @@ pub async fn answer(app: Rc<AppState>, request: HttpRequest, payload: web::Paylo
     }
     let payload = payload.map_err(|error| error.to_string());
     let reply = serve(&app, &request, Body::Coming(Box::pin(payload))).await;
-    carrier.begun();
     match reply {
         Reply::Stream(mut head, subscription) => {
             let first = std::mem::take(&mut head.body).into_owned();
@@ -32,12 +31,11 @@ pub async fn answer(app: Rc<AppState>, request: HttpRequest, payload: web::Paylo
         }
         Reply::Answer(answer) => {
             let mut response = HttpResponse::from(answer);
-            if !carrier.is_framed() {
+            if !carrier.is_length_known() {
                 // The end of the body is not known. The rest of it could be misread as the next request.
                 response.head_mut().set_connection_type(ConnectionType::Close);
-                carrier.end_reading();
             }
-            carrier.answered();
+            carrier.begin_answer();
             response
         }
     }

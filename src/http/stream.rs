@@ -37,7 +37,7 @@ impl MessageBody for HandOver {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         if let Some(first) = self.first.take() {
-            self.carrier.expect_flush();
+            self.carrier.begin_stream();
             return Poll::Ready(Some(Ok(first)));
         }
         let socket = ready!(self.carrier.poll_take(cx));

@@ -36,6 +36,8 @@ use super::socket::send;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A connection's socket while the fallback server uses it. Clones share the same socket.
+///
+/// One task runs the server and waits for its progress, so one waker is enough.
 #[derive(Clone, Debug)]
 pub struct Carrier(Rc<Inner>);
 
@@ -44,33 +46,24 @@ struct Inner {
     /// `None` after it has been taken out.
     socket: RefCell<Option<TcpStream>>,
     /// Bytes that the server reads before those of the socket.
-    read_ahead: RefCell<ReadAhead>,
-    /// How many bytes of the request are still to be read from the socket; `None` if the request's end is not known.
+    read_ahead: RefCell<Option<ReadAhead>>,
+    /// How many bytes of the request are still to be read from the socket; `None` if the request's length is not known.
     unread: Cell<Option<usize>>,
-    /// Everything written since [`Carrier::expect_flush`] has been given to the kernel.
-    flushed: Cell<bool>,
-    /// The task that waits for `flushed`.
-    flush_waker: RefCell<Option<Waker>>,
-    /// The task that waits for bytes from the peer.
-    read_waker: RefCell<Option<Waker>>,
-    /// Reads return the end of the stream, whatever the peer still sends.
-    reads_as_closed: Cell<bool>,
     /// The progress of the response.
     response: Cell<Response>,
-    /// The task that waits for the response to begin, or to be sent.
-    response_waker: RefCell<Option<Waker>>,
-    /// The socket has accepted bytes since the last call to [`Carrier::has_moved`].
-    moved: Cell<bool>,
     /// Whether the response's head contains `Connection: close`; `None` until the head has been written.
     closes: Cell<Option<bool>>,
+    /// The socket has accepted bytes since the last call to [`Carrier::take_progress`].
+    has_progress: Cell<bool>,
+    /// The task that waits for bytes from the peer, or for the progress of the response.
+    waker: RefCell<Option<Waker>>,
 }
 
-/// Bytes that were read from the socket before the carrier got it.
+/// Bytes that were read from the socket before the carrier got it, and their permit.
 #[derive(Debug)]
 struct ReadAhead {
     bytes: Vec<u8>,
-    /// The permit for the bytes. It is dropped when all of them have been read.
-    permit: Option<Box<dyn Any>>,
+    _permit: Box<dyn Any>,
 }
 
 /// The progress of the response.
@@ -78,11 +71,13 @@ struct ReadAhead {
 enum Response {
     /// It has not begun.
     None,
-    /// It has begun. A stream stays in this state.
-    Begun,
+    /// It is a stream, and the server is writing its head and first bytes.
+    Opening,
+    /// The head and the first bytes of the stream have been given to the kernel.
+    Opened,
     /// It is no stream, and the server is writing it.
-    Whole,
-    /// All of it has been given to the kernel.
+    Answer,
+    /// The whole answer has been given to the kernel.
     Sent,
     /// The server has also read the end of the request, and so knows that no other request will come.
     Ended,
@@ -92,87 +87,48 @@ impl Carrier {
     /// Creates a carrier of `socket` for one request. The bytes `before` of the request were already read, and `permit`
     /// is their permit. `rest` more bytes will come; with `None`, everything that comes belongs to the request.
     #[must_use]
-    pub fn new(socket: TcpStream, before: Vec<u8>, rest: Option<usize>, permit: Option<Box<dyn Any>>) -> Self {
+    pub fn new(socket: TcpStream, before: Vec<u8>, rest: Option<usize>, permit: Box<dyn Any>) -> Self {
+        debug_assert!(!before.is_empty(), "a request has begun");
         Self(Rc::new(Inner {
             socket: RefCell::new(Some(socket)),
-            read_ahead: RefCell::new(ReadAhead { bytes: before, permit }),
+            read_ahead: RefCell::new(Some(ReadAhead { bytes: before, _permit: permit })),
             unread: Cell::new(rest),
-            flushed: Cell::new(false),
-            flush_waker: RefCell::default(),
-            read_waker: RefCell::default(),
-            reads_as_closed: Cell::new(false),
             response: Cell::new(Response::None),
-            response_waker: RefCell::default(),
-            moved: Cell::new(false),
             closes: Cell::new(None),
+            has_progress: Cell::new(false),
+            waker: RefCell::default(),
         }))
     }
 
-    /// Whether the length of the request is known, so that another one may follow.
+    /// Whether the length of the request is known. If it is not, no other request can follow.
     #[must_use]
-    pub fn is_framed(&self) -> bool {
+    pub fn is_length_known(&self) -> bool {
         self.0.unread.get().is_some()
     }
 
-    /// Notes that the server is about to write the response.
-    pub fn begun(&self) {
-        debug_assert_eq!(self.0.response.get(), Response::None, "a carrier carries one request");
-        self.0.response.set(Response::Begun);
-        wake(&self.0.response_waker);
+    /// Notes that the server has been given the first bytes of a stream: its next flush sends the head and these bytes.
+    pub fn begin_stream(&self) {
+        self.begin(Response::Opening);
     }
 
-    /// Notes that the response, which has begun, is not a stream.
-    pub fn answered(&self) {
-        debug_assert_eq!(self.0.response.get(), Response::Begun, "a response begins before it is whole");
-        self.0.response.set(Response::Whole);
+    /// Notes that the server has been given a whole answer.
+    ///
+    /// If the length of the request is not known, the server now reads the end of the stream. Otherwise it would wait
+    /// for the end of a chunked body, and a client could keep the connection for ever.
+    pub fn begin_answer(&self) {
+        self.begin(Response::Answer);
     }
 
-    /// Ready when the response has begun. From then on, the server waits only for the client.
-    pub fn poll_begun(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll(self.has_begun(), cx)
+    fn begin(&self, response: Response) {
+        debug_assert!(!self.has_begun(), "a carrier carries one request");
+        self.set_response(response);
     }
 
-    /// Ready when the whole response has been given to the kernel.
-    pub fn poll_sent(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll(matches!(self.0.response.get(), Response::Sent | Response::Ended), cx)
-    }
-
-    fn poll(&self, is_ready: bool, cx: &Context<'_>) -> Poll<()> {
-        if is_ready {
-            return Poll::Ready(());
+    fn set_response(&self, response: Response) {
+        self.0.response.set(response);
+        if let Some(waker) = self.0.waker.take() {
+            waker.wake();
         }
-        // Only one task waits, so one waker is enough.
-        *self.0.response_waker.borrow_mut() = Some(cx.waker().clone());
-        Poll::Pending
-    }
-
-    /// Whether the socket has accepted bytes of the response since the last call.
-    #[must_use]
-    pub fn has_moved(&self) -> bool {
-        self.0.moved.replace(false)
-    }
-
-    /// Takes the socket out after the server has finished, and returns it with whether another request may follow.
-    /// Returns `None` if the socket was taken out before.
-    #[must_use]
-    pub fn reclaim(&self) -> Option<(TcpStream, bool)> {
-        let follows = self.0.response.get() == Response::Ended && self.0.closes.get() == Some(false);
-        self.0.socket.borrow_mut().take().map(|socket| (socket, follows))
-    }
-
-    /// Makes [`poll_take`](Self::poll_take) wait for the next flush. Earlier flushes do not count.
-    pub fn expect_flush(&self) {
-        self.0.flushed.set(false);
-    }
-
-    /// Takes the socket out when everything written to it has been flushed. The result is `None` if the socket was
-    /// taken out before.
-    pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<TcpStream>> {
-        if self.0.flushed.get() {
-            return Poll::Ready(self.0.socket.borrow_mut().take());
-        }
-        *self.0.flush_waker.borrow_mut() = Some(cx.waker().clone());
-        Poll::Pending
     }
 
     /// Whether the response has begun. If so, the server must not read another request from this carrier.
@@ -181,11 +137,48 @@ impl Carrier {
         self.0.response.get() != Response::None
     }
 
-    /// Makes all reads return the end of the stream. Otherwise, after it has answered a request with a chunked body,
-    /// the server would wait for the end of the body, and a client could keep the connection for ever.
-    pub fn end_reading(&self) {
-        self.0.reads_as_closed.set(true);
-        wake(&self.0.read_waker);
+    /// Whether the whole answer has been given to the kernel.
+    fn is_sent(&self) -> bool {
+        matches!(self.0.response.get(), Response::Sent | Response::Ended)
+    }
+
+    /// Whether the response is complete and another request may follow.
+    fn is_kept_alive(&self) -> bool {
+        self.0.response.get() == Response::Ended && self.0.closes.get() == Some(false)
+    }
+
+    /// Ready when the response has begun. From then on, the server waits only for the client.
+    pub fn poll_begun(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_begun() { Poll::Ready(()) } else { self.wait(cx) }
+    }
+
+    /// Ready when the whole answer has been given to the kernel.
+    pub fn poll_sent(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_sent() { Poll::Ready(()) } else { self.wait(cx) }
+    }
+
+    /// Takes the socket out when the first bytes of the stream have been flushed. The result is `None` if the socket was
+    /// taken out before.
+    pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<TcpStream>> {
+        if self.0.response.get() == Response::Opened { Poll::Ready(self.0.socket.take()) } else { self.wait(cx) }
+    }
+
+    fn wait<T>(&self, cx: &Context<'_>) -> Poll<T> {
+        self.0.waker.replace(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+
+    /// Whether the socket has accepted bytes of the response since the last call.
+    #[must_use]
+    pub fn take_progress(&self) -> bool {
+        self.0.has_progress.take()
+    }
+
+    /// Takes the socket out after the server has finished, and returns it with whether another request may follow.
+    /// Returns `None` if the socket was taken out before.
+    #[must_use]
+    pub fn reclaim(&self) -> Option<(TcpStream, bool)> {
+        self.0.socket.take().map(|socket| (socket, self.is_kept_alive()))
     }
 
     /// Calls `f` with the socket, or returns `none` if the socket was taken out.
@@ -210,7 +203,7 @@ impl Carrier {
     }
 
     /// Finds out whether the head of the response closes the connection. `sent` are the first bytes of the response.
-    fn note(&self, sent: &[u8]) {
+    fn inspect_head(&self, sent: &[u8]) {
         let head = sent.strip_prefix(CONTINUE).unwrap_or(sent);
         if head.is_empty() || self.0.closes.get().is_some() {
             return;
@@ -225,33 +218,30 @@ impl Carrier {
 
 impl AsyncRead for Carrier {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let inner = &*self.0;
-        if inner.reads_as_closed.get() || inner.socket.borrow().is_none() {
+        let response = self.0.response.get();
+        let is_answered = matches!(response, Response::Answer | Response::Sent | Response::Ended);
+        if self.0.socket.borrow().is_none() || (is_answered && !self.is_length_known()) {
             return Poll::Ready(Ok(()));
         }
-        let mut ahead = inner.read_ahead.borrow_mut();
-        if !ahead.bytes.is_empty() {
-            let fits = ahead.bytes.len().min(buf.remaining());
-            let left = ahead.bytes.split_off(fits);
-            buf.put_slice(&std::mem::replace(&mut ahead.bytes, left));
-            if ahead.bytes.is_empty() {
-                (ahead.bytes, ahead.permit) = (Vec::new(), None);
+        let mut ahead = self.0.read_ahead.borrow_mut();
+        if let Some(ReadAhead { bytes, .. }) = &mut *ahead {
+            let fits = bytes.len().min(buf.remaining());
+            buf.put_slice(bytes.drain(..fits).as_slice());
+            if bytes.is_empty() {
+                *ahead = None;
             }
             return Poll::Ready(Ok(()));
         }
         drop(ahead);
-        let read = match inner.unread.get() {
-            Some(0) if matches!(inner.response.get(), Response::Sent | Response::Ended) => {
-                inner.response.set(Response::Ended);
+        let read = match self.0.unread.get() {
+            Some(0) if self.is_sent() => {
+                self.0.response.set(Response::Ended);
                 return Poll::Ready(Ok(()));
             }
             Some(0) => Poll::Pending,
             _ => self.read_unread(cx, buf),
         };
-        if read.is_pending() && inner.read_waker.borrow().as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
-            *inner.read_waker.borrow_mut() = Some(cx.waker().clone());
-        }
-        read
+        if read.is_pending() { self.wait(cx) } else { read }
     }
 }
 
@@ -264,8 +254,8 @@ impl AsyncWrite for Carrier {
             sent => Poll::Ready(sent),
         });
         if let Poll::Ready(Ok(n)) = written {
-            self.0.moved.set(true);
-            self.note(buf.get(..n).unwrap_or_default());
+            self.0.has_progress.set(true);
+            self.inspect_head(buf.get(..n).unwrap_or_default());
         }
         written
     }
@@ -273,29 +263,21 @@ impl AsyncWrite for Carrier {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = self.with((), |socket| socket.poll_flush(cx));
         if matches!(flushed, Poll::Ready(Ok(()))) {
-            self.0.flushed.set(true);
-            wake(&self.0.flush_waker);
-            if self.0.response.get() == Response::Whole {
-                self.0.response.set(Response::Sent);
-                wake(&self.0.read_waker);
-                wake(&self.0.response_waker);
+            match self.0.response.get() {
+                Response::Opening => self.set_response(Response::Opened),
+                Response::Answer => self.set_response(Response::Sent),
+                _ => {}
             }
         }
         flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.0.response.get() == Response::Ended && self.0.closes.get() == Some(false) {
+        if self.is_kept_alive() {
             // The server believes that the peer has closed the connection, because the carrier said so. Keep it open
             // for the next request.
             return Poll::Ready(Ok(()));
         }
         self.with((), |socket| socket.poll_shutdown(cx))
-    }
-}
-
-fn wake(waker: &RefCell<Option<Waker>>) {
-    if let Some(waker) = waker.take() {
-        waker.wake();
     }
 }

@@ -70,10 +70,10 @@ pub(super) async fn answer(
     scratch: &RefCell<Vec<u8>>,
 ) -> io::Result<AfterFallback> {
     let socket = std::mem::replace(&mut connection.socket, Socket::Gone).into_watched()?;
-    let carrier = Carrier::new(socket, request.received, request.missing, Some(Box::new(request.permit)));
+    let carrier = Carrier::new(socket, request.received, request.missing, Box::new(request.permit));
     let served = fallback(carrier.clone(), connection.remote);
     let sent = async {
-        if carrier.is_framed() {
+        if carrier.is_length_known() {
             return pending().await;
         }
         // The end of this request is not known, so the HTTP server reads on after its response, to find the end and the
@@ -85,7 +85,7 @@ pub(super) async fn answer(
         loop {
             // The HTTP server lingers, too, if it has not read the whole body.
             sleep(write_timeout + LINGER).await;
-            if !carrier.has_moved() {
+            if !carrier.take_progress() {
                 return;
             }
         }
