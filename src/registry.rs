@@ -42,7 +42,7 @@ pub enum RegistryError<E> {
     Topic(E),
 }
 
-/// How often a call tries, with a new actor each time, when the actor dies during it.
+/// How many actors a subscriber tries to join. Each further one replaces an actor that has died.
 const TRIES: usize = 3;
 
 impl Registry {
@@ -60,14 +60,8 @@ impl Registry {
 
     /// How many live topics there are.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The topic of this name. If it is not live, or its actor has died, it is started on this thread, which must be one of
@@ -81,7 +75,7 @@ impl Registry {
         {
             return Ok(Arc::clone(&topic));
         }
-        let start = || TopicHandle::start(name.clone(), &self.log, self.limits.clone());
+        let start = || TopicHandle::start(name.clone(), &self.log, self.limits);
         match self.topics.entry(name.clone()) {
             Entry::Occupied(mut entry) => {
                 if !entry.get().is_alive() {
@@ -92,8 +86,9 @@ impl Registry {
             }
             Entry::Vacant(entry) => {
                 let one_more = |count| (count < self.topics_max).then_some(count + 1);
-                let counted = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-                counted.map_err(|_| TooManyTopics { topics_max: self.topics_max })?;
+                if self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
+                    return Err(TooManyTopics { topics_max: self.topics_max });
+                }
                 Ok(Arc::clone(&entry.insert(start())))
             }
         }
@@ -110,23 +105,18 @@ impl Registry {
         self.log.append(Draft { topic, subscribers, ..draft })
     }
 
-    /// Adds a subscriber to the topic of this name. An actor that has died is replaced.
+    /// Adds a subscriber to the topic of this name.
     ///
     /// # Errors
     /// See [`JoinError`].
     pub async fn join(&self, name: &TopicName, subscriber: Subscriber) -> Result<Joined, RegistryError<JoinError>> {
-        let mut error = JoinError::NotStarted;
         for _ in 0..TRIES {
             match self.open(name)?.join(subscriber).await {
-                Ok(joined) => return Ok(joined),
-                Err(JoinError::NotStarted) => {}
-                Err(other) => {
-                    error = other;
-                    break;
-                }
+                Err(JoinError::ActorDied) => {}
+                joined => return joined.map_err(RegistryError::Topic),
             }
         }
-        Err(RegistryError::Topic(error))
+        Err(RegistryError::Topic(JoinError::ActorDied))
     }
 
     /// Deletes the topic of this name. When no further topic may be started, the log deletes it without an actor: a

@@ -1,4 +1,5 @@
-//! One topic: an actor that holds its subscriber list and remembers its deletion, and [`TopicHandle`], the only way to it.
+//! One topic: an actor that holds the list of its subscribers and remembers its deletion. Other modules reach it only
+//! through its [`TopicHandle`].
 //!
 //! No other module names the `actix` crate. A message to an actor that has died is not lost silently: its sender gets an
 //! error.
@@ -26,7 +27,7 @@ use crate::{
 const MAILBOX: usize = 256;
 
 /// The limits of a topic, the same for all topics.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct TopicLimits {
     /// `limits.subscribers_per_topic_max`.
     pub subscribers_max: usize,
@@ -45,7 +46,7 @@ pub struct Subscriber {
     pub single_topic: bool,
 }
 
-/// What a subscriber gets that was added to the list.
+/// The answer to a subscriber that was added to the list.
 pub struct Joined {
     /// Its entry in the list.
     pub membership: Membership,
@@ -67,7 +68,7 @@ pub enum Deletion {
 pub enum JoinError {
     /// The topic's actor has died: try a new one.
     #[error("the topic has gone")]
-    NotStarted,
+    ActorDied,
     /// It has `limits.subscribers_per_topic_max` subscribers.
     #[error("the topic has as many subscribers as it may have")]
     Full,
@@ -79,7 +80,7 @@ pub enum JoinError {
 /// Why a deletion is not confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeleteError {
-    /// The topic's actor died during the deletion: it may have been done.
+    /// The topic's actor died during the deletion, which may have been done or not.
     #[error("the topic failed over it")]
     Unknown,
     /// The log refused it.
@@ -89,8 +90,8 @@ pub enum DeleteError {
 
 /// The way to a topic. The actor ends when the last handle is dropped; it holds no handle itself.
 ///
-/// What a publish needs to know of the topic is in the handle, so that it need not ask the actor. It is not behind another
-/// pointer: with many topics that would be one more read of memory that is not in the cache.
+/// A publish reads `subscribers` here and does not ask the actor. The fields are not behind another pointer: with many
+/// topics that would be one more read of memory that is not in the cache.
 pub struct TopicHandle {
     name: TopicName,
     actor: Addr<Topic>,
@@ -98,14 +99,15 @@ pub struct TopicHandle {
     /// The actor has not died.
     alive: AtomicBool,
     subscribers: AtomicUsize,
-    /// The topic must be kept until so many milliseconds after `started`, because it remembers a deletion.
+    /// The topic remembers a deletion, and must be kept until this many milliseconds after `started`.
     keep_until: AtomicU64,
 }
 
 /// An entry in a topic's subscriber list. Dropping it removes the entry.
 pub struct Membership {
     topic: Arc<TopicHandle>,
-    leave: Leave,
+    /// Its key in the list.
+    key: usize,
 }
 
 impl TopicHandle {
@@ -114,7 +116,7 @@ impl TopicHandle {
     pub fn start(name: TopicName, log: &Arc<dyn Log>, limits: TopicLimits) -> Arc<Self> {
         let deletion = log.deletion(&name);
         let keep_for = deletion.map_or(Duration::ZERO, |(_, ago)| limits.gone.saturating_sub(ago));
-        let deleted = deletion.and_then(|(at, ago)| Some((at, Instant::now().checked_sub(ago)?)));
+        let last_deletion = deletion.and_then(|(at, ago)| Some((at, Instant::now().checked_sub(ago)?)));
         let handle = Arc::new_cyclic(|handle| {
             let topic = Topic {
                 name: name.clone(),
@@ -122,7 +124,7 @@ impl TopicHandle {
                 limits,
                 handle: Weak::clone(handle),
                 subscribers: Slab::new(),
-                deleted,
+                last_deletion,
                 deletions_pending: 0,
             };
             let actor = Topic::create(|context: &mut Context<Topic>| {
@@ -177,7 +179,7 @@ impl TopicHandle {
     /// # Errors
     /// See [`JoinError`].
     pub async fn join(self: &Arc<Self>, subscriber: Subscriber) -> Result<Joined, JoinError> {
-        self.actor.send(Join(subscriber, Arc::clone(self))).await.map_err(|_| JoinError::NotStarted)?
+        self.actor.send(Join(subscriber, Arc::clone(self))).await.map_err(|_| JoinError::ActorDied)?
     }
 
     /// Deletes the topic: the log forgets its events, and streams of this topic alone end. For `stream.gone` after that, clients that
@@ -208,7 +210,7 @@ impl Drop for Membership {
     fn drop(&mut self) {
         // Unlike `try_send` this ignores the mailbox's limit. It must: a subscriber that does not leave would be counted
         // for ever. Each subscriber sends one such message at most, and the number of subscribers is limited.
-        self.topic.actor.do_send(self.leave);
+        self.topic.actor.do_send(Leave(self.key));
     }
 }
 
@@ -219,30 +221,29 @@ struct Topic {
     limits: TopicLimits,
     /// Its handle; gone when nobody can send a message any more.
     handle: Weak<TopicHandle>,
-    subscribers: Slab<Entry>,
+    subscribers: Slab<Listed>,
     /// The position of the last deletion, and when it was.
-    deleted: Option<(EventId, Instant)>,
+    last_deletion: Option<(EventId, Instant)>,
     /// Deletions that the log has not committed yet.
     deletions_pending: usize,
 }
 
-/// An entry of the subscriber list.
-struct Entry {
-    subscriber: Subscriber,
+/// A subscriber in the list.
+struct Listed {
+    remote: Option<IpAddr>,
     since: Instant,
 }
 
-/// The answer contains the membership itself. If the client has gone meanwhile, nobody takes the answer, and dropping it
-/// removes the subscriber from the list again.
+/// The answer contains the membership itself. If the client has gone meanwhile, the answer is dropped, and that removes
+/// the subscriber from the list again.
 #[derive(Message)]
 #[rtype(result = "Result<Joined, JoinError>")]
 struct Join(Subscriber, Arc<TopicHandle>);
 
-#[derive(Clone, Copy, Debug, Message)]
+/// Removes the subscriber with this key from the list.
+#[derive(Message)]
 #[rtype(result = "()")]
-struct Leave {
-    entry: usize,
-}
+struct Leave(usize);
 
 #[derive(Message)]
 #[rtype(result = "Result<(), AppendError>")]
@@ -253,20 +254,20 @@ struct Delete;
 struct Deleted(EventId);
 
 impl Topic {
-    /// The deletion that a subscriber with this cursor must be told of.
+    /// The deletion that is reported to a subscriber with this cursor.
     fn deletion_after(&self, cursor: Option<EventId>) -> Option<Deletion> {
         let cursor = cursor.filter(|_| !self.limits.gone.is_zero())?;
         if self.deletions_pending > 0 {
             // Its position will be above every cursor of today.
             return Some(Deletion::Pending);
         }
-        let (at, when) = self.deleted?;
+        let (at, when) = self.last_deletion?;
         let is_after = at.epoch == cursor.epoch && at.seq > cursor.seq;
         (is_after && when.elapsed() < self.limits.gone).then_some(Deletion::At(at.seq))
     }
 
     fn was_deleted(&mut self, at: EventId) {
-        self.deleted = Some((at, Instant::now()));
+        self.last_deletion = Some((at, Instant::now()));
         self.keep_for(self.limits.gone);
     }
 
@@ -309,18 +310,18 @@ impl Handler<Join> for Topic {
             return MessageResult(Err(JoinError::Full));
         }
         tracing::debug!(topic = %self.name, remote = ?subscriber.remote, "subscribed");
-        let entry = self.subscribers.insert(Entry { subscriber, since: Instant::now() });
+        let key = self.subscribers.insert(Listed { remote: subscriber.remote, since: Instant::now() });
         self.store_count();
-        MessageResult(Ok(Joined { membership: Membership { topic, leave: Leave { entry } }, deletion }))
+        MessageResult(Ok(Joined { membership: Membership { topic, key }, deletion }))
     }
 }
 
 impl Handler<Leave> for Topic {
     type Result = ();
 
-    fn handle(&mut self, Leave { entry }: Leave, _: &mut Context<Self>) {
-        if let Some(Entry { subscriber, since }) = self.subscribers.try_remove(entry) {
-            tracing::debug!(topic = %self.name, remote = ?subscriber.remote, after = ?since.elapsed(), "left");
+    fn handle(&mut self, Leave(key): Leave, _: &mut Context<Self>) {
+        if let Some(Listed { remote, since }) = self.subscribers.try_remove(key) {
+            tracing::debug!(topic = %self.name, ?remote, after = ?since.elapsed(), "left");
             self.store_count();
         }
     }
@@ -329,8 +330,8 @@ impl Handler<Leave> for Topic {
 impl Handler<Delete> for Topic {
     type Result = ResponseActFuture<Self, Result<(), AppendError>>;
 
-    /// The streams are ended by the hubs, when the feed brings the deletion after all that was published before it. Until
-    /// then their subscribers stay in the list: they still get events, and those that joined after the deletion stay.
+    /// The hubs end the streams when the feed brings the deletion. Until then the subscribers stay in the list, because they
+    /// still get the events from before the deletion.
     fn handle(&mut self, _: Delete, _: &mut Context<Self>) -> Self::Result {
         self.deletions_pending += 1;
         self.keep_for(self.limits.gone);

@@ -45,7 +45,7 @@ impl Refused for DeleteError {
 impl Refused for JoinError {
     fn problem(&self, retry_after: Duration) -> Problem {
         match self {
-            Self::NotStarted => Problem::new(Code::Unavailable, self.to_string()).retry_after(retry_after),
+            Self::ActorDied => Problem::new(Code::Unavailable, self.to_string()).retry_after(retry_after),
             Self::Full => Problem::new(Code::TooManySubscribers, self.to_string()).retry_after(retry_after),
             // A subscriber gets a 204 instead, which is not a problem.
             Self::Deleted => Problem::new(Code::TopicUnknown, self.to_string()),
@@ -99,7 +99,7 @@ mod tests {
         for (error, expected) in log {
             assert_eq!([code(error), code(DeleteError::Log(error))], [expected; 2]);
         }
-        assert_eq!(code(JoinError::NotStarted), (503, "unavailable"));
+        assert_eq!(code(JoinError::ActorDied), (503, "unavailable"));
         assert_eq!(code(DeleteError::Unknown), (503, "outcome_unknown"));
         assert_eq!(code(JoinError::Full), (503, "too_many_subscribers"));
         let full = RegistryError::<JoinError>::TooManyTopics(TooManyTopics { topics_max: 1 });

@@ -109,10 +109,10 @@ async fn a_topic_that_has_died_is_started_anew() {
             drop(first);
             assert_eq!(publish().await, 1, "it has its own list");
             registry.retire_idle();
-            assert_eq!(registry.len(), 1, "the control");
+            assert_eq!(registry.count(), 1, "the control");
             kill().await;
             registry.retire_idle();
-            assert_eq!(registry.len(), 0, "though somebody has a place in it");
+            assert_eq!(registry.count(), 0, "though somebody has a place in it");
             drop(second);
             registry.delete(&topic).await.expect("it is deleted");
         })
