@@ -62,7 +62,7 @@ pub use unsent::UnsentBytes;
 /// How long the hub works before it yields the thread to the HTTP server. A shorter slice has more task switches, a
 /// longer one makes more writes for the same burst.
 const SLICE: Duration = Duration::from_micros(500);
-/// The slice while there is a backlog. Writes of the backlog are far larger, and new publishes wait for them.
+/// The slice while there is a backlog. Its writes are far larger, and new publishes wait for them.
 const BACKLOG_SLICE: Duration = Duration::from_micros(250);
 /// Steps between two readings of the clock while there is no backlog.
 const STEPS_PER_CLOCK_READ: u32 = 8;
@@ -88,14 +88,14 @@ struct Shared {
     core: RefCell<Option<Core>>,
 }
 
-/// The part of a hub that delivers. The hub's task uses it, and so does [`HubHandle::deliver`].
+/// The part of a hub that both the hub's task and [`HubHandle::deliver`] use.
 struct Core {
     feed: Arc<Feed>,
     streams: Streams<Socket>,
     registry: Rc<Registry>,
     /// Commits taken from the feed. It is kept here so that its memory is reused.
     batch: Batch,
-    /// [`HubHandle::deliver`] is using it. If the hub's task sees this set, `deliver` has panicked.
+    /// [`HubHandle::deliver`] is running. If the hub's task finds this set, `deliver` has panicked.
     is_delivering: bool,
 }
 
@@ -146,7 +146,7 @@ impl HubHandle {
     /// Hands over a subscriber whose response has begun: the head and the first bytes are written. The socket must be
     /// non-blocking, and not registered with another poll.
     pub fn adopt(&self, socket: TcpStream, subscription: Subscription) {
-        // When the hub has ended, to return here closes the socket and gives back its permits. The client reconnects.
+        // When the hub has ended, this closes the socket and gives back its permits. The client reconnects.
         if self.0.core.borrow().is_none() {
             return;
         }
@@ -163,7 +163,7 @@ impl HubHandle {
         let mut core = self.0.core.borrow_mut();
         let Some(core) = &mut *core else { return };
         if core.streams.is_empty() {
-            // The subscribers are in other hubs. To take from the feed of this hub would end its pause.
+            // The subscribers are in other hubs, and the feed of this hub is paused. To take from it would end the pause.
             return;
         }
         core.is_delivering = true;
@@ -272,7 +272,6 @@ impl Hub {
         }
     }
 
-    /// The part that delivers.
     #[expect(clippy::expect_used, reason = "it is set when the hub is created, and removed after this task")]
     fn core(&self) -> RefMut<'_, Core> {
         RefMut::map(self.shared.core.borrow_mut(), |core| core.as_mut().expect("a running hub has its core"))
@@ -291,10 +290,8 @@ impl Hub {
 
     /// Starts to fetch pages that connections wait for, up to [`FETCHES_MAX`] at a time.
     fn start_fetches(&mut self) {
-        while self.fetches.len() < FETCHES_MAX
-            && let Some(request) = { self.core().streams.next_page_request() }
-        {
-            let PageRequest { key, id, page } = request;
+        while self.fetches.len() < FETCHES_MAX {
+            let Some(PageRequest { key, id, page }) = self.core().streams.next_page_request() else { return };
             self.fetches.push(page.map(move |page| Fetched { key, id, page }).boxed_local());
         }
     }
@@ -309,16 +306,13 @@ impl Hub {
             ready.clear_ready();
             self.has_more_events = true;
         }
-        if self.has_more_events {
-            self.has_more_events = self.poll_events();
+        if !self.has_more_events {
+            return;
         }
-    }
-
-    /// Polls once. Returns whether there may be more events.
-    fn poll_events(&mut self) -> bool {
         if let Err(error) = self.poll.get_mut().poll(&mut self.events, Some(Duration::ZERO)) {
             tracing::warn!(%error, "cannot poll the subscribers' sockets");
-            return error.kind() == io::ErrorKind::Interrupted;
+            self.has_more_events = error.kind() == io::ErrorKind::Interrupted;
+            return;
         }
         let (mut count, mut core) = (0, self.core());
         for event in &self.events {
@@ -331,12 +325,14 @@ impl Hub {
             }
             count += 1;
         }
-        count == EVENTS
+        drop(core);
+        self.has_more_events = count == EVENTS;
     }
 }
 
 impl Core {
-    /// Applies the feed, then adopts `arrivals`. They were taken before the feed: see [`Streams::adopt`].
+    /// Applies the feed, then adopts `arrivals`. The caller takes the arrivals first, so that the feed already has every
+    /// deletion from before they subscribed: see [`Streams::adopt`].
     fn receive(&mut self, arrivals: Vec<(TcpStream, Subscription)>, now: Instant) {
         self.feed.take(&mut self.batch);
         self.streams.apply(&mut self.batch, now);
@@ -349,18 +345,18 @@ impl Core {
     }
 
     /// Makes steps until the slice that began at `now` is over, or no work is left. Returns whether work is left. It
-    /// makes at least one step: the feed and the poll may have used up the slice.
+    /// makes at least one step, even if the feed and the poll have used up the slice.
     fn work(&mut self, now: Instant) -> bool {
         let mut steps: u32 = 0;
         while self.streams.has_work() {
-            let has_backlog = self.streams.has_backlog();
-            let slice = if has_backlog { BACKLOG_SLICE } else { SLICE };
-            steps += 1;
-            let reads_clock = steps > 1 && (has_backlog || steps.is_multiple_of(STEPS_PER_CLOCK_READ));
+            let (slice, steps_per_clock_read) =
+                if self.streams.has_backlog() { (BACKLOG_SLICE, 1) } else { (SLICE, STEPS_PER_CLOCK_READ) };
+            let reads_clock = steps > 0 && steps.is_multiple_of(steps_per_clock_read);
             if reads_clock && Instant::now() >= now + slice {
                 return true;
             }
             self.streams.step();
+            steps += 1;
         }
         false
     }
