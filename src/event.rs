@@ -11,8 +11,8 @@ use ecow::EcoString;
 pub struct Event {
     /// Position in the log's one global sequence, from 1.
     pub seq: u64,
-    /// When the log appended it, in milliseconds since the Unix epoch. Not less than that of the event before, unless the
-    /// wall clock was set back by more than a few seconds in between.
+    /// When the log appended it, in milliseconds since the Unix epoch. Not less than that of the event before, unless
+    /// the wall clock was set back by more than a few seconds in between.
     pub time_ms: u64,
     /// The topic it was published to.
     pub topic: TopicName,
@@ -46,8 +46,8 @@ impl Event {
 
 /// The name of a topic: 1 to `limits.topic_bytes_max` bytes of UTF-8 without control characters.
 ///
-/// A name of up to fifteen bytes is stored inside the value, so a lookup reads no other memory to compare it. Clones of a
-/// longer name share one allocation.
+/// A name of up to fifteen bytes is stored inside the value, so a lookup reads no other memory to compare it. Clones
+/// of a longer name share one allocation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicName(EcoString);
 
@@ -224,8 +224,8 @@ impl EventId {
         out.extend_from_slice(itoa::Buffer::new().format(self.seq).as_bytes());
     }
 
-    /// Parses what [`Display`](fmt::Display) wrote. Anything else is `None` and never an error: a browser that gets a 4xx
-    /// for its cursor would never reconnect.
+    /// Parses what [`Display`](fmt::Display) wrote. Anything else is `None` and never an error: a browser that gets a
+    /// 4xx for its cursor would never reconnect.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (epoch, seq) = text.split_once('-')?;

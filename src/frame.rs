@@ -1,14 +1,14 @@
 //! Encodes events and the broker's own notices. All bytes of a stream that follow the response's head are made here.
 //!
-//! The format is the event stream of the HTML standard, section 9.2 "Server-sent events". CRLF, CR and LF each end a field,
-//! so content is split at all three, and names cannot contain any of them ([`crate::event`]). Therefore a publisher cannot
-//! inject a second field or a second event.
+//! The format is the event stream of the HTML standard, section 9.2 "Server-sent events". CRLF, CR and LF each end a
+//! field, so content is split at all three, and names cannot contain any of them ([`crate::event`]). Therefore a
+//! publisher cannot inject a second field or a second event.
 //!
-//! On HTTP/1.1 every block is one chunk of the response (RFC 9112, section 7.1). The chunk's head is made together with the
-//! block, so that all subscribers get the same bytes.
+//! On HTTP/1.1 every block is one chunk of the response (RFC 9112, section 7.1). The chunk's head is made together
+//! with the block, so that all subscribers get the same bytes.
 //!
-//! A blank line ends a block. Some clients take it for the end of a message even after a block without data, and deliver an
-//! empty message. So blocks without data have no blank line, except where the client needs the id.
+//! A blank line ends a block. Some clients take it for the end of a message even after a block without data, and
+//! deliver an empty message. So blocks without data have no blank line, except where the client needs the id.
 
 use std::{
     borrow::Cow,
@@ -181,8 +181,9 @@ pub struct Opening<'a> {
     pub heartbeat: Duration,
 }
 
-/// The first block of a stream: a comment, so that proxies forward the response's head; the reconnection time; and, unless
-/// `marks` is none, a position, so that a client whose connection breaks before the first event resumes from here.
+/// The first block of a stream: a comment, so that proxies forward the response's head; the reconnection time; and,
+/// unless `marks` is none, a position, so that a client whose connection breaks before the first event resumes from
+/// here.
 #[must_use]
 pub fn opening(encoding: Encoding, marks: Marks, opening: Opening<'_>) -> Bytes {
     let Opening { retry, cursor, topics, heartbeat } = opening;
@@ -201,8 +202,8 @@ pub fn opening(encoding: Encoding, marks: Marks, opening: Opening<'_>) -> Bytes 
     text_block(encoding.framing, &text)
 }
 
-/// What a quiet stream sends: its position, so that the client's cursor does not fall behind the retained history; or only
-/// a comment.
+/// What a quiet stream sends: its position, so that the client's cursor does not fall behind the retained history; or
+/// only a comment.
 #[must_use]
 pub fn heartbeat(encoding: Encoding, position: Option<EventId>) -> Bytes {
     let text = match (encoding.format, position) {
@@ -213,8 +214,8 @@ pub fn heartbeat(encoding: Encoding, position: Option<EventId>) -> Bytes {
     text_block(encoding.framing, &text)
 }
 
-/// The last bytes of a stream that the broker ends, and whose client should reconnect after `retry`. They do not end with a
-/// comment, because some clients would then not reconnect.
+/// The last bytes of a stream that the broker ends, and whose client should reconnect after `retry`. They do not end
+/// with a comment, because some clients would then not reconnect.
 #[must_use]
 pub fn farewell(encoding: Encoding, marks: Marks, retry: Duration, id: EventId) -> Bytes {
     let retry = retry.as_millis();
@@ -226,7 +227,8 @@ pub fn farewell(encoding: Encoding, marks: Marks, retry: Duration, id: EventId) 
     [text_block(encoding.framing, &text), end(encoding.framing)].concat().into()
 }
 
-/// What follows the last block of a stream that ends cleanly. A client that did not get it knows that the stream was cut.
+/// What follows the last block of a stream that ends cleanly. A client that did not get it knows that the stream was
+/// cut.
 #[must_use]
 pub fn end(framing: Framing) -> Bytes {
     match framing {
@@ -243,14 +245,16 @@ pub fn gap(encoding: Encoding, reason: GapReason, requested: &str, resumed_after
 }
 
 /// `broker.deleted`: the topic was deleted, and the stream goes on with its later events. It has no id, so the client's
-/// cursor stays below the deletion: when the client reconnects, the server reports the deletion again.
+/// cursor stays below the deletion: when the client reconnects, the server reports the
+/// deletion again, or tells it to stop.
 #[must_use]
 pub fn deleted(encoding: Encoding, topic: &TopicName) -> Bytes {
     text_block(encoding.framing, &notice(encoding.format, "broker.deleted", None, &json!({"topic": topic.as_str()})))
 }
 
-/// The whole body that answers a refused subscription: the reason, and when to reconnect. It repeats the `cursor` that the
-/// client sent, because some clients forget their cursor at a block without an id. Its length is known, so it is no chunk.
+/// The whole body that answers a refused subscription: the reason, and when to reconnect. It repeats the `cursor`
+/// that the client sent, because some clients forget their cursor at a block without an id. Its length is known, so
+/// it is no chunk.
 #[must_use]
 pub fn refused(format: Format, retry: Duration, cursor: Option<EventId>, code: &str, message: &str) -> Bytes {
     let retry = retry.as_millis();
@@ -295,8 +299,9 @@ fn write_data(out: &mut Vec<u8>, line: &[u8]) {
     out.push(b'\n');
 }
 
-/// Writes the id, and ends the block. The id is the last line, because some clients store an id as soon as they read its
-/// line: if the connection broke in the middle of the event, they would resume after an event that they do not have.
+/// Writes the id, and ends the block. The id is the last line, because some clients store an id as soon as they read
+/// its line: if the connection broke in the middle of the event, they would resume after an event that they do not
+/// have.
 fn write_id(out: &mut Vec<u8>, id: EventId) {
     out.extend_from_slice(b"id: ");
     id.write(out);

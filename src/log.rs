@@ -63,7 +63,7 @@ pub trait Log: Send + Sync {
     /// The newest epoch. A feed that was opened earlier may not have reported it yet.
     fn epoch(&self) -> Epoch;
 
-    /// What a completed [`append`](Self::append) promises.
+    /// What the engine promises when an [`append`](Self::append) completes.
     fn durability(&self) -> Durability;
 
     /// Position of the last committed event; 0 before the first.
@@ -73,8 +73,8 @@ pub trait Log: Send + Sync {
     /// if the future is dropped.
     ///
     /// When the engine's queue is full, the future first waits for space in it, and the draft has no position yet. If
-    /// the future is dropped then, the draft is not published. The caller must poll or drop the future: otherwise it
-    /// may be given space that it never uses, and block all later appends.
+    /// the future is dropped during this wait, the draft is not published. The caller must poll or drop the future:
+    /// otherwise the future may get space that it never uses, and block all later appends.
     ///
     /// A draft whose key was used before in its topic is not published again. It gets the receipt of the first one.
     fn append(&self, draft: Draft) -> Append;
@@ -84,8 +84,8 @@ pub trait Log: Send + Sync {
     /// belongs to the topic's new events. Earlier appends to the topic complete before the deletion does.
     fn delete(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>>;
 
-    /// Where a subscription to `topics` that asks for `start` begins. The caller reports the deletion of the topics in
-    /// `deleted` to the subscriber, so the events that these deletions removed do not count as a gap.
+    /// Where a subscription to `topics` that asks for `start` begins. The caller itself reports the deletion of the
+    /// topics in `deleted` to the subscriber, so the events that these deletions removed do not count as a gap.
     fn resolve_start(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Resolved;
 
     /// Reads the events of `topics` after `from`, in order: at most `bytes_max` bytes of frames, but at least one
@@ -99,9 +99,9 @@ pub trait Log: Send + Sync {
         0
     }
 
-    /// Position of the last deletion of `topic`, and how long ago it was; `None` when there was none, or when it is
-    /// forgotten. The topic's actor calls this when it starts and cannot wait, so an engine keeps the deletions of the
-    /// last `stream.gone` in memory.
+    /// Position of the last deletion of `topic`, and how long ago it was; `None` when there was none, or when the log
+    /// no longer knows of it. The topic's actor calls this when it starts and cannot wait, so an engine keeps the
+    /// deletions of the last `stream.gone` in memory.
     fn deletion(&self, topic: &TopicName) -> Option<(EventId, Duration)>;
 
     /// Whether the engine accepts events now, as far as it knows.
@@ -119,7 +119,7 @@ pub trait Log: Send + Sync {
         std::future::ready(()).boxed()
     }
 
-    /// What the log holds of `topic`; `None` when the topic never had an event, or is forgotten.
+    /// What the log holds of `topic`; `None` when the topic never had an event, or when the log no longer knows of it.
     fn held(&self, topic: &TopicName) -> Later<Result<Option<Held>, ReadError>>;
 
     /// Opens a feed. It gets everything that is committed from now on, in order.
@@ -142,7 +142,7 @@ pub type Resolved = Later<Result<StartPoint, ReadError>>;
 /// The result of [`Log::read`], at once or later.
 pub type Reading = Later<Result<Page, ReadError>>;
 
-/// The outcome of an append.
+/// A receipt, or the reason why there is none.
 pub type Appended = Result<Receipt, AppendError>;
 
 /// How long an idempotency key is remembered, and how many are.
@@ -166,7 +166,7 @@ impl From<&Config> for KeyLimits {
     }
 }
 
-/// An event that has no position yet.
+/// An event to publish. It has no position yet.
 #[derive(Clone, Debug)]
 pub struct Draft {
     /// The topic to publish to.
@@ -175,9 +175,9 @@ pub struct Draft {
     pub name: Option<EventName>,
     /// The content, UTF-8.
     pub content: Bytes,
-    /// How many subscribers the topic has now. The receipt repeats it.
+    /// How many subscribers the topic has now, for the receipt.
     pub subscribers: usize,
-    /// The idempotency key, if it has one.
+    /// The idempotency key, if any.
     pub key: Option<Arc<str>>,
 }
 
@@ -188,17 +188,18 @@ pub struct Receipt {
     pub id: EventId,
     /// How many subscribers the topic had when the event was published.
     pub subscribers: usize,
-    /// The idempotency key had been used before: this receipt repeats that of the first publish.
+    /// The idempotency key was used before: this is the receipt of the first publish with that key.
     pub replayed: bool,
 }
 
-/// Why an append or a deletion failed. Except for [`Unknown`](Self::Unknown), it has certainly not been done.
+/// Why an append or a deletion failed. After each error except [`Unknown`](Self::Unknown), it is certain that nothing
+/// was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
     /// The engine has failed or is closed.
     #[error("the log accepts no events now")]
     Unavailable,
-    /// The queue (`log.queue_bytes_max`) had no space for it within `log.queue_wait`.
+    /// The queue (`log.queue_bytes_max`) had no space within `log.queue_wait`.
     #[error("the queue of events that wait to be written is full")]
     QueueFull,
     /// The disk has no space.
@@ -207,12 +208,12 @@ pub enum AppendError {
     /// The idempotency key was used before, for another event.
     #[error("the idempotency key was used for another event")]
     KeyReused,
-    /// The disk failed during the write, which may have been done or not.
+    /// The disk failed during the write. Whether the event or the deletion is on the disk is not known.
     #[error("the disk failed during the write")]
     Unknown,
 }
 
-/// The log could not be read at all. A single damaged event is no such error: it is a gap in the page.
+/// The log could not be read at all. A single damaged event is not this error: it is a gap in the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the log cannot be read")]
 pub struct ReadError;
@@ -268,16 +269,17 @@ pub struct ReadFrom {
     pub removals_seen: u64,
 }
 
-/// Where a subscription begins, and which gaps the subscriber must be told of.
+/// Where a subscription begins, and which gaps the server reports to the subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StartPoint {
     /// The epoch of the positions in `from` and `watermark`.
     pub epoch: Epoch,
-    /// Where the subscription starts to read. `gap` tells whether requested events before this point are missing.
+    /// Where the subscription starts to read.
     pub from: ReadFrom,
-    /// Why requested events are missing at the start, when some are.
+    /// Why requested events before `from` are missing, when some are.
     pub gap: Option<GapReason>,
-    /// Why requested events are missing further on, when some are. The subscriber is told when it reaches that gap.
+    /// Why requested events after `from` are missing, when some are. A page reports this gap when the subscription
+    /// reaches it.
     pub gap_ahead: Option<GapReason>,
     /// The log's last position. Deletions up to here were before the subscription.
     pub watermark: u64,
@@ -300,14 +302,14 @@ pub struct Page {
     pub events: Vec<Arc<Event>>,
     /// The page is complete up to this position: `events` has every event of the topics that is held.
     pub to: u64,
-    /// When not 0: events are missing that the reader has not been told of. This is the position of the last of them.
+    /// Position of the last missing event that no earlier page reported to the reader; 0 when there is none.
     pub missing_to: u64,
-    /// Some of the missing events could not be read.
+    /// Some of these missing events could not be read.
     pub has_unreadable: bool,
     /// The topics that were deleted after the reader's position and up to `to`, each with the position of its last
     /// deletion. Their events in `events` come after that deletion.
     pub deleted: Vec<(TopicName, u64)>,
-    /// How many removals there have been. This page reports all that the reader did not know of.
+    /// How many removals there have been. The page reports all that the reader did not know of.
     pub removals_seen: u64,
 }
 
@@ -331,7 +333,7 @@ impl Page {
         self.has_unreadable = true;
     }
 
-    /// Why events are missing, if there are missing events.
+    /// Why events are missing, if some are.
     #[must_use]
     pub fn reason(&self) -> GapReason {
         if self.has_unreadable { GapReason::Unreadable } else { GapReason::Evicted }

@@ -17,8 +17,8 @@ const CRLF: &[u8] = b"\r\n";
 /// The longest head of a chunk: a length of 64 bits has up to sixteen hexadecimal digits.
 const HEAD_MAX: usize = 16 + CRLF.len();
 
-/// The head of a chunk of `len` bytes: the length in hexadecimal digits. It begins at the returned index of the array, and
-/// ends with the array.
+/// The head of a chunk of `len` bytes: the length in hexadecimal digits. It begins at the returned index of the
+/// array, and ends with the array.
 fn chunk_head(mut len: usize) -> ([u8; HEAD_MAX], usize) {
     let mut head = *b"0000000000000000\r\n";
     let mut first = HEAD_MAX - CRLF.len();
@@ -33,8 +33,8 @@ fn chunk_head(mut len: usize) -> ([u8; HEAD_MAX], usize) {
     (head, first)
 }
 
-/// A block of exactly `len` bytes, which `fill` writes, in `framing`. The memory is exactly as large as needed, because it
-/// is kept as long as the event.
+/// A block of exactly `len` bytes, which `fill` writes, in `framing`. The memory is exactly as large as needed,
+/// because it is kept as long as the event.
 pub(super) fn with_len(framing: Framing, len: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     if framing == Framing::Close {
         let mut out = Vec::with_capacity(len);
@@ -51,8 +51,8 @@ pub(super) fn with_len(framing: Framing, len: usize, fill: impl FnOnce(&mut Vec<
     out
 }
 
-/// A block of about `guess` bytes, which `fill` writes, in `framing`. Room for the chunk's head is left in front, so that a
-/// large block need not be copied behind its head.
+/// A block of about `guess` bytes, which `fill` writes, in `framing`. Room for the chunk's head is left in front, so
+/// that a large block need not be copied behind its head.
 pub(super) fn with_guess(framing: Framing, guess: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut out = Vec::with_capacity(HEAD_MAX + guess);
     out.extend_from_slice(&[0; HEAD_MAX]);

@@ -15,17 +15,18 @@ use std::{
 /// A wall clock: returns milliseconds since the Unix epoch.
 pub type Wall = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// How far the wall clock may go back before the times of events go back, too. Time servers correct less than this at
-/// once, and nobody uses `since=` for a shorter time.
+/// How far the wall clock may go back before the times of events go back, too. It is more than what time servers
+/// correct in one step, and a `since=` that is wrong by less does not matter.
 pub(super) const TOLERANCE_MS: u64 = 10_000;
-/// The monotonic time when the log is opened. It is large, so that events from long before have a monotonic time, too.
+/// The monotonic time when the log is opened. It is large, so that events from long before have a monotonic time
+/// above 0.
 const OPENED_MONO_MS: u64 = 200 * 365 * 24 * 3_600_000;
 
 /// The log's clock.
 pub(super) struct Clock {
     wall: Wall,
-    opened: Instant,
-    /// How far the wall clock was ahead of the monotonic time when both were read last.
+    opened_at: Instant,
+    /// [`Moment::ahead_ms`] when the clocks were read last.
     ahead_ms: AtomicI64,
 }
 
@@ -40,12 +41,13 @@ pub(super) struct Moment {
 
 impl Clock {
     pub(super) fn new(wall: Wall) -> Self {
-        let opened = Moment { mono_ms: OPENED_MONO_MS, wall_ms: wall() };
-        Self { wall, opened: Instant::now(), ahead_ms: AtomicI64::new(opened.ahead_ms()) }
+        let now = Moment { mono_ms: OPENED_MONO_MS, wall_ms: wall() };
+        Self { wall, opened_at: Instant::now(), ahead_ms: AtomicI64::new(now.ahead_ms()) }
     }
 
+    /// Reads both clocks. Logs a warning when the wall clock was set since the last call.
     pub(super) fn now(&self) -> Moment {
-        let mono_ms = OPENED_MONO_MS.saturating_add(millis(self.opened.elapsed()));
+        let mono_ms = OPENED_MONO_MS.saturating_add(millis(self.opened_at.elapsed()));
         let now = Moment { mono_ms, wall_ms: (self.wall)() };
         let ahead_ms = now.ahead_ms();
         let jump_ms = ahead_ms - self.ahead_ms.swap(ahead_ms, Ordering::Relaxed);
@@ -64,7 +66,7 @@ impl Moment {
         if has_gone_back(last_ms, self.wall_ms) { self.wall_ms } else { self.wall_ms.max(last_ms) }
     }
 
-    /// How far the wall clock is ahead of the monotonic time. This changes only when the wall clock is set.
+    /// How far the wall clock is ahead of the monotonic time. It jumps only when the wall clock is set.
     pub(super) fn ahead_ms(&self) -> i64 {
         signed(self.wall_ms) - signed(self.mono_ms)
     }

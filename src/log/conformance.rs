@@ -1,7 +1,7 @@
-//! What every engine must keep, whatever it keeps its events in. An engine joins with one line, the last of this file.
+//! Tests of the guarantees that every engine gives ([`super`]). One line at the end of this file tests an engine.
 //!
-//! [`exact`], [`idempotency`] and [`conservative`] are the guarantees of [`super`], each under its name. An engine that has its events
-//! in this process keeps all of them to the letter: [`local`] and [`clocks`].
+//! [`exact`], [`idempotency`] and [`conservative`] hold for every engine. [`local`] and [`clocks`] test that an
+//! engine in this process is also exact where the guarantees are only conservative.
 
 use super::{Arc, Batch, Commit, Event, Feed};
 use crate::event::Content;

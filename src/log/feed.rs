@@ -29,23 +29,23 @@ impl Commit {
 
 /// The queue of commits for one hub, in order of position.
 ///
-/// The queue is bounded. When a hub falls too far behind, the queue drops its commits and tells the hub up to which
-/// position. The hub then reads these events from the log.
+/// The queue is bounded. When a hub falls too far behind, the queue drops all its commits and notes the position of the
+/// last one. The hub then reads these events from the log.
 #[derive(Debug, Default)]
 pub struct Feed {
     waiting: Mutex<Batch>,
     arrived: Notify,
 }
 
-/// All commits in a feed, which a hub takes at once.
+/// The state of a feed. A hub takes it with all commits that wait.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// The commits, in order of position.
     pub commits: Vec<Commit>,
-    /// When not 0: commits up to this position were dropped, and must be read from the log.
+    /// Position of the last commit that was dropped, and that the hub must read from the log; 0 when there is none.
     pub dropped_to: u64,
-    /// The history has ended, and the one of this name has begun: everything in this batch belongs to the new one. Commits
-    /// of the old one that waited were dropped, and cannot be read any more.
+    /// When set: the old history has ended, and the one with this name has begun. Everything in this batch belongs to
+    /// the new one. The old one cannot be read any more.
     pub epoch: Option<Epoch>,
     /// Bytes of the events in `commits`.
     bytes: usize,
@@ -82,8 +82,8 @@ impl Feed {
         }
     }
 
-    /// Tells the hub that the history has ended, and that another one begins, whose last event is at `watermark`. An
-    /// engine must call it before it gives out any id of the new history.
+    /// Tells the hub that the history has ended, and that another one begins, with its last commit at `watermark`. An
+    /// engine must call this before it shows any id of the new history.
     pub fn begin_epoch(&self, epoch: Epoch, watermark: u64) {
         let mut waiting = lock(&self.waiting);
         waiting.drop_commits();
@@ -92,30 +92,30 @@ impl Feed {
         self.arrived.notify_one();
     }
 
-    /// Takes all waiting commits into `batch`, whose own are dropped. The feed goes on with the memory of `batch`, so
-    /// that neither has to be allocated again.
+    /// Replaces the contents of `batch` by all waiting commits. The feed goes on with the memory of `batch`, so that
+    /// nothing has to be allocated again.
     pub fn take(&self, batch: &mut Batch) {
         batch.commits.clear();
         (batch.bytes, batch.dropped_to, batch.epoch, batch.is_paused) = (0, 0, None, false);
         std::mem::swap(&mut *lock(&self.waiting), batch);
     }
 
-    /// Drops all commits until the next [`take`](Self::take), and does not complete [`arrived`](Self::arrived) for
-    /// them. A hub without subscribers does not need them.
+    /// Drops all commits until the next [`take`](Self::take); they do not complete [`arrived`](Self::arrived). For a
+    /// hub without subscribers.
     pub fn pause(&self) {
         let mut waiting = lock(&self.waiting);
         waiting.drop_commits();
         waiting.is_paused = true;
     }
 
-    /// Completes when a commit has been queued since the last [`take`](Self::take).
+    /// Completes when commits wait, or a new epoch.
     pub async fn arrived(&self) {
         self.arrived.notified().await;
     }
 }
 
 impl Batch {
-    /// Drops the commits, and notes up to which position.
+    /// Drops the commits, and notes the position of the last one.
     fn drop_commits(&mut self) {
         self.dropped_to = self.commits.last().map_or(self.dropped_to, Commit::seq);
         self.commits = Vec::new();

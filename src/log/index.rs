@@ -1,12 +1,14 @@
 //! The index of a log: which events each topic holds, and at which positions. Every engine has one in memory.
 //!
-//! The index has an entry for every event that the log holds. The newest entries are *hot*: they have the event itself,
-//! up to a limit of bytes. The others are *cold*: the engine reads their events from its file. The index applies the
-//! retention limits, and remembers up to which position events of each topic were removed, so that every gap is reported.
+//! The index has an entry for every event that the log holds. The newest entries are *hot*: they have the event
+//! itself, up to a limit of bytes. The others are *cold*: the engine reads their events from its file. The index
+//! applies the retention limits, and remembers up to which position events of each topic were removed, so that every
+//! gap is reported.
 //!
-//! An event is *removed* by retention or by the deletion of its topic. An entry is *unreadable* when its event could not
-//! be read. It stays in its topic, with 0 bytes, until it is removed like any other: so each stream that reads past it
-//! reports a gap there, once. A topic without entries may be *forgotten*: the index then knows nothing more of it.
+//! An event is *removed* by retention or by the deletion of its topic. An entry is *unreadable* when its event could
+//! not be read. It stays in its topic, with 0 bytes, until it is removed like any other: so each stream that reads
+//! past it reports a gap there, once. A topic without entries may be *forgotten*: the index then knows nothing more
+//! of it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -34,8 +36,8 @@ use times::Times;
 
 /// The entries of all topics, and what is known of events that are missing.
 ///
-/// Names that end in `mono_ms` are monotonic time ([`Moment`](super::clock::Moment)); other names in `_ms` are wall-clock
-/// time, in milliseconds since the Unix epoch.
+/// Names that end in `mono_ms` are monotonic time ([`Moment`](super::clock::Moment)); other names in `_ms` are
+/// wall-clock time, in milliseconds since the Unix epoch.
 #[derive(Debug)]
 pub(super) struct Index {
     epoch: Epoch,
@@ -106,7 +108,8 @@ pub(super) struct Missing {
     pub(super) to: u64,
     /// No missing event is newer than this; 0 when that is not known yet.
     pub(super) newest_ms: u64,
-    /// The value of [`Index::removals`] after the last removal of such an event; 0 when that was before the log was opened.
+    /// The value of [`Index::removals`] after the last removal of such an event; 0 when that was before the log was
+    /// opened.
     pub(super) removals: u64,
 }
 
@@ -225,8 +228,8 @@ impl TopicState {
 /// In a debug build, an index with at most so many entries and topics is checked after each change.
 const CHECKED_MAX: usize = 64;
 
-/// Memory that an event needs besides its topic, frame and content: its other fields, its entries in the index, and what
-/// the allocator adds.
+/// Memory that an event needs besides its topic, frame and content: its other fields, its entries in the index, and
+/// what the allocator adds.
 pub(super) const EVENT_OVERHEAD: u64 = 256;
 
 impl Index {
@@ -258,11 +261,6 @@ impl Index {
 
     pub(super) fn watermark(&self) -> u64 {
         self.watermark
-    }
-
-    /// Notes that the wall clock says `wall_ms`, although no event has that time.
-    pub(super) fn observe(&mut self, wall_ms: u64) {
-        self.times.observe(self.watermark + 1, wall_ms);
     }
 
     /// When the event of `entry` was committed, corrected: never later than an event after it.

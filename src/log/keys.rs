@@ -43,8 +43,8 @@ pub(super) struct KeyEntry {
     pub(super) key: Arc<str>,
     /// When its window ends, in monotonic time.
     pub(super) expires_mono_ms: u64,
-    /// The fingerprint of its event. `None` when an older release of the server stored the key: then every retry counts
-    /// as the same event.
+    /// The fingerprint of its event; `None` when an older release of the server stored the key. Then every publish
+    /// with the key counts as a retry.
     pub(super) fingerprint: Option<u128>,
     pub(super) outcome: Outcome,
 }
@@ -57,13 +57,14 @@ pub(super) enum Outcome {
     Committed(Receipt),
 }
 
-/// The keys of all topics, each under a number. The maps are trees, not hash tables: a hash table copies all its
-/// entries when it grows, and publishers would wait for the lock meanwhile. Trees also free memory as they shrink.
+/// The keys of all topics, each with a number. The maps are trees, not hash tables: a hash table copies all its entries
+/// when it grows, and publishers would wait for the lock meanwhile. Trees also free memory as they shrink.
 struct AllKeys {
     limits: KeyLimits,
-    /// The number of the next key. Keys are numbered in order of use, which within a topic is the order of positions.
+    /// The number of the next key. Keys are numbered in order of their first use. Within a topic, this is the order
+    /// of the events' positions.
     next_number: u64,
-    /// All keys by number, so the oldest first.
+    /// All keys by number, the oldest first.
     by_age: BTreeMap<u64, KeyEntry>,
     /// The keys of each topic that has any.
     topics: BTreeMap<TopicName, TopicKeys>,
@@ -72,9 +73,9 @@ struct AllKeys {
 /// The numbers of one topic's keys.
 #[derive(Default)]
 struct TopicKeys {
-    /// By key.
+    /// The number of each key.
     by_key: BTreeMap<Arc<str>, u64>,
-    /// The oldest first.
+    /// All numbers, the oldest first.
     by_age: BTreeSet<u64>,
 }
 
@@ -134,8 +135,8 @@ impl Keys {
         answer
     }
 
-    /// Notes the outcome of the publish whose key has this number. The engine calls it before it answers the publisher. The key
-    /// of a failed publish is forgotten, so that it does not count towards the limits.
+    /// Notes the outcome of the publish whose key has this number. The engine calls it before it answers the
+    /// publisher. The key of a failed publish is forgotten, so that it does not count towards the limits.
     pub(super) fn settle(&self, number: u64, appended: Appended) {
         let mut all = lock(&self.0);
         match appended {
@@ -149,9 +150,9 @@ impl Keys {
         }
     }
 
-    /// Adds a key that was stored before this process started. The engine calls it with the newest key first, before any
-    /// key is used. If the topic already has as many keys as its limit allows, the key is dropped, so that a busy topic
-    /// does not displace the keys of others. Returns `false` when the limit for all topics is reached.
+    /// Adds a key that was stored before this process started. The engine calls it with the newest key first, before
+    /// any key is used. If the topic already has as many keys as its limit allows, the key is dropped, so that a busy
+    /// topic does not displace the keys of others. Returns `false` when the limit for all topics is reached.
     pub(super) fn restore(&self, entry: KeyEntry) -> bool {
         let mut all = lock(&self.0);
         if all.next_to_evict(&entry.topic).is_none() {
@@ -197,7 +198,8 @@ impl KeyEntry {
 }
 
 impl AllKeys {
-    /// The outcome of the first publish with this key; `None` when the key is unused. Removes the key if it has expired.
+    /// The outcome of the first publish with this key; `None` when the key is unused. Removes the key if it has
+    /// expired.
     fn answer(&mut self, used: &KeyUse, mono_ms: u64) -> Option<Append> {
         let number = *self.topics.get(&used.topic)?.by_key.get(&used.key)?;
         let first = self.by_age.get(&number)?;

@@ -29,7 +29,7 @@ use crate::{
 pub struct MemoryLog {
     epoch: Epoch,
     clock: Clock,
-    /// A copy of the index's watermark, which can be read without the lock.
+    /// A copy of the index's watermark, to be read without the lock.
     watermark: AtomicU64,
     state: Mutex<State>,
     keys: Keys,
@@ -138,13 +138,10 @@ impl Log for MemoryLog {
     fn enforce_retention(&self) {
         let now = self.clock.now();
         self.keys.drop_expired(now.mono_ms);
-        lock(&self.state).index.observe(now.wall_ms);
         loop {
             let mut state = lock(&self.state);
-            state.index.begin_step();
-            state.index.trim(now.mono_ms, &mut |_| {});
-            if !state.index.is_behind() {
-                break;
+            if !state.index.enforce_retention(now, &mut |_| {}) {
+                return;
             }
             unlock_fair(state);
         }

@@ -1,4 +1,4 @@
-//! What every engine must keep when the wall clock does not.
+//! What holds when the wall clock is set.
 
 use std::{slice::from_ref, time::Duration};
 
@@ -9,8 +9,9 @@ const TEN_YEARS: u64 = 10 * 365 * 24 * 3_600_000;
 const MINUTE: u64 = 60_000;
 
 pub(super) fn a_wall_clock_that_jumps_is_followed_and_loses_nothing(new: NewAt) {
-    // Goal: ten years ahead for a moment: those events alone have that time, none of them or of the others is removed for
-    // it, and `since=` finds what came after a time, no more than a jump's events in doubt, and not those for ever.
+    // Goal: ten years ahead for a moment: those events alone have that time, none of them or of the others is removed
+    // for it, and `since=` finds what came after a time, no more than a jump's events in doubt, and not those for
+    // ever.
     let (clock, [a, b]) = (SetClock::new(), names(["a", "b"]));
     let log = new(LogConfig { age_max: Duration::from_hours(24), ..roomy() }, Some(clock.wall()));
     let begin = clock.get();
@@ -43,8 +44,9 @@ pub(super) fn a_wall_clock_that_jumps_is_followed_and_loses_nothing(new: NewAt) 
 }
 
 pub(super) fn since_a_time_tells_of_what_is_gone_after_it(new: NewAt) {
-    // Goal: a gap exactly when an event of its topics at that time or later has been removed, by retention or a deletion;
-    // a reader that asks for what is held gets none. At the time of the last one removed, and a millisecond later.
+    // Goal: a gap exactly when an event of its topics at that time or later has been removed, by retention or a
+    // deletion; a reader that asks for what is held gets none. At the time of the last one removed, and a millisecond
+    // later.
     let (clock, [a, b]) = (SetClock::new(), names(["a", "b"]));
     let log = new(LogConfig { topic_events_max: 2, ..roomy() }, Some(clock.wall()));
     let begin = clock.get();

@@ -1,4 +1,4 @@
-//! Conservative guarantees: the engine may err, but only to one side. They are asserted as bounds.
+//! Conservative guarantees: the engine may be inexact in one direction, so the tests assert bounds.
 
 use std::{
     slice::from_ref,

@@ -1,4 +1,4 @@
-//! Exact guarantees: they hold at every moment, and are asserted as equalities.
+//! Exact guarantees: they hold at every moment, so the tests assert equalities.
 
 use std::{collections::BTreeSet, iter::repeat_n, slice::from_ref};
 
@@ -177,7 +177,8 @@ pub(super) fn a_deletion_has_its_place_in_the_order(new: New) {
 }
 
 pub(super) fn no_loss_is_passed_over_in_silence(new: New) {
-    // Goal: from every position, for several choices of topics: what is missing after it is told by a page and by a start.
+    // Goal: from every position, for several choices of topics: what is missing after it is told by a page and by a
+    // start.
     let (log, topics) = (new(LogConfig { topic_events_max: 2, ..roomy() }), names(["a", "b", "c"]));
     let order = [0, 1, 0, 0, 2, 1, 0, 1, 0].map(|at: usize| &topics[at]);
     append_all(&*log, order);

@@ -1,4 +1,4 @@
-//! One event a key: what every engine must keep when a publisher that is not sure tries again.
+//! One event per key: a publisher that does not know whether its publish succeeded can retry.
 
 use std::{
     slice::from_ref,
@@ -21,7 +21,7 @@ fn publish(log: &dyn Log, topic: &TopicName, key: &str) -> Receipt {
     wait(log.append(keyed(topic, key))).expect("it is taken")
 }
 
-/// Position, and whether it was a retry.
+/// The position of the event, and whether it was a retry.
 fn answer(log: &dyn Log, topic: &TopicName, key: &str) -> (u64, bool) {
     let receipt = publish(log, topic, key);
     (receipt.id.seq, receipt.replayed)
@@ -111,8 +111,8 @@ pub(super) fn a_key_is_forgotten_after_its_window(new: NewKeyed) {
 }
 
 pub(super) fn past_the_most_keys_the_oldest_is_forgotten(new: NewKeyed) {
-    // Goal: at both limits all are known, and one key more costs the oldest: of the topic where that has enough, else of
-    // all. Nobody is refused.
+    // Goal: at both limits all are known, and one key more costs the oldest: of the topic where that has enough, else
+    // of all. Nobody is refused.
     let limits = KeyLimits { of_topic_max: 2, max: 4, ..all_keys() };
     let (log, [a, b, c]) = (new(limits), names(["a", "b", "c"]));
     for (topic, key) in [(&a, "1"), (&b, "1"), (&b, "2"), (&c, "1")] {

@@ -1,5 +1,5 @@
-//! What an engine that has its events and their retention in this process keeps to the letter, where the contract would
-//! let it err.
+//! For engines that keep their events and apply retention in this process: they are exact where the guarantees of the
+//! log are only conservative.
 
 use std::{
     iter::repeat_n,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::steps::{
-    MARKS_MAX, New, after, append, append_all, cost, delete, extent, held, names, page, place, read, resolve, roomy,
+    EMPTY_MAX, New, after, append, append_all, cost, delete, extent, held, names, page, place, read, resolve, roomy,
     seqs, until,
 };
 use crate::{
@@ -118,7 +118,8 @@ pub(super) fn an_append_drives_out_what_is_too_old(new: New) {
 }
 
 pub(super) fn a_reader_is_told_exactly_of_what_it_misses(new: New) {
-    // Goal: `evicted_to` is the last event removed after the reader's position, of its topics, and 0 when there is none.
+    // Goal: `evicted_to` is the last event removed after the reader's position, of its topics, and 0 when there is
+    // none.
     let (log, [a, b, c]) = (new(LogConfig { topic_events_max: 1, ..roomy() }), names(["a", "b", "c"]));
     append_all(&*log, [&a, &a, &b, &b, &a, &b]);
     // Held are 5 of a and 6 of b; removed were 1 and 2 of a, 3 and 4 of b.
@@ -136,7 +137,8 @@ pub(super) fn a_reader_is_told_exactly_of_what_it_misses(new: New) {
 }
 
 pub(super) fn a_cursor_before_a_loss_is_told_of_it(new: New) {
-    // Goal: `evicted` exactly when an event of its topics after the cursor has gone; it goes on before the next one held.
+    // Goal: `evicted` exactly when an event of its topics after the cursor has gone; it goes on before the next one
+    // held.
     let (log, [a, b]) = (new(LogConfig { topic_events_max: 2, ..roomy() }), names(["a", "b"]));
     append_all(&*log, [&a, &b, &a, &a, &a]);
     // Held are 4 and 5 of a, 2 of b; removed were 1 and 3 of a.
@@ -187,13 +189,13 @@ pub(super) fn the_memory_of_empty_topics_is_bounded(new: New) {
     // Goal: one topic too many and the one that has been empty longest is forgotten, but never what it lost.
     let topic = |n: usize| names([&n.to_string()])[0].clone();
     let log = new(LogConfig { bytes_max: Size::new(cost(new, &topic(0)) * 3 / 2), ..roomy() });
-    append_all(&*log, &(0..=MARKS_MAX).map(topic).collect::<Vec<_>>());
+    append_all(&*log, &(0..=EMPTY_MAX).map(topic).collect::<Vec<_>>());
     let first = topic(0);
     assert!(held(&*log, &first).is_some_and(|held| held.events == 0), "as many as may be are remembered");
-    append(&*log, &topic(MARKS_MAX + 1));
+    append(&*log, &topic(EMPTY_MAX + 1));
     assert_eq!(held(&*log, &first), None);
-    let remembered = (0..=MARKS_MAX + 1).filter(|n| held(&*log, &topic(*n)).is_some()).count();
-    assert_eq!(remembered, MARKS_MAX + 1, "and the one that holds an event");
+    let remembered = (0..=EMPTY_MAX + 1).filter(|n| held(&*log, &topic(*n)).is_some()).count();
+    assert_eq!(remembered, EMPTY_MAX + 1, "and the one that holds an event");
     for life in ["empty", "again"] {
         assert_eq!(place(&*log, from_ref(&first), &after(&*log, 0)).1, Some(GapReason::Evicted), "{life}");
         assert!(page(&*log, from_ref(&first), 0).missing_to >= 1, "{life}");

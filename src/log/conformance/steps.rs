@@ -1,4 +1,4 @@
-//! What the behaviours are made of: logs to try, events to append, answers in short.
+//! Helpers of the tests: they open logs, append events, and shorten answers.
 
 use std::{
     cell::RefCell,
@@ -19,18 +19,18 @@ use crate::{
     },
 };
 
-/// Makes a log, by the system's clock unless another is given.
+/// Opens a log with the given wall clock, or with the system's.
 pub(super) type NewAt = fn(LogConfig, Option<Wall>) -> Arc<dyn Log>;
 
 pub(super) type New = fn(LogConfig) -> Arc<dyn Log>;
 
-/// Makes a log that keeps what is published, but not all keys.
+/// Opens a log with high limits for events, and the given limits for keys.
 pub(super) type NewKeyed = fn(KeyLimits) -> Arc<dyn Log>;
 
-/// How long anything may take before a test gives up. Never waited for when all is well.
+/// How long a test waits before it fails.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
-/// Topics that hold nothing and are remembered all the same, so that a gap is told exactly.
-pub(super) const MARKS_MAX: usize = 65_536;
+/// How many topics without events stay known, so that their gaps are exact.
+pub(super) const EMPTY_MAX: usize = 65_536;
 
 thread_local!(static RUNTIME: Runtime = Builder::new_current_thread().enable_all().build().expect("a runtime"));
 
@@ -46,7 +46,7 @@ pub(super) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Limits that nothing here reaches.
+/// Limits for events that no test reaches.
 pub(super) fn roomy() -> LogConfig {
     let (topic_events_max, bytes_max) = (1 << 20, Size::mib(1 << 10));
     let (topic_bytes_max, age_max) = (bytes_max, Duration::ZERO);
@@ -62,7 +62,7 @@ pub(super) fn draft(topic: &TopicName, content: &str) -> Draft {
     Draft { topic: topic.clone(), name: None, content, subscribers: 0, key: None }
 }
 
-/// Appends and gives the position.
+/// Appends an event, and returns its position.
 pub(super) fn append(log: &dyn Log, topic: &TopicName) -> u64 {
     let id = wait(log.append(draft(topic, "content"))).expect("it is taken").id;
     assert_eq!(id.epoch, log.epoch());
@@ -76,14 +76,14 @@ pub(super) fn append_all<'a>(log: &dyn Log, topics: impl IntoIterator<Item = &'a
     }
 }
 
-/// A page from there on.
+/// A page of events after `from`.
 pub(super) fn read(log: &dyn Log, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Page {
     let page = wait(log.read(topics, from, bytes_max)).expect("it can be read");
     assert_eq!(page.epoch, log.epoch());
     page
 }
 
-/// A page without a limit, for a reader that has not been told of anything.
+/// A page without a limit, for a reader that knows of no removal.
 pub(super) fn page(log: &dyn Log, topics: &[TopicName], after: u64) -> Page {
     read(log, topics, ReadFrom { after, removals_seen: 0 }, usize::MAX)
 }
@@ -104,7 +104,7 @@ pub(super) fn take(feed: &Feed, n: usize) -> Vec<u64> {
     taken
 }
 
-/// Where a subscription of `topics` begins, and the gap that it is told of.
+/// Where a subscription of `topics` begins, and the gap that is reported to it.
 pub(super) fn place(log: &dyn Log, topics: &[TopicName], start: &Start) -> (u64, Option<GapReason>) {
     let start = resolve(log, topics, start, &[]);
     (start.from.after, start.gap)
@@ -116,7 +116,7 @@ pub(super) fn resolve(log: &dyn Log, topics: &[TopicName], start: &Start, delete
     start
 }
 
-/// Deletes a topic and gives the deletion's position.
+/// Deletes a topic, and returns the position of the deletion.
 pub(super) fn delete(log: &dyn Log, topic: &TopicName) -> u64 {
     let id = wait(log.delete(topic)).expect("it is taken");
     assert_eq!(id.epoch, log.epoch());
@@ -138,7 +138,7 @@ pub(super) fn after(log: &dyn Log, seq: u64) -> Start {
     Start::After(EventId { epoch: log.epoch(), seq })
 }
 
-/// What one event of `append` costs.
+/// The cost in bytes of one event of `append`.
 pub(super) fn cost(new: New, topic: &TopicName) -> u64 {
     let log = new(roomy());
     append(&*log, topic);
@@ -168,7 +168,7 @@ impl SetClock {
     }
 }
 
-/// A directory that goes with the test.
+/// A directory that is removed at the end of the test.
 struct Directory(PathBuf);
 
 impl Drop for Directory {
@@ -187,7 +187,7 @@ pub(super) fn directory() -> PathBuf {
     path
 }
 
-/// Limits that nothing here reaches.
+/// Limits for keys that no test reaches.
 pub(super) fn all_keys() -> KeyLimits {
     KeyLimits::from(&Config::default())
 }

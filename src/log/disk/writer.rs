@@ -195,10 +195,7 @@ impl Writer {
         let now = self.shared.clock.now();
         let garbage = &mut self.garbage;
         let mut state = lock(&self.shared.state);
-        state.index.begin_step();
-        state.index.observe(now.wall_ms);
-        state.index.trim(now.mono_ms, &mut |removal| garbage.note(removal));
-        self.is_retention_unfinished = state.index.is_behind();
+        self.is_retention_unfinished = state.index.enforce_retention(now, &mut |removal| garbage.note(removal));
     }
 
     /// Publishes a committed batch: updates the index, feeds the hubs, and then answers the publishers.

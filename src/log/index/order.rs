@@ -1,8 +1,8 @@
 //! The positions of all events, over all topics, oldest first.
 //!
 //! An event that is removed before older ones of other topics leaves a *stale* position behind. Stale positions are
-//! removed at the front, or when they are more than half of their chunk. To remove each from the middle at once would
-//! cost time in proportion to the length of the log, and to clean all chunks at once would delay appends.
+//! removed at the front, or when they are more than half of their chunk. To remove each at once from the middle would
+//! take time in proportion to the length of the log, and to clean all chunks at once would delay appends.
 
 use std::collections::VecDeque;
 
@@ -14,8 +14,8 @@ pub(super) struct Order {
     chunks: VecDeque<Chunk>,
 }
 
-/// A part of the order that is cleaned by itself.
-#[derive(Debug, Default)]
+/// A part of the order. Its stale entries are removed together.
+#[derive(Debug)]
 struct Chunk {
     entries: VecDeque<(u64, TopicName)>,
     /// How many of the entries are stale.
@@ -27,11 +27,9 @@ const CHUNK: usize = 1024;
 
 impl Order {
     pub(super) fn push_back(&mut self, seq: u64, topic: TopicName) {
-        if self.chunks.back().is_none_or(|chunk| chunk.entries.len() >= CHUNK) {
-            self.chunks.push_back(Chunk::default());
-        }
-        if let Some(chunk) = self.chunks.back_mut() {
-            chunk.entries.push_back((seq, topic));
+        match self.chunks.back_mut() {
+            Some(chunk) if chunk.entries.len() < CHUNK => chunk.entries.push_back((seq, topic)),
+            _ => self.chunks.push_back(Chunk { entries: [(seq, topic)].into(), stale: 0 }),
         }
     }
 
@@ -60,14 +58,11 @@ impl Order {
     pub(super) fn after(&self, seq: u64) -> impl Iterator<Item = &(u64, TopicName)> {
         let is_before = |chunk: &Chunk| chunk.entries.back().is_none_or(|(last, _)| *last <= seq);
         let first = self.chunks.partition_point(is_before);
-        self.chunks
-            .range(first..)
-            .flat_map(|chunk| chunk.entries.iter())
-            .skip_while(move |(entry_seq, _)| *entry_seq <= seq)
+        self.chunks.range(first..).flat_map(|chunk| &chunk.entries).skip_while(move |entry| entry.0 <= seq)
     }
 
-    /// Notes that the event at `seq` was removed before older ones. `is_held` tells which events of the chunk are not
-    /// removed, for when it is cleaned.
+    /// Notes that the event at `seq` was removed before older ones. When too many entries of its chunk are stale, the
+    /// chunk keeps only those that `is_held` accepts.
     pub(super) fn mark_stale(&mut self, seq: u64, is_held: impl Fn(u64, &TopicName) -> bool) {
         let index = self.chunks.partition_point(|chunk| chunk.entries.back().is_none_or(|(last, _)| *last < seq));
         let Some(chunk) = self.chunks.get_mut(index) else { return };

@@ -39,7 +39,7 @@ impl Index {
         (self.hole.to, self.unreadable_at_start.to) = (stored.hole_to, stored.unreadable_to);
         // Nobody waits for the lock yet, so one step does everything.
         self.budget = usize::MAX;
-        self.observe(now.wall_ms);
+        self.times.observe(self.watermark + 1, now.wall_ms);
         self.restore_times(now);
         let topics: Vec<TopicName> = self.topics.keys().cloned().collect();
         for topic in topics {
@@ -79,8 +79,8 @@ impl Index {
 }
 
 impl Missing {
-    /// Limits the time of the missing events to `first_ms`, the time of the first event after them. If their time is not
-    /// known, this limit is used as the time.
+    /// Limits the time of the missing events to `first_ms`, the time of the first event after them. If their time is
+    /// not known, this limit is used as the time.
     fn limit_time(&mut self, first_ms: u64) {
         self.newest_ms = if self.newest_ms == 0 { first_ms } else { self.newest_ms.min(first_ms) };
     }

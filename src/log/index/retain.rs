@@ -7,12 +7,15 @@
 use std::{collections::VecDeque, mem};
 
 use super::{Entry, Index, Missing, Removal, TopicState, is_held};
-use crate::{event::TopicName, log::clock::millis};
+use crate::{
+    event::TopicName,
+    log::clock::{Moment, millis},
+};
 
 /// How many entries one step may drop.
 pub(in crate::log) const STEP: usize = 4096;
-/// How many entries each new event may drop even after the step has used up its budget. It is more than one, so that the
-/// limits are met in the end.
+/// How many entries each new event may drop even after the step has used up its budget. It is more than one, so that
+/// the limits are met in the end.
 pub(super) const PUSH_MIN: usize = 4;
 /// How many topics without entries stay known. For these a gap is reported only if there is one; for a forgotten topic,
 /// [`Index::forgotten`] may report a gap where there is none.
@@ -92,8 +95,16 @@ impl Index {
         self.assert_invariants();
     }
 
+    /// Does one step of retention, without a new event. Returns whether another step is needed.
+    pub(in crate::log) fn enforce_retention(&mut self, now: Moment, on_removal: &mut dyn FnMut(Removal<'_>)) -> bool {
+        self.begin_step();
+        self.times.observe(self.watermark + 1, now.wall_ms);
+        self.trim(now.mono_ms, on_removal);
+        self.is_behind()
+    }
+
     /// Removes what is over the limits, within the budget of this step.
-    pub(in crate::log) fn trim(&mut self, mono_ms: u64, on_removal: &mut dyn FnMut(Removal<'_>)) {
+    pub(super) fn trim(&mut self, mono_ms: u64, on_removal: &mut dyn FnMut(Removal<'_>)) {
         self.is_trim_unfinished = false;
         self.next_expiry_mono_ms = 0;
         self.drop_deleted(on_removal);

@@ -269,7 +269,8 @@ fn a_reader_is_told_once_of_what_a_topic_without_an_entry_has_lost() {
 
 #[test]
 fn a_deletion_gives_back_its_bytes_and_is_remembered() {
-    // Goal: what is deleted does not count any more; each empty topic is queued once, also one that never held anything.
+    // Goal: what is deleted does not count any more; each empty topic is queued once, also one that never held
+    // anything.
     let (a, other) = (topic("a"), topic("other"));
     let mut watched = Watched::new(high_limits(), u64::MAX);
     for name in [&a, &a, &a, &other] {

@@ -30,7 +30,8 @@ impl Times {
         self.newest_ms = time_ms;
     }
 
-    /// Notes that the wall clock says `wall_ms`. `next` is the position of the next event.
+    /// Notes that the wall clock says `wall_ms`, although no event has that time. `next` is the position of the next
+    /// event.
     pub(super) fn observe(&mut self, next: u64, wall_ms: u64) {
         if clock::has_gone_back(self.newest_ms, wall_ms) {
             self.correct((next, wall_ms));
