@@ -82,7 +82,7 @@ struct TopicKeys {
 /// The number of the first key that is used in this process. Keys that were stored before get smaller numbers.
 const FIRST: u64 = 1 << 63;
 /// How many keys are removed under one lock.
-const STEP: usize = 256;
+const REMOVED_PER_LOCK: usize = 256;
 
 impl KeyUse {
     /// The key of `draft`, if it has one.
@@ -177,11 +177,11 @@ impl Keys {
     }
 
     /// Removes the oldest keys, of `topic` or of all topics, up to the first one that `is_removed` refuses. Releases
-    /// the lock after every [`STEP`] keys, so that publishers do not wait long.
+    /// the lock after every [`REMOVED_PER_LOCK`] keys, so that publishers do not wait long.
     fn remove_oldest_while(&self, topic: Option<&TopicName>, is_removed: impl Fn(&KeyEntry) -> bool) {
         loop {
             let mut all = lock(&self.0);
-            for _ in 0..STEP {
+            for _ in 0..REMOVED_PER_LOCK {
                 let Some((number, _)) = all.oldest(topic).filter(|(_, entry)| is_removed(entry)) else { return };
                 all.remove(number);
             }

@@ -18,7 +18,7 @@ pub(super) struct Order {
 #[derive(Debug)]
 struct Chunk {
     entries: VecDeque<(u64, TopicName)>,
-    /// How many of the entries are stale.
+    /// How many of the entries are stale, at most.
     stale: usize,
 }
 
@@ -41,17 +41,10 @@ impl Order {
     pub(super) fn pop_front(&mut self) {
         let Some(chunk) = self.chunks.front_mut() else { return };
         chunk.entries.pop_front();
+        chunk.stale = chunk.stale.min(chunk.entries.len());
         if chunk.entries.is_empty() {
             self.chunks.pop_front();
         }
-    }
-
-    /// Removes the first entry, which is stale.
-    pub(super) fn pop_stale(&mut self) {
-        if let Some(chunk) = self.chunks.front_mut() {
-            chunk.stale = chunk.stale.saturating_sub(1);
-        }
-        self.pop_front();
     }
 
     /// The entries after `seq`.
@@ -85,7 +78,7 @@ impl Order {
         assert!(self.after(0).is_sorted_by(|(a, _), (b, _)| a < b), "entries are in order of position");
         for chunk in &self.chunks {
             assert!((1..=CHUNK).contains(&chunk.entries.len()), "a chunk is neither empty nor too long");
-            assert!(chunk.stale <= chunk.entries.len(), "a chunk counts only stale entries of its own");
+            assert!(chunk.stale <= chunk.entries.len(), "a chunk counts only entries of its own");
         }
     }
 

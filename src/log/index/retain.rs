@@ -181,11 +181,11 @@ impl Index {
                 }
                 let topic = topic.clone();
                 self.evict(&topic, on_removal);
-                self.order.pop_front();
             } else {
+                // The entry is stale.
                 self.budget -= 1;
-                self.order.pop_stale();
             }
+            self.order.pop_front();
         }
     }
 

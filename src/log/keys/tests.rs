@@ -102,12 +102,12 @@ fn a_key_counts_for_its_window_and_no_longer() {
 fn expired_keys_go_without_being_asked_for() {
     // Goal: all that are past the window, in several steps, of several topics, and no other.
     let keys = keys(10_000, 100_000);
-    for (topic, count) in [("a", 1), ("b", STEP), ("c", 2 * STEP + 1)] {
+    for (topic, count) in [("a", 1), ("b", REMOVED_PER_LOCK), ("c", 2 * REMOVED_PER_LOCK + 1)] {
         (0..count).for_each(|n| assert!(!publish(&keys, topic, &n.to_string())));
     }
     publish_at(&keys, 1, "a", "new", 1);
     keys.drop_expired(WINDOW_MS - 1);
-    assert_eq!((keys.len(), topics(&keys)), (3 * STEP + 3, 3), "the control");
+    assert_eq!((keys.len(), topics(&keys)), (3 * REMOVED_PER_LOCK + 3, 3), "the control");
     keys.drop_expired(WINDOW_MS);
     assert_eq!((keys.len(), topics(&keys)), (1, 1));
     keys.drop_expired(WINDOW_MS + 1);
