@@ -152,7 +152,7 @@ impl Index {
                 self.over_limit.push_back(topic.clone());
                 return;
             }
-            if let Some(seq) = self.evict(topic, on_removal) {
+            if let Some(seq) = self.remove_oldest(topic, on_removal) {
                 self.mark_stale(seq);
             }
         }
@@ -180,7 +180,7 @@ impl Index {
                     return;
                 }
                 let topic = topic.clone();
-                self.evict(&topic, on_removal);
+                self.remove_oldest(&topic, on_removal);
             } else {
                 // The entry is stale.
                 self.budget -= 1;
@@ -190,7 +190,7 @@ impl Index {
     }
 
     /// Removes the oldest event of `topic`, and returns its position.
-    fn evict(&mut self, topic: &TopicName, on_removal: &mut dyn FnMut(Removal<'_>)) -> Option<u64> {
+    fn remove_oldest(&mut self, topic: &TopicName, on_removal: &mut dyn FnMut(Removal<'_>)) -> Option<u64> {
         let state = self.topics.get_mut(topic)?;
         let entry = state.entries.pop_front()?;
         self.budget = self.budget.saturating_sub(1);
