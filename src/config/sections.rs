@@ -17,7 +17,7 @@ pub struct Config {
     pub stream: StreamConfig,
     /// `[publish]`: what a publisher may send.
     pub publish: PublishConfig,
-    /// `[limits]`: limits that are not of one section only.
+    /// `[limits]`: limits on connections, topics and requests.
     pub limits: LimitsConfig,
     /// `[cors]`: which web pages may use the broker.
     pub cors: CorsConfig,
@@ -186,7 +186,7 @@ impl Default for PublishConfig {
     }
 }
 
-/// `[limits]`: limits that are not of one section only.
+/// `[limits]`: limits on connections, topics and requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitsConfig {
     /// Subscribers of the whole server.
