@@ -17,7 +17,8 @@ use std::{
     cell::RefCell,
     future::poll_fn,
     io::{self, ErrorKind, Read as _},
-    net::{SocketAddr, TcpStream as BareStream},
+    mem::MaybeUninit,
+    net::{IpAddr, SocketAddr, TcpStream as BareStream},
     pin::Pin,
     rc::Rc,
     task::{Poll, ready},
@@ -32,12 +33,15 @@ use tokio::{
 use super::{
     app_state::AppState,
     payload::Body,
-    pending::{PendingSlot, PendingSlots},
+    pending::PendingSlot,
     problem::{Code, Problem},
     reply::Reply,
     serve::serve,
 };
-use crate::{hub::Subscription, limits::BytesPermit};
+use crate::{
+    hub::Subscription,
+    limits::{BytesPermit, LimitReached},
+};
 
 mod rejected;
 mod fallback;
@@ -47,16 +51,16 @@ mod connection;
 mod deadline;
 mod request;
 mod unreadable;
-mod framing;
+mod raw_request;
 mod bounds;
 mod socket;
 
-use bounds::BYTES_MAX;
+use bounds::{BYTES_MAX, HEADERS_MAX};
 use connection::Connection;
 use deadline::Wait;
-use fallback::{AfterFallback, FallbackRequest};
-use framing::Framing;
+use fallback::FallbackRequest;
 use linger::linger;
+use raw_request::RawRequest;
 use rejected::RejectedConnections;
 use request::{Parsed, Request};
 use response::{AfterResponse, Responder, Response};
@@ -64,31 +68,30 @@ use socket::Socket;
 
 pub use fallback::Fallback;
 
-/// A connection lets the other tasks of its thread continue after so many steps. Without this, a client that sends
-/// without a pause would never have to wait, and the thread would serve nobody else and miss the shutdown.
-const STEPS_PER_YIELD: u32 = 16;
+/// A connection lets the other tasks of its thread continue after so many steps. Otherwise a client that sends without
+/// a pause would keep the thread for itself: the thread would serve no other client, and miss the shutdown.
+const STEPS_PER_YIELD: u32 = 32;
 
 /// Serves the connections of one worker.
 pub struct FastPath {
     app: Rc<AppState>,
     fallback: Fallback,
-    pending: Rc<PendingSlots>,
     /// Every read goes into this buffer. Only a request that arrives in pieces gets a buffer of its own.
     scratch: RefCell<Vec<u8>>,
     responder: Responder,
     rejected: RejectedConnections,
 }
 
-/// What to do next on a connection.
+/// The next step on a connection.
 enum Step<'a> {
+    /// Read more: the next request has not arrived completely.
+    Read,
+    /// Wait for the reply, then send it.
+    AwaitReply(LocalBoxFuture<'a, Reply>, AfterResponse),
     /// Send a response.
     Respond(Response),
     /// Send the head and the first bytes of a stream, then give the socket to the hub.
     Stream(Response, Box<Subscription>),
-    /// Wait for the reply, then send it.
-    AwaitReply(LocalBoxFuture<'a, Reply>, AfterResponse),
-    /// Read more: the request is not complete.
-    Read,
     /// Give the connection to the fallback for this request.
     FallBack(FallbackRequest),
     /// Close the connection without a response.
@@ -97,109 +100,95 @@ enum Step<'a> {
 
 impl FastPath {
     /// `fallback` serves the requests that are not simple.
-    pub fn new(app: Rc<AppState>, fallback: Fallback, pending: Rc<PendingSlots>) -> Rc<Self> {
-        let scratch = RefCell::new(vec![0; BYTES_MAX]);
+    pub fn new(app: Rc<AppState>, fallback: Fallback) -> Rc<Self> {
         Rc::new(Self {
             app,
             fallback,
-            pending,
-            scratch,
+            scratch: RefCell::new(vec![0; BYTES_MAX]),
             responder: Responder::default(),
             rejected: RejectedConnections::default(),
         })
     }
 
-    /// Admits a new connection. At a limit, this evicts the connection that has been idle longest.
-    ///
-    /// # Errors
-    /// When a limit is reached and no connection that counts against it is idle.
-    pub fn admit(&self, remote: SocketAddr) -> Result<PendingSlot, Problem> {
-        Ok(self.pending.admit(remote.ip())?)
-    }
-
-    /// Evicts the connection that has been idle longest. Returns false if none is idle.
-    pub fn evict_idle(&self) -> bool {
-        self.pending.evict_idle()
-    }
-
     /// Rejects a connection that was not admitted. `/healthz` is answered nevertheless: otherwise a supervisor would
     /// restart a server that is only busy.
-    pub fn reject(self: &Rc<Self>, socket: BareStream, problem: Problem) {
-        let (key, evicted) = self.rejected.add();
+    pub fn reject(self: &Rc<Self>, socket: BareStream, error: LimitReached) {
+        let evicted = self.rejected.add();
         let fast = Rc::clone(self);
         spawn_local(async move {
-            rejected::answer(socket, problem, &evicted, &fast.responder, &fast.scratch).await.ok();
-            fast.rejected.remove(key);
+            // An error means that the client has disconnected.
+            rejected::answer(socket, error.into(), &evicted, &fast.responder, &fast.scratch).await.ok();
+            fast.rejected.remove(&evicted);
         });
     }
 
     /// Serves a connection until it is closed, or the hub has its socket.
     pub async fn serve(self: Rc<Self>, socket: BareStream, remote: SocketAddr, slot: PendingSlot) {
         let connection = Connection::new(socket, remote, slot, &self.app.config.server);
-        // An error means that the client has disconnected, or reads nothing. So it cannot be told.
+        // After an error the client cannot be answered: it has disconnected, or does not read.
         self.run(connection).await.ok();
     }
 
     async fn run(&self, mut connection: Connection) -> io::Result<()> {
-        let mut steps = 0;
-        // The bytes after a request may already be the next request. Then they are parsed before more is read.
-        let mut has_unparsed = false;
+        let write_timeout = self.app.config.stream.write_timeout;
+        let (mut step, mut steps) = (Step::Read, 0);
         loop {
             steps += 1;
             if steps % STEPS_PER_YIELD == 0 {
                 yield_now().await;
             }
-            let step = match connection.next_refusal.take() {
-                Some(problem) => self.refuse(&problem),
-                None if has_unparsed => self.parse(&mut connection, &[]),
-                None => self.read(&mut connection).await?,
-            };
-            let step = match step {
-                Step::AwaitReply(reply, after) => self.reply(reply.await, after),
-                step => step,
-            };
             match step {
+                Step::Read => {
+                    step = self.read(&mut connection).await?;
+                    continue;
+                }
+                Step::AwaitReply(reply, after) => {
+                    step = self.reply(reply.await, after);
+                    continue;
+                }
                 Step::Respond(response) => {
                     let after = response.after;
                     if after == AfterResponse::Linger {
                         // The client may retry on another connection. Its byte budget must be free by then.
                         connection.free_buffer();
                     }
-                    self.send(&mut connection.socket, response.bytes).await?;
+                    self.responder.send(&mut connection.socket, response.bytes, write_timeout).await?;
                     match after {
                         AfterResponse::KeepAlive => {}
                         AfterResponse::Close => return Ok(()),
                         AfterResponse::Linger => {
-                            linger(connection.socket, &self.scratch).await;
+                            linger(connection.socket.into_watched()?, &self.scratch).await;
                             return Ok(());
                         }
                     }
                 }
                 Step::Stream(response, subscription) => {
-                    self.send(&mut connection.socket, response.bytes).await?;
+                    self.responder.send(&mut connection.socket, response.bytes, write_timeout).await?;
                     self.app.hub.adopt(connection.socket.into_bare()?, *subscription);
                     return Ok(());
                 }
                 Step::FallBack(request) => {
-                    let write_timeout = self.app.config.stream.write_timeout;
-                    let answered =
-                        fallback::answer(&self.fallback, &mut connection, request, write_timeout, &self.scratch);
-                    if answered.await? == AfterFallback::Gone {
-                        return Ok(());
+                    let carrier = request.into_carrier(connection.socket.into_watched()?);
+                    let remote = connection.remote;
+                    let answered = fallback::answer(&self.fallback, carrier, remote, write_timeout, &self.scratch);
+                    match answered.await? {
+                        Some(socket) => connection.socket = Socket::Watched(socket),
+                        None => return Ok(()),
                     }
                 }
-                Step::Read => {
-                    has_unparsed = false;
-                    continue;
-                }
-                Step::AwaitReply(..) | Step::Close => return Ok(()),
+                Step::Close => return Ok(()),
             }
-            connection.finish_request();
-            has_unparsed = !connection.buffer.is_empty();
+            connection.deadline.finish_request();
+            step = match connection.next_refusal.take() {
+                Some(problem) => self.refuse(&problem),
+                // The next request may be in the buffer already.
+                None => self.parse(&mut connection, &[]),
+            };
         }
     }
 
-    /// Waits until bytes arrive, and parses them. It ends early when the deadline passes or the connection is evicted.
+    /// Waits until bytes arrive, and parses them. The wait also ends when the deadline passes or the connection is
+    /// evicted.
     async fn read(&self, connection: &mut Connection) -> io::Result<Step<'_>> {
         if let Socket::Bare(bare) = &mut connection.socket {
             let mut scratch = self.scratch.borrow_mut();
@@ -210,20 +199,19 @@ impl FastPath {
                 Err(error) => return Err(error),
             }
         }
-        connection.socket.watch()?;
-        connection.deadline.start(connection.wait);
-        let is_idle = connection.buffer.is_empty();
+        connection.deadline.start();
         poll_fn(|cx| {
             let mut scratch = self.scratch.borrow_mut();
             let mut received = ReadBuf::new(&mut scratch);
-            let Socket::Watched(socket) = &mut connection.socket else { return Poll::Ready(Ok(Step::Close)) };
-            if let Poll::Ready(read) = Pin::new(socket).poll_read(cx, &mut received) {
+            if let Poll::Ready(read) = Pin::new(connection.socket.watch()?).poll_read(cx, &mut received) {
                 return Poll::Ready(read.map(|()| match received.filled() {
                     [] => Step::Close,
                     new => self.parse(connection, new),
                 }));
             }
+            let is_idle = connection.buffer.is_empty();
             if is_idle && !connection.slot.mark_idle(cx) {
+                // It was evicted.
                 return Poll::Ready(Ok(Step::Close));
             }
             ready!(connection.deadline.poll(cx));
@@ -232,9 +220,9 @@ impl FastPath {
         .await
     }
 
-    /// What to do when the deadline has passed.
+    /// The step after the deadline has passed.
     fn time_out(&self, connection: &mut Connection) -> Step<'_> {
-        match connection.wait {
+        match connection.deadline.wait() {
             // The client has sent no request, so there is nothing to answer.
             Wait::FirstRequest | Wait::NextRequest => Step::Close,
             Wait::Head => {
@@ -246,8 +234,7 @@ impl FastPath {
         }
     }
 
-    /// Parses the request at the beginning of the buffer and of `new`, which follows the buffer. It buffers the bytes
-    /// that do not belong to the request.
+    /// Parses the request that begins in the buffer and continues in `new`. Keeps the bytes after it in the buffer.
     fn parse(&self, connection: &mut Connection, new: &[u8]) -> Step<'_> {
         let is_buffered = !connection.buffer.is_empty();
         if is_buffered && let Err(problem) = connection.append(&self.app.bytes, new) {
@@ -260,28 +247,26 @@ impl FastPath {
             return Step::Read;
         }
         connection.slot.mark_busy();
-        let parsed = request::parse(bytes, connection.searched, Some(connection.remote.ip()), |request| {
-            self.serve_simple(request)
-        });
-        let (step, used) = match parsed {
-            Parsed::Served(step, len) => (step, len),
-            Parsed::PartialHead => {
-                connection.wait = Wait::Head;
+        let searched = std::mem::take(&mut connection.searched);
+        let remote = connection.remote.ip();
+        let mut space = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        let (step, used) = match request::parse(bytes, &mut space, searched, remote) {
+            Ok(Parsed::PartialHead) => {
+                connection.searched = bytes.len();
+                connection.deadline.wait_for(Wait::Head);
                 (Step::Read, 0)
             }
-            Parsed::PartialBody => {
-                connection.wait = Wait::Body;
+            Ok(Parsed::PartialBody(_)) => {
+                connection.deadline.wait_for(Wait::Body);
                 (Step::Read, 0)
             }
-            Parsed::ForFallback(framing) => {
-                let len = framing.received(bytes);
-                let permit = connection.permit.take_if(|_| len == bytes.len());
-                let permit = permit.unwrap_or_else(|| self.app.bytes.bytes_permit(Some(connection.remote.ip())));
-                (self.fall_back(permit, &framing, bytes, len), len)
+            Ok(Parsed::Simple(request, len)) => (self.serve_simple(&request), len),
+            Ok(Parsed::ForFallback(request)) => {
+                (self.fall_back(&request, &mut connection.permit, remote), request.received())
             }
-            Parsed::Refused(problem) => (self.refuse(&problem), bytes.len()),
+            Err(problem) => (self.refuse(&problem), bytes.len()),
         };
-        let buffered = if is_buffered {
+        let kept = if is_buffered {
             connection.buffer.drain(..used);
             Ok(())
         } else {
@@ -290,8 +275,7 @@ impl FastPath {
         if connection.buffer.is_empty() {
             connection.free_buffer();
         }
-        connection.searched = if connection.wait == Wait::Head && used == 0 { connection.buffer.len() } else { 0 };
-        match buffered {
+        match kept {
             Ok(()) => step,
             Err(problem) if used == 0 => self.refuse(&problem),
             // The complete request is answered first. The next one, which could not be buffered, is refused after it.
@@ -302,9 +286,12 @@ impl FastPath {
         }
     }
 
-    /// Gives the first `len` of `bytes` to the fallback.
-    fn fall_back(&self, permit: BytesPermit, framing: &Framing, bytes: &[u8], len: usize) -> Step<'_> {
-        match FallbackRequest::new(permit, framing, bytes, len) {
+    /// Gives a request to the fallback. `permit` is that of the buffer.
+    fn fall_back(&self, request: &RawRequest<'_>, permit: &mut Option<BytesPermit>, remote: IpAddr) -> Step<'_> {
+        // If the buffer has only this request, the buffer is freed, and the fallback can have its permit.
+        let permit = permit.take_if(|_| request.received() == request.bytes.len());
+        let permit = permit.unwrap_or_else(|| self.app.bytes.bytes_permit(Some(remote)));
+        match FallbackRequest::new(permit, request) {
             Ok(request) => Step::FallBack(request),
             Err(error) => self.refuse(&error.into()),
         }
@@ -312,12 +299,14 @@ impl FastPath {
 
     /// Gives a simple request to the fallback because its body arrives too slowly.
     fn fall_back_with_partial_body(&self, connection: &mut Connection) -> Step<'_> {
-        let Some(framing) = request::parse_framing(&connection.buffer) else { return Step::Close };
-        // The request is not complete, so the whole buffer belongs to it.
-        let buffer = std::mem::take(&mut connection.buffer);
-        let permit =
-            connection.permit.take().unwrap_or_else(|| self.app.bytes.bytes_permit(Some(connection.remote.ip())));
-        self.fall_back(permit, &framing, &buffer, buffer.len())
+        let remote = connection.remote.ip();
+        let mut space = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        let Ok(Parsed::PartialBody(request)) = request::parse(&connection.buffer, &mut space, 0, remote) else {
+            return Step::Close;
+        };
+        let step = self.fall_back(&request, &mut connection.permit, remote);
+        connection.free_buffer();
+        step
     }
 
     fn serve_simple(&self, request: &Request<'_>) -> Step<'_> {
@@ -341,9 +330,5 @@ impl FastPath {
     /// response.
     fn refuse(&self, problem: &Problem) -> Step<'_> {
         Step::Respond(self.responder.respond(problem.answer(), AfterResponse::Linger))
-    }
-
-    async fn send(&self, socket: &mut Socket, bytes: Vec<u8>) -> io::Result<()> {
-        self.responder.send(socket, bytes, self.app.config.stream.write_timeout).await
     }
 }

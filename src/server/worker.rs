@@ -57,19 +57,19 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Serves the connections of `listener` until the thread's runtime stops. Reports to `started` whether the worker could
 /// start.
 pub(super) async fn run(listener: std::net::TcpListener, parts: Parts, started: Sender<io::Result<()>>) {
+    let pending = PendingSlots::new(Arc::clone(&parts.pending));
     // A send fails only if nobody waits for the report any more.
     match start(listener, parts).await {
         Ok((listener, fast)) => {
             started.send(Ok(())).ok();
             drop(started);
-            accept(&listener, &fast).await;
+            accept(&listener, &fast, &pending).await;
         }
         Err(error) => drop(started.send(Err(error))),
     }
 }
 
 async fn start(listener: std::net::TcpListener, parts: Parts) -> io::Result<(AsyncFd<TcpListener>, Rc<FastPath>)> {
-    let pending = PendingSlots::new(parts.pending);
     let hub = HubHandle::start(&parts.log, &parts.config.stream, &parts.unsent, parts.drain.clone())?;
     let app = Rc::new(AppState {
         config: parts.config,
@@ -87,7 +87,7 @@ async fn start(listener: std::net::TcpListener, parts: Parts) -> io::Result<(Asy
         reason = "the replacement is an unsafe function; a listener owns its descriptor and never changes it"
     )]
     let listener = AsyncFd::with_interest(TcpListener::from_std(listener), Interest::READABLE)?;
-    Ok((listener, FastPath::new(app, fallback, pending)))
+    Ok((listener, FastPath::new(app, fallback)))
 }
 
 /// Creates the HTTP server for requests that are not simple.
@@ -113,7 +113,7 @@ async fn start_fallback(app: &Rc<AppState>) -> io::Result<Fallback> {
     }))
 }
 
-async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>) {
+async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>, pending: &Rc<PendingSlots>) {
     let mut accepted = 0;
     // The error was logged, and no connection was accepted since.
     let mut is_exhausted = false;
@@ -126,7 +126,7 @@ async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>) {
                     is_exhausted = true;
                 }
                 // The task of an evicted connection must run before its descriptor is free.
-                if fast.evict_idle() {
+                if pending.evict_idle() {
                     yield_now().await;
                 } else {
                     sleep(RETRY_ACCEPT_AFTER).await;
@@ -137,9 +137,9 @@ async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>) {
             Err(_) => continue,
         };
         is_exhausted = false;
-        match fast.admit(remote) {
+        match pending.admit(remote.ip()) {
             Ok(slot) => drop(spawn_local(Rc::clone(fast).serve(socket.into(), remote, slot))),
-            Err(problem) => fast.reject(socket.into(), problem),
+            Err(error) => fast.reject(socket.into(), error),
         }
         accepted += 1;
         if accepted % ACCEPTS_PER_YIELD == 0 {

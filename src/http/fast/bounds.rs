@@ -1,10 +1,10 @@
 //! The limits of a request that the fast path reads. The fallback has the same limits for a head.
 
-/// The longest request that the fast path serves, head and body. Longer ones are rare, and go to the fallback.
+/// The longest request that the fast path serves itself, head and body. Longer ones are rare, and go to the fallback.
 pub(super) const BYTES_MAX: usize = 32 << 10;
-/// The longest head, as in the fallback.
+/// The longest head.
 pub(super) const HEAD_BYTES_MAX: usize = 128 << 10;
-/// The longest target, percent-encoded, as in the fallback.
+/// The longest target, percent-encoded.
 pub(super) const TARGET_BYTES_MAX: usize = 65_534;
-/// The most headers of a request, as in the fallback. A browser sends about fifteen.
+/// The most headers of a request. A browser sends about fifteen.
 pub(super) const HEADERS_MAX: usize = 96;

@@ -5,10 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    deadline::{Deadline, Wait},
-    socket::Socket,
-};
+use super::{deadline::Deadline, socket::Socket};
 use crate::{
     config::ServerConfig,
     http::{pending::PendingSlot, problem::Problem},
@@ -21,15 +18,13 @@ pub(super) struct Connection {
     pub(super) remote: SocketAddr,
     pub(super) slot: PendingSlot,
     pub(super) deadline: Deadline,
-    /// Bytes that were received and belong to no request that was served yet.
+    /// Bytes that were received after the last request that was served.
     pub(super) buffer: Vec<u8>,
-    /// Covers `buffer`. Only a request that arrives in pieces, or together with others, needs it.
+    /// Covers `buffer`. A request that arrives alone and in one piece needs neither.
     pub(super) permit: Option<BytesPermit>,
-    /// How many bytes of `buffer` were searched for the end of a head, without success.
+    /// How many bytes at the beginning of `buffer` do not contain the end of the head.
     pub(super) searched: usize,
-    /// What the connection waits for.
-    pub(super) wait: Wait,
-    /// Why the next request must be refused: there was no memory to buffer it.
+    /// The refusal of the next request, which could not be buffered.
     pub(super) next_refusal: Option<Problem>,
 }
 
@@ -44,7 +39,6 @@ impl Connection {
             buffer: Vec::new(),
             permit: None,
             searched: 0,
-            wait: Wait::FirstRequest,
             next_refusal: None,
         }
     }
@@ -56,8 +50,8 @@ impl Connection {
         }
         let len = self.buffer.len() + new.len();
         if len > self.buffer.capacity() {
-            // The capacity doubles. Otherwise a client that sends byte by byte would cause a copy of the buffer for
-            // each.
+            // The capacity doubles. Otherwise a client that sends byte by byte would have the buffer copied for each
+            // byte.
             let capacity = len.max(2 * self.buffer.capacity());
             self.permit.get_or_insert_with(|| budget.bytes_permit(Some(self.remote.ip()))).cover(capacity)?;
             self.buffer.reserve_exact(capacity - self.buffer.len());
@@ -69,11 +63,5 @@ impl Connection {
     /// Empties the buffer, and frees its memory and its permit. An idle connection has neither.
     pub(super) fn free_buffer(&mut self) {
         (self.buffer, self.permit) = (Vec::new(), None);
-    }
-
-    /// Prepares for the next request.
-    pub(super) fn finish_request(&mut self) {
-        self.deadline.finish_request();
-        (self.searched, self.wait) = (0, Wait::NextRequest);
     }
 }

@@ -27,18 +27,18 @@ pub(super) enum Wait {
     Body,
 }
 
-/// The deadline of a connection's current wait.
+/// The deadline of what a connection waits for.
 pub(super) struct Deadline {
     keep_alive: Duration,
     head_timeout: Duration,
-    /// What the deadline is for; `None` after a request, until the next wait starts.
-    wait: Option<Wait>,
-    at: Instant,
-    /// Requests were served since `at` was set.
+    wait: Wait,
+    /// `None` until [`Deadline::start`] sets it.
+    at: Option<Instant>,
+    /// Whether a request was served since the timer last fired. Then `poll` extends the deadline.
     was_active: bool,
-    /// May fire before the deadline: to let it fire once too early costs less than to reset it for each request.
+    /// Fires at the deadline or earlier. To let it fire too early once costs less than to reset it for each request.
     timer: Option<Pin<Box<Sleep>>>,
-    /// The timer was polled since it was set, so it will wake this connection's task.
+    /// Whether the timer was polled since it was set. Then it will wake the connection's task.
     is_armed: bool,
 }
 
@@ -48,53 +48,57 @@ impl Deadline {
         Self {
             keep_alive: config.keep_alive,
             head_timeout: config.head_timeout,
-            wait: Some(Wait::FirstRequest),
-            at: Instant::now() + config.head_timeout,
+            wait: Wait::FirstRequest,
+            at: Some(Instant::now() + config.head_timeout),
             was_active: false,
             timer: None,
             is_armed: false,
         }
     }
 
-    /// Starts a wait, or continues the current one.
-    pub(super) fn start(&mut self, wait: Wait) {
-        // The deadline of the first request is also the deadline of its head. A client that sends a byte from time to
-        // time must not gain time.
-        let continues = self.wait == Some(wait) || (self.wait == Some(Wait::FirstRequest) && wait == Wait::Head);
-        if !continues {
-            self.wait = Some(wait);
-            self.at = Instant::now() + self.timeout(wait);
-        }
-        match &mut self.timer {
-            Some(timer) if continues || timer.deadline() <= self.at => {}
-            Some(timer) => {
-                timer.as_mut().reset(self.at);
-                self.is_armed = false;
-            }
-            None => self.timer = Some(Box::pin(sleep_until(self.at))),
-        }
+    /// What the connection waits for.
+    pub(super) fn wait(&self) -> Wait {
+        self.wait
     }
 
-    fn timeout(&self, wait: Wait) -> Duration {
-        match wait {
+    /// Sets what the connection waits for.
+    pub(super) fn wait_for(&mut self, wait: Wait) {
+        // A client that sends a byte from time to time must not gain time. So the deadline of a head stays, and the
+        // deadline of the first request is also that of its head.
+        let keeps_deadline = self.wait == wait || (self.wait == Wait::FirstRequest && wait == Wait::Head);
+        if !keeps_deadline {
+            self.at = None;
+        }
+        self.wait = wait;
+    }
+
+    /// Notes that a request was served, and that the connection waits for the next one.
+    pub(super) fn finish_request(&mut self) {
+        self.was_active = true;
+        self.wait_for(Wait::NextRequest);
+    }
+
+    /// Sets the timer, now that the connection really has to wait.
+    pub(super) fn start(&mut self) {
+        let timeout = match self.wait {
             Wait::FirstRequest | Wait::Head => self.head_timeout,
             Wait::NextRequest => self.keep_alive,
             Wait::Body => BODY_TIMEOUT,
-        }
-    }
-
-    /// Notes that a request was served.
-    pub(super) fn finish_request(&mut self) {
-        self.was_active = true;
-        // A wait for the next request stays: `poll` extends its deadline when the timer fires.
-        if self.wait != Some(Wait::NextRequest) {
-            self.wait = None;
+        };
+        let at = *self.at.get_or_insert_with(|| Instant::now() + timeout);
+        match &mut self.timer {
+            Some(timer) if timer.deadline() <= at => {}
+            Some(timer) => {
+                timer.as_mut().reset(at);
+                self.is_armed = false;
+            }
+            None => self.timer = Some(Box::pin(sleep_until(at))),
         }
     }
 
     /// Ready when the deadline has passed.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(timer) = &mut self.timer else { return Poll::Pending };
+        let (Some(timer), Some(at)) = (&mut self.timer, &mut self.at) else { return Poll::Pending };
         // This is called for each request, and an armed timer need not be polled again.
         if self.is_armed && !timer.is_elapsed() {
             return Poll::Pending;
@@ -103,14 +107,14 @@ impl Deadline {
             self.is_armed = true;
             ready!(timer.as_mut().poll(cx));
             let now = Instant::now();
-            if self.wait == Some(Wait::NextRequest) && self.was_active {
+            if self.wait == Wait::NextRequest && self.was_active {
                 self.was_active = false;
-                self.at = now + self.keep_alive;
+                *at = now + self.keep_alive;
             }
-            if self.at <= now {
+            if *at <= now {
                 return Poll::Ready(());
             }
-            timer.as_mut().reset(self.at);
+            timer.as_mut().reset(*at);
         }
     }
 }

@@ -1,22 +1,13 @@
 //! How a connection gets to the fallback for one request, and back.
 
-use std::{
-    cell::RefCell,
-    future::{pending, poll_fn},
-    io,
-    net::SocketAddr,
-    pin::pin,
-    time::Duration,
-};
+use std::{cell::RefCell, future::poll_fn, io, net::SocketAddr, time::Duration};
 
-use futures_util::future::{Either, LocalBoxFuture, select};
-use tokio::time::sleep;
+use futures_util::future::LocalBoxFuture;
+use tokio::{net::TcpStream, time::sleep};
 
 use super::{
-    connection::Connection,
-    framing::Framing,
     linger::{LINGER, linger},
-    socket::Socket,
+    raw_request::RawRequest,
 };
 use crate::{
     hub::Carrier,
@@ -37,71 +28,53 @@ pub(super) struct FallbackRequest {
 }
 
 impl FallbackRequest {
-    /// The request whose first `len` bytes are at the beginning of `bytes`.
-    pub(super) fn new(
-        mut permit: BytesPermit,
-        framing: &Framing,
-        bytes: &[u8],
-        len: usize,
-    ) -> Result<Self, LimitReached> {
-        permit.cover(len)?;
-        Ok(Self { received: framing.rewrite(bytes, len), missing: framing.missing(len), permit })
+    pub(super) fn new(mut permit: BytesPermit, request: &RawRequest<'_>) -> Result<Self, LimitReached> {
+        permit.cover(request.received())?;
+        Ok(Self { received: request.rewrite(), missing: request.missing(), permit })
+    }
+
+    /// The carrier of the request. `socket` has the rest of it.
+    pub(super) fn into_carrier(self, socket: TcpStream) -> Carrier {
+        Carrier::new(socket, self.received, self.missing, Box::new(self.permit))
     }
 }
 
-/// What happens to the connection after the fallback has answered.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum AfterFallback {
-    /// It is back, and may send the next request.
-    KeepAlive,
-    /// It is closed, or the hub has its socket.
-    Gone,
-}
-
-/// Lets the fallback answer one request.
+/// Lets the fallback answer the request of `carrier`. Returns the socket if the client may send another request on it.
+/// Otherwise the connection is closed, or the hub has its socket.
 ///
 /// # Errors
-/// When the client reads nothing of the response for `write_timeout` and the time of lingering.
+/// When the client reads nothing of the response for too long.
 pub(super) async fn answer(
     fallback: &Fallback,
-    connection: &mut Connection,
-    request: FallbackRequest,
+    carrier: Carrier,
+    remote: SocketAddr,
     write_timeout: Duration,
     scratch: &RefCell<Vec<u8>>,
-) -> io::Result<AfterFallback> {
-    let socket = std::mem::replace(&mut connection.socket, Socket::Gone).into_watched()?;
-    let carrier = Carrier::new(socket, request.received, request.missing, Box::new(request.permit));
-    let served = fallback(carrier.clone(), connection.remote);
-    let sent = async {
-        if carrier.is_length_known() {
-            return pending().await;
-        }
-        // The end of this request is not known, so the HTTP server reads on after its response, to find the end and the
-        // next request. That may never end. Once the response is sent, the server is no longer needed.
-        poll_fn(|cx| carrier.poll_sent(cx)).await;
-    };
-    let stuck = async {
+) -> io::Result<Option<TcpStream>> {
+    let stalled = async {
         poll_fn(|cx| carrier.poll_begun(cx)).await;
         loop {
-            // The HTTP server lingers, too, if it has not read the whole body.
+            // The HTTP server, too, lingers, if it has not read the whole body.
             sleep(write_timeout + LINGER).await;
             if !carrier.take_progress() {
                 return;
             }
         }
     };
-    if matches!(select(select(served, pin!(sent)), pin!(stuck)).await, Either::Right(_)) {
-        return Err(io::ErrorKind::TimedOut.into());
+    tokio::select! {
+        biased;
+        () = fallback(carrier.clone(), remote) => {}
+        // If the end of the request is not known, the HTTP server reads on after its response, to find the end and the
+        // next request. That may never end. Once the response is sent, the server is no longer needed.
+        () = poll_fn(|cx| carrier.poll_sent(cx)), if !carrier.is_length_known() => {}
+        () = stalled => return Err(io::ErrorKind::TimedOut.into()),
     }
     match carrier.reclaim() {
-        Some((socket, true)) => {
-            connection.socket = Socket::Watched(socket);
-            Ok(AfterFallback::KeepAlive)
-        }
+        Some((socket, true)) => Ok(Some(socket)),
         Some((socket, false)) => {
-            linger(Socket::Watched(socket), scratch).await;
-            Ok(AfterFallback::Gone)
+            linger(socket, scratch).await;
+            Ok(None)
         }
-        None => Ok(AfterFallback::Gone),
+        None => Ok(None),
     }
 }

@@ -1,7 +1,8 @@
-//! How a connection is closed while its client may still be sending.
+//! Closes a connection whose client may still be sending.
 //!
-//! If a socket is closed before everything received has been read, the kernel sends a reset. The client then loses the
-//! response. So the socket is read for a short time more, and the bytes are discarded.
+//! If a socket is closed before all received bytes were read, the kernel sends a reset. A reset makes the client's
+//! kernel discard the response, if the client has not read it yet. So the server goes on reading for a short time, and
+//! discards the bytes.
 
 use std::{
     cell::RefCell,
@@ -18,14 +19,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::socket::Socket;
-
 /// How long a client may go on sending after the last response.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// Shuts the socket down, and discards what the client sends, for at most [`LINGER`].
-pub(super) async fn linger(socket: Socket, scratch: &RefCell<Vec<u8>>) {
-    let Ok(mut socket) = socket.into_watched() else { return };
+pub(super) async fn linger(mut socket: TcpStream, scratch: &RefCell<Vec<u8>>) {
     // After an error or a timeout there is nothing left to do: the socket is closed either way.
     timeout(LINGER, shut_down(&mut socket, scratch)).await.ok();
 }

@@ -1,25 +1,17 @@
 //! Connections above the limit. Each gets an error response and is closed, unless it asks for `/healthz`.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeMap,
-    io,
-    net::TcpStream as BareStream,
-    pin::pin,
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::VecDeque, io, net::TcpStream as BareStream, rc::Rc, time::Duration};
 
-use futures_util::future::{Either, select};
+use httparse::Status;
 use tokio::{net::TcpStream, sync::Notify, time::timeout};
 
 use super::{
+    bounds::HEADERS_MAX,
     linger::shut_down,
-    request,
     response::{AfterResponse, Responder},
 };
 use crate::{
-    http::{health::alive, problem::Problem},
+    http::{answer::Answer, health::alive, problem::Problem},
     hub::send,
 };
 
@@ -30,30 +22,27 @@ const REJECTED_MAX: usize = 64;
 /// The longest health check that is recognised.
 const HEALTH_CHECK_BYTES_MAX: usize = 2 << 10;
 
-/// The rejected connections of one worker that are still open, oldest first.
+/// The rejected connections of one worker that are still open, oldest first. Each is known by what notifies its task of
+/// an eviction.
 #[derive(Default)]
-pub(super) struct RejectedConnections {
-    open: RefCell<BTreeMap<u64, Rc<Notify>>>,
-    newest: Cell<u64>,
-}
+pub(super) struct RejectedConnections(RefCell<VecDeque<Rc<Notify>>>);
 
 impl RejectedConnections {
-    /// Adds a connection, and returns its key and what notifies it when it is evicted.
-    pub(super) fn add(&self) -> (u64, Rc<Notify>) {
-        let mut open = self.open.borrow_mut();
+    /// Adds a connection.
+    pub(super) fn add(&self) -> Rc<Notify> {
+        let mut open = self.0.borrow_mut();
         if open.len() >= REJECTED_MAX
-            && let Some((_, oldest)) = open.pop_first()
+            && let Some(oldest) = open.pop_front()
         {
             oldest.notify_one();
         }
-        self.newest.set(self.newest.get() + 1);
-        let evicted = Rc::default();
-        open.insert(self.newest.get(), Rc::clone(&evicted));
-        (self.newest.get(), evicted)
+        let evicted = Rc::new(Notify::new());
+        open.push_back(Rc::clone(&evicted));
+        evicted
     }
 
-    pub(super) fn remove(&self, key: u64) {
-        self.open.borrow_mut().remove(&key);
+    pub(super) fn remove(&self, connection: &Rc<Notify>) {
+        self.0.borrow_mut().retain(|other| !Rc::ptr_eq(other, connection));
     }
 }
 
@@ -66,35 +55,28 @@ pub(super) async fn answer(
     scratch: &RefCell<Vec<u8>>,
 ) -> io::Result<()> {
     let mut socket = TcpStream::from_std(socket)?;
-    // Both waits below share this future. With a future for each, the notification could go to the first, which is no
-    // longer polled.
-    let mut evicted = pin!(evicted.notified());
-    let health_check = match select(pin!(timeout(DEADLINE, read_health_check(&socket))), evicted.as_mut()).await {
-        Either::Left((health_check, _)) => health_check.unwrap_or(Ok(None))?,
-        Either::Right(_) => {
-            // It was evicted, so it must not wait: what cannot be written at once is not written.
+    let health_check = tokio::select! {
+        biased;
+        // A client that sends no request in time gets the problem, too.
+        read = timeout(DEADLINE, read_health_check(&socket)) => read.unwrap_or(Ok(None))?,
+        () = evicted.notified() => {
+            // An evicted connection must not wait: what cannot be written at once is not written.
             let response = responder.respond(problem.answer(), AfterResponse::Close);
             return send(&socket, &response.bytes).map(drop);
         }
     };
-    let mut answer = if health_check.is_some() { alive() } else { problem.answer() };
-    answer.is_head = health_check == Some(HealthCheck::Head);
-    let response = responder.respond(answer, AfterResponse::Close);
+    let response = responder.respond(health_check.unwrap_or_else(|| problem.answer()), AfterResponse::Close);
     send(&socket, &response.bytes)?;
-    let closed = pin!(timeout(DEADLINE, shut_down(&mut socket, scratch)));
-    select(closed, evicted).await;
+    tokio::select! {
+        biased;
+        _ = timeout(DEADLINE, shut_down(&mut socket, scratch)) => {}
+        () = evicted.notified() => {}
+    }
     Ok(())
 }
 
-/// The method of a health check.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum HealthCheck {
-    Get,
-    Head,
-}
-
-/// Reads one request. Returns `None` if it is not a health check.
-async fn read_health_check(socket: &TcpStream) -> io::Result<Option<HealthCheck>> {
+/// Reads one request. Returns the answer if it is a health check.
+async fn read_health_check(socket: &TcpStream) -> io::Result<Option<Answer>> {
     let mut buffer = Vec::with_capacity(HEALTH_CHECK_BYTES_MAX);
     loop {
         socket.readable().await?;
@@ -103,10 +85,15 @@ async fn read_health_check(socket: &TcpStream) -> io::Result<Option<HealthCheck>
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
             _ => {}
         }
-        match request::parse_target(&buffer) {
-            request::Target::Complete("GET", "/healthz") => return Ok(Some(HealthCheck::Get)),
-            request::Target::Complete("HEAD", "/healthz") => return Ok(Some(HealthCheck::Head)),
-            request::Target::Partial if buffer.len() < HEALTH_CHECK_BYTES_MAX => {}
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(&buffer) {
+            Ok(Status::Partial) if buffer.len() < HEALTH_CHECK_BYTES_MAX => {}
+            Ok(Status::Complete(_)) if request.path == Some("/healthz") => {
+                let is_head = request.method == Some("HEAD");
+                let is_health_check = is_head || request.method == Some("GET");
+                return Ok(is_health_check.then(|| Answer { is_head, ..alive() }));
+            }
             _ => return Ok(None),
         }
     }

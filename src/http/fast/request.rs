@@ -1,31 +1,32 @@
 //! Parses requests, and tells which of them the fast path serves itself.
 //!
 //! The fast path serves only simple requests: those that every HTTP implementation understands in the same way. The
-//! fallback gets the bytes of all others, such as those with another transfer coding, an upgrade, or
-//! `Expect: 100-continue`. So both readers agree on what a request is and where it ends.
+//! fallback gets the bytes of all others, such as those with a transfer coding, an upgrade, or `Expect: 100-continue`.
+//! So both readers agree on what a request is and where it ends.
 
 use std::{mem::MaybeUninit, net::IpAddr};
 
 use super::{
     bounds::{BYTES_MAX, HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX},
-    framing::{Framing, body_len, encoded_len},
-    unreadable::{too_long, unreadable, uri_too_long},
+    raw_request::{RawRequest, encoded_len},
+    unreadable::{head_too_long, target_too_long, unreadable},
 };
 use crate::http::head::Head;
-use crate::http::problem::Problem;
+use crate::http::problem::{Code, Problem};
+
+/// Memory for the headers of a request. The caller of [`parse`] provides it, because the result refers to it.
+pub(super) type HeaderSpace<'a> = [MaybeUninit<httparse::Header<'a>>; HEADERS_MAX];
 
 /// What some bytes begin with.
-pub(super) enum Parsed<T> {
-    /// A complete simple request: the result of serving it, and its length in bytes.
-    Served(T, usize),
+pub(super) enum Parsed<'a> {
     /// A part of a head.
     PartialHead,
     /// The head of a simple request, and a part of its body.
-    PartialBody,
+    PartialBody(RawRequest<'a>),
+    /// A complete simple request, and its length in bytes.
+    Simple(Request<'a>, usize),
     /// A complete head of a request that is not simple.
-    ForFallback(Framing),
-    /// Bytes that must be refused.
-    Refused(Problem),
+    ForFallback(RawRequest<'a>),
 }
 
 /// A complete simple request.
@@ -34,89 +35,54 @@ pub(super) struct Request<'a> {
     path: &'a str,
     query: &'a str,
     headers: &'a [httparse::Header<'a>],
-    remote: Option<IpAddr>,
+    remote: IpAddr,
     pub(super) body: &'a [u8],
     /// The client asked to close the connection after the response.
     pub(super) is_last: bool,
 }
 
-/// Parses the request at the beginning of `bytes`, and passes it to `on_request` if it is complete and simple.
+/// Parses the request at the beginning of `bytes`.
 ///
 /// The first `searched` bytes were seen before, without the end of the head. The head is parsed again only when its end
 /// may have arrived. Otherwise a client that sends byte by byte would have the head parsed for each byte.
-pub(super) fn parse<T>(
-    bytes: &[u8],
+///
+/// # Errors
+/// When the bytes must be refused.
+pub(super) fn parse<'a>(
+    bytes: &'a [u8],
+    space: &'a mut HeaderSpace<'a>,
     searched: usize,
-    remote: Option<IpAddr>,
-    on_request: impl FnOnce(&Request<'_>) -> T,
-) -> Parsed<T> {
-    if searched > 0
-        && bytes.len() < HEAD_BYTES_MAX
-        && !may_end_head(bytes.get(searched.saturating_sub(3)..).unwrap_or_default())
-    {
-        return Parsed::PartialHead;
+    remote: IpAddr,
+) -> Result<Parsed<'a>, Problem> {
+    let unsearched = bytes.get(searched.saturating_sub(3)..).unwrap_or_default();
+    if searched > 0 && bytes.len() < HEAD_BYTES_MAX && !may_end_head(unsearched) {
+        return Ok(Parsed::PartialHead);
     }
-    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
-    let head_len = match parsed.parse_with_uninit_headers(bytes, &mut headers) {
+    let head_len = match parsed.parse_with_uninit_headers(bytes, space) {
         Ok(httparse::Status::Complete(len)) if len <= HEAD_BYTES_MAX => len,
-        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Parsed::PartialHead,
-        Ok(_) => return Parsed::Refused(too_long(bytes)),
-        Err(error) => return Parsed::Refused(unreadable(bytes, error)),
+        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Ok(Parsed::PartialHead),
+        Ok(_) => return Err(head_too_long(bytes)),
+        Err(error) => return Err(unreadable(bytes, error)),
     };
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
-        return Parsed::Refused(unreadable(bytes, httparse::Error::Token));
+        return Err(unreadable(bytes, httparse::Error::Token));
     };
     if target.len() > TARGET_BYTES_MAX / 3 && encoded_len(target) > TARGET_BYTES_MAX {
-        return Parsed::Refused(uri_too_long());
+        return Err(target_too_long());
     }
-    let body_len = match body_len(method, parsed.headers) {
-        Ok(len) => len,
-        Err(problem) => return Parsed::Refused(problem),
-    };
-    let for_fallback = || Parsed::ForFallback(Framing::new(bytes, &parsed, head_len, body_len));
-    let Headers::Simple { is_last } = check_headers(parsed.headers) else { return for_fallback() };
-    let (1, Some(body_len)) = (version, body_len) else { return for_fallback() };
-    let len = head_len.saturating_add(body_len);
+    let headers: &[_] = parsed.headers;
+    let Framing { body_len, is_simple, is_last } = framing(method, headers)?;
+    let len = body_len.map(|body_len| head_len.saturating_add(body_len));
+    let raw = RawRequest { bytes, target, headers, len };
     // Other targets are those for a proxy (`http://…`), for the whole server (`*`), and those with a fragment, which a
     // correct client never sends.
     let has_simple_target = target.starts_with('/') && memchr::memchr(b'#', target.as_bytes()).is_none();
-    if !has_simple_target || len > BYTES_MAX {
-        return for_fallback();
-    }
+    let is_simple = is_simple && has_simple_target && version == 1;
+    let Some(len) = len.filter(|len| is_simple && *len <= BYTES_MAX) else { return Ok(Parsed::ForFallback(raw)) };
+    let Some(body) = bytes.get(head_len..len) else { return Ok(Parsed::PartialBody(raw)) };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let Some(body) = bytes.get(head_len..len) else { return Parsed::PartialBody };
-    let request = Request { method, path, query, headers: parsed.headers, remote, body, is_last };
-    Parsed::Served(on_request(&request), len)
-}
-
-/// Parses a head that is known to be complete, for the fallback.
-pub(super) fn parse_framing(bytes: &[u8]) -> Option<Framing> {
-    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-    let mut parsed = httparse::Request::new(&mut []);
-    let Ok(httparse::Status::Complete(head_len)) = parsed.parse_with_uninit_headers(bytes, &mut headers) else {
-        return None;
-    };
-    let body_len = body_len(parsed.method?, parsed.headers).ok()?;
-    Some(Framing::new(bytes, &parsed, head_len, body_len))
-}
-
-/// The method and target of a request.
-pub(super) enum Target<'a> {
-    Complete(&'a str, &'a str),
-    Partial,
-    Malformed,
-}
-
-/// Parses the method and target of a request once its head is complete.
-pub(super) fn parse_target(bytes: &[u8]) -> Target<'_> {
-    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-    let mut parsed = httparse::Request::new(&mut []);
-    match parsed.parse_with_uninit_headers(bytes, &mut headers) {
-        Ok(httparse::Status::Partial) => Target::Partial,
-        Ok(_) => Target::Complete(parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default()),
-        Err(_) => Target::Malformed,
-    }
+    Ok(Parsed::Simple(Request { method, path, query, headers, remote, body, is_last }, len))
 }
 
 /// Whether `bytes` contain an empty line, which ends a head.
@@ -127,34 +93,60 @@ fn may_end_head(bytes: &[u8]) -> bool {
     })
 }
 
-/// Whether the headers are those of a simple request.
-enum Headers {
-    /// They are. With `is_last`, the client asked to close the connection after the response.
-    Simple { is_last: bool },
-    /// They are not: only the fallback can serve the request.
-    Other,
+/// What the headers say about the end of the request and about the connection.
+struct Framing {
+    /// `None` if the body ends with the last chunk, or with the connection.
+    body_len: Option<usize>,
+    /// Whether the headers are those of a simple request.
+    is_simple: bool,
+    /// The client asked to close the connection after the response.
+    is_last: bool,
 }
 
-fn check_headers(headers: &[httparse::Header<'_>]) -> Headers {
-    let (mut hosts, mut is_last) = (0, false);
+/// Reads the headers.
+///
+/// A request with two contradictory lengths is refused. A proxy may have used the other length, and an attacker could
+/// hide a second request in the difference (request smuggling).
+fn framing(method: &str, headers: &[httparse::Header<'_>]) -> Result<Framing, Problem> {
+    let (mut hosts, mut length, mut has_coding) = (0, None, false);
+    let (mut is_simple, mut is_last) = (true, false);
     for header in headers {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         // The length is compared first because this runs for each header of each request.
         match header.name.len() {
             4 if is("host") => hosts += 1,
-            6 if is("expect") => return Headers::Other,
-            7 if is("upgrade") => return Headers::Other,
-            10 if is("connection") => match header.value.to_ascii_lowercase().as_slice() {
-                b"keep-alive" => {}
-                b"close" => is_last = true,
-                _ => return Headers::Other,
-            },
-            16 if is("content-encoding") => return Headers::Other,
-            17 if is("transfer-encoding") => return Headers::Other,
+            6 if is("expect") => is_simple = false,
+            7 if is("upgrade") => is_simple = false,
+            10 if is("connection") && header.value.eq_ignore_ascii_case(b"close") => is_last = true,
+            10 if is("connection") && header.value.eq_ignore_ascii_case(b"keep-alive") => {}
+            10 if is("connection") => is_simple = false,
+            14 if is("content-length") => {
+                let (Some(value), None) = (content_length(header.value), length) else {
+                    let detail = "Content-Length must be one number of bytes, given once";
+                    return Err(Problem::new(Code::BadRequest, detail));
+                };
+                length = Some(value);
+            }
+            16 if is("content-encoding") => is_simple = false,
+            17 if is("transfer-encoding") => has_coding = true,
             _ => {}
         }
     }
-    if hosts == 1 { Headers::Simple { is_last } } else { Headers::Other }
+    if has_coding && length.is_some() {
+        let detail = "a request has either Content-Length or Transfer-Encoding, not both";
+        return Err(Problem::new(Code::BadRequest, detail));
+    }
+    let is_known = !has_coding && method != "CONNECT";
+    let body_len = is_known.then(|| length.unwrap_or(0));
+    Ok(Framing { body_len, is_simple: is_simple && hosts == 1, is_last })
+}
+
+/// The value of `Content-Length`. Only digits are allowed: `parse` would accept a sign, too.
+fn content_length(value: &[u8]) -> Option<usize> {
+    if !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 impl Head for Request<'_> {
@@ -176,7 +168,7 @@ impl Head for Request<'_> {
     }
 
     fn remote(&self) -> Option<IpAddr> {
-        self.remote
+        Some(self.remote)
     }
 
     fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
@@ -186,21 +178,39 @@ impl Head for Request<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::http::problem::Code;
+    use std::net::Ipv4Addr;
 
+    use super::*;
+
+    const REMOTE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
     const SIMPLE: &str = "POST /publish?topic=a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc";
 
+    fn space<'a>() -> HeaderSpace<'a> {
+        [const { MaybeUninit::uninit() }; HEADERS_MAX]
+    }
+
     fn parsed(bytes: &str) -> String {
-        let parsed = parse(bytes.as_bytes(), 0, None, |request| {
-            format!("{} {} {} {}", request.method, request.path, request.query, String::from_utf8_lossy(request.body))
-        });
-        match parsed {
-            Parsed::Served(seen, len) => format!("{seen} {len}"),
-            Parsed::PartialHead | Parsed::PartialBody => "more".to_owned(),
-            Parsed::ForFallback(_) => "fallback".to_owned(),
-            Parsed::Refused(problem) => problem.code().as_str().to_owned(),
+        match parse(bytes.as_bytes(), &mut space(), 0, REMOTE) {
+            Ok(Parsed::Simple(Request { method, path, query, body, .. }, len)) => {
+                format!("{method} {path} {query} {} {len}", String::from_utf8_lossy(body))
+            }
+            Ok(Parsed::PartialHead | Parsed::PartialBody(_)) => "more".to_owned(),
+            Ok(Parsed::ForFallback(_)) => "fallback".to_owned(),
+            Err(problem) => problem.code().as_str().to_owned(),
         }
+    }
+
+    fn refusal(bytes: &[u8]) -> Problem {
+        parse(bytes, &mut space(), 0, REMOTE).err().expect("it is refused")
+    }
+
+    /// What the fallback gets of a request, and how many bytes are missing.
+    fn for_fallback(request: &str) -> (String, Option<usize>) {
+        let mut space = space();
+        let Ok(Parsed::ForFallback(raw)) = parse(request.as_bytes(), &mut space, 0, REMOTE) else {
+            panic!("it is not simple")
+        };
+        (String::from_utf8_lossy(&raw.rewrite()).into_owned(), raw.missing())
     }
 
     /// The simple request with one more line in its head.
@@ -274,12 +284,9 @@ mod tests {
         ] {
             assert_eq!(parsed(&request), "bad_request", "{request}");
         }
-        let Parsed::Refused(problem) = parse(b"\x16\x03\x01\x02\xfc\xff", 0, None, |_| ()) else {
-            panic!("it is refused")
-        };
-        assert_eq!(problem.code(), Code::BadRequest, "a TLS handshake");
+        assert_eq!(refusal(b"\x16\x03\x01\x02\xfc\xff").code(), Code::BadRequest, "a TLS handshake");
         let broken = [b"GET /publish?topic=", &b"\xff\xfe"[..], b" HTTP/1.1\r\n\r\n"].concat();
-        let Parsed::Refused(problem) = parse(&broken, 0, None, |_| ()) else { panic!("it is refused") };
+        let problem = refusal(&broken);
         assert_eq!(problem.code(), Code::BadUtf8);
         assert!(problem.detail().contains("--data-urlencode"), "{problem}");
     }
@@ -291,13 +298,8 @@ mod tests {
             assert_eq!(parsed(&request), format!("POST /publish {query} abc {}", request.len()));
         }
         let request = "\r\nGET /topics/é?\"x\"=%20 HTTP/1.1\r\nHost: é\r\nExpect: x\r\n\r\nGET /next";
-        let Parsed::ForFallback(framing) = parse(request.as_bytes(), 0, None, |_| ()) else {
-            panic!("it is not simple")
-        };
-        let len = framing.received(request.as_bytes());
-        let encoded = framing.rewrite(request.as_bytes(), len);
         let expected = "\r\nGET /topics/%C3%A9?%22x%22=%20 HTTP/1.1\r\nHost: é\r\nExpect: x\r\n\r\n";
-        assert_eq!((String::from_utf8_lossy(&encoded).as_ref(), framing.missing(len)), (expected, Some(0)));
+        assert_eq!(for_fallback(request), (expected.to_owned(), Some(0)));
     }
 
     #[test]
@@ -310,12 +312,7 @@ mod tests {
             ("not upgrade", "not upgrade"),
         ] {
             let request = head("uPgrade", options);
-            let Parsed::ForFallback(framing) = parse(request.as_bytes(), 0, None, |_| ()) else {
-                panic!("it is not simple")
-            };
-            let bytes = framing.rewrite(request.as_bytes(), framing.received(request.as_bytes()));
-            assert_eq!(String::from_utf8_lossy(&bytes), head("ignored", expected));
-            assert_eq!(framing.missing(request.len()), Some(0), "the end of the request is known");
+            assert_eq!(for_fallback(&request), (head("ignored", expected), Some(0)));
         }
     }
 
@@ -325,7 +322,9 @@ mod tests {
         for end in ["\r\n\r\n", "\n\n", "\n\r\n"] {
             let request = format!("GET /healthz HTTP/1.1\r\nHost: x{end}");
             for at in 1..=request.len() {
-                let is_head = matches!(parse(&request.as_bytes()[..at], at - 1, None, |_| ()), Parsed::PartialHead);
+                let mut space = space();
+                let parsed = parse(&request.as_bytes()[..at], &mut space, at - 1, REMOTE);
+                let is_head = matches!(parsed, Ok(Parsed::PartialHead));
                 assert_eq!(is_head, at < request.len(), "{at} of {request:?}");
             }
         }

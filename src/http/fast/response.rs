@@ -17,28 +17,29 @@ pub(super) struct Response {
     pub(super) after: AfterResponse,
 }
 
-/// What happens to the connection after the response.
+/// What happens to the connection after a response.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum AfterResponse {
     /// It waits for the next request.
     KeepAlive,
-    /// It is closed, as the client expects.
+    /// It is closed. The client knows that and sends nothing more.
     Close,
-    /// It is closed, but the client may still be sending: see [`super::linger`].
+    /// It is closed a short time later. The client may still be sending, and would lose the response if the connection
+    /// were closed at once: see [`super::linger`].
     Linger,
 }
 
 /// Creates and sends the responses of one worker.
 #[derive(Default)]
 pub(super) struct Responder {
-    /// An empty buffer whose memory the next response uses again.
+    /// An empty buffer. Its memory is used again for the next response.
     spare: RefCell<Vec<u8>>,
-    /// A second since the Unix epoch, and that time as text.
+    /// The time of the last response, as seconds since the Unix epoch and as text.
     date: RefCell<(u64, String)>,
 }
 
 impl Responder {
-    /// Formats a response. The connection is also closed when the answer itself demands it.
+    /// Formats a response. If the answer is the last one of the connection, `KeepAlive` becomes `Close`.
     pub(super) fn respond(&self, mut answer: Answer, mut after: AfterResponse) -> Response {
         if after != AfterResponse::KeepAlive {
             answer.is_last = true;
@@ -50,8 +51,8 @@ impl Responder {
         Response { bytes, after }
     }
 
-    /// Sends the bytes of a response. Fails after `write_timeout`: then the client sends requests, but does not read
-    /// the responses.
+    /// Sends the bytes of a response. Fails after `write_timeout`, so that a client cannot send requests for ever
+    /// without reading the responses.
     pub(super) async fn send(
         &self,
         socket: &mut Socket,
@@ -65,10 +66,7 @@ impl Responder {
         };
         let unsent = bytes.get(sent..).unwrap_or_default();
         if !unsent.is_empty() {
-            return match timeout(write_timeout, socket.write_all(unsent)).await {
-                Ok(written) => written,
-                Err(_) => Err(ErrorKind::TimedOut.into()),
-            };
+            timeout(write_timeout, socket.write_all(unsent)).await??;
         }
         bytes.clear();
         self.spare.replace(bytes);

@@ -15,12 +15,12 @@ pub(super) enum Socket {
     Bare(BareStream),
     /// Registered, because the connection had to wait.
     Watched(TcpStream),
-    /// The fallback has it.
+    /// The registration with the runtime's poll has failed, and the socket is closed.
     Gone,
 }
 
 impl Socket {
-    /// Writes what the kernel accepts at once.
+    /// Writes as many bytes as the kernel accepts at once.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Bare(socket) => (&*socket).write(bytes),
@@ -29,7 +29,7 @@ impl Socket {
         }
     }
 
-    /// Writes everything, and waits where it has to.
+    /// Writes all bytes. Waits when the kernel accepts no more.
     pub(super) async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         let socket = self.watch()?;
         while !bytes.is_empty() {
@@ -45,7 +45,7 @@ impl Socket {
 
     /// Registers the socket with the runtime's poll, unless it is registered already.
     pub(super) fn watch(&mut self) -> io::Result<&mut TcpStream> {
-        if !matches!(self, Self::Watched(_)) {
+        if let Self::Bare(_) = self {
             *self = Self::Watched(std::mem::replace(self, Self::Gone).into_watched()?);
         }
         match self {

@@ -1,22 +1,20 @@
-//! The refusals of bytes that are not an HTTP request, or too long for one.
+//! The refusals of bytes that are not an HTTP request, or that are too long.
 
-use super::{
-    bounds::{HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX},
-    framing::line_breaks,
-};
+use super::bounds::{HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX};
 use crate::http::problem::{Code, Problem};
 
-/// The refusal of a head that is too long. If even its first line is, the URL is to blame.
-pub(super) fn too_long(bytes: &[u8]) -> Problem {
+/// Refuses a head that is too long. If its first line alone is too long, the problem names the target.
+pub(super) fn head_too_long(bytes: &[u8]) -> Problem {
     let head = bytes.get(line_breaks(bytes)..HEAD_BYTES_MAX).unwrap_or_default();
     if !head.contains(&b'\n') {
-        return uri_too_long();
+        return target_too_long();
     }
     let detail = format!("the head of the request is longer than {HEAD_BYTES_MAX} bytes");
     Problem::new(Code::HeadersTooLarge, detail).with("limit", HEAD_BYTES_MAX)
 }
 
-pub(super) fn uri_too_long() -> Problem {
+/// Refuses a target that is too long.
+pub(super) fn target_too_long() -> Problem {
     let detail = format!(
         "the path and query of the request are longer than {TARGET_BYTES_MAX} bytes when percent-encoded; send long \
          content in the body"
@@ -24,6 +22,7 @@ pub(super) fn uri_too_long() -> Problem {
     Problem::new(Code::UriTooLong, detail).with("limit", TARGET_BYTES_MAX)
 }
 
+/// Refuses bytes that cannot be parsed.
 pub(super) fn unreadable(bytes: &[u8], error: httparse::Error) -> Problem {
     let lines = bytes.get(line_breaks(bytes)..).unwrap_or_default();
     let line = lines.split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -39,4 +38,9 @@ pub(super) fn unreadable(bytes: &[u8], error: httparse::Error) -> Problem {
         return Problem::new(Code::HeadersTooLarge, detail).with("limit", HEADERS_MAX);
     }
     Problem::new(Code::BadRequest, format!("this is not an HTTP/1.1 request: {error}"))
+}
+
+/// The length of the empty lines before a request. They are ignored (RFC 9112, section 2.2).
+fn line_breaks(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count()
 }
