@@ -245,8 +245,8 @@ pub fn gap(encoding: Encoding, reason: GapReason, requested: &str, resumed_after
 }
 
 /// `broker.deleted`: the topic was deleted, and the stream goes on with its later events. It has no id, so the client's
-/// cursor stays below the deletion: when the client reconnects, the server reports the
-/// deletion again, or tells it to stop.
+/// cursor stays below the deletion: when the client reconnects, the server reports the deletion again, or tells it to
+/// stop.
 #[must_use]
 pub fn deleted(encoding: Encoding, topic: &TopicName) -> Bytes {
     text_block(encoding.framing, &notice(encoding.format, "broker.deleted", None, &json!({"topic": topic.as_str()})))
