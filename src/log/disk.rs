@@ -198,17 +198,20 @@ impl Log for DiskLog {
         if let Some(page) = lock(&self.shared.state).index.read(topics, from, bytes_max) {
             return now(Ok(page));
         }
-        let (shared, readers, topics) = (Arc::clone(&self.shared), Arc::clone(&self.readers), topics.to_vec());
+        let (shared, permits, topics) = (Arc::clone(&self.shared), Arc::clone(&self.readers), topics.to_vec());
         let page = async move {
-            let permit = readers.acquire_owned().await.map_err(|_| ReadError)?;
-            let plan = move |shared: &Shared| lock(&shared.state).index.plan(&topics, from, bytes_max);
+            let permit = permits.acquire_owned().await.map_err(|_| ReadError)?;
             let fetch = move || {
                 // The permit is released when the read ends, even if the caller has dropped the future before.
                 let _permit = permit;
-                shared.fetch(plan)
+                shared.fetch(&topics, from, bytes_max).map_err(|error| {
+                    // The cause may pass, such as a lack of memory. The stream ends; its client comes back and asks
+                    // again.
+                    tracing::error!(%error, "the log cannot be read: a stream ends");
+                    ReadError
+                })
             };
-            let fetched = tokio::task::spawn_blocking(fetch).await;
-            fetched.unwrap_or(Err(ReadError))
+            tokio::task::spawn_blocking(fetch).await.unwrap_or(Err(ReadError))
         };
         Later::Right(page.boxed())
     }

@@ -1,81 +1,70 @@
 //! Fetches pages: hot events come from memory, cold ones from the file.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use super::{error::StoreError, reader::Reader, shared::Shared};
 use crate::{
-    event::TopicName,
-    log::{Page, ReadError, index::Plan, mutex::lock},
+    event::{Event, TopicName},
+    log::{Page, ReadFrom, index::Plan, mutex::lock},
 };
 
 /// How many unreadable events are logged one by one. After these only the total is logged, each time it has doubled.
 const REPORTS_MAX: u64 = 20;
 
 impl Shared {
-    /// Fetches a page. `plan` asks the index which events it consists of. The index is not locked while the disk is
-    /// read.
-    pub(super) fn fetch(&self, plan: impl Fn(&Self) -> Plan) -> Result<Page, ReadError> {
-        let reader = lock(&self.idle_readers).pop().map_or_else(|| Reader::open(&self.file), Ok);
-        let fetched = reader.and_then(|reader| {
-            let page = self.fetch_with(&reader, plan)?;
-            lock(&self.idle_readers).push(reader);
-            Ok(page)
-        });
-        fetched.map_err(|error| {
-            // The cause may be short, such as a lack of memory. The stream ends; its client comes back and asks again.
-            tracing::error!(%error, "the log cannot be read: a stream ends");
-            ReadError
-        })
-    }
-
-    /// Fetches a page with `reader`.
-    fn fetch_with(&self, reader: &Reader, plan: impl Fn(&Self) -> Plan) -> Result<Page, StoreError> {
-        let mut missing = None;
-        'again: loop {
-            let Plan { mut page, entries } = plan(self);
-            let mut has_marked = false;
+    /// Reads the page of [`Log::read`](crate::log::Log::read). This blocks while it reads from the disk.
+    pub(super) fn fetch(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Result<Page, StoreError> {
+        let idle = lock(&self.idle_readers).pop();
+        let reader = idle.map_or_else(|| Reader::open(&self.file), Ok)?;
+        loop {
+            // The index is not locked while the disk is read.
+            let Plan { mut page, entries } = lock(&self.state).index.plan(topics, from, bytes_max);
+            let mut begins_with_gap = false;
             for (topic, entry) in entries {
                 let event = match entry.event {
-                    Some(event) => Ok(Some(event)),
-                    None => reader.event(self.epoch, entry.seq, &topic),
+                    Some(event) => Some(event),
+                    None => self.read_event(&reader, &topic, entry.seq)?,
                 };
-                let why = match event {
-                    Ok(Some(event)) => {
-                        page.events.push(event);
-                        continue;
+                match event {
+                    Some(event) => page.events.push(event),
+                    None if page.events.is_empty() => begins_with_gap = true,
+                    None => {
+                        page.end(entry.seq - 1);
+                        break;
                     }
-                    // It may have been removed after the plan was made: a new plan tells. If that has it, too, the row
-                    // is missing.
-                    Ok(None) if missing.replace(entry.seq) != Some(entry.seq) => continue 'again,
-                    Ok(None) => StoreError::Corrupt(format!("the event at position {} is missing", entry.seq)),
-                    Err(error) if error.is_damage() => error,
-                    Err(error) => return Err(error),
-                };
-                self.mark_unreadable(&topic, entry.seq, &why);
-                has_marked = true;
-                if !page.events.is_empty() {
-                    page.end(entry.seq - 1);
-                    return Ok(page);
                 }
             }
-            // No event comes before the marked entries, so the page has to report the gap. A new plan does.
-            if !has_marked {
+            if !begins_with_gap {
+                lock(&self.idle_readers).push(reader);
                 return Ok(page);
             }
+            // The page must report the gap before its events. A page from a new plan does.
         }
     }
 
-    /// Marks the entry of an event that cannot be read. Its row stays in the file, because the disk may be able to read it
-    /// later.
+    /// Reads a cold event; `None` when it cannot be read, or was removed after the plan was made.
+    fn read_event(&self, reader: &Reader, topic: &TopicName, seq: u64) -> Result<Option<Arc<Event>>, StoreError> {
+        match reader.event(self.epoch, seq, topic) {
+            Err(error) if error.is_damage() => {
+                self.mark_unreadable(topic, seq, &error);
+                Ok(None)
+            }
+            read => read.map(Some),
+        }
+    }
+
+    /// Marks the entry of an event that cannot be read. Its row stays in the file, because the disk may be able to read
+    /// it later.
     fn mark_unreadable(&self, topic: &TopicName, seq: u64, why: &StoreError) {
+        // An event leaves the index before its row leaves the file. So a row that was removed is not reported.
         if !lock(&self.state).index.mark_unreadable(topic, seq) {
             return;
         }
-        let lost = self.unreadable.fetch_add(1, Ordering::Relaxed) + 1;
-        if lost <= REPORTS_MAX {
+        let count = self.unreadable.fetch_add(1, Ordering::Relaxed) + 1;
+        if count <= REPORTS_MAX {
             tracing::error!(position = seq, %topic, %why, "an event cannot be read: its subscribers are told of a gap");
-        } else if lost.is_power_of_two() {
-            tracing::error!(events = lost, "events cannot be read: their subscribers are told of gaps");
+        } else if count.is_power_of_two() {
+            tracing::error!(events = count, "events cannot be read: their subscribers are told of gaps");
         }
     }
 }

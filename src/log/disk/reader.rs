@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use rusqlite::{Connection, OpenFlags, Row};
+use rusqlite::{Connection, OpenFlags};
 
 use super::{
     column::{checksum, number, position},
@@ -29,24 +29,21 @@ impl Reader {
         Ok(Self { connection })
     }
 
-    /// Reads the event at `seq`; `None` when it has been removed.
-    pub(super) fn event(&self, epoch: Epoch, seq: u64, topic: &TopicName) -> Result<Option<Arc<Event>>, StoreError> {
+    /// Reads the event at `seq`, and checks its checksum. A missing row counts as damage.
+    pub(super) fn event(&self, epoch: Epoch, seq: u64, topic: &TopicName) -> Result<Arc<Event>, StoreError> {
+        let damage = |what: &str| StoreError::Corrupt(format!("the event at position {seq} {what}"));
         let sql = "SELECT time_ms, checksum, name, content FROM event WHERE seq = ?1";
         let mut select = self.connection.prepare_cached(sql)?;
         let mut rows = select.query([number(seq)])?;
-        rows.next()?.map(|row| read_event(row, epoch, seq, topic)).transpose()
+        let row = rows.next()?.ok_or_else(|| damage("is missing"))?;
+        let time_ms = position(row.get(0)?);
+        let name: Option<String> = row.get(2)?;
+        let content: Vec<u8> = row.get(3)?;
+        if row.get::<_, u32>(1)? != checksum(seq, topic.as_str(), time_ms, name.as_deref(), &content) {
+            return Err(damage("does not match its checksum"));
+        }
+        let name = name.map(|name| EventName::parse(&name)).transpose();
+        let name = name.map_err(|error| StoreError::Corrupt(format!("the event at position {seq}: {error}")))?;
+        Ok(frame::encode(EventId { epoch, seq }, time_ms, topic.clone(), name, &content))
     }
-}
-
-/// The event in a row, after a check of its checksum.
-fn read_event(row: &Row<'_>, epoch: Epoch, seq: u64, topic: &TopicName) -> Result<Arc<Event>, StoreError> {
-    let time_ms = position(row.get(0)?);
-    let name: Option<String> = row.get(2)?;
-    let content: Vec<u8> = row.get(3)?;
-    if row.get::<_, u32>(1)? != checksum(seq, topic.as_str(), time_ms, name.as_deref(), &content) {
-        return Err(StoreError::Corrupt(format!("the event at position {seq} does not match its checksum")));
-    }
-    let name = name.map(|name| EventName::parse(&name)).transpose();
-    let name = name.map_err(|error| StoreError::Corrupt(format!("the event at position {seq}: {error}")))?;
-    Ok(frame::encode(EventId { epoch, seq }, time_ms, topic.clone(), name, &content))
 }

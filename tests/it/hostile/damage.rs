@@ -122,6 +122,20 @@ fn an_event_that_has_vanished_is_a_gap() {
 }
 
 #[test]
+fn two_gaps_with_an_event_between_are_both_told() {
+    // Goal: the first read of a page that begins with a gap and has another one tells of both.
+    let directory = Directory::new();
+    fill(&directory, 5, 10);
+    sql(&directory, "UPDATE event SET content = x'21' WHERE seq IN (1, 3)");
+    let broker = Broker::disk(&directory, &COLD);
+    for reader in 1..=2 {
+        let expected = ["unreadable 1", "<1>", "unreadable 3", "<3>", "<4>"];
+        assert_eq!(told(&subscribe(&broker, "topic=t&since=all", None)), expected, "{reader}");
+    }
+    assert!(broker.stop().success());
+}
+
+#[test]
 fn a_damaged_page_costs_the_events_on_it() {
     // Goal: whole pages of noise in the middle of history end neither the process nor the next start, whether they hold
     // rows or only the content of one; what is before and after is there, what is missing is told, publishing goes on,
