@@ -12,32 +12,12 @@ use std::{
 };
 
 /// The types of network file systems, as Linux names them in the table of mounts.
-const NETWORK: [&str; 24] = [
-    "9p",
-    "afs",
-    "beegfs",
-    "ceph",
-    "cifs",
-    "coda",
-    "davfs",
-    "fuse.ceph",
-    "fuse.cephfs",
-    "fuse.davfs2",
-    "fuse.gcsfuse",
-    "fuse.glusterfs",
-    "fuse.juicefs",
-    "fuse.mount-s3",
-    "fuse.rclone",
-    "fuse.s3fs",
-    "fuse.sshfs",
-    "gpfs",
-    "lustre",
-    "nfs",
-    "nfs4",
-    "smb3",
-    "smbfs",
-    "vboxsf",
+const NETWORK: [&str; 14] = [
+    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "gpfs", "lustre", "nfs", "nfs4", "smb3", "smbfs", "vboxsf",
 ];
+/// The types of network file systems that run in user space. Before these names, Linux writes `fuse.`.
+const NETWORK_FUSE: [&str; 10] =
+    ["ceph", "cephfs", "davfs2", "gcsfuse", "glusterfs", "juicefs", "mount-s3", "rclone", "s3fs", "sshfs"];
 
 /// How many bytes to write to see whether the disk is full: the log's files grow by about as much at once.
 const TRIAL_BYTES: usize = 64 << 10;
@@ -51,7 +31,10 @@ pub(super) fn network_kind(directory: &Path) -> io::Result<Option<String>> {
 }
 
 fn is_network(kind: &str) -> bool {
-    NETWORK.contains(&kind)
+    match kind.strip_prefix("fuse.") {
+        Some(kind) => NETWORK_FUSE.contains(&kind),
+        None => NETWORK.contains(&kind),
+    }
 }
 
 /// The type of the file system on `device`. `mounts` is the text of the table of mounts (`proc_pid_mountinfo(5)`).
@@ -60,11 +43,15 @@ fn kind_of_device(mounts: &str, device: u64) -> Option<&str> {
     let major = ((device >> 8) & 0xfff) | ((device >> 32) & !0xfff);
     let minor = (device & 0xff) | ((device >> 12) & !0xff);
     let device = format!("{major}:{minor}");
-    mounts.lines().find_map(|line| {
+    for line in mounts.lines() {
         // The number of fields before the dash varies.
-        let (mount, source) = line.split_once(" - ")?;
-        (mount.split(' ').nth(2)? == device).then(|| source.split(' ').next())?
-    })
+        if let Some((mount, source)) = line.split_once(" - ")
+            && mount.split(' ').nth(2) == Some(device.as_str())
+        {
+            return source.split(' ').next();
+        }
+    }
+    None
 }
 
 /// Creates `path` and its missing parents. Syncs each parent, because a new name survives a power cut only then.
@@ -130,6 +117,7 @@ mod tests {
     fn network_file_systems_are_refused_and_local_ones_are_not() {
         // Goal: each type in the list is refused, and no local type is.
         assert!(NETWORK.is_sorted() && NETWORK.iter().all(|kind| is_network(kind)));
+        assert!(NETWORK_FUSE.is_sorted() && NETWORK_FUSE.iter().all(|kind| is_network(&format!("fuse.{kind}"))));
         for local in
             ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "f2fs", "fuseblk", "fuse.gocryptfs", "virtiofs"]
         {
