@@ -41,16 +41,18 @@ impl Checkpoints {
         if !self.is_due() {
             return Ok(());
         }
-        match store.checkpoint(self.written >= BYTES_FORCED) {
-            Ok(true) => *self = Self::default(),
-            // A reader blocks it, so the log keeps growing.
-            Ok(false) => self.blocked = Some((self.written, Instant::now())),
+        let is_complete = match store.checkpoint(self.written >= BYTES_FORCED) {
             // The events are safe in the write-ahead log. Only the copy into the database file needs more space.
             Err(error) if store.is_full(&error) => {
-                self.blocked = Some((self.written, Instant::now()));
                 tracing::warn!("the disk is too full for a checkpoint of the log");
+                false
             }
-            Err(error) => return Err(error),
+            copied => copied?,
+        };
+        if is_complete {
+            *self = Self::default();
+        } else {
+            self.blocked = Some((self.written, Instant::now()));
         }
         Ok(())
     }
