@@ -13,14 +13,17 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{BoxFuture, Either, FutureExt as _, Ready, ready};
+use futures_util::FutureExt as _;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::timeout,
 };
 
-use crate::event::{EventId, TopicName};
-use crate::log::{AppendError, Appended, Draft, keys::Claim, mutex::lock};
+use crate::{
+    event::{EventId, TopicName},
+    later::{Later, now},
+    log::{AppendError, Draft, Receipt, keys::Claim, mutex::lock},
+};
 
 /// A job for the writer.
 pub(super) struct Job {
@@ -31,18 +34,15 @@ pub(super) struct Job {
 
 /// What a job does. The writer sends its outcome to `done`.
 pub(super) enum Work {
-    Append { draft: Draft, claim: Option<Claim>, done: oneshot::Sender<Appended> },
-    Delete { topic: TopicName, done: oneshot::Sender<Result<EventId, AppendError>> },
+    Append { draft: Draft, claim: Option<Claim>, done: Done<Receipt> },
+    Delete { topic: TopicName, done: Done<EventId> },
 }
 
-/// Bytes for one permit of the queue's semaphore.
+/// The queue's space is reserved in units of so many bytes.
 const SPACE_UNIT: usize = 1 << 10;
 
-/// The channel for the outcome of a job.
+/// Where the outcome of a job is sent.
 pub(super) type Done<T> = oneshot::Sender<Result<T, AppendError>>;
-
-/// The outcome of a job, at once or later.
-pub(super) type Outcome<T> = Either<Ready<Result<T, AppendError>>, BoxFuture<'static, Result<T, AppendError>>>;
 
 pub(super) struct Queue {
     /// The free space, in units of [`SPACE_UNIT`]. The semaphore is fair, so waiting jobs get space in order of
@@ -51,7 +51,7 @@ pub(super) struct Queue {
     /// `log.queue_wait`.
     wait: Duration,
     /// `None` once the log is closed.
-    jobs: Mutex<Option<Arc<mpsc::Sender<Job>>>>,
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
     /// A job waited for space until the timeout, and no job has got space since.
     has_timed_out: AtomicBool,
 }
@@ -61,7 +61,7 @@ impl Queue {
     pub(super) fn new(bytes_max: usize, wait: Duration) -> (Self, mpsc::Receiver<Job>) {
         let (jobs, receiver) = mpsc::channel();
         let space = Arc::new(Semaphore::new(bytes_max / SPACE_UNIT));
-        (Self { space, wait, jobs: Mutex::new(Some(Arc::new(jobs))), has_timed_out: AtomicBool::new(false) }, receiver)
+        (Self { space, wait, jobs: Mutex::new(Some(jobs)), has_timed_out: AtomicBool::new(false) }, receiver)
     }
 
     /// Stops accepting jobs. The writer ends when it has done the jobs in the queue.
@@ -74,12 +74,10 @@ impl Queue {
         self.has_timed_out.load(Ordering::Relaxed) && self.space.available_permits() == 0
     }
 
-    /// Reserves space for `bytes`, if there is enough and no job waits for space.
+    /// Reserves space for `bytes`, unless other jobs wait for space or there is too little.
     pub(super) fn try_reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let space = Arc::clone(&self.space).try_acquire_many_owned(units(bytes)).ok()?;
-        if self.has_timed_out.load(Ordering::Relaxed) {
-            self.has_timed_out.store(false, Ordering::Relaxed);
-        }
+        self.has_timed_out.store(false, Ordering::Relaxed);
         Some(space)
     }
 
@@ -96,15 +94,15 @@ impl Queue {
         &self,
         space: OwnedSemaphorePermit,
         work: impl FnOnce(Done<T>) -> Work,
-    ) -> Outcome<T> {
+    ) -> Later<Result<T, AppendError>> {
         let (done, outcome) = oneshot::channel();
         let jobs = lock(&self.jobs).clone();
         let queued = jobs.and_then(|jobs| jobs.send(Job { work: work(done), space }).ok());
         if queued.is_none() {
-            return Outcome::Left(ready(Err(AppendError::Unavailable)));
+            return now(Err(AppendError::Unavailable));
         }
         // The writer has ended without an answer: the job may be done or not.
-        Outcome::Right(outcome.map(|outcome| outcome.unwrap_or(Err(AppendError::Unknown))).boxed())
+        Later::Right(outcome.map(|outcome| outcome.unwrap_or(Err(AppendError::Unknown))).boxed())
     }
 
     /// Reserves space for `bytes`, queues `work`, and returns its outcome.
@@ -112,7 +110,7 @@ impl Queue {
         self: &Arc<Self>,
         bytes: usize,
         work: impl FnOnce(Done<T>) -> Work + Send + 'static,
-    ) -> Outcome<T> {
+    ) -> Later<Result<T, AppendError>> {
         if let Some(space) = self.try_reserve(bytes) {
             // The job is queued now, not when the future is polled, so that the order of the calls is the order of the
             // log.
@@ -123,11 +121,12 @@ impl Queue {
             let space = queue.reserve(bytes).await?;
             queue.put(space, work).await
         };
-        Outcome::Right(outcome.boxed())
+        Later::Right(outcome.boxed())
     }
 }
 
-/// The space for a job with `bytes` of content. Every job needs some, so that the number of jobs is bounded, too.
+/// The space for a job with `bytes` of content, in units. Every job needs at least one, so that the number of jobs is
+/// bounded, too.
 fn units(bytes: usize) -> u32 {
     u32::try_from(1 + bytes / SPACE_UNIT).unwrap_or(u32::MAX)
 }
