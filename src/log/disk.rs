@@ -14,6 +14,8 @@
 
 use std::{
     fs::{File, TryLockError},
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{Arc, Mutex, atomic::Ordering},
     thread::JoinHandle,
@@ -36,7 +38,6 @@ use crate::{
     later::{Later, now},
 };
 
-mod batch;
 mod checkpoints;
 mod column;
 mod error;
@@ -54,6 +55,7 @@ mod receipts;
 mod salvage;
 mod shared;
 mod store;
+mod transaction;
 mod writer;
 
 pub use error::{OpenError, StoreError};
@@ -64,10 +66,10 @@ use shared::{READERS, Shared};
 pub struct DiskLog {
     shared: Arc<Shared>,
     queue: Arc<Queue>,
-    /// The writer's thread; `None` once somebody waits for its end.
-    writer: Mutex<Option<JoinHandle<()>>>,
+    /// `None` once [`stop`](Self::stop) has taken it.
+    writer_thread: Mutex<Option<JoinHandle<()>>>,
     /// Limits the reads from the disk that run at once to [`READERS`].
-    readers: Arc<Semaphore>,
+    read_permits: Arc<Semaphore>,
     _lock: DirectoryLock,
 }
 
@@ -84,9 +86,8 @@ impl DiskLog {
     /// Like [`open`](Self::open), but with another wall clock.
     pub fn with_wall(config: &LogConfig, keys: KeyLimits, wall: Wall) -> Result<Self, OpenError> {
         let path = &config.path;
-        let in_directory = |source| OpenError::Directory { path: path.clone(), source };
-        filesystem::create_directory(path).map_err(in_directory)?;
-        if let Some(kind) = filesystem::network_kind(path).map_err(in_directory)? {
+        filesystem::create_directory(path).map_err(directory_error(path))?;
+        if let Some(kind) = filesystem::network_kind(path).map_err(directory_error(path))? {
             return Err(OpenError::Network { path: path.clone(), kind });
         }
         let directory_lock = DirectoryLock::acquire(path)?;
@@ -94,55 +95,41 @@ impl DiskLog {
         let (shared, writer) = load::load(&file, config, keys, Clock::new(wall))
             .map_err(|source| OpenError::Store { path: file.clone(), source })?;
         // The directory entry of a new file must survive a power failure, too.
-        filesystem::sync_directory(path).map_err(in_directory)?;
+        filesystem::sync_directory(path).map_err(directory_error(path))?;
         let (queue, jobs) = Queue::new(config.queue_bytes_max.to_usize(), config.queue_wait);
-        let shared_of_writer = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
-            let _report = PanicReport(shared_of_writer);
-            writer.run(&jobs);
-        });
+        let shared_with_writer = Arc::clone(&shared);
+        let run = move || {
+            // Without this report, the process would refuse every event after a panic, and never end.
+            if catch_unwind(AssertUnwindSafe(|| writer.run(&jobs))).is_err() {
+                let panicked = "the log's writer panicked";
+                tracing::error!("{panicked}");
+                shared_with_writer.failed.set(panicked.to_owned()).ok();
+            }
+        };
+        let thread = std::thread::Builder::new().name("log".to_owned()).spawn(run).map_err(directory_error(path))?;
         Ok(Self {
             shared,
             queue: Arc::new(queue),
-            writer: Mutex::new(Some(thread.map_err(in_directory)?)),
-            readers: Arc::new(Semaphore::new(READERS)),
+            writer_thread: Mutex::new(Some(thread)),
+            read_permits: Arc::new(Semaphore::new(READERS)),
             _lock: directory_lock,
         })
     }
 
-    /// Appends a draft that has a key. The key is claimed only once there is space in the queue. If it were claimed
-    /// before, a publisher that disconnects during the wait would leave a key without an event.
-    fn append_once(&self, draft: Draft, used: keys::KeyUse) -> Append {
-        let bytes = draft.content.len();
-        if let Some(space) = self.queue.try_reserve(bytes) {
-            return self.shared.append_once(&self.queue, draft, used, space);
-        }
-        if let Some(answer) = self.shared.keys.find(&used, self.shared.clock.now().mono_ms) {
-            return answer;
-        }
-        let (shared, queue) = (Arc::clone(&self.shared), Arc::clone(&self.queue));
-        let append = async move {
-            let space = queue.reserve(bytes).await?;
-            shared.append_once(&queue, draft, used, space).await
-        };
-        Append::Right(append.boxed())
-    }
-
-    /// Closes the queue, and returns the writer's thread, which ends when it has written the jobs in the queue.
+    /// Closes the queue, and returns the writer's thread, which ends when it has done the jobs in the queue.
     fn stop(&self) -> Option<JoinHandle<()>> {
         self.queue.close();
-        lock(&self.writer).take()
+        lock(&self.writer_thread).take()
     }
 }
 
 impl DirectoryLock {
     fn acquire(path: &Path) -> Result<Self, OpenError> {
-        let in_directory = |source| OpenError::Directory { path: path.to_owned(), source };
-        let file = File::create(path.join("lock")).map_err(in_directory)?;
+        let file = File::create(path.join("lock")).map_err(directory_error(path))?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => Err(in_directory(source)),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
+            Err(TryLockError::Error(source)) => Err(directory_error(path)(source)),
         }
     }
 }
@@ -179,10 +166,23 @@ impl Log for DiskLog {
 
     fn append(&self, draft: Draft) -> Append {
         let bytes = draft.content.len();
-        match keys::KeyUse::of(&draft) {
-            None => self.queue.reserve_and_put(bytes, |done| Work::Append { draft, claim: None, done }),
-            Some(used) => self.append_once(draft, used),
+        let Some(used) = keys::KeyUse::of(&draft) else {
+            return self.queue.reserve_and_put(bytes, |done| Work::Append { draft, claim: None, done });
+        };
+        // The key is claimed only once there is space in the queue. If it were claimed before, a publisher that
+        // disconnects during the wait would leave a key without an event.
+        if let Some(space) = self.queue.try_reserve(bytes) {
+            return self.shared.put_once(&self.queue, draft, used, space);
         }
+        if let Some(answer) = self.shared.keys.find(&used, self.shared.clock.now().mono_ms) {
+            return answer;
+        }
+        let (shared, queue) = (Arc::clone(&self.shared), Arc::clone(&self.queue));
+        let append = async move {
+            let space = queue.reserve(bytes).await?;
+            shared.put_once(&queue, draft, used, space).await
+        };
+        Append::Right(append.boxed())
     }
 
     fn delete(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>> {
@@ -198,7 +198,7 @@ impl Log for DiskLog {
         if let Some(page) = lock(&self.shared.state).index.read(topics, from, bytes_max) {
             return now(Ok(page));
         }
-        let (shared, permits, topics) = (Arc::clone(&self.shared), Arc::clone(&self.readers), topics.to_vec());
+        let (shared, permits, topics) = (Arc::clone(&self.shared), Arc::clone(&self.read_permits), topics.to_vec());
         let page = async move {
             let permit = permits.acquire_owned().await.map_err(|_| ReadError)?;
             let fetch = move || {
@@ -217,8 +217,8 @@ impl Log for DiskLog {
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
-        let writer = self.stop();
-        tokio::task::spawn_blocking(move || join(writer)).map(drop).boxed()
+        let writer_thread = self.stop();
+        tokio::task::spawn_blocking(move || join(writer_thread)).map(drop).boxed()
     }
 
     fn held(&self, topic: &TopicName) -> Later<Result<Option<Held>, ReadError>> {
@@ -247,7 +247,7 @@ impl Log for DiskLog {
     }
 
     fn check(&self) -> Result<(), AppendError> {
-        if self.shared.failed.borrow().is_some() {
+        if self.shared.failed.initialized() {
             return Err(AppendError::Unavailable);
         }
         if self.shared.full.load(Ordering::Relaxed) {
@@ -257,34 +257,19 @@ impl Log for DiskLog {
     }
 
     fn failed(&self) -> BoxFuture<'static, String> {
-        let mut failed = self.shared.failed.subscribe();
-        async move {
-            let failure = failed.wait_for(Option::is_some).await.map(|failure| failure.clone());
-            match failure {
-                Ok(failure) => failure.unwrap_or_default(),
-                // The log was closed without a failure.
-                Err(_) => std::future::pending().await,
-            }
-        }
-        .boxed()
+        let failed = Arc::clone(&self.shared.failed);
+        async move { failed.wait().await.clone() }.boxed()
     }
 }
 
-/// Reports a panic of the writer's thread as a failure of the log. Without it the process would refuse every event, and
-/// never end.
-struct PanicReport(Arc<Shared>);
-
-impl Drop for PanicReport {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.failed.send_replace(Some("the log's writer panicked".to_owned()));
-        }
+/// Waits for the end of the writer's thread, which reports its own panic.
+fn join(writer_thread: Option<JoinHandle<()>>) {
+    if let Some(thread) = writer_thread {
+        thread.join().ok();
     }
 }
 
-/// Waits for the end of the writer's thread.
-fn join(writer: Option<JoinHandle<()>>) {
-    if writer.is_some_and(|writer| writer.join().is_err()) {
-        tracing::error!("the log's writer panicked");
-    }
+/// What to make of an error at the log's directory `path`.
+fn directory_error(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    move |source| OpenError::Directory { path: path.to_owned(), source }
 }

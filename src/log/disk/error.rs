@@ -1,6 +1,7 @@
 //! The errors of the log's directory and files. Their texts tell the operator what to do.
 
 use std::{
+    ffi::c_int,
     io,
     path::{Path, PathBuf},
 };
@@ -30,11 +31,8 @@ pub enum OpenError {
         kind: String,
     },
     /// Another process uses the directory.
-    #[error("log.path {}: another Tidings uses it; stop that one, or choose another log.path", path.display())]
-    InUse {
-        /// The directory.
-        path: PathBuf,
-    },
+    #[error("log.path {}: another Tidings uses it; stop that one, or choose another log.path", .0.display())]
+    InUse(PathBuf),
     /// The database file in the directory cannot be used.
     #[error("{}: {source}", path.display())]
     Store {
@@ -90,13 +88,10 @@ pub enum StoreError {
     HighWater(#[from] io::Error),
     /// The file `high-water` was written by a later version.
     #[error(
-        "the file high-water beside it has format {found}, which this version cannot read; start the version that \
+        "the file high-water beside it has format {0}, which this version cannot read; start the version that \
              wrote it, or a later one"
     )]
-    NewerMark {
-        /// The format found.
-        found: u64,
-    },
+    NewerMark(u64),
     /// Any other error of SQLite or the system.
     #[error(transparent)]
     Sqlite(rusqlite::Error),
@@ -105,28 +100,30 @@ pub enum StoreError {
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::Error;
-        match error {
+        match (&error, error.sqlite_error_code()) {
             // The file has a value that Tidings never writes there.
-            Error::FromSqlConversionFailure(..)
-            | Error::IntegralValueOutOfRange(..)
-            | Error::InvalidColumnType(..)
-            | Error::Utf8Error(..) => return Self::Corrupt(error.to_string()),
-            _ => {}
-        }
-        match error.sqlite_error_code() {
-            Some(ErrorCode::NotADatabase) => Self::Foreign,
-            Some(ErrorCode::DatabaseCorrupt) => Self::Unreadable(error),
-            Some(ErrorCode::SystemIoFailure) if is_read_error(&error) => Self::Unreadable(error),
+            (
+                Error::FromSqlConversionFailure(..)
+                | Error::IntegralValueOutOfRange(..)
+                | Error::InvalidColumnType(..)
+                | Error::Utf8Error(..),
+                _,
+            ) => Self::Corrupt(error.to_string()),
+            (_, Some(ErrorCode::NotADatabase)) => Self::Foreign,
+            (_, Some(ErrorCode::DatabaseCorrupt)) => Self::Unreadable(error),
+            (_, Some(ErrorCode::SystemIoFailure)) if has_code(&error, &READ_ERRORS) => Self::Unreadable(error),
             _ => Self::Sqlite(error),
         }
     }
 }
 
-/// Whether the error is one of SQLite's read errors.
-fn is_read_error(error: &rusqlite::Error) -> bool {
-    let kinds =
-        [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS, ffi::SQLITE_IOERR_DATA];
-    error.sqlite_error().is_some_and(|error| kinds.contains(&error.extended_code))
+/// SQLite's read errors.
+const READ_ERRORS: [c_int; 4] =
+    [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS, ffi::SQLITE_IOERR_DATA];
+
+/// Whether SQLite gives one of these extended codes as the cause of `error`.
+fn has_code(error: &rusqlite::Error, codes: &[c_int]) -> bool {
+    error.sqlite_error().is_some_and(|error| codes.contains(&error.extended_code))
 }
 
 impl StoreError {
@@ -138,9 +135,8 @@ impl StoreError {
             // SQLite reports a full disk only for `ENOSPC`, and only for the database file and its log. A quota, or a
             // full disk under the file of the shared memory, has one of these codes. They have other causes, too.
             Self::Sqlite(error) => {
-                let kinds = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_SHMOPEN];
-                let may_be_full = error.sqlite_error().is_some_and(|error| kinds.contains(&error.extended_code));
-                may_be_full && filesystem::is_full(directory)
+                let codes = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_SHMOPEN];
+                has_code(error, &codes) && filesystem::is_full(directory)
             }
             Self::HighWater(error) => filesystem::is_full_error(error),
             _ => false,
@@ -150,5 +146,13 @@ impl StoreError {
     /// Whether a part of the file cannot be read, or is not what was written.
     pub(super) fn is_damage(&self) -> bool {
         matches!(self, Self::Corrupt(_) | Self::Unreadable(_))
+    }
+}
+
+/// The value that was read; `None` when it is damaged.
+pub(super) fn unless_damaged<T>(read: rusqlite::Result<T>) -> Result<Option<T>, StoreError> {
+    match read.map_err(StoreError::from) {
+        Err(error) if error.is_damage() => Ok(None),
+        read => read.map(Some),
     }
 }

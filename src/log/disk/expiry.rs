@@ -8,12 +8,7 @@
 
 use std::time::Duration;
 
-use super::{
-    batch::TimeRange,
-    column::{number, position},
-    error::StoreError,
-    store::Store,
-};
+use super::{error::StoreError, store::Store, transaction::TimeRange};
 use crate::log::clock::{Clock, Moment, TOLERANCE_MS, millis};
 
 /// Knows whether there are expired receipts to remove, and of which times.
@@ -28,20 +23,21 @@ pub(super) struct Expiry {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     NoneExpired,
-    SomeExpired,
+    /// Receipts from outside this range have expired.
+    SomeExpired(TimeRange),
     /// Expired receipts are no longer removed, because some are on damaged pages.
     Stopped,
 }
 
 /// Notices when the wall clock is set: how far it is ahead of the monotonic time changes then.
 struct WallClock {
-    /// When it was set last, in monotonic time.
+    /// When it was last set, in monotonic time.
     set_mono_ms: u64,
     /// How far it was ahead then. Later readings are compared with this value, so that many small steps are noticed,
     /// too.
     ahead_ms: i64,
-    /// How far it was ahead within the last window, in milliseconds: the smallest and the largest value.
-    range: (i64, i64),
+    /// The smallest and the largest value of `ahead_ms` within the last window.
+    ahead_range: (i64, i64),
 }
 
 impl Expiry {
@@ -50,7 +46,7 @@ impl Expiry {
         Self {
             window_ms: millis(window),
             state: State::NoneExpired,
-            wall: WallClock { set_mono_ms: now.mono_ms, ahead_ms, range: (ahead_ms, ahead_ms) },
+            wall: WallClock { set_mono_ms: now.mono_ms, ahead_ms, ahead_range: (ahead_ms, ahead_ms) },
         }
     }
 
@@ -61,42 +57,39 @@ impl Expiry {
         }
         let now = clock.now();
         self.wall.observe(now, self.window_ms);
-        let has_expired = match store.has_receipts_outside(self.range_at(now)) {
+        let kept = self.kept_at(now);
+        let has_expired = match store.has_receipts_outside(kept) {
             // Removal is not urgent. If the file really cannot be used, the next publish will fail and end the process.
             Err(error) if error.is_damage() || store.is_full(&error) => false,
             found => found?,
         };
-        self.set_has_expired(has_expired);
+        self.state = if has_expired { State::SomeExpired(kept) } else { State::NoneExpired };
         Ok(())
     }
 
     /// The times of receipts to keep; `None` when there is none to remove.
-    pub(super) fn kept_range(&self, clock: &Clock) -> Option<TimeRange> {
-        self.has_expired().then(|| self.range_at(clock.now()))
+    pub(super) fn kept(&self) -> Option<TimeRange> {
+        if let State::SomeExpired(kept) = self.state { Some(kept) } else { None }
     }
 
-    /// Whether there are expired receipts to remove.
-    pub(super) fn has_expired(&self) -> bool {
-        self.state == State::SomeExpired
-    }
-
-    /// Sets whether there are expired receipts to remove, until [`find_expired`](Self::find_expired) looks again.
-    pub(super) fn set_has_expired(&mut self, has_expired: bool) {
+    /// No receipts are removed until [`find_expired`](Self::find_expired) finds expired ones again.
+    pub(super) fn pause(&mut self) {
         if self.state != State::Stopped {
-            self.state = if has_expired { State::SomeExpired } else { State::NoneExpired };
+            self.state = State::NoneExpired;
         }
     }
 
-    /// No more receipts are removed until the next start.
+    /// No receipts are removed until the next start.
     pub(super) fn stop(&mut self) {
         self.state = State::Stopped;
     }
 
     /// The times of receipts that have not expired at `now`.
-    fn range_at(&self, now: Moment) -> TimeRange {
-        let (min_ms, max_ms) = self.wall.range_with(now.ahead_ms());
-        let wall_ms = |ahead_ms: i64| position(number(now.mono_ms).saturating_add(ahead_ms));
-        (wall_ms(min_ms).saturating_sub(self.window_ms), wall_ms(max_ms).saturating_add(self.window_ms))
+    fn kept_at(&self, now: Moment) -> TimeRange {
+        let (min_ms, max_ms) = self.wall.ahead_range_with(now.ahead_ms());
+        let (first_ms, last_ms) =
+            (now.mono_ms.saturating_add_signed(min_ms), now.mono_ms.saturating_add_signed(max_ms));
+        (first_ms.saturating_sub(self.window_ms), last_ms.saturating_add(self.window_ms))
     }
 }
 
@@ -106,15 +99,15 @@ impl WallClock {
         let ahead_ms = now.ahead_ms();
         if ahead_ms.abs_diff(self.ahead_ms) > TOLERANCE_MS {
             (self.set_mono_ms, self.ahead_ms) = (now.mono_ms, ahead_ms);
-            self.range = self.range_with(ahead_ms);
+            self.ahead_range = self.ahead_range_with(ahead_ms);
         } else if now.mono_ms.saturating_sub(self.set_mono_ms) >= window_ms {
-            self.range = (self.ahead_ms, self.ahead_ms);
+            self.ahead_range = (self.ahead_ms, self.ahead_ms);
         }
     }
 
-    /// The range, extended by `ahead_ms`.
-    fn range_with(&self, ahead_ms: i64) -> (i64, i64) {
-        let (min_ms, max_ms) = self.range;
+    /// `ahead_range`, extended by `ahead_ms`.
+    fn ahead_range_with(&self, ahead_ms: i64) -> (i64, i64) {
+        let (min_ms, max_ms) = self.ahead_range;
         (min_ms.min(ahead_ms), max_ms.max(ahead_ms))
     }
 }
@@ -137,7 +130,7 @@ mod tests {
     fn seen(expiry: &mut Expiry, mono_ms: u64, set_ms: u64) -> TimeRange {
         let now = moment(mono_ms, set_ms);
         expiry.wall.observe(now, WINDOW_MS);
-        let (from, to) = expiry.range_at(now);
+        let (from, to) = expiry.kept_at(now);
         (from + WINDOW_MS - BEGIN - mono_ms, to - WINDOW_MS - BEGIN - mono_ms)
     }
 
@@ -188,12 +181,12 @@ mod tests {
         for wall_ms in [u64::MAX, 0] {
             let now = Moment { mono_ms: 1000, wall_ms };
             expiry.wall.observe(now, WINDOW_MS);
-            let (from, to) = expiry.range_at(now);
+            let (from, to) = expiry.kept_at(now);
             assert!((from..to).contains(&(BEGIN + TEN_YEARS)), "{wall_ms}: {from} to {to}");
         }
         let right = moment(2000, TEN_YEARS);
         expiry.wall.observe(right, WINDOW_MS);
-        assert_eq!(expiry.range_at(right).0, 0);
+        assert_eq!(expiry.kept_at(right).0, 0);
         assert_eq!(seen(&mut expiry, 2000 + WINDOW_MS, TEN_YEARS), (TEN_YEARS, TEN_YEARS));
     }
 }

@@ -5,7 +5,7 @@
 
 use rusqlite::Connection;
 
-use super::error::StoreError;
+use super::{column::to_column, error::StoreError};
 use crate::event::Epoch;
 
 /// "TIDI": distinguishes the files of Tidings from other SQLite databases.
@@ -13,7 +13,7 @@ const APPLICATION_ID: i32 = 0x5449_4449;
 /// The first format, of version 0.1.
 const FIRST: i32 = 1;
 /// The format that this version reads and writes.
-pub(super) const FORMAT: i32 = 3;
+const FORMAT: i32 = 3;
 
 /// The tables of the first format.
 const TABLES: &str = "
@@ -31,29 +31,22 @@ CREATE TABLE receipt (
 CREATE INDEX receipt_age ON receipt (time_ms);
 ";
 
-/// The SQL that changes the format before `to` into format `to`.
-fn migration_to(to: i32) -> &'static str {
-    match to {
-        // `evicted_ms` is the time of the newest removed event of a topic, 0 when it is not known. In `meta`,
-        // `forgotten_ms` is the same for all topics without a row, `deleted_to` is the position of the newest deletion
-        // of such a topic, and `unreadable_to` is the last position of any topic that a start could not read.
-        2 => {
-            "ALTER TABLE topic ADD COLUMN evicted_ms INTEGER NOT NULL DEFAULT 0;
-             INSERT INTO meta VALUES ('forgotten_ms', 0), ('deleted_to', 0), ('unreadable_to', 0);"
-        }
-        // `fingerprint_upper` is the upper half of a receipt's fingerprint; null in older receipts, whose fingerprint
-        // is of another kind. `deleted_ms` is the wall-clock time of a topic's deletion, 0 when it is not known.
-        3 => {
-            "ALTER TABLE receipt ADD COLUMN fingerprint_upper INTEGER;
-             ALTER TABLE topic ADD COLUMN deleted_ms INTEGER NOT NULL DEFAULT 0;"
-        }
-        _ => "",
-    }
-}
+/// The SQL that makes each later format from the one before.
+const MIGRATIONS: [&str; 2] = [
+    // To format 2. `evicted_ms` is the time of the newest removed event of a topic, 0 when it is not known. In `meta`,
+    // `forgotten_ms` is the same for all topics without a row, `deleted_to` is the position of the newest deletion of
+    // such a topic, and `unreadable_to` is the last position of any topic that a start could not read.
+    "ALTER TABLE topic ADD COLUMN evicted_ms INTEGER NOT NULL DEFAULT 0;
+     INSERT INTO meta VALUES ('forgotten_ms', 0), ('deleted_to', 0), ('unreadable_to', 0);",
+    // To format 3. `fingerprint_upper` is the upper half of a receipt's fingerprint; null in older receipts, whose
+    // fingerprint is of another kind. `deleted_ms` is the wall-clock time of a topic's deletion, 0 when it is not known.
+    "ALTER TABLE receipt ADD COLUMN fingerprint_upper INTEGER;
+     ALTER TABLE topic ADD COLUMN deleted_ms INTEGER NOT NULL DEFAULT 0;",
+];
 
 /// Migrates the file to the latest format in one transaction. An empty file gets its tables first.
-pub(super) fn migrate_to_latest(connection: &mut Connection) -> Result<(), StoreError> {
-    let found = find_format(connection)?;
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let found = check(connection)?;
     if found == Some(FORMAT) {
         return Ok(());
     }
@@ -61,18 +54,18 @@ pub(super) fn migrate_to_latest(connection: &mut Connection) -> Result<(), Store
     if found.is_none() {
         create(&transaction)?;
     }
-    migrate(&transaction, found.unwrap_or(FIRST))?;
-    transaction.commit()?;
-    Ok(())
+    for (format, sql) in (FIRST + 1..).zip(MIGRATIONS) {
+        if format > found.unwrap_or(FIRST) {
+            transaction.execute_batch(sql)?;
+        }
+    }
+    transaction.pragma_update(None, "user_version", FORMAT)?;
+    Ok(transaction.commit()?)
 }
 
-/// Refuses a file of another program, or of a later version, before anything is written to it.
-pub(super) fn check(connection: &Connection) -> Result<(), StoreError> {
-    find_format(connection).map(drop)
-}
-
-/// The format of the file; `None` when the file is empty.
-fn find_format(connection: &Connection) -> Result<Option<i32>, StoreError> {
+/// Returns the format of the file; `None` when the file is empty. Refuses a file of another program, or of a later
+/// version. This does not write.
+pub(super) fn check(connection: &Connection) -> Result<Option<i32>, StoreError> {
     let application: i32 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
     let format: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let objects: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -87,20 +80,11 @@ fn find_format(connection: &Connection) -> Result<Option<i32>, StoreError> {
 /// Creates the tables of the first format, with a new epoch.
 fn create(transaction: &Connection) -> Result<(), StoreError> {
     transaction.execute_batch(TABLES)?;
-    let epoch = i64::try_from(Epoch::random().number()).unwrap_or_default();
     transaction.execute(
         "INSERT INTO meta VALUES ('epoch', ?1), ('reserved', 0), ('forgotten_to', 0), ('hole_to', 0),
          ('clean', 1), ('durable', 1), ('probe', 0)",
-        [epoch],
+        [to_column(Epoch::random().number())],
     )?;
     transaction.execute("INSERT INTO boot VALUES ('')", [])?;
     Ok(transaction.pragma_update(None, "application_id", APPLICATION_ID)?)
-}
-
-/// Applies the migrations after format `from`.
-fn migrate(transaction: &Connection, from: i32) -> Result<(), StoreError> {
-    for to in from + 1..=FORMAT {
-        transaction.execute_batch(migration_to(to))?;
-    }
-    Ok(transaction.pragma_update(None, "user_version", FORMAT)?)
 }

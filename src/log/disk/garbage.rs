@@ -3,43 +3,52 @@
 //! Rows are removed in portions of [`PORTION`]. One row at a time would be expensive: each publish would also write the
 //! page of an old event. All at once would delay publishes for too long.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    mem,
+};
 
 use super::{
-    batch::{Batch, PORTION},
     error::StoreError,
+    transaction::{PORTION, TimeRange, Transaction},
 };
 use crate::{event::TopicName, log::index::Removal};
 
 /// Position and time of a topic's last removed event.
 type LastEvicted = (u64, u64);
 
-/// The rows to remove, in the order in which the index removed them. A topic's row must not be removed before the rows
-/// of its events: another topic may get its id as soon as it is removed, and with it these events.
+/// A row to remove.
+enum OldRow {
+    /// Of the event at this position.
+    Event(u64),
+    /// Of a topic. The box makes the other rows smaller, which are many more.
+    Topic(Box<(TopicName, LastEvicted)>),
+}
+
+/// The rows to remove.
 #[derive(Default)]
 pub(super) struct Garbage {
-    /// Positions of events.
-    seqs: VecDeque<u64>,
-    /// How many positions have been taken out of `seqs` so far.
-    rows_taken: u64,
+    /// In the order in which the index removed them. The row of a topic must not be removed before the rows of its
+    /// events: another topic may get its id as soon as it is removed, and with it these events.
+    rows: VecDeque<OldRow>,
+    /// How many entries in `rows` are for the row of each topic.
+    topics: HashMap<TopicName, usize>,
     /// What to write into the rows of topics. It is written before the rows of the events are removed, or together with
     /// that: otherwise a crash in between would leave a gap that no reader is told of.
     evicted: HashMap<TopicName, LastEvicted>,
-    /// Topics whose own rows are to be removed, each with the value that `rows_taken` must reach first: then all rows of its events are removed.
-    forgotten: VecDeque<(u64, TopicName)>,
-    /// For each topic in `forgotten`: the value in its last entry there, and what was known of its removed events.
-    last_removals: HashMap<TopicName, (u64, LastEvicted)>,
 }
 
-/// What is removed in one transaction.
+/// What one transaction removes.
 #[derive(Default)]
 pub(super) struct Portion {
     /// Positions of events, in ascending order.
-    pub(super) seqs: Vec<u64>,
-    /// What to write into the rows of topics.
-    evicted: Vec<(TopicName, LastEvicted)>,
+    pub(super) events: Vec<u64>,
     /// Topics whose rows are removed.
-    pub(super) forgotten: Vec<(TopicName, LastEvicted)>,
+    pub(super) topics: Vec<(TopicName, LastEvicted)>,
+    /// What to write into the rows of topics.
+    pub(super) evicted: Vec<(TopicName, LastEvicted)>,
+    /// Receipts from outside this range are removed.
+    pub(super) kept_receipts: Option<TimeRange>,
 }
 
 impl Garbage {
@@ -51,16 +60,15 @@ impl Garbage {
                 self.note_evicted(topic.clone(), (seq, time_ms));
             }
             Removal::Topic(topic, seq, time_ms) => {
-                let after = self.rows_taken + count(self.seqs.len());
-                self.forgotten.push_back((after, topic.clone()));
-                self.last_removals.insert(topic.clone(), (after, (seq, time_ms)));
+                *self.topics.entry(topic.clone()).or_default() += 1;
+                self.rows.push_back(OldRow::Topic(Box::new((topic.clone(), (seq, time_ms)))));
             }
         }
     }
 
     /// Adds the row of an event, without a change to the row of its topic.
     pub(super) fn note_row(&mut self, seq: u64) {
-        self.seqs.push_back(seq);
+        self.rows.push_back(OldRow::Event(seq));
     }
 
     /// Notes the last removed event of `topic`. The index drops the events of a deletion later, so an older event may
@@ -72,100 +80,96 @@ impl Garbage {
 
     /// Whether there is enough for a full portion.
     pub(super) fn has_full_portion(&self) -> bool {
-        self.seqs.len() >= PORTION || self.forgotten.len() >= PORTION
+        self.rows.len() >= PORTION
     }
 
     /// Whether there is nothing to remove.
     pub(super) fn is_empty(&self) -> bool {
-        self.seqs.is_empty() && self.evicted.is_empty() && self.forgotten.is_empty()
+        self.rows.is_empty() && self.evicted.is_empty()
     }
 
     /// Whether the row of `topic` is still to be removed.
     pub(super) fn has_topic(&self, topic: &TopicName) -> bool {
-        self.last_removals.contains_key(topic)
+        self.topics.contains_key(topic)
     }
 
     /// Takes the next portion.
     pub(super) fn take(&mut self) -> Portion {
-        let evicted: Vec<_> = self.evicted.iter().take(PORTION).map(|(topic, to)| (topic.clone(), *to)).collect();
-        for (topic, _) in &evicted {
-            self.evicted.remove(topic);
-        }
+        let evicted = self.evicted.extract_if(|_, _| true).take(PORTION).collect();
         let mut portion = Portion { evicted, ..Portion::default() };
         if self.evicted.is_empty() {
-            portion.seqs.extend(self.seqs.drain(..PORTION.min(self.seqs.len())));
-            self.rows_taken += count(portion.seqs.len());
-            // In order of position, so that each page is written once.
-            portion.seqs.sort_unstable();
-            portion.forgotten = self.take_forgotten();
+            self.take_rows(&mut portion);
         }
         if self.is_empty() {
             // Gives back the memory of a backlog.
-            *self = Self { rows_taken: self.rows_taken, ..Self::default() };
+            *self = Self::default();
         }
         portion
     }
 
-    /// Takes topics whose events have no rows any more.
-    fn take_forgotten(&mut self) -> Vec<(TopicName, LastEvicted)> {
-        let mut forgotten = Vec::new();
-        while forgotten.len() < PORTION
-            && self.forgotten.front().is_some_and(|(after, _)| *after <= self.rows_taken)
-            && let Some((after, topic)) = self.forgotten.pop_front()
+    fn take_rows(&mut self, portion: &mut Portion) {
+        while portion.events.len() < PORTION
+            && portion.topics.len() < PORTION
+            && let Some(row) = self.rows.pop_front()
         {
-            // A topic that was forgotten, used and forgotten again has the same row and two entries here. Its row is
-            // removed with the last one.
-            if self.last_removals.get(&topic).is_some_and(|(last, _)| *last == after)
-                && let Some((_, evicted)) = self.last_removals.remove(&topic)
-            {
-                forgotten.push((topic, evicted));
+            match row {
+                OldRow::Event(seq) => portion.events.push(seq),
+                OldRow::Topic(topic) => {
+                    let Some(entries) = self.topics.get_mut(&topic.0) else { continue };
+                    *entries -= 1;
+                    // A topic that was forgotten, used and forgotten again has one row, but two entries. With the first
+                    // one, later events of the topic may still have their rows.
+                    if *entries == 0 {
+                        self.topics.remove(&topic.0);
+                        portion.topics.push(*topic);
+                    }
+                }
             }
         }
-        forgotten
+        // In order of position, so that each page is written once.
+        portion.events.sort_unstable();
     }
 
-    /// Puts back a portion that could not be removed. It comes first again.
+    /// Puts back a portion that was not removed. It comes first again. Receipts are not part of the garbage.
     pub(super) fn put_back(&mut self, portion: Portion) {
-        let after = self.rows_taken;
-        self.rows_taken -= count(portion.seqs.len());
-        for seq in portion.seqs.into_iter().rev() {
-            self.seqs.push_front(seq);
+        for topic in portion.topics.into_iter().rev() {
+            *self.topics.entry(topic.0.clone()).or_default() += 1;
+            self.rows.push_front(OldRow::Topic(Box::new(topic)));
+        }
+        for seq in portion.events.into_iter().rev() {
+            self.rows.push_front(OldRow::Event(seq));
         }
         for (topic, evicted) in portion.evicted {
             self.note_evicted(topic, evicted);
         }
-        for (topic, evicted) in portion.forgotten.into_iter().rev() {
-            self.forgotten.push_front((after, topic.clone()));
-            self.last_removals.entry(topic).or_insert((after, evicted));
-        }
     }
-}
-
-fn count(rows: usize) -> u64 {
-    u64::try_from(rows).unwrap_or(u64::MAX)
 }
 
 impl Portion {
     /// Whether there is nothing to remove.
     pub(super) fn is_empty(&self) -> bool {
-        self.seqs.is_empty() && self.evicted.is_empty() && self.forgotten.is_empty()
+        self.events.is_empty() && self.topics.is_empty() && self.evicted.is_empty() && self.kept_receipts.is_none()
     }
 
     /// Moves the rows to remove into a portion of their own. What is left are the changes to the rows of topics.
     pub(super) fn take_rows(&mut self) -> Self {
-        let (seqs, forgotten) = (std::mem::take(&mut self.seqs), std::mem::take(&mut self.forgotten));
-        Self { seqs, forgotten, evicted: Vec::new() }
+        let evicted = mem::take(&mut self.evicted);
+        mem::replace(self, Self { evicted, ..Self::default() })
     }
 
-    /// Removes the rows within `batch`. The row of a topic that `is_in_use` stays.
-    pub(super) fn remove(&self, batch: &Batch<'_>, is_in_use: impl Fn(&TopicName) -> bool) -> Result<(), StoreError> {
-        batch.remove_events(&self.seqs)?;
+    /// Removes the rows of events and topics. The row of a topic that `is_in_use` stays.
+    pub(super) fn remove_garbage(
+        &self,
+        transaction: &Transaction<'_>,
+        is_in_use: impl Fn(&TopicName) -> bool,
+    ) -> Result<(), StoreError> {
+        transaction.remove_events(&self.events)?;
         for (topic, (to, ms)) in &self.evicted {
-            batch.mark_evicted(topic, *to, *ms)?;
+            transaction.mark_evicted(topic, *to, *ms)?;
         }
-        for (topic, (to, ms)) in &self.forgotten {
+        for (topic, (to, ms)) in &self.topics {
             if !is_in_use(topic) {
-                batch.forget_topic(topic, *to, *ms)?;
+                transaction.forget_topic(topic, *to, *ms)?;
             }
         }
         Ok(())
@@ -196,29 +200,26 @@ mod tests {
     /// Takes the next portion. Returns the first and the last position in it, and the topics whose rows it removes.
     fn take(garbage: &mut Garbage) -> (Option<u64>, Option<u64>, Vec<String>) {
         let portion = garbage.take();
-        assert!(portion.seqs.len() <= PORTION && portion.seqs.is_sorted());
-        let topics = portion.forgotten.iter().map(|(topic, _)| topic.as_str().to_owned()).collect();
-        (portion.seqs.first().copied(), portion.seqs.last().copied(), topics)
+        assert!(portion.events.len() <= PORTION && portion.events.is_sorted());
+        let topics = portion.topics.iter().map(|(topic, _)| topic.as_str().to_owned()).collect();
+        (portion.events.first().copied(), portion.events.last().copied(), topics)
     }
 
     #[test]
     fn what_was_removed_first_goes_first() {
-        // Goal: a topic's row is removed together with the last row of its events, and not before, whether these fill
-        // one portion or more.
-        for more in [0, 10] {
+        // Goal: a topic's row is removed after the last row of its events or together with it, whether these fill one
+        // portion, less or more.
+        for (events, topics_first) in [(PORTION_LENGTH - 10, 1), (PORTION_LENGTH, 0), (PORTION_LENGTH + 10, 0)] {
             let mut garbage = Garbage::default();
-            note_events(&mut garbage, "t", 1..=PORTION_LENGTH + more);
+            note_events(&mut garbage, "t", 1..=events);
             note_topic(&mut garbage, "t");
-            note_events(&mut garbage, "u", 20_001..=20_010);
+            note_events(&mut garbage, "u", 20_001..=20_020);
             note_topic(&mut garbage, "u");
-            let first = take(&mut garbage);
-            let none_or_t = if more == 0 { vec!["t".to_owned()] } else { Vec::new() };
-            assert_eq!(first, (Some(1), Some(PORTION_LENGTH), none_or_t.clone()), "{more}");
-            let begin = if more == 0 { 20_001 } else { PORTION_LENGTH + 1 };
-            let (from, to, topics) = take(&mut garbage);
-            assert_eq!((from, to), (Some(begin), Some(20_010)), "{more}");
-            assert_eq!([none_or_t, topics].concat(), ["t", "u"], "{more}");
-            assert!(garbage.is_empty(), "{more}");
+            let (from, _, topics) = take(&mut garbage);
+            assert_eq!((from, topics.len()), (Some(1), topics_first), "{events}");
+            let (_, to, more) = take(&mut garbage);
+            assert_eq!((to, [topics, more].concat()), (Some(20_020), vec!["t".to_owned(), "u".to_owned()]), "{events}");
+            assert!(garbage.is_empty(), "{events}");
         }
     }
 
@@ -256,17 +257,17 @@ mod tests {
     fn what_could_not_be_removed_goes_first_again() {
         // Goal: a portion that is put back, as when the disk is full, comes first again.
         let mut garbage = Garbage::default();
-        note_events(&mut garbage, "t", 1..=PORTION_LENGTH);
+        note_events(&mut garbage, "t", 1..=PORTION_LENGTH - 10);
         note_topic(&mut garbage, "t");
-        note_events(&mut garbage, "u", 9001..=9010);
+        note_events(&mut garbage, "u", 9001..=9011);
         note_topic(&mut garbage, "u");
-        for _ in 0..2 {
+        for topics in [1, 0] {
             let portion = garbage.take();
-            assert_eq!((portion.seqs.first(), portion.forgotten.len()), (Some(&1), 1));
+            assert_eq!((portion.events.first(), portion.topics.len()), (Some(&1), topics));
             garbage.put_back(portion);
         }
-        assert_eq!(take(&mut garbage), (Some(1), Some(PORTION_LENGTH), vec!["t".to_owned()]));
-        assert_eq!(take(&mut garbage), (Some(9001), Some(9010), vec!["u".to_owned()]));
+        assert_eq!(take(&mut garbage), (Some(1), Some(9010), Vec::new()));
+        assert_eq!(take(&mut garbage), (Some(9011), Some(9011), vec!["t".to_owned(), "u".to_owned()]));
     }
 
     #[test]

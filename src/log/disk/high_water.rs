@@ -1,11 +1,11 @@
-//! The high-water mark: up to which position ids have been given, stored in a file beside the database.
+//! The high-water mark: the last position that may have been given, stored in a file beside the database.
 //!
 //! A database that was restored from a backup, or that has lost its write-ahead log, knows nothing of later events. It
-//! would give their ids again, to other events. The file beside it still knows the later positions. When a start finds
+//! would give their positions again, to other events. The file beside it still knows the later positions. When a start finds
 //! that the database is behind the file, it begins a new epoch.
 //!
-//! The file consists of three records of one sector each. The first two say up to which position ids may be given. They
-//! are written alternately, and synced before an id is used, so a torn write leaves the other one. The third record
+//! The file consists of three records of one sector each. The first two say which position may be given last. They are
+//! written alternately, and synced before a position is used, so a torn write leaves the other one. The third record
 //! says up to which position events have been committed. It is written with each batch and not synced. A power cut or a
 //! full disk may leave an older value there, and then the check finds less.
 
@@ -56,7 +56,7 @@ pub(super) enum Found {
 pub(super) struct Mark {
     /// The epoch of the positions.
     pub(super) epoch: Epoch,
-    /// Ids up to this position may have been given.
+    /// Positions up to this one may have been given.
     pub(super) reserved: u64,
     /// Events up to this position have been committed, and perhaps later ones.
     pub(super) committed: u64,
@@ -83,12 +83,12 @@ impl Found {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::Nothing),
             Err(error) => return Err(error.into()),
         };
-        let mut records = bytes.chunks(SECTOR).map(Record::read);
-        let mut next = || records.next().unwrap_or(Ok(None));
-        let (first, second, committed) = (next()?, next()?, next()?);
-        let reserved = first.into_iter().chain(second).max_by_key(|record| record.generation);
-        let Some(Record { epoch, position: reserved, generation }) = reserved else { return Ok(Self::Damaged) };
-        let committed = committed.filter(|record| record.epoch == epoch).map_or(0, |record| record.position);
+        let mut sectors = bytes.chunks(SECTOR);
+        let mut read_next = || sectors.next().map_or(Ok(None), Record::read);
+        let (first, second, third) = (read_next()?, read_next()?, read_next()?);
+        let newer = first.into_iter().chain(second).max_by_key(|record| record.generation);
+        let Some(Record { generation, epoch, position: reserved }) = newer else { return Ok(Self::Damaged) };
+        let committed = third.filter(|record| record.epoch == epoch).map_or(0, |record| record.position);
         Ok(Self::Mark(Mark { epoch, reserved, committed, generation }))
     }
 }
@@ -96,17 +96,17 @@ impl Found {
 impl Record {
     /// Parses one record; `None` when it is not valid.
     fn read(bytes: &[u8]) -> Result<Option<Self>, StoreError> {
-        let Some(text) = std::str::from_utf8(bytes).ok().and_then(|text| text.strip_prefix(PREFIX)) else {
-            return Ok(None);
-        };
-        let mut fields = text.split_whitespace();
-        let mut next = || fields.next().and_then(|field| field.parse::<u64>().ok());
-        let (format, generation, epoch, position, checksum) = (next(), next(), next(), next(), next());
-        if let Some(found) = format.filter(|format| *format > FORMAT) {
-            return Err(StoreError::NewerMark { found });
+        let text = std::str::from_utf8(bytes).unwrap_or_default();
+        let fields = text.strip_prefix(PREFIX).unwrap_or_default().split_whitespace();
+        let numbers: Vec<u64> = fields.map_while(|field| field.parse().ok()).collect();
+        match numbers[..] {
+            [found, ..] if found > FORMAT => Err(StoreError::NewerMark(found)),
+            [FORMAT, generation, epoch, position, checksum] => {
+                let record = Epoch::from_number(epoch).map(|epoch| Self { generation, epoch, position });
+                Ok(record.filter(|record| record.checksum() == checksum))
+            }
+            _ => Ok(None),
         }
-        let record = || Some(Self { generation: generation?, epoch: Epoch::from_number(epoch?)?, position: position? });
-        Ok(record().filter(|record| checksum == Some(record.checksum())))
     }
 
     /// The text of the record before its checksum.
@@ -120,10 +120,8 @@ impl Record {
 
     /// The record, padded to one sector.
     fn bytes(&self) -> Vec<u8> {
-        let mut bytes = format!("{} {}", self.fields(), self.checksum()).into_bytes();
-        bytes.resize(SECTOR - 1, b' ');
-        bytes.push(b'\n');
-        bytes
+        let text = format!("{} {}", self.fields(), self.checksum());
+        format!("{text:<width$}\n", width = SECTOR - 1).into_bytes()
     }
 }
 
@@ -136,7 +134,7 @@ impl HighWater {
         Ok(opened)
     }
 
-    /// Creates the file, or replaces it in one step: ids up to `reserved` may have been given, and events up to
+    /// Creates the file, or replaces it in one step: positions up to `reserved` may have been given, and events up to
     /// `committed` have been committed.
     pub(super) fn create(directory: &Path, epoch: Epoch, reserved: u64, committed: u64) -> Result<Self, StoreError> {
         let (path, new) = (directory.join(NAME), directory.join(format!("{NAME}.new")));
@@ -150,7 +148,7 @@ impl HighWater {
         Ok(Self { file, epoch, generation: 3, is_behind: false })
     }
 
-    /// Writes that ids up to `to` may be given. When this returns, that survives a power cut.
+    /// Writes that positions up to `to` may be given. When this returns, that survives a power cut.
     pub(super) fn reserve(&mut self, to: u64) -> io::Result<()> {
         let record = Record { generation: self.generation, epoch: self.epoch, position: to };
         self.file.write_all_at(&record.bytes(), self.generation % 2 * SECTOR_OFFSET)?;
@@ -159,7 +157,7 @@ impl HighWater {
         Ok(())
     }
 
-    /// Writes that no id after `last` has been given. Both records must say so, because each may have a higher
+    /// Writes that no position after `last` has been given. Both records must say so, because each may have a higher
     /// position.
     pub(super) fn end(&mut self, last: u64) -> io::Result<()> {
         self.reserve(last)?;
@@ -170,24 +168,19 @@ impl HighWater {
     /// keeps its older value. On some file systems even overwriting needs space.
     pub(super) fn commit(&mut self, to: u64) -> io::Result<()> {
         let record = Record { generation: 0, epoch: self.epoch, position: to };
-        match self.file.write_all_at(&record.bytes(), 2 * SECTOR_OFFSET) {
-            Err(error) if filesystem::is_full_error(&error) => {
-                if !std::mem::replace(&mut self.is_behind, true) {
-                    tracing::warn!("the disk is too full to write high-water: it keeps an older position for now");
-                }
-            }
-            written => {
-                written?;
-                self.is_behind = false;
-            }
+        let written = self.file.write_all_at(&record.bytes(), 2 * SECTOR_OFFSET);
+        let is_full = written.as_ref().is_err_and(filesystem::is_full_error);
+        if is_full && !self.is_behind {
+            tracing::warn!("the disk is too full to write high-water: it keeps an older position for now");
         }
-        Ok(())
+        self.is_behind = is_full;
+        if is_full { Ok(()) } else { written }
     }
 }
 
 impl Mark {
     /// Compares the database with this mark, and returns why the database cannot be the latest one of this directory;
-    /// `None` when it can be. `reserved` is the position up to which the database allows ids. `last_found` is the
+    /// `None` when it can be. `reserved` is the last position that the database allows. `last_found` is the
     /// highest position in the database, if every committed event must be in it.
     pub(super) fn contradicts(&self, epoch: Epoch, reserved: u64, last_found: Option<u64>) -> Option<&'static str> {
         if self.epoch != epoch {

@@ -7,17 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
-
 use super::{
+    checkpoints::Checkpoints,
     error::StoreError,
+    expiry::Expiry,
     garbage::Garbage,
     high_water::{Found, HighWater},
     presence::Presence,
     reader::Reader,
     shared::{READERS, Shared, State},
     store::{Meta, Store},
-    writer::{Files, Writer},
+    writer::Writer,
 };
 use crate::{
     config::{DiskDurability, LogConfig},
@@ -26,7 +26,7 @@ use crate::{
         KeyLimits,
         clock::{self, Clock},
         feed::Feeds,
-        index::{Entry, Index, LogState, Missing, Removal},
+        index::{Index, Removal},
     },
 };
 
@@ -44,57 +44,58 @@ pub(super) fn load(
 ) -> Result<(Arc<Shared>, Writer), StoreError> {
     let started = Instant::now();
     let mut store = Store::open(file, config.durability == DiskDurability::Disk)?;
-    let mut meta = store.begin(&boot_id(), config.durability == DiskDurability::Disk)?;
+    let mut meta = store.begin(&boot_id())?;
     let high_water = check_high_water(&mut store, &mut meta, config)?;
     // A killed process leaves its write-ahead log behind. Without this, the file would grow with every process that is
     // killed.
     store.truncate_wal()?;
     let mut index = Index::new(meta.epoch, config.clone(), config.hot_bytes_max.get());
-    let mut topics = HashMap::new();
-    let opened_at = clock.now();
-    let lost = store.topics(meta.reserved, |row| {
-        let removed = Missing { to: row.evicted_to, newest_ms: row.evicted_ms, removals: 0 };
-        index.restore_topic(&row.name, removed, (row.deleted_to, opened_at.mono_ms_of(row.deleted_ms)));
+    let (mut topics, opened_at) = (HashMap::new(), clock.now());
+    let lost_topics = store.topics(meta.stored.last, |row| {
+        index.restore_topic(&row.name, row.removed, (row.deleted_to, opened_at.mono_ms_of(row.deleted_ms)));
         topics.insert(row.id, row.name);
     })?;
-    store.repair(!lost.is_empty(), topics.keys().copied())?;
-    let ids = topics.iter().map(|(id, name)| (name.clone(), *id)).collect();
-    let (newest_ms, mut garbage, damage) = load_events(&store, &mut index, &topics, meta.forgotten_to)?;
-    store.note_damage(damage.to, damage.topics_to)?;
+    store.repair(!lost_topics.is_empty(), topics.keys().copied())?;
+    let mut loaded = load_events(&store, &mut index, &topics, meta.stored.forgotten_to)?;
+    store.topic_id_floor = loaded.topic_id_max;
+    store.note_unreadable(loaded.unreadable_to)?;
+    meta.stored.unreadable_to = meta.stored.unreadable_to.max(loaded.unreadable_to);
     let now = clock.now();
-    if clock::has_gone_back(newest_ms, now.wall_ms) {
-        let by = Duration::from_millis(newest_ms - now.wall_ms);
-        tracing::warn!(
-            ?by,
-            "the newest event is in the future: the wall clock was wrong then or is wrong now; it is used as it is"
-        );
-    }
-    let Meta { forgotten_to, forgotten_ms, hole_to, .. } = meta;
-    let unreadable_to = meta.unreadable_to.max(damage.to);
-    let stored = LogState { last: meta.reserved, forgotten_to, forgotten_ms, hole_to, unreadable_to };
-    index.restore_log(stored, now, &mut |removal| garbage.note(removal));
+    index.restore_log(meta.stored, now, &mut |removal| loaded.garbage.note(removal));
     let keys = store.keys(key_limits, meta.epoch, now, &topics)?;
     // All read connections are opened now. Later the process might have no free file descriptor, and then cold events
     // could not be read.
-    let readers: Result<Vec<Reader>, StoreError> = (0..READERS).map(|_| Reader::open(file)).collect();
-    let readers = readers?;
+    let readers = (0..READERS).map(|_| Reader::open(file)).collect::<Result<Vec<_>, _>>()?;
     let presence = Presence::note(&config.path)?;
-    report(&meta, &index, started.elapsed());
+    report(&meta, &index, loaded.newest_ms, now.wall_ms, started.elapsed());
     let shared = Arc::new(Shared {
         epoch: meta.epoch,
         durability: config.durability,
         file: file.to_owned(),
         clock,
         watermark: AtomicU64::new(index.watermark()),
-        state: Mutex::new(State { index, time_ms: now.stamp(newest_ms), feeds: Feeds::default() }),
+        state: Mutex::new(State { index, feeds: Feeds::default() }),
         keys,
-        failed: watch::Sender::new(None),
+        failed: Arc::default(),
         full: AtomicBool::new(false),
         idle_readers: Mutex::new(readers),
-        unreadable: AtomicU64::new(damage.events),
+        unreadable: AtomicU64::new(loaded.unreadable),
     });
-    let files = Files { store, high_water, presence };
-    let writer = Writer::new(files, Arc::clone(&shared), meta.reserved, key_limits.window).with_contents(ids, garbage);
+    let writer = Writer {
+        store,
+        high_water,
+        presence,
+        shared: Arc::clone(&shared),
+        last: meta.stored.last,
+        time_ms: now.stamp(loaded.newest_ms),
+        reserved: meta.stored.last,
+        topics: topics.into_iter().map(|(id, topic)| (topic, id)).collect(),
+        garbage: loaded.garbage,
+        is_removal_postponed: false,
+        is_retention_unfinished: false,
+        expiry: Expiry::new(key_limits.window, now),
+        checkpoints: Checkpoints::default(),
+    };
     Ok((shared, writer))
 }
 
@@ -109,14 +110,14 @@ fn check_high_water(store: &mut Store, meta: &mut Meta, config: &LogConfig) -> R
         Found::Damaged => Some("the file high-water is damaged, so the database may be older than the last run"),
         Found::Mark(mark) => {
             // After a crash of the machine without `durability = "disk"`, missing events do not mean a restored
-            // database. They are reported as a gap. After a clean end `reserved` is exact, and enough.
-            let is_complete = !meta.clean && !meta.lost_power;
-            mark.contradicts(meta.epoch, meta.reserved, is_complete.then_some(meta.last_found))
+            // database. They are reported as a gap. After an orderly end the last position is exact, and enough.
+            let is_complete = !meta.was_closed && !meta.lost_power;
+            mark.contradicts(meta.epoch, meta.stored.last, is_complete.then_some(meta.last_found))
         }
     };
     if let Some(reason) = reason {
         let last_of_mark = if let Found::Mark(mark) = found { mark.reserved.max(mark.committed) } else { 0 };
-        store.begin_epoch(meta, meta.reserved.max(last_of_mark))?;
+        store.begin_epoch(meta, meta.stored.last.max(last_of_mark))?;
         tracing::warn!(
             reason,
             epoch = meta.epoch.as_str(),
@@ -125,69 +126,81 @@ fn check_high_water(store: &mut Store, meta: &mut Meta, config: &LogConfig) -> R
     }
     match found {
         Found::Mark(mark) if reason.is_none() => HighWater::open(&config.path, mark, meta.last_found),
-        _ => HighWater::create(&config.path, meta.epoch, meta.reserved, meta.last_found),
+        _ => HighWater::create(&config.path, meta.epoch, meta.stored.last, meta.last_found),
     }
 }
 
-/// What could not be read while the log was opened.
+/// What a start learns from the rows of events.
 #[derive(Default)]
-struct Damage {
+struct Loaded {
+    /// Time of the last event.
+    newest_ms: u64,
+    /// The rows that are no longer needed.
+    garbage: Garbage,
     /// Position of the last event that is lost, because its row or that of its topic cannot be read; 0 when none is
     /// lost.
-    to: u64,
+    unreadable_to: u64,
     /// How many events are lost, at least. A range of rows that cannot be read counts as one event.
-    events: u64,
-    /// The largest topic id in the rows of events.
-    topics_to: i64,
+    unreadable: u64,
+    /// The largest topic id.
+    topic_id_max: i64,
 }
 
-/// Adds every event in the file to the index as a cold entry. Returns the time of the last event, the rows that are no
-/// longer needed, and the damage.
+/// Adds every event in the file to the index as a cold entry.
 fn load_events(
     store: &Store,
     index: &mut Index,
     topics: &HashMap<i64, TopicName>,
     forgotten_to: u64,
-) -> Result<(u64, Garbage, Damage), StoreError> {
+) -> Result<Loaded, StoreError> {
     let last = store.last()?;
-    let (mut first, mut count, mut garbage, mut damage) = (None, 0_u64, Garbage::default(), Damage::default());
-    let (mut newest_ms, mut progress_at) = (0, Instant::now() + FIRST_PROGRESS_AFTER);
-    let ranges = store.events(last, |row| {
-        let first = *first.get_or_insert(row.seq);
-        newest_ms = row.time_ms;
+    let (mut first, mut count, mut loaded) = (None, 0_u64, Loaded::default());
+    let mut progress_at = Instant::now() + FIRST_PROGRESS_AFTER;
+    let ranges = store.events(last, |topic_id, entry| {
+        let (seq, time_ms) = (entry.seq, entry.time_ms);
+        let first = *first.get_or_insert(seq);
         count += 1;
         if count.is_multiple_of(4096) && Instant::now() >= progress_at {
             progress_at = Instant::now() + PROGRESS_INTERVAL;
-            tracing::info!(events = count, percent = (row.seq - first) * 100 / (last - first + 1), "reading the log");
+            tracing::info!(events = count, percent = (seq - first) * 100 / (last - first + 1), "reading the log");
         }
-        let entry = Entry { seq: row.seq, mono_ms: 0, time_ms: row.time_ms, bytes: row.cost, event: None };
-        damage.topics_to = damage.topics_to.max(row.topic);
-        if let Some(topic) = topics.get(&row.topic) {
+        loaded.newest_ms = time_ms;
+        loaded.topic_id_max = loaded.topic_id_max.max(topic_id);
+        if let Some(topic) = topics.get(&topic_id) {
             if !index.restore_event(topic, entry) {
-                garbage.note(Removal::Event(topic, row.seq, row.time_ms));
+                loaded.garbage.note(Removal::Event(topic, seq, time_ms));
             }
             return;
         }
-        garbage.note_row(row.seq);
+        loaded.garbage.note_row(seq);
         // Up to `forgotten_to` the topic was forgotten on purpose: the row only waits for its removal.
-        if row.seq > forgotten_to {
-            damage.to = row.seq;
-            damage.events += 1;
+        if seq > forgotten_to {
+            loaded.unreadable_to = seq;
+            loaded.unreadable += 1;
         }
     })?;
-    damage.to = ranges.iter().map(|(_, to)| *to).fold(damage.to, u64::max);
-    damage.events += u64::try_from(ranges.len()).unwrap_or_default();
-    if damage.to > 0 {
+    for (_, to) in &ranges {
+        loaded.unreadable_to = loaded.unreadable_to.max(*to);
+    }
+    loaded.unreadable += u64::try_from(ranges.len()).unwrap_or_default();
+    if loaded.unreadable_to > 0 {
         tracing::error!(
-            to = damage.to,
+            to = loaded.unreadable_to,
             "the log is damaged: events up to a position are lost; subscribers with an older cursor are told"
         );
     }
-    Ok((newest_ms, garbage, damage))
+    Ok(loaded)
 }
 
 /// Logs what was opened.
-fn report(meta: &Meta, index: &Index, took: Duration) {
+fn report(meta: &Meta, index: &Index, newest_ms: u64, wall_ms: u64, took: Duration) {
+    if clock::has_gone_back(newest_ms, wall_ms) {
+        let by = Duration::from_millis(newest_ms - wall_ms);
+        tracing::warn!(
+            ?by,
+            "the newest event is in the future: the wall clock was wrong then or is wrong now; it is used as it is"
+        );
+    }
     if meta.lost_power {
         tracing::warn!(
             "the machine stopped under log.durability = \"os\": subscribers are told that events may be missing"
@@ -200,5 +213,5 @@ fn report(meta: &Meta, index: &Index, took: Duration) {
 /// The id of the machine's current boot. When it has changed, the machine has restarted, and writes without an fsync
 /// may be lost.
 fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| String::new(), |id| id.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }

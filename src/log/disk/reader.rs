@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use rusqlite::{Connection, OpenFlags};
 
 use super::{
-    column::{checksum, number, position},
+    column::{checksum, get_u64, to_column},
     error::StoreError,
     store::open,
 };
@@ -34,9 +34,9 @@ impl Reader {
         let damage = |what: &str| StoreError::Corrupt(format!("the event at position {seq} {what}"));
         let sql = "SELECT time_ms, checksum, name, content FROM event WHERE seq = ?1";
         let mut select = self.connection.prepare_cached(sql)?;
-        let mut rows = select.query([number(seq)])?;
+        let mut rows = select.query([to_column(seq)])?;
         let row = rows.next()?.ok_or_else(|| damage("is missing"))?;
-        let time_ms = position(row.get(0)?);
+        let time_ms = get_u64(row, 0)?;
         let name: Option<String> = row.get(2)?;
         let content: Vec<u8> = row.get(3)?;
         if row.get::<_, u32>(1)? != checksum(seq, topic.as_str(), time_ms, name.as_deref(), &content) {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rusqlite::Row;
 
 use super::{
-    column::{number, position},
+    column::{get_u64, to_column},
     error::StoreError,
     store::Store,
 };
@@ -36,17 +36,17 @@ impl Store {
         let (keys, window_ms) = (Keys::new(limits), millis(limits.window));
         let (from, to) = (now.wall_ms.saturating_sub(window_ms), now.wall_ms.saturating_add(window_ms));
         let mut statement = self.connection.prepare(sql)?;
-        let mut rows = statement.query([from, to].map(number))?;
+        let mut rows = statement.query([from, to].map(to_column))?;
         while let Some(row) = rows.next()? {
             let Some(topic) = topics.get(&row.get(0)?) else { continue };
-            let may_add_more = match read_row(row, topic, epoch, now, window_ms) {
-                Ok(entry) => keys.restore(entry),
+            let entry = match read_row(row, topic, epoch, now, window_ms) {
+                Ok(entry) => entry,
                 Err(error) => {
                     tracing::error!(%error, "an idempotency key in the log cannot be read and is forgotten");
-                    true
+                    continue;
                 }
             };
-            if !may_add_more {
+            if !keys.restore(entry) {
                 break;
             }
         }
@@ -55,18 +55,15 @@ impl Store {
 }
 
 fn read_row(row: &Row<'_>, topic: &TopicName, epoch: Epoch, now: Moment, window_ms: u64) -> rusqlite::Result<KeyEntry> {
-    let (key, seq): (String, _) = (row.get(1)?, row.get(2)?);
+    let key: String = row.get(1)?;
+    let id = EventId { epoch, seq: get_u64(row, 2)? };
     let (lower, upper): (i64, Option<i64>) = (row.get(3)?, row.get(6)?);
     let subscribers = usize::try_from(row.get::<_, i64>(4)?).unwrap_or_default();
     Ok(KeyEntry {
         topic: topic.clone(),
         key: key.into(),
-        expires_mono_ms: now.mono_ms_of(position(row.get(5)?)).saturating_add(window_ms),
+        expires_mono_ms: now.mono_ms_of(get_u64(row, 5)?).saturating_add(window_ms),
         fingerprint: upper.map(|upper| u128::from(upper.cast_unsigned()) << 64 | u128::from(lower.cast_unsigned())),
-        outcome: Outcome::Committed(Receipt {
-            id: EventId { epoch, seq: position(seq) },
-            subscribers,
-            replayed: false,
-        }),
+        outcome: Outcome::Committed(Receipt { id, subscribers, replayed: false }),
     })
 }

@@ -3,17 +3,17 @@
 use rusqlite::{Connection, Row};
 
 use super::{
-    column::{number, position},
-    error::StoreError,
+    column::{get_u64, to_column},
+    error::{StoreError, unless_damaged},
 };
 
 /// The first and the last of some keys that cannot be read.
 pub(super) type Range = (u64, u64);
 
-/// The largest step over keys that cannot be read, unless [`STEPS_MAX`] asks for larger ones. A page holds about as many rows, so a readable page between two
+/// The largest step over keys that cannot be read. A page holds about as many rows, so a readable page between two
 /// damaged ones is hardly ever missed.
 const STEP_MAX: u64 = 32;
-/// About how many steps there may be at most. So in a table with very large keys the steps are larger than [`STEP_MAX`].
+/// About how many steps there may be at most. In a table with very large keys they are larger than [`STEP_MAX`].
 const STEPS_MAX: u64 = 1 << 18;
 
 /// Calls `each` with every readable row of `select`, and returns the keys that cannot be read. `select` must return
@@ -27,35 +27,32 @@ pub(super) fn scan(
 ) -> Result<Vec<Range>, StoreError> {
     let mut statement = connection.prepare(select)?;
     let (mut ranges, mut from) = (Vec::new(), 0);
-    loop {
-        let mut read = || -> Result<(), StoreError> {
-            let mut rows = statement.query([number(from)])?;
-            while let Some(row) = rows.next()? {
-                let key = position(row.get(0)?);
-                // A key out of order is damage, too. Everything else relies on the order.
-                let checked = if (from..=last).contains(&key) { each(row) } else { Err(out_of_order(key)) };
-                match checked {
-                    Ok(()) => from = key + 1,
-                    Err(error) if error.is_damage() => ranges.push((key, key)),
-                    Err(error) => return Err(error),
-                }
+    while from <= last {
+        let mut rows = statement.query([to_column(from)])?;
+        let error = loop {
+            let row = match rows.next() {
+                Ok(Some(row)) => row,
+                Ok(None) => return Ok(ranges),
+                Err(error) => break StoreError::from(error),
+            };
+            let key = get_u64(row, 0)?;
+            // A key out of order is damage, too. Everything else relies on the order.
+            let checked = if (from..=last).contains(&key) { each(row) } else { Err(out_of_order(key)) };
+            match checked {
+                Ok(()) => from = key + 1,
+                Err(error) if error.is_damage() => ranges.push((key, key)),
+                Err(error) => return Err(error),
             }
-            Ok(())
         };
-        match read() {
-            Ok(()) => return Ok(ranges),
-            Err(error) if !error.is_damage() => return Err(error),
-            Err(error) => {
-                let next = next_readable(connection, select, from, last)?;
-                tracing::error!(from, to = next - 1, %error, "rows of the log cannot be read and are skipped");
-                ranges.push((from, next - 1));
-                from = next;
-                if from > last {
-                    return Ok(ranges);
-                }
-            }
+        if !error.is_damage() {
+            return Err(error);
         }
+        let next = next_readable(connection, select, from, last)?;
+        tracing::error!(from, to = next - 1, %error, "rows of the log cannot be read and are skipped");
+        ranges.push((from, next - 1));
+        from = next;
     }
+    Ok(ranges)
 }
 
 fn out_of_order(key: u64) -> StoreError {
@@ -65,43 +62,32 @@ fn out_of_order(key: u64) -> StoreError {
 /// The first key after `from` from which rows can be read again; `last + 1` when there is none. It tries keys at
 /// growing distances until one is readable, then searches between that key and the last unreadable one.
 fn next_readable(connection: &Connection, select: &str, from: u64, last: u64) -> Result<u64, StoreError> {
-    let is_readable = |key: u64| -> Result<bool, StoreError> {
-        let first = connection.query_row(&format!("{select} LIMIT 1"), [number(key)], |row| row.get::<_, i64>(0));
-        match first.map_err(StoreError::from) {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_damage() => Ok(false),
-            Err(error) => Err(error),
-        }
+    let select_first = format!("{select} LIMIT 1");
+    let is_readable = |key: u64| {
+        let first = connection.query_row(&select_first, [to_column(key)], |row| row.get::<_, i64>(0));
+        unless_damaged(first).map(|key| key.is_some())
     };
-    let (mut failed, mut step) = (from, 1);
-    while failed <= last {
-        let mut found = (last + 1).min(failed + step);
-        if found > last || is_readable(found)? {
-            while found - failed > 1 {
-                let middle = failed + (found - failed) / 2;
-                if is_readable(middle)? {
-                    found = middle;
-                } else {
-                    failed = middle;
-                }
-            }
-            return Ok(found);
-        }
-        failed = found;
+    let (mut failed, mut found, mut step) = (from, from + 1, 1);
+    while found <= last && !is_readable(found)? {
         step = STEP_MAX.max(last / STEPS_MAX).min(step * 2);
+        (failed, found) = (found, (last + 1).min(found + step));
     }
-    Ok(last + 1)
+    while found - failed > 1 {
+        let middle = failed + (found - failed) / 2;
+        if is_readable(middle)? {
+            found = middle;
+        } else {
+            failed = middle;
+        }
+    }
+    Ok(found)
 }
 
 /// Whether `table` and its indexes are sound, as far as SQLite can tell.
 pub(super) fn is_sound(connection: &Connection, table: &str) -> Result<bool, StoreError> {
-    let verdict =
-        connection.query_row(&format!("PRAGMA integrity_check('{table}')"), [], |row| row.get::<_, String>(0));
-    match verdict.map_err(StoreError::from) {
-        Ok(verdict) => Ok(verdict == "ok"),
-        Err(error) if error.is_damage() => Ok(false),
-        Err(error) => Err(error),
-    }
+    let sql = format!("PRAGMA integrity_check('{table}')");
+    let verdict = unless_damaged(connection.query_row(&sql, [], |row| row.get::<_, String>(0)))?;
+    Ok(verdict.is_some_and(|verdict| verdict == "ok"))
 }
 
 /// Replaces the table of topics by a new one with the rows in `readable`. The old table stays in the file under another

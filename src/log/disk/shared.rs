@@ -3,15 +3,14 @@
 use std::{
     path::PathBuf,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64},
     },
 };
 
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, SetOnce};
 
 use super::{
-    error::StoreError,
     queue::{Queue, Work},
     reader::Reader,
 };
@@ -39,7 +38,7 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     pub(super) keys: Keys,
     /// The reason, once the log has failed for good. The process must then end.
-    pub(super) failed: watch::Sender<Option<String>>,
+    pub(super) failed: Arc<SetOnce<String>>,
     /// The last batch did not fit on the disk.
     pub(super) full: AtomicBool,
     /// The read connections that no read uses now.
@@ -51,8 +50,6 @@ pub(super) struct Shared {
 /// The part of the state that is locked as a whole.
 pub(super) struct State {
     pub(super) index: Index,
-    /// Time of the newest event.
-    pub(super) time_ms: u64,
     pub(super) feeds: Feeds,
 }
 
@@ -62,7 +59,7 @@ pub(super) const READERS: usize = 4;
 impl Shared {
     /// Queues the draft if its key is unused, and returns its outcome; otherwise the outcome of the key's first
     /// publish.
-    pub(super) fn append_once(
+    pub(super) fn put_once(
         &self,
         queue: &Queue,
         draft: Draft,
@@ -72,16 +69,5 @@ impl Shared {
         self.keys.append_once(used, self.clock.now().mono_ms, |claim| {
             queue.put(space, |done| Work::Append { draft, claim: Some(claim), done })
         })
-    }
-
-    /// Reports that the log has failed. Later reports are ignored.
-    pub(super) fn fail(&self, what: &str, error: &StoreError) {
-        self.failed.send_if_modified(|failed| {
-            let is_first = failed.is_none();
-            if is_first {
-                *failed = Some(format!("{}: {what}: {error}", self.file.display()));
-            }
-            is_first
-        });
     }
 }

@@ -9,54 +9,31 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags, Row, params};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 
 use super::{
-    batch::{Batch, TimeRange},
-    column::{number, position},
-    error::StoreError,
+    column::{get_u64, to_column},
+    error::{StoreError, unless_damaged},
     format,
     salvage::{self, Range},
+    transaction::{TimeRange, Transaction},
 };
 use crate::{
     event::{Epoch, TopicName},
-    log::index::EVENT_OVERHEAD,
+    log::index::{EVENT_OVERHEAD, Entry, LogState, Missing},
 };
 
-/// What the file knows about the log as a whole.
+/// What the file says about the log as a whole.
 pub(super) struct Meta {
     /// The epoch of its positions.
     pub(super) epoch: Epoch,
-    /// Ids up to this position may have been given.
-    pub(super) reserved: u64,
-    /// A topic without a row has had no event after this position.
-    pub(super) forgotten_to: u64,
-    /// Time of the newest event of such a topic; 0 when it is not known.
-    pub(super) forgotten_ms: u64,
-    /// Events of any topic may be missing up to this position: the machine stopped before they were on the disk.
-    pub(super) hole_to: u64,
-    /// Events of any topic may be missing up to this position: a start could not read them.
-    pub(super) unreadable_to: u64,
+    pub(super) stored: LogState,
     /// The highest position that is found anywhere in the file.
     pub(super) last_found: u64,
-    /// The previous process closed the file: no id after `reserved` was given.
-    pub(super) clean: bool,
+    /// The previous process closed the file: no position after `stored.last` was given.
+    pub(super) was_closed: bool,
     /// The machine stopped while the previous process ran, and the commits of that process did not wait for the disk.
     pub(super) lost_power: bool,
-    /// Whether commits wait for the disk now.
-    durable: bool,
-}
-
-/// A row of the table of events, without the content.
-pub(super) struct EventRow {
-    /// Position of the event.
-    pub(super) seq: u64,
-    /// Row id of its topic.
-    pub(super) topic: i64,
-    /// When it was published, in milliseconds since the Unix epoch.
-    pub(super) time_ms: u64,
-    /// Its share of the retention limits in bytes.
-    pub(super) cost: u64,
 }
 
 /// A row of the table of topics.
@@ -65,10 +42,8 @@ pub(super) struct TopicRow {
     pub(super) id: i64,
     /// The topic.
     pub(super) name: TopicName,
-    /// Position of the last event that was removed.
-    pub(super) evicted_to: u64,
-    /// Time of the newest event that was removed; 0 when it is not known.
-    pub(super) evicted_ms: u64,
+    /// The events that were removed.
+    pub(super) removed: Missing,
     /// Position of the last deletion; 0 when there was none.
     pub(super) deleted_to: u64,
     /// When that deletion was, in milliseconds since the Unix epoch.
@@ -77,12 +52,13 @@ pub(super) struct TopicRow {
 
 /// The connection that writes to the file. There is only one, on the writer's thread.
 pub(super) struct Store {
-    /// The connection.
     pub(super) connection: Connection,
     /// The directory of the file.
     directory: PathBuf,
-    /// New topics get row ids above this.
-    topic_id_floor: i64,
+    /// Whether commits wait for the disk: `log.durability`.
+    durable: bool,
+    /// New topics get row ids above this: events in the file may still have the id of a topic whose row was lost.
+    pub(super) topic_id_floor: i64,
 }
 
 /// The cost of an event is at most so many times its content, plus [`COST_MAX`]: each line of the content adds a
@@ -110,11 +86,11 @@ pub(super) fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreErr
 }
 
 impl Store {
-    /// Opens the file for writing, and creates or migrates its tables. `durable` tells whether a commit waits for the
+    /// Opens the file for writing, and creates or migrates its tables. `durable` tells whether commits wait for the
     /// disk.
     pub(super) fn open(path: &Path, durable: bool) -> Result<Self, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = open(path, flags)?;
+        let mut connection = open(path, flags)?;
         format::check(&connection)?;
         let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         if mode != "wal" {
@@ -126,9 +102,9 @@ impl Store {
              PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -16384;
              PRAGMA locking_mode = NORMAL;",
         )?;
+        format::migrate(&mut connection)?;
         let directory = path.parent().unwrap_or(Path::new(".")).to_owned();
-        let mut store = Self { connection, directory, topic_id_floor: 0 };
-        format::migrate_to_latest(&mut store.connection)?;
+        let store = Self { connection, directory, durable, topic_id_floor: 0 };
         store.set_durable(durable)?;
         Ok(store)
     }
@@ -139,109 +115,104 @@ impl Store {
         Ok(self.connection.pragma_update(None, "synchronous", level)?)
     }
 
-    /// Reads what the file knows about the log. Writes that the file is in use, during which boot of the machine, and
+    /// Commits what `write` does, and waits for the disk even if other commits do not.
+    fn commit_durably(&mut self, write: impl FnOnce(&Connection) -> rusqlite::Result<()>) -> Result<(), StoreError> {
+        self.set_durable(true)?;
+        let committed = self.connection.transaction().and_then(|transaction| {
+            write(&transaction)?;
+            transaction.commit()
+        });
+        self.set_durable(self.durable)?;
+        Ok(committed?)
+    }
+
+    /// Reads what the file says about the log. Writes that the file is in use, during which boot of the machine, and
     /// whether commits wait for the disk.
-    pub(super) fn begin(&mut self, boot: &str, durable: bool) -> Result<Meta, StoreError> {
-        let value_of = |name: &str| -> Result<u64, StoreError> {
+    pub(super) fn begin(&mut self, boot: &str) -> Result<Meta, StoreError> {
+        let value_of = |name: &str| {
             let sql = "SELECT value FROM meta WHERE name = ?1";
-            Ok(position(self.connection.query_row(sql, [name], |row| row.get(0))?))
+            self.connection.query_row(sql, [name], |row| get_u64(row, 0))
         };
         let epoch =
             Epoch::from_number(value_of("epoch")?).ok_or_else(|| StoreError::Corrupt("its epoch".to_owned()))?;
-        let before: String = self.connection.query_row("SELECT id FROM boot", [], |row| row.get(0))?;
-        let reserved = value_of("reserved")?;
-        let clean = value_of("clean")? != 0;
-        let lost_power = !clean && value_of("durable")? == 0 && before != boot;
-        let hole_to = if lost_power { reserved } else { value_of("hole_to")? };
-        let (forgotten_to, unreadable_to) = (value_of("forgotten_to")?, value_of("unreadable_to")?);
-        let (forgotten_ms, last_found) = (value_of("forgotten_ms")?, self.last_found()?);
-        let meta = Meta {
-            epoch,
-            reserved,
-            forgotten_to,
-            forgotten_ms,
+        let last_boot: String = self.connection.query_row("SELECT id FROM boot", [], |row| row.get(0))?;
+        let last = value_of("reserved")?;
+        let was_closed = value_of("clean")? != 0;
+        let lost_power = !was_closed && value_of("durable")? == 0 && last_boot != boot;
+        let hole_to = if lost_power { last } else { value_of("hole_to")? };
+        let stored = LogState {
+            last,
+            forgotten_to: value_of("forgotten_to")?,
+            forgotten_ms: value_of("forgotten_ms")?,
             hole_to,
-            unreadable_to,
-            last_found,
-            clean,
-            lost_power,
-            durable,
+            unreadable_to: value_of("unreadable_to")?,
         };
-        self.set_durable(true)?;
-        let transaction = self.connection.transaction()?;
-        for (name, value) in [("clean", 0), ("durable", u64::from(durable)), ("hole_to", hole_to)] {
-            transaction.execute("UPDATE meta SET value = ?2 WHERE name = ?1", params![name, number(value)])?;
-        }
-        transaction.execute("UPDATE boot SET id = ?1", [boot])?;
-        transaction.commit()?;
-        self.set_durable(durable)?;
+        let meta = Meta { epoch, stored, last_found: self.last_found()?, was_closed, lost_power };
+        let durable = u64::from(self.durable);
+        self.commit_durably(|connection| {
+            set_meta(connection, &[("clean", 0), ("durable", durable), ("hole_to", hole_to)])?;
+            connection.execute("UPDATE boot SET id = ?1", [boot]).map(drop)
+        })?;
         Ok(meta)
     }
 
-    /// Begins a new epoch, which keeps the events. The next position is after `reserved`. The receipts are removed,
-    /// because the ids in them are of the old epoch.
-    pub(super) fn begin_epoch(&mut self, meta: &mut Meta, reserved: u64) -> Result<(), StoreError> {
-        (meta.epoch, meta.reserved) = (Epoch::random(), reserved);
-        self.set_durable(true)?;
-        let transaction = self.connection.transaction()?;
-        for (name, value) in [("epoch", meta.epoch.number()), ("reserved", reserved)] {
-            transaction.execute("UPDATE meta SET value = ?2 WHERE name = ?1", params![name, number(value)])?;
-        }
-        transaction.execute("DELETE FROM receipt", [])?;
-        transaction.commit()?;
-        self.set_durable(meta.durable)
+    /// Begins a new epoch, which keeps the events. The next position is after `last`. The receipts are removed, because
+    /// the ids in them are of the old epoch.
+    pub(super) fn begin_epoch(&mut self, meta: &mut Meta, last: u64) -> Result<(), StoreError> {
+        (meta.epoch, meta.stored.last) = (Epoch::random(), last);
+        let epoch = meta.epoch.number();
+        self.commit_durably(|connection| {
+            set_meta(connection, &[("epoch", epoch), ("reserved", last)])?;
+            connection.execute("DELETE FROM receipt", []).map(drop)
+        })
     }
 
     /// The highest position that is found anywhere in the file.
     fn last_found(&self) -> Result<u64, StoreError> {
         let of_topics = "SELECT coalesce(max(max(evicted_to, deleted_to)), 0) FROM topic";
-        let of_topics = match self.connection.query_row(of_topics, [], |row| row.get(0)).map_err(StoreError::from) {
-            // The table is damaged, and will be rebuilt.
-            Err(error) if error.is_damage() => 0,
-            last => position(last?),
-        };
+        // A table of topics that is damaged will be rebuilt.
+        let of_topics = unless_damaged(self.query_u64(of_topics))?.unwrap_or_default();
         let marks = "SELECT max(value) FROM meta WHERE name IN ('forgotten_to', 'deleted_to', 'unreadable_to')";
-        let marks = position(self.connection.query_row(marks, [], |row| row.get(0))?);
-        Ok(self.last()?.max(of_topics).max(marks))
+        Ok(self.last()?.max(of_topics).max(self.query_u64(marks)?))
+    }
+
+    fn query_u64(&self, sql: &str) -> rusqlite::Result<u64> {
+        self.connection.query_row(sql, [], |row| get_u64(row, 0))
     }
 
     /// Calls `each` with every readable row of a topic, and returns the row ids that cannot be read. A row with a
     /// position above `reserved` counts as unreadable.
     pub(super) fn topics(&self, reserved: u64, mut each: impl FnMut(TopicRow)) -> Result<Vec<Range>, StoreError> {
-        let last = self.connection.query_row("SELECT coalesce(max(id), 0) FROM topic", [], |row| row.get(0));
-        let last = match last.map_err(StoreError::from) {
-            // The last row cannot be read, so there may be rows up to any id.
-            Err(error) if error.is_damage() => u64::from(u32::MAX),
-            last => position(last?),
-        };
+        // When the last row cannot be read, there may be rows up to any id.
+        let last = unless_damaged(self.query_u64("SELECT coalesce(max(id), 0) FROM topic"))?;
         let select =
             "SELECT id, name, evicted_to, deleted_to, evicted_ms, deleted_ms FROM topic WHERE id >= ?1 ORDER BY id";
-        salvage::scan(&self.connection, select, last, |row| {
+        salvage::scan(&self.connection, select, last.unwrap_or(u32::MAX.into()), |row| {
             let name: String = row.get(1)?;
             let name =
                 TopicName::parse(&name, usize::MAX).map_err(|_| StoreError::Corrupt(format!("a topic {name:?}")))?;
-            let (evicted_to, deleted_to) = (position(row.get(2)?), position(row.get(3)?));
+            let (evicted_to, deleted_to) = (get_u64(row, 2)?, get_u64(row, 3)?);
             if evicted_to.max(deleted_to) > reserved {
                 return Err(StoreError::Corrupt(format!("the marks of topic {name}")));
             }
-            let (evicted_ms, deleted_ms) = (position(row.get(4)?), position(row.get(5)?));
-            each(TopicRow { id: row.get(0)?, name, evicted_to, evicted_ms, deleted_to, deleted_ms });
+            let removed = Missing { to: evicted_to, newest_ms: get_u64(row, 4)?, removals: 0 };
+            each(TopicRow { id: row.get(0)?, name, removed, deleted_to, deleted_ms: get_u64(row, 5)? });
             Ok(())
         })
     }
 
-    /// Calls `each` with every readable row of an event, in order of position, and returns the positions that cannot be
-    /// read. `last` is the last position.
-    pub(super) fn events(&self, last: u64, mut each: impl FnMut(EventRow)) -> Result<Vec<Range>, StoreError> {
+    /// Calls `each` with the topic's row id and the cold entry of every readable event, in order of position, and
+    /// returns the positions that cannot be read. `last` is the last position. The entries have no monotonic time yet.
+    pub(super) fn events(&self, last: u64, mut each: impl FnMut(i64, Entry)) -> Result<Vec<Range>, StoreError> {
         let select = "SELECT seq, topic, time_ms, cost, length(content) FROM event WHERE seq >= ?1 ORDER BY seq";
         salvage::scan(&self.connection, select, last, |row| {
-            let (seq, topic, bytes) = (position(row.get(0)?), row.get(1)?, position(row.get(4)?));
-            let mut cost = position(row.get(3)?);
-            // Retention counts it, so a wrong value could remove all other events.
-            if !(bytes + EVENT_OVERHEAD..=bytes * EVENT_EXPANSION + COST_MAX).contains(&cost) {
-                cost = bytes + EVENT_OVERHEAD;
+            let (mut cost, content) = (get_u64(row, 3)?, get_u64(row, 4)?);
+            // Retention counts the cost, so a wrong value could remove all other events.
+            if !(content + EVENT_OVERHEAD..=content * EVENT_EXPANSION + COST_MAX).contains(&cost) {
+                cost = content + EVENT_OVERHEAD;
             }
-            each(EventRow { seq, topic, time_ms: position(row.get(2)?), cost });
+            let (seq, time_ms) = (get_u64(row, 0)?, get_u64(row, 2)?);
+            each(row.get(1)?, Entry { seq, mono_ms: 0, time_ms, bytes: cost, event: None });
             Ok(())
         })
     }
@@ -249,30 +220,31 @@ impl Store {
     /// Position of the last event; 0 when there is none. When the page of that row is damaged, this fails and the log
     /// cannot be opened: the next event could not be written to that page either.
     pub(super) fn last(&self) -> Result<u64, StoreError> {
-        let last = self.connection.query_row("SELECT coalesce(max(seq), 0) FROM event", [], |row| row.get(0));
-        Ok(position(last?))
+        Ok(self.query_u64("SELECT coalesce(max(seq), 0) FROM event")?)
     }
 
-    /// Rebuilds the tables of topics and receipts if they are damaged. `topics` are the ids of the readable topics, and
-    /// `lost` tells whether there are unreadable ones. Damaged events need no repair: reads skip them.
-    pub(super) fn repair(&mut self, lost: bool, topics: impl Iterator<Item = i64>) -> Result<(), StoreError> {
+    /// Rebuilds the tables of topics and receipts if they are damaged. `topics` are the ids of the readable topics;
+    /// `has_lost_topics` tells whether there are unreadable ones. Damaged events need no repair: reads skip them.
+    pub(super) fn repair(
+        &mut self,
+        has_lost_topics: bool,
+        topics: impl Iterator<Item = i64>,
+    ) -> Result<(), StoreError> {
         if !salvage::is_sound(&self.connection, "receipt")? {
             tracing::error!("the idempotency keys in the log are damaged: all of them are lost");
             salvage::recreate_receipts(&mut self.connection)?;
         }
-        if lost || !salvage::is_sound(&self.connection, "topic")? {
+        if has_lost_topics || !salvage::is_sound(&self.connection, "topic")? {
             tracing::error!("the table of topics is damaged: topics that cannot be read are lost");
             salvage::rebuild_topics(&mut self.connection, &topics.collect::<Vec<_>>())?;
         }
         Ok(())
     }
 
-    /// Writes that any topic may have unreadable events up to position `to`. `topics` is the largest topic id in the
-    /// rows of events. New topics get higher ids, so that none gets the events of a topic whose row was lost.
-    pub(super) fn note_damage(&mut self, to: u64, topics: i64) -> Result<(), StoreError> {
-        self.topic_id_floor = topics;
+    /// Writes that any topic may have unreadable events up to position `to`.
+    pub(super) fn note_unreadable(&self, to: u64) -> Result<(), StoreError> {
         let sql = "UPDATE meta SET value = ?1 WHERE name = 'unreadable_to' AND value < ?1";
-        self.connection.execute(sql, [number(to)])?;
+        self.connection.execute(sql, [to_column(to)])?;
         Ok(())
     }
 
@@ -281,7 +253,7 @@ impl Store {
         let sql = "SELECT EXISTS (SELECT 1 FROM receipt WHERE time_ms < ?1)
             OR EXISTS (SELECT 1 FROM receipt WHERE time_ms > ?2)";
         let mut select = self.connection.prepare_cached(sql)?;
-        Ok(select.query_row([first_ms, last_ms].map(number), |row| row.get(0))?)
+        Ok(select.query_row([first_ms, last_ms].map(to_column), |row| row.get(0))?)
     }
 
     /// Whether the cause of `error` is a full disk.
@@ -293,42 +265,38 @@ impl Store {
     /// shared memory could not grow, the batch is already in the write-ahead log, complete and synced, and the next
     /// start would find its events there. The next commit overwrites it in the log, so this commits a small change.
     pub(super) fn overwrite_failed_batch(&mut self) -> Result<(), StoreError> {
-        let overwritten = self.begin_batch().and_then(|batch| batch.probe().and_then(|()| batch.commit()));
+        let overwritten = self.begin_transaction().and_then(|transaction| {
+            transaction.probe()?;
+            transaction.commit()
+        });
         match overwritten {
             Err(error) if self.is_full(&error) => Ok(()),
             overwritten => overwritten,
         }
     }
 
-    /// Begins a batch.
-    pub(super) fn begin_batch(&mut self) -> Result<Batch<'_>, StoreError> {
-        let behavior = rusqlite::TransactionBehavior::Immediate;
-        Ok(Batch {
-            transaction: self.connection.transaction_with_behavior(behavior)?,
-            topic_id_floor: self.topic_id_floor,
-        })
+    /// Begins the transaction of a batch.
+    pub(super) fn begin_transaction(&mut self) -> Result<Transaction<'_>, StoreError> {
+        let inner = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        Ok(Transaction { inner, topic_id_floor: self.topic_id_floor })
     }
 
-    /// Writes that ids up to `to` may be given. This waits for the disk even if commits do not (`durable`).
-    pub(super) fn reserve(&mut self, to: u64, durable: bool) -> Result<(), StoreError> {
-        self.set_durable(true)?;
-        let reserved = self.connection.execute("UPDATE meta SET value = ?1 WHERE name = 'reserved'", [number(to)]);
-        self.set_durable(durable)?;
-        reserved?;
-        Ok(())
+    /// Writes that positions up to `to` may be given. This waits for the disk even if other commits do not.
+    pub(super) fn reserve(&mut self, to: u64) -> Result<(), StoreError> {
+        self.commit_durably(|connection| set_meta(connection, &[("reserved", to)]))
     }
 
     /// Copies the write-ahead log into the database file, and returns whether all of it was copied. With `truncates` it
     /// waits for readers a little ([`CHECKPOINT_BUSY_TIMEOUT`]), and truncates the log.
     pub(super) fn checkpoint(&self, truncates: bool) -> Result<bool, StoreError> {
         let sql = if truncates { "PRAGMA wal_checkpoint(TRUNCATE)" } else { "PRAGMA wal_checkpoint(PASSIVE)" };
-        // The row: whether it was blocked, the frames in the log, and how many of them are copied.
-        let is_complete =
-            |row: &Row<'_>| Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?);
         self.connection.busy_timeout(CHECKPOINT_BUSY_TIMEOUT)?;
-        let is_complete = self.connection.query_row(sql, [], is_complete);
+        let copied = self.connection.query_row(sql, [], |row| {
+            let (blocked, frames, copied): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok(blocked == 0 && frames == copied)
+        });
         self.connection.busy_timeout(BUSY_TIMEOUT)?;
-        Ok(is_complete?)
+        Ok(copied?)
     }
 
     /// Copies all of the write-ahead log into the database file, and truncates the log. A full disk is no error.
@@ -341,11 +309,15 @@ impl Store {
 
     /// Writes the last position and that the file was closed, so that the next start need not look for lost events.
     pub(super) fn end(&mut self, last: u64) -> Result<(), StoreError> {
-        self.set_durable(true)?;
-        let transaction = self.connection.transaction()?;
-        transaction.execute("UPDATE meta SET value = ?1 WHERE name = 'reserved'", [number(last)])?;
-        transaction.execute("UPDATE meta SET value = 1 WHERE name = 'clean'", [])?;
-        transaction.commit()?;
+        self.commit_durably(|connection| set_meta(connection, &[("reserved", last), ("clean", 1)]))?;
         self.checkpoint(true).map(drop)
     }
+}
+
+/// Sets values of the log as a whole.
+fn set_meta(connection: &Connection, values: &[(&str, u64)]) -> rusqlite::Result<()> {
+    for (name, value) in values {
+        connection.execute("UPDATE meta SET value = ?2 WHERE name = ?1", params![name, to_column(*value)])?;
+    }
+    Ok(())
 }

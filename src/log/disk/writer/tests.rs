@@ -13,14 +13,15 @@ use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
 use super::{
-    super::{batch::PORTION, checkpoints, column::number, load},
+    super::{checkpoints, column::to_column, load, transaction::PORTION},
     *,
 };
 use crate::{
     config::{Config, LogConfig},
     log::{
-        Append, KeyLimits,
+        Append, AppendError, Draft, KeyLimits,
         clock::{self, Clock},
+        index::Removal,
         keys::KeyUse,
     },
 };
@@ -59,16 +60,15 @@ impl Opened {
         other.execute(sql, params![id, name]).expect("a row");
         let sql = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
             INSERT INTO receipt SELECT ?2, ?3 || i, i, 0, 0, ?3, NULL FROM n";
-        other.execute(sql, params![count, id, number(time_ms)]).expect("rows");
+        other.execute(sql, params![count, id, to_column(time_ms)]).expect("rows");
     }
 
     fn has_topic(&self, name: &str) -> bool {
         self.count(&format!("topic WHERE name = '{name}'")) > 0
     }
 
-    fn batch(&mut self, steps: Vec<Step>, is_maintenance: bool) {
-        let begun = self.writer.last - u64::try_from(steps.len()).expect("a few");
-        self.writer.batch(steps, begun, is_maintenance).expect("it is written");
+    fn batch(&mut self, changes: Vec<Change>, is_maintenance: bool) {
+        self.writer.write_batch(changes, is_maintenance).expect("it is written");
     }
 
     fn publish(&mut self, name: &str) {
@@ -79,8 +79,8 @@ impl Opened {
         let (done, mut outcome) = oneshot::channel();
         let content = Bytes::copy_from_slice(content.as_bytes());
         let draft = Draft { topic: topic(name), name: None, content, subscribers: 0, key: None };
-        let step = self.writer.encode(draft, None, done);
-        self.batch(vec![step], is_maintenance);
+        let change = self.writer.place(Work::Append { draft, claim: None, done });
+        self.batch(vec![change], is_maintenance);
         outcome.try_recv().expect("an outcome").map(drop)
     }
 
@@ -94,8 +94,9 @@ impl Opened {
             claimed = Some(claim);
             Append::Right(outcome.map(|outcome| outcome.expect("an outcome")).boxed())
         });
-        let step = self.writer.encode(draft, Some(claimed.expect("the key is unused")), done);
-        self.batch(vec![step], false);
+        let claim = Some(claimed.expect("the key is unused"));
+        let change = self.writer.place(Work::Append { draft, claim, done });
+        self.batch(vec![change], false);
         append.now_or_never().expect("an outcome").map(drop)
     }
 
@@ -121,7 +122,7 @@ impl Opened {
              BEGIN INSERT INTO taken VALUES (zeroblob(1000000)); END"
         );
         self.other().execute_batch(&sql).expect("a trigger");
-        let connection = &self.writer.files.store.connection;
+        let connection = &self.writer.store.connection;
         let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0)).expect("a count");
         connection.pragma_update(None, "max_page_count", pages + 50).expect("a limit");
     }
@@ -129,7 +130,7 @@ impl Opened {
     /// There is room again.
     fn empty_disk(&self, table: &str) {
         self.other().execute_batch(&format!("DROP TRIGGER costs_{table}")).expect("it goes");
-        self.writer.files.store.connection.pragma_update(None, "max_page_count", 1_000_000).expect("a limit");
+        self.writer.store.connection.pragma_update(None, "max_page_count", 1_000_000).expect("a limit");
     }
 
     fn is_full(&self) -> bool {
@@ -162,7 +163,7 @@ fn topic(name: &str) -> TopicName {
 fn old_receipts_go_in_portions() {
     // Goal: a second in which nobody publishes removes them, too; never more than a portion in one transaction, and the
     // next portion does not wait for another second.
-    let (mut opened, portion) = (Opened::new(), number(number_of(PORTION)));
+    let (mut opened, portion) = (Opened::new(), to_column(number_of(PORTION)));
     opened.put_topic(1, "t", 2 * portion + 10, 0);
     opened.put_topic(1, "t", 1, clock::system()());
     let mut left = Vec::new();
@@ -208,7 +209,7 @@ fn the_row_of_a_forgotten_topic_goes_with_its_last_receipt() {
     opened.put_topic(103, "young", 1, 0);
     opened.put_topic(103, "young", 1, now_ms);
     opened.put_topic(104, "waiting", 1, 0);
-    for seq in 0..2 * number_of(PORTION) {
+    for seq in 1..2 * number_of(PORTION) {
         opened.writer.garbage.note(Removal::Event(&topic("waiting"), seq + 1000, 0));
     }
     opened.writer.garbage.note(Removal::Topic(&topic("waiting"), 1000, 0));
@@ -231,7 +232,7 @@ fn no_room_to_remove_something_refuses_no_publish() {
         let (mut opened, portion) = (Opened::new(), number_of(PORTION));
         opened.publish("t");
         if table == "receipt" {
-            opened.put_topic(9, "old", number(portion) + 10, 0);
+            opened.put_topic(9, "old", to_column(portion) + 10, 0);
         } else {
             for seq in 0..portion + 10 {
                 opened.writer.garbage.note(Removal::Event(&topic("t"), seq + 1, 0));
@@ -257,7 +258,7 @@ fn no_room_to_remove_something_refuses_no_publish() {
 #[test]
 fn a_disk_that_was_full_is_found_to_have_room_though_nothing_can_be_removed() {
     // Goal: what is tried for it while nobody publishes is a small write, not a removal that takes more room.
-    let (mut opened, portion) = (Opened::new(), number(number_of(PORTION)));
+    let (mut opened, portion) = (Opened::new(), to_column(number_of(PORTION)));
     opened.put_topic(9, "old", portion + 10, 0);
     opened.fill_disk("receipt");
     assert_eq!(opened.try_publish("t", &"x".repeat(1_000_000), false), Err(AppendError::DiskFull));

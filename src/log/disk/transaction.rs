@@ -1,9 +1,9 @@
 //! One transaction of the writer, and the SQL statements in it. SQLite applies all of it or nothing.
 
-use rusqlite::{OptionalExtension as _, Row, params};
+use rusqlite::{OptionalExtension as _, Params, Row, params};
 
 use super::{
-    column::{checksum, number, position},
+    column::{checksum, get_u64, to_column},
     error::StoreError,
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     log::{Receipt, keys::Claim},
 };
 
-/// How many rows of each kind one batch removes. This is more than a batch adds, so removal keeps up with the
+/// How many rows of each kind one transaction removes. This is more than a batch adds, so removal keeps up with the
 /// publishers.
 pub(super) const PORTION: usize = 8192;
 
@@ -19,17 +19,21 @@ pub(super) const PORTION: usize = 8192;
 pub(super) type TimeRange = (u64, u64);
 
 /// An open transaction. It is rolled back when it is dropped without a [`commit`](Self::commit).
-pub(super) struct Batch<'a> {
-    /// The transaction in SQLite.
-    pub(super) transaction: rusqlite::Transaction<'a>,
+pub(super) struct Transaction<'a> {
+    pub(super) inner: rusqlite::Transaction<'a>,
     /// A new topic gets an id above this: events in the file may still have the id of a topic whose row was lost.
     pub(super) topic_id_floor: i64,
 }
 
-impl Batch<'_> {
+impl Transaction<'_> {
+    fn execute(&self, sql: &str, params: impl Params) -> Result<(), StoreError> {
+        self.inner.prepare_cached(sql)?.execute(params)?;
+        Ok(())
+    }
+
     /// The row id of the topic `name`. Adds its row if it has none.
     pub(super) fn topic_id(&self, name: &TopicName) -> Result<i64, StoreError> {
-        let mut find = self.transaction.prepare_cached("SELECT id FROM topic WHERE name = ?1")?;
+        let mut find = self.inner.prepare_cached("SELECT id FROM topic WHERE name = ?1")?;
         if let Some(id) = find.query_row([name.as_str()], |row| row.get(0)).optional()? {
             return Ok(id);
         }
@@ -37,8 +41,8 @@ impl Batch<'_> {
         let sql = "INSERT INTO topic (id, name, evicted_to, evicted_ms) SELECT
             max(?2, (SELECT coalesce(max(id), 0) FROM topic)) + 1, ?1, value,
             (SELECT value FROM meta WHERE name = 'forgotten_ms') FROM meta WHERE name = 'forgotten_to'";
-        self.transaction.prepare_cached(sql)?.execute(params![name.as_str(), self.topic_id_floor])?;
-        Ok(self.transaction.last_insert_rowid())
+        self.execute(sql, params![name.as_str(), self.topic_id_floor])?;
+        Ok(self.inner.last_insert_rowid())
     }
 
     /// Adds the row of an event. `cost` is its share of the retention limits.
@@ -46,16 +50,8 @@ impl Batch<'_> {
         let sql = "INSERT INTO event (seq, topic, time_ms, cost, checksum, name, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let name = event.name.as_ref().map(EventName::as_str);
         let checksum = checksum(event.seq, event.topic.as_str(), event.time_ms, name, event.content());
-        self.transaction.prepare_cached(sql)?.execute(params![
-            number(event.seq),
-            topic,
-            number(event.time_ms),
-            number(cost),
-            checksum,
-            name,
-            event.content()
-        ])?;
-        Ok(())
+        let (seq, time_ms, cost) = (to_column(event.seq), to_column(event.time_ms), to_column(cost));
+        self.execute(sql, params![seq, topic, time_ms, cost, checksum, name, event.content()])
     }
 
     /// Adds the row of a receipt, or replaces the one that the key had.
@@ -68,19 +64,17 @@ impl Batch<'_> {
     ) -> Result<(), StoreError> {
         let sql = "INSERT OR REPLACE INTO receipt VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let subscribers = i64::try_from(receipt.subscribers).unwrap_or(i64::MAX);
-        let (seq, time_ms) = (number(receipt.id.seq), number(time_ms));
+        let (seq, time_ms) = (to_column(receipt.id.seq), to_column(time_ms));
         let (upper, lower) = (lower_half(claim.fingerprint >> 64), lower_half(claim.fingerprint));
-        let row = params![topic, &*claim.key, seq, lower, subscribers, time_ms, upper];
-        self.transaction.prepare_cached(sql)?.execute(row)?;
-        Ok(())
+        self.execute(sql, params![topic, &*claim.key, seq, lower, subscribers, time_ms, upper])
     }
 
     /// Removes the rows of events, which are given in order of position.
     pub(super) fn remove_events(&self, seqs: &[u64]) -> Result<(), StoreError> {
-        let mut delete = self.transaction.prepare_cached("DELETE FROM event WHERE seq BETWEEN ?1 AND ?2")?;
+        let mut delete = self.inner.prepare_cached("DELETE FROM event WHERE seq BETWEEN ?1 AND ?2")?;
         for range in seqs.chunk_by(|a, b| *a + 1 == *b) {
             if let (Some(first), Some(last)) = (range.first(), range.last()) {
-                delete.execute([number(*first), number(*last)])?;
+                delete.execute([to_column(*first), to_column(*last)])?;
             }
         }
         Ok(())
@@ -89,18 +83,15 @@ impl Batch<'_> {
     /// Notes that events of `topic` up to position `to` have been removed, the newest of them from time `ms`.
     pub(super) fn mark_evicted(&self, topic: &TopicName, to: u64, ms: u64) -> Result<(), StoreError> {
         let sql = "UPDATE topic SET evicted_to = max(evicted_to, ?2), evicted_ms = max(evicted_ms, ?3) WHERE name = ?1";
-        self.transaction.prepare_cached(sql)?.execute(params![topic.as_str(), number(to), number(ms)])?;
-        Ok(())
+        self.execute(sql, params![topic.as_str(), to_column(to), to_column(ms)])
     }
 
     /// Notes that `topic` was deleted at position `at`, and removes its receipts.
     pub(super) fn mark_deleted(&self, topic: &TopicName, at: u64, time_ms: u64) -> Result<(), StoreError> {
         let id = self.topic_id(topic)?;
-        self.transaction
-            .prepare_cached("UPDATE topic SET deleted_to = ?2, deleted_ms = ?3 WHERE id = ?1")?
-            .execute(params![id, number(at), number(time_ms)])?;
-        self.transaction.prepare_cached("DELETE FROM receipt WHERE topic = ?1")?.execute([id])?;
-        Ok(())
+        let sql = "UPDATE topic SET deleted_to = ?2, deleted_ms = ?3 WHERE id = ?1";
+        self.execute(sql, [id, to_column(at), to_column(time_ms)])?;
+        self.execute("DELETE FROM receipt WHERE topic = ?1", [id])
     }
 
     /// Removes the row of a topic without events. Position and time of its last removed event go into the marks of all
@@ -110,13 +101,13 @@ impl Batch<'_> {
         // The topic's deletion may have the highest position in the file. The next start must still find that position.
         let sql = "UPDATE meta SET value = max(value, (SELECT coalesce(max(deleted_to), 0) FROM topic WHERE name = ?1))
             WHERE name = 'deleted_to'";
-        self.transaction.prepare_cached(sql)?.execute([topic.as_str()])?;
+        self.execute(sql, [topic.as_str()])?;
         let sql =
             "DELETE FROM topic WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM receipt WHERE receipt.topic = topic.id)";
-        self.transaction.prepare_cached(sql)?.execute([topic.as_str()])?;
+        self.execute(sql, [topic.as_str()])?;
         for (name, value) in [("forgotten_to", evicted_to), ("forgotten_ms", evicted_ms)] {
             let sql = "UPDATE meta SET value = max(value, ?2) WHERE name = ?1";
-            self.transaction.prepare_cached(sql)?.execute(params![name, number(value)])?;
+            self.execute(sql, params![name, to_column(value)])?;
         }
         Ok(())
     }
@@ -132,13 +123,14 @@ impl Batch<'_> {
         let sql = "SELECT topic, key FROM receipt WHERE time_ms < ?1
             UNION ALL SELECT topic, key FROM receipt WHERE time_ms > ?2 LIMIT ?3";
         let most = i64::try_from(PORTION).unwrap_or(i64::MAX);
-        let mut select = self.transaction.prepare_cached(sql)?;
-        let rows = select.query_map([number(first_ms), number(last_ms), most], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut select = self.inner.prepare_cached(sql)?;
+        let rows =
+            select.query_map([to_column(first_ms), to_column(last_ms), most], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let mut old = rows.collect::<Result<Vec<(i64, String)>, _>>()?;
         // In order of the key, so that each page is written once. One statement for each row, because with a list of
         // keys SQLite would visit all keys of the topic.
         old.sort_unstable();
-        let mut delete = self.transaction.prepare_cached("DELETE FROM receipt WHERE topic = ?1 AND key = ?2")?;
+        let mut delete = self.inner.prepare_cached("DELETE FROM receipt WHERE topic = ?1 AND key = ?2")?;
         for (topic, key) in &old {
             delete.execute(params![topic, key])?;
         }
@@ -146,13 +138,14 @@ impl Batch<'_> {
         old.dedup_by_key(|(topic, _)| *topic);
         let sql = "SELECT name, evicted_to, evicted_ms FROM topic
             WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM receipt WHERE topic = ?1)";
-        let mut select = self.transaction.prepare_cached(sql)?;
+        let mut select = self.inner.prepare_cached(sql)?;
         for (topic, _) in old {
-            let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?));
+            let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, get_u64(row, 1)?, get_u64(row, 2)?));
             let Some((name, to, ms)) = select.query_row([topic], row).optional()? else { continue };
-            let name = TopicName::parse(&name, usize::MAX).ok();
-            if let Some(name) = name.filter(|name| !is_needed(name)) {
-                self.forget_topic(&name, position(to), position(ms))?;
+            if let Ok(name) = TopicName::parse(&name, usize::MAX)
+                && !is_needed(&name)
+            {
+                self.forget_topic(&name, to, ms)?;
             }
         }
         Ok(more)
@@ -160,14 +153,12 @@ impl Batch<'_> {
 
     /// Changes a row that nobody reads, so that the commit has to write something. It fails when the disk is full.
     pub(super) fn probe(&self) -> Result<(), StoreError> {
-        let sql = "UPDATE meta SET value = value + 1 WHERE name = 'probe'";
-        self.transaction.prepare_cached(sql)?.execute([])?;
-        Ok(())
+        self.execute("UPDATE meta SET value = value + 1 WHERE name = 'probe'", [])
     }
 
-    /// Commits the batch. When this returns, the batch is as durable as `log.durability` promises.
+    /// Commits. When this returns, the changes are as durable as `log.durability` promises.
     pub(super) fn commit(self) -> Result<(), StoreError> {
-        Ok(self.transaction.commit()?)
+        Ok(self.inner.commit()?)
     }
 }
 
