@@ -40,7 +40,8 @@ pub(super) fn scan(
             let checked = if (from..=last).contains(&key) { each(row) } else { Err(out_of_order(key)) };
             match checked {
                 Ok(()) => from = key + 1,
-                Err(error) if error.is_damage() => ranges.push((key, key)),
+                // A key beyond the last one would make all later events count as missing.
+                Err(error) if error.is_damage() => ranges.push((key.min(last), key.min(last))),
                 Err(error) => return Err(error),
             }
         };
@@ -123,4 +124,23 @@ fn set_aside(transaction: &Connection, table: &str) -> Result<String, StoreError
     let aside = format!("damaged_{table}_{number}");
     transaction.execute_batch(&format!("ALTER TABLE {table} RENAME TO {aside}; {sql}"))?;
     Ok(aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_out_of_order_are_unreadable_and_within_the_keys() {
+        // Goal: a key that is too large or too small is not used, the rows after it are, and the range of the first does
+        // not go beyond the last key.
+        let connection = Connection::open_in_memory().expect("a database");
+        let select = "SELECT * FROM (VALUES (1), (1000), (3), (2), (4)) WHERE column1 >= ?1";
+        let mut keys = Vec::new();
+        let ranges = scan(&connection, select, 4, |row| {
+            keys.push(get_u64(row, 0)?);
+            Ok(())
+        });
+        assert_eq!((keys, ranges.expect("it is scanned")), (vec![1, 3, 4], vec![(4, 4), (2, 2)]));
+    }
 }
