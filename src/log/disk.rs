@@ -129,7 +129,7 @@ impl DirectoryLock {
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
-            Err(TryLockError::Error(source)) => Err(directory_error(path)(source)),
+            Err(TryLockError::Error(source)) => Err(OpenError::Directory { path: path.to_owned(), source }),
         }
     }
 }
@@ -269,7 +269,7 @@ fn join(writer_thread: Option<JoinHandle<()>>) {
     }
 }
 
-/// What to make of an error at the log's directory `path`.
+/// Turns an error of the system at the directory `path` into an [`OpenError`].
 fn directory_error(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
     move |source| OpenError::Directory { path: path.to_owned(), source }
 }
