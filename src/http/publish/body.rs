@@ -138,9 +138,9 @@ impl Parts {
             let detail = format!("the JSON body is not valid UTF-8 at byte {}", error.valid_up_to());
             Problem::new(Code::BadUtf8, detail)
         })?;
-        let mut body = JsonBody::parse(text).map_err(bad_json)?;
+        let body = JsonBody::parse(text).map_err(bad_json)?;
         let content = body.content().map_err(bad_json)?.map(Bytes::from);
-        let topics = body.topics();
+        let topics = body.topic.unwrap_or_default();
         Ok(Self { topics: topics.kept, topics_given: topics.given, event: body.event, content })
     }
 }

@@ -1,6 +1,6 @@
-//! The JSON body. It is parsed without building a tree: a tree of `[0,0,…]` needs fifty times the memory of the text.
+//! The JSON body. It is parsed without a tree of values: a tree of `[0,0,…]` needs fifty times the memory of the text.
 
-use std::{borrow::Cow, fmt, str};
+use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -10,16 +10,13 @@ use serde_json::value::RawValue;
 
 /// How deep objects and arrays may be nested, including the outermost object.
 const DEPTH_MAX: usize = 127;
-/// The most topics that are kept. It is more than any configuration allows in a request. Further topics are only
-/// counted.
+/// The most topics that are kept. Further topics are only counted. No configuration allows so many in a request.
 const TOPICS_KEPT_MAX: usize = 1025;
 
 /// The members of the outermost object. Other members are ignored.
 #[derive(Deserialize)]
 pub(super) struct JsonBody<'a> {
-    #[serde(default)]
-    topic: Option<Topics>,
-    #[serde(default)]
+    pub(super) topic: Option<Topics>,
     pub(super) event: Option<String>,
     /// `None` only if the member is absent: `null` is content, too.
     #[serde(default, borrow, deserialize_with = "present")]
@@ -74,26 +71,20 @@ impl<'de> Visitor<'de> for TopicsVisitor {
 impl<'a> JsonBody<'a> {
     /// Parses the body. The error tells what is wrong and where.
     pub(super) fn parse(text: &'a str) -> Result<Self, String> {
-        // The parser uses memory for each open bracket.
+        // The parser allocates memory for each open bracket, so the depth is checked before.
         if let Some(at) = find_too_deep(text.as_bytes()) {
             return Err(format!("it is nested deeper than {DEPTH_MAX} at byte {at}"));
         }
         serde_json::from_str(text).map_err(|error| error.to_string())
     }
 
-    pub(super) fn topics(&mut self) -> Topics {
-        self.topic.take().unwrap_or_default()
-    }
-
     /// The content: the text of a string, or any other value as compact JSON.
     pub(super) fn content(&self) -> Result<Option<Vec<u8>>, String> {
-        let Some(raw) = self.content else { return Ok(None) };
-        let raw = raw.get().as_bytes();
-        let compact = match raw.split_first() {
-            Some((b'"', rest)) => unescape(rest),
-            _ => compact(raw),
-        };
-        compact.map(Some).ok_or_else(|| "a string in `content` has only half of a surrogate pair".to_owned())
+        let Some(raw) = self.content.map(RawValue::get) else { return Ok(None) };
+        let content =
+            if raw.starts_with('"') { serde_json::from_str(raw).map(String::into_bytes) } else { compact(raw) };
+        // The parser has accepted the body, but it does not look at the surrogates in a `RawValue`.
+        content.map(Some).map_err(|_| "a string in `content` has only half of a surrogate pair".to_owned())
     }
 }
 
@@ -119,98 +110,27 @@ fn find_too_deep(json: &[u8]) -> Option<usize> {
     None
 }
 
-/// The text of a JSON string. `json` starts after the opening quote.
-fn unescape(json: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(json.len());
-    copy_string(json, &mut out, |c, out| {
-        out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-    })?;
-    Some(out)
-}
-
 /// Rewrites valid JSON without blanks between the tokens, and with the shortest escape for each character. Members keep
-/// their order, and numbers their digits. `None` if a string has only half of a surrogate pair.
-fn compact(json: &[u8]) -> Option<Vec<u8>> {
+/// their order, and numbers their digits.
+fn compact(json: &str) -> serde_json::Result<Vec<u8>> {
     let mut out = Vec::with_capacity(json.len());
-    let mut rest = json;
+    let mut rest = json.as_bytes();
     while let [byte, tail @ ..] = rest {
-        rest = tail;
         match byte {
             b' ' | b'\t' | b'\n' | b'\r' => {}
             b'"' => {
-                out.push(b'"');
-                rest = copy_string(tail, &mut out, escape)?;
-                out.push(b'"');
+                let mut strings = serde_json::Deserializer::from_slice(rest).into_iter::<String>();
+                if let Some(text) = strings.next() {
+                    serde_json::to_writer(&mut out, &text?)?;
+                }
+                rest = rest.get(strings.byte_offset()..).unwrap_or_default();
+                continue;
             }
             _ => out.push(*byte),
         }
+        rest = tail;
     }
-    Some(out)
-}
-
-/// Copies a string to `out` up to its closing quote, and returns what follows the quote. Each escape sequence is
-/// decoded, and `put` appends the character.
-fn copy_string<'a>(json: &'a [u8], out: &mut Vec<u8>, put: fn(char, &mut Vec<u8>)) -> Option<&'a [u8]> {
-    let mut rest = json;
-    loop {
-        let plain = memchr::memchr2(b'"', b'\\', rest)?;
-        out.extend_from_slice(rest.get(..plain)?);
-        rest = match rest.get(plain..)? {
-            [b'"', tail @ ..] => return Some(tail),
-            [_, b'u', tail @ ..] => {
-                let (c, tail) = unicode_escape(tail)?;
-                put(c, out);
-                tail
-            }
-            [_, byte, tail @ ..] => {
-                put(
-                    match byte {
-                        b'b' => '\u{8}',
-                        b'f' => '\u{c}',
-                        b'n' => '\n',
-                        b'r' => '\r',
-                        b't' => '\t',
-                        other => char::from(*other),
-                    },
-                    out,
-                );
-                tail
-            }
-            _ => return None,
-        };
-    }
-}
-
-/// Decodes the character after `\u`, and returns what follows it. The character may need two escapes, a surrogate pair.
-fn unicode_escape(json: &[u8]) -> Option<(char, &[u8])> {
-    let (high, rest) = utf16_unit(json)?;
-    if !(0xd800..=0xdbff).contains(&high) {
-        return Some((char::from_u32(high)?, rest));
-    }
-    let (low, rest) = utf16_unit(rest.strip_prefix(b"\\u")?)?;
-    let low = low.checked_sub(0xdc00).filter(|low| *low < 0x400)?;
-    Some((char::from_u32(0x10000 + ((high - 0xd800) << 10) + low)?, rest))
-}
-
-/// Reads the four hexadecimal digits of a UTF-16 unit.
-fn utf16_unit(json: &[u8]) -> Option<(u32, &[u8])> {
-    let (digits, rest) = json.split_at_checked(4)?;
-    Some((u32::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?, rest))
-}
-
-/// Appends a character to a JSON string, escaped only where JSON requires it.
-fn escape(c: char, out: &mut Vec<u8>) {
-    match c {
-        '"' => out.extend_from_slice(b"\\\""),
-        '\\' => out.extend_from_slice(b"\\\\"),
-        '\u{8}' => out.extend_from_slice(b"\\b"),
-        '\u{c}' => out.extend_from_slice(b"\\f"),
-        '\n' => out.extend_from_slice(b"\\n"),
-        '\r' => out.extend_from_slice(b"\\r"),
-        '\t' => out.extend_from_slice(b"\\t"),
-        control if control < ' ' => out.extend_from_slice(format!("\\u{:04x}", u32::from(control)).as_bytes()),
-        other => out.extend_from_slice(other.encode_utf8(&mut [0; 4]).as_bytes()),
-    }
+    Ok(out)
 }
 
 #[cfg(test)]
@@ -320,7 +240,7 @@ mod tests {
     fn all_topics_are_counted_and_only_some_kept() {
         for (given, kept) in [(1, 1), (TOPICS_KEPT_MAX, TOPICS_KEPT_MAX), (TOPICS_KEPT_MAX + 1, TOPICS_KEPT_MAX)] {
             let body = format!("{{\"topic\":[{}]}}", vec!["\"t\""; given].join(","));
-            let topics = JsonBody::parse(&body).expect("valid").topics();
+            let topics = JsonBody::parse(&body).expect("valid").topic.expect("topics");
             assert_eq!((topics.given, topics.kept.len()), (given, kept));
         }
     }
