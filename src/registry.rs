@@ -31,15 +31,15 @@ pub struct TooManyTopics {
     pub topics_max: usize,
 }
 
-/// Why a request to a topic failed.
+/// Why a subscriber cannot join a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RegistryError<E> {
+pub enum RegistryError {
     /// No further topic may be started.
     #[error(transparent)]
     TooManyTopics(#[from] TooManyTopics),
     /// The topic refused it.
     #[error(transparent)]
-    Topic(E),
+    Topic(JoinError),
 }
 
 /// How many actors a subscriber tries to join. Each further one replaces an actor that has died.
@@ -108,8 +108,8 @@ impl Registry {
     /// Adds a subscriber to the topic of this name.
     ///
     /// # Errors
-    /// See [`JoinError`].
-    pub async fn join(&self, name: &TopicName, subscriber: Subscriber) -> Result<Joined, RegistryError<JoinError>> {
+    /// See [`RegistryError`].
+    pub async fn join(&self, name: &TopicName, subscriber: Subscriber) -> Result<Joined, RegistryError> {
         for _ in 0..TRIES {
             match self.open(name)?.join(subscriber).await {
                 Err(JoinError::ActorDied) => {}
@@ -124,11 +124,11 @@ impl Registry {
     ///
     /// # Errors
     /// See [`DeleteError`].
-    pub async fn delete(&self, name: &TopicName) -> Result<(), RegistryError<DeleteError>> {
+    pub async fn delete(&self, name: &TopicName) -> Result<(), DeleteError> {
         if let Ok(topic) = self.open(name) {
-            return topic.delete().await.map_err(RegistryError::Topic);
+            return topic.delete().await;
         }
-        let at = self.log.delete(name).await.map_err(|error| RegistryError::Topic(error.into()))?;
+        let at = self.log.delete(name).await?;
         if let Some(topic) = self.find(name.as_str()) {
             // It was started meanwhile.
             topic.was_deleted(at);

@@ -82,7 +82,7 @@ pub enum JoinError {
 pub enum DeleteError {
     /// The topic's actor died during the deletion, which may have been done or not.
     #[error("the topic failed over it")]
-    Unknown,
+    ActorDied,
     /// The log refused it.
     #[error(transparent)]
     Log(#[from] AppendError),
@@ -188,7 +188,7 @@ impl TopicHandle {
     /// # Errors
     /// See [`DeleteError`].
     pub async fn delete(&self) -> Result<(), DeleteError> {
-        Ok(self.actor.send(Delete).await.map_err(|_| DeleteError::Unknown)??)
+        Ok(self.actor.send(Delete).await.map_err(|_| DeleteError::ActorDied)??)
     }
 
     /// Tells the topic that the log has deleted it at position `at` without its actor.

@@ -5,11 +5,8 @@ use std::{sync::Arc, time::Duration};
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, watch};
 
-use super::problem::{Code, Problem};
+use super::problem::{Code, Problem, RETRY_AFTER};
 use crate::{config::Config, event::TopicName, hub::HubHandle, limits::Quota, log::Log, registry::Registry};
-
-/// Why a server that drains refuses.
-pub(super) const DRAINING: &str = "the server is shutting down";
 
 /// What all requests of one worker use.
 pub struct AppState {
@@ -32,20 +29,15 @@ pub struct AppState {
 }
 
 impl AppState {
-    /// Whether the server drains.
-    pub(super) fn is_draining(&self) -> bool {
-        // This reads no value, so it takes no lock. An error means that the server has gone.
-        self.draining.has_changed().unwrap_or(true)
-    }
-
-    /// The refusal of a request because the server drains.
-    pub(super) fn draining() -> Problem {
-        Problem::new(Code::Draining, DRAINING).retry_after(Duration::from_secs(1))
-    }
-
-    /// Refuses while the server drains.
+    /// Refuses a request while the server drains.
     pub(super) fn check_open(&self) -> Result<(), Problem> {
-        if self.is_draining() { Err(Self::draining()) } else { Ok(()) }
+        // `has_changed` takes no lock. An error means that the server is gone.
+        if self.draining.has_changed().unwrap_or(true) { Err(draining()) } else { Ok(()) }
+    }
+
+    /// Makes the drain wait until the result is dropped.
+    pub(super) fn delay_drain(&self) -> Result<mpsc::Sender<()>, Problem> {
+        self.under_way.upgrade().ok_or_else(draining)
     }
 
     /// The topics that a request names, each once, and whether it names several. `names` are those that were read, and
@@ -78,4 +70,9 @@ impl AppState {
         }
         Ok((topics, given > 1))
     }
+}
+
+/// The refusal of a request while the server drains.
+fn draining() -> Problem {
+    Problem::new(Code::Draining, "the server is shutting down").retry_after(RETRY_AFTER)
 }

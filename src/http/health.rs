@@ -1,15 +1,12 @@
 //! `GET /healthz` and `GET /readyz`.
 
-use std::time::Duration;
-
 use actix_http::StatusCode;
 
 use super::{
     answer::Answer,
     app_state::AppState,
-    problem::{Code, Problem},
+    problem::{Code, Problem, RETRY_AFTER},
 };
-use crate::log::AppendError;
 
 /// The answer to `GET /healthz`: the process serves.
 pub(super) fn alive() -> Answer {
@@ -19,9 +16,7 @@ pub(super) fn alive() -> Answer {
 /// The answer to `GET /readyz`: 200 when the server accepts events, as far as it knows.
 pub(super) fn ready(app: &AppState) -> Result<Answer, Problem> {
     app.check_open()?;
-    let unavailable =
-        |error: AppendError| Problem::new(Code::Unavailable, error.to_string()).retry_after(Duration::from_secs(1));
-    app.log.check().map_err(unavailable)?;
+    app.log.check().map_err(|error| Problem::new(Code::Unavailable, error.to_string()).retry_after(RETRY_AFTER))?;
     Ok(text(b"ready\n"))
 }
 

@@ -11,6 +11,9 @@ mod code;
 
 pub use code::Code;
 
+/// When a client may retry after a failure that may pass by itself.
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// Why a request is refused. The code is for programs, the detail is for people.
 #[derive(Clone, Debug)]
 pub struct Problem(Box<Parts>);
@@ -61,6 +64,11 @@ impl Problem {
         self
     }
 
+    /// Whether the client may retry.
+    pub(super) fn may_retry(&self) -> bool {
+        self.0.retry_after.is_some()
+    }
+
     /// The code.
     pub fn code(&self) -> Code {
         self.0.code
@@ -108,7 +116,7 @@ impl From<LimitReached> for Problem {
             LimitReached::RequestBytes(_) => Code::TooManyRequestBytes,
             LimitReached::RequestBytesPerIp(_) => Code::TooManyRequestBytesPerIp,
         };
-        Self::new(code, error.to_string()).retry_after(Duration::from_secs(1))
+        Self::new(code, error.to_string()).retry_after(RETRY_AFTER)
     }
 }
 

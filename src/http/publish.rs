@@ -1,6 +1,6 @@
 //! `GET|POST|PUT /publish`: publishes one event to one or more topics, and answers when the log has committed it.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 
 use actix_http::StatusCode;
 use bytes::Bytes;
@@ -19,8 +19,7 @@ use super::{
     origin,
     payload::{Body, Payload},
     problem::{Code, Problem},
-    refusal::Refused as _,
-    reply::{Reply, Served, later, now},
+    reply::{Reply, Served, reply_later, reply_now},
 };
 use crate::{
     event::{EventName, TopicName},
@@ -31,49 +30,52 @@ use crate::{
 mod body;
 mod json;
 
-use body::{PARAMETERS, Parts, PayloadHead};
+use body::{BodyFormat, PARAMETERS};
 
 /// The longest `Idempotency-Key`.
 const KEY_BYTES_MAX: usize = 128;
 /// The expected size of the receipt for one topic. It is only a capacity: a long topic name needs more.
 const RECEIPT_BYTES: usize = 160;
-/// How long a publisher must wait before it retries when the server is overloaded.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Serves `/publish`.
-pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Served<'a> {
+pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Result<Served<'a>, Problem> {
+    let publish = PublishHead::read(app, head)?;
     match body {
-        Body::Whole(body) => match Publish::read(app, head, body) {
-            Ok((publish, permit)) => publish.commit(app, permit),
-            Err(problem) => now(Err(problem)),
-        },
-        Body::Coming(payload) => match PublishHead::read(app, head) {
-            // Refuse it before its body has come.
-            Err(problem) => now(Err(problem)),
-            Ok(publish) => {
-                let length = head.text("content-length").and_then(|length| length.parse().ok());
-                later(receive(app, publish.into_owned(), length, payload))
+        Body::Whole(body) => {
+            publish.format.check_length(body.len(), &app.config.publish)?;
+            let bytes = head.query().len() + body.len();
+            let publish = publish.with_body(app, Bytes::copy_from_slice(body))?;
+            if bytes <= UNCOUNTED_MAX {
+                return Ok(publish.commit(app, None));
             }
-        },
+            let mut permit = app.bytes.bytes_permit(head.remote());
+            permit.cover(bytes)?;
+            Ok(publish.commit(app, Some(permit)))
+        }
+        Body::Coming(payload) => {
+            let length = head.text("content-length").and_then(|length| length.parse().ok());
+            Ok(reply_later(receive(app, publish.into_owned(), length, payload)))
+        }
     }
 }
 
 /// Receives the body, then publishes.
-async fn receive(app: &AppState, head: PublishHead<'static>, length: Option<usize>, payload: Payload) -> Reply {
-    let Some(_under_way) = app.under_way.upgrade() else { return Err(AppState::draining()).into() };
-    // Kept until the log has committed the event.
+async fn receive(
+    app: &AppState,
+    head: PublishHead<'static>,
+    length: Option<usize>,
+    payload: Payload,
+) -> Result<Reply, Problem> {
+    let _delays_drain = app.delay_drain()?;
     let mut permit = app.bytes.bytes_permit(head.remote);
-    let received = body::collect(&head.payload, length, payload, &app.config.publish, &mut permit).await;
-    match received.and_then(|body| head.with_body(app, body)) {
-        Ok(publish) => publish.commit(app, Some(permit)).await,
-        Err(problem) => Err(problem).into(),
-    }
+    let body = body::collect(head.format, length, payload, &app.config.publish, &mut permit).await?;
+    Ok(head.with_body(app, body)?.commit(app, Some(permit)).await)
 }
 
 /// The head of a publish request.
 struct PublishHead<'a> {
     query: Fields<'a>,
-    payload: PayloadHead,
+    format: BodyFormat,
     /// The `Idempotency-Key`.
     key: Option<Arc<str>>,
     remote: Option<IpAddr>,
@@ -87,127 +89,97 @@ struct Publish {
     is_list: bool,
 }
 
-/// Checks whether the client and the server may publish at all.
-fn check(app: &AppState, request: &impl Head) -> Result<(), Problem> {
-    let allow_get = app.config.publish.allow_get;
-    match request.method() {
-        "POST" | "PUT" => {}
-        "GET" if allow_get => {}
-        _ => return Err(Problem::method_not_allowed(if allow_get { "GET, POST, PUT" } else { "POST, PUT" })),
-    }
-    origin::check(request, &app.config.cors)?;
-    app.check_open()
-}
-
 impl<'a> PublishHead<'a> {
+    /// Reads the head. It refuses the request if the client or the server may not publish.
     fn read(app: &AppState, head: &'a impl Head) -> Result<Self, Problem> {
-        check(app, head)?;
+        let allow_get = app.config.publish.allow_get;
+        match head.method() {
+            "POST" | "PUT" => {}
+            "GET" if allow_get => {}
+            _ => return Err(Problem::method_not_allowed(if allow_get { "GET, POST, PUT" } else { "POST, PUT" })),
+        }
+        origin::check(head, &app.config.cors)?;
+        app.check_open()?;
         let query = Fields::query(head.query(), &PARAMETERS, &[])?;
-        Ok(Self { query, payload: PayloadHead::read(head)?, key: key(head)?, remote: head.remote() })
+        Ok(Self { query, format: BodyFormat::read(head)?, key: key(head)?, remote: head.remote() })
     }
 
     fn into_owned(self) -> PublishHead<'static> {
         PublishHead { query: self.query.into_owned(), ..self }
     }
 
-    fn with_body(&self, app: &AppState, body: Bytes) -> Result<Publish, Problem> {
-        let (drafts, is_list) = drafts(app, &self.query, self.payload.parse(body)?, self.key.as_ref())?;
-        Ok(Publish { drafts, is_list })
+    fn with_body(self, app: &AppState, body: Bytes) -> Result<Publish, Problem> {
+        let body = self.format.parse(body)?;
+        let in_query = self.query.only("content")?.map(|content| Bytes::copy_from_slice(content.as_bytes()));
+        let content = either("content", in_query, body.content)?.ok_or_else(|| {
+            let detail = "there is no content: give `content` in the query, a form or a JSON body, or a body of any other \
+                          type (Content-Type: text/plain)";
+            Problem::new(Code::ContentMissing, detail)
+        })?;
+        let content_max = app.config.publish.event_bytes_max.get();
+        if u64::try_from(content.len()).is_ok_and(|length| length > content_max) {
+            return Err(Problem::too_large("the content", content_max));
+        }
+        let name = either("event", self.query.only("event")?, body.event.as_deref())?;
+        // An empty name counts as none, as in the Server-Sent Events format.
+        let name = name.filter(|name| !name.is_empty()).map(EventName::parse).transpose();
+        let name = name.map_err(|error| Problem::new(Code::BadEvent, format!("`event` is refused: {error}")))?;
+        let given = self.query.all("topic").chain(body.topics.iter().map(String::as_str));
+        let (topics, is_list) = app.topics(given, self.query.dropped() + body.topics_dropped)?;
+        let events = std::iter::repeat_n((name, content, self.key), topics.len());
+        let drafts = topics.into_iter().zip(events);
+        let drafts = drafts.map(|(topic, (name, content, key))| Draft { topic, name, content, subscribers: 0, key });
+        Ok(Publish { drafts: drafts.collect(), is_list })
     }
 }
 
-impl Publish {
-    /// Reads a request whose body has already been read. Returns it with a permit for its bytes, which it must keep
-    /// until the log has committed it. A small request needs no permit.
-    fn read(app: &AppState, head: &impl Head, body: &[u8]) -> Result<(Self, Option<BytesPermit>), Problem> {
-        let publish = PublishHead::read(app, head)?;
-        publish.payload.check_length(body.len(), &app.config.publish)?;
-        let publish = publish.with_body(app, Bytes::copy_from_slice(body))?;
-        let bytes = head.query().len() + body.len();
-        if bytes <= UNCOUNTED_MAX {
-            return Ok((publish, None));
-        }
-        let mut permit = app.bytes.bytes_permit(head.remote());
-        permit.cover(bytes)?;
-        Ok((publish, Some(permit)))
+/// The value of a field that may be in the query or in the body, but not in both.
+fn either<T>(name: &str, query: Option<T>, body: Option<T>) -> Result<Option<T>, Problem> {
+    if query.is_some() && body.is_some() {
+        return Err(Problem::new(Code::Repeated, format!("`{name}` is in the query and in the body")));
     }
+    Ok(query.or(body))
+}
 
-    /// Publishes. If the log commits at once, the response is ready at once. Otherwise the response
-    /// holds a sender of `under_way`, so that the drain waits for it.
-    fn commit(mut self, app: &AppState, permit: Option<BytesPermit>) -> Served<'_> {
-        let only = if self.drafts.len() == 1 { self.drafts.pop() } else { None };
-        let Some(draft) = only else {
-            return later(self.commit_each(app).inspect(move |_| drop(permit)));
+impl Publish {
+    /// Publishes. If the log commits at once, the reply is ready at once. The permit for the request's bytes is kept
+    /// until the log has committed.
+    fn commit(self, app: &AppState, permit: Option<BytesPermit>) -> Served<'_> {
+        let is_list = self.is_list;
+        let [draft] = match self.drafts.into_inner() {
+            Ok(one) => one,
+            Err(several) => return reply_later(commit_each(app, several, permit)),
         };
-        let (topic, is_list) = (draft.topic.clone(), self.is_list);
+        let topic = draft.topic.clone();
         match app.registry.publish(draft) {
             Either::Left(outcome) => {
                 let outcome = outcome.into_inner();
                 if let Ok(published) = &outcome {
                     app.hub.deliver(published.subscribers);
                 }
-                now(answer(app, &[(topic, outcome)], is_list))
+                reply_now(answer(app, &[(topic, outcome)], is_list))
             }
             Either::Right(outcome) => {
-                let under_way = app.under_way.upgrade();
-                later(outcome.map(move |outcome| {
-                    drop((under_way, permit));
+                let delays_drain = app.delay_drain();
+                reply_later(outcome.map(move |outcome| {
+                    drop((delays_drain, permit));
                     answer(app, &[(topic, outcome)], is_list)
                 }))
             }
         }
     }
-
-    async fn commit_each(self, app: &AppState) -> Result<Answer, Problem> {
-        let _under_way = app.under_way.upgrade();
-        let publish = async |draft: Draft| {
-            let topic = draft.topic.clone();
-            (topic, app.registry.publish(draft).await)
-        };
-        let outcomes = join_all(self.drafts.into_iter().map(publish)).await;
-        answer(app, &outcomes, self.is_list)
-    }
 }
 
-/// The events to publish, one for each topic, and whether the response is a list.
-fn drafts(
+/// Publishes to several topics. `_permit` is kept until the log has committed all events.
+async fn commit_each(
     app: &AppState,
-    query: &Fields<'_>,
-    body: Parts,
-    key: Option<&Arc<str>>,
-) -> Result<(SmallVec<[Draft; 1]>, bool), Problem> {
-    let content = match (query.only("content")?, body.content) {
-        (Some(_), Some(_)) => {
-            return Err(Problem::new(Code::Repeated, "`content` is in the query and in the body"));
-        }
-        (Some(content), None) => Bytes::copy_from_slice(content.as_bytes()),
-        (None, Some(content)) => content,
-        (None, None) => {
-            let detail = "there is no content: give `content` in the query, a form or a JSON body, or a body of any other \
-                          type (Content-Type: text/plain)";
-            return Err(Problem::new(Code::ContentMissing, detail));
-        }
-    };
-    let content_max = app.config.publish.event_bytes_max.get();
-    if u64::try_from(content.len()).is_ok_and(|length| length > content_max) {
-        return Err(Problem::too_large("the content", content_max));
-    }
-    let name = match (query.only("event")?, &body.event) {
-        (Some(_), Some(_)) => return Err(Problem::new(Code::Repeated, "`event` is in the query and in the body")),
-        (Some(name), None) => Some(name),
-        (None, name) => name.as_deref(),
-    };
-    // An empty name counts as none, as in the Server-Sent Events format.
-    let name = name.filter(|name| !name.is_empty()).map(EventName::parse).transpose();
-    let name = name.map_err(|error| Problem::new(Code::BadEvent, format!("`event` is refused: {error}")))?;
-    let given = query.all("topic").chain(body.topics.iter().map(String::as_str));
-    let (topics, is_list) = app.topics(given, query.dropped() + body.topics_given - body.topics.len())?;
-    let events = std::iter::repeat_n((name, content), topics.len());
-    let drafts = topics.into_iter().zip(events).map(|(topic, (name, content))| {
-        let key = key.cloned();
-        Draft { topic, name, content, subscribers: 0, key }
-    });
-    Ok((drafts.collect(), is_list))
+    drafts: SmallVec<[Draft; 1]>,
+    _permit: Option<BytesPermit>,
+) -> Result<Answer, Problem> {
+    let _delays_drain = app.delay_drain();
+    let publish = async |draft: Draft| (draft.topic.clone(), app.registry.publish(draft).await);
+    let outcomes = join_all(drafts.into_iter().map(publish)).await;
+    answer(app, &outcomes, true)
 }
 
 /// The `Idempotency-Key`, if the request has one.
@@ -224,36 +196,37 @@ fn key(request: &impl Head) -> Result<Option<Arc<str>>, Problem> {
 
 /// The response. If one topic failed, it is the error, with the receipts of the topics that did not fail.
 fn answer(app: &AppState, outcomes: &[(TopicName, Appended)], is_list: bool) -> Result<Answer, Problem> {
-    let mut receipts = Vec::with_capacity(RECEIPT_BYTES * outcomes.len());
-    let (mut failed, mut replayed) = (None, true);
     let durability = app.log.durability().as_str();
+    let mut receipts = Vec::with_capacity(RECEIPT_BYTES * outcomes.len());
+    let (mut are_all_replayed, mut failure) = (true, None);
     for (topic, outcome) in outcomes {
         match outcome {
             Ok(receipt) => {
-                replayed &= receipt.replayed;
-                let before: &[u8] = if receipts.is_empty() { b"" } else { b"," };
-                receipts.extend_from_slice(before);
+                if !receipts.is_empty() {
+                    receipts.push(b',');
+                }
                 write_receipt(&mut receipts, topic, *receipt, durability);
+                are_all_replayed &= receipt.replayed;
             }
-            Err(error) => failed = Some(error.problem(RETRY_AFTER)),
+            Err(error) => failure = Some(Problem::from(*error)),
         }
     }
-    let list = |head: &[u8], tail: &[u8]| [head, &*receipts, tail].concat();
-    let body = match (failed, is_list) {
-        (None, false) => {
-            receipts.push(b'\n');
-            receipts
+    if let Some(problem) = failure {
+        if !is_list {
+            return Err(problem);
         }
-        (None, true) => list(b"{\"published\":[", b"]}\n"),
-        (Some(problem), false) => return Err(problem),
-        (Some(problem), true) => {
-            // Tell the client which topics have got the event, so that it can retry only for the others.
-            let published = serde_json::from_slice::<Value>(&list(b"[", b"]"));
-            return Err(problem.with("published", published.unwrap_or_default()));
-        }
+        // Tell the client which topics have got the event, so that it can retry only for the others.
+        let published = serde_json::from_slice::<Value>(&[b"[", &*receipts, b"]"].concat());
+        return Err(problem.with("published", published.unwrap_or_default()));
+    }
+    let body = if is_list {
+        [b"{\"published\":[", &*receipts, b"]}\n"].concat()
+    } else {
+        receipts.push(b'\n');
+        receipts
     };
     let mut answer = Answer::new(StatusCode::OK).with("cache-control", "no-store");
-    if replayed {
+    if are_all_replayed {
         answer = answer.with("idempotency-replayed", "true");
     }
     Ok(answer.with("content-type", "application/json").body(body))

@@ -1,4 +1,4 @@
-//! What a request is replied: an answer, or a stream; now, or later.
+//! The reply to a request: an answer or a stream, now or later.
 
 use futures_util::{FutureExt as _, future::Either};
 
@@ -8,11 +8,11 @@ use crate::{
     later::{self, LocalLater},
 };
 
-/// What comes of a request.
+/// The reply to a request.
 pub(super) enum Reply {
-    /// The whole answer.
+    /// The whole response.
     Answer(Answer),
-    /// The head and the first bytes of a stream. The hub gets the subscriber when they are written.
+    /// The head and the first bytes of a stream. After they are written, the hub gets the socket and the subscription.
     Stream(Answer, Box<Subscription>),
 }
 
@@ -28,18 +28,24 @@ impl Reply {
     }
 }
 
-impl From<Result<Answer, Problem>> for Reply {
-    fn from(answer: Result<Answer, Problem>) -> Self {
-        Self::Answer(answer.unwrap_or_else(|problem| problem.answer()))
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Self {
+        Self::Answer(answer)
     }
 }
 
-/// A reply that is known already.
-pub(super) fn now<'a>(answer: Result<Answer, Problem>) -> Served<'a> {
-    later::now(answer.into())
+impl<T: Into<Reply>> From<Result<T, Problem>> for Reply {
+    fn from(result: Result<T, Problem>) -> Self {
+        result.map_or_else(|problem| Self::Answer(problem.answer()), T::into)
+    }
 }
 
-/// A reply that has to be waited for.
-pub(super) fn later<'a, T: Into<Reply> + 'a>(reply: impl Future<Output = T> + 'a) -> Served<'a> {
-    Either::Right(reply.map(Into::into).boxed_local())
+/// A reply that is already known.
+pub(super) fn reply_now<'a>(reply: impl Into<Reply>) -> Served<'a> {
+    later::now(reply.into())
+}
+
+/// A reply that is not known yet.
+pub(super) fn reply_later<'a, T: Into<Reply> + 'a>(reply: impl Future<Output = T> + 'a) -> Served<'a> {
+    Either::Right(reply.map(T::into).boxed_local())
 }

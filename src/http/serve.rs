@@ -14,30 +14,17 @@ use super::{
     payload::Body,
     problem::{Code, Problem},
     publish,
-    reply::{Reply, Served, later, now},
+    reply::{Reply, Served, reply_later, reply_now},
     subscribe, topics,
 };
-/// The addresses that are served.
-enum Route<'a> {
-    Publish,
-    Subscribe,
-    /// With the topic, as the path spells it.
-    Topic(&'a str),
-    /// `/healthz`.
-    Alive,
-    /// `/readyz`.
-    Ready,
-    /// A file of the bundled page.
-    Page(&'static page::File),
-}
 
 /// Serves a request.
 pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Served<'a> {
     let permission = cors::permission(&app.config.cors, head);
     if let Some(permission) = permission.as_ref().filter(|permission| permission.is_preflight()) {
-        return now(Ok(permission.preflight(head)));
+        return reply_now(permission.preflight(head));
     }
-    let served = route(app, head, body);
+    let served = route(app, head, body).unwrap_or_else(|problem| reply_now(problem.answer()));
     let is_head = head.method() == "HEAD";
     if permission.is_none() && !is_head {
         return served;
@@ -51,53 +38,41 @@ pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> 
         reply
     };
     match served {
-        Either::Left(reply) => crate::later::now(finish(reply.into_inner())),
-        Either::Right(reply) => later(reply.map(finish)),
+        Either::Left(reply) => reply_now(finish(reply.into_inner())),
+        Either::Right(reply) => reply_later(reply.map(finish)),
     }
 }
 
-fn route<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Served<'a> {
-    let path = head.path();
-    now(match (Route::of(path), head.method()) {
-        (Some(Route::Publish), _) => return publish::serve(app, head, body),
-        (Some(Route::Subscribe), "GET") => return subscribe::serve(app, head),
-        (Some(Route::Subscribe), "HEAD") => subscribe::head(app, head),
-        (Some(Route::Topic(name)), "GET") => return topics::show(app, name),
-        (Some(Route::Topic(name)), "DELETE") => return topics::delete(app, head, name),
-        (Some(Route::Topic(_)), _) => Err(Problem::method_not_allowed("GET, DELETE")),
-        (Some(Route::Alive), "GET" | "HEAD") => Ok(health::alive()),
-        (Some(Route::Ready), "GET" | "HEAD") => health::ready(app),
-        (Some(Route::Page(file)), "GET" | "HEAD") => Ok(page::answer(file)),
-        (Some(_), _) => Err(Problem::method_not_allowed("GET, HEAD")),
-        (None, _) => Err(unknown(path)),
-    })
+/// Calls the handler of the request's path and method.
+fn route<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Result<Served<'a>, Problem> {
+    let method = head.method();
+    if let Some(topic) = head.path().strip_prefix("/topics/").filter(|topic| !topic.is_empty()) {
+        return match method {
+            "GET" => topics::show(app, topic),
+            "DELETE" => topics::delete(app, head, topic),
+            _ => Err(Problem::method_not_allowed("GET, DELETE")),
+        };
+    }
+    // `/%70ublish` is another spelling of the same address (RFC 3986, section 6.2.2.2).
+    let path = fields::decode_path(head.path(), b"").map_err(|_| not_found(head.path()))?;
+    let answer = match (&*path, method) {
+        ("/publish", _) => return publish::serve(app, head, body),
+        ("/subscribe", "GET") => return subscribe::serve(app, head),
+        ("/subscribe", "HEAD") => subscribe::head(app, head),
+        ("/healthz", "GET" | "HEAD") => Ok(health::alive()),
+        ("/readyz", "GET" | "HEAD") => health::ready(app),
+        ("/subscribe" | "/healthz" | "/readyz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
+        (path, _) => match page::find(path) {
+            Some(file) if matches!(method, "GET" | "HEAD") => Ok(page::answer(file)),
+            Some(_) => Err(Problem::method_not_allowed("GET, HEAD")),
+            None => Err(not_found(head.path())),
+        },
+    };
+    answer.map(reply_now)
 }
 
-impl Route<'_> {
-    fn of(path: &str) -> Option<Route<'_>> {
-        if let Some(route) = Self::with_name(path) {
-            return Some(route);
-        }
-        if let Some(name) = path.strip_prefix("/topics/").filter(|name| !name.is_empty()) {
-            return Some(Route::Topic(name));
-        }
-        // `/%70ublish` is another spelling of the same address (RFC 3986, section 6.2.2.2).
-        let decoded = fields::decode_path(path, b"").ok()?;
-        if decoded == path { None } else { Self::with_name(&decoded) }
-    }
-
-    fn with_name(path: &str) -> Option<Route<'static>> {
-        match path {
-            "/publish" => Some(Route::Publish),
-            "/subscribe" => Some(Route::Subscribe),
-            "/healthz" => Some(Route::Alive),
-            "/readyz" => Some(Route::Ready),
-            path => page::find(path).map(Route::Page),
-        }
-    }
-}
-
-fn unknown(path: &str) -> Problem {
+/// The problem for a path that is not served.
+fn not_found(path: &str) -> Problem {
     // Other brokers have the topic in the path.
     let hint = ["/publish", "/subscribe"].into_iter().find_map(|route| {
         let topic = path.strip_prefix(route)?.strip_prefix('/').filter(|topic| !topic.is_empty())?;

@@ -1,6 +1,10 @@
 //! `GET /subscribe`: reads the request, begins the response, and hands the socket over to the hub.
 
-use std::{borrow::Cow, net::IpAddr, time::Instant};
+use std::{
+    borrow::Cow,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use actix_http::StatusCode;
 use bytes::BytesMut;
@@ -13,17 +17,15 @@ use super::{
     fields::Fields,
     head::Head,
     problem::{Code, Problem},
-    refusal,
-    reply::{Reply, Served, later, now},
+    reply::{Reply, Served, reply_later},
 };
 use crate::{
     event::{EventId, TopicName},
-    frame::{self, Encoding, Format, Framing, GapReason, Marks, Opening},
+    frame::{self, Encoding, Format, Framing, Marks, Opening},
     hub::{Subscription, jitter},
-    limits::{ConnectionPermit, LimitReached},
-    log::{ReadError, Start, StartPoint},
+    log::{Start, StartPoint},
     registry::RegistryError,
-    topic::{Deletion, JoinError, Joined, Membership, Subscriber},
+    topic::{Deletion, JoinError, Joined, Subscriber},
 };
 
 mod time;
@@ -42,11 +44,8 @@ const LAST_MAX: usize = 10_000;
 const REFUSED_RETRY_FACTOR: u32 = 4;
 
 /// Serves `GET /subscribe`.
-pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head) -> Served<'a> {
-    match SubscribeRequest::read(app, head) {
-        Ok(request) => later(request.admit(app)),
-        Err(problem) => now(Err(problem)),
-    }
+pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head) -> Result<Served<'a>, Problem> {
+    Ok(reply_later(SubscribeRequest::read(app, head)?.admit(app)))
 }
 
 /// Serves `HEAD /subscribe`: the head of a stream, without a subscriber.
@@ -63,10 +62,9 @@ struct SubscribeRequest {
     /// The cursor, or `since`, as the client sent it.
     requested: String,
     /// `on_gap=fail`: refuse the request if there is a gap.
-    gap_fails: bool,
-    /// A refusal that passes by itself is sent as a short stream with status 200. At any other status, an `EventSource`
-    /// does not reconnect.
-    as_stream: bool,
+    fails_on_gap: bool,
+    /// The client may be an `EventSource`: it asks for an event stream by name, as every `EventSource` does.
+    is_event_source: bool,
     remote: Option<IpAddr>,
 }
 
@@ -74,36 +72,39 @@ impl SubscribeRequest {
     fn read(app: &AppState, request: &impl Head) -> Result<Self, Problem> {
         let query = &Fields::query(request.query(), &PARAMETERS, &CURSORS)?;
         let (topics, _) = app.topics(query.all("topic"), query.dropped())?;
-        let requested = cursor(request, query);
-        let start = match &requested {
+        let cursor = cursor(request, query);
+        let start = match &cursor {
             Some(cursor) => EventId::parse(cursor).map_or(Start::Unreadable, Start::After),
             None => start(query)?,
         };
-        let gap_fails = match query.only("on_gap")? {
+        let fails_on_gap = match query.only("on_gap")? {
             None | Some("event") => false,
             Some("fail") => true,
             Some(other) => return Err(bad_parameter("on_gap", other, "`event` or `fail`")),
         };
         // If there is a gap after `since`, `broker.gap` contains it as the requested id.
         let since = query.only("since")?.map(str::to_owned);
-        let mut requested = requested.or(since).unwrap_or_default();
+        let mut requested = cursor.or(since).unwrap_or_default();
         requested.truncate(requested.floor_char_boundary(REQUESTED_BYTES_MAX));
         let accept = Accept::read(request);
         let format = format(accept, query)?;
         let framing = if request.takes_chunks() { Framing::Chunked } else { Framing::Close };
         let encoding = Encoding { format, framing };
         let marks = marks(query)?;
-        let as_stream = format != Format::Lines && accept.names_events();
-        Ok(Self { topics, encoding, marks, start, requested, gap_fails, as_stream, remote: request.remote() })
+        let is_event_source = format != Format::Lines && accept.names_events();
+        Ok(Self { topics, encoding, marks, start, requested, fails_on_gap, is_event_source, remote: request.remote() })
     }
 
-    /// Lets the subscriber in, or says why not.
+    /// Opens the stream, or refuses the subscriber.
     async fn admit(self, app: &AppState) -> Reply {
-        let (format, as_stream) = (self.encoding.format, self.as_stream);
+        let (format, is_event_source) = (self.encoding.format, self.is_event_source);
         let cursor = if let Start::After(id) = self.start { Some(id) } else { None };
-        match open(app, self).await {
-            Ok((head, subscription)) => Reply::Stream(head, Box::new(subscription)),
-            Err(refusal) => refuse(app, format, cursor, as_stream, &refusal).into(),
+        let retry = jitter(app.config.stream.retry * REFUSED_RETRY_FACTOR);
+        match open(app, self, retry).await {
+            Err(problem) if is_event_source && problem.may_retry() => {
+                refused_stream(format, retry, cursor, &problem).into()
+            }
+            reply => reply.into(),
         }
     }
 }
@@ -155,42 +156,26 @@ fn start(query: &Fields<'_>) -> Result<Start, Problem> {
     }
 }
 
-/// Why a subscriber is refused.
-enum Refusal {
-    /// The server is shutting down.
-    Draining,
-    /// There are too many connections.
-    Connections(LimitReached),
-    /// A topic refused the subscriber.
-    Topic(RegistryError<JoinError>),
-    /// There is a gap, and the client asked for `on_gap=fail`.
-    Gap(GapReason),
-    /// The log cannot be read.
-    Unreadable(ReadError),
-}
-
-impl From<ReadError> for Refusal {
-    fn from(error: ReadError) -> Self {
-        Self::Unreadable(error)
-    }
-}
-
-/// Joins the topics and resolves the start. Returns the head and the first bytes of the response, and the subscription.
-async fn open(app: &AppState, request: SubscribeRequest) -> Result<(Answer, Subscription), Refusal> {
+/// Joins the topics and resolves the start. Returns the stream, or a 204 if all topics were deleted. If the request is
+/// refused for a reason that may pass, the client may try again after `retry`.
+async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Result<Reply, Problem> {
     let (encoding, remote) = (request.encoding, request.remote);
-    if app.is_draining() {
-        return Err(Refusal::Draining);
-    }
-    let permit = app.connections.connection_permit(remote).map_err(Refusal::Connections)?;
+    let later = |problem: Problem| problem.retry_after(retry);
+    app.check_open().map_err(later)?;
+    let permit = app.connections.connection_permit(remote).map_err(Problem::from).map_err(later)?;
     let cursor = match request.start {
         Start::After(id) if id.epoch == app.log.epoch() => Some(id),
         _ => None,
     };
     let subscriber = Subscriber { remote, cursor, single_topic: request.topics.len() == 1 };
-    let (mut topics, mut memberships) = (SmallVec::new(), SmallVec::new());
+    let (mut topics, mut memberships) = (SmallVec::new(), SmallVec::<[_; 1]>::new());
     let (mut are_all_deleted, mut deleted) = (true, Vec::new());
     for topic in &request.topics {
-        let Joined { membership, deletion } = app.registry.join(topic, subscriber).await.map_err(Refusal::Topic)?;
+        let Joined { membership, deletion } = match app.registry.join(topic, subscriber).await {
+            Ok(joined) => joined,
+            Err(RegistryError::Topic(JoinError::Deleted)) => return Ok(Answer::new(StatusCode::NO_CONTENT).into()),
+            Err(error) => return Err(later(error.into())),
+        };
         let topic = membership.topic().clone();
         // A topic that was deleted and has got new events counts as not deleted.
         are_all_deleted =
@@ -203,11 +188,12 @@ async fn open(app: &AppState, request: SubscribeRequest) -> Result<(Answer, Subs
         memberships.push(membership);
     }
     if are_all_deleted {
-        return Err(Refusal::Topic(RegistryError::Topic(JoinError::Deleted)));
+        return Ok(Answer::new(StatusCode::NO_CONTENT).into());
     }
     let start = app.log.resolve_start(&topics, &request.start, &deleted).await?;
-    if let Some(reason) = start.gap.or(start.gap_ahead).filter(|_| request.gap_fails) {
-        return Err(Refusal::Gap(reason));
+    if let Some(reason) = start.gap.or(start.gap_ahead).filter(|_| request.fails_on_gap) {
+        let detail = "the cursor cannot be honoured, and `on_gap=fail` was asked for";
+        return Err(Problem::new(Code::Gap, detail).with("reason", reason.as_str()));
     }
     let first = first_bytes(app, &request, start, &topics, &deleted);
     let lifetime = app.config.stream.lifetime_max;
@@ -217,19 +203,13 @@ async fn open(app: &AppState, request: SubscribeRequest) -> Result<(Answer, Subs
         marks: request.marks,
         start,
         ends_at: (!lifetime.is_zero()).then(|| Instant::now() + jitter(lifetime)),
-        guards: Box::new(StreamGuards { _memberships: memberships, _permit: permit }),
+        guards: Box::new((memberships, permit)),
     };
     let mut head = stream_head(encoding.format, Some(start.id())).body(first);
     if encoding.framing == Framing::Chunked {
         head = head.with("transfer-encoding", "chunked");
     }
-    Ok((head, subscription))
-}
-
-/// Dropped when the stream ends.
-struct StreamGuards {
-    _memberships: SmallVec<[Membership; 1]>,
-    _permit: ConnectionPermit,
+    Ok(Reply::Stream(head, Box::new(subscription)))
 }
 
 /// The first bytes of the stream: the opening, and notices of a gap and of deletions.
@@ -271,37 +251,11 @@ fn stream_head(format: Format, id: Option<EventId>) -> Answer {
     head
 }
 
-/// The response to a refused subscriber. With `as_stream`, it is a short stream that makes an `EventSource` reconnect
-/// later. Otherwise it is a problem with its status.
-fn refuse(
-    app: &AppState,
-    format: Format,
-    cursor: Option<EventId>,
-    as_stream: bool,
-    refusal: &Refusal,
-) -> Result<Answer, Problem> {
-    let retry = jitter(app.config.stream.retry * REFUSED_RETRY_FACTOR);
-    let problem = match refusal {
-        Refusal::Topic(RegistryError::Topic(JoinError::Deleted)) => return Ok(Answer::new(StatusCode::NO_CONTENT)),
-        Refusal::Gap(reason) => {
-            let detail = "the cursor cannot be honoured, and `on_gap=fail` was asked for";
-            return Err(Problem::new(Code::Gap, detail).with("reason", reason.as_str()));
-        }
-        Refusal::Draining => Problem::new(Code::Draining, super::app_state::DRAINING).retry_after(retry),
-        Refusal::Connections(error) => Problem::from(*error).retry_after(retry),
-        Refusal::Topic(error) => refusal::refusal(error, retry),
-        Refusal::Unreadable(error) => (*error).into(),
-    };
-    if !as_stream {
-        return Err(problem);
-    }
-    let mut answer = stream_head(format, None).body(Vec::from(frame::refused(
-        format,
-        retry,
-        cursor,
-        problem.code().as_str(),
-        problem.detail(),
-    )));
+/// A short stream with status 200 that tells an `EventSource` why it is refused. At any other status, an `EventSource`
+/// would not reconnect.
+fn refused_stream(format: Format, retry: Duration, cursor: Option<EventId>, problem: &Problem) -> Answer {
+    let refused = frame::refused(format, retry, cursor, problem.code().as_str(), problem.detail());
+    let mut answer = stream_head(format, None).body(Vec::from(refused));
     answer.is_stream = false;
-    Ok(answer)
+    answer
 }

@@ -1,7 +1,5 @@
 //! `/topics/{topic}`: describes a topic, and deletes it.
 
-use std::time::Duration;
-
 use actix_http::StatusCode;
 use serde_json::json;
 
@@ -12,20 +10,13 @@ use super::{
     head::Head,
     origin,
     problem::{Code, Problem},
-    refusal::refusal,
-    reply::{Served, later, now},
+    reply::{Served, reply_later},
 };
 use crate::event::{EventId, TopicName};
 
-/// How long a client must wait before it retries a deletion that failed.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-
 /// Serves `GET /topics/{topic}`. `name` is the topic as in the path, percent-encoded.
-pub(super) fn show<'a>(app: &'a AppState, name: &str) -> Served<'a> {
-    match parse(app, name) {
-        Ok(topic) => later(describe(app, topic)),
-        Err(problem) => now(Err(problem)),
-    }
+pub(super) fn show<'a>(app: &'a AppState, name: &str) -> Result<Served<'a>, Problem> {
+    Ok(reply_later(describe(app, parse(app, name)?)))
 }
 
 async fn describe(app: &AppState, topic: TopicName) -> Result<Answer, Problem> {
@@ -48,27 +39,18 @@ async fn describe(app: &AppState, topic: TopicName) -> Result<Answer, Problem> {
 }
 
 /// Serves `DELETE /topics/{topic}`: deletes its events, and ends its streams.
-pub(super) fn delete<'a>(app: &'a AppState, head: &impl Head, name: &str) -> Served<'a> {
-    let topic = match deletable(app, head, name) {
-        Ok(topic) => topic,
-        Err(problem) => return now(Err(problem)),
-    };
-    let deleted = async move {
-        let _under_way = app.under_way.upgrade().ok_or_else(AppState::draining)?;
+pub(super) fn delete<'a>(app: &'a AppState, head: &impl Head, name: &str) -> Result<Served<'a>, Problem> {
+    origin::check(head, &app.config.cors)?;
+    app.check_open()?;
+    let topic = parse(app, name)?;
+    Ok(reply_later(async move {
+        let _delays_drain = app.delay_drain()?;
         if app.registry.find(topic.as_str()).is_none() && app.log.held(&topic).await?.is_none() {
             return Err(unknown(&topic));
         }
-        app.registry.delete(&topic).await.map_err(|error| refusal(&error, RETRY_AFTER))?;
+        app.registry.delete(&topic).await?;
         Ok(Answer::new(StatusCode::NO_CONTENT))
-    };
-    later(deleted)
-}
-
-/// Checks whether the client may delete the topic, and returns its name.
-fn deletable(app: &AppState, head: &impl Head, name: &str) -> Result<TopicName, Problem> {
-    origin::check(head, &app.config.cors)?;
-    app.check_open()?;
-    parse(app, name)
+    }))
 }
 
 /// Parses the topic, which is the whole rest of the path. So a name may contain slashes, written as `/` or as `%2F`.

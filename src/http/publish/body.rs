@@ -19,130 +19,116 @@ use super::json::JsonBody;
 /// The parameters of a publish, in the query or in a form.
 pub(super) const PARAMETERS: [&str; 3] = ["topic", "content", "event"];
 
-/// The parameters and the content in a body.
+/// What a body contains.
 #[derive(Default)]
-pub(super) struct Parts {
+pub(super) struct BodyFields {
     /// The topics. If there are very many, not all are kept.
     pub(super) topics: Vec<String>,
-    /// How many topics the body names.
-    pub(super) topics_given: usize,
+    /// How many topics were not kept.
+    pub(super) topics_dropped: usize,
     /// The name of the event.
     pub(super) event: Option<String>,
     pub(super) content: Option<Bytes>,
 }
 
-/// What the head of a request says about its body.
-pub(super) struct PayloadHead {
-    kind: Kind,
-    /// There is a `Content-Type`, so there is a body, which may be empty.
-    has_media_type: bool,
-}
-
 /// The format of a body.
 #[derive(Clone, Copy)]
-enum Kind {
-    Raw,
+pub(super) enum BodyFormat {
+    /// The body is the content. An empty body is content only if the request `has_media_type`: all requests without a
+    /// body look as if it were empty.
+    Raw {
+        has_media_type: bool,
+    },
     Form,
     Json,
 }
 
-impl PayloadHead {
-    /// Reads the headers that describe the body.
-    pub(super) fn read(head: &impl Head) -> Result<Self, Problem> {
-        let media_type = head.value("content-type");
-        Ok(Self { kind: Kind::of(head, media_type)?, has_media_type: media_type.is_some() })
-    }
-
-    /// Refuses a body that is too large.
-    pub(super) fn check_length(&self, length: usize, config: &PublishConfig) -> Result<(), Problem> {
-        let bytes_max = self.kind.bytes_max(config);
-        let is_too_large = u64::try_from(length).is_ok_and(|length| length > bytes_max);
-        if is_too_large { Err(Problem::too_large("the body", bytes_max)) } else { Ok(()) }
-    }
-
-    pub(super) fn parse(&self, body: Bytes) -> Result<Parts, Problem> {
-        match self.kind {
-            Kind::Raw => Parts::raw(body, self.has_media_type),
-            Kind::Form => Parts::form(&body),
-            Kind::Json => Parts::json(&body),
-        }
-    }
-}
-
-impl Kind {
+impl BodyFormat {
     /// The format that the headers announce.
-    fn of(head: &impl Head, media_type: Option<&[u8]>) -> Result<Self, Problem> {
+    pub(super) fn read(head: &impl Head) -> Result<Self, Problem> {
         let unsupported = |detail: String| Problem::new(Code::UnsupportedMediaType, detail);
         let encoding = head.value("content-encoding");
         if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
             return Err(unsupported("the body is encoded; send it without Content-Encoding".to_owned()));
         }
-        let Some(media_type) = media_type.filter(|value| *value != b"text/plain") else { return Ok(Self::Raw) };
-        let text = visible(media_type).unwrap_or_default().to_ascii_lowercase();
+        let Some(header) = head.value("content-type") else { return Ok(Self::Raw { has_media_type: false }) };
+        let text = visible(header).unwrap_or_default().to_ascii_lowercase();
         let mut parts = text.split(';').map(str::trim);
-        let essence = parts.next().unwrap_or_default();
+        let media_type = parts.next().unwrap_or_default();
         let charset = parts.find_map(|part| part.strip_prefix("charset=")).map(|name| name.trim_matches('"'));
         if let Some(charset) = charset.filter(|name| !matches!(*name, "utf-8" | "utf8" | "us-ascii")) {
             return Err(unsupported(format!("the body is in {charset}; send UTF-8")));
         }
-        match essence {
+        match media_type {
             "application/x-www-form-urlencoded" => Ok(Self::Form),
             "application/json" => Ok(Self::Json),
-            _ if essence.starts_with("multipart/") => Err(unsupported(format!(
-                "{essence} is not supported; send a form as application/x-www-form-urlencoded, or raw text"
+            _ if media_type.starts_with("multipart/") => Err(unsupported(format!(
+                "{media_type} is not supported; send a form as application/x-www-form-urlencoded, or raw text"
             ))),
-            _ => Ok(Self::Raw),
+            _ => Ok(Self::Raw { has_media_type: true }),
         }
+    }
+
+    /// Refuses a body that is too large.
+    pub(super) fn check_length(self, length: usize, config: &PublishConfig) -> Result<(), Problem> {
+        let bytes_max = self.bytes_max(config);
+        let is_too_large = u64::try_from(length).is_ok_and(|length| length > bytes_max);
+        if is_too_large { Err(Problem::too_large("the body", bytes_max)) } else { Ok(()) }
     }
 
     /// The limit for the size of a body.
     fn bytes_max(self, config: &PublishConfig) -> u64 {
         let content_max = config.event_bytes_max.get();
         match self {
-            Self::Raw => content_max,
+            Self::Raw { .. } => content_max,
             Self::Form | Self::Json => content_max * ENCODED_FACTOR + ENCODED_EXTRA.get(),
+        }
+    }
+
+    /// Parses a body.
+    pub(super) fn parse(self, body: Bytes) -> Result<BodyFields, Problem> {
+        match self {
+            Self::Raw { has_media_type } => {
+                text(&body, "the body")?;
+                let content = (has_media_type || !body.is_empty()).then_some(body);
+                Ok(BodyFields { content, ..BodyFields::default() })
+            }
+            Self::Form => parse_form(&body),
+            Self::Json => parse_json(text(&body, "the JSON body")?),
         }
     }
 }
 
-impl Parts {
-    fn raw(body: Bytes, has_media_type: bool) -> Result<Self, Problem> {
-        if let Err(error) = std::str::from_utf8(&body) {
-            let detail = format!("the body is not valid UTF-8 at byte {}", error.valid_up_to());
-            return Err(Problem::new(Code::BadUtf8, detail));
-        }
-        let has_content = has_media_type || !body.is_empty();
-        Ok(Self { content: has_content.then_some(body), ..Self::default() })
+fn parse_form(bytes: &[u8]) -> Result<BodyFields, Problem> {
+    let form = Fields::form(bytes, &PARAMETERS)?;
+    let content = form.only("content")?;
+    if content.is_none() && !bytes.is_empty() {
+        let detail = "the form has no field `content`; to publish the body itself, send it with another Content-Type, \
+                      such as text/plain";
+        return Err(Problem::new(Code::ContentMissing, detail));
     }
+    Ok(BodyFields {
+        topics: form.all("topic").map(str::to_owned).collect(),
+        topics_dropped: form.dropped(),
+        event: form.only("event")?.map(str::to_owned),
+        content: content.map(|content| Bytes::copy_from_slice(content.as_bytes())),
+    })
+}
 
-    fn form(bytes: &[u8]) -> Result<Self, Problem> {
-        let form = Fields::form(bytes, &PARAMETERS)?;
-        let content = form.only("content")?;
-        if content.is_none() && !bytes.is_empty() {
-            let detail = "the form has no field `content`; to publish the body itself, send it with another \
-                          Content-Type, such as text/plain";
-            return Err(Problem::new(Code::ContentMissing, detail));
-        }
-        let topics: Vec<String> = form.all("topic").map(str::to_owned).collect();
-        Ok(Self {
-            topics_given: topics.len() + form.dropped(),
-            topics,
-            event: form.only("event")?.map(str::to_owned),
-            content: content.map(|content| Bytes::copy_from_slice(content.as_bytes())),
-        })
-    }
+fn parse_json(text: &str) -> Result<BodyFields, Problem> {
+    let bad_json = |error| Problem::new(Code::BadJson, format!("the JSON body cannot be read: {error}"));
+    let body = JsonBody::parse(text).map_err(bad_json)?;
+    let content = body.content().map_err(bad_json)?.map(Bytes::from);
+    let topics = body.topic.unwrap_or_default();
+    Ok(BodyFields { topics: topics.kept, topics_dropped: topics.dropped, event: body.event, content })
+}
 
-    fn json(bytes: &[u8]) -> Result<Self, Problem> {
-        let bad_json = |error| Problem::new(Code::BadJson, format!("the JSON body cannot be read: {error}"));
-        let text = std::str::from_utf8(bytes).map_err(|error| {
-            let detail = format!("the JSON body is not valid UTF-8 at byte {}", error.valid_up_to());
-            Problem::new(Code::BadUtf8, detail)
-        })?;
-        let body = JsonBody::parse(text).map_err(bad_json)?;
-        let content = body.content().map_err(bad_json)?.map(Bytes::from);
-        let topics = body.topic.unwrap_or_default();
-        Ok(Self { topics: topics.kept, topics_given: topics.given, event: body.event, content })
-    }
+/// The body as text. `what` names it in the error.
+fn text<'a>(body: &'a [u8], what: &str) -> Result<&'a str, Problem> {
+    std::str::from_utf8(body).map_err(|error| {
+        let detail = format!("{what} is not valid UTF-8 at byte {}", error.valid_up_to());
+        Problem::new(Code::BadUtf8, detail)
+    })
 }
 
 /// Receives the whole body.
@@ -150,25 +136,25 @@ impl Parts {
 /// `length` is the value of `Content-Length`. The timeout is for the whole body: otherwise a client that sends very
 /// slowly could keep its connection for ever.
 pub(super) async fn collect(
-    head: &PayloadHead,
+    format: BodyFormat,
     length: Option<usize>,
     mut payload: Payload,
     config: &PublishConfig,
     permit: &mut BytesPermit,
 ) -> Result<Bytes, Problem> {
-    head.check_length(length.unwrap_or(0), config)?;
+    format.check_length(length.unwrap_or(0), config)?;
     // If the budget has no room for the body now, refuse it before it is sent. But do not reserve the budget yet:
     // clients that announce a large body and send nothing would otherwise use up the budget of others.
     permit.cover(length.unwrap_or(0))?;
     permit.cover(0)?;
-    let len_max = length.unwrap_or_else(|| usize::try_from(head.kind.bytes_max(config)).unwrap_or(usize::MAX));
+    let len_max = length.unwrap_or_else(|| usize::try_from(format.bytes_max(config)).unwrap_or(usize::MAX));
     let all = async {
         let mut body = Vec::new();
         while let Some(chunk) = payload.next().await {
             let chunk =
                 chunk.map_err(|error| Problem::new(Code::BadBody, format!("the body is incomplete: {error}")))?;
             let length = body.len() + chunk.len();
-            head.check_length(length, config)?;
+            format.check_length(length, config)?;
             if length > body.capacity() {
                 let capacity = grown_capacity(length, body.capacity(), len_max);
                 permit.cover(capacity)?;

@@ -28,8 +28,8 @@ pub(super) struct JsonBody<'a> {
 pub(super) struct Topics {
     /// The first [`TOPICS_KEPT_MAX`] topics.
     pub(super) kept: Vec<String>,
-    /// How many topics the body names.
-    pub(super) given: usize,
+    /// How many other topics the body names.
+    pub(super) dropped: usize,
 }
 
 /// Deserializes a member that is present, even if it is `null`.
@@ -53,15 +53,16 @@ impl<'de> Visitor<'de> for TopicsVisitor {
     }
 
     fn visit_str<E>(self, topic: &str) -> Result<Topics, E> {
-        Ok(Topics { kept: vec![topic.to_owned()], given: 1 })
+        Ok(Topics { kept: vec![topic.to_owned()], dropped: 0 })
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Topics, A::Error> {
         let mut topics = Topics::default();
         while let Some(topic) = list.next_element::<Cow<'_, str>>()? {
-            topics.given += 1;
             if topics.kept.len() < TOPICS_KEPT_MAX {
                 topics.kept.push(topic.into_owned());
+            } else {
+                topics.dropped += 1;
             }
         }
         Ok(topics)
@@ -241,7 +242,7 @@ mod tests {
         for (given, kept) in [(1, 1), (TOPICS_KEPT_MAX, TOPICS_KEPT_MAX), (TOPICS_KEPT_MAX + 1, TOPICS_KEPT_MAX)] {
             let body = format!("{{\"topic\":[{}]}}", vec!["\"t\""; given].join(","));
             let topics = JsonBody::parse(&body).expect("valid").topic.expect("topics");
-            assert_eq!((topics.given, topics.kept.len()), (given, kept));
+            assert_eq!((topics.kept.len(), topics.dropped), (kept, given - kept));
         }
     }
 }

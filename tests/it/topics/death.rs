@@ -17,7 +17,7 @@ use tidings::{
         Append, AppendError, Draft, Durability, Feed, Held, KeyLimits, Log, ReadError, ReadFrom, Reading, Resolved,
         Start, memory::MemoryLog,
     },
-    registry::{Registry, RegistryError},
+    registry::Registry,
     topic::{DeleteError, Subscriber, TopicLimits},
 };
 use tokio::task::LocalSet;
@@ -96,7 +96,7 @@ async fn a_topic_that_has_died_is_started_anew() {
     let join = async || registry.join(&topic, Subscriber { remote: None, cursor: None, single_topic: true }).await;
     let kill = async || {
         log.armed.store(true, Ordering::Relaxed);
-        assert_eq!(registry.delete(&topic).await, Err(RegistryError::Topic(DeleteError::Unknown)));
+        assert_eq!(registry.delete(&topic).await, Err(DeleteError::ActorDied));
         assert!(registry.find("a").is_some_and(|topic| !topic.is_alive()), "it is known to be dead");
     };
     LocalSet::new()
