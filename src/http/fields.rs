@@ -1,9 +1,9 @@
 //! A strict parser for `application/x-www-form-urlencoded`, the format of queries and forms.
 //!
-//! A lenient parser would publish replacement characters in place of what the sender meant. Here a broken
+//! A lenient parser would publish replacement characters instead of what the sender meant. Here, a broken
 //! percent-encoding or invalid UTF-8 is an error that tells the position.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, str::Utf8Error};
 
 use memchr::memchr2;
 use smallvec::SmallVec;
@@ -13,34 +13,33 @@ use super::{
     spelling::suggest,
 };
 
-/// The most pairs that are kept. It is more than a request may use in any configuration. Further pairs are only
-/// counted.
+/// The most pairs that are kept. Further pairs are only counted. No configuration allows so many in a request.
 const KEPT_MAX: usize = 2048;
 
 /// The name-value pairs of a query or a form, in order.
 #[derive(Debug, Default)]
 pub(super) struct Fields<'a> {
     pairs: SmallVec<[(Cow<'a, str>, Cow<'a, str>); 3]>,
-    /// How many pairs were not kept because of [`KEPT_MAX`].
+    /// How many pairs with a known name were not kept because of [`KEPT_MAX`].
     dropped: usize,
     /// The names whose pairs are kept.
     known: &'static [&'static str],
 }
 
 impl<'a> Fields<'a> {
-    /// Parses a query. The value of a name in `lenient` may be broken; then it is kept without decoding.
+    /// Parses a query. The value of a name in `lenient` may be broken: then it is kept as it is, without decoding.
     ///
-    /// An unknown name that looks like a `known` one is an error. Otherwise it would be ignored, and the client would
-    /// not notice the mistake.
+    /// An unknown name is ignored, but if it looks like a `known` one, it is an error: the client would not notice its
+    /// typing error.
     pub(super) fn query(text: &'a str, known: &'static [&'static str], lenient: &[&str]) -> Result<Self, Problem> {
-        let check = |name: &str| match suggest(name, known) {
+        let check_unknown = |name: &str| match suggest(name, known) {
             None => Ok(()),
             Some(suggestion) => {
                 let detail = format!("there is no parameter `{name}`; did you mean `{suggestion}`?");
                 Err(Problem::new(Code::UnknownParameter, detail))
             }
         };
-        Self::parse(text.as_bytes(), "the query", known, lenient, check)
+        Self::parse(text.as_bytes(), "the query", known, lenient, check_unknown)
     }
 
     /// Parses a form. Other names than the `known` ones are ignored.
@@ -48,8 +47,8 @@ impl<'a> Fields<'a> {
         Self::parse(text, "the form", known, &[], |_| Ok(()))
     }
 
-    /// Parses `text`. It keeps only the pairs whose names are `known`, so that a form with a million other names uses
-    /// no memory for them. `source` names the text in errors. `check_unknown` is called with the other names.
+    /// Parses `text`. Only the pairs whose names are `known` are kept, so that a form with a million other names uses no
+    /// memory for them. `source` names the text in errors. `check_unknown` may refuse the other names.
     fn parse(
         text: &'a [u8],
         source: &str,
@@ -59,16 +58,15 @@ impl<'a> Fields<'a> {
     ) -> Result<Self, Problem> {
         let mut fields = Self { known, ..Self::default() };
         for pair in text.split(|b| *b == b'&').filter(|pair| !pair.is_empty()) {
-            let mut halves = pair.splitn(2, |b| *b == b'=');
-            let (name, value) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
-            let decode = |half| decode(half, source, name);
-            let name = decode(name)?;
+            let mut parts = pair.splitn(2, |b| *b == b'=');
+            let (raw_name, raw_value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+            let name = decode(raw_name, b' ', raw_name, source)?;
             if !known.contains(&&*name) {
                 check_unknown(&name)?;
                 continue;
             }
-            let value = match decode(value) {
-                Err(_) if lenient.contains(&&*name) => String::from_utf8_lossy(value),
+            let value = match decode(raw_value, b' ', raw_name, source) {
+                Err(_) if lenient.contains(&&*name) => String::from_utf8_lossy(raw_value),
                 decoded => decoded?,
             };
             if fields.pairs.len() < KEPT_MAX {
@@ -109,49 +107,47 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Percent-decodes `text`, which is the name of a pair or its value. `source` and `name` are for errors.
-pub(super) fn decode<'a>(text: &'a [u8], source: &str, name: &[u8]) -> Result<Cow<'a, str>, Problem> {
+/// Percent-decodes a part of a path. Unlike in a form, a plus is a plus there (RFC 3986, section 3.3).
+pub(super) fn decode_path<'a>(text: &'a str, name: &[u8]) -> Result<Cow<'a, str>, Problem> {
+    decode(text.as_bytes(), b'+', name, "the path")
+}
+
+/// Percent-decodes `text`. A `+` becomes `plus`. `name` and `source` say in errors what the text is.
+fn decode<'a>(text: &'a [u8], plus: u8, name: &[u8], source: &str) -> Result<Cow<'a, str>, Problem> {
     let what = || format!("`{}` in {source}", String::from_utf8_lossy(name));
-    let bad_utf8 = |at: usize| Problem::new(Code::BadUtf8, format!("{} is not valid UTF-8 at byte {at}", what()));
+    let bad_utf8 = |error: Utf8Error| {
+        let detail = format!("{} is not valid UTF-8 at byte {} after decoding", what(), error.valid_up_to());
+        Problem::new(Code::BadUtf8, detail)
+    };
     if memchr2(b'%', b'+', text).is_none() {
-        return std::str::from_utf8(text).map(Cow::Borrowed).map_err(|error| bad_utf8(error.valid_up_to()));
+        return std::str::from_utf8(text).map(Cow::Borrowed).map_err(bad_utf8);
     }
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text;
     while let [byte, tail @ ..] = rest {
         rest = tail;
-        decoded.push(match (byte, tail) {
-            (b'+', _) => b' ',
-            (b'%', [high, low, tail @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+        match byte {
+            b'+' => decoded.push(plus),
+            b'%' => {
+                let Some((byte, tail)) = hex_byte(tail) else {
+                    let at = text.len() - tail.len() - 1;
+                    let detail = format!("{} has a `%` without two hexadecimal digits at byte {at}", what());
+                    return Err(Problem::new(Code::BadEncoding, detail));
+                };
+                decoded.push(byte);
                 rest = tail;
-                hex(*high) << 4 | hex(*low)
             }
-            (b'%', _) => {
-                let at = text.len() - tail.len() - 1;
-                let detail = format!("{} has a `%` without two hexadecimal digits at byte {at}", what());
-                return Err(Problem::new(Code::BadEncoding, detail));
-            }
-            _ => *byte,
-        });
+            _ => decoded.push(*byte),
+        }
     }
-    String::from_utf8(decoded).map(Cow::Owned).map_err(|error| bad_utf8(error.utf8_error().valid_up_to()))
+    String::from_utf8(decoded).map(Cow::Owned).map_err(|error| bad_utf8(error.utf8_error()))
 }
 
-/// Percent-decodes a part of a path. Unlike in a form, a plus is a plus there (RFC 3986, section 3.3).
-pub(super) fn decode_path<'a>(text: &'a str, name: &[u8]) -> Result<Cow<'a, str>, Problem> {
-    if !text.contains('%') {
-        return Ok(Cow::Borrowed(text));
-    }
-    let text = text.replace('+', "%2B");
-    decode(text.as_bytes(), "the path", name).map(|decoded| Cow::Owned(decoded.into_owned()))
-}
-
-/// The value of a hexadecimal digit.
-fn hex(digit: u8) -> u8 {
-    match digit {
-        b'0'..=b'9' => digit - b'0',
-        _ => (digit | 0x20) - b'a' + 10,
-    }
+/// Reads a byte that is written as two hexadecimal digits, and returns what follows it.
+fn hex_byte(text: &[u8]) -> Option<(u8, &[u8])> {
+    let [high, low, rest @ ..] = text else { return None };
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    Some((u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?, rest))
 }
 
 #[cfg(test)]
@@ -183,7 +179,7 @@ mod tests {
         assert_eq!(
             parse("other=100%&x=2&_=%ff"),
             Ok(vec![("x".to_owned(), "2".to_owned())]),
-            "unknown names are not decoded"
+            "the values of unknown names are not decoded"
         );
         assert_eq!(parse("topics=a"), Err("unknown_parameter"));
         assert!(Fields::form(b"topics=a", &["topic"]).is_ok(), "a form may have other fields");
@@ -192,6 +188,17 @@ mod tests {
             let fields = Fields::form(text.as_bytes(), &["x"]).expect("valid");
             assert_eq!((fields.all("x").count(), fields.dropped()), (kept, given - kept));
         }
+    }
+
+    #[test]
+    fn an_error_tells_the_position() {
+        // Before decoding for the encoding itself, after decoding for the text that was encoded.
+        let detail = |decoded: Result<Cow<'_, str>, Problem>| decoded.expect_err("broken").detail().to_owned();
+        let form = |text: &'static str| detail(decode(text.as_bytes(), b' ', b"x", "the form"));
+        assert_eq!(form("a+b%zz"), "`x` in the form has a `%` without two hexadecimal digits at byte 3");
+        assert_eq!(form("%41+%ff"), "`x` in the form is not valid UTF-8 at byte 2 after decoding");
+        let path = detail(decode_path("a+b%zz", b"x"));
+        assert_eq!(path, "`x` in the path has a `%` without two hexadecimal digits at byte 3");
     }
 
     #[test]
