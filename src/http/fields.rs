@@ -85,6 +85,11 @@ impl<'a> Fields<'a> {
         Fields { pairs, dropped: self.dropped, known: self.known }
     }
 
+    /// Whether there is no pair with a known name.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
     /// How many pairs with a known name were not kept.
     pub(super) fn dropped(&self) -> usize {
         self.dropped

@@ -52,6 +52,7 @@ async fn several_topics_each_get_the_event() {
         ("topic=a&topic=a&content=x", form, "", &["a"]),
         ("", form, "topic=b&topic=a&content=x", &["b", "a"]),
         ("topic=c", form, "topic=b&content=x", &["c", "b"]),
+        ("topic=c&content=x", form, "topic=b", &["c", "b"]),
         ("", json, r#"{"topic":["a","b","c","b"],"content":"x"}"#, &["a", "b", "c"]),
         ("topic=b", json, r#"{"topic":"a","content":"x"}"#, &["b", "a"]),
     ];
@@ -134,6 +135,7 @@ async fn an_event_name_reaches_the_subscriber() {
         ("", "application/json", r#"{"topic":"a","content":"x","event":"订单: 1"}"#, "订单: 1"),
         ("topic=a&event=raw", "text/plain", "x", "raw"),
         ("topic=a&event=form", "application/x-www-form-urlencoded", "content=x", "form"),
+        ("topic=a&content=x", "application/x-www-form-urlencoded", "event=query", "query"),
         ("topic=a&content=x&event=", "", "", "message"),
         ("", "application/json", r#"{"topic":"a","content":"x","event":""}"#, "message"),
         ("", "application/json", r#"{"topic":"a","content":"x","event":null}"#, "message"),

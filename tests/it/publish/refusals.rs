@@ -113,6 +113,7 @@ async fn bad_content_is_refused() {
         ("topic=a", "", b"", "content_missing"),
         ("topic=a", FORM, b"", "content_missing"),
         ("topic=a", FORM, b"message=hello", "content_missing"),
+        ("topic=a", FORM, b"event=e", "content_missing"),
         ("topic=a&content=x", FORM, b"message=hello", "content_missing"),
         ("topic=a", JSON, b"{}", "content_missing"),
         ("topic=a", JSON, br#"{"event":"e"}"#, "content_missing"),
