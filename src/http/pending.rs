@@ -5,13 +5,13 @@
 //! longest. So a client that only opens connections cannot keep others out. At the limit of one address, a new
 //! connection can evict only connections of the same address.
 //!
-//! Each request ends one idle period and starts another, but evictions are rare. So a request only changes the number
-//! of the period in the connection's slot. The position of the slot in the order is corrected when an eviction meets
-//! it.
+//! Idle periods are numbered, so that the lowest number is the oldest. Every request ends one idle period and starts
+//! another, but evictions are rare. So a request does not change the order of the connections: it only changes the
+//! number in the connection's state. An eviction corrects the order of the connections that it meets.
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     net::IpAddr,
     rc::Rc,
     sync::Arc,
@@ -26,16 +26,13 @@ pub struct PendingSlots {
     limit: Arc<Quota>,
     /// The number of the idle period that began last.
     newest_period: Cell<u64>,
-    /// The connections of all addresses.
-    all: RefCell<IdleOrder>,
-    /// The connections of each address.
-    by_ip: RefCell<HashMap<IpAddr, IdleOrder>>,
+    /// The connections in the order in which they became idle. Each can be in two groups: in that of all connections
+    /// (`None`), and in that of its address.
+    order: RefCell<BTreeMap<(Group, u64), Rc<State>>>,
 }
 
-/// Connections by the number of an idle period, oldest first. A connection enters with its first idle period, and
-/// leaves when it is closed. If an eviction meets it while it is busy, it leaves, and enters again with its next idle
-/// period. So the number may be that of an earlier period than the current one.
-type IdleOrder = BTreeMap<u64, Rc<State>>;
+/// Connections that count against the same limit: those of one address, or all (`None`).
+type Group = Option<IpAddr>;
 
 /// The slot of one pending connection. Dropping it frees the slot.
 pub struct PendingSlot {
@@ -45,26 +42,25 @@ pub struct PendingSlot {
 }
 
 /// What the connection's task and an eviction share.
+#[derive(Default)]
 struct State {
     /// `None` once the connection is evicted.
     permit: RefCell<Option<ConnectionPermit>>,
-    /// The number of the current idle period; [`BUSY`] if the connection is not idle.
-    period: Cell<u64>,
-    /// The key in [`PendingSlots::all`]; [`BUSY`] if the connection is not there.
-    key_in_all: Cell<u64>,
-    /// The key in [`PendingSlots::by_ip`]; [`BUSY`] if the connection is not there.
-    key_in_ip: Cell<u64>,
+    /// The number of the current idle period; `None` if the connection is not idle.
+    period: Cell<Option<u64>>,
+    /// The number by which the group of all connections has this one; `None` if it does not have it. The number may be
+    /// that of an earlier idle period.
+    place_in_all: Cell<Option<u64>>,
+    /// The same for the group of the address.
+    place_in_ip: Cell<Option<u64>>,
     /// Wakes the connection's task when it is evicted.
     waker: RefCell<Option<Waker>>,
 }
 
-/// Not the number of any idle period.
-const BUSY: u64 = 0;
-
 impl PendingSlots {
     /// A worker without connections.
     pub fn new(limit: Arc<Quota>) -> Rc<Self> {
-        Rc::new(Self { limit, newest_period: Cell::new(BUSY), all: RefCell::default(), by_ip: RefCell::default() })
+        Rc::new(Self { limit, newest_period: Cell::new(0), order: RefCell::default() })
     }
 
     /// Admits a new connection from `ip`. At a limit, this evicts the connection that has been idle longest.
@@ -73,69 +69,71 @@ impl PendingSlots {
     /// When a limit is reached and no connection that counts against it is idle.
     pub fn admit(self: &Rc<Self>, ip: IpAddr) -> Result<PendingSlot, LimitReached> {
         let permit = self.limit.connection_permit(Some(ip)).or_else(|error| {
-            let has_evicted = match error {
-                LimitReached::PendingConnectionsPerIp(_) => self.evict_idle_of(network(ip)),
-                _ => self.evict_idle(),
+            let group = match error {
+                LimitReached::PendingConnectionsPerIp(_) => Some(network(ip)),
+                _ => None,
             };
-            if has_evicted { self.limit.connection_permit(Some(ip)) } else { Err(error) }
+            if self.evict_idle_of(group) { self.limit.connection_permit(Some(ip)) } else { Err(error) }
         })?;
-        let state = State {
-            permit: RefCell::new(Some(permit)),
-            period: Cell::new(BUSY),
-            key_in_all: Cell::new(BUSY),
-            key_in_ip: Cell::new(BUSY),
-            waker: RefCell::default(),
-        };
+        let state = State { permit: RefCell::new(Some(permit)), ..State::default() };
         Ok(PendingSlot { slots: Rc::clone(self), ip: network(ip), state: Rc::new(state) })
     }
 
     /// Evicts the connection that has been idle longest. Returns false if none is idle.
     pub fn evict_idle(&self) -> bool {
-        let oldest = take_oldest(&mut self.all.borrow_mut(), |state| &state.key_in_all);
-        oldest.is_some_and(|oldest| oldest.evict())
+        self.evict_idle_of(None)
     }
 
-    fn evict_idle_of(&self, ip: IpAddr) -> bool {
-        let mut by_ip = self.by_ip.borrow_mut();
-        let oldest = by_ip.get_mut(&ip).and_then(|order| take_oldest(order, |state| &state.key_in_ip));
-        drop(by_ip);
-        oldest.is_some_and(|oldest| oldest.evict())
+    fn evict_idle_of(&self, group: Group) -> bool {
+        let Some(oldest) = self.take_oldest(group) else { return false };
+        oldest.evict();
+        true
     }
-}
 
-/// Takes the connection that has been idle longest out of `order`.
-///
-/// On the way it corrects the order. A busy connection is taken out. A connection that is in a later idle period than
-/// its key says is moved there. Each request causes at most one such correction.
-fn take_oldest(order: &mut IdleOrder, key_of: impl Fn(&State) -> &Cell<u64>) -> Option<Rc<State>> {
-    loop {
-        let (key, state) = order.pop_first()?;
-        let period = state.period.get();
-        key_of(&state).set(BUSY);
-        if period == key {
-            return Some(state);
-        }
-        if period != BUSY {
-            key_of(&state).set(period);
-            order.insert(period, state);
+    /// Takes the connection that has been idle longest out of `group`.
+    ///
+    /// On the way it corrects the order. A connection that is not idle is taken out; it enters again when it is idle. A
+    /// connection whose idle period is not the one of its place is moved. Each request causes at most one such
+    /// correction.
+    fn take_oldest(&self, group: Group) -> Option<Rc<State>> {
+        let mut order = self.order.borrow_mut();
+        loop {
+            let (&(_, place), _) = order.range((group, 0)..=(group, u64::MAX)).next()?;
+            let state = order.remove(&(group, place))?;
+            let period = state.period.get();
+            if period == Some(place) {
+                state.place_in(group).set(None);
+                return Some(state);
+            }
+            state.place_in(group).set(period);
+            if let Some(period) = period {
+                order.insert((group, period), state);
+            }
         }
     }
 }
 
 impl State {
-    /// Frees the permit, and wakes the connection's task, which then closes the connection. Returns false if it was
-    /// evicted before.
-    fn evict(&self) -> bool {
-        self.period.set(BUSY);
+    /// Frees the permit, and wakes the connection's task, which then closes the connection.
+    fn evict(&self) {
+        let permit = self.permit.take();
+        debug_assert!(permit.is_some(), "an evicted connection is not idle, so it is not evicted again");
+        self.period.set(None);
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
-        self.permit.take().is_some()
+    }
+
+    fn place_in(&self, group: Group) -> &Cell<Option<u64>> {
+        match group {
+            None => &self.place_in_all,
+            Some(_) => &self.place_in_ip,
+        }
     }
 }
 
 impl PendingSlot {
-    /// Notes that the connection is idle. Returns false if it was evicted; if that happens later, the task of `cx` is
+    /// Notes that the connection is idle. Returns false if it was evicted. If it is evicted later, the task of `cx` is
     /// woken.
     pub fn mark_idle(&self, cx: &Context<'_>) -> bool {
         let state = &self.state;
@@ -145,43 +143,36 @@ impl PendingSlot {
         if state.waker.borrow().as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
             state.waker.replace(Some(cx.waker().clone()));
         }
-        if state.period.get() == BUSY {
+        if state.period.get().is_none() {
             let period = self.slots.newest_period.get() + 1;
             self.slots.newest_period.set(period);
-            state.period.set(period);
-            self.enter_orders(period);
+            state.period.set(Some(period));
+            for group in self.groups() {
+                let place = state.place_in(group);
+                if place.get().is_none() {
+                    place.set(Some(period));
+                    self.slots.order.borrow_mut().insert((group, period), Rc::clone(state));
+                }
+            }
         }
         true
     }
 
     /// Notes that a request has begun.
     pub fn mark_busy(&self) {
-        self.state.period.set(BUSY);
+        self.state.period.set(None);
     }
 
-    /// Inserts the connection into the orders that do not have it.
-    fn enter_orders(&self, period: u64) {
-        let state = &self.state;
-        if state.key_in_all.get() == BUSY {
-            state.key_in_all.set(period);
-            self.slots.all.borrow_mut().insert(period, Rc::clone(state));
-        }
-        if state.key_in_ip.get() == BUSY {
-            state.key_in_ip.set(period);
-            let mut by_ip = self.slots.by_ip.borrow_mut();
-            by_ip.entry(self.ip).or_default().insert(period, Rc::clone(state));
-        }
+    fn groups(&self) -> [Group; 2] {
+        [None, Some(self.ip)]
     }
 }
 
 impl Drop for PendingSlot {
     fn drop(&mut self) {
-        self.slots.all.borrow_mut().remove(&self.state.key_in_all.get());
-        let mut by_ip = self.slots.by_ip.borrow_mut();
-        if let Some(order) = by_ip.get_mut(&self.ip) {
-            order.remove(&self.state.key_in_ip.get());
-            if order.is_empty() {
-                by_ip.remove(&self.ip);
+        for group in self.groups() {
+            if let Some(place) = self.state.place_in(group).get() {
+                self.slots.order.borrow_mut().remove(&(group, place));
             }
         }
     }
@@ -224,7 +215,7 @@ mod tests {
         assert_eq!([0, 1, 2].map(|n: usize| is_idle(&slots[n])), [false, true, false]);
         drop(newcomers);
         drop(slots);
-        assert_eq!((pool.all.borrow().len(), pool.by_ip.borrow().len()), (0, 0));
+        assert!(pool.order.borrow().is_empty());
     }
 
     #[test]
@@ -239,7 +230,7 @@ mod tests {
             let newcomer = pool.admit(ip(1)).expect("a slot");
             assert!(!is_idle(&slots[1]));
             drop((newcomer, slots));
-            assert_eq!((pool.all.borrow().len(), pool.by_ip.borrow().len()), (0, 0));
+            assert!(pool.order.borrow().is_empty());
         }
     }
 
