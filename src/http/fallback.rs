@@ -1,32 +1,39 @@
 //! The fallback: actix-web reads the requests that are not simple enough for the fast path. As there, [`super::serve`]
 //! decides what a request means.
 
-use std::{future::pending, net::IpAddr, rc::Rc};
+use std::{
+    convert::Infallible,
+    future::pending,
+    net::IpAddr,
+    rc::Rc,
+    task::{Poll, ready},
+};
 
 use actix_http::ConnectionType;
-use actix_web::{HttpRequest, HttpResponse, body, body::BoxBody, http::Version, web};
-use futures_util::TryStreamExt as _;
-
-use super::{
-    answer::Answer, app_state::AppState, head::Head, payload::Body, reply::Reply, serve::serve, stream::HandOver,
+use actix_web::{
+    HttpRequest, HttpResponse,
+    body::{self, BodyStream, BoxBody, MessageBody},
+    http::{Version, header::HeaderValue},
+    web,
 };
-use crate::hub::Carrier;
+use bytes::Bytes;
+use futures_util::{TryStreamExt as _, stream};
 
-/// Answers one request.
+use super::{answer::Answer, app_state::AppState, head::Head, payload::Body, reply::Reply, serve::serve};
+use crate::hub::{Carrier, HubHandle, Subscription};
+
+/// Answers the first request of a [`Carrier`].
 pub async fn answer(app: Rc<AppState>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    // `server::Server` sets a carrier for each connection.
-    let Some(carrier) = request.conn_data::<Carrier>().cloned() else { return pending().await };
-    if carrier.has_begun() {
-        // The connection is closed after the first request, or belongs to a stream. The bytes after it are not a
-        // request.
-        return pending().await;
-    }
+    // The bytes after the first request are not a request: the connection is closed after the response, or it becomes a
+    // stream. So they get no answer. The task of the connection drops this future.
+    let carrier = request.conn_data::<Carrier>().filter(|carrier| !carrier.has_begun()).cloned();
+    let Some(carrier) = carrier else { return pending().await };
     let payload = payload.map_err(|error| error.to_string());
     let reply = serve(&app, &request, Body::Coming(Box::pin(payload))).await;
     match reply {
         Reply::Stream(mut head, subscription) => {
-            let first = std::mem::take(&mut head.body).into_owned();
-            let body = HandOver::new(carrier, app.hub.clone(), first.into(), *subscription);
+            let first = Bytes::from(std::mem::take(&mut head.body).into_owned());
+            let body = stream_body(first, carrier, app.hub.clone(), *subscription);
             HttpResponse::from(head).set_body(BoxBody::new(body))
         }
         Reply::Answer(answer) => {
@@ -39,6 +46,27 @@ pub async fn answer(app: Rc<AppState>, request: HttpRequest, payload: web::Paylo
             response
         }
     }
+}
+
+/// The body of a stream's response: its first bytes. When they are sent, the hub gets the socket. If the client
+/// disconnects before, the body is dropped, and the subscription with it.
+fn stream_body(first: Bytes, carrier: Carrier, hub: HubHandle, subscription: Subscription) -> impl MessageBody {
+    let mut first = Some(first);
+    let mut subscription = Some(subscription);
+    BodyStream::new(stream::poll_fn(move |cx| {
+        if let Some(first) = first.take() {
+            carrier.begin_stream();
+            return Poll::Ready(Some(Ok::<_, Infallible>(first)));
+        }
+        let socket = ready!(carrier.poll_take(cx));
+        if let Some((socket, subscription)) = socket.zip(subscription.take()) {
+            match socket.into_std() {
+                Ok(socket) => hub.adopt(socket, subscription),
+                Err(error) => tracing::warn!(%error, "cannot give a subscriber's socket to the hub"),
+            }
+        }
+        Poll::Ready(None)
+    }))
 }
 
 impl Head for HttpRequest {
@@ -63,7 +91,7 @@ impl Head for HttpRequest {
     }
 
     fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
-        self.headers().get_all(name).map(actix_web::http::header::HeaderValue::as_bytes)
+        self.headers().get_all(name).map(HeaderValue::as_bytes)
     }
 }
 

@@ -66,8 +66,7 @@ fn what_is_fenced_stays_behind_its_fence() {
         let path = file.path.as_str();
         faults.extend(fence(&file, "actix", module_of(path) == "topic"));
         faults.extend(fence(&file, "actix_http", http(path)));
-        let reader = |path: &str| path == "src/http/fallback.rs" || path == "src/http/stream.rs";
-        faults.extend(fence(&file, "actix_web", reader(path) || path.starts_with("src/server")));
+        faults.extend(fence(&file, "actix_web", path == "src/http/fallback.rs" || path.starts_with("src/server")));
         faults.extend(fence(&file, "env::", path == "src/config.rs"));
         faults.extend(fence(&file, "std::env", path == "src/config.rs"));
     }
