@@ -20,11 +20,10 @@ mod accept;
 mod fields;
 mod spelling;
 mod problem;
-mod stream;
 mod answer;
 mod head;
 
-pub use app_state::AppState;
+pub use app_state::{AppState, SharedState};
 pub use fast::{Fallback, FastPath};
 pub use pending::PendingSlots;
 pub use problem::{Code, Problem};

@@ -1,11 +1,6 @@
 //! The composition root: it creates all parts, listens, and shuts them down in order.
 
-use std::{
-    io,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use actix_rt::Arbiter;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -17,6 +12,7 @@ use tokio::{
 
 use crate::{
     config::{Config, Engine},
+    http::SharedState,
     hub::{Drain, UnsentBytes},
     limits::Quota,
     log::{
@@ -30,15 +26,10 @@ use crate::{
 
 mod worker;
 
-use worker::Parts;
-
 /// A running server.
 pub struct Server {
     address: SocketAddr,
-    config: Arc<Config>,
-    log: Arc<dyn Log>,
-    registry: Arc<Registry>,
-    connections: Arc<Quota>,
+    shared: SharedState,
     workers: Vec<Arbiter>,
     /// Starts the drain, with the time for the streams.
     drain: watch::Sender<Option<Duration>>,
@@ -99,35 +90,32 @@ impl Server {
     pub fn listen(config: Config) -> Result<Self, StartError> {
         let requested = config.server.address();
         let listen_error = |source| StartError::Listen { address: requested, source };
-        let sockets = bind_all(requested, &config).map_err(listen_error)?;
-        let config = Arc::new(config);
-        let keys = KeyLimits::from(&*config);
+        let (address, sockets) = bind_all(requested, &config).map_err(listen_error)?;
+        let keys = KeyLimits::from(&config);
         let log: Arc<dyn Log> = match config.log.engine {
             Engine::Memory => Arc::new(MemoryLog::new(config.log.clone(), keys)),
             Engine::Disk => Arc::new(DiskLog::open(&config.log, keys)?),
         };
         let limits = TopicLimits { subscribers_max: config.limits.subscribers_per_topic_max, gone: config.stream.gone };
-        let registry = Arc::new(Registry::new(Arc::clone(&log), config.limits.topics_max, limits));
-        let connections = Quota::connections(&config.limits);
         let (drain, begin) = watch::channel(None);
         let (done, drained) = mpsc::channel(1);
-        let parts = Parts {
-            config: Arc::clone(&config),
-            log: Arc::clone(&log),
-            registry: Arc::clone(&registry),
-            connections: Arc::clone(&connections),
+        let shared = SharedState {
+            registry: Arc::new(Registry::new(Arc::clone(&log), config.limits.topics_max, limits)),
+            log,
+            connections: Quota::connections(&config.limits),
+            pending: Quota::pending_connections(&config.limits),
+            bytes: Quota::request_bytes(&config.limits),
             unsent: Arc::new(UnsentBytes::new(config.stream.unsent_bytes_max.to_usize())),
             drain: Drain { begin, done: done.downgrade() },
-            bytes: Quota::request_bytes(&config.limits),
-            pending: Quota::pending_connections(&config.limits),
+            config: Arc::new(config),
         };
         // Listen only when the log is open. Otherwise clients would connect to a server that may fail to start.
-        let listeners: io::Result<Vec<TcpListener>> = sockets.into_iter().map(listen).collect();
-        let listeners = listeners.map_err(listen_error)?;
-        let address = listeners.first().map_or(Ok(requested), TcpListener::local_addr).map_err(listen_error)?;
-        let workers = start_workers(listeners, &parts).map_err(StartError::Worker)?;
-        actix_rt::spawn(maintain(Arc::clone(&log), Arc::clone(&registry)));
-        Ok(Self { address, config, log, registry, connections, workers, drain, done, drained })
+        for socket in &sockets {
+            socket.listen(BACKLOG).map_err(listen_error)?;
+        }
+        let workers = start_workers(sockets, &shared).map_err(StartError::Worker)?;
+        actix_rt::spawn(maintain(Arc::clone(&shared.log), Arc::clone(&shared.registry)));
+        Ok(Self { address, shared, workers, drain, done, drained })
     }
 
     /// The address on which the server listens. If port 0 was configured, it has the port that the system chose.
@@ -139,30 +127,30 @@ impl Server {
     /// The log.
     #[must_use]
     pub fn log(&self) -> &dyn Log {
-        &*self.log
+        &*self.shared.log
     }
 
     /// The topics in use.
     #[must_use]
     pub fn topics(&self) -> &Registry {
-        &self.registry
+        &self.shared.registry
     }
 
     /// How many subscribers are connected.
     #[must_use]
     pub fn subscribers(&self) -> usize {
-        self.connections.reserved()
+        self.shared.connections.reserved()
     }
 
     /// Waits until the log has failed for good, and returns the reason. Then the process must be restarted.
     pub async fn failed(&self) -> String {
-        self.log.failed().await
+        self.shared.log.failed().await
     }
 
     /// Ends every stream cleanly, then stops. The ends are spread over `shutdown.drain`. Meanwhile, new publishes and
     /// streams are refused with a response that tells the client to retry.
     pub async fn shutdown(mut self) {
-        let drain = self.config.shutdown.drain;
+        let drain = self.shared.config.shutdown.drain;
         let streams = drain.saturating_sub(DRAIN_FOR_REQUESTS);
         self.drain.send_replace(Some(streams));
         // Every hub drops its clone of `done` when its streams have ended, and every publish when it is answered. The
@@ -172,7 +160,7 @@ impl Server {
             tracing::warn!("some streams or requests did not end within shutdown.drain and are aborted");
         }
         stop(self.workers).await;
-        self.log.close().await;
+        self.shared.log.close().await;
     }
 
     /// Stops quickly after the log has failed. For a short time, waiting publishers still get the error that the
@@ -187,25 +175,30 @@ impl Server {
     }
 }
 
-/// Binds one socket for each worker. The sockets do not listen yet.
+/// Binds one socket for each worker, and returns them with their address. The sockets do not listen yet.
 ///
 /// On Linux, each socket has its own queue of new connections, and the kernel distributes the connections
 /// (`SO_REUSEPORT`). So the workers do not compete for them. On other systems, all workers share one queue.
-fn bind_all(address: SocketAddr, config: &Config) -> io::Result<Vec<Socket>> {
+fn bind_all(address: SocketAddr, config: &Config) -> io::Result<(SocketAddr, Vec<Socket>)> {
     let workers = match config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
     let has_own_queues = cfg!(target_os = "linux") && workers > 1;
     if has_own_queues {
-        // With `SO_REUSEPORT`, a second Tidings could bind the same port. A socket without it cannot: then this fails.
+        // With `SO_REUSEPORT`, a port can be bound even if another Tidings uses it. Without it, that is an error, so
+        // bind once without it.
         bind(address, config, false)?;
     }
     let first = bind(address, config, has_own_queues)?;
+    // The system may have chosen the port.
     let address = first.local_addr()?.as_socket().unwrap_or(address);
-    let others: io::Result<Vec<Socket>> =
-        (1..workers).map(|_| if has_own_queues { bind(address, config, true) } else { first.try_clone() }).collect();
-    Ok(std::iter::once(first).chain(others?).collect())
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 1..workers {
+        sockets.push(if has_own_queues { bind(address, config, true)? } else { first.try_clone()? });
+    }
+    sockets.push(first);
+    Ok((address, sockets))
 }
 
 fn bind(address: SocketAddr, config: &Config, reuses_port: bool) -> io::Result<Socket> {
@@ -230,18 +223,13 @@ fn bind(address: SocketAddr, config: &Config, reuses_port: bool) -> io::Result<S
     Ok(socket)
 }
 
-fn listen(socket: Socket) -> io::Result<TcpListener> {
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
 /// Starts each worker on its own thread, and waits until all of them serve.
-fn start_workers(listeners: Vec<TcpListener>, parts: &Parts) -> io::Result<Vec<Arbiter>> {
+fn start_workers(sockets: Vec<Socket>, shared: &SharedState) -> io::Result<Vec<Arbiter>> {
     let (started, starts) = std::sync::mpsc::channel();
-    let mut workers = Vec::with_capacity(listeners.len());
-    for listener in listeners {
-        let (worker, parts, started) = (Arbiter::try_new()?, parts.clone(), started.clone());
-        worker.spawn_fn(move || drop(spawn_local(worker::run(listener, parts, started))));
+    let mut workers = Vec::with_capacity(sockets.len());
+    for socket in sockets {
+        let (worker, shared, started) = (Arbiter::try_new()?, shared.clone(), started.clone());
+        worker.spawn_fn(move || drop(spawn_local(worker::run(socket.into(), shared, started))));
         workers.push(worker);
     }
     drop(started);

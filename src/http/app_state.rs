@@ -1,43 +1,67 @@
 //! What all requests of one worker use, and the checks that several routes share.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc};
 
 use smallvec::SmallVec;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::problem::{Code, Problem, RETRY_AFTER};
-use crate::{config::Config, event::TopicName, hub::HubHandle, limits::Quota, log::Log, registry::Registry};
+use crate::{
+    config::Config,
+    event::TopicName,
+    hub::{Drain, HubHandle, UnsentBytes},
+    limits::Quota,
+    log::Log,
+    registry::Registry,
+};
 
-/// What all requests of one worker use.
-pub struct AppState {
+/// What all workers share.
+#[derive(Clone)]
+pub struct SharedState {
     /// The configuration.
     pub config: Arc<Config>,
     /// The log.
     pub log: Arc<dyn Log>,
     /// The topics.
     pub registry: Arc<Registry>,
-    /// The permits of subscribers.
+    /// The limit on subscribers.
     pub connections: Arc<Quota>,
-    /// The permits for the bytes of requests that are being received.
+    /// The limit on connections without a subscription.
+    pub pending: Arc<Quota>,
+    /// The limit on the bytes of requests that are received or processed.
     pub bytes: Arc<Quota>,
+    /// The limit on the bytes that are partly sent to slow subscribers.
+    pub unsent: Arc<UnsentBytes>,
+    /// The drain.
+    pub drain: Drain,
+}
+
+/// What all requests of one worker use.
+pub struct AppState {
+    /// What all workers share.
+    pub shared: SharedState,
     /// The hub of this worker's thread.
     pub hub: HubHandle,
-    /// A request that has to wait for the log holds a sender of this meanwhile: the drain waits until all are dropped.
-    pub under_way: mpsc::WeakSender<()>,
-    /// Changes once, when the server begins to drain.
-    pub draining: watch::Receiver<Option<Duration>>,
+}
+
+impl Deref for AppState {
+    type Target = SharedState;
+
+    fn deref(&self) -> &SharedState {
+        &self.shared
+    }
 }
 
 impl AppState {
     /// Refuses a request while the server drains.
     pub(super) fn check_open(&self) -> Result<(), Problem> {
         // `has_changed` takes no lock. An error means that the server is gone.
-        if self.draining.has_changed().unwrap_or(true) { Err(draining()) } else { Ok(()) }
+        if self.drain.begin.has_changed().unwrap_or(true) { Err(draining()) } else { Ok(()) }
     }
 
     /// Makes the drain wait until the result is dropped.
     pub(super) fn delay_drain(&self) -> Result<mpsc::Sender<()>, Problem> {
-        self.under_way.upgrade().ok_or_else(draining)
+        self.drain.done.upgrade().ok_or_else(draining)
     }
 
     /// The topics that a request names, each once, and whether it names several. `names` are those that were read, and

@@ -34,7 +34,7 @@ impl From<Answer> for Reply {
     }
 }
 
-impl<T: Into<Reply>> From<Result<T, Problem>> for Reply {
+impl<T: Into<Self>> From<Result<T, Problem>> for Reply {
     fn from(result: Result<T, Problem>) -> Self {
         result.map_or_else(|problem| Self::Answer(problem.answer()), T::into)
     }

@@ -21,30 +21,9 @@ use tokio::{
 };
 
 use crate::{
-    config::Config,
-    http::{AppState, Fallback, FastPath, PendingSlots, fallback},
-    hub::{Carrier, Drain, HubHandle, UnsentBytes},
-    limits::Quota,
-    log::Log,
-    registry::Registry,
+    http::{AppState, Fallback, FastPath, PendingSlots, SharedState, fallback},
+    hub::{Carrier, HubHandle},
 };
-
-/// What all workers share.
-#[derive(Clone)]
-pub(super) struct Parts {
-    pub(super) config: Arc<Config>,
-    pub(super) log: Arc<dyn Log>,
-    pub(super) registry: Arc<Registry>,
-    /// The limit on subscribers.
-    pub(super) connections: Arc<Quota>,
-    /// The budget for partly sent data of slow subscribers, for all workers.
-    pub(super) unsent: Arc<UnsentBytes>,
-    pub(super) drain: Drain,
-    /// The limit on the bytes of requests in progress.
-    pub(super) bytes: Arc<Quota>,
-    /// The limit on connections without a subscription.
-    pub(super) pending: Arc<Quota>,
-}
 
 /// How many connections are accepted before other tasks continue. To serve a connection costs far more than to accept
 /// it.
@@ -56,10 +35,10 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves the connections of `listener` until the thread's runtime stops. Reports to `started` whether the worker could
 /// start.
-pub(super) async fn run(listener: std::net::TcpListener, parts: Parts, started: Sender<io::Result<()>>) {
-    let pending = PendingSlots::new(Arc::clone(&parts.pending));
+pub(super) async fn run(listener: std::net::TcpListener, shared: SharedState, started: Sender<io::Result<()>>) {
+    let pending = PendingSlots::new(Arc::clone(&shared.pending));
     // A send fails only if nobody waits for the report any more.
-    match start(listener, parts).await {
+    match start(listener, shared).await {
         Ok((listener, fast)) => {
             started.send(Ok(())).ok();
             drop(started);
@@ -69,18 +48,12 @@ pub(super) async fn run(listener: std::net::TcpListener, parts: Parts, started: 
     }
 }
 
-async fn start(listener: std::net::TcpListener, parts: Parts) -> io::Result<(AsyncFd<TcpListener>, Rc<FastPath>)> {
-    let hub = HubHandle::start(&parts.log, &parts.config.stream, &parts.unsent, parts.drain.clone())?;
-    let app = Rc::new(AppState {
-        config: parts.config,
-        log: parts.log,
-        registry: parts.registry,
-        connections: parts.connections,
-        bytes: parts.bytes,
-        hub,
-        under_way: parts.drain.done.clone(),
-        draining: parts.drain.begin,
-    });
+async fn start(
+    listener: std::net::TcpListener,
+    shared: SharedState,
+) -> io::Result<(AsyncFd<TcpListener>, Rc<FastPath>)> {
+    let hub = HubHandle::start(&shared.log, &shared.config.stream, &shared.unsent, shared.drain.clone())?;
+    let app = Rc::new(AppState { shared, hub });
     let fallback = start_fallback(&app).await?;
     #[expect(
         deprecated,
