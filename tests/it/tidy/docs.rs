@@ -40,10 +40,9 @@ fn same(page: &str, code: &Names, told: &Names) {
 fn every_route_is_on_the_page_and_no_other() {
     // A row of the table under `## Routes` begins with each route, such as `GET /subscribe?topic=T`; the page's own parts are not routes to use.
     let serve = read("src/http/serve.rs");
-    let exact = serve.split("\" => Some(Route::").filter_map(|before| before.rsplit('"').next());
-    let mut routes: Names = exact.filter(|route| route.starts_with('/')).map(str::to_owned).collect();
-    let prefixes = serve.split("path.strip_prefix(\"").skip(1).filter_map(|rest| rest.split('"').next());
-    routes.extend(prefixes.map(|prefix| format!("{prefix}{{topic}}")));
+    let paths = serve.split("(\"/").skip(1).filter_map(|rest| rest.split('"').next());
+    let route = |path: &str| format!("/{path}{}", if path.ends_with('/') { "{topic}" } else { "" });
+    let mut routes: Names = paths.map(route).collect();
     routes.insert("/".to_owned());
     assert!(routes.contains("/subscribe") && routes.contains("/topics/{topic}"), "{routes:?}");
     let mut told = Names::new();
