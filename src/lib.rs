@@ -9,7 +9,7 @@
 //!                                                                log
 //! ```
 //!
-//! A publish does not pass the actor of its topic: the log puts the events in order, and remembers idempotency keys.
+//! A publish does not use the actor of its topic: the log puts the events in order, and remembers idempotency keys.
 //!
 //! # Invariants
 //! - *One sequence.* The log gives every event a position in one global sequence. An event id consists of that position
@@ -28,7 +28,7 @@
 //!   request means.
 //! - [`limits`]: limits on connections and bytes.
 //! - [`hub`]: the sockets of one worker's subscribers.
-//! - [`registry`]: finds the topic with a name.
+//! - [`registry`]: finds a topic by its name, and starts and retires topics.
 //! - [`topic`]: the actor of a topic, and its handle.
 //! - [`log`]: the interface of the log, and its engines.
 //! - [`frame`]: encodes events for the wire.

@@ -31,11 +31,11 @@ pub struct Server {
     address: SocketAddr,
     shared: SharedState,
     workers: Vec<Arbiter>,
-    /// Starts the drain, with the time for the streams.
+    /// Begins the drain: it tells the hubs the time within which their streams must end.
     drain: watch::Sender<Option<Duration>>,
-    /// Kept until the drain, so that `drained` cannot close before. Hubs and requests hold clones of it.
+    /// Hubs and requests hold clones of it until they have ended. The server holds it until the drain begins.
     done: mpsc::Sender<()>,
-    /// Closes when the last clone of `done` is dropped.
+    /// Closes when all clones of `done` are dropped: then the drain has ended.
     drained: mpsc::Receiver<()>,
 }
 
@@ -73,7 +73,7 @@ const BACKLOG: i32 = 4096;
 /// The send buffer of a socket. Without a limit, the kernel would buffer several MiB for each subscriber that does not
 /// read.
 const SEND_BUFFER: usize = 128 << 10;
-/// After this many times `stream.write_timeout` without an acknowledgement, the kernel closes the connection.
+/// If a client acknowledges nothing for this many times `stream.write_timeout`, the kernel closes the connection.
 const WRITE_TIMEOUTS_UNTIL_DEAD: u32 = 4;
 /// How often retention runs, and expired keys and idle topics are removed.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
@@ -239,12 +239,11 @@ fn start_workers(sockets: Vec<Socket>, shared: &SharedState) -> io::Result<Vec<A
 
 /// Stops the threads of the workers. All connections are closed.
 async fn stop(workers: Vec<Arbiter>) {
-    let (stopped, has_stopped) = oneshot::channel();
-    // A thread, because `join` blocks. It is not a blocking task of the runtime: the runtime would wait for that at its
-    // end, even after the timeout.
-    let joiner = std::thread::Builder::new().name("stop".to_owned()).spawn(move || {
-        // Tell all workers before waiting for one: a worker must not run on while another, whose topics it uses, is
-        // gone.
+    let (all_joined, joined) = oneshot::channel();
+    // `join` blocks, so it needs a thread of its own. It is not a blocking task of the runtime: the runtime would wait
+    // for that at its end, even after the timeout.
+    let thread = std::thread::Builder::new().name("stop".to_owned()).spawn(move || {
+        // Stop all workers before waiting for one: workers use the topics of each other.
         for worker in &workers {
             worker.stop();
         }
@@ -252,9 +251,9 @@ async fn stop(workers: Vec<Arbiter>) {
             // An error means that the worker has panicked, which was reported at that time.
             worker.join().ok();
         }
-        stopped.send(()).ok();
+        all_joined.send(()).ok();
     });
-    if joiner.is_ok() && timeout(STOP_TIMEOUT, has_stopped).await.is_err() {
+    if thread.is_ok() && timeout(STOP_TIMEOUT, joined).await.is_err() {
         tracing::warn!("a worker does not stop; the process ends without waiting for it");
     }
 }

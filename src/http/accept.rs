@@ -8,7 +8,7 @@ use super::head::{Head, visible};
 /// The most media ranges that are read. A browser sends about ten. Further ranges are ignored.
 const RANGES_MAX: usize = 64;
 
-/// How strongly a client prefers each kind of stream.
+/// The weight that a client gives to each kind of stream.
 #[derive(Clone, Copy)]
 pub(super) struct Accept {
     /// For an event stream.
@@ -17,8 +17,8 @@ pub(super) struct Accept {
     lines: Weight,
 }
 
-/// How strongly a client prefers a media type. The most specific range that matches the type decides.
-/// The order of the fields matters: weights are compared by range first.
+/// The weight of a media type. Of the ranges that match the type, the most specific one gives the weight. So weights are
+/// compared by `range` first: the order of the fields matters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Weight {
     range: Range,

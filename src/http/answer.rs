@@ -13,10 +13,10 @@ pub(super) struct Answer {
     pub(super) body: Cow<'static, [u8]>,
     /// The request was HEAD: the length of the body is sent, the body is not (RFC 9110, section 9.3.2).
     pub(super) is_head: bool,
-    /// The length of the body is not known. The body is already chunked, or ends with the connection (RFC 9112, section
-    /// 6.3).
+    /// `body` is only the beginning of a stream, so its length is not sent. The stream is already chunked, or ends with
+    /// the connection (RFC 9112, section 6.3).
     pub(super) is_stream: bool,
-    /// The connection is closed after it.
+    /// The connection is closed after the response.
     pub(super) is_last: bool,
 }
 

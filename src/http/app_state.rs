@@ -59,13 +59,13 @@ impl AppState {
         if self.drain.begin.has_changed().unwrap_or(true) { Err(draining()) } else { Ok(()) }
     }
 
-    /// Makes the drain wait until the result is dropped.
+    /// Makes the drain wait until the result is dropped. A request calls this before it waits for the log.
     pub(super) fn delay_drain(&self) -> Result<mpsc::Sender<()>, Problem> {
         self.drain.done.upgrade().ok_or_else(draining)
     }
 
-    /// The topics that a request names, each once, and whether it names several. `names` are those that were read, and
-    /// `more` is how many others the request names.
+    /// Parses the topics that a request names. Returns each topic once, and whether the request names several. It names
+    /// `names` and `more` others, which were not kept.
     pub(super) fn topics<'a>(
         &self,
         mut names: impl Iterator<Item = &'a str>,

@@ -37,8 +37,10 @@ pub(super) fn permission(config: &CorsConfig, head: &impl Head) -> Option<Permis
     let is_for_all = config.origins == Origins::Any;
     let listed = head.text("origin").filter(|origin| is_listed(&config.origins, Some(origin)));
     let origin = listed.map(|origin| if is_for_all { Cow::Borrowed("*") } else { Cow::Owned(origin.to_owned()) });
-    let asks_first = head.value("origin").is_some() && head.value("access-control-request-method").is_some();
-    Some(Permission { origin, credentials: !is_for_all, is_preflight: asks_first && head.method() == "OPTIONS" })
+    let is_preflight = head.method() == "OPTIONS"
+        && head.value("origin").is_some()
+        && head.value("access-control-request-method").is_some();
+    Some(Permission { origin, credentials: !is_for_all, is_preflight })
 }
 
 impl Permission {

@@ -1,4 +1,4 @@
-//! The body of a request, as its reader passes it on.
+//! The body of a request, independent of whether the fast path or the fallback has read its head.
 
 use bytes::Bytes;
 use futures_util::stream::LocalBoxStream;
@@ -10,6 +10,6 @@ pub(super) type Payload = LocalBoxStream<'static, Result<Bytes, String>>;
 pub(super) enum Body<'a> {
     /// All of it.
     Whole(&'a [u8]),
-    /// It has not arrived completely.
+    /// It must be received first.
     Coming(Payload),
 }

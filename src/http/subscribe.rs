@@ -36,7 +36,7 @@ const CURSORS: [&str; 4] = ["lastEventId", "last_event_id", "lastEventID", "Last
 /// The parameters of a subscription.
 const PARAMETERS: [&str; 10] =
     ["topic", "since", "last", "envelope", "on_gap", "marks", CURSORS[0], CURSORS[1], CURSORS[2], CURSORS[3]];
-/// `broker.gap` contains the requested id, cut to this length.
+/// `broker.gap` contains at most this much of the requested id.
 const REQUESTED_BYTES_MAX: usize = 128;
 /// The maximum of `last=`. A limit, because the log is locked while it is searched.
 const LAST_MAX: usize = 10_000;
@@ -177,10 +177,10 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
             Err(error) => return Err(later(error.into())),
         };
         let topic = membership.topic().clone();
-        // A topic that was deleted and has got new events counts as not deleted.
+        // A deleted topic that has got new events does not count as deleted.
         are_all_deleted =
             are_all_deleted && deletion.is_some() && app.log.held(&topic).await?.is_none_or(|held| held.events == 0);
-        // The notice of a pending deletion comes later, in the order of the stream.
+        // A pending deletion has no position yet: the hub sends its notice later, in the order of the stream.
         if let Some(Deletion::At(_)) = deletion {
             deleted.push(topic.clone());
         }

@@ -53,7 +53,7 @@ pub(super) fn delete<'a>(app: &'a AppState, head: &impl Head, name: &str) -> Res
     }))
 }
 
-/// Parses the topic, which is the whole rest of the path. So a name may contain slashes, written as `/` or as `%2F`.
+/// Parses the topic. It is the whole rest of the path, so its name may contain slashes, as `/` or as `%2F`.
 fn parse(app: &AppState, name: &str) -> Result<TopicName, Problem> {
     let topic = fields::decode_path(name, b"topic")?;
     app.topics(std::iter::once(&*topic), 0).map(|(mut topics, _)| topics.remove(0))

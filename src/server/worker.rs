@@ -67,8 +67,8 @@ async fn start(
 async fn start_fallback(app: &Rc<AppState>) -> io::Result<Fallback> {
     let app = Rc::clone(app);
     let answer = move |request, payload| fallback::answer(Rc::clone(&app), request, payload);
-    let factory = App::new().default_service(web::to(answer));
-    let factory = factory.into_factory().map_err(|error: actix_web::Error| error.error_response());
+    let app_factory = App::new().default_service(web::to(answer)).into_factory();
+    let app_factory = app_factory.map_err(|error: actix_web::Error| error.error_response());
     let service = HttpService::build()
         // This server gets one request for each carrier (`hub::Carrier`), so there is no next request to wait for. A
         // keep-alive timer would only cut off a client that reads the response slowly.
@@ -78,7 +78,7 @@ async fn start_fallback(app: &Rc<AppState>) -> io::Result<Fallback> {
         // reset. So the rest of the body is read and discarded for this time.
         .client_disconnect_timeout(LINGER)
         .on_connect_ext(|carrier: &Carrier, data| drop(data.insert(carrier.clone())))
-        .finish(actix_service::map_config(factory, |()| AppConfig::default()));
+        .finish(actix_service::map_config(app_factory, |()| AppConfig::default()));
     let service = service.new_service(()).await.map_err(|()| io::Error::other("the HTTP server cannot be started"))?;
     Ok(Box::new(move |carrier, remote: SocketAddr| {
         // An error means that the connection is closed. There is nothing else to do.
@@ -88,7 +88,7 @@ async fn start_fallback(app: &Rc<AppState>) -> io::Result<Fallback> {
 
 async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>, pending: &Rc<PendingSlots>) {
     let mut accepted = 0;
-    // The error was logged, and no connection was accepted since.
+    // Whether the last call failed because of exhaustion. The error is logged only once for a row of such failures.
     let mut is_exhausted = false;
     loop {
         let (socket, remote) = match accept_one(listener).await {
@@ -96,8 +96,8 @@ async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>, pending: &
             Err(error) if is_exhaustion(&error) => {
                 if !is_exhausted {
                     tracing::error!(%error, "no connection can be accepted; raise the limit of open files (ulimit -n)");
-                    is_exhausted = true;
                 }
+                is_exhausted = true;
                 // The task of an evicted connection must run before its descriptor is free.
                 if pending.evict_idle() {
                     yield_now().await;

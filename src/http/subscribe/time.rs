@@ -24,7 +24,7 @@ pub(super) fn since_ms(since: &str) -> Option<u64> {
     u64::try_from(duration.as_millis()).ok()
 }
 
-/// Parses a time with an offset from UTC, such as `2026-11-25T10:00:00+02:00`, and returns its distance from the epoch.
+/// Parses a time with an offset from UTC, such as `2026-11-25T10:00:00+02:00`, and returns the time since the epoch.
 ///
 /// In a query, an unencoded plus means a blank. So a blank before the offset is read as a plus.
 fn rfc3339(text: &str) -> Option<SignedDuration> {
