@@ -24,7 +24,7 @@ use std::{
     task::{Poll, ready},
 };
 
-use futures_util::future::{Either, LocalBoxFuture};
+use futures_util::future::LocalBoxFuture;
 use tokio::{
     io::{AsyncRead as _, ReadBuf},
     task::{spawn_local, yield_now},
@@ -40,6 +40,7 @@ use super::{
 };
 use crate::{
     hub::Subscription,
+    later::{Known, NotYet},
     limits::{BytesPermit, LimitReached},
 };
 
@@ -312,8 +313,8 @@ impl FastPath {
     fn serve_simple(&self, request: &Request<'_>) -> Step<'_> {
         let after = if request.is_last { AfterResponse::Close } else { AfterResponse::KeepAlive };
         match serve(&self.app, request, Body::Whole(request.body)) {
-            Either::Left(reply) => self.reply(reply.into_inner(), after),
-            Either::Right(reply) => Step::AwaitReply(reply, after),
+            Known(reply) => self.reply(reply.into_inner(), after),
+            NotYet(reply) => Step::AwaitReply(reply, after),
         }
     }
 

@@ -4,10 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use actix_http::StatusCode;
 use bytes::Bytes;
-use futures_util::{
-    FutureExt as _,
-    future::{Either, join_all},
-};
+use futures_util::{FutureExt as _, future::join_all};
 use serde_json::Value;
 use smallvec::SmallVec;
 
@@ -23,6 +20,7 @@ use super::{
 };
 use crate::{
     event::{EventName, TopicName},
+    later::{Known, NotYet},
     limits::{BytesPermit, UNCOUNTED_MAX},
     log::{Appended, Draft, Receipt},
 };
@@ -152,14 +150,14 @@ impl Publish {
         };
         let topic = draft.topic.clone();
         match app.registry.publish(draft) {
-            Either::Left(outcome) => {
+            Known(outcome) => {
                 let outcome = outcome.into_inner();
                 if let Ok(published) = &outcome {
                     app.hub.deliver(published.subscribers);
                 }
                 reply_now(answer(app, &[(topic, outcome)], is_list))
             }
-            Either::Right(outcome) => {
+            NotYet(outcome) => {
                 let delays_drain = app.delay_drain();
                 reply_later(outcome.map(move |outcome| {
                     drop((delays_drain, permit));

@@ -1,11 +1,11 @@
 //! The reply to a request: an answer or a stream, now or later.
 
-use futures_util::{FutureExt as _, future::Either};
+use futures_util::FutureExt as _;
 
 use super::{answer::Answer, problem::Problem};
 use crate::{
     hub::Subscription,
-    later::{self, LocalLater},
+    later::{self, LocalLater, NotYet},
 };
 
 /// The reply to a request.
@@ -47,5 +47,5 @@ pub(super) fn reply_now<'a>(reply: impl Into<Reply>) -> Served<'a> {
 
 /// A reply that is not known yet.
 pub(super) fn reply_later<'a, T: Into<Reply> + 'a>(reply: impl Future<Output = T> + 'a) -> Served<'a> {
-    Either::Right(reply.map(T::into).boxed_local())
+    NotYet(reply.map(T::into).boxed_local())
 }

@@ -4,7 +4,7 @@
 //! nothing themselves: not which methods an address has, not whether the server drains, not what pages of other origins
 //! may do. So a request means the same to both.
 
-use futures_util::{FutureExt as _, future::Either};
+use futures_util::FutureExt as _;
 
 use super::{
     app_state::AppState,
@@ -17,6 +17,7 @@ use super::{
     reply::{Reply, Served, reply_later, reply_now},
     subscribe, topics,
 };
+use crate::later::{Known, NotYet};
 
 /// Serves a request.
 pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Served<'a> {
@@ -38,8 +39,8 @@ pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> 
         reply
     };
     match served {
-        Either::Left(reply) => reply_now(finish(reply.into_inner())),
-        Either::Right(reply) => reply_later(reply.map(finish)),
+        Known(reply) => reply_now(finish(reply.into_inner())),
+        NotYet(reply) => reply_later(reply.map(finish)),
     }
 }
 
