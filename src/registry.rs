@@ -98,11 +98,14 @@ impl Registry {
     ///
     /// The log puts the events in order, so a publish does not pass the topic's actor. A topic that is not live has no
     /// subscribers, and need not be started: that would cost twice what the publish itself costs.
-    pub fn publish(&self, draft: Draft) -> Append {
-        // All events of a live topic share one copy of its name.
-        let live = self.topics.get(draft.topic.as_str()).map(|topic| (topic.name().clone(), topic.subscribers()));
-        let (topic, subscribers) = live.unwrap_or((draft.topic, 0));
-        self.log.append(Draft { topic, subscribers, ..draft })
+    pub fn publish(&self, mut draft: Draft) -> Append {
+        draft.subscribers = 0;
+        if let Some(topic) = self.topics.get(draft.topic.as_str()) {
+            // All events of a live topic share one copy of its name.
+            draft.topic = topic.name().clone();
+            draft.subscribers = topic.subscribers();
+        }
+        self.log.append(draft)
     }
 
     /// Adds a subscriber to the topic of this name.
