@@ -188,14 +188,8 @@ struct Hub {
     fetches: FuturesUnordered<LocalBoxFuture<'static, Fetched>>,
 }
 
-/// A fetched page.
-struct Fetched {
-    /// The connection that requested it.
-    key: usize,
-    /// The id of the request.
-    id: NonZeroU32,
-    page: Result<Page, ReadError>,
-}
+/// The key of a connection, the id of its page request, and the page.
+type Fetched = (usize, NonZeroU32, Result<Page, ReadError>);
 
 impl Hub {
     fn new(
@@ -247,8 +241,8 @@ impl Hub {
             // Fetches are handled even if there is other work. Otherwise a hub that is always busy would never get to
             // them.
             self.start_fetches();
-            while let Some(Some(fetched)) = self.fetches.next().now_or_never() {
-                self.supply(fetched);
+            while let Some(Some((key, id, page))) = self.fetches.next().now_or_never() {
+                self.core().streams.supply(key, id, page);
                 is_busy = true;
             }
             if is_busy || self.has_more_events {
@@ -264,7 +258,9 @@ impl Hub {
                 () = self.feed.arrived() => {}
                 () = self.shared.notify.notified() => {}
                 ready = self.poll.readable() => drop(ready),
-                Some(fetched) = self.fetches.next(), if !self.fetches.is_empty() => self.supply(fetched),
+                Some((key, id, page)) = self.fetches.next(), if !self.fetches.is_empty() => {
+                    self.core().streams.supply(key, id, page);
+                }
                 () = sleep_until(wake_at) => {}
                 // The next iteration begins the drain.
                 _ = drain.begin.changed(), if ends_at.is_none() => drain.begin.mark_changed(),
@@ -292,12 +288,8 @@ impl Hub {
     fn start_fetches(&mut self) {
         while self.fetches.len() < FETCHES_MAX {
             let Some(PageRequest { key, id, page }) = self.core().streams.next_page_request() else { return };
-            self.fetches.push(page.map(move |page| Fetched { key, id, page }).boxed_local());
+            self.fetches.push(page.map(move |page| (key, id, page)).boxed_local());
         }
-    }
-
-    fn supply(&self, Fetched { key, id, page }: Fetched) {
-        self.core().streams.supply(key, id, page);
     }
 
     /// Tells [`Streams`] which sockets have become ready. It makes no system call if the poll has nothing to report.

@@ -1,7 +1,7 @@
 //! A channel: the subscribers of one topic in one encoding on one hub, and the progress of their round.
 //!
-//! Streams of a single topic and streams of several topics are in different channels. When the topic is deleted, the
-//! former end. The latter get a notice as one more frame, and go on with events that are published to the topic later.
+//! Streams of a single topic and streams of several topics are in different channels. When the topic is deleted, streams
+//! of this topic alone end. The others get a notice as one more frame, and go on with later events of the topic.
 
 use std::time::{Duration, Instant};
 
@@ -91,8 +91,8 @@ impl Channel {
         self.deleted_seq = self.deleted_seq.max(seq);
     }
 
-    /// Notes the deletions and events of a page that a member has read. The feed may have lost them, or will bring them
-    /// later.
+    /// Notes the deletions and events of a page that a member has read. The feed may have dropped them, or will bring
+    /// them later.
     pub(super) fn note_page(&mut self, page: &Page) {
         let deleted = page.deleted.iter().filter(|(topic, _)| *topic == self.topic).map(|(_, seq)| *seq);
         self.deleted_seq = deleted.fold(self.deleted_seq, u64::max);

@@ -143,8 +143,8 @@ enum SendBuffer {
     HasSpace,
 }
 
-/// The error when something else is written while an event is partly sent.
-const NO_REMAINDER: &str = "the rest of a partly sent event is missing";
+/// The error when the rest of a partly sent event must be written first, but is missing.
+const NO_REST: &str = "the rest of a partly sent event is missing";
 
 impl<S> Connection<S> {
     /// The event that is partly sent, if any.
@@ -250,7 +250,7 @@ impl<S: Peer> Connection<S> {
         debug_assert!(!self.is_ending(), "nothing follows the last block");
         debug_assert!(segment.last <= segment.to && segment.to >= self.cursor, "a segment continues from the cursor");
         if self.remainder.is_some() {
-            return Err(io::Error::other(NO_REMAINDER));
+            return Err(io::Error::other(NO_REST));
         }
         let accepted = self.write_bytes(segment.bytes, now)?;
         if accepted == segment.bytes.len() {
@@ -268,7 +268,7 @@ impl<S: Peer> Connection<S> {
     pub(super) fn write_rest(&mut self, partial: Partial, frame: &[u8], now: Instant) -> io::Result<bool> {
         debug_assert_eq!(self.partial(), Some(partial), "the event is partly sent");
         let rest = frame.get(partial.sent..).filter(|rest| !rest.is_empty());
-        let rest = rest.ok_or_else(|| io::Error::other(NO_REMAINDER))?;
+        let rest = rest.ok_or_else(|| io::Error::other(NO_REST))?;
         let accepted = self.write_bytes(rest, now)?;
         let is_sent = accepted == rest.len();
         let left = Partial { sent: partial.sent + accepted, ..partial };
@@ -282,7 +282,7 @@ impl<S: Peer> Connection<S> {
     /// When the socket fails, or when an event is partly sent: its rest must come first.
     pub(super) fn write_control(&mut self, now: Instant) -> io::Result<usize> {
         if self.partial().is_some() {
-            return Err(io::Error::other(NO_REMAINDER));
+            return Err(io::Error::other(NO_REST));
         }
         let control = self.control();
         let accepted = self.write_bytes(&control, now)?;

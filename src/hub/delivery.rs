@@ -7,13 +7,14 @@
 use std::{io, num::NonZeroU32};
 
 use crate::{
-    event::EventId,
+    event::{EventId, TopicName},
     frame::{self, Frame},
     later::{Known, NotYet},
     log::{Page, ReadError, ReadFrom},
 };
 
 use super::{
+    channel::Channel,
     connection::{Connection, Partial, Peer, Slot},
     end::End,
     segment::{Segment, merge, write_end},
@@ -123,9 +124,10 @@ impl<S: Peer> Streams<S> {
     /// Writes events of several topics, whose windows all reach back to the cursor.
     fn write_windows(&mut self, key: usize) -> io::Result<usize> {
         let Some(connection) = self.connections.get(key) else { return Ok(0) };
-        let channels = connection.slots.iter().filter_map(|slot| self.channels.get(slot.channel));
-        let mut frames: Vec<(u64, Frame)> =
-            channels.flat_map(|channel| channel.window.after(connection.cursor).cloned()).collect();
+        let mut frames: Vec<(u64, Frame)> = Vec::new();
+        for channel in self.channels_of(connection) {
+            frames.extend(channel.window.after(connection.cursor).cloned());
+        }
         frames.sort_unstable_by_key(|(seq, _)| *seq);
         self.write_frames(key, &frames, self.seen)
     }
@@ -135,17 +137,16 @@ impl<S: Peer> Streams<S> {
     fn write_from_log(&mut self, key: usize) -> io::Result<usize> {
         let Some(connection) = self.connections.get(key) else { return Ok(0) };
         let from = ReadFrom { after: connection.cursor, removals_seen: connection.cold.removals_seen };
-        match self.read(key, from, PAGE_BYTES)? {
-            Some(page) => self.write_page(key, page),
-            None => Ok(0),
-        }
+        let Some(page) = self.read(key, from, PAGE_BYTES)? else { return Ok(0) };
+        self.write_page(key, page)
     }
 
     /// Reads a page of a connection's topics. If the page is not in memory, this requests it and returns `None`, and
     /// the connection waits for it.
     fn read(&mut self, key: usize, from: ReadFrom, bytes_max: usize) -> io::Result<Option<Page>> {
         let Some(connection) = self.connections.get(key) else { return Ok(None) };
-        let page = match self.log.read(&self.topics(connection), from, bytes_max) {
+        let topics: Vec<TopicName> = self.channels_of(connection).map(|channel| channel.topic.clone()).collect();
+        let page = match self.log.read(&topics, from, bytes_max) {
             Known(page) => return self.check_epoch(page.into_inner()).map(Some),
             NotYet(page) => page,
         };
@@ -207,10 +208,8 @@ impl<S: Peer> Streams<S> {
         }
         // `u64::MAX`: this read must not report gaps. The subscriber is told of them when its cursor moves on.
         let from = ReadFrom { after: partial.seq - 1, removals_seen: u64::MAX };
-        match self.read(key, from, 1)? {
-            Some(page) => self.write_rest_from_page(key, partial, page),
-            None => Ok(false),
-        }
+        let Some(page) = self.read(key, from, 1)? else { return Ok(false) };
+        self.write_rest_from_page(key, partial, page)
     }
 
     /// Writes the rest of a partly sent event. The event is the first one of `page`.
@@ -335,21 +334,16 @@ impl<S: Peer> Streams<S> {
     /// has got. If a later event is published to one of the topics, the client gets it when it resumes.
     fn has_only_deleted_topics(&self, connection: &Connection<S>) -> bool {
         let since = connection.cold.subscribed_at + 1..=connection.cursor;
-        connection.slots.len() > 1
-            && connection
-                .slots
-                .iter()
-                .filter_map(|slot| self.channels.get(slot.channel))
-                .all(|channel| channel.is_deleted() && since.contains(&channel.deleted_seq))
+        let is_deleted = |channel: &Channel| channel.is_deleted() && since.contains(&channel.deleted_seq);
+        connection.slots.len() > 1 && self.channels_of(connection).all(is_deleted)
     }
 
     /// Ends the stream of a connection whose only topic was deleted. It first gets the events from before the deletion
     /// that the window still has, as far as its socket accepts them. If these need several visits, this does one, and
     /// must be called again.
     pub(super) fn end_member(&mut self, key: usize) -> Visit {
-        let visit = self.visit(key);
-        if visit == Visit::More {
-            return visit;
+        if self.visit(key) == Visit::More {
+            return Visit::More;
         }
         self.end_after_deletion(key);
         self.visit(key)

@@ -129,8 +129,7 @@ impl<S: Peer> Streams<S> {
                     }
                 }
                 Next::RoundOver => {
-                    let continues = self.channels.end_round(key, self.now, self.config.coalesce_max);
-                    if !continues {
+                    if !self.channels.end_round(key, self.now, self.config.coalesce_max) {
                         return;
                     }
                 }

@@ -51,7 +51,9 @@ impl<S: Peer> Streams<S> {
         } else if self.is_idle(key) && !self.is_overdue(key) {
             // The heartbeat may tell the client its position, so the events before that come first.
             self.visit(key);
-            self.send_heartbeat(key);
+            if self.is_idle(key) {
+                self.send_heartbeat(key);
+            }
         }
     }
 
@@ -63,9 +65,6 @@ impl<S: Peer> Streams<S> {
 
     /// Sends a heartbeat to a connection that is idle, so that the client knows that the stream is alive.
     fn send_heartbeat(&mut self, key: usize) {
-        if !self.is_idle(key) {
-            return;
-        }
         let Some(connection) = self.connections.get_mut(key) else { return };
         // No heartbeat within an event that is partly sent. Its rest must be read from the disk first.
         if connection.is_blocked() || connection.is_ending() || connection.partial().is_some() {
@@ -76,12 +75,11 @@ impl<S: Peer> Streams<S> {
             "a visit leads to the tail, to the backlog, or to a page of the log"
         );
         // Send a position only if it is new to the client. Some clients handle each one as an empty message.
-        let seq = connection.cursor;
-        let is_new = connection.cold.marks == Marks::Id && connection.last_id_sent < seq;
-        if is_new {
-            connection.last_id_sent = seq;
+        let mut position = None;
+        if connection.cold.marks == Marks::Id && connection.last_id_sent < connection.cursor {
+            connection.last_id_sent = connection.cursor;
+            position = Some(EventId { epoch: self.epoch, seq: connection.cursor });
         }
-        let position = is_new.then_some(EventId { epoch: self.epoch, seq });
         let block = frame::heartbeat(connection.encoding, position);
         self.push_control(key, &block);
         if let Err(error) = self.flush(key) {

@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 
 use super::{
     backlog::Backlog,
+    channel::Channel,
     channels::Channels,
     connection::{Connection, Peer, Slot, Stage},
     end::End,
@@ -170,10 +171,9 @@ impl<S: Peer> Streams<S> {
         }
     }
 
-    /// The topics of a connection.
-    pub(super) fn topics(&self, connection: &Connection<S>) -> Vec<TopicName> {
-        let channels = connection.slots.iter().filter_map(|slot| self.channels.get(slot.channel));
-        channels.map(|channel| channel.topic.clone()).collect()
+    /// The channels of a connection, one for each of its topics.
+    pub(super) fn channels_of(&self, connection: &Connection<S>) -> impl Iterator<Item = &Channel> {
+        connection.slots.iter().filter_map(|slot| self.channels.get(slot.channel))
     }
 
     /// Puts a connection into the backlog, unless it is already there.
@@ -231,15 +231,14 @@ impl<S: Peer> Streams<S> {
     /// Writes the unsent control blocks of a connection that has no partly sent event. Returns whether all are sent.
     pub(super) fn flush(&mut self, key: usize) -> io::Result<bool> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(false) };
-        if !connection.has_control() {
-            return Ok(true);
+        if connection.has_control() {
+            self.unsent.remove_control(connection.write_control(self.now)?);
         }
-        self.unsent.remove_control(connection.write_control(self.now)?);
-        if !connection.has_control() {
-            return Ok(true);
+        let is_sent = !connection.has_control();
+        if !is_sent {
+            self.wait_writable(key)?;
         }
-        self.wait_writable(key)?;
-        Ok(false)
+        Ok(is_sent)
     }
 
     /// Notes that the socket was full when a write of events had got to `end`; `None` if it accepted nothing.

@@ -51,7 +51,7 @@ impl Window {
     }
 
     /// The position of its last frame.
-    pub(super) fn last(&self) -> Option<u64> {
+    fn last(&self) -> Option<u64> {
         self.frames.back().map(|(seq, _)| *seq)
     }
 
