@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     event::{EventId, TopicName},
-    later::{Later, now},
+    later::{Later, NotYet, now},
     log::{AppendError, Draft, Receipt, keys::Claim, mutex::lock},
 };
 
@@ -102,7 +102,7 @@ impl Queue {
             return now(Err(AppendError::Unavailable));
         }
         // The writer has ended without an answer: the job may be done or not.
-        Later::Right(outcome.map(|outcome| outcome.unwrap_or(Err(AppendError::Unknown))).boxed())
+        NotYet(outcome.map(|outcome| outcome.unwrap_or(Err(AppendError::Unknown))).boxed())
     }
 
     /// Reserves space for `bytes`, queues `work`, and returns its outcome.
@@ -121,7 +121,7 @@ impl Queue {
             let space = queue.reserve(bytes).await?;
             queue.put(space, work).await
         };
-        Later::Right(outcome.boxed())
+        NotYet(outcome.boxed())
     }
 }
 
