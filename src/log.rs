@@ -9,9 +9,9 @@
 //!   is given twice in an epoch.
 //! - *Commit first.* The future of an append completes, and the feed carries the event, only after the event is as
 //!   durable as [`Log::durability`] promises.
-//! - *The feed is ordered and complete.* It has every commit once, in order of position, except for those that
-//!   [`Batch::dropped_to`] reports. A page has every event of its topics that is held up to [`Page::to`], once and in
-//!   order.
+//! - *Feeds and pages are ordered and complete.* A feed has every commit once, in order of position, except for those
+//!   that [`Batch::dropped_to`] reports. A page has every event of its topics that is held up to [`Page::to`], once and
+//!   in order.
 //! - *The feed comes first.* A commit is in every feed before a receipt, a start point or a page shows it.
 //! - *No silent gap.* A read that skips events that are no longer held reports this in [`Page::missing_to`], and a
 //!   start in [`StartPoint`]. An event that cannot be read is reported as a gap, too, and the read goes on after it.
@@ -28,7 +28,8 @@
 //! - *Retention* may keep more than its limits allow, or keep it longer. It removes nothing that the limits allow.
 //! - *[`Log::held`]* may return a state that is slightly out of date.
 //! - *A start by time* may give events that are older than the requested time.
-//! - *A deletion* ([`Log::deletion`]) is remembered for at least `stream.gone`.
+//! - *A deletion* ([`Log::deletion`]) is remembered for at least `stream.gone`, unless topics have become empty more
+//!   than 65,536 times since.
 //! - *A failure* ([`Log::check`], [`Log::failed`]) may be reported late.
 
 use std::{sync::Arc, time::Duration};
@@ -66,15 +67,15 @@ pub trait Log: Send + Sync {
     /// What the engine promises when an [`append`](Self::append) completes.
     fn durability(&self) -> Durability;
 
-    /// Position of the last committed event; 0 before the first.
+    /// Position of the last committed event or deletion; 0 before the first.
     fn watermark(&self) -> u64;
 
-    /// Gives `draft` a position at once. The future completes when the event is committed. The event is published even
-    /// if the future is dropped.
+    /// Gives `draft` a position at once, unless the engine's queue is full. The future completes when the event is
+    /// committed. A draft that has a position is published even if the future is dropped.
     ///
-    /// When the engine's queue is full, the future first waits for space in it, and the draft has no position yet. If
-    /// the future is dropped during this wait, the draft is not published. The caller must poll or drop the future:
-    /// otherwise the future may get space that it never uses, and block all later appends.
+    /// When the queue is full, the future first waits for space in it. If it is dropped during this wait, the draft is
+    /// not published. The caller must poll or drop the future: otherwise the future may get space that it never uses,
+    /// and block all later appends.
     ///
     /// A draft whose key was used before in its topic is not published again. It gets the receipt of the first one.
     fn append(&self, draft: Draft) -> Append;
@@ -100,8 +101,8 @@ pub trait Log: Send + Sync {
     }
 
     /// Position of the last deletion of `topic`, and how long ago it was; `None` when there was none, or when the log
-    /// no longer knows of it. The topic's actor calls this when it starts and cannot wait, so an engine keeps the
-    /// deletions of the last `stream.gone` in memory.
+    /// no longer knows of it. The topic's actor calls this when it starts and cannot wait, so an engine answers from
+    /// memory.
     fn deletion(&self, topic: &TopicName) -> Option<(EventId, Duration)>;
 
     /// Whether the engine accepts events now, as far as it knows.
@@ -244,7 +245,7 @@ impl Durability {
 /// Where a subscription asks to begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// After the last committed event.
+    /// After the last committed event or deletion.
     Live,
     /// After the last event that the subscriber saw.
     After(EventId),
@@ -264,8 +265,8 @@ pub enum Start {
 pub struct ReadFrom {
     /// The reader has everything up to this position.
     pub after: u64,
-    /// How many removals the reader knows of, counted since the log was opened. `after` cannot tell this, because
-    /// retention does not remove the events of several topics in order of position.
+    /// How many removals the reader knows of, counted since the log was opened. So no removal is reported twice.
+    /// `after` is not enough for that: a removed event may be at a later position than events that are still held.
     pub removals_seen: u64,
 }
 

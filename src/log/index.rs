@@ -76,8 +76,7 @@ pub(super) struct Index {
     hole: Missing,
     /// Events of any topic that could not be read when the log was opened.
     unreadable_at_start: Missing,
-    /// Counts the removals. A reader remembers the count to learn what was removed since. A position cannot tell that:
-    /// retention does not remove the events of several topics in order of position.
+    /// How many removals there have been: see [`ReadFrom::removals_seen`](super::ReadFrom::removals_seen).
     removals: u64,
 }
 
