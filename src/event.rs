@@ -1,4 +1,4 @@
-//! The types that all other modules speak of: [`TopicName`], [`EventName`], [`EventId`], [`Event`].
+//! The basic types: [`TopicName`], [`EventName`], [`EventId`], [`Event`].
 //!
 //! Parsing validates: a value of one of these types can go on the wire as it is, and no other module checks it again.
 

@@ -190,7 +190,7 @@ pub fn opening(encoding: Encoding, marks: Marks, opening: Opening<'_>) -> Bytes 
     let (retry, heartbeat) = (retry.as_millis(), heartbeat.as_millis());
     let topics: Vec<&str> = topics.iter().map(TopicName::as_str).collect();
     let text = match (encoding.format, marks) {
-        // The cursor is in the response's head: a client that reads lines expects each line to be an event.
+        // Without the cursor, which is in the response's head: a client expects each non-empty line to be an event.
         (Format::Lines, _) => "\n".to_owned(),
         (format, Marks::Event) => {
             let data = json!({"cursor": cursor.to_string(), "topics": topics, "heartbeat_ms": heartbeat});

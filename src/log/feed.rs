@@ -37,7 +37,7 @@ pub struct Feed {
     arrived: Notify,
 }
 
-/// The state of a feed. A hub takes it with all commits that wait.
+/// What waits in a feed. A hub takes all of it at once.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// The commits, in order of position.

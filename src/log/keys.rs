@@ -21,7 +21,7 @@ use crate::{event::TopicName, later::now};
 /// The idempotency keys of all topics.
 pub(super) struct Keys(Mutex<AllKeys>);
 
-/// The key of a publish that is not looked up yet.
+/// The key of a publish, before the key is looked up.
 pub(super) struct KeyUse {
     topic: TopicName,
     key: Arc<str>,

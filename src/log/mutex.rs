@@ -1,4 +1,4 @@
-//! Locks a mutex, and unlocks it for others.
+//! Locks a mutex in spite of a panic, and unlocks it so that other threads get it.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
