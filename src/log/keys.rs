@@ -16,7 +16,10 @@ use futures_util::{
 use twox_hash::{XxHash3_64, XxHash3_128};
 
 use super::{Append, AppendError, Appended, Draft, KeyLimits, Receipt, clock::millis, mutex::lock, mutex::unlock_fair};
-use crate::{event::TopicName, later::now};
+use crate::{
+    event::TopicName,
+    later::{Known, NotYet, now},
+};
 
 /// The idempotency keys of all topics.
 pub(super) struct Keys(Mutex<AllKeys>);
@@ -121,13 +124,13 @@ impl Keys {
         all.next_number += 1;
         let KeyUse { topic, key, fingerprint } = used;
         let (outcome, answer) = match append(Claim { number, key: Arc::clone(&key), fingerprint }) {
-            Append::Left(appended) => match appended.into_inner() {
+            Known(appended) => match appended.into_inner() {
                 Ok(receipt) => (Outcome::Committed(receipt), now(Ok(receipt))),
                 Err(error) => return now(Err(error)),
             },
-            Append::Right(append) => {
+            NotYet(append) => {
                 let append = append.shared();
-                (Outcome::Pending(append.clone()), Append::Right(append.boxed()))
+                (Outcome::Pending(append.clone()), NotYet(append.boxed()))
             }
         };
         let expires_mono_ms = mono_ms.saturating_add(millis(all.limits.window));
@@ -213,7 +216,7 @@ impl AllKeys {
         let replayed = |receipt| Receipt { replayed: true, ..receipt };
         Some(match &first.outcome {
             Outcome::Committed(receipt) => now(Ok(replayed(*receipt))),
-            Outcome::Pending(append) => Append::Right(append.clone().map_ok(replayed).boxed()),
+            Outcome::Pending(append) => NotYet(append.clone().map_ok(replayed).boxed()),
         })
     }
 
