@@ -60,7 +60,7 @@ pub(super) struct Index {
     times: Times,
     /// No entry exceeds `log.age_max` before this time.
     next_expiry_mono_ms: u64,
-    /// How many entries the current step may still drop: see [`retain`].
+    /// How many entries the current step may still visit: see [`retain`].
     budget: usize,
     /// The last step used up its budget before the whole log was within its limits.
     is_trim_unfinished: bool,

@@ -1,8 +1,8 @@
 //! Adds events, applies the retention limits, and deletes topics, in steps.
 //!
-//! Readers and publishers wait while the index is locked. So one step, from lock to unlock, drops at most about
-//! [`STEP`] entries, however many have become too old or too many. If more are left, [`Index::is_behind`] says so, and
-//! the engine makes further steps. A deletion takes effect for readers at once; its entries are dropped in steps, too.
+//! Readers and publishers wait while the index is locked. So one step, from lock to unlock, visits at most about
+//! [`STEP`] entries, to remove them or to make them cold. If more are left, [`Index::is_behind`] says so, and the
+//! engine makes further steps. A deletion takes effect for readers at once; its entries are dropped in steps, too.
 
 use std::{collections::VecDeque, mem};
 
@@ -12,17 +12,17 @@ use crate::{
     log::clock::{Moment, millis},
 };
 
-/// How many entries one step may drop.
+/// How many entries one step may visit.
 pub(in crate::log) const STEP: usize = 4096;
-/// How many entries each new event may drop even after the step has used up its budget. It is more than one, so that
+/// How many entries each new event may visit even after the step has used up its budget. It is more than one, so that
 /// the limits are met in the end.
 pub(super) const PUSH_MIN: usize = 4;
-/// How many topics without entries stay known. For these a gap is reported only if there is one; for a forgotten topic,
-/// [`Index::forgotten`] may report a gap where there is none.
+/// How many topics without entries stay known, at most. For these a gap is reported only if there is one; for a
+/// forgotten topic, [`Index::forgotten`] may report a gap where there is none.
 const EMPTY_MAX: usize = 65_536;
 
 impl Index {
-    /// Begins a step. Engines call it each time they have locked the index to change it.
+    /// Begins a step. Engines call it after they lock the index and before they add events.
     pub(in crate::log) fn begin_step(&mut self) {
         self.budget = STEP;
     }
@@ -241,7 +241,7 @@ impl Index {
         let Some((removed_to, topic)) = self.empty.pop_front() else { return };
         let Some(state) = self.topics.get(&topic) else { return };
         if !state.entries.is_empty() || state.removed.to != removed_to {
-            // It has had events since. When it became empty again, it was queued again.
+            // The topic has had events since. Each time it becomes empty, it is queued again.
             return;
         }
         let Missing { to, newest_ms, .. } = state.removed;
