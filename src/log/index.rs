@@ -186,7 +186,7 @@ impl Missing {
 }
 
 impl TopicState {
-    /// A topic that is not known. It may be a forgotten one, and then all that is known of it is in `forgotten`.
+    /// A topic that the index does not know. It may be a forgotten one, so `forgotten` counts as its removed events.
     fn new(forgotten: Missing) -> Self {
         Self { removed: forgotten, ..Self::default() }
     }
@@ -224,7 +224,7 @@ impl TopicState {
     }
 }
 
-/// In a debug build, an index with at most so many entries and topics is checked after each change.
+/// [`Index::assert_invariants`] skips an index with more entries and topics than this.
 const CHECKED_MAX: usize = 64;
 
 /// Memory that an event needs besides its topic, frame and content: its other fields, its entries in the index, and
@@ -287,8 +287,8 @@ impl Index {
         true
     }
 
-    /// Panics in a debug build when the state contradicts itself. Each call checks everything, so it skips an index
-    /// that is larger than those of most tests.
+    /// Panics in a debug build when the state contradicts itself. It checks everything after each change, which would
+    /// take too long in a large index.
     fn assert_invariants(&self) {
         if !cfg!(debug_assertions) || self.topics.len() + self.order.len() > CHECKED_MAX {
             return;

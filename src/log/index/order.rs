@@ -18,7 +18,7 @@ pub(super) struct Order {
 #[derive(Debug)]
 struct Chunk {
     entries: VecDeque<(u64, TopicName)>,
-    /// How many of the entries are stale, at most.
+    /// An upper bound of the number of stale entries: [`Order::pop_front`] does not know whether it removes one.
     stale: usize,
 }
 

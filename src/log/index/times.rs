@@ -38,7 +38,7 @@ impl Times {
         }
     }
 
-    /// Adds a correction. It replaces those that allow a later time, because it holds for the positions before, too.
+    /// Adds a correction. It also covers the positions of earlier corrections, so it replaces those with a later time.
     fn correct(&mut self, (before, time_ms): Correction) {
         self.corrections.retain(|(_, other)| *other < time_ms);
         if self.corrections.len() == CORRECTIONS_MAX {
