@@ -22,13 +22,13 @@ struct Chunk {
     stale: usize,
 }
 
-/// Entries of one chunk.
-const CHUNK: usize = 1024;
+/// How many entries a chunk may have.
+const CHUNK_MAX: usize = 1024;
 
 impl Order {
     pub(super) fn push_back(&mut self, seq: u64, topic: TopicName) {
         match self.chunks.back_mut() {
-            Some(chunk) if chunk.entries.len() < CHUNK => chunk.entries.push_back((seq, topic)),
+            Some(chunk) if chunk.entries.len() < CHUNK_MAX => chunk.entries.push_back((seq, topic)),
             _ => self.chunks.push_back(Chunk { entries: [(seq, topic)].into(), stale: 0 }),
         }
     }
@@ -77,7 +77,7 @@ impl Order {
     pub(super) fn assert_invariants(&self) {
         assert!(self.after(0).is_sorted_by(|(a, _), (b, _)| a < b), "entries are in order of position");
         for chunk in &self.chunks {
-            assert!((1..=CHUNK).contains(&chunk.entries.len()), "a chunk is neither empty nor too long");
+            assert!((1..=CHUNK_MAX).contains(&chunk.entries.len()), "a chunk is neither empty nor too long");
             assert!(chunk.stale <= chunk.entries.len(), "a chunk counts only entries of its own");
         }
     }
@@ -110,8 +110,8 @@ mod tests {
         // Goal: entries are tidied together, and no more of them than a chunk has.
         let topic = TopicName::parse("topic", 255).expect("a name");
         let mut order = Order::default();
-        (1..).zip(0..=CHUNK).for_each(|(seq, _)| order.push_back(seq, topic.clone()));
+        (1..).zip(0..=CHUNK_MAX).for_each(|(seq, _)| order.push_back(seq, topic.clone()));
         let sizes: Vec<usize> = order.chunks.iter().map(|chunk| chunk.entries.len()).collect();
-        assert_eq!(sizes, [CHUNK, 1]);
+        assert_eq!(sizes, [CHUNK_MAX, 1]);
     }
 }

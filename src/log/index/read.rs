@@ -87,14 +87,14 @@ impl Index {
         deleted: &[TopicName],
     ) -> StartPoint {
         let before_oldest = || self.before_first(topics, |_| true);
-        let gap_ahead = |after| (after < self.last_unreadable(topics)).then_some(GapReason::Unreadable);
+        let unreadable_after = |after| (after < self.last_unreadable(topics)).then_some(GapReason::Unreadable);
         let (after, gap, gap_ahead) = match *start {
             Start::Live => (self.watermark, None, None),
             Start::All => (before_oldest(), None, None),
             Start::Last(n) => (self.before_last(topics, n), None, None),
             Start::Since(time_ms) => {
                 let after = self.before_first(topics, |entry| self.time_ms(entry) >= time_ms);
-                (after, self.gap_since(topics, time_ms), gap_ahead(after))
+                (after, self.gap_since(topics, time_ms), unreadable_after(after))
             }
             Start::Unreadable => (before_oldest(), Some(GapReason::Unreadable), None),
             Start::After(id) if id.epoch != self.epoch || id.seq > self.watermark => {
@@ -105,7 +105,7 @@ impl Index {
                 let reason = if is_unreadable { GapReason::Unreadable } else { GapReason::Evicted };
                 (self.before_first(topics, |entry| entry.seq > id.seq), Some(reason), None)
             }
-            Start::After(id) => (id.seq, None, gap_ahead(id.seq)),
+            Start::After(id) => (id.seq, None, unreadable_after(id.seq)),
         };
         let from = ReadFrom { after, removals_seen: self.removals };
         StartPoint { epoch: self.epoch, from, gap, gap_ahead, watermark: self.watermark }
