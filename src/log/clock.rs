@@ -33,9 +33,7 @@ pub(super) struct Clock {
 /// What both clocks say at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
-    /// The monotonic time.
     pub(super) mono_ms: u64,
-    /// The time of the wall clock.
     pub(super) wall_ms: u64,
 }
 

@@ -115,7 +115,6 @@ pub(super) struct Missing {
 /// One event that the log holds.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    /// Its position.
     pub(super) seq: u64,
     /// When it was committed, in monotonic time.
     pub(super) mono_ms: u64,
