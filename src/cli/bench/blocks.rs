@@ -10,7 +10,7 @@ use super::stamp::Stamp;
 /// How much of a split line is copied: enough for `data: ` and a stamp, or for `id: ` and an id.
 const PARTIAL_LINE_BYTES: usize = 96;
 
-/// A part of the stream that ends with an empty line.
+/// A comment, or fields that end with an empty line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Block {
     /// An event of this run.
@@ -19,7 +19,7 @@ pub enum Block {
     Gap,
     /// The server refuses the subscriber.
     Refused,
-    /// A comment (servers send comments as heartbeats), or an event of another run.
+    /// A comment, or an event of another run.
     Other,
 }
 
@@ -29,8 +29,8 @@ pub struct Blocks {
     run_id: u32,
     /// The beginning of an incomplete line.
     partial: Vec<u8>,
-    /// The current block, according to its lines so far.
-    block: Block,
+    /// The current block, according to its fields so far; `None` if it has none.
+    block: Option<Block>,
     /// Whether the stream will be resumed.
     keeps_ids: bool,
     /// The id of the last complete block that has one. An `EventSource` would send it to resume.
@@ -41,28 +41,28 @@ pub struct Blocks {
 
 impl Blocks {
     pub fn new(run_id: u32, keeps_ids: bool) -> Self {
-        Self { run_id, partial: Vec::new(), block: Block::Other, keeps_ids, cursor: Vec::new(), id: None }
+        Self { run_id, partial: Vec::new(), block: None, keeps_ids, cursor: Vec::new(), id: None }
     }
 
     /// Discards the incomplete block, because the connection has ended.
     pub fn disconnect(&mut self) {
         self.partial.clear();
-        (self.block, self.id) = (Block::Other, None);
+        (self.block, self.id) = (None, None);
     }
 
     /// Removes the next complete block from `bytes`. `None` if there is no more: then all bytes are parsed.
     pub fn next(&mut self, bytes: &mut &[u8]) -> Option<Block> {
         while let Some(end) = memchr(b'\n', bytes) {
             let line = bytes.split_off(..=end).unwrap_or_default();
-            let is_end = if self.partial.is_empty() {
+            let block = if self.partial.is_empty() {
                 self.parse_line(line)
             } else {
                 self.append_partial(line);
                 let line = std::mem::take(&mut self.partial);
                 self.parse_line(&line)
             };
-            if is_end {
-                return Some(std::mem::replace(&mut self.block, Block::Other));
+            if block.is_some() {
+                return block;
             }
         }
         self.append_partial(std::mem::take(bytes));
@@ -74,34 +74,37 @@ impl Blocks {
         self.partial.extend(bytes.iter().take(PARTIAL_LINE_BYTES - self.partial.len()));
     }
 
-    /// Parses a complete line. Returns whether it ends the block.
-    fn parse_line(&mut self, line: &[u8]) -> bool {
+    /// Parses a complete line. Returns the block that it ends.
+    fn parse_line(&mut self, line: &[u8]) -> Option<Block> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() {
             if let Some(id) = self.id.take() {
                 self.cursor = id;
             }
-            return true;
+            return self.block.take();
         }
-        // A heartbeat need not have an empty line after it.
-        if line.starts_with(b":") && self.block == Block::Other {
-            return true;
+        if line.starts_with(b":") {
+            // Servers send comments as heartbeats, with or without an empty line after them.
+            return self.block.is_none().then_some(Block::Other);
         }
-        if let Some(data) = value(line, b"data:") {
-            if let Some(stamp) = Stamp::read(self.run_id, data) {
-                self.block = Block::Event(stamp);
-            }
+        let block = if let Some(data) = value(line, b"data:") {
+            Stamp::read(self.run_id, data).map(Block::Event)
         } else if let Some(id) = value(line, b"id:") {
             self.id = self.keeps_ids.then(|| id.to_vec());
+            None
         } else if let Some(name) = value(line, b"event:") {
             match name {
-                b"broker.gap" => self.block = Block::Gap,
-                b"broker.refused" => self.block = Block::Refused,
-                _ => {}
+                b"broker.gap" => Some(Block::Gap),
+                b"broker.refused" => Some(Block::Refused),
+                _ => None,
             }
-        }
-        false
+        } else {
+            // `retry` may come without an empty line after it. A heartbeat that follows is a block of its own.
+            return None;
+        };
+        self.block = block.or(self.block).or(Some(Block::Other));
+        None
     }
 }
 
@@ -169,5 +172,14 @@ mod tests {
         let mut parser = Blocks::new(RUN, false);
         all(&mut parser, b"id: a\ndata: x\n\n");
         assert_eq!(parser.cursor, b"", "ids are not kept");
+    }
+
+    #[test]
+    fn an_empty_line_alone_is_no_block() {
+        for text in [&b":\n"[..], b":\n\n", b"\n:\n\n", b":\r\n\r\n"] {
+            assert_eq!(all(&mut Blocks::new(RUN, false), text), [Block::Other]);
+        }
+        assert_eq!(all(&mut Blocks::new(RUN, false), b"id: a\n: comment\ndata: x\n\n"), [Block::Other]);
+        assert_eq!(all(&mut Blocks::new(RUN, false), b": a\nretry: 1\n: b\n"), [Block::Other; 2]);
     }
 }
