@@ -21,8 +21,8 @@ pub struct Topic {
     pub acknowledged: usize,
     /// All events with lower numbers than this are answered.
     answered: usize,
-    /// How many positions the events have. With several publishers, this is the next free one.
-    positions: usize,
+    /// The lowest free position. It is only needed with several publishers.
+    free_position: usize,
     /// The largest `answered_before` of the events that have arrived. All events with lower numbers than this should have
     /// arrived before.
     must_have_arrived: usize,
@@ -109,8 +109,8 @@ impl Seen {
         let Some(event) = topic.events.get_mut(number) else { return Delivery::Unknown };
         let is_late = event.position.is_none() && number < topic.must_have_arrived;
         topic.must_have_arrived = topic.must_have_arrived.max(event.answered_before);
-        let position = *event.position.get_or_insert(topic.positions);
-        topic.positions = topic.positions.max(position + 1);
+        let position = *event.position.get_or_insert(topic.free_position);
+        topic.free_position = topic.free_position.max(position + 1);
         if position < self.next_position {
             return self.check_earlier(position);
         }
