@@ -81,7 +81,7 @@ async fn run(config: Config) -> ExitCode {
         Ok(server) => server,
         Err(error) => return fail(EXIT_FAILURE, error),
     };
-    // Not earlier: if the server cannot listen, only that is printed.
+    // After listening, so that an error of listening is printed alone.
     warn_of_descriptor_limit(descriptors);
     // If nobody reads stdout, the server runs nevertheless.
     print_banner(&server, &log).ok();
@@ -137,9 +137,9 @@ fn warn_of_descriptor_limit(needed: usize) {
         tracing::warn!(
             limit,
             needed,
-            "the limit of open files (ulimit -n) is below the sum of limits.connections_max and \
-             limits.pending_connections_max; when it is reached, idle connections are closed, and if there are \
-             none, new connections must wait"
+            "the limit of open files (ulimit -n) is below the sum of limits.connections_max, \
+             limits.pending_connections_max and {OTHER_DESCRIPTORS}; when it is reached, idle connections are closed, \
+             and if there are none, new connections must wait"
         );
     }
 }
