@@ -6,13 +6,13 @@ use tidings::config::document;
 
 use crate::EXIT_FAILURE;
 
-/// What follows the description in `--help`.
+/// The end of `tidings config --help`.
 pub const EXAMPLES: &str = "\
 Write a file, keep what you change, and check it:
   tidings config > config.toml
   tidings --check
 
-It prints what is built in, and reads neither a config.toml nor the environment.";
+The command prints the built-in defaults, and reads neither a config.toml nor the environment.";
 
 /// Prints the default `config.toml`.
 pub fn config() -> ExitCode {

@@ -9,7 +9,7 @@ use std::{
 
 use super::stamp;
 
-/// How long a connection may take that only tries whether somebody listens.
+/// How long [`Target::resolve`] waits for a connection to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest event. A request is built in memory, so there must be a limit.
 const SIZE_MAX: usize = 64 << 20;

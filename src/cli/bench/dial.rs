@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// An address has about 28,000 ports. When few are free, the system searches for one for a long time. And the port of a
 /// closed connection stays in use for a minute, so each run starts at a random address.
 const CONNECTIONS_PER_SOURCE: u32 = 4_000;
-/// A run starts at an address from the first to the second, and uses the 65,536 addresses from there.
+/// A run chooses its first source address at random from this range, and uses the 65,536 addresses from there.
 const FIRST_SOURCES: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 1, 0, 0), Ipv4Addr::new(127, 250, 0, 0)];
 
 /// Opens connections to the server.

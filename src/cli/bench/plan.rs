@@ -101,7 +101,7 @@ impl Plan {
         [head.as_bytes(), &resume, b"\r\n"].concat()
     }
 
-    /// The request of a publisher, up to the value of `Content-Length`, which is the last header.
+    /// The request of a publisher before the value of `Content-Length`, which is the last header.
     pub fn publish_request(&self, topic: usize) -> String {
         self.request("POST", &self.path(&self.publish, topic)) + "Content-Type: text/plain\r\nContent-Length: "
     }

@@ -22,7 +22,7 @@ pub struct Publishers {
     all: Vec<Publisher>,
     /// The publishers without a pending event.
     idle: VecDeque<usize>,
-    /// The beginning of the request for each topic, up to the value of `Content-Length`.
+    /// For each topic, the request before the value of `Content-Length`.
     heads: Vec<String>,
     /// `None` if everything was sent.
     work: Option<Work>,
@@ -76,7 +76,7 @@ impl Publishers {
         self.work.is_none() && self.idle.len() == self.all.len()
     }
 
-    /// How long until the next event must be sent; `None` if nothing can be sent before an answer arrives.
+    /// How long until the next event must be sent; `None` if all were sent, or if every publisher waits for an answer.
     pub fn next_send_in(&self, shared: &Shared<'_>) -> Option<Duration> {
         let work = self.work.filter(|_| !self.idle.is_empty())?;
         let now = shared.now();
@@ -189,6 +189,7 @@ impl Publisher {
                 return self.disconnected("publish: closed by the server".to_owned(), shared);
             }
             let bytes = shared.buffer.get(..n).unwrap_or_default();
+            // Without a pending event, these bytes are no answer. Then `disconnected` counts no error.
             if self.pending.is_none() || self.response.skip_body(bytes).is_err() {
                 return self.disconnected("publish: the answer is not HTTP".to_owned(), shared);
             }

@@ -30,7 +30,7 @@ pub struct Report {
     pub delivered: Option<DeliveryResult>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<IdleResult>,
-    /// Events that a subscriber should have got and has not. Each subscriber counts.
+    /// Acknowledged events that a subscriber has not got, summed over all subscribers.
     pub lost: u64,
     pub repeated: u64,
     pub out_of_order: u64,
@@ -79,9 +79,9 @@ pub struct DeliveryResult {
 #[derive(Clone, Debug, Serialize)]
 pub struct IdleResult {
     pub seconds: f64,
-    /// Heartbeats and comments.
+    /// Heartbeats, other comments, and events of other runs.
     pub blocks: u64,
-    /// The size of the blocks.
+    /// All bytes received, including the framing of HTTP.
     pub bytes: u64,
     pub still_connected: usize,
 }

@@ -10,8 +10,8 @@ use super::{
     tally::{ratio, wide},
 };
 
-/// The pause after connecting, before anything is measured. The server may still have work to do for the new
-/// connections.
+/// The pause after connecting or disconnecting, before anything else is measured: the server may still have work to do
+/// for the connections.
 const SETTLE: Duration = Duration::from_millis(500);
 /// How long to wait at the end for repeated events, which should not come.
 const REPEATS_WAIT: Duration = Duration::from_millis(300);

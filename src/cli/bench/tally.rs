@@ -99,7 +99,7 @@ impl Tally {
     }
 }
 
-/// The text of a system error, without its number, after what failed.
+/// Says what failed, and the reason: the text of a system error without its number.
 pub fn error_text(what: &str, error: &io::Error) -> String {
     let text = error.to_string();
     format!("{what}: {}", text.split(" (os error").next().unwrap_or_default().to_lowercase())
