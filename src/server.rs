@@ -53,7 +53,7 @@ pub enum StartError {
     /// The log cannot be opened.
     #[error(transparent)]
     Log(#[from] OpenError),
-    /// The system cannot create a thread or a poll.
+    /// The system cannot create a worker's thread, or what the thread needs.
     #[error("cannot start a worker: {0}")]
     Worker(#[source] io::Error),
 }
@@ -147,14 +147,12 @@ impl Server {
         self.shared.log.failed().await
     }
 
-    /// Ends every stream cleanly, then stops. The ends are spread over `shutdown.drain`. Meanwhile, new publishes and
-    /// streams are refused with a response that tells the client to retry.
+    /// Ends every stream cleanly, then stops. The streams end one by one within `shutdown.drain`. Meanwhile, new
+    /// publishes and streams are refused with a response that tells the client to retry.
     pub async fn shutdown(mut self) {
         let drain = self.shared.config.shutdown.drain;
         let streams = drain.saturating_sub(DRAIN_FOR_REQUESTS);
         self.drain.send_replace(Some(streams));
-        // Every hub drops its clone of `done` when its streams have ended, and every publish when it is answered. The
-        // timeout bounds the wait.
         drop(self.done);
         if timeout(drain, self.drained.recv()).await.is_err() {
             tracing::warn!("some streams or requests did not end within shutdown.drain and are aborted");
@@ -243,7 +241,7 @@ async fn stop(workers: Vec<Arbiter>) {
     // `join` blocks, so it needs a thread of its own. It is not a blocking task of the runtime: the runtime would wait
     // for that at its end, even after the timeout.
     let thread = std::thread::Builder::new().name("stop".to_owned()).spawn(move || {
-        // Stop all workers before waiting for one: workers use the topics of each other.
+        // Stop all workers before waiting for one: a running worker uses topics whose actors run on other workers.
         for worker in &workers {
             worker.stop();
         }

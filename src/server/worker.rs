@@ -41,6 +41,7 @@ pub(super) async fn run(listener: std::net::TcpListener, shared: SharedState, st
     match start(listener, shared).await {
         Ok((listener, fast)) => {
             started.send(Ok(())).ok();
+            // The server waits until every worker has dropped its sender.
             drop(started);
             accept(&listener, &fast, &pending).await;
         }
@@ -74,8 +75,9 @@ async fn start_fallback(app: &Rc<AppState>) -> io::Result<Fallback> {
         // keep-alive timer would only cut off a client that reads the response slowly.
         .keep_alive(KeepAlive::Os)
         .h1_allow_half_closed(false)
-        // A response may be sent before the whole body was received, for example a 413. The client would lose it to a
-        // reset. So the rest of the body is read and discarded for this time.
+        // A response may be sent before the whole body was received, for example a 413. If the connection were closed
+        // at once, the system would reset it, and the client might not get the response. So the rest of the body is
+        // read and discarded for this time.
         .client_disconnect_timeout(LINGER)
         .on_connect_ext(|carrier: &Carrier, data| drop(data.insert(carrier.clone())))
         .finish(actix_service::map_config(app_factory, |()| AppConfig::default()));
