@@ -1,6 +1,6 @@
-//! Decides when to run a checkpoint, which copies the write-ahead log into the database file.
+//! Decides when to run a checkpoint, which copies the write-ahead log (WAL) into the database file.
 //!
-//! Another connection that reads, such as a backup, can block a checkpoint. Each attempt goes through all of the log
+//! Another connection that reads, such as a backup, can block a checkpoint. Each attempt goes through all of the WAL
 //! and delays a batch, so a blocked checkpoint is not retried with each batch.
 
 use std::time::{Duration, Instant};
@@ -18,14 +18,14 @@ pub(super) struct Checkpoints {
 
 /// A checkpoint is due after so many bytes. It does not wait for readers.
 pub(super) const BYTES: u64 = 16 << 20;
-/// After so many bytes a checkpoint waits for readers a little, and truncates the log. Otherwise the log could grow
+/// After so many bytes a checkpoint waits for readers a little, and truncates the WAL. Otherwise the WAL could grow
 /// without limit.
 const BYTES_FORCED: u64 = 4 * BYTES;
 /// An incomplete checkpoint is retried after [`BYTES`] more, or after this time.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 impl Checkpoints {
-    /// Notes that `bytes` more have been written to the log.
+    /// Notes that `bytes` more have been written to the WAL.
     pub(super) fn note_written(&mut self, bytes: u64) {
         self.written += bytes;
     }
@@ -42,7 +42,7 @@ impl Checkpoints {
             return Ok(());
         }
         let is_complete = match store.checkpoint(self.written >= BYTES_FORCED) {
-            // The events are safe in the write-ahead log. Only the copy into the database file needs more space.
+            // The events are safe in the WAL. Only the copy into the database file needs more space.
             Err(error) if store.is_full(&error) => {
                 tracing::warn!("the disk is too full for a checkpoint of the log");
                 false
