@@ -1,13 +1,14 @@
 //! The high-water mark: the last position that may have been given, stored in a file beside the database.
 //!
 //! A database that was restored from a backup, or that has lost its write-ahead log, knows nothing of later events. It
-//! would give their positions again, to other events. The file beside it still knows the later positions. When a start finds
-//! that the database is behind the file, it begins a new epoch.
+//! would give their positions again, to other events. The file beside it still knows the later positions. When a start
+//! finds that the database is behind the file, it begins a new epoch.
 //!
-//! The file consists of three records of one sector each. The first two say which position may be given last. They are
-//! written alternately, and synced before a position is used, so a torn write leaves the other one. The third record
-//! says up to which position events have been committed. It is written with each batch and not synced. A power cut or a
-//! full disk may leave an older value there, and then the check finds less.
+//! The file consists of three records of one sector each. The first two hold the last position that may be given. They
+//! are written alternately, and synced before a position is used, so a torn write leaves the other one. The third
+//! record says up to which position events have been committed. It is written with each batch and not synced. A power
+//! cut or a full disk may leave an older value there. Then a start may not notice that the database has lost its newest
+//! events.
 
 use std::{
     fs::{self, File},
@@ -180,8 +181,8 @@ impl HighWater {
 
 impl Mark {
     /// Compares the database with this mark, and returns why the database cannot be the latest one of this directory;
-    /// `None` when it can be. `reserved` is the last position that the database allows. `last_found` is the
-    /// highest position in the database, if every committed event must be in it.
+    /// `None` when it can be. `reserved` is the last position that may be given, as the database says. `last_found`
+    /// is the highest position in the database; `None` when it is not compared with the committed events.
     pub(super) fn contradicts(&self, epoch: Epoch, reserved: u64, last_found: Option<u64>) -> Option<&'static str> {
         if self.epoch != epoch {
             Some("the database has another epoch than the last one in this directory")

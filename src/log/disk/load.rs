@@ -46,8 +46,7 @@ pub(super) fn load(
     let mut store = Store::open(file, config.durability == DiskDurability::Disk)?;
     let mut meta = store.begin(&boot_id())?;
     let high_water = check_high_water(&mut store, &mut meta, config)?;
-    // A killed process leaves its write-ahead log behind. Without this, the file would grow with every process that is
-    // killed.
+    // A killed process leaves its write-ahead log behind, and the next process appends to it.
     store.truncate_wal()?;
     let mut index = Index::new(meta.epoch, config.clone(), config.hot_bytes_max.get());
     let (mut topics, opened_at) = (HashMap::new(), clock.now());
@@ -100,7 +99,7 @@ pub(super) fn load(
 }
 
 /// Compares the database with the high-water mark, and begins a new epoch when the database is older than the mark (it
-/// was restored from a backup), when that cannot be known, or when the operator asks for it. In a new epoch no id is
+/// was restored from a backup), when the mark is damaged, or when the operator asks for it. In a new epoch no id is
 /// given twice, and subscribers with older cursors are told that the history was reset.
 fn check_high_water(store: &mut Store, meta: &mut Meta, config: &LogConfig) -> Result<HighWater, StoreError> {
     let found = Found::read(&config.path)?;
@@ -109,10 +108,11 @@ fn check_high_water(store: &mut Store, meta: &mut Meta, config: &LogConfig) -> R
         Found::Nothing => None,
         Found::Damaged => Some("the file high-water is damaged, so the database may be older than the last run"),
         Found::Mark(mark) => {
-            // After a crash of the machine without `durability = "disk"`, missing events do not mean a restored
-            // database. They are reported as a gap. After an orderly end the last position is exact, and enough.
-            let is_complete = !meta.was_closed && !meta.lost_power;
-            mark.contradicts(meta.epoch, meta.stored.last, is_complete.then_some(meta.last_found))
+            // The last event is compared only after a crash of the process. After an orderly end, the last position is
+            // exact, so comparing it is enough. After a crash of the machine without `durability = "disk"`, events may
+            // be missing from a database that was not restored. They are reported as a gap.
+            let last_found = (!meta.was_closed && !meta.lost_power).then_some(meta.last_found);
+            mark.contradicts(meta.epoch, meta.stored.last, last_found)
         }
     };
     if let Some(reason) = reason {
