@@ -21,7 +21,7 @@ type LastEvicted = (u64, u64);
 enum OldRow {
     /// Of the event at this position.
     Event(u64),
-    /// Of a topic. The box makes the other rows smaller, which are many more.
+    /// Of a topic. It is boxed because most rows are of events, and would need as much memory.
     Topic(Box<(TopicName, LastEvicted)>),
 }
 
@@ -29,12 +29,12 @@ enum OldRow {
 #[derive(Default)]
 pub(super) struct Garbage {
     /// In the order in which the index removed them. The row of a topic must not be removed before the rows of its
-    /// events: another topic may get its id as soon as it is removed, and with it these events.
+    /// events: a new topic may get the row id of the removed topic, and would get these events with it.
     rows: VecDeque<OldRow>,
-    /// How many entries in `rows` are for the row of each topic.
+    /// For each topic, how many entries in `rows` are for its row.
     topics: HashMap<TopicName, usize>,
-    /// What to write into the rows of topics. It is written before the rows of the events are removed, or together with
-    /// that: otherwise a crash in between would leave a gap that no reader is told of.
+    /// What to write into the rows of topics. The rows of the events are removed in the same transaction or later:
+    /// otherwise a crash in between would leave a gap that is not reported.
     evicted: HashMap<TopicName, LastEvicted>,
 }
 
@@ -71,8 +71,8 @@ impl Garbage {
         self.rows.push_back(OldRow::Event(seq));
     }
 
-    /// Notes the last removed event of `topic`. The index drops the events of a deletion later, so an older event may
-    /// come after a newer one. The newest one counts.
+    /// Notes the last removed event of `topic`. The index drops the events of a deleted topic later, so an older event
+    /// may come after a newer one. The newest one counts.
     fn note_evicted(&mut self, topic: TopicName, (seq, time_ms): LastEvicted) {
         let (to, ms) = self.evicted.entry(topic).or_default();
         (*to, *ms) = (seq.max(*to), time_ms.max(*ms));
@@ -117,8 +117,8 @@ impl Garbage {
                 OldRow::Topic(topic) => {
                     let Some(entries) = self.topics.get_mut(&topic.0) else { continue };
                     *entries -= 1;
-                    // A topic that was forgotten, used and forgotten again has one row, but two entries. With the first
-                    // one, later events of the topic may still have their rows.
+                    // A topic that was forgotten, used and forgotten again has one row, but two entries. When the first
+                    // entry is taken, later events of the topic may still have their rows.
                     if *entries == 0 {
                         self.topics.remove(&topic.0);
                         portion.topics.push(*topic);
