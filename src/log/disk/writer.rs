@@ -41,11 +41,12 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     /// The last position that was given.
     pub(super) last: u64,
-    /// The time that was given to an event last.
+    /// The time of the last event.
     pub(super) time_ms: u64,
     /// The files say that positions up to this one may have been given.
     pub(super) reserved: u64,
-    /// The row ids of topics.
+    /// A cache of the row ids of topics. It is cleared when a transaction fails, because the rows that the transaction
+    /// added do not exist then.
     pub(super) topics: HashMap<TopicName, i64>,
     /// The rows of removed events and topics, which are still in the file.
     pub(super) garbage: Garbage,

@@ -1,4 +1,4 @@
-//! Writes one batch. When old rows cannot be removed, the batch is written without the portion, so that publishes
+//! Writes one batch. When old rows cannot be removed, the batch is written without their removal, so that publishes
 //! succeed.
 
 use std::{collections::HashSet, mem, sync::atomic::Ordering};
@@ -30,8 +30,8 @@ impl Writer {
         if is_maintenance || self.is_retention_unfinished {
             self.enforce_retention();
         }
-        // While the disk is full the server says that it is not ready, so perhaps nobody publishes. Only a write of its
-        // own shows when there is space again.
+        // While the disk is full the server says that it is not ready, so perhaps nobody publishes. Only a probe shows
+        // then when there is space again.
         let is_probe = is_maintenance && self.shared.full.load(Ordering::Relaxed);
         if is_probe {
             self.store.truncate_wal()?;
@@ -108,8 +108,7 @@ impl Writer {
         }
     }
 
-    /// Puts the removal of a portion off until the next maintenance. The failed transaction may have added rows of
-    /// topics that do not exist now, so their ids are dropped.
+    /// Postpones the removal of a portion, whose transaction has failed, until the next maintenance.
     fn postpone(&mut self, portion: Portion) {
         self.is_removal_postponed = true;
         self.garbage.put_back(portion);
