@@ -7,7 +7,7 @@ use super::{
     error::{StoreError, unless_damaged},
 };
 
-/// The first and the last of some keys that cannot be read.
+/// Keys that cannot be read: the first and the last one.
 pub(super) type Range = (u64, u64);
 
 /// The largest step over keys that cannot be read. A page holds about as many rows, so a readable page between two
@@ -110,11 +110,13 @@ pub(super) fn rebuild_topics(connection: &mut Connection, readable: &[i64]) -> R
 pub(super) fn recreate_receipts(connection: &mut Connection) -> Result<(), StoreError> {
     let transaction = connection.transaction()?;
     let aside = set_aside(&transaction, "receipt")?;
+    // The old table keeps its index, so the new index needs another name.
     transaction.execute_batch(&format!("CREATE INDEX new_age_beside_{aside} ON receipt (time_ms)"))?;
     Ok(transaction.commit()?)
 }
 
-/// Renames `table`, and creates an empty one in its place. Returns the new name of the old one.
+/// Renames `table`, and creates an empty one in its place. Returns the new name of the old one. The name is unused,
+/// because the number of objects in the file grows with each call.
 fn set_aside(transaction: &Connection, table: &str) -> Result<String, StoreError> {
     let (sql, number): (String, i64) = transaction.query_row(
         "SELECT sql, (SELECT count(*) FROM sqlite_schema) FROM sqlite_schema WHERE type = 'table' AND name = ?1",
@@ -132,8 +134,8 @@ mod tests {
 
     #[test]
     fn keys_out_of_order_are_unreadable_and_within_the_keys() {
-        // Goal: a key that is too large or too small is not used, the rows after it are, and the range of the first does
-        // not go beyond the last key.
+        // Goal: a row with a key that is too large or too small is skipped, and the rows after it are read. The range of
+        // the large key does not go beyond the last key.
         let connection = Connection::open_in_memory().expect("a database");
         let select = "SELECT * FROM (VALUES (1), (1000), (3), (2), (4)) WHERE column1 >= ?1";
         let mut keys = Vec::new();
