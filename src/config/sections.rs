@@ -36,7 +36,7 @@ pub struct ServerConfig {
     pub workers: usize,
     /// How long an idle connection waits for its next request.
     pub keep_alive: Duration,
-    /// The time for the head of a request: the first since the connection was opened, a later one since its first byte.
+    /// How long the head of a request may take: since its first byte, or since the connection was opened for the first.
     pub head_timeout: Duration,
 }
 

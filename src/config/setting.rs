@@ -289,7 +289,8 @@ impl Setting {
     }
 }
 
-/// A duration as a configuration file writes it, in the largest unit that gives a whole number.
+/// A duration as a configuration file writes it, in the largest of the units y, h, m, s and ms that gives a whole
+/// number.
 fn written(time: Duration) -> String {
     let millis = time.as_millis();
     let units = [TEN_YEARS / 10, HOUR, Duration::from_mins(1), SECOND].map(|unit| unit.as_millis());

@@ -12,8 +12,8 @@ use strsim::levenshtein;
 use super::error::{ConfigError, ConfigProblem};
 use super::setting::{SETTINGS, Setting};
 
-/// The values of one or several sources, by `section.key`. A source also returns the keys that do not exist, and
-/// [`unknown_keys`] finds them.
+/// The values of one or several sources, by `section.key`. They may have unknown keys, which [`unknown_keys`]
+/// reports.
 pub(super) type Values = BTreeMap<String, Value>;
 
 /// How the environment variables of the broker begin.
