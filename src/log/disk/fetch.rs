@@ -38,7 +38,7 @@ impl Shared {
                 lock(&self.idle_readers).push(reader);
                 return Ok(page);
             }
-            // The page must report the gap before its events. A page from a new plan does.
+            // The page must report the gap before its events. A new plan does so, because the entries are now marked.
         }
     }
 

@@ -1,4 +1,4 @@
-//! Creates the log's directory, and refuses a directory on a network file system.
+//! Creates the log's directory, and finds out whether its file system is a network file system, or full.
 //!
 //! The write-ahead log needs shared memory between connections, and reliable locks and syncs. A network file system may
 //! accept the calls for these without doing what they promise (<https://sqlite.org/wal.html>,

@@ -39,7 +39,7 @@ const MIGRATIONS: [&str; 2] = [
     "ALTER TABLE topic ADD COLUMN evicted_ms INTEGER NOT NULL DEFAULT 0;
      INSERT INTO meta VALUES ('forgotten_ms', 0), ('deleted_to', 0), ('unreadable_to', 0);",
     // To format 3. `fingerprint_upper` is the upper half of a receipt's fingerprint; null in older receipts, whose
-    // fingerprint is of another kind. `deleted_ms` is the wall-clock time of a topic's deletion, 0 when it is not known.
+    // fingerprint is of another kind. `deleted_ms` is the wall-clock time of a topic's deletion, 0 when it is unknown.
     "ALTER TABLE receipt ADD COLUMN fingerprint_upper INTEGER;
      ALTER TABLE topic ADD COLUMN deleted_ms INTEGER NOT NULL DEFAULT 0;",
 ];

@@ -134,8 +134,8 @@ mod tests {
 
     #[test]
     fn keys_out_of_order_are_unreadable_and_within_the_keys() {
-        // Goal: a row with a key that is too large or too small is skipped, and the rows after it are read. The range of
-        // the large key does not go beyond the last key.
+        // Goal: a row whose key is too large or too small is skipped, and the rows after it are read. The range of the
+        // large key does not go beyond the last key.
         let connection = Connection::open_in_memory().expect("a database");
         let select = "SELECT * FROM (VALUES (1), (1000), (3), (2), (4)) WHERE column1 >= ?1";
         let mut keys = Vec::new();

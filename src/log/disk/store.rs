@@ -67,8 +67,8 @@ const EVENT_EXPANSION: u64 = 8;
 /// The highest cost of an event without content: its names and overhead.
 const COST_MAX: u64 = 4096;
 
-/// How long a statement waits for a lock that another process holds. After that the disk counts as failed. Publishes are
-/// refused long before, when the queue is full for `log.queue_wait`.
+/// How long a statement waits for a lock that another process holds. After that the disk counts as failed. Publishes
+/// are refused long before, when the queue is full for `log.queue_wait`.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a checkpoint waits for another connection. A read of this process is of one event, and usually takes less.
 /// Only another process, such as a backup, reads for longer.
@@ -183,7 +183,7 @@ impl Store {
     /// Calls `each` with every readable row of a topic, and returns the row ids that cannot be read. A row with a
     /// position above `reserved` counts as unreadable.
     pub(super) fn topics(&self, reserved: u64, mut each: impl FnMut(TopicRow)) -> Result<Vec<Range>, StoreError> {
-        // When the last row cannot be read, there may be rows up to any id.
+        // When the last row cannot be read, the largest id is unknown. No log has had more topics than the bound.
         let last = unless_damaged(self.query_u64("SELECT coalesce(max(id), 0) FROM topic"))?;
         let select =
             "SELECT id, name, evicted_to, deleted_to, evicted_ms, deleted_ms FROM topic WHERE id >= ?1 ORDER BY id";
@@ -262,14 +262,15 @@ impl Store {
     }
 
     /// Makes sure that nothing remains of a batch that failed because the disk is full. When only the file of the
-    /// shared memory could not grow, the batch is already in the write-ahead log, complete and synced, and the next
-    /// start would find its events there. The next commit overwrites it in the log, so this commits a small change.
+    /// shared memory could not grow, the batch is already in the write-ahead log (WAL), complete and synced, and the
+    /// next start would find its events there. The next commit overwrites it there, so this commits a small change.
     pub(super) fn overwrite_failed_batch(&mut self) -> Result<(), StoreError> {
         let overwritten = self.begin_transaction().and_then(|transaction| {
             transaction.probe()?;
             transaction.commit()
         });
         match overwritten {
+            // SQLite writes to the WAL first, so even a commit that fails at the shared memory overwrites the batch.
             Err(error) if self.is_full(&error) => Ok(()),
             overwritten => overwritten,
         }
@@ -286,8 +287,8 @@ impl Store {
         self.commit_durably(|connection| set_meta(connection, &[("reserved", to)]))
     }
 
-    /// Copies the write-ahead log into the database file, and returns whether all of it was copied. With `truncates` it
-    /// waits for readers a little ([`CHECKPOINT_BUSY_TIMEOUT`]), and truncates the log.
+    /// Copies the write-ahead log (WAL) into the database file, and returns whether all of it was copied. With
+    /// `truncates` it waits for readers a little ([`CHECKPOINT_BUSY_TIMEOUT`]), and truncates the WAL.
     pub(super) fn checkpoint(&self, truncates: bool) -> Result<bool, StoreError> {
         let sql = if truncates { "PRAGMA wal_checkpoint(TRUNCATE)" } else { "PRAGMA wal_checkpoint(PASSIVE)" };
         self.connection.busy_timeout(CHECKPOINT_BUSY_TIMEOUT)?;
@@ -299,7 +300,7 @@ impl Store {
         Ok(copied?)
     }
 
-    /// Copies all of the write-ahead log into the database file, and truncates the log. A full disk is no error.
+    /// Copies all of the WAL into the database file, and truncates the WAL. A full disk is no error.
     pub(super) fn truncate_wal(&self) -> Result<(), StoreError> {
         match self.checkpoint(true) {
             Err(error) if self.is_full(&error) => Ok(()),

@@ -47,7 +47,8 @@ impl Transaction<'_> {
 
     /// Adds the row of an event. `cost` is its share of the retention limits.
     pub(super) fn insert_event(&self, topic: i64, event: &Event, cost: u64) -> Result<(), StoreError> {
-        let sql = "INSERT INTO event (seq, topic, time_ms, cost, checksum, name, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let sql = "INSERT INTO event (seq, topic, time_ms, cost, checksum, name, content)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let name = event.name.as_ref().map(EventName::as_str);
         let checksum = checksum(event.seq, event.topic.as_str(), event.time_ms, name, event.content());
         let (seq, time_ms, cost) = (to_column(event.seq), to_column(event.time_ms), to_column(cost));

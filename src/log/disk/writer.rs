@@ -45,8 +45,8 @@ pub(super) struct Writer {
     pub(super) time_ms: u64,
     /// The files say that positions up to this one may have been given.
     pub(super) reserved: u64,
-    /// A cache of the row ids of topics. It is cleared when a transaction fails, because the rows that the transaction
-    /// added do not exist then.
+    /// A cache of the row ids of topics. It is cleared when a batch cannot be committed, because the rows that the
+    /// batch added do not exist then.
     pub(super) topics: HashMap<TopicName, i64>,
     /// The rows of removed events and topics, which are still in the file.
     pub(super) garbage: Garbage,

@@ -176,8 +176,8 @@ fn old_receipts_go_in_portions() {
 
 #[test]
 fn a_reader_that_stays_holds_up_no_publish() {
-    // Goal: while a backup reads, the write-ahead log grows, and no batch waits for the end of it; when it has gone, the
-    // log becomes small again.
+    // Goal: while a backup reads, the write-ahead log grows, and no batch waits for the end of the backup. After its
+    // end, the log becomes small again.
     let mut opened = Opened::new();
     let other = opened.other();
     other.execute_batch("BEGIN; SELECT count(*) FROM event").expect("a read");
