@@ -32,7 +32,7 @@ const FILE: &str = "config.toml";
 
 /// How many times larger an event may be than its content. Each line break of the content becomes seven bytes on the
 /// wire (`data: ` and the break), and the content is also kept as it was published.
-const EVENT_EXPANSION: u64 = 8;
+pub const EVENT_EXPANSION: u64 = 8;
 /// What a topic needs in addition to its largest event, so that no event is evicted when it is published.
 const TOPIC_EXTRA: Size = Size::kib(64);
 

@@ -19,6 +19,7 @@ use super::{
     transaction::{TimeRange, Transaction},
 };
 use crate::{
+    config::EVENT_EXPANSION,
     event::{Epoch, TopicName},
     log::index::{EVENT_OVERHEAD, Entry, LogState, Missing},
 };
@@ -61,11 +62,8 @@ pub(super) struct Store {
     pub(super) topic_id_floor: i64,
 }
 
-/// The cost of an event is at most so many times its content, plus [`COST_MAX`]: each line of the content adds a
-/// prefix.
-const EVENT_EXPANSION: u64 = 8;
 /// The highest cost of an event without content: its names and overhead.
-const COST_MAX: u64 = 4096;
+const EMPTY_COST_MAX: u64 = 4096;
 
 /// How long a statement waits for a lock that another process holds. After that the disk counts as failed. Publishes
 /// are refused long before, when the queue is full for `log.queue_wait`.
@@ -208,7 +206,7 @@ impl Store {
         salvage::scan(&self.connection, select, last, |row| {
             let (mut cost, content) = (get_u64(row, 3)?, get_u64(row, 4)?);
             // Retention counts the cost, so a wrong value could remove all other events.
-            if !(content + EVENT_OVERHEAD..=content * EVENT_EXPANSION + COST_MAX).contains(&cost) {
+            if !(content + EVENT_OVERHEAD..=content * EVENT_EXPANSION + EMPTY_COST_MAX).contains(&cost) {
                 cost = content + EVENT_OVERHEAD;
             }
             let (seq, time_ms) = (get_u64(row, 0)?, get_u64(row, 2)?);
