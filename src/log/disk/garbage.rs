@@ -151,8 +151,8 @@ impl Portion {
         self.events.is_empty() && self.topics.is_empty() && self.evicted.is_empty() && self.kept_receipts.is_none()
     }
 
-    /// Moves the rows to remove into a portion of their own. What is left are the changes to the rows of topics.
-    pub(super) fn take_rows(&mut self) -> Self {
+    /// Moves the rows to remove into a new portion. Only the changes to the rows of topics remain.
+    pub(super) fn split_off_removals(&mut self) -> Self {
         let evicted = mem::take(&mut self.evicted);
         mem::replace(self, Self { evicted, ..Self::default() })
     }

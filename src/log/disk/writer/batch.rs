@@ -53,10 +53,10 @@ impl Writer {
         mut portion: Portion,
         is_probe: bool,
     ) -> Result<(), StoreError> {
-        let mut damaged = None;
+        let mut removals = None;
         let written = match self.write(&changes, &portion, is_probe) {
             Err(error) if !portion.is_empty() && error.is_damage() => {
-                damaged = Some(portion.take_rows());
+                removals = Some(portion.split_off_removals());
                 self.topics.clear();
                 self.write(&changes, &portion, is_probe)
             }
@@ -80,8 +80,8 @@ impl Writer {
                 for (topic, _) in &portion.topics {
                     self.topics.remove(topic);
                 }
-                if let Some(damaged) = damaged {
-                    self.remove_separately(damaged)?;
+                if let Some(removals) = removals {
+                    self.remove_separately(removals)?;
                 }
                 self.checkpoints.run_if_due(&self.store)
             }
@@ -93,8 +93,8 @@ impl Writer {
                 // Nothing of the batch was written, so its positions can be used again.
                 self.last = self.shared.watermark.load(Ordering::Acquire);
                 self.postpone(portion);
-                if let Some(damaged) = damaged {
-                    self.garbage.put_back(damaged);
+                if let Some(removals) = removals {
+                    self.garbage.put_back(removals);
                 }
                 self.refuse(changes, AppendError::DiskFull);
                 Ok(())
