@@ -21,7 +21,7 @@ type LastEvicted = (u64, u64);
 enum OldRow {
     /// Of the event at this position.
     Event(u64),
-    /// Of a topic. It is boxed because most rows are of events, and would need as much memory.
+    /// Of a topic. It is boxed, so that the rows of events, which are most, need less memory.
     Topic(Box<(TopicName, LastEvicted)>),
 }
 
