@@ -174,6 +174,7 @@ impl Log for DiskLog {
         if let Some(space) = self.queue.try_reserve(bytes) {
             return self.shared.put_once(&self.queue, draft, used, space);
         }
+        // A retry does not wait for space.
         if let Some(answer) = self.shared.keys.find(&used, self.shared.clock.now().mono_ms) {
             return answer;
         }
