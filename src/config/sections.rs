@@ -36,7 +36,8 @@ pub struct ServerConfig {
     pub workers: usize,
     /// How long an idle connection waits for its next request.
     pub keep_alive: Duration,
-    /// How long the head of a request may take: since its first byte, or since the connection was opened for the first.
+    /// How long the head of a request may take, from its first byte. For the first request, from when the connection
+    /// was opened.
     pub head_timeout: Duration,
 }
 
