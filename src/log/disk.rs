@@ -35,7 +35,7 @@ use super::{
 use crate::{
     config::{self, LogConfig},
     event::{Epoch, EventId, TopicName},
-    later::{Later, now},
+    later::{Later, NotYet, now},
 };
 
 mod checkpoints;
@@ -183,7 +183,7 @@ impl Log for DiskLog {
             let space = queue.reserve(bytes).await?;
             shared.put_once(&queue, draft, used, space).await
         };
-        Append::Right(append.boxed())
+        NotYet(append.boxed())
     }
 
     fn delete(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>> {
@@ -214,7 +214,7 @@ impl Log for DiskLog {
             };
             tokio::task::spawn_blocking(fetch).await.unwrap_or(Err(ReadError))
         };
-        Later::Right(page.boxed())
+        NotYet(page.boxed())
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
