@@ -28,8 +28,8 @@
 //! - *Retention* may keep more than its limits allow, or keep it longer. It removes nothing that the limits allow.
 //! - *[`Log::held`]* may return a state that is slightly out of date.
 //! - *A start by time* may give events that are older than the requested time.
-//! - *A deletion* ([`Log::deletion`]) is remembered for at least `stream.gone`, unless topics have become empty more
-//!   than 65,536 times since.
+//! - *A deletion* ([`Log::deletion`]) is remembered for at least `stream.gone`, unless 65,536 other topics
+//!   have become empty since.
 //! - *A failure* ([`Log::check`], [`Log::failed`]) may be reported late.
 
 use std::{sync::Arc, time::Duration};

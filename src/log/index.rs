@@ -11,7 +11,7 @@
 //! of it.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     mem,
     sync::Arc,
 };
@@ -68,8 +68,8 @@ pub(super) struct Index {
     deleted_entries: VecDeque<(TopicName, VecDeque<Entry>)>,
     /// Topics that are over their limits because a step used up its budget.
     over_limit: VecDeque<TopicName>,
-    /// Topics without entries, the longest empty first, each with its `removed.to` when it became empty.
-    empty: VecDeque<(u64, TopicName)>,
+    /// Exactly the topics without entries, in the order in which they are forgotten: see [`TopicState::last_removal`].
+    empty: BTreeSet<(u64, TopicName)>,
     /// The removed events of all topics that are not in `topics`.
     forgotten: Missing,
     /// Events of any topic that were not on the disk yet when the machine stopped.
@@ -204,6 +204,11 @@ impl TopicState {
         self.entries.get_mut(at)
     }
 
+    /// Position of the last event that was removed, or of the deletion if that came later.
+    fn last_removal(&self) -> u64 {
+        self.removed.to.max(self.deleted_to)
+    }
+
     fn is_over_limit(&self, retention: &LogConfig) -> bool {
         self.entries.len() > retention.topic_events_max || self.bytes > retention.topic_bytes_max.get()
     }
@@ -211,7 +216,7 @@ impl TopicState {
     fn assert_invariants(&self, watermark: u64) {
         assert!(self.entries.iter().is_sorted_by(|a, b| a.seq < b.seq), "entries are in order of position");
         let first = self.entries.front().map_or(u64::MAX, |entry| entry.seq);
-        assert!(first > self.removed.to.max(self.deleted_to), "the entries come after all that was removed");
+        assert!(first > self.last_removal(), "the entries come after all that was removed");
         let last = self.entries.back().map_or(self.removed.to, |entry| entry.seq);
         assert!(last.max(self.deleted_to) <= watermark, "no position is above the watermark");
         let bytes: u64 = self.entries.iter().map(|entry| entry.bytes).sum();
@@ -249,7 +254,7 @@ impl Index {
             is_trim_unfinished: false,
             deleted_entries: VecDeque::new(),
             over_limit: VecDeque::new(),
-            empty: VecDeque::new(),
+            empty: BTreeSet::new(),
             forgotten: Missing::default(),
             hole: Missing::default(),
             unreadable_at_start: Missing::default(),
@@ -294,7 +299,7 @@ impl Index {
         }
         self.order.assert_invariants();
         self.times.assert_invariants();
-        let (mut events, mut bytes) = (0, 0);
+        let (mut events, mut bytes, mut empty) = (0, 0, 0);
         for (topic, state) in &self.topics {
             state.assert_invariants(self.watermark);
             events += state.entries.len();
@@ -303,12 +308,14 @@ impl Index {
                 let is_hot = entry.seq > self.cold_to && !entry.is_unreadable();
                 assert_eq!(entry.event.is_some(), is_hot, "exactly the entries after `cold_to` are hot");
             }
-            let is_queued = self.empty.iter().any(|(to, empty)| *to == state.removed.to && empty == topic);
-            assert!(!state.entries.is_empty() || is_queued, "an empty topic waits to be forgotten");
+            let is_in_empty = self.empty.contains(&(state.last_removal(), topic.clone()));
+            assert_eq!(state.entries.is_empty(), is_in_empty, "a topic without entries waits to be forgotten");
+            empty += usize::from(is_in_empty);
             let is_over = state.is_over_limit(&self.retention);
             assert!(!is_over || self.over_limit.contains(topic), "a topic over its limits waits to be trimmed");
         }
         assert_eq!((self.events, self.bytes), (events, bytes), "the totals are the sums over all topics");
+        assert_eq!(self.empty.len(), empty, "only known topics wait to be forgotten");
         let held = self.topics.values().flat_map(|state| &state.entries);
         let deleted = self.deleted_entries.iter().flat_map(|(_, entries)| entries);
         let hot_bytes: u64 = held.chain(deleted).map(Entry::hot_bytes).sum();

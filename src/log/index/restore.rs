@@ -46,9 +46,7 @@ impl Index {
             self.trim_topic(&topic, on_removal);
         }
         let empty = self.topics.iter().filter(|(_, state)| state.entries.is_empty());
-        let mut empty: Vec<_> = empty.map(|(topic, state)| (state.removed.to, topic.clone())).collect();
-        empty.sort_unstable();
-        self.empty = empty.into();
+        self.empty = empty.map(|(topic, state)| (state.last_removal(), topic.clone())).collect();
         self.trim(now.mono_ms, on_removal);
     }
 

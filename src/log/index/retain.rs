@@ -19,7 +19,7 @@ pub(in crate::log) const STEP: usize = 4096;
 pub(super) const PUSH_MIN: usize = 4;
 /// How many topics without entries stay known, at most. For these a gap is reported only if there is one; for a
 /// forgotten topic, [`Index::forgotten`] may report a gap where there is none.
-const EMPTY_MAX: usize = 65_536;
+pub(super) const EMPTY_MAX: usize = 65_536;
 
 impl Index {
     /// Begins a step. Engines call it after they lock the index and before they add events.
@@ -54,7 +54,12 @@ impl Index {
         self.hot_bytes += entry.hot_bytes();
         self.order.push_back(entry.seq, topic.clone());
         let state = match self.topics.get_mut(topic) {
-            Some(state) => state,
+            Some(state) => {
+                if state.entries.is_empty() {
+                    self.empty.remove(&(state.last_removal(), topic.clone()));
+                }
+                state
+            }
             None => self.topics.entry(topic.clone()).or_insert(TopicState::new(self.forgotten)),
         };
         state.bytes += entry.bytes;
@@ -75,18 +80,15 @@ impl Index {
     pub(in crate::log) fn delete(&mut self, topic: &TopicName, seq: u64, mono_ms: u64) {
         self.watermark = self.watermark.max(seq);
         self.removals += 1;
-        let is_new = !self.topics.contains_key(topic);
         let state = self.topics.entry(topic.clone()).or_insert(TopicState::new(self.forgotten));
+        self.empty.remove(&(state.last_removal(), topic.clone()));
         let (entries, bytes) = (mem::take(&mut state.entries), mem::take(&mut state.bytes));
         (state.unreadable, state.unreadable_to) = (0, 0);
         (state.deleted_to, state.deleted_mono_ms) = (seq, mono_ms);
         if let Some(last) = entries.back() {
             state.removed.add(last.seq, last.time_ms, self.removals);
         }
-        // A topic that was known and had no entries is in the queue already.
-        if is_new || !entries.is_empty() {
-            self.empty.push_back((state.removed.to, topic.clone()));
-        }
+        self.empty.insert((state.last_removal(), topic.clone()));
         self.events -= entries.len();
         self.bytes -= bytes;
         if !entries.is_empty() {
@@ -120,7 +122,7 @@ impl Index {
                 break;
             }
             self.budget -= 1;
-            self.forget_longest_empty(on_removal);
+            self.forget_first_empty(on_removal);
         }
         self.cool();
         self.assert_invariants();
@@ -209,7 +211,7 @@ impl Index {
         self.events -= 1;
         if state.entries.is_empty() {
             state.entries = VecDeque::new();
-            self.empty.push_back((state.removed.to, topic.clone()));
+            self.empty.insert((state.last_removal(), topic.clone()));
         } else if state.entries.len() < state.entries.capacity() / 4 {
             state.entries.shrink_to(state.entries.len() * 2);
         }
@@ -236,16 +238,11 @@ impl Index {
         }
     }
 
-    /// Forgets the topic that has been empty for the longest time. From then on `forgotten` stands for its removals.
-    fn forget_longest_empty(&mut self, on_removal: &mut dyn FnMut(Removal<'_>)) {
-        let Some((removed_to, topic)) = self.empty.pop_front() else { return };
-        let Some(state) = self.topics.get(&topic) else { return };
-        if !state.entries.is_empty() || state.removed.to != removed_to {
-            // The topic has had events since. Each time it becomes empty, it is queued again.
-            return;
-        }
+    /// Forgets the first of the topics without entries. From then on `forgotten` stands for its removals.
+    fn forget_first_empty(&mut self, on_removal: &mut dyn FnMut(Removal<'_>)) {
+        let Some((_, topic)) = self.empty.pop_first() else { return };
+        let Some(state) = self.topics.remove(&topic) else { return };
         let Missing { to, newest_ms, .. } = state.removed;
-        self.topics.remove(&topic);
         self.forgotten.add(to, newest_ms, self.removals);
         on_removal(Removal::Topic(&topic, to, newest_ms));
     }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use super::{
     EVENT_OVERHEAD, Entry, Index, Missing, Removal, cost,
-    retain::{PUSH_MIN, STEP},
+    retain::{EMPTY_MAX, PUSH_MIN, STEP},
 };
 use crate::{
     config::{LogConfig, Size},
@@ -287,4 +287,19 @@ fn a_deletion_gives_back_its_bytes_and_is_remembered() {
     let age = std::time::Duration::from_millis(30);
     assert_eq!(watched.index.deletion(&a, 100).map(|(id, ago)| (id.seq, ago)), Some((6, age)));
     assert_eq!(watched.index.deletion(&other, 100), None);
+}
+
+#[test]
+fn one_busy_topic_does_not_make_the_log_forget_others() {
+    // Goal: however often a topic is published to and deleted, it is one of the topics that are remembered.
+    let (quiet, busy) = (topic("quiet"), topic("busy"));
+    let mut watched = Watched::new(high_limits(), u64::MAX);
+    watched.step(|index, _| index.delete(&quiet, 1, 0));
+    for _ in 0..=EMPTY_MAX {
+        watched.push(&busy, 10, 0);
+        watched.step(|index, _| index.delete(&busy, index.watermark() + 1, 0));
+    }
+    watched.settle(0);
+    assert_eq!(watched.index.deletion(&quiet, 0).map(|(id, _)| id.seq), Some(1));
+    assert_eq!(watched.index.empty.len(), 2);
 }
