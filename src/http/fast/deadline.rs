@@ -32,9 +32,10 @@ pub(super) struct Deadline {
     keep_alive: Duration,
     head_timeout: Duration,
     wait: Wait,
-    /// `None` until [`Deadline::start`] sets it.
+    /// `None` while a new wait has not started.
     at: Option<Instant>,
-    /// Whether a request was served since the timer last fired. Then `poll` extends the deadline.
+    /// Whether a request was served since `at` was set. Then `poll` extends `at` when the timer fires. To set `at` after
+    /// each request would be exact, but would read the clock each time. So a connection may be idle for 2 x `keep_alive`.
     was_active: bool,
     /// Fires at the deadline or earlier. To let it fire too early once costs less than to reset it for each request.
     timer: Option<Pin<Box<Sleep>>>,
@@ -85,7 +86,10 @@ impl Deadline {
             Wait::NextRequest => self.keep_alive,
             Wait::Body => BODY_TIMEOUT,
         };
-        let at = *self.at.get_or_insert_with(|| Instant::now() + timeout);
+        let at = *self.at.get_or_insert_with(|| {
+            self.was_active = false;
+            Instant::now() + timeout
+        });
         match &mut self.timer {
             Some(timer) if timer.deadline() <= at => {}
             Some(timer) => {
