@@ -48,9 +48,13 @@ struct Limit {
 }
 
 impl Limit {
-    /// Adds `n` to what is reserved.
-    fn add(&self, reserved: usize, n: usize) -> Result<usize, LimitReached> {
-        reserved.checked_add(n).filter(|sum| *sum <= self.max).ok_or((self.error)(self.max))
+    /// The sum of `reserved` and `n`; `None` if it exceeds the limit.
+    fn sum(&self, reserved: usize, n: usize) -> Option<usize> {
+        reserved.checked_add(n).filter(|sum| *sum <= self.max)
+    }
+
+    fn reached(&self) -> LimitReached {
+        (self.error)(self.max)
     }
 }
 
@@ -123,7 +127,7 @@ impl Quota {
         self.reserved.load(Ordering::Relaxed)
     }
 
-    /// Returns a permit for one connection from `ip`.
+    /// Returns a permit for one connection from `ip`. If the address is not known, only the limit of the server applies.
     ///
     /// # Errors
     /// When a limit is reached.
@@ -141,7 +145,7 @@ impl Quota {
 
     /// Reserves `n`, or nothing if that would exceed a limit.
     fn reserve(&self, ip: Option<IpAddr>, n: usize) -> Result<(), LimitReached> {
-        let Some(ip) = ip else { return self.reserve_without_ip(n) };
+        let Some(ip) = ip else { return self.reserve_overall(n) };
         let entry = self.reserved_by_ip.entry(ip);
         let reserved = match &entry {
             Entry::Occupied(entry) => *entry.get(),
@@ -149,18 +153,16 @@ impl Quota {
         };
         // The limit of the address is checked first. A client that has reached it must not be told that the whole
         // server is full, and must not fill the server, even for a moment: others would be refused.
-        let sum = self.limit_per_ip.add(reserved, n)?;
-        self.reserve_without_ip(n)?;
+        let sum = self.limit_per_ip.sum(reserved, n).ok_or_else(|| self.limit_per_ip.reached())?;
+        self.reserve_overall(n)?;
         entry.insert(sum);
         Ok(())
     }
 
-    fn reserve_without_ip(&self, n: usize) -> Result<(), LimitReached> {
-        let add = |reserved| self.limit.add(reserved, n).ok();
-        match self.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
-            Ok(_) => Ok(()),
-            Err(_) => Err((self.limit.error)(self.limit.max)),
-        }
+    fn reserve_overall(&self, n: usize) -> Result<(), LimitReached> {
+        let sum = |reserved| self.limit.sum(reserved, n);
+        let reserved = self.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum);
+        reserved.map(drop).map_err(|_| self.limit.reached())
     }
 
     fn release(&self, ip: Option<IpAddr>, n: usize) {
