@@ -34,8 +34,8 @@ pub(super) struct Deadline {
     wait: Wait,
     /// `None` while a new wait has not started.
     at: Option<Instant>,
-    /// Whether a request was served since `at` was set. Then `poll` extends `at` when the timer fires. To set `at` after
-    /// each request would be exact, but would read the clock each time. So a connection may be idle for 2 x `keep_alive`.
+    /// Whether a request was served since `at` was set. Then `poll` extends `at` when the timer fires. That saves reading
+    /// the clock for each request. In return, a connection may be idle for up to 2 x `keep_alive`.
     was_active: bool,
     /// Fires at the deadline or earlier. To let it fire too early once costs less than to reset it for each request.
     timer: Option<Pin<Box<Sleep>>>,
@@ -64,8 +64,8 @@ impl Deadline {
 
     /// Sets what the connection waits for.
     pub(super) fn wait_for(&mut self, wait: Wait) {
-        // A client that sends a byte from time to time must not gain time. So the deadline of a head stays, and the
-        // deadline of the first request is also that of its head.
+        // More bytes of a request do not move its deadline: otherwise a client could send a byte from time to time, for
+        // ever. The deadline of the first request is also that of its head. `poll` moves that of the next request.
         let keeps_deadline = self.wait == wait || (self.wait == Wait::FirstRequest && wait == Wait::Head);
         if !keeps_deadline {
             self.at = None;
@@ -79,7 +79,7 @@ impl Deadline {
         self.wait_for(Wait::NextRequest);
     }
 
-    /// Sets the timer, now that the connection really has to wait.
+    /// Sets the deadline of a new wait, and the timer, now that the connection has to wait.
     pub(super) fn start(&mut self) {
         let timeout = match self.wait {
             Wait::FirstRequest | Wait::Head => self.head_timeout,
