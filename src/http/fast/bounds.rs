@@ -4,7 +4,7 @@
 pub(super) const BYTES_MAX: usize = 32 << 10;
 /// The longest head.
 pub(super) const HEAD_BYTES_MAX: usize = 128 << 10;
-/// The longest target, percent-encoded.
+/// The longest target, percent-encoded: that of the `http` crate, which the fallback uses.
 pub(super) const TARGET_BYTES_MAX: usize = 65_534;
 /// The most headers of a request. A browser sends about fifteen.
 pub(super) const HEADERS_MAX: usize = 96;
