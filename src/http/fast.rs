@@ -114,12 +114,12 @@ impl FastPath {
     /// Rejects a connection that was not admitted. `/healthz` is answered nevertheless: otherwise a supervisor would
     /// restart a server that is only busy.
     pub fn reject(self: &Rc<Self>, socket: BareStream, error: LimitReached) {
-        let evicted = self.rejected.add();
+        let eviction = self.rejected.add();
         let fast = Rc::clone(self);
         spawn_local(async move {
             // An error means that the client has disconnected.
-            rejected::answer(socket, error.into(), &evicted, &fast.responder, &fast.scratch).await.ok();
-            fast.rejected.remove(&evicted);
+            rejected::answer(socket, error.into(), &eviction, &fast.responder, &fast.scratch).await.ok();
+            fast.rejected.remove(&eviction);
         });
     }
 

@@ -16,19 +16,19 @@ use crate::{
 };
 
 /// How long a rejected client may take to send its request, and then again to read the response.
-const DEADLINE: Duration = Duration::from_millis(250);
+const TIMEOUT: Duration = Duration::from_millis(250);
 /// The most rejected connections that each worker keeps open. One more evicts the oldest.
 const REJECTED_MAX: usize = 64;
 /// The longest health check that is recognised.
 const HEALTH_CHECK_BYTES_MAX: usize = 2 << 10;
 
-/// The rejected connections of one worker that are still open, oldest first. Each is known by what notifies its task of
-/// an eviction.
+/// The rejected connections of one worker that are still open, oldest first. Each is represented by the `Notify` that
+/// tells its task of its eviction.
 #[derive(Default)]
 pub(super) struct RejectedConnections(RefCell<VecDeque<Rc<Notify>>>);
 
 impl RejectedConnections {
-    /// Adds a connection.
+    /// Adds a connection, and returns what notifies of its eviction.
     pub(super) fn add(&self) -> Rc<Notify> {
         let mut open = self.0.borrow_mut();
         if open.len() >= REJECTED_MAX
@@ -36,13 +36,13 @@ impl RejectedConnections {
         {
             oldest.notify_one();
         }
-        let evicted = Rc::new(Notify::new());
-        open.push_back(Rc::clone(&evicted));
-        evicted
+        let eviction = Rc::new(Notify::new());
+        open.push_back(Rc::clone(&eviction));
+        eviction
     }
 
-    pub(super) fn remove(&self, connection: &Rc<Notify>) {
-        self.0.borrow_mut().retain(|other| !Rc::ptr_eq(other, connection));
+    pub(super) fn remove(&self, eviction: &Rc<Notify>) {
+        self.0.borrow_mut().retain(|other| !Rc::ptr_eq(other, eviction));
     }
 }
 
@@ -50,7 +50,7 @@ impl RejectedConnections {
 pub(super) async fn answer(
     socket: BareStream,
     problem: Problem,
-    evicted: &Notify,
+    eviction: &Notify,
     responder: &Responder,
     scratch: &RefCell<Vec<u8>>,
 ) -> io::Result<()> {
@@ -58,8 +58,8 @@ pub(super) async fn answer(
     let health_check = tokio::select! {
         biased;
         // A client that sends no request in time gets the problem, too.
-        read = timeout(DEADLINE, read_health_check(&socket)) => read.unwrap_or(Ok(None))?,
-        () = evicted.notified() => {
+        read = timeout(TIMEOUT, read_health_check(&socket)) => read.unwrap_or(Ok(None))?,
+        () = eviction.notified() => {
             // An evicted connection must not wait: what cannot be written at once is not written.
             let response = responder.respond(problem.answer(), AfterResponse::Close);
             return send(&socket, &response.bytes).map(drop);
@@ -69,8 +69,8 @@ pub(super) async fn answer(
     send(&socket, &response.bytes)?;
     tokio::select! {
         biased;
-        _ = timeout(DEADLINE, shut_down(&mut socket, scratch)) => {}
-        () = evicted.notified() => {}
+        _ = timeout(TIMEOUT, shut_down(&mut socket, scratch)) => {}
+        () = eviction.notified() => {}
     }
     Ok(())
 }
