@@ -52,9 +52,10 @@ pub(super) async fn answer(
     scratch: &RefCell<Vec<u8>>,
 ) -> io::Result<Option<TcpStream>> {
     let stalled = async {
+        // Once the response has begun, the HTTP server waits only for the client.
         poll_fn(|cx| carrier.poll_begun(cx)).await;
         loop {
-            // The HTTP server, too, lingers, if it has not read the whole body.
+            // If it has not read the whole body, it lingers after the response, and writes nothing meanwhile.
             sleep(write_timeout + LINGER).await;
             if !carrier.take_progress() {
                 return;
@@ -69,12 +70,10 @@ pub(super) async fn answer(
         () = poll_fn(|cx| carrier.poll_sent(cx)), if !carrier.is_length_known() => {}
         () = stalled => return Err(io::ErrorKind::TimedOut.into()),
     }
-    match carrier.reclaim() {
-        Some((socket, true)) => Ok(Some(socket)),
-        Some((socket, false)) => {
-            linger(socket, scratch).await;
-            Ok(None)
-        }
-        None => Ok(None),
+    let Some((socket, is_kept_alive)) = carrier.reclaim() else { return Ok(None) };
+    if is_kept_alive {
+        return Ok(Some(socket));
     }
+    linger(socket, scratch).await;
+    Ok(None)
 }
