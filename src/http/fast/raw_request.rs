@@ -34,10 +34,11 @@ impl RawRequest<'_> {
         let mut rewritten = self.bytes.get(..self.received()).unwrap_or_default().to_vec();
         for upgrade in self.upgrades() {
             let at = self.position(upgrade);
-            if let Some(upgrade) = rewritten.get_mut(at..at + IGNORED.len()) {
-                upgrade.copy_from_slice(IGNORED);
+            if let Some(hidden) = rewritten.get_mut(at..at + IGNORED.len()) {
+                hidden.copy_from_slice(IGNORED);
             }
         }
+        // This comes last because it moves the headers.
         if !self.target.bytes().all(is_allowed) {
             let start = self.position(self.target.as_bytes());
             rewritten.splice(start..start + self.target.len(), encode(self.target));

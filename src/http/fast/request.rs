@@ -25,7 +25,7 @@ pub(super) enum Parsed<'a> {
     PartialBody(RawRequest<'a>),
     /// A complete simple request, and its length in bytes.
     Simple(Request<'a>, usize),
-    /// A complete head of a request that is not simple.
+    /// The complete head of a request that is not simple, or too long.
     ForFallback(RawRequest<'a>),
 }
 
@@ -54,6 +54,7 @@ pub(super) fn parse<'a>(
     searched: usize,
     remote: IpAddr,
 ) -> Result<Parsed<'a>, Problem> {
+    // The empty line may have begun in the last 3 of the searched bytes: `\r\n\r`.
     let unsearched = bytes.get(searched.saturating_sub(3)..).unwrap_or_default();
     if searched > 0 && bytes.len() < HEAD_BYTES_MAX && !may_end_head(unsearched) {
         return Ok(Parsed::PartialHead);
@@ -65,9 +66,10 @@ pub(super) fn parse<'a>(
         Ok(_) => return Err(head_too_long(bytes)),
         Err(error) => return Err(unreadable(bytes, error)),
     };
-    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
+    let (Some(method), Some(target), Some(minor_version)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(unreadable(bytes, httparse::Error::Token));
     };
+    // Encoding makes a target at most three times as long. So `encoded_len` is called only for long ones.
     if target.len() > TARGET_BYTES_MAX / 3 && encoded_len(target) > TARGET_BYTES_MAX {
         return Err(target_too_long());
     }
@@ -78,14 +80,14 @@ pub(super) fn parse<'a>(
     // Other targets are those for a proxy (`http://…`), for the whole server (`*`), and those with a fragment, which a
     // correct client never sends.
     let has_simple_target = target.starts_with('/') && memchr::memchr(b'#', target.as_bytes()).is_none();
-    let is_simple = is_simple && has_simple_target && version == 1;
+    let is_simple = is_simple && has_simple_target && minor_version == 1;
     let Some(len) = len.filter(|len| is_simple && *len <= BYTES_MAX) else { return Ok(Parsed::ForFallback(raw)) };
     let Some(body) = bytes.get(head_len..len) else { return Ok(Parsed::PartialBody(raw)) };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     Ok(Parsed::Simple(Request { method, path, query, headers, remote, body, is_last }, len))
 }
 
-/// Whether `bytes` contain an empty line, which ends a head.
+/// Whether `bytes` contain an empty line. It ends the head, unless it comes before the head.
 fn may_end_head(bytes: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', bytes).any(|at| {
         let next_line = bytes.get(at + 1..).unwrap_or_default();
@@ -95,7 +97,7 @@ fn may_end_head(bytes: &[u8]) -> bool {
 
 /// What the headers say about the end of the request and about the connection.
 struct Framing {
-    /// `None` if the body ends with the last chunk, or with the connection.
+    /// `None` with a transfer coding or the method CONNECT: then only the fallback can find the end.
     body_len: Option<usize>,
     /// Whether the headers are those of a simple request.
     is_simple: bool,
