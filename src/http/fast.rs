@@ -7,8 +7,8 @@
 //! ```
 //!
 //! [`super::serve`] decides what a request means. The fast path only avoids the overhead of a complete HTTP server,
-//! which costs more than the event itself. An idle connection has no buffer. A connection whose client subscribes at
-//! once is registered only with the hub's poll, never with the runtime's.
+//! which takes more time than the publish itself. An idle connection has no buffer. A connection whose client subscribes
+//! at once is registered only with the hub's poll, never with the runtime's.
 //!
 //! Every connection waits here for its next request and for the rest of a head, no matter which server answers. So the
 //! limits on connections, heads and waiting are all enforced here.
@@ -243,7 +243,7 @@ impl FastPath {
         }
         let bytes = if is_buffered { &*connection.buffer } else { new };
         if bytes.iter().all(|b| matches!(b, b'\r' | b'\n')) {
-            // Empty lines before a request are ignored (RFC 9112, section 2.2), so the connection stays idle.
+            // Nothing has arrived, or only empty lines, which are ignored (RFC 9112, section 2.2): the connection is idle.
             connection.free_buffer();
             return Step::Read;
         }
@@ -267,7 +267,7 @@ impl FastPath {
             }
             Err(problem) => (self.refuse(&problem), bytes.len()),
         };
-        let kept = if is_buffered {
+        let buffered = if is_buffered {
             connection.buffer.drain(..used);
             Ok(())
         } else {
@@ -276,10 +276,11 @@ impl FastPath {
         if connection.buffer.is_empty() {
             connection.free_buffer();
         }
-        match kept {
+        match buffered {
             Ok(()) => step,
+            // The bytes are the first part of this request.
             Err(problem) if used == 0 => self.refuse(&problem),
-            // The complete request is answered first. The next one, which could not be buffered, is refused after it.
+            // The bytes belong to the next request. It is refused after this one is answered.
             Err(problem) => {
                 connection.next_refusal = Some(problem);
                 step
@@ -289,7 +290,7 @@ impl FastPath {
 
     /// Gives a request to the fallback. `permit` is that of the buffer.
     fn fall_back(&self, request: &RawRequest<'_>, permit: &mut Option<BytesPermit>, remote: IpAddr) -> Step<'_> {
-        // If the buffer has only this request, the buffer is freed, and the fallback can have its permit.
+        // If the buffer has only this request, the caller frees the buffer, and the fallback can have its permit.
         let permit = permit.take_if(|_| request.received() == request.bytes.len());
         let permit = permit.unwrap_or_else(|| self.app.bytes.bytes_permit(Some(remote)));
         match FallbackRequest::new(permit, request) {
