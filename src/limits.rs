@@ -127,7 +127,7 @@ impl Quota {
         self.reserved.load(Ordering::Relaxed)
     }
 
-    /// Returns a permit for one connection from `ip`. If the address is not known, only the limit of the server applies.
+    /// Returns a permit for one connection from `ip`. Without an address, only the limit of the server applies.
     ///
     /// # Errors
     /// When a limit is reached.

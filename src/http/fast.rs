@@ -7,8 +7,8 @@
 //! ```
 //!
 //! [`super::serve`] decides what a request means. The fast path only avoids the overhead of a complete HTTP server,
-//! which takes more time than the publish itself. An idle connection has no buffer. A connection whose client subscribes
-//! at once is registered only with the hub's poll, never with the runtime's.
+//! which takes more time than the publish itself. An idle connection has no buffer. A connection whose client
+//! subscribes at once is registered only with the hub's poll, never with the runtime's.
 //!
 //! Every connection waits here for its next request and for the rest of a head, no matter which server answers. So the
 //! limits on connections, heads and waiting are all enforced here.
@@ -243,7 +243,8 @@ impl FastPath {
         }
         let bytes = if is_buffered { &*connection.buffer } else { new };
         if bytes.iter().all(|b| matches!(b, b'\r' | b'\n')) {
-            // Nothing has arrived, or only empty lines, which are ignored (RFC 9112, section 2.2): the connection is idle.
+            // Empty lines before a request are ignored (RFC 9112, section 2.2). So the connection is idle, as it is
+            // without any bytes.
             connection.free_buffer();
             return Step::Read;
         }

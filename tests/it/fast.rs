@@ -231,8 +231,8 @@ fn impatient(config: &mut Config) {
 
 #[tokio::test]
 async fn an_idle_connection_closes_quietly_and_at_its_time() {
-    // Goal: a client that has sent no request gets no 408, and its connection is closed neither early nor late, whether the
-    // fast path or the fallback has answered before.
+    // Goal: a client that has sent no request gets no 408, and its connection is closed neither early nor late, whether
+    // the fast path or the fallback has answered before.
     let server = TestServer::with(impatient);
     let health = request("GET", "/healthz", &[FULL], "");
     for before in [None, Some(publish("one")), Some(health)] {

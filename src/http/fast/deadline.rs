@@ -34,8 +34,8 @@ pub(super) struct Deadline {
     wait: Wait,
     /// `None` while a new wait has not started.
     at: Option<Instant>,
-    /// Whether a request was served since `at` was set. Then `poll` extends `at` when the timer fires. That saves reading
-    /// the clock for each request. In return, a connection may be idle for up to 2 x `keep_alive`.
+    /// Whether a request was served since `at` was set. Then `poll` extends `at` when the timer fires. So the clock is
+    /// not read for each request. In return, a connection may be idle for up to 2 x `keep_alive`.
     was_active: bool,
     /// Fires at the deadline or earlier. To let it fire too early once costs less than to reset it for each request.
     timer: Option<Pin<Box<Sleep>>>,
