@@ -24,8 +24,8 @@ use crate::hub::{Carrier, HubHandle, Subscription};
 
 /// Answers the first request of a [`Carrier`].
 pub async fn answer(app: Rc<AppState>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    // The bytes after the first request are not a request: the connection is closed after the response, or it becomes a
-    // stream. So they get no answer. The task of the connection drops this future.
+    // What follows a request without a known length is not a request, so it gets no answer. The task of the connection
+    // drops this future when the answer is sent or the hub has the socket.
     let carrier = request.conn_data::<Carrier>().filter(|carrier| !carrier.has_begun()).cloned();
     let Some(carrier) = carrier else { return pending().await };
     let payload = payload.map_err(|error| error.to_string());
@@ -39,7 +39,7 @@ pub async fn answer(app: Rc<AppState>, request: HttpRequest, payload: web::Paylo
         Reply::Answer(answer) => {
             let mut response = HttpResponse::from(answer);
             if !carrier.is_length_known() {
-                // The end of the body is not known. The rest of it could be misread as the next request.
+                // The rest of the body could be misread as the next request.
                 response.head_mut().set_connection_type(ConnectionType::Close);
             }
             carrier.begin_answer();

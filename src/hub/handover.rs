@@ -152,9 +152,9 @@ impl Carrier {
         if self.has_begun() { Poll::Ready(()) } else { self.wait(cx) }
     }
 
-    /// Ready when the whole answer has been given to the kernel.
-    pub fn poll_sent(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.is_sent() { Poll::Ready(()) } else { self.wait(cx) }
+    /// Ready when the whole answer has been given to the kernel, or the socket was taken out.
+    pub fn poll_done(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_sent() || self.0.socket.borrow().is_none() { Poll::Ready(()) } else { self.wait(cx) }
     }
 
     /// Takes the socket out when the first bytes of the stream have been flushed. The result is `None` if the socket was

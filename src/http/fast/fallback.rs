@@ -66,8 +66,9 @@ pub(super) async fn answer(
         biased;
         () = fallback(carrier.clone(), remote) => {}
         // If the end of the request is not known, the HTTP server reads on after its response, to find the end and the
-        // next request. That may never end. Once the response is sent, the server is no longer needed.
-        () = poll_fn(|cx| carrier.poll_sent(cx)), if !carrier.is_length_known() => {}
+        // next request. That may never end. Once the answer is sent or the hub has the socket, the server is no longer
+        // needed.
+        () = poll_fn(|cx| carrier.poll_done(cx)), if !carrier.is_length_known() => {}
         () = stalled => return Err(io::ErrorKind::TimedOut.into()),
     }
     let Some((socket, is_kept_alive)) = carrier.reclaim() else { return Ok(None) };

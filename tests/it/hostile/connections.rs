@@ -19,7 +19,7 @@ const OWN: &str = "127.0.0.1";
 const OTHER: &str = "127.0.0.2";
 const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
 const LAST_HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-const LAST_PUBLISH: &[u8] = b"GET /publish?topic=a&content=x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+pub const LAST_PUBLISH: &[u8] = b"GET /publish?topic=a&content=x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 /// The beginning of a request: its connection is not silent.
 const HALF: &[u8] = b"GET /publish?to";
 
@@ -39,7 +39,7 @@ pub async fn problem(mut answer: Stream) -> serde_json::Value {
 }
 
 /// What comes until the server ends the connection.
-async fn end(socket: &mut TcpStream) -> String {
+pub async fn end(socket: &mut TcpStream) -> String {
     let mut rest = Vec::new();
     let read = timeout(DEADLINE, socket.read_to_end(&mut rest)).await.expect("an end in time");
     // A reset is an end, too.
@@ -52,7 +52,7 @@ async fn answers(socket: &mut TcpStream) -> bool {
     socket.write_all(LAST_HEALTH).await.is_ok() && end(socket).await.starts_with("HTTP/1.1 200")
 }
 
-fn places(all: usize, per_ip: usize) -> impl FnOnce(&mut Config) {
+pub fn places(all: usize, per_ip: usize) -> impl FnOnce(&mut Config) {
     move |config: &mut Config| {
         // The silent ones of one worker make room for those that it accepts.
         config.server.workers = 1;

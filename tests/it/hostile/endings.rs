@@ -12,8 +12,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::connections::send_from;
-use crate::harness::{DEADLINE, Stream, TestServer};
+use super::connections::{LAST_PUBLISH, end, places, send_from};
+use crate::harness::{DEADLINE, Stream, TestServer, until};
 
 const OWN: &str = "127.0.0.1";
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -59,6 +59,22 @@ async fn what_follows_a_request_for_a_stream_is_no_request() {
         let id = server.publish("a", "y").await;
         let event = stream.next().await.expect("an event");
         assert_eq!((event.id, event.data.as_str()), (id, "y"), "{request}");
+    }
+}
+
+/// Goal: a stream is no pending connection, even if the end of its request is not known: the server keeps no task for it.
+#[tokio::test]
+async fn a_stream_without_a_known_request_end_is_not_pending() {
+    let server = TestServer::with(places(1, 100));
+    let mut streams = Vec::new();
+    for rest in ["0\r\n\r\n", &format!("0\r\n\r\n{HEALTH}"), "3\r\nabc\r\n"] {
+        let head = "GET /subscribe?topic=a HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n";
+        let request = format!("{head}Transfer-Encoding: chunked\r\n\r\n{rest}");
+        streams.push(Stream::receive(send_from(OWN, server.address, request.as_bytes()).await).await);
+        until(&format!("the place of {rest:?} to be free"), async || {
+            end(&mut send_from(OWN, server.address, LAST_PUBLISH).await).await.starts_with("HTTP/1.1 200")
+        })
+        .await;
     }
 }
 
