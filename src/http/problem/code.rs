@@ -120,7 +120,7 @@ impl Code {
                 "the request has no content (an empty content is allowed)"),
             Self::BadTopic => ("bad_topic", 400, "the topic is empty, too long, or has control characters"),
             Self::BadEvent => ("bad_event", 400,
-                "the event's name is empty, too long, has control characters, or is reserved"),
+                "the event's name is too long, has control characters, or is reserved"),
             Self::BadEncoding => ("bad_encoding", 400, "the percent-encoding cannot be read"),
             Self::BadUtf8 => ("bad_utf8", 400, "the address, a field or the body is not UTF-8"),
             Self::BadJson => ("bad_json", 400, "the JSON body cannot be read"),
