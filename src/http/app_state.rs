@@ -64,8 +64,8 @@ impl AppState {
         self.drain.done.upgrade().ok_or_else(draining)
     }
 
-    /// Parses the topics that a request names. Returns each topic once, and whether the request names several. It names
-    /// `names` and `more` others, which were not kept.
+    /// Parses the topics that a request names. Returns each topic once, and whether the request has more than one name.
+    /// `more` counts the names that are not in `names`, because they were not kept.
     pub(super) fn topics<'a>(
         &self,
         mut names: impl Iterator<Item = &'a str>,

@@ -95,7 +95,7 @@ impl<'a> Fields<'a> {
         self.dropped
     }
 
-    /// The value of `name`, which may be given once.
+    /// The value of `name`. It is an error if it is given more than once.
     pub(super) fn only(&self, name: &str) -> Result<Option<&str>, Problem> {
         let mut values = self.all(name);
         let value = values.next();

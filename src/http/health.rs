@@ -16,6 +16,7 @@ pub(super) fn alive() -> Answer {
 /// The answer to `GET /readyz`: 200 when the server accepts events, as far as it knows.
 pub(super) fn ready(app: &AppState) -> Result<Answer, Problem> {
     app.check_open()?;
+    // Always 503, even if the disk is full: load balancers expect it. The status 507 is for publishers.
     app.log.check().map_err(|error| Problem::new(Code::Unavailable, error.to_string()).retry_after(RETRY_AFTER))?;
     Ok(text(b"ready\n"))
 }

@@ -48,17 +48,17 @@ struct State {
     permit: RefCell<Option<ConnectionPermit>>,
     /// The number of the current idle period; `None` if the connection is not idle.
     period: Cell<Option<u64>>,
-    /// The number by which the group of all connections has this one; `None` if it does not have it. The number may be
-    /// that of an earlier idle period.
+    /// The number with which the connection is in the group of all connections; `None` if it is not in it. This may be
+    /// the number of an earlier idle period.
     place_in_all: Cell<Option<u64>>,
-    /// The same for the group of the address.
+    /// The number with which it is in the group of its address.
     place_in_ip: Cell<Option<u64>>,
     /// Wakes the connection's task when it is evicted.
     waker: RefCell<Option<Waker>>,
 }
 
 impl PendingSlots {
-    /// A worker without connections.
+    /// The slots of a worker that has no connections yet.
     pub fn new(limit: Arc<Quota>) -> Rc<Self> {
         Rc::new(Self { limit, newest_period: Cell::new(0), order: RefCell::default() })
     }
@@ -94,7 +94,7 @@ impl PendingSlots {
     ///
     /// On the way it corrects the order. A connection that is not idle is taken out; it enters again when it is idle. A
     /// connection whose idle period is not the one of its place is moved. Each request causes at most one such
-    /// correction.
+    /// correction in each group.
     fn take_oldest(&self, group: Group) -> Option<Rc<State>> {
         let mut order = self.order.borrow_mut();
         loop {

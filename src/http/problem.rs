@@ -11,7 +11,7 @@ mod code;
 
 pub use code::Code;
 
-/// When a client may retry after a failure that may pass by itself.
+/// How long a client waits before it retries after a failure that may pass by itself.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a request is refused. The code is for programs, the detail is for people.

@@ -88,7 +88,7 @@ struct Publish {
 }
 
 impl<'a> PublishHead<'a> {
-    /// Reads the head. It refuses the request if the client or the server may not publish.
+    /// Reads the head. Refuses the pages of other sites, and every request while the server drains.
     fn read(app: &AppState, head: &'a impl Head) -> Result<Self, Problem> {
         let allow_get = app.config.publish.allow_get;
         match head.method() {
@@ -158,6 +158,7 @@ impl Publish {
                 reply_now(answer(app, &[(topic, outcome)], is_list))
             }
             NotYet(outcome) => {
+                // Without `?`: the log may already have the event, so the reply must tell the outcome.
                 let delays_drain = app.delay_drain();
                 reply_later(outcome.map(move |outcome| {
                     drop((delays_drain, permit));
@@ -192,7 +193,7 @@ fn key(request: &impl Head) -> Result<Option<Arc<str>>, Problem> {
     }
 }
 
-/// The response. If one topic failed, it is the error, with the receipts of the topics that did not fail.
+/// The response: the receipts, or the last error, with the receipts of the topics that did not fail.
 fn answer(app: &AppState, outcomes: &[(TopicName, Appended)], is_list: bool) -> Result<Answer, Problem> {
     let durability = app.log.durability().as_str();
     let mut receipts = Vec::with_capacity(RECEIPT_BYTES * outcomes.len());

@@ -1,4 +1,5 @@
-//! The problems for the errors of the registry, of topics and of the log. An error has the same code on all routes.
+//! The problems for the errors of the registry, of topics and of the log. An error has the same code on all routes
+//! except `/readyz`.
 
 use std::fmt;
 

@@ -36,7 +36,7 @@ const CURSORS: [&str; 4] = ["lastEventId", "last_event_id", "lastEventID", "Last
 /// The parameters of a subscription.
 const PARAMETERS: [&str; 10] =
     ["topic", "since", "last", "envelope", "on_gap", "marks", CURSORS[0], CURSORS[1], CURSORS[2], CURSORS[3]];
-/// `broker.gap` contains at most this much of the requested id.
+/// `broker.gap` contains at most this much of what the client requested.
 const REQUESTED_BYTES_MAX: usize = 128;
 /// The maximum of `last=`. A limit, because the log is locked while it is searched.
 const LAST_MAX: usize = 10_000;
@@ -59,7 +59,7 @@ struct SubscribeRequest {
     encoding: Encoding,
     marks: Marks,
     start: Start,
-    /// The cursor, or `since`, as the client sent it.
+    /// The cursor, or `since`, as the client sent it, for `broker.gap`. It is cut to [`REQUESTED_BYTES_MAX`].
     requested: String,
     /// `on_gap=fail`: refuse the request if there is a gap.
     fails_on_gap: bool,
@@ -82,7 +82,6 @@ impl SubscribeRequest {
             Some("fail") => true,
             Some(other) => return Err(bad_parameter("on_gap", other, "`event` or `fail`")),
         };
-        // If there is a gap after `since`, `broker.gap` contains it as the requested id.
         let since = query.only("since")?.map(str::to_owned);
         let mut requested = cursor.or(since).unwrap_or_default();
         requested.truncate(requested.floor_char_boundary(REQUESTED_BYTES_MAX));
@@ -256,6 +255,7 @@ fn stream_head(format: Format, id: Option<EventId>) -> Answer {
 fn refused_stream(format: Format, retry: Duration, cursor: Option<EventId>, problem: &Problem) -> Answer {
     let refused = frame::refused(format, retry, cursor, problem.code().as_str(), problem.detail());
     let mut answer = stream_head(format, None).body(Vec::from(refused));
+    // The body is complete, so its length is sent.
     answer.is_stream = false;
     answer
 }

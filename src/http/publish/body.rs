@@ -34,8 +34,8 @@ pub(super) struct BodyFields {
 /// The format of a body.
 #[derive(Clone, Copy)]
 pub(super) enum BodyFormat {
-    /// The body is the content. An empty body is content only if the request `has_media_type`: all requests without a
-    /// body look as if it were empty.
+    /// The body is the content. An empty body is content only if the request `has_media_type`: otherwise it cannot be
+    /// told from a missing body.
     Raw {
         has_media_type: bool,
     },
@@ -177,8 +177,8 @@ pub(super) async fn collect(
 
 /// The new capacity for a body of which `len` bytes have arrived. `len_max` is the largest length that it can get.
 ///
-/// The capacity at least doubles, so that the body is not copied for each chunk. It is at most twice of what has
-/// arrived, so that a client cannot reserve memory without sending bytes. And it never exceeds `len_max`.
+/// The capacity at least doubles, up to `len_max`, so that the body is not copied for each chunk. It is at most twice
+/// `len`, so that a client cannot reserve memory without sending bytes.
 fn grown_capacity(len: usize, capacity: usize, len_max: usize) -> usize {
     if len > len_max / 2 { len_max.max(len) } else { len.max(2 * capacity) }
 }
