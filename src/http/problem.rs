@@ -16,10 +16,10 @@ pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a request is refused. The code is for programs, the detail is for people.
 #[derive(Clone, Debug)]
-pub struct Problem(Box<Fields>);
+pub struct Problem(Box<Parts>);
 
 #[derive(Clone, Debug)]
-struct Fields {
+struct Parts {
     code: Code,
     detail: String,
     /// For the header `Retry-After`.
@@ -33,7 +33,7 @@ struct Fields {
 impl Problem {
     /// Creates a problem with the status of `code`.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self(Box::new(Fields { code, detail: detail.into(), retry_after: None, allow: None, members: Map::new() }))
+        Self(Box::new(Parts { code, detail: detail.into(), retry_after: None, allow: None, members: Map::new() }))
     }
 
     /// Creates [`Code::TooLarge`], with the limit.
