@@ -3,7 +3,7 @@
 use actix_http::header::{Quality, QualityItem};
 use mime::Mime;
 
-use super::head::{Head, visible};
+use super::head::{Head, ascii_text};
 
 /// The most media ranges that are read. A browser sends about ten. Further ranges are ignored.
 const RANGES_MAX: usize = 64;
@@ -41,7 +41,7 @@ enum Range {
 impl Accept {
     /// Reads the header. Parts that are not media ranges are ignored.
     pub(super) fn read(head: &impl Head) -> Self {
-        Self::parse(head.values("accept").filter_map(visible))
+        Self::parse(head.values("accept").filter_map(ascii_text))
     }
 
     fn parse<'a>(values: impl Iterator<Item = &'a str>) -> Self {

@@ -28,12 +28,12 @@ pub(super) trait Head {
 
     /// The first value of a header, if it has only visible ASCII characters, blanks and tabs.
     fn text(&self, name: &'static str) -> Option<&str> {
-        self.value(name).and_then(visible)
+        self.value(name).and_then(ascii_text)
     }
 }
 
 /// The value of a header as text, if it has only visible ASCII characters, blanks and tabs.
-pub(super) fn visible(value: &[u8]) -> Option<&str> {
-    let visible = value.iter().all(|b| matches!(b, b'\t' | b' '..=b'~'));
-    if visible { std::str::from_utf8(value).ok() } else { None }
+pub(super) fn ascii_text(value: &[u8]) -> Option<&str> {
+    let is_ascii_text = value.iter().all(|b| matches!(b, b'\t' | b' '..=b'~'));
+    if is_ascii_text { std::str::from_utf8(value).ok() } else { None }
 }

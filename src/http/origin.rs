@@ -8,14 +8,14 @@
 //! `Host`. But browsers send it only over HTTPS and to localhost. Without it, `Origin` must match `Host`.
 
 use super::{
-    head::{Head, visible},
+    head::{Head, ascii_text},
     problem::{Code, Problem},
 };
 use crate::config::{CorsConfig, Origins};
 
 /// Refuses the request of a page that may not publish.
 pub(super) fn check(request: &impl Head, cors: &CorsConfig) -> Result<(), Problem> {
-    let origin = request.value("origin").map(|origin| visible(origin).unwrap_or_default());
+    let origin = request.value("origin").map(|origin| ascii_text(origin).unwrap_or_default());
     let listed = is_listed(&cors.origins, origin);
     let allowed = match (request.value("sec-fetch-site"), origin) {
         // `none`: the user has typed the address. Forms and images of another page have other values.

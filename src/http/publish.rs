@@ -12,7 +12,7 @@ use super::{
     answer::Answer,
     app_state::AppState,
     fields::Fields,
-    head::{Head, visible},
+    head::{Head, ascii_text},
     origin,
     payload::{Body, Payload},
     problem::{Code, Problem},
@@ -184,7 +184,7 @@ async fn commit_each(
 /// The `Idempotency-Key`, if the request has one.
 fn key(request: &impl Head) -> Result<Option<Arc<str>>, Problem> {
     let Some(value) = request.value("idempotency-key") else { return Ok(None) };
-    match visible(value) {
+    match ascii_text(value) {
         Some(key) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => Ok(Some(key.into())),
         _ => {
             let detail = format!("Idempotency-Key must have 1 to {KEY_BYTES_MAX} visible ASCII characters");

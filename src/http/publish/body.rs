@@ -7,7 +7,7 @@ use crate::{
     config::{ENCODED_EXTRA, ENCODED_FACTOR, PublishConfig},
     http::{
         fields::Fields,
-        head::{Head, visible},
+        head::{Head, ascii_text},
         payload::Payload,
         problem::{Code, Problem},
     },
@@ -57,7 +57,7 @@ impl BodyFormat {
             Some(b"text/plain") => return Ok(Self::Raw { has_media_type: true }),
             Some(header) => header,
         };
-        let text = visible(header).unwrap_or_default().to_ascii_lowercase();
+        let text = ascii_text(header).unwrap_or_default().to_ascii_lowercase();
         let mut parts = text.split(';').map(str::trim);
         let media_type = parts.next().unwrap_or_default();
         let charset = parts.find_map(|part| part.strip_prefix("charset=")).map(|name| name.trim_matches('"'));
