@@ -33,6 +33,7 @@ mod power;
 mod publish;
 mod fast;
 mod fronts;
+mod registry;
 mod shutdown;
 mod slow;
 mod smoke;

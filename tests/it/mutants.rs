@@ -17,4 +17,5 @@
 mod harness;
 
 mod model;
+mod registry;
 mod wire;

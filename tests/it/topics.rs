@@ -4,7 +4,6 @@ use serde_json::json;
 
 use crate::harness::{TestServer, encoded};
 
-mod death;
 pub mod deletion;
 mod epochs;
 mod later;

@@ -8,19 +8,19 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tidings::{
-    config::{Config, LogConfig},
     event::{Epoch, EventId, TopicName},
     later::Later,
     log::{
-        Append, AppendError, Draft, Durability, Feed, Held, KeyLimits, Log, ReadError, ReadFrom, Reading, Resolved,
-        Start, memory::MemoryLog,
+        Append, AppendError, Draft, Durability, Feed, Held, Log, ReadError, ReadFrom, Reading, Resolved, Start,
+        memory::MemoryLog,
     },
     registry::Registry,
-    topic::{DeleteError, Subscriber, TopicLimits},
+    topic::{DeleteError, TopicLimits},
 };
 use tokio::task::LocalSet;
+
+use super::{draft, memory, name, subscriber};
 
 /// A log in memory that panics once when it is armed and asked to delete a topic.
 struct Fragile {
@@ -81,19 +81,14 @@ impl Log for Fragile {
 
 #[tokio::test]
 async fn a_topic_that_has_died_is_started_anew() {
-    // Goal: whoever it died under is told that the outcome is unknown; for all others it is as if nothing had been, and a
-    // topic that is dead does not stay.
-    let log = MemoryLog::new(LogConfig::default(), KeyLimits::from(&Config::default()));
-    let log = Arc::new(Fragile { log, armed: AtomicBool::new(false) });
+    // Goal: a request during which the actor dies is told that its outcome is unknown. Others do not notice it, and a
+    // topic whose actor is dead is retired.
+    let log = Arc::new(Fragile { log: memory(), armed: AtomicBool::new(false) });
     let limits = TopicLimits { subscribers_max: 1, gone: Duration::ZERO };
     let registry = Registry::new(Arc::<Fragile>::clone(&log), 1, limits);
-    let topic = TopicName::parse("a", 255).expect("a valid name");
-    let publish = async || {
-        let content = Bytes::from_static(b"x");
-        let draft = Draft { topic: topic.clone(), name: None, content, subscribers: 0, key: None };
-        registry.publish(draft).await.expect("it is taken").subscribers
-    };
-    let join = async || registry.join(&topic, Subscriber { remote: None, cursor: None, single_topic: true }).await;
+    let topic = name("a");
+    let publish = async || registry.publish(draft(&topic)).await.expect("it is taken").subscribers;
+    let join = async || registry.join(&topic, subscriber(None)).await;
     let kill = async || {
         log.armed.store(true, Ordering::Relaxed);
         assert_eq!(registry.delete(&topic).await, Err(DeleteError::ActorDied));
