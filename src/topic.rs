@@ -81,7 +81,7 @@ pub enum JoinError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeleteError {
     /// The topic's actor died during the deletion, which may have been done or not.
-    #[error("the topic failed over it")]
+    #[error("the topic's actor died during the deletion")]
     ActorDied,
     /// The log refused it.
     #[error(transparent)]
