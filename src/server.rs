@@ -231,7 +231,10 @@ fn start_workers(sockets: Vec<Socket>, shared: &SharedState) -> io::Result<Vec<A
         workers.push(worker);
     }
     drop(started);
-    starts.iter().collect::<io::Result<()>>()?;
+    let reports: Vec<()> = starts.iter().collect::<io::Result<_>>()?;
+    if reports.len() < workers.len() {
+        return Err(io::Error::other("a worker died while it started"));
+    }
     Ok(workers)
 }
 

@@ -187,7 +187,7 @@ fn key(request: &impl Head) -> Result<Option<Arc<str>>, Problem> {
     match ascii_text(value) {
         Some(key) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => Ok(Some(key.into())),
         _ => {
-            let detail = format!("Idempotency-Key must have 1 to {KEY_BYTES_MAX} visible ASCII characters");
+            let detail = format!("Idempotency-Key must have 1 to {KEY_BYTES_MAX} printable ASCII characters");
             Err(Problem::new(Code::BadIdempotencyKey, detail))
         }
     }

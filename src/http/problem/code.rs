@@ -131,7 +131,7 @@ impl Code {
             Self::BadParameter => ("bad_parameter", 400, "a value is not allowed, or two exclude each other"),
             Self::Repeated => ("repeated", 400, "a parameter is given more than once"),
             Self::BadIdempotencyKey => ("bad_idempotency_key", 400,
-                "`Idempotency-Key` is empty, too long, or has other than visible ASCII characters"),
+                "`Idempotency-Key` is empty, too long, or has other than printable ASCII characters"),
             Self::TooManyTopicsNamed => ("too_many_topics_named", 400,
                 "the request names more topics than `limits.topics_per_request_max`"),
             Self::CrossSite => ("cross_site", 403,

@@ -178,7 +178,7 @@ async fn concurrent_retries_publish_once() {
 
 #[tokio::test]
 async fn the_key_has_a_form() {
-    // 1 to 128 visible ASCII characters, the longest included.
+    // 1 to 128 printable ASCII characters, the longest included.
     let server = TestServer::start();
     assert!(!replayed(&publish(&server, "a", &"k".repeat(128), "hello").await));
     assert!(replayed(&publish(&server, "a", &"k".repeat(128), "hello").await));
