@@ -79,7 +79,7 @@ pub(super) struct Connection<S> {
     pub(super) stage: Stage,
     /// The id of the page request that it waits for, if any.
     pub(super) page_request: Option<NonZeroU32>,
-    /// It is in the backlog.
+    /// It is in the backlog, perhaps also while it is blocked or waits for a page.
     pub(super) is_queued: bool,
     /// The fields that a normal delivery does not need. They are allocated apart to keep this struct small.
     pub(super) cold: Box<Cold>,

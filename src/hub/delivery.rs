@@ -21,15 +21,19 @@ use super::{
     streams::{PageRequest, Streams},
 };
 
-/// The result of a visit.
+/// Why a visit ended, and what leads to the next visit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Visit {
-    /// The connection is at the tail, waits for its socket or for a page, or has failed and is closed.
-    Done,
+    /// The connection has everything up to the tail. The next event or deletion of its topics makes a channel ready.
+    AtTail,
+    /// Its socket is full. [`Streams::writable`] will put it into the backlog.
+    Blocked,
+    /// It needs a page that is not in memory. [`Streams::supply`] will write the page, and visit it again.
+    NeedsPage,
     /// The visit has written [`VISIT_BYTES_MAX`], and more is left. The connection is in the backlog.
     More,
-    /// The last block of the stream is sent, and the connection is closed.
-    Finished,
+    /// The connection is closed: its last block is sent, or it has failed.
+    Closed,
 }
 
 /// A visit ends after this many bytes, because new events to other connections wait meanwhile. Twice as much does not
@@ -41,43 +45,37 @@ const PAGE_BYTES: usize = 64 << 10;
 impl<S: Peer> Streams<S> {
     /// Writes to a connection what it is missing, as far as its socket accepts bytes, and up to [`VISIT_BYTES_MAX`].
     pub(super) fn visit(&mut self, key: usize) -> Visit {
-        let visit = self.deliver(key).unwrap_or_else(|error| {
+        self.deliver(key).unwrap_or_else(|error| {
             self.fail(key, &error);
-            Visit::Done
-        });
-        match visit {
-            Visit::Done => {}
-            Visit::More => self.queue(key),
-            Visit::Finished => self.finish(key),
-        }
-        visit
+            Visit::Closed
+        })
     }
 
     fn deliver(&mut self, key: usize) -> io::Result<Visit> {
         let mut budget = VISIT_BYTES_MAX;
         while let Some(connection) = self.connections.get(key) {
             if connection.is_blocked() {
-                return Ok(Visit::Done);
+                return Ok(Visit::Blocked);
             }
             if let Some(partial) = connection.partial() {
-                if connection.page_request.is_some() || !self.write_rest(key, partial)? {
-                    return Ok(Visit::Done);
+                if connection.page_request.is_some() {
+                    return Ok(Visit::NeedsPage);
                 }
+                self.write_rest(key, partial)?;
             } else if connection.has_control() {
-                if !self.flush(key)? {
-                    return Ok(Visit::Done);
-                }
+                self.flush(key)?;
             } else if connection.is_ending() {
-                return Ok(Visit::Finished);
+                self.finish(key);
             } else if connection.cursor >= self.seen {
                 if !self.has_only_deleted_topics(connection) {
-                    return Ok(Visit::Done);
+                    return Ok(Visit::AtTail);
                 }
                 let end = frame::end(connection.encoding.framing);
                 self.push_last(key, &end, End::Deleted);
             } else if connection.page_request.is_some() {
-                return Ok(Visit::Done);
+                return Ok(Visit::NeedsPage);
             } else if budget == 0 {
+                self.queue(key);
                 return Ok(Visit::More);
             } else {
                 let written = match *connection.slots {
@@ -88,7 +86,7 @@ impl<S: Peer> Streams<S> {
                 budget = budget.saturating_sub(written);
             }
         }
-        Ok(Visit::Done)
+        Ok(Visit::Closed)
     }
 
     /// Whether the windows of a connection's channels have everything that it is missing.
@@ -185,7 +183,7 @@ impl<S: Peer> Streams<S> {
         let partial = connection.partial();
         debug_assert!(partial.is_some() || !connection.is_ending(), "a stream that ends needs no other page");
         let written = self.check_epoch(page).and_then(|page| match partial {
-            Some(partial) => self.write_rest_from_page(key, partial, page).map(drop),
+            Some(partial) => self.write_rest_from_page(key, partial, page),
             None => self.write_page(key, page).map(drop),
         });
         match written {
@@ -200,21 +198,21 @@ impl<S: Peer> Streams<S> {
         self.assert_invariants();
     }
 
-    /// Writes the rest of a partly sent event. Returns whether all of it is sent now.
-    fn write_rest(&mut self, key: usize, partial: Partial) -> io::Result<bool> {
-        let Some(connection) = self.connections.get(key) else { return Ok(false) };
+    /// Writes the rest of a partly sent event. If the event is not in memory, its page is only requested.
+    fn write_rest(&mut self, key: usize, partial: Partial) -> io::Result<()> {
+        let Some(connection) = self.connections.get(key) else { return Ok(()) };
         if let Some(frame) = self.unsent.frame((partial.seq, connection.encoding)) {
             return self.write_rest_of(key, partial, &frame);
         }
-        // `u64::MAX`: this read must not report gaps. The subscriber is told of them when its cursor moves on.
+        // With `u64::MAX` this read reports no gap. The read of the next events reports it.
         let from = ReadFrom { after: partial.seq - 1, removals_seen: u64::MAX };
-        let Some(page) = self.read(key, from, 1)? else { return Ok(false) };
+        let Some(page) = self.read(key, from, 1)? else { return Ok(()) };
         self.write_rest_from_page(key, partial, page)
     }
 
     /// Writes the rest of a partly sent event. The event is the first one of `page`.
-    fn write_rest_from_page(&mut self, key: usize, partial: Partial, page: Page) -> io::Result<bool> {
-        let Some(connection) = self.connections.get(key) else { return Ok(false) };
+    fn write_rest_from_page(&mut self, key: usize, partial: Partial, page: Page) -> io::Result<()> {
+        let Some(connection) = self.connections.get(key) else { return Ok(()) };
         let encoding = connection.encoding;
         let deletion = page.deleted.iter().find(|(_, seq)| *seq == partial.seq);
         let frame = if let Some(event) = page.events.into_iter().next().filter(|event| event.seq == partial.seq) {
@@ -231,14 +229,13 @@ impl<S: Peer> Streams<S> {
     }
 
     /// Writes the rest of a partly sent event, whose whole frame is `frame`.
-    fn write_rest_of(&mut self, key: usize, partial: Partial, frame: &Frame) -> io::Result<bool> {
-        let Some(connection) = self.connections.get_mut(key) else { return Ok(false) };
-        if connection.write_rest(partial, frame, self.now)? {
-            self.unsent.remove_reader((partial.seq, connection.encoding));
-            return Ok(true);
+    fn write_rest_of(&mut self, key: usize, partial: Partial, frame: &Frame) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        if !connection.write_rest(partial, frame, self.now)? {
+            return self.wait_writable(key);
         }
-        self.wait_writable(key)?;
-        Ok(false)
+        self.unsent.remove_reader((partial.seq, connection.encoding));
+        Ok(())
     }
 
     /// Writes a page of the log, with the notices of the gap and the deletions that it reports.
