@@ -1,7 +1,17 @@
 //! A channel: the subscribers of one topic in one encoding on one hub, and the progress of their round.
 //!
-//! Streams of a single topic and streams of several topics are in different channels. When the topic is deleted, streams
-//! of this topic alone end. The others get a notice as one more frame, and go on with later events of the topic.
+//! # Deletions
+//! Streams of a single topic and streams of several topics are in different channels, because a deletion ends only the
+//! former:
+//! - *A single topic.* The channel's state becomes `Ending`. `Streams::end_member` gives each member the events from
+//!   before the deletion, the notice (`broker.deleted`), and the end of the stream.
+//! - *Several topics.* The notice is one more frame of the window, and the stream goes on with later events. It ends
+//!   when [`is_deleted`](Channel::is_deleted) is true for all its topics.
+//! - *From the log.* A page reports deletions, too. `Streams::write_page` handles them in the same way, and tells them
+//!   to the channel.
+//! - *Before the subscription.* HTTP reports the deletions up to the member's `subscribed_at`, so the hub must not: a
+//!   member with a cursor before such a notice in the window reads from the log, and `write_page` leaves it out.
+//! - *No id.* The notice has no id, so `last_id_sent` must stay below it.
 
 use std::time::{Duration, Instant};
 
@@ -23,10 +33,10 @@ pub(super) struct Channel {
     pub(super) single_topic: bool,
     /// The newest frames.
     pub(super) window: Window,
-    /// The position of the last known deletion of the topic.
+    /// The position of the topic's last known deletion; 0 if there is none, and in channels of single-topic streams.
     pub(super) deleted_seq: u64,
-    /// The position of the last known event of the topic. Events that members read from the log are noted only if the
-    /// topic was deleted before: only [`Self::is_deleted`] needs this.
+    /// The position of the topic's last known event. An event that only a page contains counts only after a deletion,
+    /// because only [`Self::is_deleted`] uses this.
     pub(super) event_seq: u64,
     /// The keys of its connections. Each connection stores its index here in a [`Slot`](super::connection::Slot).
     pub(super) members: SmallVec<[usize; 2]>,
@@ -115,10 +125,10 @@ impl Channel {
         Some(member)
     }
 
-    /// Ends the round, and drops its frames: members that could not be written all of them read the rest from the log.
+    /// Ends the round, and drops its frames. Members that have not got all of them read the rest from the log.
     ///
-    /// If frames are left, the channel pauses as long as the round took, up to `pause_max`. Without pauses, a hub with a
-    /// busy topic would write as fast as it can, only a few frames in each write, and a system call costs much more
+    /// If frames are left, the channel pauses as long as the round took, up to `pause_max`. Without pauses, a hub with
+    /// a busy topic would write as fast as it can, only a few frames in each write, and a system call costs much more
     /// than a few frames. During the pause, publishers use the thread, and their events go out together.
     pub(super) fn end_round(&mut self, now: Instant, pause_max: Duration) -> AfterRound {
         let Some(Round { started, visited, target }) = self.round.take() else { return AfterRound::Wait };

@@ -153,9 +153,8 @@ impl Channels {
         }
     }
 
-    /// Handles the deletion of a topic. The channel of single-topic streams begins to end, and is removed from
-    /// `by_topic`, so that new subscribers do not get into it. In other channels, the notice of the deletion is the
-    /// next frame.
+    /// Handles the deletion of a topic (see [`channel`](super::channel)). The channel of single-topic streams begins to
+    /// end, and is removed from `by_topic`, so that it gets no new members and no later events.
     pub(super) fn push_deletion(&mut self, topic: &TopicName, seq: u64) {
         let mut remaining = SmallVec::new();
         for key in self.by_topic.remove(topic).unwrap_or_default() {
@@ -181,8 +180,8 @@ impl Channels {
         }
     }
 
-    /// Makes a channel ready or ending, because it has got a deletion. This ends a pause: members must get the deletion
-    /// before later events of other topics.
+    /// Makes a channel ready or ending, because its topic was deleted. This ends a pause, so that the members get the
+    /// deletion without delay.
     fn end_wait(&mut self, key: usize, state: State) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         match std::mem::replace(&mut entry.state, state) {

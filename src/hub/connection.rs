@@ -39,7 +39,7 @@ pub struct Subscription {
     pub encoding: Encoding,
     /// How its client learns its position when there is no event.
     pub marks: Marks,
-    /// Where its stream begins. Deletions up to `start.watermark` were before the subscription, and are not reported.
+    /// Where its stream begins. Deletions up to `start.watermark` were before it, and the hub does not report them.
     pub start: StartPoint,
     /// When the hub must end the stream; `None` for no limit.
     pub ends_at: Option<Instant>,
@@ -67,7 +67,7 @@ pub(super) struct Connection<S> {
     pub(super) slots: SmallVec<[Slot; 1]>,
     /// It has been given everything up to this position: all of it is sent, or is in `remainder`.
     pub(super) cursor: u64,
-    /// The position of the last id that was sent to its client.
+    /// The position of the last id that was sent to its client. After a deletion notice: a position below it.
     pub(super) last_id_sent: u64,
     /// Bytes that the socket must accept before anything else. Usually there are none.
     remainder: Option<Box<Remainder>>,
@@ -109,11 +109,11 @@ pub(super) struct Cold {
     pub(super) marks: Marks,
     /// When the hub must end its stream; `None` for no limit.
     pub(super) ends_at: Option<Instant>,
-    /// When to check it next.
+    /// When to check the connection next.
     pub(super) timer_at: Instant,
-    /// The last removal of the log that was reported to it, as a gap or a deletion: see [`ReadFrom`](crate::log::ReadFrom).
+    /// The last removal of the log that was reported to it as a gap or a deletion (see [`crate::log::ReadFrom`]).
     pub(super) removals_seen: u64,
-    /// The last position of the log when it subscribed. Deletions up to here are not reported to it.
+    /// The last position of the log when it subscribed. The hub does not report deletions up to here.
     pub(super) subscribed_at: u64,
     /// How many bytes the peer has sent, although a subscriber has nothing to send.
     received: usize,

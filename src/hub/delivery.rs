@@ -94,8 +94,7 @@ impl<S: Peer> Streams<S> {
         let cursor = connection.cursor;
         connection.slots.iter().all(|slot| {
             let Some(channel) = self.channels.get(slot.channel) else { return false };
-            // A window may contain the notice of a deletion from before this connection subscribed. Reading from the
-            // log leaves that out.
+            // The window may contain the notice of a deletion from before the subscription. A read leaves it out.
             let has_older_notice = channel.deleted_seq > cursor && connection.cold.subscribed_at > cursor;
             channel.window.covers(cursor) && !has_older_notice
         })
@@ -181,7 +180,7 @@ impl<S: Peer> Streams<S> {
         };
         connection.page_request = None;
         let partial = connection.partial();
-        debug_assert!(partial.is_some() || !connection.is_ending(), "a stream that ends needs no other page");
+        debug_assert!(partial.is_some() || !connection.is_ending(), "an ending stream gets no further events");
         let written = self.check_epoch(page).and_then(|page| match partial {
             Some(partial) => self.write_rest_from_page(key, partial, page),
             None => self.write_page(key, page).map(drop),
@@ -244,7 +243,7 @@ impl<S: Peer> Streams<S> {
         let (epoch, encoding) = (self.epoch, connection.encoding);
         page.deleted.retain(|(_, seq)| *seq > connection.cold.subscribed_at);
         if !page.deleted.is_empty() && connection.slots.len() == 1 {
-            // The events of the page were published after the deletion.
+            // The page's events come after the deletion, which ends the stream.
             self.end_after_deletion(key);
             return Ok(0);
         }
@@ -285,15 +284,15 @@ impl<S: Peer> Streams<S> {
         let (requested, resumed_after) = (id(connection.cursor).to_string(), id(page.resumes_after()));
         connection.move_cursor(resumed_after.seq);
         connection.last_id_sent = resumed_after.seq;
-        // The gap notice moves the client's cursor. So it must be told first of deletions before that position.
+        // The gap notice moves the client's cursor past these deletions, so their notices come first.
         for (topic, _) in page.deleted.extract_if(.., |(_, seq)| *seq <= resumed_after.seq) {
             self.push_control(key, &frame::deleted(encoding, &topic));
         }
         self.push_control(key, &frame::gap(encoding, page.reason(), &requested, resumed_after));
     }
 
-    /// Writes one segment with the first of `frames`, which are in order. A subscriber that has got all of `frames` has
-    /// everything up to `to`.
+    /// Writes as many of `frames` as fit into a segment, from the first one. A subscriber that has got all of `frames`
+    /// has everything up to `to`.
     fn write_frames(&mut self, key: usize, frames: &[(u64, Frame)], to: u64) -> io::Result<usize> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
         debug_assert!(frames.is_sorted_by(|(a, _), (b, _)| a < b), "frames are in order of position, each once");
@@ -313,8 +312,8 @@ impl<S: Peer> Streams<S> {
         Ok(bytes.len())
     }
 
-    /// Corrects `last_id_sent` of a connection if its last frame was a deletion notice. The notice has no id, so the
-    /// client does not know this position yet, and a heartbeat may tell it.
+    /// Corrects `last_id_sent` of a connection if its last frame was a deletion notice, which has no id. Because the
+    /// value is then below the cursor, the next heartbeat tells the client its position.
     fn correct_last_id(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let last_id = connection.last_id_sent;
@@ -330,8 +329,8 @@ impl<S: Peer> Streams<S> {
     /// This is called only when the connection has everything up to `seen`, so the channels know every event that it
     /// has got. If a later event is published to one of the topics, the client gets it when it resumes.
     fn has_only_deleted_topics(&self, connection: &Connection<S>) -> bool {
-        let since = connection.cold.subscribed_at + 1..=connection.cursor;
-        let is_deleted = |channel: &Channel| channel.is_deleted() && since.contains(&channel.deleted_seq);
+        let received = connection.cold.subscribed_at + 1..=connection.cursor;
+        let is_deleted = |channel: &Channel| channel.is_deleted() && received.contains(&channel.deleted_seq);
         connection.slots.len() > 1 && self.channels_of(connection).all(is_deleted)
     }
 
