@@ -3,13 +3,20 @@
 //! ```text
 //!  feed of committed events ───────────┐
 //!  sockets handed over by HTTP ────────┼─► loop: apply the feed, adopt, poll ─► step by step: write ─► sockets
-//!  readiness (mio under AsyncFd) ──────┘
+//!  sockets that are ready ─────────────┘
 //! ```
 //!
 //! The hub has no send queue for a subscriber, only a cursor into the log. So a slow subscriber costs little memory,
 //! and a subscriber gets a burst of events in a single write.
 //!
-//! The hub shares its thread with the HTTP server: it works for a slice of time, then yields to the requests.
+//! The hub shares its thread with the HTTP server: it works for a slice of time, then yields to the requests. Both
+//! use its state:
+//!
+//! ```text
+//!  Hub: the event loop ───────────────────────────────┐
+//!  HubHandle: HTTP hands over a socket, or delivers ──┴─► Shared ─► Core: the feed and the streams
+//!             an event to few subscribers at once
+//! ```
 
 use std::{
     cell::{RefCell, RefMut},
@@ -73,7 +80,7 @@ const EVENTS: usize = 128;
 /// The ends of streams are spread over this part of the drain time. The rest is for sockets that accept bytes late.
 const DRAIN_PART: f64 = 0.8;
 
-/// Hands sockets over to the hub of this thread. Cheap to clone.
+/// What HTTP uses of the hub of this thread. Cheap to clone.
 #[derive(Clone)]
 pub struct HubHandle(Rc<Shared>);
 
@@ -84,7 +91,7 @@ struct Shared {
     arrivals: RefCell<Vec<(TcpStream, Subscription)>>,
     /// Wakes the hub's task when a socket was handed over.
     notify: Notify,
-    /// `None` when the hub has ended. Then nobody adopts the arrivals any more.
+    /// `None` when the hub has ended.
     core: RefCell<Option<Core>>,
 }
 
@@ -154,8 +161,8 @@ impl HubHandle {
         self.0.notify.notify_one();
     }
 
-    /// Delivers an event that was just committed, if it has few subscribers: they get it before other requests are
-    /// answered. If it has many, this does nothing, because the feed has woken the hub's task.
+    /// Delivers an event that was just committed, whose topic has this many subscribers. If they are few, they get it
+    /// before other requests are answered. Otherwise this does nothing, because the feed has woken the hub's task.
     pub fn deliver(&self, subscribers: usize) {
         if !(1..=SMALL_CHANNEL_MEMBERS_MAX).contains(&subscribers) {
             return;
@@ -163,7 +170,7 @@ impl HubHandle {
         let mut core = self.0.core.borrow_mut();
         let Some(core) = &mut *core else { return };
         if core.streams.is_empty() {
-            // The subscribers are in other hubs, and the feed of this hub is paused. To take from it would end the pause.
+            // The subscribers are in other hubs, and the feed of this hub is paused. Taking from it would end that.
             return;
         }
         core.is_delivering = true;
@@ -175,10 +182,11 @@ impl HubHandle {
     }
 }
 
-/// The hub itself: the event loop around [`Streams`].
+/// The hub's task: the event loop around [`Streams`].
 struct Hub {
     shared: Rc<Shared>,
     feed: Arc<Feed>,
+    /// It watches all sockets of the hub, and Tokio watches only it.
     poll: AsyncFd<Poll>,
     /// The readiness events of the last poll.
     events: Events,
@@ -323,8 +331,8 @@ impl Hub {
 }
 
 impl Core {
-    /// Applies the feed, then adopts `arrivals`. The caller takes the arrivals first, so that the feed already has every
-    /// deletion from before they subscribed: see [`Streams::adopt`].
+    /// Applies the feed, then adopts `arrivals`. They were taken before this call, so the feed already has every
+    /// deletion from before they subscribed (see [`Streams::adopt`]).
     fn receive(&mut self, arrivals: Vec<(TcpStream, Subscription)>, now: Instant) {
         self.feed.take(&mut self.batch);
         self.streams.apply(&mut self.batch, now);
