@@ -17,8 +17,8 @@ impl Backlog {
         self.keys.len() == self.closed.len()
     }
 
-    /// Adds a connection, which must not be in the queue. If a closed connection had the same key and is still in
-    /// `keys`, the new connection gets its position in the queue.
+    /// Adds a connection, which must not be in the queue. If `keys` still has this key from a closed connection, the
+    /// new connection takes that place.
     pub(super) fn push(&mut self, key: usize) {
         if self.closed.is_empty() || !self.closed.remove(&key) {
             self.keys.push_back(key);

@@ -19,7 +19,7 @@ pub enum End {
     Flooded,
     /// Its socket accepted nothing for `stream.write_timeout`.
     WriteTimeout,
-    /// A block of the broker's own did not fit into `stream.unsent_bytes_max`.
+    /// One of the broker's own blocks did not fit into `stream.unsent_bytes_max`.
     UnsentBytes,
     /// Its socket or the log failed.
     Failed,

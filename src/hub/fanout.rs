@@ -1,6 +1,6 @@
-//! Decides which connection is written next: the hub without its event loop.
+//! Decides which connection is written next.
 //!
-//! The event loop tells [`Streams`] about commits, ready sockets and the time. `Streams` never waits itself, so a test
+//! The event loop tells [`Streams`] about commits, ready sockets and the time. `Streams` itself never waits, so a test
 //! can run it with sockets of its own.
 //!
 //! Work waits in two queues. A *visit* writes to one connection what it is missing, up to a limit.

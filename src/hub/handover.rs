@@ -8,7 +8,7 @@
 //! ```text
 //!  HTTP server: head, first bytes ─► flush ─► body: Carrier::poll_take ─► hub
 //!               a whole response  ─► flush ─► Carrier::reclaim ─► the next request
-//!                                                └─ the carrier reads as closed, so the server's task and its
+//!                                                └─ the server reads the end of the stream, so its task and its
 //!                                                   buffers are freed at once
 //! ```
 //!
@@ -157,8 +157,8 @@ impl Carrier {
         if self.is_sent() || self.0.socket.borrow().is_none() { Poll::Ready(()) } else { self.wait(cx) }
     }
 
-    /// Takes the socket out when the first bytes of the stream have been flushed. The result is `None` if the socket was
-    /// taken out before.
+    /// Takes the socket out when the first bytes of the stream have been flushed. The result is `None` if the socket
+    /// was taken out before.
     pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<TcpStream>> {
         if self.0.response.get() == Response::Opened { Poll::Ready(self.0.socket.take()) } else { self.wait(cx) }
     }
@@ -247,8 +247,8 @@ impl AsyncRead for Carrier {
 
 impl AsyncWrite for Carrier {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        // Write now, without asking the runtime whether the socket is ready. The runtime does not know that yet for a
-        // new socket, and then the response to a request that breaks off would be lost.
+        // Write now, without asking the runtime whether the socket is ready. For a new socket, the runtime does not
+        // know that yet. The server would then drop its response to a client that ends the request too early.
         let written = self.with(buf.len(), |socket| match send(&*socket, buf) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.poll_write(cx, buf),
             sent => Poll::Ready(sent),

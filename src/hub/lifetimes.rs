@@ -15,8 +15,8 @@ use crate::{
     frame::{self, Marks},
 };
 
-/// A drain ends no stream sooner, if it has time. Publishes that are in progress when it begins are usually committed
-/// within this time, so all streams get them.
+/// In a drain that is long enough, no stream ends before this time. Publishes that are in progress when the drain
+/// begins are usually committed by then, so all streams get them.
 const DRAIN_DELAY: Duration = Duration::from_millis(100);
 
 impl<S: Peer> Streams<S> {
@@ -49,6 +49,7 @@ impl<S: Peer> Streams<S> {
         } else if connection.cold.ends_at.is_some_and(|ends_at| ends_at <= self.now) {
             self.end(key);
         } else if self.is_idle(key) && !self.is_overdue(key) {
+            // A connection that is still overdue waits for a page, and the write of the page comes first.
             // The heartbeat may tell the client its position, so the events before that come first.
             self.visit(key);
             if self.is_idle(key) {
@@ -66,7 +67,7 @@ impl<S: Peer> Streams<S> {
     /// Sends a heartbeat to a connection that is idle, so that the client knows that the stream is alive.
     fn send_heartbeat(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        // No heartbeat within an event that is partly sent. Its rest must be read from the disk first.
+        // A partly sent event waits here for its rest from the disk. A heartbeat inside the event would destroy it.
         if connection.is_blocked() || connection.is_ending() || connection.partial().is_some() {
             return;
         }
@@ -90,7 +91,8 @@ impl<S: Peer> Streams<S> {
     /// Ends a stream cleanly: its client gets all events up to now, and then where and when to resume. A stream that
     /// waits for its socket or for a page, or whose drain time is over, ends at its cursor instead.
     ///
-    /// If the events need several visits, the stream gets them from the backlog, and the timer calls this again.
+    /// If the stream is in the backlog, or its events need several visits, it gets them in its turn, and the timer
+    /// calls this again.
     pub(super) fn end(&mut self, key: usize) {
         let is_late = self.drain_ends_at.is_some_and(|at| at <= self.now);
         let Some(connection) = self.connections.get_mut(key) else { return };

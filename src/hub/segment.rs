@@ -50,7 +50,7 @@ pub(super) fn merge<'a>(frames: impl Iterator<Item = &'a (u64, Frame)> + Clone) 
     (last, Cow::Owned(bytes))
 }
 
-/// Where a write of `frames` ended of which the socket accepted only `accepted` bytes; `None` if it accepted nothing.
+/// Where a write of `frames` ended, if the socket accepted only `accepted` bytes; `None` if it accepted nothing.
 pub(super) fn write_end<'a>(frames: impl Iterator<Item = &'a (u64, Frame)>, accepted: usize) -> Option<WriteEnd> {
     let mut left = accepted;
     let mut end = None;

@@ -38,8 +38,8 @@ impl Peer for Socket {
 
     fn watch_writable(&mut self, key: usize) -> io::Result<()> {
         // From now on only `stream.write_timeout` applies. The user timeout of Linux would also end the connection of a
-        // peer that reads slowly, if its receive window is too small for the first segment in the send queue for that
-        // time (`tcp_probe_timer`).
+        // slow reader: it expires when the receive window stays too small for the first segment in the send queue
+        // (`tcp_probe_timer`).
         #[cfg(target_os = "linux")]
         rustix::net::sockopt::set_tcp_user_timeout(&self.socket, 0)?;
         self.registry.reregister(&mut self.socket, Token(key), Interest::READABLE | Interest::WRITABLE)

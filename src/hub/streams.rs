@@ -112,7 +112,7 @@ impl<S: Peer> Streams<S> {
         self.connections.is_empty()
     }
 
-    /// Adds a connection, and makes it a member of a channel for each of its topics. Its key is [`Slab::vacant_key`].
+    /// Adds a connection under the next vacant key, and makes it a member of a channel for each of its topics.
     pub(super) fn insert(&mut self, mut connection: Connection<S>, topics: SmallVec<[TopicName; 1]>) -> usize {
         let key = self.connections.vacant_key();
         let single_topic = topics.len() == 1;
@@ -241,7 +241,8 @@ impl<S: Peer> Streams<S> {
         Ok(is_sent)
     }
 
-    /// Notes that the socket was full when a write of events had got to `end`; `None` if it accepted nothing.
+    /// Notes that the socket is full, and that it accepted the events of a write up to `end`; `None` if it accepted
+    /// nothing.
     pub(super) fn stop_at(&mut self, key: usize, end: Option<WriteEnd>) -> io::Result<()> {
         if let Some(connection) = self.connections.get_mut(key)
             && let Some(WriteEnd { seq, partial }) = end
@@ -256,7 +257,7 @@ impl<S: Peer> Streams<S> {
         self.wait_writable(key)
     }
 
-    /// Notes that the socket is full. From now on, the connection waits until it accepts bytes again.
+    /// Notes that the socket is full. From now on, the connection waits until the socket accepts bytes again.
     ///
     /// # Errors
     /// When the system cannot watch the socket.

@@ -49,7 +49,7 @@ impl UnsentBytes {
         inner.readers.is_empty() && inner.frames.is_empty() && inner.control == 0
     }
 
-    /// Locks, also after a panic under the lock. To give up then would close every slow stream, which is worse.
+    /// Locks, also after a panic under the lock. An error would close every slow stream, which is worse.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_merged_run_is_used_again_by_those_who_need_the_same() {
-        // Goal: one copy for all members at the same cursor, and another one for a member elsewhere or when more has come.
+        // Goal: one copy for all members at the same cursor, and another one for other cursors or when more has come.
         let mut window = Window::new(0);
         (1..=3).for_each(|seq| window.push(seq, frame(10 + usize::from(seq == 1))));
         let run = |window: &mut Window, cursor| {
