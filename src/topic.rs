@@ -1,8 +1,7 @@
 //! One topic: an actor that holds the list of its subscribers and remembers its deletion. Other modules reach it only
 //! through its [`TopicHandle`].
 //!
-//! No other module names the `actix` crate. A message to an actor that has died is not lost silently: its sender gets an
-//! error.
+//! No other module names the `actix` crate. The sender of a message to an actor that has died gets an error.
 
 use std::{
     net::IpAddr,
@@ -99,7 +98,7 @@ pub struct TopicHandle {
     /// The actor has not died.
     alive: AtomicBool,
     subscribers: AtomicUsize,
-    /// The topic remembers a deletion, and must be kept until this many milliseconds after `started`.
+    /// How many milliseconds after `started` the topic can be retired: until then it remembers a deletion.
     keep_until: AtomicU64,
 }
 
@@ -182,8 +181,8 @@ impl TopicHandle {
         self.actor.send(Join(subscriber, Arc::clone(self))).await.map_err(|_| JoinError::ActorDied)?
     }
 
-    /// Deletes the topic: the log forgets its events, and streams of this topic alone end. For `stream.gone` after that, clients that
-    /// reconnect with an older cursor are told to stop.
+    /// Deletes the topic: the log forgets its events, and streams of this topic alone end. For `stream.gone` after
+    /// that, clients that reconnect with an older cursor are told to stop.
     ///
     /// # Errors
     /// See [`DeleteError`].
@@ -199,7 +198,7 @@ impl TopicHandle {
 }
 
 impl Membership {
-    /// The topic's name, the one copy of it.
+    /// The topic's name. Clone this one, so that all users share one copy of a long name.
     #[must_use]
     pub fn topic(&self) -> &TopicName {
         self.topic.name()
@@ -208,8 +207,8 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        // Unlike `try_send` this ignores the mailbox's limit. It must: a subscriber that does not leave would be counted
-        // for ever. Each subscriber sends one such message at most, and the number of subscribers is limited.
+        // Unlike `try_send`, this ignores the mailbox's limit. A subscriber whose message is refused would be counted
+        // for ever. Each subscriber sends at most one such message, and the number of subscribers is limited.
         self.topic.actor.do_send(Leave(self.key));
     }
 }
@@ -219,7 +218,7 @@ struct Topic {
     name: TopicName,
     log: Arc<dyn Log>,
     limits: TopicLimits,
-    /// Its handle; gone when nobody can send a message any more.
+    /// Its handle. When this has been dropped, no message can come any more.
     handle: Weak<TopicHandle>,
     subscribers: Slab<Listed>,
     /// The position of the last deletion, and when it was.
@@ -234,8 +233,8 @@ struct Listed {
     since: Instant,
 }
 
-/// The answer contains the membership itself. If the client has gone meanwhile, the answer is dropped, and that removes
-/// the subscriber from the list again.
+/// Adds the subscriber to the list. If its client has gone meanwhile, the answer is dropped with the membership in it,
+/// and that removes the subscriber again.
 #[derive(Message)]
 #[rtype(result = "Result<Joined, JoinError>")]
 struct Join(Subscriber, Arc<TopicHandle>);
@@ -256,9 +255,9 @@ struct Deleted(EventId);
 impl Topic {
     /// The deletion that is reported to a subscriber with this cursor.
     fn deletion_after(&self, cursor: Option<EventId>) -> Option<Deletion> {
-        let cursor = cursor.filter(|_| !self.limits.gone.is_zero())?;
-        if self.deletions_pending > 0 {
-            // Its position will be above every cursor of today.
+        let cursor = cursor?;
+        if self.deletions_pending > 0 && !self.limits.gone.is_zero() {
+            // Its position will be above every cursor that exists now.
             return Some(Deletion::Pending);
         }
         let (at, when) = self.last_deletion?;
@@ -330,8 +329,8 @@ impl Handler<Leave> for Topic {
 impl Handler<Delete> for Topic {
     type Result = ResponseActFuture<Self, Result<(), AppendError>>;
 
-    /// The hubs end the streams when the feed brings the deletion. Until then the subscribers stay in the list, because they
-    /// still get the events from before the deletion.
+    /// The hubs end the streams when the feed brings the deletion. Until then the subscribers stay in the list, because
+    /// they still get the events from before the deletion.
     fn handle(&mut self, _: Delete, _: &mut Context<Self>) -> Self::Result {
         self.deletions_pending += 1;
         self.keep_for(self.limits.gone);
