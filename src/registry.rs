@@ -34,10 +34,10 @@ pub struct TooManyTopics {
 /// Why a subscriber cannot join a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
-    /// No further topic may be started.
+    /// The topic is not live, and there are `limits.topics_max` others.
     #[error(transparent)]
     TooManyTopics(#[from] TooManyTopics),
-    /// The topic refused it.
+    /// The topic refused the subscriber.
     #[error(transparent)]
     Topic(JoinError),
 }
@@ -64,8 +64,8 @@ impl Registry {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// The topic of this name. If it is not live, or its actor has died, it is started on this thread, which must be one of
-    /// the server's workers.
+    /// The topic of this name. If it is not live, or its actor has died, it is started on this thread, which must be a
+    /// worker of the server.
     ///
     /// # Errors
     /// When there are `limits.topics_max` topics already.
@@ -122,8 +122,8 @@ impl Registry {
         Err(RegistryError::Topic(JoinError::ActorDied))
     }
 
-    /// Deletes the topic of this name. When no further topic may be started, the log deletes it without an actor: a
-    /// deletion frees memory, so it must not be refused for want of memory.
+    /// Deletes the topic of this name. If `limits.topics_max` does not allow to start its actor, the log deletes it
+    /// without one: a deletion frees memory, so a limit on memory must not refuse it.
     ///
     /// # Errors
     /// See [`DeleteError`].
@@ -141,8 +141,8 @@ impl Registry {
 
     /// Retires the topics that are idle, and those whose actor has died. An actor ends when its last handle is dropped.
     ///
-    /// A topic of which somebody else holds a handle is kept. Nobody can get another handle while this looks at the topic,
-    /// because the map's shard is locked.
+    /// A topic is kept while anyone else has a handle to it. Nobody can get a handle during the check, because the
+    /// map's shard is locked.
     pub fn retire_idle(&self) {
         self.topics.retain(|_, topic| {
             let keep = topic.is_alive() && (Arc::strong_count(topic) > 1 || !topic.is_idle());
