@@ -71,8 +71,9 @@ pub use unsent::UnsentBytes;
 const SLICE: Duration = Duration::from_micros(500);
 /// The slice while there is a backlog. Its writes are far larger, and new publishes wait for them.
 const BACKLOG_SLICE: Duration = Duration::from_micros(250);
-/// Steps between two readings of the clock while there is no backlog.
-const STEPS_PER_CLOCK_READ: u32 = 8;
+/// Steps between two readings of the clock while there is no backlog. Eight of them take longer than a slice: the hub
+/// would yield less often, and make a third more writes for the same burst.
+const STEPS_PER_CLOCK_READ: u32 = 7;
 /// How many pages are fetched at the same time. Further requests wait, so that many replays do not overload the disk.
 const FETCHES_MAX: usize = 4;
 /// How many readiness events one poll returns. A limit, because many clients can disconnect at once.
