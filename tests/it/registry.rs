@@ -127,13 +127,16 @@ async fn topics_are_started_up_to_their_limit() {
         .run_until(async {
             let held = [world.registry.open(&a), world.registry.open(&b)].map(|topic| topic.expect("there is room"));
             assert_eq!(held[0].name(), &a);
+            assert_eq!(world.registry.count(), 2);
             let refused = TooManyTopics { topics_max: 2 };
             assert_eq!(world.registry.open(&c).err(), Some(refused));
             assert_eq!(world.join(&c).await.err(), Some(refused.into()));
             assert!(Arc::ptr_eq(&held[0], &world.registry.open(&a).expect("it is live")), "one topic of a name");
-            world.registry.retire_idle();
-            assert_eq!(world.registry.count(), 2, "somebody holds a handle");
-            drop(held);
+            let [a, b] = held;
+            drop(b);
+            world.until_topics(1).await;
+            assert!(world.registry.find("a").is_some(), "somebody holds a handle of it");
+            drop(a);
             world.until_topics(0).await;
             world.registry.open(&c).expect("there is room again");
             assert_eq!(world.registry.count(), 1);
