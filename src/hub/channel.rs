@@ -9,7 +9,7 @@
 //!   when [`is_deleted`](Channel::is_deleted) is true for all its topics.
 //! - *From the log.* A page reports deletions, too. `Streams::write_page` handles them in the same way, and tells them
 //!   to the channel.
-//! - *Before the subscription.* HTTP reports the deletions up to the member's `subscribed_at`, so the hub must not: a
+//! - *Before the subscription.* HTTP reports the deletions up to the member's `subscribed_seq`, so the hub must not: a
 //!   member with a cursor before such a notice in the window reads from the log, and `write_page` leaves it out.
 //! - *No id.* The notice has no id, so `last_id_sent` must stay below it.
 

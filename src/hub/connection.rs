@@ -114,7 +114,7 @@ pub(super) struct Cold {
     /// The last removal of the log that was reported to it as a gap or a deletion (see [`crate::log::ReadFrom`]).
     pub(super) removals_seen: u64,
     /// The last position of the log when it subscribed. The hub does not report deletions up to here.
-    pub(super) subscribed_at: u64,
+    pub(super) subscribed_seq: u64,
     /// How many bytes the peer has sent, although a subscriber has nothing to send.
     received: usize,
     /// Permits and topic memberships, which are dropped with the connection.
@@ -192,7 +192,7 @@ impl<S: Peer> Connection<S> {
                 ends_at: subscription.ends_at,
                 timer_at: now,
                 removals_seen: subscription.start.from.removals_seen,
-                subscribed_at: subscription.start.watermark,
+                subscribed_seq: subscription.start.watermark,
                 received: 0,
                 _guards: subscription.guards,
             }),

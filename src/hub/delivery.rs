@@ -95,7 +95,7 @@ impl<S: Peer> Streams<S> {
         connection.slots.iter().all(|slot| {
             let Some(channel) = self.channels.get(slot.channel) else { return false };
             // The window may contain the notice of a deletion from before the subscription. A read leaves it out.
-            let has_older_notice = channel.deleted_seq > cursor && connection.cold.subscribed_at > cursor;
+            let has_older_notice = channel.deleted_seq > cursor && connection.cold.subscribed_seq > cursor;
             channel.window.covers(cursor) && !has_older_notice
         })
     }
@@ -241,7 +241,7 @@ impl<S: Peer> Streams<S> {
     fn write_page(&mut self, key: usize, mut page: Page) -> io::Result<usize> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
         let (epoch, encoding) = (self.epoch, connection.encoding);
-        page.deleted.retain(|(_, seq)| *seq > connection.cold.subscribed_at);
+        page.deleted.retain(|(_, seq)| *seq > connection.cold.subscribed_seq);
         if !page.deleted.is_empty() && connection.slots.len() == 1 {
             // The page's events come after the deletion, which ends the stream.
             self.end_after_deletion(key);
@@ -329,7 +329,7 @@ impl<S: Peer> Streams<S> {
     /// This is called only when the connection has everything up to `seen`, so the channels know every event that it
     /// has got. If a later event is published to one of the topics, the client gets it when it resumes.
     fn has_only_deleted_topics(&self, connection: &Connection<S>) -> bool {
-        let received = connection.cold.subscribed_at + 1..=connection.cursor;
+        let received = connection.cold.subscribed_seq + 1..=connection.cursor;
         let is_deleted = |channel: &Channel| channel.is_deleted() && received.contains(&channel.deleted_seq);
         connection.slots.len() > 1 && self.channels_of(connection).all(is_deleted)
     }
