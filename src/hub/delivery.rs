@@ -78,10 +78,12 @@ impl<S: Peer> Streams<S> {
                 self.queue(key);
                 return Ok(Visit::More);
             } else {
-                let written = match *connection.slots {
-                    _ if !self.is_covered(connection) => self.write_from_log(key)?,
-                    [slot] => self.write_window(key, slot)?,
-                    _ => self.write_windows(key)?,
+                let written = if !self.is_covered(connection) {
+                    self.write_from_log(key)?
+                } else if let [slot] = *connection.slots {
+                    self.write_window(key, slot)?
+                } else {
+                    self.write_windows(key)?
                 };
                 budget = budget.saturating_sub(written);
             }
@@ -94,9 +96,10 @@ impl<S: Peer> Streams<S> {
         let cursor = connection.cursor;
         connection.slots.iter().all(|slot| {
             let Some(channel) = self.channels.get(slot.channel) else { return false };
-            // The window may contain the notice of a deletion from before the subscription. A read leaves it out.
-            let has_older_notice = channel.deleted_seq > cursor && connection.cold.subscribed_seq > cursor;
-            channel.window.covers(cursor) && !has_older_notice
+            // The window may contain notices of deletions from before the subscription (`deleted_seq` is only the last
+            // deletion). A read leaves them out.
+            let may_have_older_notice = channel.deleted_seq > cursor && connection.cold.subscribed_seq > cursor;
+            channel.window.covers(cursor) && !may_have_older_notice
         })
     }
 
