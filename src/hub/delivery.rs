@@ -1,4 +1,5 @@
-//! Writes to a connection the events from its cursor to the tail of the log.
+//! Writes to a connection the events from its cursor to the tail of the log. These are methods of [`Streams`], whose
+//! struct is in `streams`.
 //!
 //! The main invariant: *a connection with cursor c has been given every event of its topics up to c, in order, once*. A
 //! visit moves the cursor towards the tail. It gets the events from the windows of the connection's channels if they
@@ -206,7 +207,8 @@ impl<S: Peer> Streams<S> {
         if let Some(frame) = self.unsent.frame((partial.seq, connection.encoding)) {
             return self.write_rest_of(key, partial, &frame);
         }
-        // With `u64::MAX` this read reports no gap. The read of the next events reports it.
+        // `u64::MAX`: as if the reader knew of all removals, so this read reports no gap. The read of the next events
+        // reports it.
         let from = ReadFrom { after: partial.seq - 1, removals_seen: u64::MAX };
         let Some(page) = self.read(key, from, 1)? else { return Ok(()) };
         self.write_rest_from_page(key, partial, page)
@@ -315,8 +317,8 @@ impl<S: Peer> Streams<S> {
         Ok(bytes.len())
     }
 
-    /// Corrects `last_id_sent` of a connection if its last frame was a deletion notice, which has no id. Because the
-    /// value is then below the cursor, the next heartbeat tells the client its position.
+    /// Corrects `last_id_sent` of a connection if it is the position of a deletion notice, which has no id. One less is
+    /// enough: it is below the cursor, so the next heartbeat tells the client its position.
     fn correct_last_id(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let last_id = connection.last_id_sent;

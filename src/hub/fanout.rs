@@ -1,7 +1,7 @@
 //! Decides which connection is written next.
 //!
-//! The event loop tells [`Streams`] about commits, ready sockets and the time. `Streams` itself never waits, so a test
-//! can run it with sockets of its own.
+//! The event loop tells [`Streams`] (the struct is in `streams`) about commits, ready sockets and the time. `Streams`
+//! itself never waits, so a test can run it with sockets of its own.
 //!
 //! Work waits in two queues. A *visit* writes to one connection what it is missing, up to a limit.
 //!
@@ -124,12 +124,14 @@ impl<S: Peer> Streams<S> {
                     self.visit(member);
                 }
                 Next::End(member) => {
+                    // This member would come again at once. Other channels must not wait for its next visits.
                     if self.end_member(member) == Visit::More {
                         break;
                     }
                 }
                 Next::RoundOver => {
                     if !self.channels.end_round(key, self.now, self.config.coalesce_max) {
+                        // The channel has left the queue, and its turn has ended with that.
                         return;
                     }
                 }

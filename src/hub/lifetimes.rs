@@ -1,4 +1,5 @@
-//! The life of a stream: its heartbeats, its write deadline, and its end.
+//! The life of a stream: its heartbeats, its write deadline, and its end. These are methods of [`Streams`], whose struct
+//! is in `streams`.
 
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,7 @@ impl<S: Peer> Streams<S> {
             }
             self.visit(key);
             self.close_overdue(key);
+            // If it is still open and overdue, it waits for a page. It gets the page first, so no heartbeat now.
         }
         let Some(connection) = self.connections.get(key) else { return };
         if connection.slots.iter().any(|slot| self.channels.is_ending(slot.channel)) {
@@ -49,7 +51,6 @@ impl<S: Peer> Streams<S> {
         } else if connection.cold.ends_at.is_some_and(|ends_at| ends_at <= self.now) {
             self.end(key);
         } else if self.is_idle(key) && !self.is_overdue(key) {
-            // A connection that is still overdue waits for a page, and the write of the page comes first.
             // The heartbeat may tell the client its position, so the events before that come first.
             self.visit(key);
             if self.is_idle(key) {
@@ -90,9 +91,6 @@ impl<S: Peer> Streams<S> {
 
     /// Ends a stream cleanly: its client gets all events up to now, and then where and when to resume. A stream that
     /// waits for its socket or for a page, or whose drain time is over, ends at its cursor instead.
-    ///
-    /// If the stream is in the backlog, or its events need several visits, it gets them in its turn, and the timer
-    /// calls this again.
     pub(super) fn end(&mut self, key: usize) {
         let is_late = self.drain_ends_at.is_some_and(|at| at <= self.now);
         let Some(connection) = self.connections.get_mut(key) else { return };
@@ -105,6 +103,7 @@ impl<S: Peer> Streams<S> {
         let Some(connection) = self.connections.get(key) else { return };
         let Stage::Finishing(ends_after) = connection.stage else { return };
         if connection.is_queued && connection.cursor < ends_after && !is_late {
+            // It gets the rest from the backlog. Its `ends_at` is over, so its timer soon calls this again.
             return;
         }
         let end = if self.drain_ends_at.is_some() { End::Drained } else { End::Lifetime };
@@ -121,8 +120,8 @@ impl<S: Peer> Streams<S> {
         self.push_last(key, &farewell, end);
     }
 
-    /// Begins another epoch. All streams of the old epoch end at their cursors. Their clients learn of the new epoch
-    /// when they reconnect (`reset`).
+    /// Begins another epoch. All streams of the old epoch end at their cursors. When their clients reconnect, a gap
+    /// notice with the reason `reset` tells them of the new epoch.
     pub(super) fn begin_epoch(&mut self, epoch: Epoch) {
         for key in self.keys() {
             if self.connections.get(key).is_some_and(|connection| connection.partial().is_some()) {

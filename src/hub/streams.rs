@@ -71,13 +71,13 @@ pub struct PageRequest {
     pub page: BoxFuture<'static, Result<Page, ReadError>>,
 }
 
-/// In a debug build, a hub with at most this many connections checks its state after each change.
+/// In a debug build, the state is checked after each change if there are at most this many connections.
 const CHECKED_MAX: usize = 32;
 /// A connection is not checked again sooner. Otherwise an overdue connection could keep the hub busy.
 const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 impl<S: Peer> Streams<S> {
-    /// Creates a hub without subscribers. Its feed must already be open.
+    /// Creates the streams of a hub that has no subscribers yet. The hub's feed must already be open.
     #[must_use]
     pub fn new(log: Arc<dyn Log>, config: StreamConfig, unsent: Arc<UnsentBytes>, now: Instant) -> Self {
         // Read the epoch before the watermark. If a new epoch begins in between, the feed reports it.
@@ -298,7 +298,7 @@ impl<S: Peer> Streams<S> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let mut check_at = match write_deadline {
             None => connection.last_write + self.config.heartbeat,
-            // A full socket may accept bytes again long before the deadline, so it is tried at each heartbeat.
+            // The socket may accept bytes long before the deadline. Heartbeats are then due again.
             Some(_) => self.now + self.config.heartbeat,
         };
         // A connection that waits for a page is not closed before the page has come: see `close_overdue`.
