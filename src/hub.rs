@@ -40,7 +40,7 @@ use crate::{
     log::{Batch, Feed, Log, Page, ReadError},
 };
 
-// Each file uses only files below it.
+// Each file uses only files below it. The first three have methods of `Streams`, whose struct is in the fourth.
 mod fanout;
 mod lifetimes;
 mod delivery;
@@ -66,8 +66,8 @@ pub(crate) use socket::send;
 pub use streams::{PageRequest, Streams};
 pub use unsent::UnsentBytes;
 
-/// How long the hub works before it yields the thread to the HTTP server. A shorter slice has more task switches, a
-/// longer one makes more writes for the same burst.
+/// How long the hub works before it yields the thread to the HTTP server. A shorter slice has more task switches. In a
+/// longer one, more visits come before the next publishes of a burst, so each write has fewer of its events.
 const SLICE: Duration = Duration::from_micros(500);
 /// The slice while there is a backlog. Its writes are far larger, and new publishes wait for them.
 const BACKLOG_SLICE: Duration = Duration::from_micros(250);
@@ -162,8 +162,9 @@ impl HubHandle {
         self.0.notify.notify_one();
     }
 
-    /// Delivers an event that was just committed, whose topic has this many subscribers. If they are few, they get it
-    /// before other requests are answered. Otherwise this does nothing, because the feed has woken the hub's task.
+    /// Delivers an event that was just committed, whose topic has this many subscribers. If they are few, those of
+    /// this hub get it before other requests are answered. All others get it from the tasks of their hubs, which the
+    /// feeds have woken.
     pub fn deliver(&self, subscribers: usize) {
         if !(1..=SMALL_CHANNEL_MEMBERS_MAX).contains(&subscribers) {
             return;
@@ -171,12 +172,14 @@ impl HubHandle {
         let mut core = self.0.core.borrow_mut();
         let Some(core) = &mut *core else { return };
         if core.streams.is_empty() {
-            // The subscribers are in other hubs, and the feed of this hub is paused. Taking from it would end that.
+            // The subscribers are in other hubs. The feed of this hub is paused, so that commits do not wake it. To take
+            // from the feed would end the pause.
             return;
         }
         core.is_delivering = true;
         core.receive(self.0.arrivals.take(), Instant::now());
         if core.streams.is_work_small() {
+            // Larger work is left to the hub's task.
             core.streams.step();
         }
         core.is_delivering = false;
@@ -271,7 +274,7 @@ impl Hub {
                     self.core().streams.supply(key, id, page);
                 }
                 () = sleep_until(wake_at) => {}
-                // The next iteration begins the drain.
+                // `changed` marks the value as seen. The next iteration must see it, and begins the drain.
                 _ = drain.begin.changed(), if ends_at.is_none() => drain.begin.mark_changed(),
             }
         }
@@ -332,8 +335,8 @@ impl Hub {
 }
 
 impl Core {
-    /// Applies the feed, then adopts `arrivals`. They were taken before this call, so the feed already has every
-    /// deletion from before they subscribed (see [`Streams::adopt`]).
+    /// Applies the feed, then adopts `arrivals`. They subscribed before this call, so every deletion from before that is
+    /// in the feed, and is applied before they are adopted (see [`Streams::adopt`]).
     fn receive(&mut self, arrivals: Vec<(TcpStream, Subscription)>, now: Instant) {
         self.feed.take(&mut self.batch);
         self.streams.apply(&mut self.batch, now);
