@@ -35,8 +35,8 @@ pub(super) struct Channel {
     pub(super) window: Window,
     /// The position of the topic's last known deletion; 0 if there is none, and in channels of single-topic streams.
     pub(super) deleted_seq: u64,
-    /// The position of the topic's last known event. An event that only a page contains counts only after a deletion,
-    /// because only [`Self::is_deleted`] uses this.
+    /// The position of the topic's last known event. Only [`Self::is_deleted`] uses it, so events of pages are noted only
+    /// while that is true.
     pub(super) event_seq: u64,
     /// The keys of its connections. Each connection stores its index here in a [`Slot`](super::connection::Slot).
     pub(super) members: SmallVec<[usize; 2]>,
@@ -134,8 +134,8 @@ impl Channel {
         let Some(Round { started, visited, target }) = self.round.take() else { return AfterRound::Wait };
         debug_assert_eq!(visited, self.members.len(), "a round is over when each member has been visited");
         self.window.trim(target);
-        // The window is also empty if it has skipped events during the round. Then members that had been visited before
-        // need another visit.
+        // If the feed has dropped events during the round, the window is empty, but does not reach back to `target`. Then
+        // members that had been visited before need another visit.
         if self.window.is_empty() && self.window.covers(target) {
             return AfterRound::Wait;
         }

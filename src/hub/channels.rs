@@ -36,8 +36,9 @@ pub(super) const SMALL_CHANNEL_MEMBERS_MAX: usize = 4;
 pub(super) struct Channels {
     /// All channels, each under its key.
     entries: Slab<Entry>,
-    /// The channels of each topic, except those that are ending. Channels of the same encoding are next to each other,
-    /// so that [`push_event`](Self::push_event) encodes an event once for both.
+    /// The channels of each topic, except those that are ending. An encoding has up to two: for streams of this topic
+    /// alone, and for streams of several topics. They are next to each other, so that
+    /// [`push_event`](Self::push_event) encodes an event once for both.
     by_topic: HashMap<TopicName, SmallVec<[usize; 1]>>,
     /// The queue of channels that are ready or ending, each once. The first one has its turn.
     ready: VecDeque<usize>,
@@ -181,7 +182,7 @@ impl Channels {
     }
 
     /// Makes a channel ready or ending, because its topic was deleted. This ends a pause, so that the members get the
-    /// deletion without delay.
+    /// deletion without delay. A channel that was paused is the next one, because its frames have waited longest.
     fn end_wait(&mut self, key: usize, state: State) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         match std::mem::replace(&mut entry.state, state) {
