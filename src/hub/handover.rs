@@ -8,8 +8,8 @@
 //! ```text
 //!  HTTP server: head, first bytes ─► flush ─► body: Carrier::poll_take ─► hub
 //!               a whole response  ─► flush ─► Carrier::reclaim ─► the next request
-//!                                                └─ the server reads the end of the stream, so its task and its
-//!                                                   buffers are freed at once
+//!                                                └─ the carrier reports the end of the input to the server, so its
+//!                                                   task and its buffers are freed at once
 //! ```
 //!
 //! A carrier is for one request only. The bytes after it may belong to a second request that is not complete. The
@@ -79,7 +79,7 @@ enum Response {
     Answer,
     /// The whole answer has been given to the kernel.
     Sent,
-    /// The server has also read the end of the request, and so knows that no other request will come.
+    /// The carrier has also reported the end of the input, so the server knows that no other request will come.
     Ended,
 }
 
@@ -113,8 +113,8 @@ impl Carrier {
 
     /// Notes that the server has been given a whole answer.
     ///
-    /// If the length of the request is not known, the server now reads the end of the stream. Otherwise it would wait
-    /// for the end of a chunked body, and a client could keep the connection for ever.
+    /// If the length of the request is not known, the carrier now reports the end of the input. Otherwise the server
+    /// would wait for the end of a chunked body, and a client could keep the connection for ever.
     pub fn begin_answer(&self) {
         self.begin(Response::Answer);
     }
@@ -247,8 +247,8 @@ impl AsyncRead for Carrier {
 
 impl AsyncWrite for Carrier {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        // Write now, without asking the runtime whether the socket is ready. For a new socket, the runtime does not
-        // know that yet. The server would then drop its response to a client that ends the request too early.
+        // Write now. Of a new socket the runtime does not know yet that it is ready, so `poll_write` would be pending.
+        // If the client has ended its request too early, the server would not wait for that, but drop its response.
         let written = self.with(buf.len(), |socket| match send(&*socket, buf) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.poll_write(cx, buf),
             sent => Poll::Ready(sent),
