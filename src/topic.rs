@@ -233,8 +233,8 @@ struct Listed {
     since: Instant,
 }
 
-/// Adds the subscriber to the list. If its client has gone meanwhile, the answer is dropped with the membership in it,
-/// and that removes the subscriber again.
+/// Adds the subscriber to the list. If its client has gone meanwhile, nobody takes the [`Joined`]. The membership is
+/// dropped with it, and that removes the subscriber again.
 #[derive(Message)]
 #[rtype(result = "Result<Joined, JoinError>")]
 struct Join(Subscriber, Arc<TopicHandle>);
