@@ -96,7 +96,10 @@ impl Server {
             Engine::Memory => Arc::new(MemoryLog::new(config.log.clone(), keys)),
             Engine::Disk => Arc::new(DiskLog::open(&config.log, keys)?),
         };
-        let limits = TopicLimits { subscribers_max: config.limits.subscribers_per_topic_max, gone: config.stream.gone };
+        let limits = TopicLimits {
+            subscribers_max: config.limits.subscribers_per_topic_max,
+            deletion_kept_for: config.stream.gone,
+        };
         let (drain, begin) = watch::channel(None);
         let (done, drained) = mpsc::channel(1);
         let shared = SharedState {

@@ -30,8 +30,8 @@ const MAILBOX: usize = 256;
 pub struct TopicLimits {
     /// `limits.subscribers_per_topic_max`.
     pub subscribers_max: usize,
-    /// `stream.gone`.
-    pub gone: Duration,
+    /// How long it remembers a deletion: `stream.gone`.
+    pub deletion_kept_for: Duration,
 }
 
 /// A subscriber, as its topic knows it.
@@ -114,7 +114,7 @@ impl TopicHandle {
     #[must_use]
     pub fn start(name: TopicName, log: &Arc<dyn Log>, limits: TopicLimits) -> Arc<Self> {
         let deletion = log.deletion(&name);
-        let keep_for = deletion.map_or(Duration::ZERO, |(_, ago)| limits.gone.saturating_sub(ago));
+        let keep_for = deletion.map_or(Duration::ZERO, |(_, ago)| limits.deletion_kept_for.saturating_sub(ago));
         let last_deletion = deletion.and_then(|(at, ago)| Some((at, Instant::now().checked_sub(ago)?)));
         let handle = Arc::new_cyclic(|handle| {
             let topic = Topic {
@@ -256,18 +256,18 @@ impl Topic {
     /// The deletion that is reported to a subscriber with this cursor.
     fn deletion_after(&self, cursor: Option<EventId>) -> Option<Deletion> {
         let cursor = cursor?;
-        if self.deletions_pending > 0 && !self.limits.gone.is_zero() {
+        if self.deletions_pending > 0 && !self.limits.deletion_kept_for.is_zero() {
             // Its position will be above every cursor that exists now.
             return Some(Deletion::Pending);
         }
         let (at, when) = self.last_deletion?;
         let is_after = at.epoch == cursor.epoch && at.seq > cursor.seq;
-        (is_after && when.elapsed() < self.limits.gone).then_some(Deletion::At(at.seq))
+        (is_after && when.elapsed() < self.limits.deletion_kept_for).then_some(Deletion::At(at.seq))
     }
 
     fn was_deleted(&mut self, at: EventId) {
         self.last_deletion = Some((at, Instant::now()));
-        self.keep_for(self.limits.gone);
+        self.keep_for(self.limits.deletion_kept_for);
     }
 
     fn keep_for(&self, duration: Duration) {
@@ -333,7 +333,7 @@ impl Handler<Delete> for Topic {
     /// they still get the events from before the deletion.
     fn handle(&mut self, _: Delete, _: &mut Context<Self>) -> Self::Result {
         self.deletions_pending += 1;
-        self.keep_for(self.limits.gone);
+        self.keep_for(self.limits.deletion_kept_for);
         Box::pin(self.log.delete(&self.name).into_actor(self).map(|deleted, topic, _| {
             topic.deletions_pending -= 1;
             deleted.map(|at| topic.was_deleted(at))

@@ -43,9 +43,10 @@ struct World {
 }
 
 impl World {
-    fn new(gone: Duration) -> Self {
+    fn new(deletion_kept_for: Duration) -> Self {
         let log = Arc::new(memory());
-        let registry = Registry::new(Arc::<MemoryLog>::clone(&log), 2, TopicLimits { subscribers_max: 2, gone });
+        let registry =
+            Registry::new(Arc::<MemoryLog>::clone(&log), 2, TopicLimits { subscribers_max: 2, deletion_kept_for });
         Self { log, registry }
     }
 

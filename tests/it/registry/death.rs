@@ -84,7 +84,7 @@ async fn a_topic_that_has_died_is_started_anew() {
     // Goal: a request during which the actor dies is told that its outcome is unknown. Others do not notice it, and a
     // topic whose actor is dead is retired.
     let log = Arc::new(Fragile { log: memory(), armed: AtomicBool::new(false) });
-    let limits = TopicLimits { subscribers_max: 1, gone: Duration::ZERO };
+    let limits = TopicLimits { subscribers_max: 1, deletion_kept_for: Duration::ZERO };
     let registry = Registry::new(Arc::<Fragile>::clone(&log), 1, limits);
     let topic = name("a");
     let publish = async || registry.publish(draft(&topic)).await.expect("it is taken").subscribers;

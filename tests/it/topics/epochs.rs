@@ -16,7 +16,7 @@ use crate::harness::remote::Remote;
 #[tokio::test]
 async fn a_deletion_of_the_history_before_turns_nobody_away() {
     // Goal: it stood at a position after the cursor, but of another history; one of the same history does.
-    let limits = TopicLimits { subscribers_max: 9, gone: Duration::from_mins(1) };
+    let limits = TopicLimits { subscribers_max: 9, deletion_kept_for: Duration::from_mins(1) };
     let log = Arc::new(Remote::new(LogConfig::default()));
     let registry = Registry::new(Arc::<Remote>::clone(&log), 9, limits);
     let topic = TopicName::parse("a", 255).expect("a valid name");
