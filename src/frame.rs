@@ -28,7 +28,7 @@ use crate::event::{Content, Epoch, Event, EventId, EventName, TopicName};
 mod chunk;
 
 pub use chunk::Framing;
-use chunk::{block, with_guess, with_len};
+use chunk::{block_range, with_guess, with_len};
 
 /// How a subscription wants its events encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -151,8 +151,8 @@ pub fn event(encoding: Encoding, epoch: Epoch, event: Arc<Event>) -> Frame {
     match (format, framing) {
         (Format::Plain, Framing::Chunked) => Frame::Event(event),
         (Format::Plain, Framing::Close) => {
-            let block = block(&event.frame);
-            Frame::Made(Bytes::from_owner(Frame::Event(event)).slice(block))
+            let range = block_range(&event.frame);
+            Frame::Made(Bytes::from_owner(Frame::Event(event)).slice(range))
         }
         (Format::Envelope, _) => Frame::Made(with_guess(framing, event.frame.len() * 2, |out| {
             write_name(out, event.name.as_ref());

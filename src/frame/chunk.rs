@@ -69,7 +69,7 @@ pub(super) fn with_guess(framing: Framing, guess: usize, fill: impl FnOnce(&mut 
 }
 
 /// The bytes of a chunk that are its block.
-pub(super) fn block(chunk: &[u8]) -> Range<usize> {
+pub(super) fn block_range(chunk: &[u8]) -> Range<usize> {
     let head = chunk.iter().take(HEAD_MAX).position(|b| *b == b'\n').map_or(0, |at| at + 1);
     head..chunk.len().saturating_sub(CRLF.len()).max(head)
 }
@@ -87,7 +87,7 @@ mod tests {
             assert_eq!((exact.len(), exact.capacity()), (expected.len() + len + 2, expected.len() + len + 2));
             assert!(exact.starts_with(expected.as_bytes()) && exact.ends_with(b"\r\n"), "{len}");
             assert_eq!(&*guessed, &*exact, "{len}");
-            assert_eq!(block(&exact), expected.len()..expected.len() + len);
+            assert_eq!(block_range(&exact), expected.len()..expected.len() + len);
             assert_eq!(&*with_guess(Framing::Close, 10, |out| out.extend_from_slice(&fill)), &*fill);
         }
     }
