@@ -88,12 +88,12 @@ impl GapReason {
     }
 }
 
-/// An encoded block. Cheap to clone.
+/// An encoded block with its framing: the bytes that are sent. Cheap to clone.
 #[derive(Clone, Debug)]
 pub enum Frame {
-    /// The block that the event holds: [`Event::frame`].
+    /// The bytes that the event holds: [`Event::frame`].
     Event(Arc<Event>),
-    /// A block in memory of its own.
+    /// Bytes in memory of their own.
     Made(Bytes),
 }
 
@@ -181,9 +181,9 @@ pub struct Opening<'a> {
     pub heartbeat: Duration,
 }
 
-/// The first block of a stream: a comment, so that proxies forward the response's head; the reconnection time; and,
-/// unless `marks` is none, a position, so that a client whose connection breaks before the first event resumes from
-/// here.
+/// The first block of a stream, so that proxies forward the response's head. In NDJSON it is an empty line. In an event
+/// stream it is a comment; the reconnection time; and, unless `marks` is none, a position, so that a client whose
+/// connection breaks before the first event resumes from here.
 #[must_use]
 pub fn opening(encoding: Encoding, marks: Marks, opening: Opening<'_>) -> Bytes {
     let Opening { retry, cursor, topics, heartbeat } = opening;
@@ -244,9 +244,9 @@ pub fn gap(encoding: Encoding, reason: GapReason, requested: &str, resumed_after
     text_block(encoding.framing, &notice(encoding.format, "broker.gap", Some(resumed_after), &data))
 }
 
-/// `broker.deleted`: the topic was deleted, and the stream goes on with its later events. It has no id, so the client's
-/// cursor stays below the deletion: when the client reconnects, the server reports the deletion again, or tells it to
-/// stop.
+/// `broker.deleted`: the topic was deleted. A stream of this topic alone ends, a stream of several topics goes on. The
+/// notice has no id, so the client's cursor stays below the deletion: when the client reconnects, the server reports
+/// the deletion again, or tells it to stop.
 #[must_use]
 pub fn deleted(encoding: Encoding, topic: &TopicName) -> Bytes {
     text_block(encoding.framing, &notice(encoding.format, "broker.deleted", None, &json!({"topic": topic.as_str()})))
