@@ -55,7 +55,7 @@ pub fn serve(arguments: &ServeArguments) -> ExitCode {
     }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG_FILTER));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    actix_web::rt::System::new().block_on(run(config))
+    actix_rt::System::new().block_on(run(config))
 }
 
 /// Prints why the process ends.
