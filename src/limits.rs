@@ -90,7 +90,7 @@ pub struct BytesPermit {
 impl Quota {
     /// Counts the connections of subscribers.
     #[must_use]
-    pub fn connections(limits: &LimitsConfig) -> Arc<Self> {
+    pub fn subscribers(limits: &LimitsConfig) -> Arc<Self> {
         Self::new(
             Limit { max: limits.connections_max, error: LimitReached::Connections },
             Limit { max: limits.connections_per_ip_max, error: LimitReached::ConnectionsPerIp },
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn reservations_are_limited_overall_and_by_address_and_can_be_released() {
         let limits = LimitsConfig { connections_max: 10, connections_per_ip_max: 6, ..LimitsConfig::default() };
-        let quota = Quota::connections(&limits);
+        let quota = Quota::subscribers(&limits);
         let (overall, per_ip) = (Err(LimitReached::Connections(10)), Err(LimitReached::ConnectionsPerIp(6)));
         let (one, other) = (Some(IpAddr::from([127, 0, 0, 1])), Some(IpAddr::from([127, 0, 0, 2])));
         assert_eq!(quota.reserve(one, 6), Ok(()));

@@ -105,7 +105,7 @@ impl Server {
         let shared = SharedState {
             registry: Arc::new(Registry::new(Arc::clone(&log), config.limits.topics_max, limits)),
             log,
-            connections: Quota::connections(&config.limits),
+            subscribers: Quota::subscribers(&config.limits),
             pending: Quota::pending_connections(&config.limits),
             bytes: Quota::request_bytes(&config.limits),
             unsent: Arc::new(UnsentBytes::new(config.stream.unsent_bytes_max.to_usize())),
@@ -142,7 +142,7 @@ impl Server {
     /// How many subscribers are connected.
     #[must_use]
     pub fn subscribers(&self) -> usize {
-        self.shared.connections.reserved()
+        self.shared.subscribers.reserved()
     }
 
     /// Waits until the log has failed for good, and returns the reason. Then the process must be restarted.

@@ -25,7 +25,7 @@ pub struct SharedState {
     /// The topics.
     pub registry: Arc<Registry>,
     /// The limit on subscribers.
-    pub connections: Arc<Quota>,
+    pub subscribers: Arc<Quota>,
     /// The limit on connections without a subscription.
     pub pending: Arc<Quota>,
     /// The limit on the bytes of requests that are received or processed.

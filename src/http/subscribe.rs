@@ -161,7 +161,7 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
     let (encoding, remote) = (request.encoding, request.remote);
     let later = |problem: Problem| problem.retry_after(retry);
     app.check_open().map_err(later)?;
-    let permit = app.connections.connection_permit(remote).map_err(Problem::from).map_err(later)?;
+    let permit = app.subscribers.connection_permit(remote).map_err(Problem::from).map_err(later)?;
     let cursor = match request.start {
         Start::After(id) if id.epoch == app.log.epoch() => Some(id),
         _ => None,
