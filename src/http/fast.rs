@@ -45,7 +45,7 @@ use crate::{
 };
 
 mod rejected;
-mod fallback;
+mod fallback_request;
 mod linger;
 mod response;
 mod connection;
@@ -59,7 +59,7 @@ mod socket;
 use bounds::{BYTES_MAX, HEADERS_MAX};
 use connection::Connection;
 use deadline::Wait;
-use fallback::FallbackRequest;
+use fallback_request::FallbackRequest;
 use linger::linger;
 use raw_request::RawRequest;
 use rejected::RejectedConnections;
@@ -67,7 +67,7 @@ use request::{Parsed, Request};
 use response::{AfterResponse, Responder, Response};
 use socket::Socket;
 
-pub use fallback::Fallback;
+pub use fallback_request::Fallback;
 
 /// A connection lets the other tasks of its thread continue after so many steps. Otherwise a client that sends without
 /// a pause would keep the thread for itself: the thread would serve no other client, and miss the shutdown.
@@ -171,8 +171,8 @@ impl FastPath {
                 Step::FallBack(request) => {
                     let carrier = request.into_carrier(connection.socket.into_watched()?);
                     let remote = connection.remote;
-                    let answered = fallback::answer(&self.fallback, carrier, remote, write_timeout, &self.scratch);
-                    match answered.await? {
+                    let (fallback, scratch) = (&self.fallback, &self.scratch);
+                    match fallback_request::serve_with(fallback, carrier, remote, write_timeout, scratch).await? {
                         Some(socket) => connection.socket = Socket::Watched(socket),
                         None => return Ok(()),
                     }

@@ -39,12 +39,12 @@ impl FallbackRequest {
     }
 }
 
-/// Lets the fallback answer the request of `carrier`. Returns the socket if the client may send another request on it.
+/// Lets the fallback serve the request of `carrier`. Returns the socket if the client may send another request on it.
 /// Otherwise the connection is closed, or the hub has its socket.
 ///
 /// # Errors
 /// When the client reads nothing of the response for too long.
-pub(super) async fn answer(
+pub(super) async fn serve_with(
     fallback: &Fallback,
     carrier: Carrier,
     remote: SocketAddr,
