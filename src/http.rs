@@ -24,6 +24,6 @@ mod answer;
 mod head;
 
 pub use app_state::{AppState, SharedState};
-pub use fast::{Fallback, FastPath};
+pub use fast::{Fallback, FastPath, LINGER};
 pub use pending::PendingSlots;
 pub use problem::{Code, Problem};

@@ -68,6 +68,7 @@ use response::{AfterResponse, Responder, Response};
 use socket::Socket;
 
 pub use fallback_request::Fallback;
+pub use linger::LINGER;
 
 /// A connection lets the other tasks of its thread continue after so many steps. Otherwise a client that sends without
 /// a pause would keep the thread for itself: the thread would serve no other client, and miss the shutdown.

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    http::{AppState, Fallback, FastPath, PendingSlots, SharedState, fallback},
+    http::{AppState, Fallback, FastPath, LINGER, PendingSlots, SharedState, fallback},
     hub::{Carrier, HubHandle},
 };
 
@@ -30,8 +30,6 @@ use crate::{
 const ACCEPTS_PER_YIELD: usize = 16;
 /// How long a worker waits when there is no file descriptor left and no idle connection to evict.
 const RETRY_ACCEPT_AFTER: Duration = Duration::from_millis(100);
-/// How long a client may go on sending a body after the response.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves the connections of `listener` until the thread's runtime stops. Reports to `started` whether the worker could
 /// start.

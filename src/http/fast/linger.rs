@@ -19,8 +19,8 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a client may go on sending after the last response.
-pub(super) const LINGER: Duration = Duration::from_secs(2);
+/// How long a client may go on sending after the last response, on the fast path and to the fallback.
+pub const LINGER: Duration = Duration::from_secs(2);
 
 /// Shuts the socket down, and discards what the client sends, for at most [`LINGER`].
 pub(super) async fn linger(mut socket: TcpStream, scratch: &RefCell<Vec<u8>>) {
