@@ -29,8 +29,9 @@ pub(super) struct FallbackRequest {
 
 impl FallbackRequest {
     pub(super) fn new(mut permit: BytesPermit, request: &RawRequest<'_>) -> Result<Self, LimitReached> {
-        permit.cover(request.received())?;
-        Ok(Self { received: request.rewrite(), missing: request.missing(), permit })
+        let received = request.rewrite();
+        permit.cover(received.len())?;
+        Ok(Self { received, missing: request.missing(), permit })
     }
 
     /// The carrier of the request. `socket` has the rest of it.
@@ -77,4 +78,22 @@ pub(super) async fn serve_with(
     }
     linger(socket, scratch).await;
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::LimitsConfig,
+        limits::{Quota, UNCOUNTED_MAX},
+    };
+
+    #[test]
+    fn the_permit_covers_the_percent_encoded_target() {
+        let bytes = Quota::request_bytes(&LimitsConfig::default());
+        let target = "é".repeat(UNCOUNTED_MAX / 4);
+        let request = RawRequest { bytes: target.as_bytes(), target: &target, headers: &[], len: None };
+        let request = FallbackRequest::new(bytes.bytes_permit(None), &request).expect("there is room");
+        assert_eq!((request.received.len(), bytes.reserved()), (3 * target.len(), 3 * target.len()));
+    }
 }
