@@ -13,8 +13,8 @@ use dashmap::{DashMap, Entry};
 
 use crate::config::LimitsConfig;
 
-/// A request up to this size needs no permit for its bytes: the limits on connections also limit the number of such
-/// requests. Otherwise a client that uses up the limit would block small requests of others, such as health checks.
+/// A request up to this size needs no permit for its bytes. So a client that uses up the limit on bytes cannot block
+/// small requests of others, such as health checks. The limits on connections also limit the number of such requests.
 pub const UNCOUNTED_MAX: usize = 4 << 10;
 
 /// The limit that a permit would exceed, with its value.
@@ -78,8 +78,8 @@ pub struct ConnectionPermit {
 
 /// The permit for the bytes of one request.
 ///
-/// A request reserves bytes before it allocates memory for them. So it never uses more memory than its permit covers,
-/// except for [`UNCOUNTED_MAX`].
+/// While a request waits, for more of its bytes or for the log, it uses no more memory than its permit covers, except for
+/// [`UNCOUNTED_MAX`]. Memory for bytes that are still to come is reserved before it is allocated.
 #[derive(Debug)]
 pub struct BytesPermit {
     quota: Arc<Quota>,

@@ -56,7 +56,7 @@ pub(super) async fn serve_with(
         // Once the response has begun, the HTTP server waits only for the client.
         poll_fn(|cx| carrier.poll_begun(cx)).await;
         loop {
-            // After a response to a request that it has not read to the end, the HTTP server also reads on for `LINGER`.
+            // If the HTTP server has not read the whole body, it writes nothing more after the response, and lingers.
             sleep(write_timeout + LINGER).await;
             if !carrier.take_progress() {
                 return;
