@@ -2,7 +2,7 @@
 //! are, without credentials.
 //!
 //! CORS decides whether a page of another origin may read a response. [`super::origin`] decides whether such a page may
-//! publish.
+//! publish or delete.
 
 use std::borrow::Cow;
 
@@ -31,7 +31,7 @@ const VARY: &str = "Origin, Access-Control-Request-Method, Access-Control-Reques
 
 /// The CORS headers for the response; `None` if no other origin is allowed.
 pub(super) fn permission(config: &CorsConfig, head: &impl Head) -> Option<Permission> {
-    if config.origins == Origins::default() {
+    if matches!(&config.origins, Origins::Only(origins) if origins.is_empty()) {
         return None;
     }
     let is_for_all = config.origins == Origins::Any;

@@ -1,4 +1,4 @@
-//! Which web pages may publish.
+//! Which web pages may publish, and delete topics.
 //!
 //! A page of another site can make a browser send a GET or a simple POST without a CORS preflight. CORS then only hides
 //! the response, but the event is published. So a cross-site request of a browser is refused unless its origin is in
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::config::{CorsConfig, Origins};
 
-/// Refuses the request of a page that may not publish.
+/// Refuses the request of a page that may neither publish nor delete.
 pub(super) fn check(request: &impl Head, cors: &CorsConfig) -> Result<(), Problem> {
     let origin = request.value("origin").map(|origin| ascii_text(origin).unwrap_or_default());
     let listed = is_listed(&cors.origins, origin);
@@ -26,8 +26,8 @@ pub(super) fn check(request: &impl Head, cors: &CorsConfig) -> Result<(), Proble
     if allowed {
         return Ok(());
     }
-    let detail = "a page of another site may not publish here; add its origin to cors.origins to allow it (if this \
-                  server has sent the page, a proxy has changed `Host`: configure the proxy to pass `Host` on)";
+    let detail = "a page of another site may not publish or delete here; add its origin to cors.origins to allow it (if \
+                  this server has sent the page, a proxy has changed `Host`: configure the proxy to pass `Host` on)";
     Err(Problem::new(Code::CrossSite, detail))
 }
 
