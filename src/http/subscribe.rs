@@ -31,7 +31,7 @@ use crate::{
 mod time;
 
 /// The names of the cursor parameter. Browsers cannot set a header on the first request, so clients send the cursor in
-/// the query. The polyfill, Mercure and Symfony each use a different name.
+/// the query. `event-source-polyfill`, Mercure and Symfony each use a different name.
 const CURSORS: [&str; 4] = ["lastEventId", "last_event_id", "lastEventID", "Last-Event-ID"];
 /// The parameters of a subscription.
 const PARAMETERS: [&str; 10] =
@@ -168,20 +168,21 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
     };
     let subscriber = Subscriber { remote, cursor, single_topic: request.topics.len() == 1 };
     let (mut topics, mut memberships) = (SmallVec::new(), SmallVec::<[_; 1]>::new());
-    let (mut are_all_deleted, mut deleted) = (true, Vec::new());
+    let (mut are_all_deleted, mut deletion_notices) = (true, Vec::new());
     for topic in &request.topics {
         let Joined { membership, deletion } = match app.registry.join(topic, subscriber).await {
             Ok(joined) => joined,
+            // Only a subscriber with a `single_topic` gets this error.
             Err(RegistryError::Topic(JoinError::Deleted)) => return Ok(Answer::new(StatusCode::NO_CONTENT).into()),
             Err(error) => return Err(later(error.into())),
         };
         let topic = membership.topic().clone();
-        // A deleted topic that has got new events does not count as deleted.
+        // `deletion` was after the cursor. If the topic has got new events since, it does not count as deleted.
         are_all_deleted =
             are_all_deleted && deletion.is_some() && app.log.held(&topic).await?.is_none_or(|held| held.events == 0);
         // A pending deletion has no position yet: the hub sends its notice later, in the order of the stream.
         if let Some(Deletion::At(_)) = deletion {
-            deleted.push(topic.clone());
+            deletion_notices.push(topic.clone());
         }
         topics.push(topic);
         memberships.push(membership);
@@ -189,12 +190,13 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
     if are_all_deleted {
         return Ok(Answer::new(StatusCode::NO_CONTENT).into());
     }
-    let start = app.log.resolve_start(&topics, &request.start, &deleted).await?;
+    let start = app.log.resolve_start(&topics, &request.start, &deletion_notices).await?;
+    // `gap_ahead` is a gap that the stream would report only later.
     if let Some(reason) = start.gap.or(start.gap_ahead).filter(|_| request.fails_on_gap) {
         let detail = "the cursor cannot be honoured, and `on_gap=fail` was asked for";
         return Err(Problem::new(Code::Gap, detail).with("reason", reason.as_str()));
     }
-    let first = first_bytes(app, &request, start, &topics, &deleted);
+    let first = first_bytes(app, &request, start, &topics, &deletion_notices);
     let lifetime = app.config.stream.lifetime_max;
     let subscription = Subscription {
         topics,
@@ -217,7 +219,7 @@ fn first_bytes(
     request: &SubscribeRequest,
     start: StartPoint,
     topics: &[TopicName],
-    deleted: &[TopicName],
+    deletion_notices: &[TopicName],
 ) -> Vec<u8> {
     let (config, encoding) = (&app.config.stream, request.encoding);
     let cursor = start.id();
@@ -226,7 +228,7 @@ fn first_bytes(
     if let Some(reason) = start.gap {
         bytes.extend_from_slice(&frame::gap(encoding, reason, &request.requested, cursor));
     }
-    for topic in deleted {
+    for topic in deletion_notices {
         bytes.extend_from_slice(&frame::deleted(encoding, topic));
     }
     bytes.into()
