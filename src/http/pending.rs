@@ -5,9 +5,9 @@
 //! longest. So a client that only opens connections cannot keep others out. At the limit of one address, a new
 //! connection can evict only connections of the same address.
 //!
-//! Idle periods are numbered, so that the lowest number is the oldest. Every request ends one idle period and starts
-//! another, but evictions are rare. So a request does not change the order of the connections: it only changes the
-//! number in the connection's state. An eviction corrects the order of the connections that it meets.
+//! Idle periods are numbered in the order in which they begin. Every request ends one and starts another, but evictions
+//! are rare. So a request only changes `State::period`. It does not move the connection in `order`: the place there
+//! remains that of an earlier period, until an eviction meets the connection and moves it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -48,10 +48,10 @@ struct State {
     permit: RefCell<Option<ConnectionPermit>>,
     /// The number of the current idle period; `None` if the connection is not idle.
     period: Cell<Option<u64>>,
-    /// The number with which the connection is in the group of all connections; `None` if it is not in it. This may be
-    /// the number of an earlier idle period.
+    /// The place in the group of all connections: the number of the current or of an earlier idle period; `None` if the
+    /// connection is not in the group.
     place_in_all: Cell<Option<u64>>,
-    /// The number with which it is in the group of its address.
+    /// The place in the group of its address.
     place_in_ip: Cell<Option<u64>>,
     /// Wakes the connection's task when it is evicted.
     waker: RefCell<Option<Waker>>,
@@ -92,9 +92,9 @@ impl PendingSlots {
 
     /// Takes the connection that has been idle longest out of `group`.
     ///
-    /// On the way it corrects the order. A connection that is not idle is taken out; it enters again when it is idle. A
-    /// connection whose idle period is not the one of its place is moved. Each request causes at most one such
-    /// correction in each group.
+    /// The connections before it have the place of an earlier idle period. Those that are idle are moved to the place of
+    /// their current period. The others are taken out, and enter again when they are idle. A connection that was moved is
+    /// moved again only after another request, so there are no more moves than requests.
     fn take_oldest(&self, group: Group) -> Option<Rc<State>> {
         let mut order = self.order.borrow_mut();
         loop {
