@@ -24,8 +24,9 @@ use crate::hub::{Carrier, HubHandle, Subscription};
 
 /// Answers the first request of a [`Carrier`].
 pub async fn answer(app: Rc<AppState>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    // What follows a request without a known length is not a request, so it gets no answer. The task of the connection
-    // drops this future when the answer is sent or the hub has the socket.
+    // If the length of the first request is not known, the HTTP server reads on after it. What it takes for a second
+    // request may be the rest of a body, and gets no answer: the task of the connection drops this future when the first
+    // answer is sent or the hub has the socket.
     let carrier = request.conn_data::<Carrier>().filter(|carrier| !carrier.has_begun()).cloned();
     let Some(carrier) = carrier else { return pending().await };
     let payload = payload.map_err(|error| error.to_string());

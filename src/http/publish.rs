@@ -126,6 +126,7 @@ impl<'a> PublishHead<'a> {
         let (topics, is_list) = app.topics(given, self.query.dropped() + body.topics_dropped)?;
         let events = std::iter::repeat_n((name, content, self.key), topics.len());
         let drafts = topics.into_iter().zip(events);
+        // The registry sets `subscribers`.
         let drafts = drafts.map(|(topic, (name, content, key))| Draft { topic, name, content, subscribers: 0, key });
         Ok(Publish { drafts: drafts.collect(), is_list })
     }
@@ -153,6 +154,7 @@ impl Publish {
             Known(outcome) => {
                 let outcome = outcome.into_inner();
                 if let Ok(published) = &outcome {
+                    // If the subscribers are few, the hub takes the event from its feed now, and delivers it.
                     app.hub.deliver(published.subscribers);
                 }
                 reply_now(answer(app, &[(topic, outcome)], is_list))

@@ -16,7 +16,7 @@ pub(super) enum Reply {
     Stream(Answer, Box<Subscription>),
 }
 
-/// A reply, now or later.
+/// A reply: `Known` as a future that is ready, or `NotYet`.
 pub(super) type Served<'a> = LocalLater<'a, Reply>;
 
 impl Reply {

@@ -148,8 +148,8 @@ pub(super) async fn collect(
     permit: &mut BytesPermit,
 ) -> Result<Bytes, Problem> {
     format.check_length(length.unwrap_or(0), config)?;
-    // If there is no room for the announced body now, refuse it before it is sent. But do not reserve the room yet: clients
-    // that announce a large body and send nothing would leave no room for others.
+    // If there is no room for the announced body now, refuse it before it is sent. But give the room back: clients that
+    // announce a large body and send nothing would leave no room for others.
     permit.cover(length.unwrap_or(0))?;
     permit.cover(0)?;
     let len_max = length.unwrap_or_else(|| usize::try_from(format.bytes_max(config)).unwrap_or(usize::MAX));
