@@ -34,9 +34,9 @@ pub(super) struct Deadline {
     wait: Wait,
     /// `None` while a new wait has not started.
     at: Option<Instant>,
-    /// Whether a request was served since `at` was set. Then `poll` extends `at` when the timer fires. So the clock is
-    /// not read for each request. In return, a connection may be idle for up to 2 x `keep_alive`.
-    was_active: bool,
+    /// A request was served since `at` was set. `poll` extends `at` for it, but only when the timer fires, so that the
+    /// clock is not read for each request. In return, a connection may be idle for up to 2 x `keep_alive`.
+    has_served: bool,
     /// Fires at the deadline or earlier. To let it fire too early once costs less than to reset it for each request.
     timer: Option<Pin<Box<Sleep>>>,
     /// Whether the timer was polled since it was set. Then it will wake the connection's task.
@@ -51,7 +51,7 @@ impl Deadline {
             head_timeout: config.head_timeout,
             wait: Wait::FirstRequest,
             at: Some(Instant::now() + config.head_timeout),
-            was_active: false,
+            has_served: false,
             timer: None,
             is_armed: false,
         }
@@ -65,7 +65,8 @@ impl Deadline {
     /// Sets what the connection waits for.
     pub(super) fn wait_for(&mut self, wait: Wait) {
         // More bytes of a request do not move its deadline: otherwise a client could send a byte from time to time, for
-        // ever. The deadline of the first request is also that of its head. `poll` moves that of the next request.
+        // ever. The deadline of the first request is also that of its head. A request that arrives in one piece leaves
+        // the wait at `NextRequest`: `poll` extends that deadline.
         let keeps_deadline = self.wait == wait || (self.wait == Wait::FirstRequest && wait == Wait::Head);
         if !keeps_deadline {
             self.at = None;
@@ -75,7 +76,7 @@ impl Deadline {
 
     /// Notes that a request was served, and that the connection waits for the next one.
     pub(super) fn finish_request(&mut self) {
-        self.was_active = true;
+        self.has_served = true;
         self.wait_for(Wait::NextRequest);
     }
 
@@ -87,7 +88,7 @@ impl Deadline {
             Wait::Body => BODY_TIMEOUT,
         };
         let at = *self.at.get_or_insert_with(|| {
-            self.was_active = false;
+            self.has_served = false;
             Instant::now() + timeout
         });
         match &mut self.timer {
@@ -111,8 +112,8 @@ impl Deadline {
             self.is_armed = true;
             ready!(timer.as_mut().poll(cx));
             let now = Instant::now();
-            if self.wait == Wait::NextRequest && self.was_active {
-                self.was_active = false;
+            if self.wait == Wait::NextRequest && self.has_served {
+                self.has_served = false;
                 *at = now + self.keep_alive;
             }
             if *at <= now {
