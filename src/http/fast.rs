@@ -236,7 +236,8 @@ impl FastPath {
         }
     }
 
-    /// Parses the request that begins in the buffer and continues in `new`. Keeps the bytes after it in the buffer.
+    /// Parses the request that begins in the buffer and continues in `new`. Keeps in the buffer an incomplete request, and
+    /// what follows a complete one.
     fn parse(&self, connection: &mut Connection, new: &[u8]) -> Step<'_> {
         let is_buffered = !connection.buffer.is_empty();
         if is_buffered && let Err(problem) = connection.append(&self.app.bytes, new) {
@@ -244,8 +245,8 @@ impl FastPath {
         }
         let bytes = if is_buffered { &*connection.buffer } else { new };
         if bytes.iter().all(|b| matches!(b, b'\r' | b'\n')) {
-            // Empty lines before a request are ignored (RFC 9112, section 2.2). So the connection is idle, as it is
-            // without any bytes.
+            // There are no bytes, as usual after a request, or only empty lines. These are ignored before a request
+            // (RFC 9112, section 2.2). So the connection is idle.
             connection.free_buffer();
             return Step::Read;
         }
@@ -253,6 +254,7 @@ impl FastPath {
         let searched = std::mem::take(&mut connection.searched);
         let remote = connection.remote.ip();
         let mut space = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        // `used` bytes are done with. 0: the request is incomplete.
         let (step, used) = match request::parse(bytes, &mut space, searched, remote) {
             Ok(Parsed::PartialHead) => {
                 connection.searched = bytes.len();
@@ -269,7 +271,7 @@ impl FastPath {
             }
             Err(problem) => (self.refuse(&problem), bytes.len()),
         };
-        let buffered = if is_buffered {
+        let kept = if is_buffered {
             connection.buffer.drain(..used);
             Ok(())
         } else {
@@ -278,11 +280,11 @@ impl FastPath {
         if connection.buffer.is_empty() {
             connection.free_buffer();
         }
-        match buffered {
+        match kept {
             Ok(()) => step,
-            // The bytes are the first part of this request.
+            // There is no room for the incomplete request.
             Err(problem) if used == 0 => self.refuse(&problem),
-            // The bytes belong to the next request. It is refused after this one is answered.
+            // There is no room for the next request. It is refused after this one is answered.
             Err(problem) => {
                 connection.next_refusal = Some(problem);
                 step
@@ -290,10 +292,10 @@ impl FastPath {
         }
     }
 
-    /// Gives a request to the fallback. `permit` is that of the buffer.
-    fn fall_back(&self, request: &RawRequest<'_>, permit: &mut Option<BytesPermit>, remote: IpAddr) -> Step<'_> {
-        // If the buffer has only this request, the caller frees the buffer, and the fallback can have its permit.
-        let permit = permit.take_if(|_| request.received() == request.bytes.len());
+    /// Gives a request to the fallback.
+    fn fall_back(&self, request: &RawRequest<'_>, buffer_permit: &mut Option<BytesPermit>, remote: IpAddr) -> Step<'_> {
+        // If there is a buffer, and it has only this request, the caller frees it. So the request takes its permit.
+        let permit = buffer_permit.take_if(|_| request.received() == request.bytes.len());
         let permit = permit.unwrap_or_else(|| self.app.bytes.bytes_permit(Some(remote)));
         match FallbackRequest::new(permit, request) {
             Ok(request) => Step::FallBack(request),

@@ -25,7 +25,7 @@ pub(super) enum Parsed<'a> {
     PartialBody(RawRequest<'a>),
     /// A complete simple request, and its length in bytes.
     Simple(Request<'a>, usize),
-    /// The complete head of a request that is not simple, or too long.
+    /// The complete head of a request that is not simple, or is longer than [`BYTES_MAX`].
     ForFallback(RawRequest<'a>),
 }
 
@@ -143,7 +143,7 @@ fn framing(method: &str, headers: &[httparse::Header<'_>]) -> Result<Framing, Pr
     Ok(Framing { body_len, is_simple: is_simple && hosts == 1, is_last })
 }
 
-/// The value of `Content-Length`. Only digits are allowed: `parse` would accept a sign, too.
+/// The value of `Content-Length`. Only digits are allowed: `str::parse` would accept a sign, too.
 fn content_length(value: &[u8]) -> Option<usize> {
     if !value.iter().all(u8::is_ascii_digit) {
         return None;
