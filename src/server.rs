@@ -33,7 +33,8 @@ pub struct Server {
     workers: Vec<Arbiter>,
     /// Begins the drain: it tells the hubs the time within which their streams must end.
     drain: watch::Sender<Option<Duration>>,
-    /// Hubs and requests hold clones of it until they have ended. The server holds it until the drain begins.
+    /// The server holds this until the drain begins. `Drain` has a weak reference to it, from which hubs and requests
+    /// make clones. They hold these until they have ended.
     done: mpsc::Sender<()>,
     /// Closes when all clones of `done` are dropped: then the drain has ended.
     drained: mpsc::Receiver<()>,

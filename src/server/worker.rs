@@ -69,8 +69,8 @@ async fn start_fallback(app: &Rc<AppState>) -> io::Result<Fallback> {
     let app_factory = App::new().default_service(web::to(answer)).into_factory();
     let app_factory = app_factory.map_err(|error: actix_web::Error| error.error_response());
     let service = HttpService::build()
-        // This server gets one request for each carrier (`hub::Carrier`), so there is no next request to wait for. A
-        // keep-alive timer would only cut off a client that reads the response slowly.
+        // A connection is lent to this server for one request (`hub::Carrier`), so there is no next request to wait for.
+        // A keep-alive timer would only cut off a client that reads the response slowly.
         .keep_alive(KeepAlive::Os)
         .h1_allow_half_closed(false)
         // A response may be sent before the whole body was received, for example a 413. If the connection were closed
