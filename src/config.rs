@@ -1,7 +1,7 @@
 //! The configuration: defaults < `config.toml` < environment < flags.
 //!
 //! [`Config::load`] checks every value against the allowed range in [`SETTINGS`], so other modules need not check it
-//! again. Only this file reads the environment of the process.
+//! again. Only this file reads the environment of the process, except for `RUST_LOG`.
 
 use std::ffi::OsString;
 use std::path::Path;

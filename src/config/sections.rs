@@ -34,7 +34,7 @@ pub struct ServerConfig {
     pub port: u16,
     /// The number of worker threads. 0 means one for each core.
     pub workers: usize,
-    /// How long an idle connection waits for its next request.
+    /// How long an idle connection waits for its next request: at least this time, and at most twice as long.
     pub keep_alive: Duration,
     /// How long the head of a request may take, from its first byte. For the first request, from when the connection
     /// was opened.

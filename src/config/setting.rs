@@ -109,7 +109,7 @@ pub const SETTINGS: &[Setting] = &[
     row("stream.coalesce_max", TimeOrZero("no pause", MILLISECOND..=SECOND, |c| &mut c.stream.coalesce_max),
         "The longest pause of a busy topic between two rounds of writes, {}: fewer writes, but later; 0s is none."),
     row("stream.write_timeout", Time(TENTH_SECOND..=HOUR, |c| &mut c.stream.write_timeout),
-        "A subscriber that takes nothing for this long, {}, is cut; a slow one takes a receive buffer at a time."),
+        "A subscriber that takes nothing for this long, {}, is cut; a slow one needs time to read its receive buffer."),
     row("stream.unsent_bytes_max", Rule::Size(Size::mib(1)..=Size::tib(1), |c| &mut c.stream.unsent_bytes_max),
         "Bytes of partly sent events that wait for slow subscribers, {}; the rest is read again from the log."),
     row("stream.gone", Time(Duration::ZERO..=DAY, |c| &mut c.stream.gone),
