@@ -31,7 +31,7 @@ pub struct Blocks {
     partial: Vec<u8>,
     /// The current block, according to its fields so far; `None` if it has none.
     block: Option<Block>,
-    /// Whether the stream will be resumed.
+    /// Whether `cursor` is needed, because the stream will be resumed.
     keeps_ids: bool,
     /// The id of the last complete block that has one. An `EventSource` would send it to resume.
     pub cursor: Vec<u8>,
@@ -103,6 +103,7 @@ impl Blocks {
             // `retry` may come without an empty line after it. A heartbeat that follows is a block of its own.
             return None;
         };
+        // The last line that tells the kind of the block decides. Without one, the kind is `Other`.
         self.block = block.or(self.block).or(Some(Block::Other));
         None
     }

@@ -43,7 +43,7 @@ impl Dialer {
         // Linux accepts each address of 127.0.0.0/8 as a source, if the server is on the same machine.
         let is_loopback = matches!(self.target.ip(), IpAddr::V4(address) if address.is_loopback());
         if is_loopback && cfg!(target_os = "linux") {
-            let source = Ipv4Addr::from(self.first_source + self.dialed / CONNECTIONS_PER_SOURCE % 0x1_0000);
+            let source = Ipv4Addr::from(self.first_source + (self.dialed / CONNECTIONS_PER_SOURCE) % 0x1_0000);
             socket.bind(&SocketAddr::from((source, 0)).into())?;
         }
         self.dialed = self.dialed.wrapping_add(1);

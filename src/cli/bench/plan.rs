@@ -65,6 +65,7 @@ pub struct Plan {
     /// The path to POST events to.
     #[arg(long, value_name = "PATH", default_value = "/publish?topic={topic}", value_parser = path)]
     pub publish: String,
+    // With `marks=id`, a stream opens with an id without data: the parser needs no event to have a cursor.
     /// The path of the streams.
     #[arg(long, value_name = "PATH", default_value = "/subscribe?topic={topic}&marks=id", value_parser = path)]
     pub subscribe: String,
@@ -101,7 +102,7 @@ impl Plan {
         [head.as_bytes(), &resume, b"\r\n"].concat()
     }
 
-    /// The request of a publisher before the value of `Content-Length`, which is the last header.
+    /// The request of a publisher up to its last header, `Content-Length`, without the value.
     pub fn publish_request(&self, topic: usize) -> String {
         self.request("POST", &self.path(&self.publish, topic)) + "Content-Type: text/plain\r\nContent-Length: "
     }

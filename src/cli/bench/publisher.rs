@@ -22,7 +22,7 @@ pub struct Publishers {
     all: Vec<Publisher>,
     /// The publishers without a pending event.
     idle: VecDeque<usize>,
-    /// For each topic, the request before the value of `Content-Length`.
+    /// For each topic, the request up to its last header, `Content-Length`, without the value.
     heads: Vec<String>,
     /// `None` if everything was sent.
     work: Option<Work>,
@@ -182,7 +182,7 @@ impl Publisher {
                 Err(error) => return self.disconnected(error_text("publish", &error), shared),
             };
             if n == 0 {
-                // If the server does not keep connections open, their end may be the end of the response.
+                // If the server does not keep the connection open, its end may be the end of the response.
                 if self.response.status.is_some() && !self.response.keeps_alive {
                     return self.answered(0, shared);
                 }

@@ -27,11 +27,11 @@ enum Framing {
     Close,
     /// Its length. This many bytes are still missing.
     Length(u64),
-    /// Chunks: in the line end before the size of a chunk, or in the line with the size.
+    /// Chunks: in the line with the size of a chunk, or in the line end before it, which ends the chunk before.
     ChunkSize {
         /// The value of the digits so far; `None` before the first digit.
         size: Option<u64>,
-        /// All digits have been read.
+        /// All digits have been read. The rest of the line is an extension.
         is_known: bool,
     },
     /// Chunks: in the data of a chunk. This many bytes are still missing.
@@ -45,7 +45,8 @@ enum Framing {
 pub struct Malformed;
 
 impl Response {
-    /// Whether the whole response has arrived. False if only the end of the connection would tell.
+    /// Whether the whole response has arrived, except for the empty line after the last chunk. False if only the end of the
+    /// connection would tell.
     pub fn is_complete(&self) -> bool {
         self.status.is_some() && matches!(self.framing, Framing::Length(0) | Framing::LastChunk)
     }
@@ -104,7 +105,7 @@ impl Response {
                             let higher = size.unwrap_or_default().checked_mul(16).ok_or(Malformed)?;
                             *size = Some(higher + u64::from(digit));
                         }
-                        // The CR, or a chunk extension.
+                        // A CR before the first digit, or what ends the digits: a CR or an extension.
                         _ => *is_known = size.is_some(),
                     }
                 }

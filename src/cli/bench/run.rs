@@ -26,7 +26,8 @@ struct Run<'a> {
     costs: ServerUsage,
 }
 
-/// How much time has passed, and how much CPU time was used: since the run began, or since a later moment.
+/// How much time has passed since the run began, and how much CPU time each process has used since its start; or the
+/// differences to an earlier moment.
 #[derive(Clone, Copy)]
 struct Times {
     nanos: u64,
@@ -187,13 +188,13 @@ impl Run<'_> {
         self.report.generator_cpu_percent = (!self.load.shared.plan.spin).then_some(percent);
     }
 
-    /// The times since the run began.
+    /// The times now.
     fn times(&self) -> Times {
         let server = self.server.map(Process::usage).unwrap_or_default();
         Times { nanos: self.load.shared.now(), server, generator: Process::own().usage() }
     }
 
-    /// The times since `begun`.
+    /// The differences to the times at `begun`.
     fn times_since(&self, begun: Times) -> Times {
         let now = self.times();
         Times {
