@@ -129,6 +129,8 @@ fn framing(head: &httparse::Response<'_, '_>) -> Result<(Framing, bool), Malform
             keeps_alive &= !value.eq_ignore_ascii_case("close");
         }
     }
+    // A body that ends with the connection needs no `Connection: close`.
+    keeps_alive &= !matches!(framing, Framing::Close);
     Ok((framing, keeps_alive))
 }
 
@@ -169,7 +171,7 @@ mod tests {
     #[test]
     fn each_framing_is_removed() {
         let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n";
-        assert_eq!(read(&format!("{head}\r\nab\ncd")), (Some(200), "ab\ncd".into(), false, true));
+        assert_eq!(read(&format!("{head}\r\nab\ncd")), (Some(200), "ab\ncd".into(), false, false));
         assert_eq!(read(&format!("{head}Content-Length: 3\r\n\r\nabcd")), (Some(200), "abc".into(), true, true));
         let chunked = format!("{head}Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n");
         let whole = format!("{chunked}3\r\nabc\r\nA;x=1\r\n0123456789\r\n0\r\n\r\n");
