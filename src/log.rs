@@ -44,17 +44,17 @@ use crate::{
     later::Later,
 };
 
-pub mod disk;
-pub mod memory;
-
-mod clock;
-mod feed;
-mod index;
-mod keys;
-mod mutex;
-
 #[cfg(test)]
 mod conformance;
+
+// Each file uses only files below it.
+pub mod memory;
+pub mod disk;
+mod index;
+mod keys;
+mod feed;
+mod clock;
+mod mutex;
 
 pub use clock::Wall;
 pub use feed::{Batch, Commit, Feed};

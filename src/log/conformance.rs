@@ -6,11 +6,11 @@
 use super::{Arc, Batch, Commit, Event, Feed};
 use crate::event::Content;
 
-mod clocks;
-mod conservative;
 mod exact;
 mod idempotency;
+mod conservative;
 mod local;
+mod clocks;
 mod steps;
 
 #[test]

@@ -38,25 +38,26 @@ use crate::{
     later::{Later, NotYet, now},
 };
 
-mod checkpoints;
-mod column;
-mod error;
-mod expiry;
-mod fetch;
-mod filesystem;
-mod format;
-mod garbage;
-mod high_water;
+// Each file uses only files below it.
 mod load;
+mod receipts;
+mod writer;
+mod expiry;
+mod garbage;
+mod checkpoints;
+mod high_water;
 mod presence;
+mod fetch;
+mod shared;
 mod queue;
 mod reader;
-mod receipts;
-mod salvage;
-mod shared;
 mod store;
 mod transaction;
-mod writer;
+mod salvage;
+mod format;
+mod column;
+mod error;
+mod filesystem;
 
 pub use error::{OpenError, StoreError};
 use queue::{Queue, Work};

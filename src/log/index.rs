@@ -22,14 +22,15 @@ use crate::{
     event::{Content, Epoch, Event, TopicName},
 };
 
-mod order;
-mod read;
-mod restore;
-mod retain;
-mod times;
-
 #[cfg(test)]
 mod tests;
+
+// Each file uses only files below it.
+mod restore;
+mod retain;
+mod read;
+mod order;
+mod times;
 
 use order::Order;
 use times::Times;
