@@ -5,10 +5,10 @@
 //! applies the retention limits, and remembers up to which position events of each topic were removed, so that every
 //! gap is reported.
 //!
-//! An event is *removed* by retention or by the deletion of its topic. An entry is *unreadable* when its event could
-//! not be read. It stays in its topic, with 0 bytes, until it is removed like any other: so each stream that reads
-//! past it reports a gap there, once. A topic without entries may be *forgotten*: the index then knows nothing more
-//! of it.
+//! An event is *removed* by retention or by the deletion of its topic; in gaps and in the file it is *evicted* then. An
+//! entry is *unreadable* when its event could not be read. It stays in its topic, with 0 bytes, until it is removed like
+//! any other: so each stream that reads past it reports a gap there, once. A topic without entries may be *forgotten*:
+//! the index then knows nothing more of it.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -69,7 +69,8 @@ pub(super) struct Index {
     deleted_entries: VecDeque<(TopicName, VecDeque<Entry>)>,
     /// Topics that are over their limits because a step used up its budget.
     over_limit: VecDeque<TopicName>,
-    /// Exactly the topics without entries, in the order in which they are forgotten: see [`TopicState::last_removal`].
+    /// Exactly the topics without entries, in the order in which they are forgotten: by
+    /// [`TopicState::last_removal_seq`].
     empty: BTreeSet<(u64, TopicName)>,
     /// The removed events of all topics that are not in `topics`.
     forgotten: Missing,
@@ -108,9 +109,9 @@ pub(super) struct Missing {
     pub(super) to: u64,
     /// No missing event is newer than this; 0 when that is not known yet.
     pub(super) newest_ms: u64,
-    /// The value of [`Index::removals`] after the last removal of such an event; 0 when that was before the log was
-    /// opened.
-    pub(super) removals: u64,
+    /// The number of the last removal of such an event, as [`Index::removals`] counts; 0 when that was before the log
+    /// was opened.
+    pub(super) removal: u64,
 }
 
 /// One event that the log holds.
@@ -178,10 +179,10 @@ impl Entry {
 
 impl Missing {
     /// Adds the event at `seq`, which has the time `time_ms` and was removed with the removal of this number.
-    fn add(&mut self, seq: u64, time_ms: u64, removals: u64) {
+    fn add(&mut self, seq: u64, time_ms: u64, removal: u64) {
         self.to = self.to.max(seq);
         self.newest_ms = self.newest_ms.max(time_ms);
-        self.removals = removals;
+        self.removal = removal;
     }
 }
 
@@ -206,7 +207,7 @@ impl TopicState {
     }
 
     /// Position of the last event that was removed, or of the deletion if that came later.
-    fn last_removal(&self) -> u64 {
+    fn last_removal_seq(&self) -> u64 {
         self.removed.to.max(self.deleted_to)
     }
 
@@ -217,7 +218,7 @@ impl TopicState {
     fn assert_invariants(&self, watermark: u64) {
         assert!(self.entries.iter().is_sorted_by(|a, b| a.seq < b.seq), "entries are in order of position");
         let first = self.entries.front().map_or(u64::MAX, |entry| entry.seq);
-        assert!(first > self.last_removal(), "the entries come after all that was removed");
+        assert!(first > self.last_removal_seq(), "the entries come after all that was removed");
         let last = self.entries.back().map_or(self.removed.to, |entry| entry.seq);
         assert!(last.max(self.deleted_to) <= watermark, "no position is above the watermark");
         let bytes: u64 = self.entries.iter().map(|entry| entry.bytes).sum();
@@ -309,7 +310,7 @@ impl Index {
                 let is_hot = entry.seq > self.cold_to && !entry.is_unreadable();
                 assert_eq!(entry.event.is_some(), is_hot, "exactly the entries after `cold_to` are hot");
             }
-            let is_in_empty = self.empty.contains(&(state.last_removal(), topic.clone()));
+            let is_in_empty = self.empty.contains(&(state.last_removal_seq(), topic.clone()));
             assert_eq!(state.entries.is_empty(), is_in_empty, "a topic without entries waits to be forgotten");
             empty += usize::from(is_in_empty);
             let is_over = state.is_over_limit(&self.retention);

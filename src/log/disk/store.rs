@@ -193,7 +193,7 @@ impl Store {
             if evicted_to.max(deleted_to) > reserved {
                 return Err(StoreError::Corrupt(format!("the marks of topic {name}")));
             }
-            let removed = Missing { to: evicted_to, newest_ms: get_u64(row, 4)?, removals: 0 };
+            let removed = Missing { to: evicted_to, newest_ms: get_u64(row, 4)?, removal: 0 };
             each(TopicRow { id: row.get(0)?, name, removed, deleted_to, deleted_ms: get_u64(row, 5)? });
             Ok(())
         })

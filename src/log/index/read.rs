@@ -35,7 +35,7 @@ impl Index {
         let mut sources = Vec::with_capacity(topics.len());
         for topic in topics {
             let Some(state) = self.topics.get(topic) else {
-                if self.forgotten.removals > from.removals_seen {
+                if self.forgotten.removal > from.removals_seen {
                     page.note_removed(self.forgotten.to, from.after);
                 }
                 continue;
@@ -46,7 +46,7 @@ impl Index {
             }
             // The page reports the deletion. So the events that the deletion removed are no gap.
             let is_gap = !is_deleted || state.removed.to > state.deleted_to;
-            if is_gap && state.removed.removals > from.removals_seen {
+            if is_gap && state.removed.removal > from.removals_seen {
                 page.note_removed(state.removed.to, from.after);
             }
             sources.push(state.after(from.after).map(move |entry| (topic, entry)).peekable());

@@ -46,7 +46,7 @@ impl Index {
             self.trim_topic(&topic, on_removal);
         }
         let empty = self.topics.iter().filter(|(_, state)| state.entries.is_empty());
-        self.empty = empty.map(|(topic, state)| (state.last_removal(), topic.clone())).collect();
+        self.empty = empty.map(|(topic, state)| (state.last_removal_seq(), topic.clone())).collect();
         self.trim(now.mono_ms, on_removal);
     }
 

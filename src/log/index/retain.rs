@@ -56,7 +56,7 @@ impl Index {
         let state = match self.topics.get_mut(topic) {
             Some(state) => {
                 if state.entries.is_empty() {
-                    self.empty.remove(&(state.last_removal(), topic.clone()));
+                    self.empty.remove(&(state.last_removal_seq(), topic.clone()));
                 }
                 state
             }
@@ -81,14 +81,14 @@ impl Index {
         self.watermark = self.watermark.max(seq);
         self.removals += 1;
         let state = self.topics.entry(topic.clone()).or_insert(TopicState::new(self.forgotten));
-        self.empty.remove(&(state.last_removal(), topic.clone()));
+        self.empty.remove(&(state.last_removal_seq(), topic.clone()));
         let (entries, bytes) = (mem::take(&mut state.entries), mem::take(&mut state.bytes));
         (state.unreadable, state.unreadable_to) = (0, 0);
         (state.deleted_to, state.deleted_mono_ms) = (seq, mono_ms);
         if let Some(last) = entries.back() {
             state.removed.add(last.seq, last.time_ms, self.removals);
         }
-        self.empty.insert((state.last_removal(), topic.clone()));
+        self.empty.insert((state.last_removal_seq(), topic.clone()));
         self.events -= entries.len();
         self.bytes -= bytes;
         if !entries.is_empty() {
@@ -211,7 +211,7 @@ impl Index {
         self.events -= 1;
         if state.entries.is_empty() {
             state.entries = VecDeque::new();
-            self.empty.insert((state.last_removal(), topic.clone()));
+            self.empty.insert((state.last_removal_seq(), topic.clone()));
         } else if state.entries.len() < state.entries.capacity() / 4 {
             state.entries.shrink_to(state.entries.len() * 2);
         }

@@ -259,7 +259,7 @@ fn a_reader_is_told_once_of_what_a_topic_without_an_entry_has_lost() {
     // Goal: the topic was forgotten with the third removal; who has been told of that is not told again.
     let mut index = Index::new(Epoch::random(), high_limits(), u64::MAX);
     (index.watermark, index.removals) = (9, 3);
-    index.forgotten = Missing { to: 5, newest_ms: 0, removals: 3 };
+    index.forgotten = Missing { to: 5, newest_ms: 0, removal: 3 };
     let missing_to = |after, removals_seen| {
         let page = index.read(&[topic("gone")], ReadFrom { after, removals_seen }, usize::MAX);
         page.expect("nothing is cold").missing_to

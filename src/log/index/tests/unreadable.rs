@@ -106,8 +106,8 @@ fn who_asks_for_what_is_younger_than_a_loss_is_not_told_of_it() {
     // Goal: what a start could not read, and what never reached the disk, is told to those who asked for that time.
     let gap = |unreadable_to, hole_to, time_ms| {
         let mut index = index(LogConfig::default());
-        index.unreadable_at_start = Missing { to: unreadable_to, newest_ms: 50, removals: 0 };
-        index.hole = Missing { to: hole_to, newest_ms: 60, removals: 0 };
+        index.unreadable_at_start = Missing { to: unreadable_to, newest_ms: 50, removal: 0 };
+        index.hole = Missing { to: hole_to, newest_ms: 60, removal: 0 };
         index.resolve_start(&[topic("a")], &Start::Since(time_ms), &[]).gap
     };
     assert_eq!([gap(2, 0, 50), gap(2, 0, 51)], [Some(GapReason::Unreadable), None]);
