@@ -15,14 +15,14 @@ use super::{
 use crate::{event::TopicName, log::index::Removal};
 
 /// Position and time of a topic's last removed event.
-type LastEvicted = (u64, u64);
+type LastRemoved = (u64, u64);
 
 /// A row to remove.
 enum OldRow {
     /// Of the event at this position.
     Event(u64),
     /// Of a topic. It is boxed, so that the rows of events, which are most, need less memory.
-    Topic(Box<(TopicName, LastEvicted)>),
+    Topic(Box<(TopicName, LastRemoved)>),
 }
 
 /// The rows to remove.
@@ -33,9 +33,9 @@ pub(super) struct Garbage {
     rows: VecDeque<OldRow>,
     /// For each topic, how many entries in `rows` are for its row.
     topics: HashMap<TopicName, usize>,
-    /// What to write into the rows of topics. The rows of the events are removed in the same transaction or later:
-    /// otherwise a crash in between would leave a gap that is not reported.
-    evicted: HashMap<TopicName, LastEvicted>,
+    /// What to write into the rows of topics. It is all written before the first row of `rows` is removed, or in the same
+    /// transaction: otherwise a crash in between would leave a gap that is not reported.
+    last_removed: HashMap<TopicName, LastRemoved>,
 }
 
 /// What one transaction removes.
@@ -44,9 +44,9 @@ pub(super) struct Portion {
     /// Positions of events, in ascending order.
     pub(super) events: Vec<u64>,
     /// Topics whose rows are removed.
-    pub(super) topics: Vec<(TopicName, LastEvicted)>,
+    pub(super) topics: Vec<(TopicName, LastRemoved)>,
     /// What to write into the rows of topics.
-    pub(super) evicted: Vec<(TopicName, LastEvicted)>,
+    pub(super) last_removed: Vec<(TopicName, LastRemoved)>,
     /// Receipts from outside this range are removed.
     pub(super) kept_receipts: Option<TimeRange>,
 }
@@ -57,7 +57,7 @@ impl Garbage {
         match removal {
             Removal::Event(topic, seq, time_ms) => {
                 self.note_row(seq);
-                self.note_evicted(topic.clone(), (seq, time_ms));
+                self.note_last_removed(topic.clone(), (seq, time_ms));
             }
             Removal::Topic(topic, seq, time_ms) => {
                 *self.topics.entry(topic.clone()).or_default() += 1;
@@ -73,8 +73,8 @@ impl Garbage {
 
     /// Notes the last removed event of `topic`. The index drops the events of a deleted topic later, so an older event
     /// may come after a newer one. The newest one counts.
-    fn note_evicted(&mut self, topic: TopicName, (seq, time_ms): LastEvicted) {
-        let (to, ms) = self.evicted.entry(topic).or_default();
+    fn note_last_removed(&mut self, topic: TopicName, (seq, time_ms): LastRemoved) {
+        let (to, ms) = self.last_removed.entry(topic).or_default();
         (*to, *ms) = (seq.max(*to), time_ms.max(*ms));
     }
 
@@ -85,7 +85,7 @@ impl Garbage {
 
     /// Whether there is nothing to remove.
     pub(super) fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.evicted.is_empty()
+        self.rows.is_empty() && self.last_removed.is_empty()
     }
 
     /// Whether the row of `topic` is still to be removed.
@@ -95,9 +95,9 @@ impl Garbage {
 
     /// Takes the next portion.
     pub(super) fn take(&mut self) -> Portion {
-        let evicted = self.evicted.extract_if(|_, _| true).take(PORTION).collect();
-        let mut portion = Portion { evicted, ..Portion::default() };
-        if self.evicted.is_empty() {
+        let last_removed = self.last_removed.extract_if(|_, _| true).take(PORTION).collect();
+        let mut portion = Portion { last_removed, ..Portion::default() };
+        if self.last_removed.is_empty() {
             self.take_rows(&mut portion);
         }
         if self.is_empty() {
@@ -139,8 +139,8 @@ impl Garbage {
         for seq in portion.events.into_iter().rev() {
             self.rows.push_front(OldRow::Event(seq));
         }
-        for (topic, evicted) in portion.evicted {
-            self.note_evicted(topic, evicted);
+        for (topic, last_removed) in portion.last_removed {
+            self.note_last_removed(topic, last_removed);
         }
     }
 }
@@ -148,24 +148,25 @@ impl Garbage {
 impl Portion {
     /// Whether there is nothing to remove.
     pub(super) fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.topics.is_empty() && self.evicted.is_empty() && self.kept_receipts.is_none()
+        self.events.is_empty() && self.topics.is_empty() && self.last_removed.is_empty() && self.kept_receipts.is_none()
     }
 
     /// Moves the rows to remove into a new portion. Only the changes to the rows of topics remain.
     pub(super) fn split_off_removals(&mut self) -> Self {
-        let evicted = mem::take(&mut self.evicted);
-        mem::replace(self, Self { evicted, ..Self::default() })
+        let last_removed = mem::take(&mut self.last_removed);
+        mem::replace(self, Self { last_removed, ..Self::default() })
     }
 
-    /// Removes the rows of events and topics. The row of a topic that `is_in_use` stays.
+    /// Removes the rows of events and topics, and writes the last removed events into the rows of the other topics. The
+    /// row of a topic that `is_in_use` stays.
     pub(super) fn remove_garbage(
         &self,
         transaction: &Transaction<'_>,
         is_in_use: impl Fn(&TopicName) -> bool,
     ) -> Result<(), StoreError> {
         transaction.remove_events(&self.events)?;
-        for (topic, (to, ms)) in &self.evicted {
-            transaction.mark_evicted(topic, *to, *ms)?;
+        for (topic, (to, ms)) in &self.last_removed {
+            transaction.mark_removed(topic, *to, *ms)?;
         }
         for (topic, (to, ms)) in &self.topics {
             if !is_in_use(topic) {

@@ -82,7 +82,7 @@ impl Transaction<'_> {
     }
 
     /// Notes that events of `topic` up to position `to` have been removed, the newest of them from time `ms`.
-    pub(super) fn mark_evicted(&self, topic: &TopicName, to: u64, ms: u64) -> Result<(), StoreError> {
+    pub(super) fn mark_removed(&self, topic: &TopicName, to: u64, ms: u64) -> Result<(), StoreError> {
         let sql = "UPDATE topic SET evicted_to = max(evicted_to, ?2), evicted_ms = max(evicted_ms, ?3) WHERE name = ?1";
         self.execute(sql, params![topic.as_str(), to_column(to), to_column(ms)])
     }
@@ -98,7 +98,7 @@ impl Transaction<'_> {
     /// Removes the row of a topic without events. Position and time of its last removed event go into the marks of all
     /// topics without a row. A topic that has receipts keeps its row: without it, another topic could get the same id,
     /// and with it these receipts.
-    pub(super) fn forget_topic(&self, topic: &TopicName, evicted_to: u64, evicted_ms: u64) -> Result<(), StoreError> {
+    pub(super) fn forget_topic(&self, topic: &TopicName, removed_to: u64, removed_ms: u64) -> Result<(), StoreError> {
         // The topic's deletion may have the highest position in the file. The next start must still find that position.
         let sql = "UPDATE meta SET value = max(value, (SELECT coalesce(max(deleted_to), 0) FROM topic WHERE name = ?1))
             WHERE name = 'deleted_to'";
@@ -106,7 +106,7 @@ impl Transaction<'_> {
         let sql =
             "DELETE FROM topic WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM receipt WHERE receipt.topic = topic.id)";
         self.execute(sql, [topic.as_str()])?;
-        for (name, value) in [("forgotten_to", evicted_to), ("forgotten_ms", evicted_ms)] {
+        for (name, value) in [("forgotten_to", removed_to), ("forgotten_ms", removed_ms)] {
             let sql = "UPDATE meta SET value = max(value, ?2) WHERE name = ?1";
             self.execute(sql, params![name, to_column(value)])?;
         }
