@@ -5,10 +5,10 @@
 //! applies the retention limits, and remembers up to which position events of each topic were removed, so that every
 //! gap is reported.
 //!
-//! An event is *removed* by retention or by the deletion of its topic; in gaps and in the file it is *evicted* then. An
-//! entry is *unreadable* when its event could not be read. It stays in its topic, with 0 bytes, until it is removed like
-//! any other: so each stream that reads past it reports a gap there, once. A topic without entries may be *forgotten*:
-//! the index then knows nothing more of it.
+//! An event is *removed* by retention or by the deletion of its topic; gaps and the file say *evicted*. An entry is
+//! *unreadable* when its event could not be read. It stays in its topic, with 0 bytes, until it is removed like any
+//! other: so each stream that reads past it reports a gap there, once. A topic without entries may be *forgotten*: the
+//! index then knows nothing more of it.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -140,8 +140,8 @@ pub(super) enum Removal<'a> {
 /// What an engine has stored about all topics together.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LogState {
-    /// The last position that may have been used.
-    pub(super) last: u64,
+    /// Positions up to this one may have been given.
+    pub(super) reserved: u64,
     /// A topic about which nothing is stored has had no event after this position.
     pub(super) forgotten_to: u64,
     /// Time of the newest event of such a topic; 0 when it is not known.

@@ -33,8 +33,8 @@ pub(super) struct Garbage {
     rows: VecDeque<OldRow>,
     /// For each topic, how many entries in `rows` are for its row.
     topics: HashMap<TopicName, usize>,
-    /// What to write into the rows of topics. It is all written before the first row of `rows` is removed, or in the same
-    /// transaction: otherwise a crash in between would leave a gap that is not reported.
+    /// What to write into the rows of topics. All of it is written before the first of `rows` is removed, or in the
+    /// same transaction: otherwise a crash in between would leave a gap that is not reported.
     last_removed: HashMap<TopicName, LastRemoved>,
 }
 

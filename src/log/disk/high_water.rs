@@ -158,8 +158,8 @@ impl HighWater {
         Ok(())
     }
 
-    /// Writes that no position after `last` has been given. Both records must say so, because each may have a higher
-    /// position.
+    /// Writes that no position after `last` has been given. Both records must say so: if the newer one were damaged
+    /// later, the older one would count, and a higher position there would contradict the database.
     pub(super) fn end(&mut self, last: u64) -> io::Result<()> {
         self.reserve(last)?;
         self.reserve(last)
@@ -183,7 +183,7 @@ impl Mark {
     /// Compares the database with this mark, and returns why the database cannot be the latest one of this directory;
     /// `None` when it can be. `reserved` is the last position that may be given, as the database says. `last_found`
     /// is the highest position in the database; `None` when it is not compared with the committed events.
-    pub(super) fn contradicts(&self, epoch: Epoch, reserved: u64, last_found: Option<u64>) -> Option<&'static str> {
+    pub(super) fn contradiction(&self, epoch: Epoch, reserved: u64, last_found: Option<u64>) -> Option<&'static str> {
         if self.epoch != epoch {
             Some("the database has another epoch than the last one in this directory")
         } else if reserved < self.reserved || last_found.is_some_and(|last_found| last_found < self.committed) {

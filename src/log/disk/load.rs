@@ -50,7 +50,7 @@ pub(super) fn load(
     store.truncate_wal()?;
     let mut index = Index::new(meta.epoch, config.clone(), config.hot_bytes_max.get());
     let (mut topics, opened_at) = (HashMap::new(), clock.now());
-    let lost_topics = store.topics(meta.stored.last, |row| {
+    let lost_topics = store.topics(meta.stored.reserved, |row| {
         index.restore_topic(&row.name, row.removed, (row.deleted_to, opened_at.mono_ms_of(row.deleted_ms)));
         topics.insert(row.id, row.name);
     })?;
@@ -85,9 +85,9 @@ pub(super) fn load(
         high_water,
         presence,
         shared: Arc::clone(&shared),
-        last: meta.stored.last,
+        last: meta.stored.reserved,
         time_ms: now.stamp(loaded.newest_ms),
-        reserved: meta.stored.last,
+        reserved: meta.stored.reserved,
         topics: topics.into_iter().map(|(id, topic)| (topic, id)).collect(),
         garbage: loaded.garbage,
         is_removal_postponed: false,
@@ -108,16 +108,16 @@ fn check_high_water(store: &mut Store, meta: &mut Meta, config: &LogConfig) -> R
         Found::Nothing => None,
         Found::Damaged => Some("the file high-water is damaged, so the database may be older than the last run"),
         Found::Mark(mark) => {
-            // The last event is compared only after a crash of the process. After an orderly end, the last position is
-            // exact, so comparing it is enough. After a crash of the machine without `durability = "disk"`, events may
-            // be missing from a database that was not restored. They are reported as a gap.
-            let last_found = (!meta.was_closed && !meta.lost_power).then_some(meta.last_found);
-            mark.contradicts(meta.epoch, meta.stored.last, last_found)
+            // After an orderly end, `reserved` is exact, so comparing it is enough. After a loss of power, a database
+            // that was not restored may lack events, too; they are reported as a gap.
+            let compares_events = !meta.was_closed && !meta.lost_power;
+            let last_found = compares_events.then_some(meta.last_found);
+            mark.contradiction(meta.epoch, meta.stored.reserved, last_found)
         }
     };
     if let Some(reason) = reason {
         let last_of_mark = if let Found::Mark(mark) = found { mark.reserved.max(mark.committed) } else { 0 };
-        store.begin_epoch(meta, meta.stored.last.max(last_of_mark))?;
+        store.begin_epoch(meta, meta.stored.reserved.max(last_of_mark))?;
         tracing::warn!(
             reason,
             epoch = meta.epoch.as_str(),
@@ -126,7 +126,7 @@ fn check_high_water(store: &mut Store, meta: &mut Meta, config: &LogConfig) -> R
     }
     match found {
         Found::Mark(mark) if reason.is_none() => HighWater::open(&config.path, mark, meta.last_found),
-        _ => HighWater::create(&config.path, meta.epoch, meta.stored.last, meta.last_found),
+        _ => HighWater::create(&config.path, meta.epoch, meta.stored.reserved, meta.last_found),
     }
 }
 
@@ -153,7 +153,7 @@ fn load_events(
     topics: &HashMap<i64, TopicName>,
     forgotten_to: u64,
 ) -> Result<Loaded, StoreError> {
-    let last = store.last()?;
+    let last = store.last_event()?;
     let (mut first, mut count, mut loaded) = (None, 0_u64, Loaded::default());
     let mut progress_at = Instant::now() + FIRST_PROGRESS_AFTER;
     let ranges = store.events(last, |topic_id, entry| {

@@ -31,7 +31,7 @@ pub(super) struct Meta {
     pub(super) stored: LogState,
     /// The highest position that is found anywhere in the file.
     pub(super) last_found: u64,
-    /// The previous process closed the file: no position after `stored.last` was given.
+    /// The previous process closed the file, and lowered `stored.reserved` to its last position.
     pub(super) was_closed: bool,
     /// The machine stopped while the previous process ran, and the commits of that process did not wait for the disk.
     pub(super) lost_power: bool,
@@ -134,12 +134,12 @@ impl Store {
         let epoch =
             Epoch::from_number(value_of("epoch")?).ok_or_else(|| StoreError::Corrupt("its epoch".to_owned()))?;
         let last_boot: String = self.connection.query_row("SELECT id FROM boot", [], |row| row.get(0))?;
-        let last = value_of("reserved")?;
+        let reserved = value_of("reserved")?;
         let was_closed = value_of("clean")? != 0;
         let lost_power = !was_closed && value_of("durable")? == 0 && last_boot != boot;
-        let hole_to = if lost_power { last } else { value_of("hole_to")? };
+        let hole_to = if lost_power { reserved } else { value_of("hole_to")? };
         let stored = LogState {
-            last,
+            reserved,
             forgotten_to: value_of("forgotten_to")?,
             forgotten_ms: value_of("forgotten_ms")?,
             hole_to,
@@ -154,13 +154,13 @@ impl Store {
         Ok(meta)
     }
 
-    /// Begins a new epoch, which keeps the events. The next position is after `last`. The receipts are removed, because
-    /// the ids in them are of the old epoch.
-    pub(super) fn begin_epoch(&mut self, meta: &mut Meta, last: u64) -> Result<(), StoreError> {
-        (meta.epoch, meta.stored.last) = (Epoch::random(), last);
+    /// Begins a new epoch, which keeps the events. The next position is after `reserved`. The receipts are removed,
+    /// because the ids in them are of the old epoch.
+    pub(super) fn begin_epoch(&mut self, meta: &mut Meta, reserved: u64) -> Result<(), StoreError> {
+        (meta.epoch, meta.stored.reserved) = (Epoch::random(), reserved);
         let epoch = meta.epoch.number();
         self.commit_durably(|connection| {
-            set_meta(connection, &[("epoch", epoch), ("reserved", last)])?;
+            set_meta(connection, &[("epoch", epoch), ("reserved", reserved)])?;
             connection.execute("DELETE FROM receipt", []).map(drop)
         })
     }
@@ -171,7 +171,7 @@ impl Store {
         // A table of topics that is damaged will be rebuilt.
         let of_topics = unless_damaged(self.query_u64(of_topics))?.unwrap_or_default();
         let marks = "SELECT max(value) FROM meta WHERE name IN ('forgotten_to', 'deleted_to', 'unreadable_to')";
-        Ok(self.last()?.max(of_topics).max(self.query_u64(marks)?))
+        Ok(self.last_event()?.max(of_topics).max(self.query_u64(marks)?))
     }
 
     fn query_u64(&self, sql: &str) -> rusqlite::Result<u64> {
@@ -181,7 +181,7 @@ impl Store {
     /// Calls `each` with every readable row of a topic, and returns the row ids that cannot be read. A row with a
     /// position above `reserved` counts as unreadable.
     pub(super) fn topics(&self, reserved: u64, mut each: impl FnMut(TopicRow)) -> Result<Vec<Range>, StoreError> {
-        // When the last row cannot be read, the largest id is unknown. No log has had more topics than the bound.
+        // When the last row cannot be read, the largest id is unknown. No log has had more than `u32::MAX` topics.
         let last = unless_damaged(self.query_u64("SELECT coalesce(max(id), 0) FROM topic"))?;
         let select =
             "SELECT id, name, evicted_to, deleted_to, evicted_ms, deleted_ms FROM topic WHERE id >= ?1 ORDER BY id";
@@ -217,7 +217,7 @@ impl Store {
 
     /// Position of the last event; 0 when there is none. When the page of that row is damaged, this fails and the log
     /// cannot be opened: the next event could not be written to that page either.
-    pub(super) fn last(&self) -> Result<u64, StoreError> {
+    pub(super) fn last_event(&self) -> Result<u64, StoreError> {
         Ok(self.query_u64("SELECT coalesce(max(seq), 0) FROM event")?)
     }
 
@@ -259,16 +259,17 @@ impl Store {
         error.is_full(&self.directory)
     }
 
-    /// Makes sure that nothing remains of a batch that failed because the disk is full. When only the file of the
-    /// shared memory could not grow, the batch is already in the write-ahead log (WAL), complete and synced, and the
-    /// next start would find its events there. The next commit overwrites it there, so this commits a small change.
+    /// Makes sure that nothing remains of a batch that failed because the disk is full. A commit first writes to the
+    /// write-ahead log (WAL) and syncs it, and then extends the file of the shared memory. When only the second step
+    /// failed, the WAL has the complete batch, and the next start would find its events there. The next commit writes
+    /// to the same place in the WAL, so this commits a small change.
     pub(super) fn overwrite_failed_batch(&mut self) -> Result<(), StoreError> {
         let overwritten = self.begin_transaction().and_then(|transaction| {
             transaction.probe()?;
             transaction.commit()
         });
         match overwritten {
-            // SQLite writes to the WAL first, so even a commit that fails at the shared memory overwrites the batch.
+            // This commit, too, may fail at the shared memory. It has overwritten the batch in the WAL before.
             Err(error) if self.is_full(&error) => Ok(()),
             overwritten => overwritten,
         }

@@ -39,7 +39,7 @@ pub(super) struct Writer {
     pub(super) high_water: HighWater,
     pub(super) presence: Presence,
     pub(super) shared: Arc<Shared>,
-    /// The last position that was given.
+    /// The last position that was given, or that may have been given before the start.
     pub(super) last: u64,
     /// The time of the last event.
     pub(super) time_ms: u64,

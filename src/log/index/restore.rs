@@ -34,7 +34,7 @@ impl Index {
         now: Moment,
         on_removal: &mut dyn FnMut(Removal<'_>),
     ) {
-        self.watermark = self.watermark.max(stored.last);
+        self.watermark = self.watermark.max(stored.reserved);
         (self.forgotten.to, self.forgotten.newest_ms) = (stored.forgotten_to, stored.forgotten_ms);
         (self.hole.to, self.unreadable_at_start.to) = (stored.hole_to, stored.unreadable_to);
         // Nobody waits for the lock yet, so one step does everything.
