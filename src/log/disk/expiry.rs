@@ -2,9 +2,9 @@
 //!
 //! A receipt expires when it is older than the idempotency window. It has the time of the wall clock. When that clock
 //! is set, older receipts seem older or younger than they are. If one were removed too early, a retry would publish the
-//! event again. So for one window after the clock was set, a receipt expires only when it is too old by the earlier and
-//! by the present time of the clock. After that, every receipt from before has expired, and only the present time
-//! counts.
+//! event again. So for one window after the clock was set, a receipt expires only when it is too old both by the clock
+//! as it was before and by the clock as it is now. After that window, every receipt from before has expired, and only
+//! the clock as it is now counts.
 
 use std::time::Duration;
 
@@ -72,8 +72,9 @@ impl Expiry {
         if let State::SomeExpired(kept) = self.state { Some(kept) } else { None }
     }
 
-    /// No receipts are removed until [`find_expired`](Self::find_expired) finds expired ones again.
-    pub(super) fn pause(&mut self) {
+    /// No receipts are removed until [`find_expired`](Self::find_expired) finds expired ones again: none are left, or
+    /// their removal is postponed.
+    pub(super) fn forget_expired(&mut self) {
         if self.state != State::Stopped {
             self.state = State::NoneExpired;
         }
@@ -84,7 +85,8 @@ impl Expiry {
         self.state = State::Stopped;
     }
 
-    /// The times of receipts that have not expired at `now`.
+    /// The times of receipts that have not expired at `now`. Of the wall clocks of the last window, the one that was the
+    /// least ahead would say `first_ms` now, and the one that was the most ahead `last_ms`.
     fn kept_at(&self, now: Moment) -> TimeRange {
         let (min_ms, max_ms) = self.wall.ahead_range_with(now.ahead_ms());
         let (first_ms, last_ms) =

@@ -140,7 +140,7 @@ struct Loaded {
     /// Position of the last event that is lost, because its row or that of its topic cannot be read; 0 when none is
     /// lost.
     unreadable_to: u64,
-    /// How many events are lost, at least. A range of rows that cannot be read counts as one event.
+    /// How many events are lost, roughly: a range of rows that cannot be read counts as one event.
     unreadable: u64,
     /// The largest topic id.
     topic_id_max: i64,

@@ -1,4 +1,5 @@
-//! Reads tables that have damaged pages: all readable rows, and which keys could not be read. Rebuilds damaged tables.
+//! Reads tables that have damaged pages: all readable rows, and which row ids could not be read. Rebuilds damaged
+//! tables.
 
 use rusqlite::{Connection, Row};
 
@@ -7,18 +8,18 @@ use super::{
     error::{StoreError, unless_damaged},
 };
 
-/// Keys that cannot be read: the first and the last one.
+/// Row ids that cannot be read: the first and the last one.
 pub(super) type Range = (u64, u64);
 
-/// The largest step over keys that cannot be read. A page holds about as many rows, so a readable page between two
+/// The largest step over row ids that cannot be read. A page holds about as many rows, so a readable page between two
 /// damaged ones is hardly ever missed.
 const STEP_MAX: u64 = 32;
-/// About how many steps there may be at most. In a table with very large keys they are larger than [`STEP_MAX`].
+/// About how many steps there may be at most. In a table with very large row ids they are larger than [`STEP_MAX`].
 const STEPS_MAX: u64 = 1 << 18;
 
-/// Calls `each` with every readable row of `select`, and returns the keys that cannot be read. `select` must return
-/// rows with `?1 <= key`, in order of the key, with the key in the first column. `last` is the largest key. A row for
-/// which `each` returns an error of damage counts as unreadable.
+/// Calls `each` with every readable row of `select`, and returns the row ids that cannot be read, some of them perhaps
+/// twice. `select` must return rows with `?1 <= id`, in order of the id, with the id in the first column. `last` is the
+/// largest id. A row for which `each` returns an error of damage counts as unreadable.
 pub(super) fn scan(
     connection: &Connection,
     select: &str,
@@ -35,13 +36,14 @@ pub(super) fn scan(
                 Ok(None) => return Ok(ranges),
                 Err(error) => break StoreError::from(error),
             };
-            let key = get_u64(row, 0)?;
-            // A key out of order is damage, too. Everything else relies on the order.
-            let checked = if (from..=last).contains(&key) { each(row) } else { Err(out_of_order(key)) };
+            let id = get_u64(row, 0)?;
+            // An id out of order is damage, too. Everything else relies on the order.
+            let checked = if (from..=last).contains(&id) { each(row) } else { Err(out_of_order(id)) };
             match checked {
-                Ok(()) => from = key + 1,
-                // A key beyond the last one would make all later events count as missing.
-                Err(error) if error.is_damage() => ranges.push((key.min(last), key.min(last))),
+                Ok(()) => from = id + 1,
+                // `from` stays, because this id may be wrong. One beyond the last would make all later events count as
+                // missing, so it is noted as the last.
+                Err(error) if error.is_damage() => ranges.push((id.min(last), id.min(last))),
                 Err(error) => return Err(error),
             }
         };
@@ -56,17 +58,17 @@ pub(super) fn scan(
     Ok(ranges)
 }
 
-fn out_of_order(key: u64) -> StoreError {
-    StoreError::Corrupt(format!("a row {key} out of order"))
+fn out_of_order(id: u64) -> StoreError {
+    StoreError::Corrupt(format!("a row {id} out of order"))
 }
 
-/// The first key after `from` from which rows can be read again; `last + 1` when there is none. It tries keys at
-/// growing distances until one is readable, then searches between that key and the last unreadable one.
+/// The first row id after `from` from which rows can be read again; `last + 1` when there is none. It tries ids at
+/// growing distances until one is readable, then searches between that id and the last unreadable one.
 fn next_readable(connection: &Connection, select: &str, from: u64, last: u64) -> Result<u64, StoreError> {
     let select_first = format!("{select} LIMIT 1");
-    let is_readable = |key: u64| {
-        let first = connection.query_row(&select_first, [to_column(key)], |row| row.get::<_, i64>(0));
-        unless_damaged(first).map(|key| key.is_some())
+    let is_readable = |id: u64| {
+        let first = connection.query_row(&select_first, [to_column(id)], |row| row.get::<_, i64>(0));
+        unless_damaged(first).map(|id| id.is_some())
     };
     let (mut failed, mut found, mut step) = (from, from + 1, 1);
     while found <= last && !is_readable(found)? {
@@ -133,16 +135,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_out_of_order_are_unreadable_and_within_the_keys() {
-        // Goal: a row whose key is too large or too small is skipped, and the rows after it are read. The range of the
-        // large key does not go beyond the last key.
+    fn row_ids_out_of_order_are_unreadable_and_within_the_table() {
+        // Goal: a row whose id is too large or too small is skipped, and the rows after it are read. The range of the
+        // large id does not go beyond the last id.
         let connection = Connection::open_in_memory().expect("a database");
         let select = "SELECT * FROM (VALUES (1), (1000), (3), (2), (4)) WHERE column1 >= ?1";
-        let mut keys = Vec::new();
+        let mut ids = Vec::new();
         let ranges = scan(&connection, select, 4, |row| {
-            keys.push(get_u64(row, 0)?);
+            ids.push(get_u64(row, 0)?);
             Ok(())
         });
-        assert_eq!((keys, ranges.expect("it is scanned")), (vec![1, 3, 4], vec![(4, 4), (2, 2)]));
+        assert_eq!((ids, ranges.expect("it is scanned")), (vec![1, 3, 4], vec![(4, 4), (2, 2)]));
     }
 }

@@ -112,7 +112,7 @@ impl Writer {
     fn postpone(&mut self, portion: Portion) {
         self.is_removal_postponed = true;
         self.garbage.put_back(portion);
-        self.expiry.pause();
+        self.expiry.forget_expired();
         self.topics.clear();
     }
 
@@ -151,7 +151,7 @@ impl Writer {
             let is_needed = |topic: &TopicName| is_in_use(topic) || self.garbage.has_topic(topic);
             let has_more = transaction.expire_receipts(kept, is_needed)?;
             if !has_more {
-                self.expiry.pause();
+                self.expiry.forget_expired();
             }
         }
         if is_probe {
@@ -204,7 +204,7 @@ impl Writer {
             Err(error) if error.is_damage() => Ok(false),
             Err(error) if self.store.is_full(&error) => {
                 // The topics are removed after the next start, the receipts with the next maintenance.
-                self.expiry.pause();
+                self.expiry.forget_expired();
                 Ok(true)
             }
             written => written.map(|()| true),
