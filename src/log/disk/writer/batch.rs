@@ -54,51 +54,27 @@ impl Writer {
         is_probe: bool,
     ) -> Result<(), StoreError> {
         let mut removals = None;
-        let written = match self.write(&changes, &portion, is_probe) {
-            Err(error) if !portion.is_empty() && error.is_damage() => {
+        let mut written = self.write(&changes, &portion, is_probe);
+        if let Err(error) = &written
+            && !portion.is_empty()
+        {
+            if error.is_damage() {
+                // Perhaps only an old row is on the damaged page.
                 removals = Some(portion.split_off_removals());
                 self.topics.clear();
-                self.write(&changes, &portion, is_probe)
-            }
-            Err(error) if !portion.is_empty() && self.store.is_full(&error) => {
+                written = self.write(&changes, &portion, is_probe);
+            } else if self.store.is_full(error) {
                 if !self.is_removal_postponed {
                     tracing::warn!("the disk is too full to remove old rows from the log: they stay for now");
                 }
                 self.postpone(mem::take(&mut portion));
                 // As a probe, because without changes this would write nothing, and not show whether the disk is full.
-                self.write(&changes, &portion, true)
+                written = self.write(&changes, &portion, true);
             }
-            written => written,
-        };
+        }
         match written {
-            Ok(()) => {
-                self.shared.full.store(false, Ordering::Relaxed);
-                if !portion.is_empty() {
-                    self.is_removal_postponed = false;
-                }
-                self.publish(changes);
-                for (topic, _) in &portion.topics {
-                    self.topics.remove(topic);
-                }
-                if let Some(removals) = removals {
-                    self.remove_separately(removals)?;
-                }
-                self.checkpoints.run_if_due(&self.store)
-            }
-            Err(error) if self.store.is_full(&error) => {
-                self.store.overwrite_failed_batch()?;
-                if !self.shared.full.swap(true, Ordering::Relaxed) {
-                    tracing::error!("the disk is full: publishes are refused until there is space");
-                }
-                // Nothing of the batch was written, so its positions can be used again.
-                self.last = self.shared.watermark.load(Ordering::Acquire);
-                self.postpone(portion);
-                if let Some(removals) = removals {
-                    self.garbage.put_back(removals);
-                }
-                self.refuse(changes, AppendError::DiskFull);
-                Ok(())
-            }
+            Ok(()) => self.finish(changes, &portion, removals),
+            Err(error) if self.store.is_full(&error) => self.refuse_as_full(changes, portion, removals),
             Err(error) => {
                 // The batch may be on the disk or not. A second try would prove nothing: after a failed fsync the
                 // kernel drops the pages that it could not write.
@@ -106,6 +82,43 @@ impl Writer {
                 Err(error)
             }
         }
+    }
+
+    /// Publishes the changes, which are committed together with the portion, and then tries to remove `removals`.
+    fn finish(&mut self, changes: Vec<Change>, portion: &Portion, removals: Option<Portion>) -> Result<(), StoreError> {
+        self.shared.full.store(false, Ordering::Relaxed);
+        if !portion.is_empty() {
+            self.is_removal_postponed = false;
+        }
+        self.publish(changes);
+        for (topic, _) in &portion.topics {
+            self.topics.remove(topic);
+        }
+        if let Some(removals) = removals {
+            self.remove_separately(removals)?;
+        }
+        self.checkpoints.run_if_due(&self.store)
+    }
+
+    /// Refuses the changes because the disk is full, and keeps what was to be removed for later.
+    fn refuse_as_full(
+        &mut self,
+        changes: Vec<Change>,
+        portion: Portion,
+        removals: Option<Portion>,
+    ) -> Result<(), StoreError> {
+        self.store.overwrite_failed_batch()?;
+        if !self.shared.full.swap(true, Ordering::Relaxed) {
+            tracing::error!("the disk is full: publishes are refused until there is space");
+        }
+        // Nothing of the batch was written, so its positions can be used again.
+        self.last = self.shared.watermark.load(Ordering::Acquire);
+        self.postpone(portion);
+        if let Some(removals) = removals {
+            self.garbage.put_back(removals);
+        }
+        self.refuse(changes, AppendError::DiskFull);
+        Ok(())
     }
 
     /// Postpones the removal of a portion, whose transaction has failed, until the next maintenance.
