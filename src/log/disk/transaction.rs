@@ -38,9 +38,9 @@ impl Transaction<'_> {
             return Ok(id);
         }
         // The topic may have had a row before. So it starts with the marks of all topics without a row.
-        let sql = "INSERT INTO topic (id, name, evicted_to, evicted_ms) SELECT
-            max(?2, (SELECT coalesce(max(id), 0) FROM topic)) + 1, ?1, value,
-            (SELECT value FROM meta WHERE name = 'forgotten_ms') FROM meta WHERE name = 'forgotten_to'";
+        let sql = "INSERT INTO topic (id, name, evicted_to, evicted_ms) VALUES (
+            max(?2, (SELECT coalesce(max(id), 0) FROM topic)) + 1, ?1,
+            (SELECT value FROM meta WHERE name = 'forgotten_to'), (SELECT value FROM meta WHERE name = 'forgotten_ms'))";
         self.execute(sql, params![name.as_str(), self.topic_id_floor])?;
         Ok(self.inner.last_insert_rowid())
     }
@@ -66,7 +66,7 @@ impl Transaction<'_> {
         let sql = "INSERT OR REPLACE INTO receipt VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let subscribers = i64::try_from(receipt.subscribers).unwrap_or(i64::MAX);
         let (seq, time_ms) = (to_column(receipt.id.seq), to_column(time_ms));
-        let (upper, lower) = (lower_half(claim.fingerprint >> 64), lower_half(claim.fingerprint));
+        let (upper, lower) = (bits_from(64, claim.fingerprint), bits_from(0, claim.fingerprint));
         self.execute(sql, params![topic, &*claim.key, seq, lower, subscribers, time_ms, upper])
     }
 
@@ -163,7 +163,7 @@ impl Transaction<'_> {
     }
 }
 
-/// The lower 64 bits of `value`.
-fn lower_half(value: u128) -> i64 {
-    u64::try_from(value & u128::from(u64::MAX)).unwrap_or_default().cast_signed()
+/// The 64 bits of `value` from the bit `first` up.
+fn bits_from(first: u32, value: u128) -> i64 {
+    u64::try_from((value >> first) & u128::from(u64::MAX)).unwrap_or_default().cast_signed()
 }
