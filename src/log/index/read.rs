@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap, iter::Peekable, time::Duration};
 
-use super::{Entry, Index, Missing, Plan};
+use super::{Entry, Index, Plan};
 use crate::{
     event::{EventId, TopicName},
     frame::GapReason,
@@ -44,9 +44,9 @@ impl Index {
             if is_deleted {
                 page.deleted.push((topic.clone(), state.deleted_to));
             }
-            // The page reports the deletion. So the events that the deletion removed are no gap.
-            let is_gap = !is_deleted || state.removed.to > state.deleted_to;
-            if is_gap && state.removed.removal > from.removals_seen {
+            // The page reports the deletion, so the events that the deletion removed are no gap.
+            let is_reported = is_deleted && state.removed.to < state.deleted_to;
+            if !is_reported && state.removed.removal > from.removals_seen {
                 page.note_removed(state.removed.to, from.after);
             }
             sources.push(state.after(from.after).map(move |entry| (topic, entry)).peekable());
@@ -124,15 +124,15 @@ impl Index {
 
     /// Why events of `topics` from `time_ms` or later may be missing, if they may.
     fn gap_since(&self, topics: &[TopicName], time_ms: u64) -> Option<GapReason> {
-        let is_since = |Missing { to, newest_ms, .. }| to > 0 && newest_ms >= time_ms;
+        let is_since = |to, newest_ms| to > 0 && newest_ms >= time_ms;
         let is_removed = |topic| {
             let removed = self.topics.get(topic).map_or(self.forgotten, |state| state.removed);
-            is_since(Missing { newest_ms: self.times.corrected(removed.to, removed.newest_ms), ..removed })
+            is_since(removed.to, self.times.corrected(removed.to, removed.newest_ms))
         };
-        if is_since(self.unreadable_at_start) {
+        if is_since(self.unreadable_at_start.to, self.unreadable_at_start.newest_ms) {
             return Some(GapReason::Unreadable);
         }
-        (is_since(self.hole) || topics.iter().any(is_removed)).then_some(GapReason::Evicted)
+        (is_since(self.hole.to, self.hole.newest_ms) || topics.iter().any(is_removed)).then_some(GapReason::Evicted)
     }
 
     /// Position of the last unreadable entry of `topics`; 0 when there is none.
