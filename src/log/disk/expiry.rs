@@ -85,8 +85,8 @@ impl Expiry {
         self.state = State::Stopped;
     }
 
-    /// The times of receipts that have not expired at `now`. Of the wall clocks of the last window, the one that was the
-    /// least ahead would say `first_ms` now, and the one that was the most ahead `last_ms`.
+    /// The times of receipts that have not expired at `now`. Of the wall clocks of the last window, the one that was
+    /// the least ahead would say `first_ms` now, and the one that was the most ahead `last_ms`.
     fn kept_at(&self, now: Moment) -> TimeRange {
         let (min_ms, max_ms) = self.wall.ahead_range_with(now.ahead_ms());
         let (first_ms, last_ms) =

@@ -27,6 +27,7 @@ impl Shared {
                 };
                 match event {
                     Some(event) => page.events.push(event),
+                    // The loop goes on, so that all unreadable events here are marked at once.
                     None if page.events.is_empty() => begins_with_gap = true,
                     None => {
                         page.end(entry.seq - 1);
@@ -38,7 +39,8 @@ impl Shared {
                 lock(&self.idle_readers).push(reader);
                 return Ok(page);
             }
-            // The page must report the gap before its events. A new plan does so, because the entries are now marked.
+            // The page must report the gap before its events. A new plan does so, because the entries without an event
+            // are now marked or removed.
         }
     }
 

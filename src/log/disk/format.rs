@@ -77,7 +77,10 @@ pub(super) fn check(connection: &Connection) -> Result<Option<i32>, StoreError> 
     }
 }
 
-/// Creates the tables of the first format, with a new epoch.
+/// Creates the tables of the first format, with a new epoch. In `meta`, `reserved` is the last position that may have
+/// been given, and `forgotten_to` that of the last removed event of all topics without a row. Events up to `hole_to`
+/// may be missing because the machine stopped. `clean` is 1 when the file was closed, `durable` when commits wait for
+/// the disk. `probe` gives a commit something to write. The table `boot` names the machine's boot of the last start.
 fn create(transaction: &Connection) -> Result<(), StoreError> {
     transaction.execute_batch(TABLES)?;
     transaction.execute(

@@ -97,6 +97,7 @@ impl Garbage {
     pub(super) fn take(&mut self) -> Portion {
         let last_removed = self.last_removed.extract_if(|_, _| true).take(PORTION).collect();
         let mut portion = Portion { last_removed, ..Portion::default() };
+        // Otherwise a row of an event could be removed before `last_removed` is written.
         if self.last_removed.is_empty() {
             self.take_rows(&mut portion);
         }

@@ -40,7 +40,8 @@ impl Transaction<'_> {
         // The topic may have had a row before. So it starts with the marks of all topics without a row.
         let sql = "INSERT INTO topic (id, name, evicted_to, evicted_ms) VALUES (
             max(?2, (SELECT coalesce(max(id), 0) FROM topic)) + 1, ?1,
-            (SELECT value FROM meta WHERE name = 'forgotten_to'), (SELECT value FROM meta WHERE name = 'forgotten_ms'))";
+            (SELECT value FROM meta WHERE name = 'forgotten_to'),
+            (SELECT value FROM meta WHERE name = 'forgotten_ms'))";
         self.execute(sql, params![name.as_str(), self.topic_id_floor])?;
         Ok(self.inner.last_insert_rowid())
     }
