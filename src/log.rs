@@ -5,8 +5,8 @@
 //!
 //! # Exact guarantees
 //! They hold at every moment.
-//! - *One sequence.* [`Log::append`] gives positions that grow over all topics, in the order of the calls. No position
-//!   is given twice in an epoch.
+//! - *One sequence.* [`Log::append`] gives positions that grow over all topics, in the order of the calls; of calls
+//!   that wait for space, in the order in which they get it. No position is given twice in an epoch.
 //! - *Commit first.* The future of an append completes, and the feed carries the event, only after the event is as
 //!   durable as [`Log::durability`] promises.
 //! - *Feeds and pages are ordered and complete.* A feed has every commit once, in order of position, except for those
@@ -254,7 +254,7 @@ pub enum Start {
     /// With the oldest event that is held.
     All,
     /// With the first event at or after this time, in milliseconds since the Unix epoch. When the wall clock was set
-    /// back, the times of earlier events count as no later than the time to which it was set.
+    /// back to a time, earlier events with a later time count as if they had that time.
     Since(u64),
     /// With the last `n` events of its topics.
     Last(usize),
@@ -265,8 +265,8 @@ pub enum Start {
 pub struct ReadFrom {
     /// The reader has everything up to this position.
     pub after: u64,
-    /// How many removals the reader knows of, counted since the log was opened. So no removal is reported twice.
-    /// `after` is not enough for that: a removed event may be at a later position than events that are still held.
+    /// How many removals since the log was opened the reader knows of: only later ones are reported to it, none with
+    /// `u64::MAX`. `after` cannot tell, because a removed event may be at a later position than events still held.
     pub removals_seen: u64,
 }
 

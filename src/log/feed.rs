@@ -83,7 +83,8 @@ impl Feed {
     }
 
     /// Tells the hub that the history has ended, and that another one begins, with its last commit at `watermark`. An
-    /// engine must call this before it shows any id of the new history.
+    /// engine must call this before it shows any id of the new history. The disk and the memory engine never do: they
+    /// keep their epoch while they run.
     pub fn begin_epoch(&self, epoch: Epoch, watermark: u64) {
         let mut waiting = lock(&self.waiting);
         waiting.drop_commits();

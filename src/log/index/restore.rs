@@ -55,6 +55,7 @@ impl Index {
     fn restore_times(&mut self, now: Moment) {
         let end_ms = self.times.newest_ms.max(now.wall_ms);
         for state in self.topics.values_mut() {
+            // The time of the first entry, at the end of the loop: the removed events were before it.
             let mut first_ms = end_ms;
             for entry in state.entries.iter_mut().rev() {
                 first_ms = self.times.corrected(entry.seq, entry.time_ms);
@@ -77,8 +78,8 @@ impl Index {
 }
 
 impl Missing {
-    /// Limits the time of the missing events to `first_ms`, the time of the first event after them. If their time is
-    /// not known, this limit is used as the time.
+    /// Notes that no missing event is newer than `first_ms`, the time of the first event after them. That is all that
+    /// is known when their own time is not (0).
     fn limit_time(&mut self, first_ms: u64) {
         self.newest_ms = if self.newest_ms == 0 { first_ms } else { self.newest_ms.min(first_ms) };
     }

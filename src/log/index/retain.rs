@@ -17,8 +17,8 @@ pub(in crate::log) const STEP: usize = 4096;
 /// How many entries each new event may visit even after the step has used up its budget. It is more than one, so that
 /// the limits are met in the end.
 pub(super) const PUSH_MIN: usize = 4;
-/// How many topics without entries stay known, at most. For these a gap is reported only if there is one; for a
-/// forgotten topic, [`Index::forgotten`] may report a gap where there is none.
+/// How many topics without entries stay known, at most. For a known topic a gap is reported only if there is one; for
+/// a forgotten topic, [`Index::forgotten`] may report a gap where there is none.
 pub(super) const EMPTY_MAX: usize = 65_536;
 
 impl Index {

@@ -14,7 +14,7 @@ type Correction = (u64, u64);
 pub(super) struct Times {
     /// Time of the newest event, or what the wall clock said when it went back after that event.
     pub(super) newest_ms: u64,
-    /// In order of position and of time.
+    /// In order of position and of time: of those that apply to an event, the first has the earliest time.
     corrections: Vec<Correction>,
 }
 
@@ -38,7 +38,8 @@ impl Times {
         }
     }
 
-    /// Adds a correction. It also covers the positions of earlier corrections, so it replaces those with a later time.
+    /// Adds a correction of all events so far. Older corrections to the same or a later time change nothing any more,
+    /// so they are removed.
     fn correct(&mut self, (before, time_ms): Correction) {
         self.corrections.retain(|(_, other)| *other < time_ms);
         if self.corrections.len() == CORRECTIONS_MAX {
