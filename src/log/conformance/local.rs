@@ -186,7 +186,8 @@ pub(super) fn what_is_held_is_known(new: New) {
 }
 
 pub(super) fn the_memory_of_empty_topics_is_bounded(new: New) {
-    // Goal: past the limit, the topic whose last removed event is the oldest is forgotten, but never that it lost events.
+    // Goal: past the limit, the topic whose last removed event is the oldest is forgotten, but never that it lost
+    // events.
     let topic = |n: usize| names([&n.to_string()])[0].clone();
     let log = new(LogConfig { bytes_max: Size::new(cost(new, &topic(0)) * 3 / 2), ..roomy() });
     append_all(&*log, &(0..=EMPTY_MAX).map(topic).collect::<Vec<_>>());
