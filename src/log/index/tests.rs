@@ -12,6 +12,7 @@ use crate::{
     log::{ReadFrom, Start},
 };
 
+mod restored;
 mod unreadable;
 
 const MANY: u64 = 100_000;
