@@ -9,8 +9,8 @@
 //! The hub has no send queue for a subscriber, only a cursor into the log. So a slow subscriber costs little memory,
 //! and a subscriber gets a burst of events in a single write.
 //!
-//! The hub shares its thread with the HTTP server: it works for a slice of time, then yields to the requests. Both
-//! use its state:
+//! The hub shares its thread with the HTTP server: it works in steps (see `fanout`) for a slice of time, then yields to
+//! the requests. Both use the hub's state:
 //!
 //! ```text
 //!  Hub: the event loop ───────────────────────────────┐
@@ -67,12 +67,12 @@ pub use streams::{PageRequest, Streams};
 pub use unsent::UnsentBytes;
 
 /// How long the hub works before it yields the thread to the HTTP server. A shorter slice has more task switches. In a
-/// longer one, more visits come before the next publishes of a burst, so each write has fewer of its events.
+/// longer one, the hub writes more often before the next requests of a burst are read, so each write has fewer events.
 const SLICE: Duration = Duration::from_micros(500);
 /// The slice while there is a backlog. Its writes are far larger, and new publishes wait for them.
 const BACKLOG_SLICE: Duration = Duration::from_micros(250);
-/// Steps between two readings of the clock while there is no backlog. Eight of them take longer than a slice: the hub
-/// would yield less often, and make a third more writes for the same burst.
+/// Steps between two readings of the clock while there is no backlog. The number is measured: with eight, the hub makes
+/// a third more writes for the same burst.
 const STEPS_PER_CLOCK_READ: u32 = 7;
 /// How many pages are fetched at the same time. Further requests wait, so that many replays do not overload the disk.
 const FETCHES_MAX: usize = 4;
@@ -112,7 +112,8 @@ struct Core {
 pub struct Drain {
     /// Becomes `Some` when the drain begins: the time within which the hub must end its streams.
     pub begin: watch::Receiver<Option<Duration>>,
-    /// The hub keeps a sender until its streams have ended. The server keeps one until the drain begins.
+    /// The drain has ended when all senders are dropped. The hub keeps one until its streams have ended, the server until
+    /// the drain begins, and a request while it waits for the log.
     pub done: mpsc::WeakSender<()>,
 }
 
@@ -212,7 +213,7 @@ impl Hub {
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = Rc::new(poll.registry().try_clone()?);
-        // Open the feed before `Streams` reads the watermark. Otherwise, events committed in between would be missed.
+        // Open the feed before `Streams` reads the watermark: a feed that is opened later misses the events in between.
         let feed = log.feed();
         let streams = Streams::new(Arc::clone(log), config.clone(), Arc::clone(unsent), Instant::now());
         #[expect(
@@ -274,7 +275,7 @@ impl Hub {
                     self.core().streams.supply(key, id, page);
                 }
                 () = sleep_until(wake_at) => {}
-                // `changed` marks the value as seen. The next iteration must see it, and begins the drain.
+                // `changed` marks the value as seen, but the next iteration begins the drain only if the value is unseen.
                 _ = drain.begin.changed(), if ends_at.is_none() => drain.begin.mark_changed(),
             }
         }
@@ -335,8 +336,8 @@ impl Hub {
 }
 
 impl Core {
-    /// Applies the feed, then adopts `arrivals`. They subscribed before this call, so every deletion from before that is
-    /// in the feed, and is applied before they are adopted (see [`Streams::adopt`]).
+    /// Applies the feed, then adopts `arrivals`. They subscribed before this call, so the feed has every deletion from
+    /// before their subscriptions, and it is applied before they are adopted (see [`Streams::adopt`]).
     fn receive(&mut self, arrivals: Vec<(TcpStream, Subscription)>, now: Instant) {
         self.feed.take(&mut self.batch);
         self.streams.apply(&mut self.batch, now);

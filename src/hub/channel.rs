@@ -9,9 +9,9 @@
 //!   when [`is_deleted`](Channel::is_deleted) is true for all its topics.
 //! - *From the log.* A page reports deletions, too. `Streams::write_page` handles them in the same way, and tells them
 //!   to the channel.
-//! - *Before the subscription.* HTTP reports the deletions up to the member's `subscribed_seq`, so the hub must not: a
-//!   member with a cursor before such a notice in the window reads from the log, and `write_page` leaves it out.
-//! - *No id.* The notice has no id, so `last_id_sent` must stay below it.
+//! - *Before the subscription.* HTTP reports the deletions up to the member's `subscribed_seq`, so the hub must not. If
+//!   the window may have such a notice after the cursor, the member reads from the log: `write_page` leaves it out.
+//! - *No id.* The notice has no id, so `last_id_sent` must stay below its position.
 
 use std::time::{Duration, Instant};
 
@@ -35,8 +35,8 @@ pub(super) struct Channel {
     pub(super) window: Window,
     /// The position of the topic's last known deletion; 0 if there is none, and in channels of single-topic streams.
     pub(super) deleted_seq: u64,
-    /// The position of the topic's last known event. Only [`Self::is_deleted`] uses it, so events of pages are noted only
-    /// while that is true.
+    /// The position of the topic's last known event, for [`Self::is_deleted`]. While that method returns false, a later
+    /// event does not change its result, so events of pages are not noted.
     pub(super) event_seq: u64,
     /// The keys of its connections. Each connection stores its index here in a [`Slot`](super::connection::Slot).
     pub(super) members: SmallVec<[usize; 2]>,
@@ -134,8 +134,8 @@ impl Channel {
         let Some(Round { started, visited, target }) = self.round.take() else { return AfterRound::Wait };
         debug_assert_eq!(visited, self.members.len(), "a round is over when each member has been visited");
         self.window.trim(target);
-        // If the feed has dropped events during the round, the window is empty, but does not reach back to `target`. Then
-        // members that had been visited before need another visit.
+        // If the feed has dropped events during the round (`Window::skip_to`), the window is empty, but begins after
+        // `target`. The members that were visited before the drop need another visit.
         if self.window.is_empty() && self.window.covers(target) {
             return AfterRound::Wait;
         }

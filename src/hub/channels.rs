@@ -97,7 +97,7 @@ impl Channels {
         self.entries.get_mut(key).map(|entry| &mut entry.channel)
     }
 
-    /// Whether the streams of its members must end, because its topic was deleted.
+    /// Whether the streams of a channel's members must end, because its topic was deleted.
     pub(super) fn is_ending(&self, key: usize) -> bool {
         self.entries.get(key).is_some_and(|entry| entry.state == State::Ending)
     }
@@ -303,7 +303,7 @@ impl Channels {
             let is_idle = matches!(state, State::Quiet | State::Paused);
             assert!(!is_idle || !channel.is_within_a_round(), "no round is under way: {state:?}");
             if *state == State::Quiet {
-                assert!(!channel.members.is_empty() && channel.window.is_empty(), "a quiet channel has only members");
+                assert!(!channel.members.is_empty() && channel.window.is_empty(), "it has members and no frames");
             }
         }
         let known: usize = self.by_topic.values().map(SmallVec::len).sum();

@@ -67,7 +67,7 @@ pub(super) struct Connection<S> {
     pub(super) slots: SmallVec<[Slot; 1]>,
     /// It has been given everything up to this position: all of it is sent, or is in `remainder`.
     pub(super) cursor: u64,
-    /// The position of the last id that was sent to its client. After a deletion notice: a position below it.
+    /// The position of the last id that was sent to its client. After a deletion notice: a position below the notice.
     pub(super) last_id_sent: u64,
     /// Bytes that the socket must accept before anything else. Usually there are none.
     remainder: Option<Box<Remainder>>,
@@ -111,7 +111,7 @@ pub(super) struct Cold {
     pub(super) ends_at: Option<Instant>,
     /// When to check the connection next.
     pub(super) timer_at: Instant,
-    /// The last removal of the log that was reported to it as a gap or a deletion (see [`crate::log::ReadFrom`]).
+    /// How many removals of the log it knows of: see [`crate::log::ReadFrom`].
     pub(super) removals_seen: u64,
     /// The last position of the log when it subscribed. The hub does not report deletions up to here.
     pub(super) subscribed_seq: u64,
@@ -137,7 +137,7 @@ pub(super) enum Stage {
 enum SendBuffer {
     /// It has never been full, so the poll does not watch it. Most sockets stay in this state.
     NeverFull,
-    /// It is full. The poll will report when it is not.
+    /// It is full. The poll will report when it has space.
     Full,
     /// It was full before, and has space again.
     HasSpace,

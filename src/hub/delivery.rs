@@ -97,8 +97,8 @@ impl<S: Peer> Streams<S> {
         let cursor = connection.cursor;
         connection.slots.iter().all(|slot| {
             let Some(channel) = self.channels.get(slot.channel) else { return false };
-            // The window may contain notices of deletions from before the subscription (`deleted_seq` is only the last
-            // deletion). A read leaves them out.
+            // The window may have deletion notices between the cursor and `subscribed_seq`, which must not be sent (see
+            // `channel`). `deleted_seq` is the last notice, so if one of the two is not after the cursor, there are none.
             let may_have_older_notice = channel.deleted_seq > cursor && connection.cold.subscribed_seq > cursor;
             channel.window.covers(cursor) && !may_have_older_notice
         })
@@ -177,7 +177,7 @@ impl<S: Peer> Streams<S> {
         None
     }
 
-    /// Writes a fetched page to the connection that requested it, if that still waits for it.
+    /// Writes a fetched page to the connection that requested it, if the connection still waits for the page.
     pub fn supply(&mut self, key: usize, id: NonZeroU32, page: Result<Page, ReadError>) {
         let Some(connection) = self.connections.get_mut(key).filter(|c| c.page_request == Some(id)) else {
             return;
@@ -190,8 +190,8 @@ impl<S: Peer> Streams<S> {
             None => self.write_page(key, page).map(drop),
         });
         match written {
-            // Visit it now, not from the backlog. Usually this only requests the next page. In the backlog of a busy
-            // hub, each page of a replay would wait for all other connections.
+            // Visit the connection now, not from the backlog. Usually the visit only requests the next page. In the
+            // backlog of a busy hub, each page of a replay would wait for all other connections.
             Ok(()) => {
                 self.visit(key);
                 self.close_overdue(key);
@@ -248,7 +248,7 @@ impl<S: Peer> Streams<S> {
         let (epoch, encoding) = (self.epoch, connection.encoding);
         page.deleted.retain(|(_, seq)| *seq > connection.cold.subscribed_seq);
         if !page.deleted.is_empty() && connection.slots.len() == 1 {
-            // The page's events come after the deletion, which ends the stream.
+            // The deletion ends the stream. It removed all events before it, so the page has only events after it.
             self.end_after_deletion(key);
             return Ok(0);
         }
@@ -317,8 +317,8 @@ impl<S: Peer> Streams<S> {
         Ok(bytes.len())
     }
 
-    /// Corrects `last_id_sent` of a connection if it is the position of a deletion notice, which has no id. One less is
-    /// enough: it is below the cursor, so the next heartbeat tells the client its position.
+    /// Lowers `last_id_sent` by one if it is the position of a deletion notice, which has no id. Then `last_id_sent` is
+    /// below the cursor, so the next heartbeat tells the client its position.
     fn correct_last_id(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let last_id = connection.last_id_sent;

@@ -33,11 +33,11 @@ impl<S: Peer> Streams<S> {
     /// Adds a subscriber. The first bytes of its stream have been written. `register` gets the key under which the
     /// caller must report that the socket is ready.
     ///
-    /// The caller must apply the feed after the log has resolved the subscription's start, and before this call.
-    /// Otherwise the feed may still contain a deletion from before the start, and that would end the new stream.
+    /// The caller must apply the feed after the log has resolved the subscription's start, and before this call: a
+    /// deletion from before the start that is still in the feed would end the new stream.
     ///
     /// # Errors
-    /// The error of `register`. The subscriber is then dropped.
+    /// The error of `register`. The subscriber is dropped.
     pub fn adopt(
         &mut self,
         mut socket: S,
@@ -48,7 +48,7 @@ impl<S: Peer> Streams<S> {
         let (topics, epoch) = (std::mem::take(&mut subscription.topics), subscription.start.epoch);
         let mut connection = Connection::new(socket, subscription, self.now);
         if epoch != self.epoch {
-            // A new epoch has begun since its start was resolved.
+            // A new epoch has begun since the log resolved the subscription's start.
             let key = self.insert(connection, SmallVec::new());
             self.push_farewell(key, epoch, End::EpochEnded);
             self.queue(key);
@@ -124,7 +124,7 @@ impl<S: Peer> Streams<S> {
                     self.visit(member);
                 }
                 Next::End(member) => {
-                    // This member would come again at once. Other channels must not wait for its next visits.
+                    // `Channels::next` would return the same member again. End the turn, because other channels wait.
                     if self.end_member(member) == Visit::More {
                         break;
                     }

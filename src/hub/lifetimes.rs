@@ -21,7 +21,7 @@ use crate::{
 const DRAIN_DELAY: Duration = Duration::from_millis(100);
 
 impl<S: Peer> Streams<S> {
-    /// Sets the clock, ends the pauses of channels that are over, and checks the connections whose timers have expired.
+    /// Sets the clock, ends the channels' pauses that are over, and checks the connections whose timers have expired.
     pub fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
         self.channels.end_pauses(self.now);
@@ -42,7 +42,7 @@ impl<S: Peer> Streams<S> {
             }
             self.visit(key);
             self.close_overdue(key);
-            // If it is still open and overdue, it waits for a page. It gets the page first, so no heartbeat now.
+            // A connection that is still open and overdue waits for a page. The page comes first, so no heartbeat now.
         }
         let Some(connection) = self.connections.get(key) else { return };
         if connection.slots.iter().any(|slot| self.channels.is_ending(slot.channel)) {
@@ -51,7 +51,7 @@ impl<S: Peer> Streams<S> {
         } else if connection.cold.ends_at.is_some_and(|ends_at| ends_at <= self.now) {
             self.end(key);
         } else if self.is_idle(key) && !self.is_overdue(key) {
-            // The heartbeat may tell the client its position, so the events before that come first.
+            // The heartbeat may tell the client a position, so the events before that position come first.
             self.visit(key);
             if self.is_idle(key) {
                 self.send_heartbeat(key);
@@ -96,14 +96,15 @@ impl<S: Peer> Streams<S> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.stage == Stage::Open {
             connection.stage = Stage::Finishing(self.seen);
+            // The backlog will visit a queued connection, unless that is too late.
             if !connection.is_queued || is_late {
                 self.visit(key);
             }
         }
         let Some(connection) = self.connections.get(key) else { return };
-        let Stage::Finishing(ends_after) = connection.stage else { return };
-        if connection.is_queued && connection.cursor < ends_after && !is_late {
-            // It gets the rest from the backlog. Its `ends_at` is over, so its timer soon calls this again.
+        let Stage::Finishing(last_seq) = connection.stage else { return };
+        if connection.is_queued && connection.cursor < last_seq && !is_late {
+            // The backlog visits the connection. Its timer soon calls `end` again, because `ends_at` is over.
             return;
         }
         let end = if self.drain_ends_at.is_some() { End::Drained } else { End::Lifetime };

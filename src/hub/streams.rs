@@ -198,8 +198,8 @@ impl<S: Peer> Streams<S> {
         Some(key)
     }
 
-    /// Queues a control block for a connection, unless its stream has got its last block. If that would exceed
-    /// `stream.unsent_bytes_max`, the connection is closed: its client reconnects, and is told then.
+    /// Queues a control block for a connection, unless the last block of its stream is already queued. If the block
+    /// exceeds `stream.unsent_bytes_max`, the connection is closed: its client learns of a gap when it reconnects.
     pub(super) fn push_control(&mut self, key: usize, block: &Bytes) {
         let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.is_ending()) else {
             return;
@@ -298,7 +298,7 @@ impl<S: Peer> Streams<S> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let mut check_at = match write_deadline {
             None => connection.last_write + self.config.heartbeat,
-            // The socket may accept bytes long before the deadline. Heartbeats are then due again.
+            // The socket is full, so the next write is later than now, and no heartbeat is due before this time.
             Some(_) => self.now + self.config.heartbeat,
         };
         // A connection that waits for a page is not closed before the page has come: see `close_overdue`.
