@@ -7,13 +7,13 @@
 //!
 //! ```text
 //!  HTTP server: head, first bytes ─► flush ─► body: Carrier::poll_take ─► hub
-//!               a whole response  ─► flush ─► Carrier::reclaim ─► the next request
-//!                                                └─ the carrier reports the end of the input to the server, so its
-//!                                                   task and its buffers are freed at once
+//!               a whole response  ─► flush ─► end of input ─► Carrier::reclaim ─► the next request
 //! ```
 //!
+//! The carrier reports the end of the input to the server, so the server's task and its buffers are freed at once.
+//!
 //! A carrier is for one request only. The bytes after it may belong to a second request that is not complete. The
-//! fallback server would wait for the end of that, and keep back the first response.
+//! fallback server would wait for the end of the second request, and keep back the first response.
 
 use std::{
     any::Any,
@@ -66,7 +66,7 @@ struct ReadAhead {
     _permit: Box<dyn Any>,
 }
 
-/// The progress of the response.
+/// The progress of the response: `Opening` and `Opened` for a stream; `Answer`, `Sent` and `Ended` for any other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Response {
     /// It has not begun.
@@ -113,8 +113,8 @@ impl Carrier {
 
     /// Notes that the server has been given a whole answer.
     ///
-    /// If the length of the request is not known, the carrier now reports the end of the input. Otherwise the server
-    /// would wait for the end of a chunked body, and a client could keep the connection for ever.
+    /// If the length of the request is not known, the carrier now reports the end of the input: without this report, the
+    /// server would wait for the end of a chunked body, and a client could keep the connection for ever.
     pub fn begin_answer(&self) {
         self.begin(Response::Answer);
     }
@@ -181,11 +181,11 @@ impl Carrier {
         self.0.socket.take().map(|socket| (socket, self.is_kept_alive()))
     }
 
-    /// Calls `f` with the socket, or returns `none` if the socket was taken out.
-    fn with<T>(&self, none: T, f: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Calls `f` with the socket, or returns `if_taken` if the socket was taken out.
+    fn with<T>(&self, if_taken: T, f: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match self.0.socket.borrow_mut().as_mut() {
             Some(socket) => f(Pin::new(socket)),
-            None => Poll::Ready(Ok(none)),
+            None => Poll::Ready(Ok(if_taken)),
         }
     }
 
@@ -210,8 +210,8 @@ impl Carrier {
         }
         // If the socket did not accept the whole head at once, the client reads slowly. Then close the connection after
         // the response.
-        let end = memmem::find(head, b"\r\n\r\n").map(|end| head.get(..end + 2).unwrap_or_default());
-        let closes = end.is_none_or(|head| memmem::find(head, b"\r\nconnection: close\r\n").is_some());
+        let fields = memmem::find(head, b"\r\n\r\n").map(|at| head.get(..at + 2).unwrap_or_default());
+        let closes = fields.is_none_or(|fields| memmem::find(fields, b"\r\nconnection: close\r\n").is_some());
         self.0.closes.set(Some(closes));
     }
 }
@@ -247,8 +247,8 @@ impl AsyncRead for Carrier {
 
 impl AsyncWrite for Carrier {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        // Write now. Of a new socket the runtime does not know yet that it is ready, so `poll_write` would be pending.
-        // If the client has ended its request too early, the server would not wait for that, but drop its response.
+        // Write now. The runtime does not know yet that a new socket is ready, so `poll_write` would be pending. If the
+        // client has ended its request too early, the server would drop its response, and not wait to write it.
         let written = self.with(buf.len(), |socket| match send(&*socket, buf) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.poll_write(cx, buf),
             sent => Poll::Ready(sent),
