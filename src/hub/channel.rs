@@ -69,10 +69,10 @@ pub(super) enum AfterRound {
 pub(super) type Moved = [Option<(usize, usize)>; 2];
 
 impl Channel {
-    /// No pause follows a shorter round: it would be too short for a timer.
+    /// No pause follows a shorter round: a pause of the same length would be too short for a timer.
     const PAUSED_ROUND_MIN: Duration = Duration::from_millis(1);
-    /// No pause follows a round that took as long as this many of the longest pauses: enough events came during it.
-    const PAUSED_ROUND_PAUSES_MAX: u32 = 4;
+    /// No pause follows a round that took `pause_max` times this, or longer: enough events came during the round.
+    const PAUSED_ROUND_MAX_FACTOR: u32 = 4;
     /// No pause if the window has more bytes. Then a write costs more for its bytes than for the system call, and to
     /// combine writes saves little.
     const PAUSE_BYTES_MAX: usize = 32 << 10;
@@ -140,7 +140,7 @@ impl Channel {
             return AfterRound::Wait;
         }
         let took = now.saturating_duration_since(started);
-        let range = Self::PAUSED_ROUND_MIN..pause_max * Self::PAUSED_ROUND_PAUSES_MAX;
+        let range = Self::PAUSED_ROUND_MIN..pause_max * Self::PAUSED_ROUND_MAX_FACTOR;
         if range.contains(&took) && self.window.bytes() <= Self::PAUSE_BYTES_MAX {
             AfterRound::Pause(took.min(pause_max))
         } else {

@@ -71,10 +71,10 @@ pub struct PageRequest {
     pub page: BoxFuture<'static, Result<Page, ReadError>>,
 }
 
-/// In a debug build, the state is checked after each change if there are at most this many connections.
+/// The shortest timer of a connection. With a shorter one, an overdue connection could keep the hub busy.
+const TIMER_MIN: Duration = Duration::from_millis(10);
+/// A debug build asserts the invariants after each change, if there are at most this many connections.
 const CHECKED_MAX: usize = 32;
-/// A connection is not checked again sooner. Otherwise an overdue connection could keep the hub busy.
-const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 impl<S: Peer> Streams<S> {
     /// Creates the streams of a hub that has no subscribers yet. The hub's feed must already be open.
@@ -308,7 +308,7 @@ impl<S: Peer> Streams<S> {
         if let Some(ends_at) = connection.cold.ends_at {
             check_at = check_at.min(ends_at);
         }
-        connection.cold.timer_at = check_at.max(self.now + CHECK_INTERVAL_MIN);
+        connection.cold.timer_at = check_at.max(self.now + TIMER_MIN);
         self.timers.push(Reverse((connection.cold.timer_at, key)));
     }
 
