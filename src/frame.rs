@@ -28,7 +28,7 @@ use crate::event::{Content, Epoch, Event, EventId, EventName, TopicName};
 mod chunk;
 
 pub use chunk::Framing;
-use chunk::{block_range, with_guess, with_len};
+use chunk::{block_range, frame_of_about, frame_of_len};
 
 /// How a subscription wants its events encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,7 +125,7 @@ pub fn encode(id: EventId, time_ms: u64, topic: TopicName, name: Option<EventNam
     let name_len = name.as_ref().map_or(0, |name| "event: \n".len() + name.as_str().len());
     let len = name_len + data_len + "id: \n\n".len() + id.text_len();
     let mut start = 0;
-    let frame = with_len(Framing::Chunked, len, |out| {
+    let frame = frame_of_len(Framing::Chunked, len, |out| {
         write_name(out, name.as_ref());
         start = out.len() + "data: ".len();
         if line_count == 1 {
@@ -154,14 +154,14 @@ pub fn event(encoding: Encoding, epoch: Epoch, event: Arc<Event>) -> Frame {
             let range = block_range(&event.frame);
             Frame::Made(Bytes::from_owner(Frame::Event(event)).slice(range))
         }
-        (Format::Envelope, _) => Frame::Made(with_guess(framing, event.frame.len() * 2, |out| {
+        (Format::Envelope, _) => Frame::Made(frame_of_about(framing, event.frame.len() * 2, |out| {
             write_name(out, event.name.as_ref());
             out.extend_from_slice(b"data: ");
             write_object(out, id, &event);
             out.push(b'\n');
             write_id(out, id);
         })),
-        (Format::Lines, _) => Frame::Made(with_guess(framing, event.frame.len() * 2, |out| {
+        (Format::Lines, _) => Frame::Made(frame_of_about(framing, event.frame.len() * 2, |out| {
             write_object(out, id, &event);
             out.push(b'\n');
         })),
@@ -281,7 +281,7 @@ fn notice(format: Format, name: &str, id: Option<EventId>, data: &serde_json::Va
 }
 
 fn text_block(framing: Framing, text: &str) -> Bytes {
-    with_len(framing, text.len(), |out| out.extend_from_slice(text.as_bytes())).into()
+    frame_of_len(framing, text.len(), |out| out.extend_from_slice(text.as_bytes())).into()
 }
 
 fn write_name(out: &mut Vec<u8>, name: Option<&EventName>) {

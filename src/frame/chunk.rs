@@ -35,7 +35,7 @@ fn chunk_head(mut len: usize) -> ([u8; HEAD_MAX], usize) {
 
 /// A block of exactly `len` bytes, which `fill` writes, in `framing`. The memory is exactly as large as needed,
 /// because it is kept as long as the event.
-pub(super) fn with_len(framing: Framing, len: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+pub(super) fn frame_of_len(framing: Framing, len: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     if framing == Framing::Close {
         let mut out = Vec::with_capacity(len);
         fill(&mut out);
@@ -53,7 +53,7 @@ pub(super) fn with_len(framing: Framing, len: usize, fill: impl FnOnce(&mut Vec<
 
 /// A block of about `guess` bytes, which `fill` writes, in `framing`. Room for the chunk's head is left in front, so
 /// that a large block need not be copied behind its head.
-pub(super) fn with_guess(framing: Framing, guess: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+pub(super) fn frame_of_about(framing: Framing, guess: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut out = Vec::with_capacity(HEAD_MAX + guess);
     out.extend_from_slice(&[0; HEAD_MAX]);
     fill(&mut out);
@@ -82,13 +82,13 @@ mod tests {
     fn a_chunk_says_how_long_it_is() {
         for len in [0, 1, 9, 10, 15, 16, 255, 256, 4_095, 4_096, 65_535, 65_536, 1 << 20, (1 << 24) - 1] {
             let (fill, expected) = (vec![b'x'; len], format!("{len:x}\r\n"));
-            let exact = with_len(Framing::Chunked, len, |out| out.extend_from_slice(&fill));
-            let guessed = with_guess(Framing::Chunked, 10, |out| out.extend_from_slice(&fill));
+            let exact = frame_of_len(Framing::Chunked, len, |out| out.extend_from_slice(&fill));
+            let guessed = frame_of_about(Framing::Chunked, 10, |out| out.extend_from_slice(&fill));
             assert_eq!((exact.len(), exact.capacity()), (expected.len() + len + 2, expected.len() + len + 2));
             assert!(exact.starts_with(expected.as_bytes()) && exact.ends_with(b"\r\n"), "{len}");
             assert_eq!(&*guessed, &*exact, "{len}");
             assert_eq!(block_range(&exact), expected.len()..expected.len() + len);
-            assert_eq!(&*with_guess(Framing::Close, 10, |out| out.extend_from_slice(&fill)), &*fill);
+            assert_eq!(&*frame_of_about(Framing::Close, 10, |out| out.extend_from_slice(&fill)), &*fill);
         }
     }
 }
