@@ -229,7 +229,7 @@ impl EventId {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (epoch, seq) = text.split_once('-')?;
-        // `u64::from_str` would also accept these two.
+        // `u64::from_str` would also accept a plus sign and leading zeros.
         if seq.starts_with('+') || (seq.starts_with('0') && seq != "0") {
             return None;
         }

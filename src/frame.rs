@@ -65,7 +65,7 @@ pub enum Marks {
 /// Why events are missing that a subscriber asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GapReason {
-    /// Retention, or a deletion, removed events after the cursor.
+    /// Events after the cursor were removed by retention or a deletion, or lost when the machine stopped.
     Evicted,
     /// The cursor belongs to another history, or is ahead of this one.
     Reset,

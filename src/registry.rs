@@ -97,7 +97,7 @@ impl Registry {
     /// Publishes to the topic that `draft` names, and fills in how many subscribers it has.
     ///
     /// The log puts the events in order, so a publish does not pass the topic's actor. A topic that is not live has no
-    /// subscribers, and need not be started: that would cost twice what the publish itself costs.
+    /// subscribers, and need not be started: a start would cost twice what the publish itself costs.
     pub fn publish(&self, mut draft: Draft) -> Append {
         draft.subscribers = 0;
         if let Some(topic) = self.topics.get(draft.topic.as_str()) {
@@ -133,7 +133,7 @@ impl Registry {
         }
         let at = self.log.delete(name).await?;
         if let Some(topic) = self.find(name.as_str()) {
-            // It was started meanwhile.
+            // The topic was started meanwhile.
             topic.was_deleted(at);
         }
         Ok(())

@@ -30,7 +30,7 @@ const MAILBOX: usize = 256;
 pub struct TopicLimits {
     /// `limits.subscribers_per_topic_max`.
     pub subscribers_max: usize,
-    /// How long it remembers a deletion: `stream.gone`.
+    /// How long a topic remembers its deletion: `stream.gone`.
     pub deletion_kept_for: Duration,
 }
 
@@ -58,7 +58,7 @@ pub struct Joined {
 pub enum Deletion {
     /// At this position of the log.
     At(u64),
-    /// The deletion is not committed yet.
+    /// The deletion is not committed yet. Its position will be above every cursor that exists now.
     Pending,
 }
 
@@ -68,10 +68,10 @@ pub enum JoinError {
     /// The topic's actor has died: try a new one.
     #[error("the topic has gone")]
     ActorDied,
-    /// It has `limits.subscribers_per_topic_max` subscribers.
+    /// The topic has `limits.subscribers_per_topic_max` subscribers.
     #[error("the topic has as many subscribers as it may have")]
     Full,
-    /// It was deleted after the subscriber's cursor, and the subscriber's stream has no other topic.
+    /// The topic was deleted after the subscriber's cursor, and the subscriber's stream has no other topic.
     #[error("the topic was deleted")]
     Deleted,
 }
@@ -82,7 +82,7 @@ pub enum DeleteError {
     /// The topic's actor died during the deletion, which may have been done or not.
     #[error("the topic's actor died during the deletion")]
     ActorDied,
-    /// The log refused it.
+    /// The log refused the deletion.
     #[error(transparent)]
     Log(#[from] AppendError),
 }
@@ -98,7 +98,7 @@ pub struct TopicHandle {
     /// The actor has not died.
     alive: AtomicBool,
     subscribers: AtomicUsize,
-    /// How many milliseconds after `started` the topic can be retired: until then it remembers a deletion.
+    /// The topic is not retired before this many milliseconds after `started`, because it remembers a deletion.
     keep_until: AtomicU64,
 }
 
@@ -190,7 +190,7 @@ impl TopicHandle {
         Ok(self.actor.send(Delete).await.map_err(|_| DeleteError::ActorDied)??)
     }
 
-    /// Tells the topic that the log has deleted it at position `at` without its actor.
+    /// Tells the topic that the log has deleted it at position `at`, without the topic's actor.
     pub fn was_deleted(&self, at: EventId) {
         // If the actor has died, its successor reads the deletion from the log.
         self.actor.do_send(Deleted(at));
@@ -257,7 +257,6 @@ impl Topic {
     fn deletion_after(&self, cursor: Option<EventId>) -> Option<Deletion> {
         let cursor = cursor?;
         if self.deletions_pending > 0 && !self.limits.deletion_kept_for.is_zero() {
-            // Its position will be above every cursor that exists now.
             return Some(Deletion::Pending);
         }
         let (at, when) = self.last_deletion?;
