@@ -11,8 +11,8 @@ use ecow::EcoString;
 pub struct Event {
     /// Position in the log's one global sequence, from 1.
     pub seq: u64,
-    /// When the log appended it, in milliseconds since the Unix epoch. Not less than that of the event before, unless
-    /// the wall clock was set back by more than a few seconds in between.
+    /// When the log appended it, in milliseconds since the Unix epoch. Not less than the time of the event before,
+    /// unless the wall clock was set back by more than a few seconds in between.
     pub time_ms: u64,
     /// The topic it was published to.
     pub topic: TopicName,

@@ -67,7 +67,7 @@ pub enum Marks {
 pub enum GapReason {
     /// Events after the cursor were removed by retention or a deletion, or lost when the machine stopped.
     Evicted,
-    /// The cursor belongs to another history, or is ahead of this one.
+    /// The cursor belongs to another history, or is ahead of this history.
     Reset,
     /// The cursor is not an id of this broker, or events could not be read from the disk.
     Unreadable,
@@ -215,7 +215,7 @@ pub fn heartbeat(encoding: Encoding, position: Option<EventId>) -> Bytes {
 }
 
 /// The last bytes of a stream that the broker ends, and whose client should reconnect after `retry`. They do not end
-/// with a comment, because some clients would then not reconnect.
+/// with a comment, because some clients do not reconnect after one.
 #[must_use]
 pub fn farewell(encoding: Encoding, marks: Marks, retry: Duration, id: EventId) -> Bytes {
     let retry = retry.as_millis();

@@ -112,8 +112,8 @@ struct Core {
 pub struct Drain {
     /// Becomes `Some` when the drain begins: the time within which the hub must end its streams.
     pub begin: watch::Receiver<Option<Duration>>,
-    /// The drain has ended when all senders are dropped. The hub keeps one until its streams have ended, the server until
-    /// the drain begins, and a request while it waits for the log.
+    /// The drain has ended when all senders are dropped. The hub keeps one until its streams have ended, the server
+    /// until the drain begins, and a request while it waits for the log.
     pub done: mpsc::WeakSender<()>,
 }
 
@@ -173,8 +173,8 @@ impl HubHandle {
         let mut core = self.0.core.borrow_mut();
         let Some(core) = &mut *core else { return };
         if core.streams.is_empty() {
-            // The subscribers are in other hubs. The feed of this hub is paused, so that commits do not wake it. To take
-            // from the feed would end the pause.
+            // The subscribers are in other hubs. The feed of this hub is paused, so that commits do not wake the hub.
+            // To take from the feed would end the pause.
             return;
         }
         core.is_delivering = true;
@@ -251,8 +251,7 @@ impl Hub {
             if ends_at.is_some_and(|at| at <= now || self.is_empty()) {
                 return;
             }
-            // Fetches are handled even if there is other work. Otherwise a hub that is always busy would never get to
-            // them.
+            // Fetches are handled even if there is other work: a hub that is always busy must handle them, too.
             self.start_fetches();
             while let Some(Some((key, id, page))) = self.fetches.next().now_or_never() {
                 self.core().streams.supply(key, id, page);
@@ -275,7 +274,7 @@ impl Hub {
                     self.core().streams.supply(key, id, page);
                 }
                 () = sleep_until(wake_at) => {}
-                // `changed` marks the value as seen, but the next iteration begins the drain only if the value is unseen.
+                // `changed` marks the value as seen, but the next iteration must find it unseen to begin the drain.
                 _ = drain.begin.changed(), if ends_at.is_none() => drain.begin.mark_changed(),
             }
         }

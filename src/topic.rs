@@ -182,7 +182,7 @@ impl TopicHandle {
     }
 
     /// Deletes the topic: the log forgets its events, and streams of this topic alone end. For `stream.gone` after
-    /// that, clients that reconnect with an older cursor are told to stop.
+    /// the deletion, clients that reconnect with an older cursor are told to stop.
     ///
     /// # Errors
     /// See [`DeleteError`].
@@ -233,8 +233,8 @@ struct Listed {
     since: Instant,
 }
 
-/// Adds the subscriber to the list. If its client has gone meanwhile, nobody takes the [`Joined`]. The membership is
-/// dropped with it, and that removes the subscriber again.
+/// Adds the subscriber to the list. If its client has gone meanwhile, nobody takes the [`Joined`]. The drop of its
+/// membership removes the subscriber again.
 #[derive(Message)]
 #[rtype(result = "Result<Joined, JoinError>")]
 struct Join(Subscriber, Arc<TopicHandle>);

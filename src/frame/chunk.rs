@@ -17,8 +17,8 @@ const CRLF: &[u8] = b"\r\n";
 /// The longest head of a chunk: a length of 64 bits has up to sixteen hexadecimal digits.
 const HEAD_MAX: usize = 16 + CRLF.len();
 
-/// The head of a chunk of `len` bytes: the length in hexadecimal digits. It begins at the returned index of the
-/// array, and ends with the array.
+/// The head of a chunk of `len` bytes: the length in hexadecimal digits. The head begins at the returned index of
+/// the array, and ends with the array.
 fn chunk_head(mut len: usize) -> ([u8; HEAD_MAX], usize) {
     let mut head = *b"0000000000000000\r\n";
     let mut first = HEAD_MAX - CRLF.len();

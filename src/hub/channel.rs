@@ -73,7 +73,7 @@ impl Channel {
     const PAUSED_ROUND_MIN: Duration = Duration::from_millis(1);
     /// No pause follows a round that took `pause_max` times this, or longer: enough events came during the round.
     const PAUSED_ROUND_MAX_FACTOR: u32 = 4;
-    /// No pause if the window has more bytes. Then a write costs more for its bytes than for the system call, and to
+    /// No pause follows if the window has more bytes: a write costs more for its bytes than for the system call, so to
     /// combine writes saves little.
     const PAUSE_BYTES_MAX: usize = 32 << 10;
 
@@ -156,7 +156,7 @@ impl Channel {
     /// Removes the member at `index`. The last member takes the free index.
     ///
     /// The round must not skip a member. So if the removed member has been visited, it first changes places with the
-    /// last visited one. Then the free index is behind all visited members.
+    /// last visited one, and the free index is behind all visited members.
     pub(super) fn remove_member(&mut self, mut index: usize) -> Moved {
         debug_assert!(index < self.members.len());
         let mut moved = [None, None];

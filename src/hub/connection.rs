@@ -241,8 +241,8 @@ impl<S: Peer> Connection<S> {
         remainder.partial = Some(Partial { seq, sent });
     }
 
-    /// Writes `segment`. Returns how many bytes of it the socket accepted. If that is not all, the caller must note
-    /// where the write ended.
+    /// Writes `segment`. Returns how many bytes of it the socket accepted. If these are not all, the caller must
+    /// note where the write ended.
     ///
     /// # Errors
     /// When the socket fails, or when earlier bytes must be sent first.
@@ -260,8 +260,8 @@ impl<S: Peer> Connection<S> {
         Ok(accepted)
     }
 
-    /// Writes the rest of the partly sent event `partial`, whose whole frame is `frame`. Returns whether all of it is
-    /// sent now.
+    /// Writes the rest of the partly sent event `partial`, whose whole frame is `frame`. Returns whether the whole
+    /// event is sent now.
     ///
     /// # Errors
     /// When the socket fails, or when `frame` is too short to have the rest of the event.

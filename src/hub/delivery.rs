@@ -2,8 +2,8 @@
 //! struct is in `streams`.
 //!
 //! The main invariant: *a connection with cursor c has been given every event of its topics up to c, in order, once*. A
-//! visit moves the cursor towards the tail. It gets the events from the windows of the connection's channels if they
-//! reach back to the cursor, otherwise from the log. Events are written only here.
+//! visit moves the cursor towards the tail. The visit takes the events from the windows of the connection's channels if
+//! they reach back to the cursor, otherwise from the log. Events are written only here.
 
 use std::{io, num::NonZeroU32};
 
@@ -97,14 +97,14 @@ impl<S: Peer> Streams<S> {
         let cursor = connection.cursor;
         connection.slots.iter().all(|slot| {
             let Some(channel) = self.channels.get(slot.channel) else { return false };
-            // The window may have deletion notices between the cursor and `subscribed_seq`, which must not be sent (see
-            // `channel`). `deleted_seq` is the last notice, so if one of the two is not after the cursor, there are none.
+            // Deletion notices between the cursor and `subscribed_seq` must not be sent (see `channel`). The window has
+            // none if `subscribed_seq`, or the last notice (`deleted_seq`), is not after the cursor.
             let may_have_older_notice = channel.deleted_seq > cursor && connection.cold.subscribed_seq > cursor;
             channel.window.covers(cursor) && !may_have_older_notice
         })
     }
 
-    /// Writes events of the only topic, whose window reaches back to the cursor. This is the common case. It returns
+    /// Writes events of the only topic, whose window reaches back to the cursor. This is the common case. Returns
     /// how many bytes it tried to write, as the next functions do.
     fn write_window(&mut self, key: usize, slot: Slot) -> io::Result<usize> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
@@ -268,8 +268,8 @@ impl<S: Peer> Streams<S> {
         let mut frames = Vec::with_capacity(page.events.len() + page.deleted.len());
         for event in page.events {
             let seq = event.seq;
-            // A large event may be in `unsent`, because another connection has it in part. Then it is not encoded
-            // again, and is in memory only once.
+            // A large event may be in `unsent`, because another connection has it in part. The frame from there is
+            // used, so the event is not encoded again, and is in memory only once.
             let is_large = event.frame.len() >= PAGE_BYTES;
             let known = if is_large { self.unsent.frame((seq, encoding)) } else { None };
             frames.push((seq, known.unwrap_or_else(|| frame::event(encoding, epoch, event))));
@@ -329,7 +329,7 @@ impl<S: Peer> Streams<S> {
     }
 
     /// Whether a stream of several topics must end: each topic has been deleted since the stream subscribed, and
-    /// nothing has been published to it since.
+    /// nothing has been published to it since its deletion.
     ///
     /// This is called only when the connection has everything up to `seen`, so the channels know every event that it
     /// has got. If a later event is published to one of the topics, the client gets it when it resumes.
@@ -339,9 +339,9 @@ impl<S: Peer> Streams<S> {
         connection.slots.len() > 1 && self.channels_of(connection).all(is_deleted)
     }
 
-    /// Ends the stream of a connection whose only topic was deleted. It first gets the events from before the deletion
-    /// that the window still has, as far as its socket accepts them. If these need several visits, this does one, and
-    /// must be called again.
+    /// Ends the stream of a connection whose only topic was deleted. The client first gets the events from before the
+    /// deletion that the window still has, as far as its socket accepts them. If these events need several visits, this
+    /// method does one, and must be called again.
     pub(super) fn end_member(&mut self, key: usize) -> Visit {
         if self.visit(key) == Visit::More {
             return Visit::More;

@@ -57,7 +57,7 @@ impl<S: Peer> Streams<S> {
             let key = self.insert(connection, topics);
             self.end(key);
         } else {
-            // It is visited from the backlog, not now: its replay may be long, and other connections wait, too.
+            // The backlog visits the connection, not this call: its replay may be long, and others wait, too.
             let key = self.insert(connection, topics);
             self.queue(key);
         }
@@ -131,7 +131,7 @@ impl<S: Peer> Streams<S> {
                 }
                 Next::RoundOver => {
                     if !self.channels.end_round(key, self.now, self.config.coalesce_max) {
-                        // The channel has left the queue, and its turn has ended with that.
+                        // The channel has left the queue, which ends its turn.
                         return;
                     }
                 }

@@ -12,7 +12,7 @@
 //!
 //! The carrier reports the end of the input to the server, so the server's task and its buffers are freed at once.
 //!
-//! A carrier is for one request only. The bytes after it may belong to a second request that is not complete. The
+//! A carrier is for one request only. Bytes after the request may belong to a second request that is not complete. The
 //! fallback server would wait for the end of the second request, and keep back the first response.
 
 use std::{
@@ -113,8 +113,8 @@ impl Carrier {
 
     /// Notes that the server has been given a whole answer.
     ///
-    /// If the length of the request is not known, the carrier now reports the end of the input: without this report, the
-    /// server would wait for the end of a chunked body, and a client could keep the connection for ever.
+    /// If the length of the request is not known, the carrier now reports the end of the input: without this report,
+    /// the server would wait for the end of a chunked body, and a client could keep the connection for ever.
     pub fn begin_answer(&self) {
         self.begin(Response::Answer);
     }
@@ -208,8 +208,8 @@ impl Carrier {
         if head.is_empty() || self.0.closes.get().is_some() {
             return;
         }
-        // If the socket did not accept the whole head at once, the client reads slowly. Then close the connection after
-        // the response.
+        // If the socket did not accept the whole head at once, the client reads slowly: close the connection after the
+        // response.
         let fields = memmem::find(head, b"\r\n\r\n").map(|at| head.get(..at + 2).unwrap_or_default());
         let closes = fields.is_none_or(|fields| memmem::find(fields, b"\r\nconnection: close\r\n").is_some());
         self.0.closes.set(Some(closes));

@@ -1,5 +1,5 @@
-//! The life of a stream: its heartbeats, its write deadline, and its end. These are methods of [`Streams`], whose struct
-//! is in `streams`.
+//! The life of a stream: its heartbeats, its write deadline, and its end. These are methods of [`Streams`], whose
+//! struct is in `streams`.
 
 use std::time::{Duration, Instant};
 
@@ -145,7 +145,7 @@ impl<S: Peer> Streams<S> {
     }
 
     /// Ends every stream within `within`. The ends are spread evenly, so that not all clients reconnect at the same
-    /// moment. A stream that has not got all events by then ends at its cursor.
+    /// moment. A stream that has not got all events in time ends at its cursor.
     pub fn drain(&mut self, within: Duration) {
         self.drain_ends_at = Some(self.now + within);
         let delay = DRAIN_DELAY.min(within / 10);

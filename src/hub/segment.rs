@@ -22,7 +22,7 @@ pub(super) struct Segment<'a> {
 pub(super) struct WriteEnd {
     /// The position of the last frame of which at least one byte was sent.
     pub(super) seq: u64,
-    /// That frame and how many of its bytes were sent; `None` if all were.
+    /// That frame and how many of its bytes were sent; `None` if the whole frame was.
     pub(super) partial: Option<(Frame, usize)>,
 }
 

@@ -183,7 +183,7 @@ impl<S: Peer> Streams<S> {
         self.backlog.push(key);
     }
 
-    /// Whether a connection is in the backlog. A step may then take long.
+    /// Whether a connection is in the backlog, so that a step may take long.
     #[must_use]
     pub fn has_backlog(&self) -> bool {
         !self.backlog.is_empty()
@@ -198,8 +198,9 @@ impl<S: Peer> Streams<S> {
         Some(key)
     }
 
-    /// Queues a control block for a connection, unless the last block of its stream is already queued. If the block
-    /// exceeds `stream.unsent_bytes_max`, the connection is closed: its client learns of a gap when it reconnects.
+    /// Queues a control block for a connection, unless the last block of its stream is already queued. If the unsent
+    /// bytes then exceed `stream.unsent_bytes_max`, the connection is closed. When its client reconnects, the client is
+    /// told of the gap or the deletion.
     pub(super) fn push_control(&mut self, key: usize, block: &Bytes) {
         let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.is_ending()) else {
             return;
@@ -213,8 +214,8 @@ impl<S: Peer> Streams<S> {
         }
     }
 
-    /// Queues the last control block for a connection, which then ends for the reason `end`. If it is ending already,
-    /// the reason does not change.
+    /// Queues the last control block for a connection, which then ends for the reason `end`. If the connection is
+    /// ending already, the reason does not change.
     pub(super) fn push_last(&mut self, key: usize, block: &Bytes, end: End) {
         self.push_control(key, block);
         if let Some(connection) = self.connections.get_mut(key) {
