@@ -5,8 +5,8 @@
 //!
 //! # Exact guarantees
 //! They hold at every moment.
-//! - *One sequence.* [`Log::append`] gives positions that grow over all topics, in the order of the calls; of calls
-//!   that wait for space, in the order in which they get it. No position is given twice in an epoch.
+//! - *One sequence.* [`Log::append`] gives positions that grow over all topics, in the order of the calls. A call
+//!   that waits for space gets its position together with the space. No position is given twice in an epoch.
 //! - *Commit first.* The future of an append completes, and the feed carries the event, only after the event is as
 //!   durable as [`Log::durability`] promises.
 //! - *Feeds and pages are ordered and complete.* A feed has every commit once, in order of position, except for those
@@ -16,8 +16,8 @@
 //! - *No silent gap.* A read that skips events that are no longer held reports this in [`Page::missing_to`], and a
 //!   start in [`StartPoint`]. An event that cannot be read is reported as a gap, too, and the read goes on after it.
 //! - *One event per key.* When several drafts have the same topic and idempotency key, from any number of threads, one
-//!   event is published, and the other drafts get its receipt. This holds within the window and the limits of the keys,
-//!   until the topic is deleted.
+//!   event is published. The other drafts get its receipt, or [`AppendError::KeyReused`] if they are another event.
+//!   This holds within the window and the limits of the keys, until the topic is deleted.
 //! - *Deletions have a position.* A deletion removes the events of its topic at lower positions, and only those.
 //! - *An epoch is one history.* When it ends, every feed reports this before anything of the next epoch is visible
 //!   ([`Batch::epoch`]). Everything that has a position also has its epoch.
@@ -73,16 +73,17 @@ pub trait Log: Send + Sync {
     /// Gives `draft` a position at once, unless the engine's queue is full. The future completes when the event is
     /// committed. A draft that has a position is published even if the future is dropped.
     ///
-    /// When the queue is full, the future first waits for space in it. If it is dropped during this wait, the draft is
-    /// not published. The caller must poll or drop the future: otherwise the future may get space that it never uses,
-    /// and block all later appends.
+    /// When the queue is full, the future first waits for space. If the future is dropped during this wait, the draft
+    /// is not published. The caller must poll or drop the future: a future that is only kept may get space that it
+    /// never uses, and block all later appends.
     ///
-    /// A draft whose key was used before in its topic is not published again. It gets the receipt of the first one.
+    /// A draft whose key was used before in its topic is not published. It gets the receipt of the first draft, or
+    /// [`AppendError::KeyReused`] if it is another event.
     fn append(&self, draft: Draft) -> Append;
 
     /// Deletes the events of `topic` and their idempotency keys. The deletion has a position of its own, which the
-    /// future returns. Subscribers with a cursor below it learn that the topic was deleted; a cursor at or above it
-    /// belongs to the topic's new events. Earlier appends to the topic complete before the deletion does.
+    /// future returns. Subscribers with a lower cursor learn that the topic was deleted; every other cursor belongs to
+    /// the topic's new events. Earlier appends to the topic complete before the deletion does.
     fn delete(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>>;
 
     /// Where a subscription to `topics` that asks for `start` begins. The caller itself reports the deletion of the
@@ -129,8 +130,8 @@ pub trait Log: Send + Sync {
     /// How many idempotency keys are remembered.
     fn keys(&self) -> usize;
 
-    /// Removes events that are too old, and expired keys. The server calls this regularly, because without appends
-    /// nothing else would remove them.
+    /// Removes expired keys, and events that are too old unless a thread of the engine removes these by itself. The
+    /// server calls this regularly.
     fn enforce_retention(&self);
 }
 
