@@ -254,8 +254,8 @@ pub enum Start {
     Unreadable,
     /// With the oldest event that is held.
     All,
-    /// With the first event at or after this time, in milliseconds since the Unix epoch. When the wall clock was set
-    /// back to a time, earlier events with a later time count as if they had that time.
+    /// With the first event at or after this time, in milliseconds since the Unix epoch. If the wall clock was set
+    /// back, for example from 12:00 to 11:00, the events from before count as no later than 11:00.
     Since(u64),
     /// With the last `n` events of its topics.
     Last(usize),
@@ -266,8 +266,9 @@ pub enum Start {
 pub struct ReadFrom {
     /// The reader has everything up to this position.
     pub after: u64,
-    /// How many removals since the log was opened the reader knows of: only later ones are reported to it, none with
-    /// `u64::MAX`. `after` cannot tell, because a removed event may be at a later position than events still held.
+    /// How many removals there had been since the log was opened when the reader last read. A page reports only later
+    /// removals; none with `u64::MAX`. `after` does not show which removals are later, because an event may be removed
+    /// before events at lower positions.
     pub removals_seen: u64,
 }
 
@@ -311,7 +312,7 @@ pub struct Page {
     /// The topics that were deleted after the reader's position and up to `to`, each with the position of its last
     /// deletion. Their events in `events` come after that deletion.
     pub deleted: Vec<(TopicName, u64)>,
-    /// How many removals there have been. The page reports all that the reader did not know of.
+    /// How many removals there have been, for the next [`ReadFrom::removals_seen`].
     pub removals_seen: u64,
 }
 
