@@ -2,13 +2,13 @@
 //!
 //! The index has an entry for every event that the log holds. The newest entries are *hot*: they have the event
 //! itself, up to a limit of bytes. The others are *cold*: the engine reads their events from its file. The index
-//! applies the retention limits, and remembers up to which position events of each topic were removed, so that every
-//! gap is reported.
+//! *trims* the log to the retention limits, in *steps* with a *budget* of entries to visit, so that it is never locked
+//! for long. It remembers up to which position events of each topic were removed, so that every gap is reported.
 //!
-//! An event is *removed* by retention or by the deletion of its topic; gaps and the file say *evicted*. An entry is
-//! *unreadable* when its event could not be read. It stays in its topic, with 0 bytes, until it is removed like any
-//! other: so each stream that reads past it reports a gap there, once. A topic without entries may be *forgotten*: the
-//! index then knows nothing more of it.
+//! An event is *removed* by retention or by the deletion of its topic. The reason of such a gap, and columns of the
+//! file, are called *evicted*. An entry is *unreadable* when its event could not be read. Such an entry stays in its
+//! topic, with 0 bytes, until it is removed like any other: so each stream that reads past it reports a gap there,
+//! once. A topic without entries may be *forgotten*: the index then knows nothing more of it.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -142,9 +142,9 @@ pub(super) enum Removal<'a> {
 pub(super) struct LogState {
     /// Positions up to this one may have been given.
     pub(super) reserved: u64,
-    /// A topic about which nothing is stored has had no event after this position.
+    /// Events of forgotten topics may be missing up to this position.
     pub(super) forgotten_to: u64,
-    /// Time of the newest event of such a topic; 0 when it is not known.
+    /// Time of the newest of these events; 0 when it is not known.
     pub(super) forgotten_ms: u64,
     /// Events of any topic may be missing up to this position: the machine stopped before they were on the disk.
     pub(super) hole_to: u64,

@@ -141,8 +141,8 @@ impl Index {
         states.map(|state| state.unreadable_to).max().unwrap_or_default()
     }
 
-    /// The position before the first event of `topics` that `is_wanted` accepts. It must accept all later ones, too:
-    /// this is a binary search.
+    /// The position before the first event of `topics` that `is_wanted` accepts. `is_wanted` must accept all later
+    /// events, too: this is a binary search.
     fn before_first(&self, topics: &[TopicName], is_wanted: impl Fn(&Entry) -> bool) -> u64 {
         let states = topics.iter().filter_map(|topic| self.topics.get(topic));
         let firsts = states.filter_map(|state| {

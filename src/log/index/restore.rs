@@ -50,12 +50,12 @@ impl Index {
         self.trim(now.mono_ms, on_removal);
     }
 
-    /// Sets the monotonic time of every entry, and the time of the missing events. This comes after all events, because
-    /// a correction applies to those before it.
+    /// Sets the monotonic time of every entry, and the time of the missing events. All events must be restored before,
+    /// because each may correct the times of earlier ones.
     fn restore_times(&mut self, now: Moment) {
         let end_ms = self.times.newest_ms.max(now.wall_ms);
         for state in self.topics.values_mut() {
-            // The time of the first entry, at the end of the loop: the removed events were before it.
+            // The loop ends at the first entry, and leaves its time here. The removed events were before that entry.
             let mut first_ms = end_ms;
             for entry in state.entries.iter_mut().rev() {
                 first_ms = self.times.corrected(entry.seq, entry.time_ms);
@@ -78,8 +78,8 @@ impl Index {
 }
 
 impl Missing {
-    /// Notes that no missing event is newer than `first_ms`, the time of the first event after them. That is all that
-    /// is known when their own time is not (0).
+    /// Notes that no missing event is newer than `first_ms`, the time of the first event after them. It
+    /// takes the place of a time that is not known (0).
     fn limit_time(&mut self, first_ms: u64) {
         self.newest_ms = if self.newest_ms == 0 { first_ms } else { self.newest_ms.min(first_ms) };
     }

@@ -160,7 +160,7 @@ impl Index {
         }
     }
 
-    /// Notes in the order that the entry at `seq` was removed before older ones.
+    /// Notes in [`Index::order`] that the entry at `seq` was removed, although older ones of other topics are left.
     fn mark_stale(&mut self, seq: u64) {
         self.order.mark_stale(seq, |seq, topic| is_held(&self.topics, seq, topic));
     }

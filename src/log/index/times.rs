@@ -1,7 +1,7 @@
 //! The times of events, corrected so that they never decrease with the position.
 //!
 //! Every event keeps the time that the wall clock said. When the clock goes back, earlier events have later times than
-//! the events after them, and a search by time would miss events. So the index remembers each step back as a
+//! the events after them, and a search by time would miss events. So each time the clock goes back, the index adds a
 //! correction.
 
 use crate::log::clock;
@@ -14,7 +14,8 @@ type Correction = (u64, u64);
 pub(super) struct Times {
     /// Time of the newest event, or what the wall clock said when it went back after that event.
     pub(super) newest_ms: u64,
-    /// In order of position and of time: of those that apply to an event, the first has the earliest time.
+    /// In ascending order of position and of time. All corrections after an event apply to it, and the first of them
+    /// has the earliest time.
     corrections: Vec<Correction>,
 }
 
