@@ -29,8 +29,8 @@ impl Commit {
 
 /// The queue of commits for one hub, in order of position.
 ///
-/// The queue is bounded. When a hub falls too far behind, the queue drops all its commits and notes the position of the
-/// last one. The hub then reads these events from the log.
+/// The queue is bounded. When a hub falls too far behind, the queue drops all waiting commits and notes the position of
+/// the last one. The hub then reads the dropped events from the log.
 #[derive(Debug, Default)]
 pub struct Feed {
     waiting: Mutex<Batch>,
@@ -54,9 +54,9 @@ pub struct Batch {
 }
 
 impl Feed {
-    /// How many commits may wait. When there are more, all are dropped.
+    /// How many commits may wait. With the next one, these are dropped, and only the next one waits.
     pub(super) const COMMITS_MAX: usize = 65_536;
-    /// How many bytes of events may wait. When there are more, all are dropped.
+    /// How many bytes of events may wait. A commit that exceeds them has the same effect.
     pub(super) const BYTES_MAX: usize = 64 << 20;
 
     /// Queues `commit` for the hub. Engines call this in order of position.
