@@ -165,11 +165,12 @@ impl Keys {
         all.by_age.len() < all.limits.max
     }
 
-    /// Forgets the keys of `topic` that were used before its deletion at this position.
+    /// Forgets the keys of `topic` that were used before its deletion at this position. The engine must have settled
+    /// the publishes from before the deletion.
     pub(super) fn forget(&self, topic: &TopicName, deleted_at: u64) {
-        // A pending publish has a later position than the deletion, because the engine settles earlier ones first.
         self.remove_oldest_while(Some(topic), |entry| match entry.outcome {
             Outcome::Committed(receipt) => receipt.id.seq < deleted_at,
+            // This publish comes after the deletion: all before are settled.
             Outcome::Pending(_) => false,
         });
     }
