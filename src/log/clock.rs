@@ -44,7 +44,7 @@ impl Clock {
     }
 
     /// Reads both clocks. Logs a warning when the wall clock was set since the last call.
-    pub(super) fn now(&self) -> Moment {
+    pub(super) fn read(&self) -> Moment {
         let mono_ms = OPENED_MONO_MS.saturating_add(millis(self.opened_at.elapsed()));
         let now = Moment { mono_ms, wall_ms: (self.wall)() };
         let ahead_ms = now.ahead_ms();
@@ -117,10 +117,10 @@ mod tests {
         let wall_ms = Arc::new(AtomicU64::new(1_700_000_000_000));
         let told = Arc::clone(&wall_ms);
         let clock = Clock::new(Arc::new(move || told.load(Ordering::Relaxed)));
-        let before = clock.now();
+        let before = clock.read();
         for jump in [u64::MAX, 0, 1_700_000_000_000] {
             wall_ms.store(jump, Ordering::Relaxed);
-            let now = clock.now();
+            let now = clock.read();
             let passed_ms = now.mono_ms.checked_sub(before.mono_ms).expect("it does not go back");
             assert!(passed_ms < 300_000 && now.wall_ms == jump, "{passed_ms}");
         }

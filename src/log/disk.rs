@@ -176,7 +176,7 @@ impl Log for DiskLog {
             return self.shared.put_once(&self.queue, draft, used, space);
         }
         // A retry does not wait for space.
-        if let Some(answer) = self.shared.keys.find(&used, self.shared.clock.now().mono_ms) {
+        if let Some(answer) = self.shared.keys.find(&used, self.shared.clock.read().mono_ms) {
             return answer;
         }
         let (shared, queue) = (Arc::clone(&self.shared), Arc::clone(&self.queue));
@@ -228,7 +228,7 @@ impl Log for DiskLog {
     }
 
     fn deletion(&self, topic: &TopicName) -> Option<(EventId, Duration)> {
-        lock(&self.shared.state).index.deletion(topic, self.shared.clock.now().mono_ms)
+        lock(&self.shared.state).index.deletion(topic, self.shared.clock.read().mono_ms)
     }
 
     fn feed(&self) -> Arc<Feed> {
@@ -241,7 +241,7 @@ impl Log for DiskLog {
 
     /// Removes only keys. The writer's thread removes events by itself.
     fn enforce_retention(&self) {
-        self.shared.keys.drop_expired(self.shared.clock.now().mono_ms);
+        self.shared.keys.drop_expired(self.shared.clock.read().mono_ms);
     }
 
     fn unreadable(&self) -> u64 {

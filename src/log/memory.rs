@@ -66,7 +66,7 @@ impl MemoryLog {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let id = EventId { epoch: self.epoch, seq: state.index.watermark() + 1 };
-        let moment = self.clock.now();
+        let moment = self.clock.read();
         state.time_ms = moment.stamp(state.time_ms);
         let event = frame::encode(id, state.time_ms, draft.topic, draft.name, &draft.content);
         let entry = Entry::hot(Arc::clone(&event), moment.mono_ms);
@@ -95,7 +95,7 @@ impl Log for MemoryLog {
     fn append(&self, draft: Draft) -> Append {
         match keys::KeyUse::of(&draft) {
             None => self.commit(draft),
-            Some(used) => self.keys.append_once(used, self.clock.now().mono_ms, |_| self.commit(draft)),
+            Some(used) => self.keys.append_once(used, self.clock.read().mono_ms, |_| self.commit(draft)),
         }
     }
 
@@ -103,7 +103,7 @@ impl Log for MemoryLog {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let seq = state.index.watermark() + 1;
-        state.index.delete(topic, seq, self.clock.now().mono_ms);
+        state.index.delete(topic, seq, self.clock.read().mono_ms);
         self.watermark.store(seq, Ordering::Release);
         state.feeds.push(Commit::Deleted(topic.clone(), seq));
         drop(guard);
@@ -125,7 +125,7 @@ impl Log for MemoryLog {
     }
 
     fn deletion(&self, topic: &TopicName) -> Option<(EventId, Duration)> {
-        lock(&self.state).index.deletion(topic, self.clock.now().mono_ms)
+        lock(&self.state).index.deletion(topic, self.clock.read().mono_ms)
     }
 
     fn feed(&self) -> Arc<Feed> {
@@ -137,7 +137,7 @@ impl Log for MemoryLog {
     }
 
     fn enforce_retention(&self) {
-        let now = self.clock.now();
+        let now = self.clock.read();
         self.keys.drop_expired(now.mono_ms);
         loop {
             let mut state = lock(&self.state);

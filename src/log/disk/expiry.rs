@@ -55,7 +55,7 @@ impl Expiry {
         if self.state == State::Stopped {
             return Ok(());
         }
-        let now = clock.now();
+        let now = clock.read();
         self.wall.observe(now, self.window_ms);
         let kept = self.kept_at(now);
         let has_expired = match store.has_receipts_outside(kept) {

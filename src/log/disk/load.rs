@@ -49,7 +49,7 @@ pub(super) fn load(
     // A killed process leaves its write-ahead log behind, and the next process appends to it.
     store.truncate_wal()?;
     let mut index = Index::new(meta.epoch, config.clone(), config.hot_bytes_max.get());
-    let (mut topics, opened_at) = (HashMap::new(), clock.now());
+    let (mut topics, opened_at) = (HashMap::new(), clock.read());
     let lost_topics = store.topics(meta.stored.reserved, |row| {
         index.restore_topic(&row.name, row.removed, (row.deleted_to, opened_at.mono_ms_of(row.deleted_ms)));
         topics.insert(row.id, row.name);
@@ -59,7 +59,7 @@ pub(super) fn load(
     store.topic_id_floor = loaded.topic_id_max;
     store.note_unreadable(loaded.unreadable_to)?;
     meta.stored.unreadable_to = meta.stored.unreadable_to.max(loaded.unreadable_to);
-    let now = clock.now();
+    let now = clock.read();
     index.restore_log(meta.stored, now, &mut |removal| loaded.garbage.note(removal));
     let keys = store.keys(key_limits, meta.epoch, now, &topics)?;
     // All read connections are opened now. Later the process might have no free file descriptor, and then cold events

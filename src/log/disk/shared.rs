@@ -66,7 +66,7 @@ impl Shared {
         used: keys::KeyUse,
         space: OwnedSemaphorePermit,
     ) -> Append {
-        self.keys.append_once(used, self.clock.now().mono_ms, |claim| {
+        self.keys.append_once(used, self.clock.read().mono_ms, |claim| {
             queue.put(space, |done| Work::Append { draft, claim: Some(claim), done })
         })
     }

@@ -137,7 +137,7 @@ impl Writer {
             Work::Delete { topic, done } => Change::Deletion { topic, seq: self.last, done },
             Work::Append { draft, claim, done } => {
                 let id = EventId { epoch: self.shared.epoch, seq: self.last };
-                self.time_ms = self.shared.clock.now().stamp(self.time_ms);
+                self.time_ms = self.shared.clock.read().stamp(self.time_ms);
                 let receipt = Receipt { id, subscribers: draft.subscribers, replayed: false };
                 let event = frame::encode(id, self.time_ms, draft.topic, draft.name, &draft.content);
                 Change::Event { event, receipt, claim, done }
@@ -147,14 +147,14 @@ impl Writer {
 
     /// Does one step of retention. It is needed without appends, or when the step of the last append did not finish.
     fn enforce_retention(&mut self) {
-        let now = self.shared.clock.now();
+        let now = self.shared.clock.read();
         let mut state = lock(&self.shared.state);
         self.is_retention_unfinished = state.index.enforce_retention(now, &mut |removal| self.garbage.note(removal));
     }
 
     /// Publishes a committed batch: updates the index, feeds the hubs, and then answers the publishers.
     fn publish(&mut self, changes: Vec<Change>) {
-        let mono_ms = self.shared.clock.now().mono_ms;
+        let mono_ms = self.shared.clock.read().mono_ms;
         let (mut receipts, mut deletions) = (Vec::with_capacity(changes.len()), Vec::new());
         let mut state = lock(&self.shared.state);
         let State { index, feeds } = &mut *state;

@@ -152,7 +152,7 @@ impl Writer {
                 }
                 Change::Deletion { topic, seq, .. } => {
                     topics_of_batch.insert(topic);
-                    transaction.mark_deleted(topic, *seq, self.shared.clock.now().wall_ms)?;
+                    transaction.mark_deleted(topic, *seq, self.shared.clock.read().wall_ms)?;
                 }
             }
         }
