@@ -11,10 +11,10 @@ use super::{
 /// Row ids that cannot be read: the first and the last one.
 pub(super) type Range = (u64, u64);
 
-/// The largest step over row ids that cannot be read. A page holds about as many rows, so a readable page between two
-/// damaged ones is hardly ever missed.
-const STEP_MAX: u64 = 32;
-/// About how many steps there may be at most. In a table with very large row ids they are larger than [`STEP_MAX`].
+/// About how many rows a page holds. A step over row ids that cannot be read is no larger, so a readable page between
+/// two damaged ones is hardly ever missed.
+const PAGE_ROWS: u64 = 32;
+/// About how many steps there may be. In a table with very large row ids, steps are larger than [`PAGE_ROWS`].
 const STEPS_MAX: u64 = 1 << 18;
 
 /// Calls `each` with every readable row of `select`, and returns the row ids that cannot be read, some of them perhaps
@@ -41,8 +41,8 @@ pub(super) fn scan(
             let checked = if (from..=last).contains(&id) { each(row) } else { Err(out_of_order(id)) };
             match checked {
                 Ok(()) => from = id + 1,
-                // `from` stays, because this id may be wrong. One beyond the last would make all later events count as
-                // missing, so it is noted as the last.
+                // `from` stays, because `id` may be wrong. If `id` is beyond `last`, `last` is noted: otherwise all
+                // later events would count as missing.
                 Err(error) if error.is_damage() => ranges.push((id.min(last), id.min(last))),
                 Err(error) => return Err(error),
             }
@@ -70,9 +70,10 @@ fn next_readable(connection: &Connection, select: &str, from: u64, last: u64) ->
         let first = connection.query_row(&select_first, [to_column(id)], |row| row.get::<_, i64>(0));
         unless_damaged(first).map(|id| id.is_some())
     };
+    let step_max = PAGE_ROWS.max(last / STEPS_MAX);
     let (mut failed, mut found, mut step) = (from, from + 1, 1);
     while found <= last && !is_readable(found)? {
-        step = STEP_MAX.max(last / STEPS_MAX).min(step * 2);
+        step = step_max.min(step * 2);
         (failed, found) = (found, (last + 1).min(found + step));
     }
     while found - failed > 1 {
