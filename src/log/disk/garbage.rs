@@ -159,18 +159,18 @@ impl Portion {
     }
 
     /// Removes the rows of events and topics, and writes the last removed events into the rows of the other topics. The
-    /// row of a topic that `is_in_use` stays.
+    /// row of a topic that `is_known` stays.
     pub(super) fn remove_garbage(
         &self,
         transaction: &Transaction<'_>,
-        is_in_use: impl Fn(&TopicName) -> bool,
+        is_known: impl Fn(&TopicName) -> bool,
     ) -> Result<(), StoreError> {
         transaction.remove_events(&self.events)?;
         for (topic, (to, ms)) in &self.last_removed {
             transaction.mark_removed(topic, *to, *ms)?;
         }
         for (topic, (to, ms)) in &self.topics {
-            if !is_in_use(topic) {
+            if !is_known(topic) {
                 transaction.forget_topic(topic, *to, *ms)?;
             }
         }

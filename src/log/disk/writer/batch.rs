@@ -156,12 +156,13 @@ impl Writer {
                 }
             }
         }
-        // A topic that the index had forgotten may have been used again since, or be used in this batch.
-        let is_in_use =
+        // A topic that the index had forgotten may be known again: `held` is `None` only for one that is not. Or it
+        // becomes known with this batch.
+        let is_known =
             |topic: &TopicName| topics_of_batch.contains(topic) || lock(&self.shared.state).index.held(topic).is_some();
-        portion.remove_garbage(&transaction, is_in_use)?;
+        portion.remove_garbage(&transaction, is_known)?;
         if let Some(kept) = portion.kept_receipts {
-            let is_needed = |topic: &TopicName| is_in_use(topic) || self.garbage.has_topic(topic);
+            let is_needed = |topic: &TopicName| is_known(topic) || self.garbage.has_topic(topic);
             let has_more = transaction.expire_receipts(kept, is_needed)?;
             if !has_more {
                 self.expiry.forget_expired();
