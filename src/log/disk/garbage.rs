@@ -97,7 +97,7 @@ impl Garbage {
     pub(super) fn take(&mut self) -> Portion {
         let last_removed = self.last_removed.extract_if(|_, _| true).take(PORTION).collect();
         let mut portion = Portion { last_removed, ..Portion::default() };
-        // Otherwise a row of an event could be removed before `last_removed` is written.
+        // No row of an event is removed before all of `last_removed` is written.
         if self.last_removed.is_empty() {
             self.take_rows(&mut portion);
         }
@@ -152,8 +152,9 @@ impl Portion {
         self.events.is_empty() && self.topics.is_empty() && self.last_removed.is_empty() && self.kept_receipts.is_none()
     }
 
-    /// Moves the rows to remove into a new portion. Only the changes to the rows of topics remain.
-    pub(super) fn split_off_removals(&mut self) -> Self {
+    /// Takes out the rows to remove, as a portion of their own. The marks of removed events stay: they only change the
+    /// rows of topics.
+    pub(super) fn take_removals(&mut self) -> Self {
         let last_removed = mem::take(&mut self.last_removed);
         mem::replace(self, Self { last_removed, ..Self::default() })
     }

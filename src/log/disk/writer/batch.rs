@@ -45,8 +45,9 @@ impl Writer {
         self.write_or_refuse(changes, portion, is_probe)
     }
 
-    /// Writes the changes and publishes them, and removes the portion in the same transaction. When that fails, and the
-    /// removal may be the reason, the changes are written again without it: old rows must not make publishes fail.
+    /// Writes the changes and publishes them, and removes the portion in the same transaction. When the transaction
+    /// fails, and the removal may be the reason, the changes are written again without the removal: old rows must not
+    /// make publishes fail.
     fn write_or_refuse(
         &mut self,
         changes: Vec<Change>,
@@ -59,8 +60,8 @@ impl Writer {
             && !portion.is_empty()
         {
             if error.is_damage() {
-                // Perhaps only an old row is on the damaged page.
-                removals = Some(portion.split_off_removals());
+                // Perhaps only an old row is on the damaged page, so the portion keeps no row to remove.
+                removals = Some(portion.take_removals());
                 self.topics.clear();
                 written = self.write(&changes, &portion, is_probe);
             } else if self.store.is_full(error) {
@@ -68,7 +69,7 @@ impl Writer {
                     tracing::warn!("the disk is too full to remove old rows from the log: they stay for now");
                 }
                 self.postpone(mem::take(&mut portion));
-                // As a probe, because without changes this would write nothing, and not show whether the disk is full.
+                // As a probe: without changes the transaction would write nothing, and not show if the disk is full.
                 written = self.write(&changes, &portion, true);
             }
         }
@@ -236,7 +237,7 @@ impl Writer {
                 Ok(self.remove_readable(first)? + self.remove_readable(second)?)
             }
             Err(error) if error.is_damage() => Ok(1),
-            // They are removed after the next start.
+            // The events are removed after the next start.
             Err(error) if self.store.is_full(&error) => Ok(0),
             Err(error) => Err(error),
         }
