@@ -127,7 +127,8 @@ impl Record {
 }
 
 impl HighWater {
-    /// Opens the file in which `mark` was found. It is not written anew, because the disk may be too full for that.
+    /// Opens the file in which `mark` was found. The file is not created anew, because the disk may be too full for
+    /// that.
     pub(super) fn open(directory: &Path, mark: Mark, committed: u64) -> Result<Self, StoreError> {
         let file = File::options().write(true).open(directory.join(NAME))?;
         let mut opened = Self { file, epoch: mark.epoch, generation: mark.generation + 1, is_behind: false };
@@ -149,7 +150,7 @@ impl HighWater {
         Ok(Self { file, epoch, generation: 3, is_behind: false })
     }
 
-    /// Writes that positions up to `to` may be given. When this returns, that survives a power cut.
+    /// Writes that positions up to `to` may be given. When this returns, the record survives a power cut.
     pub(super) fn reserve(&mut self, to: u64) -> io::Result<()> {
         let record = Record { generation: self.generation, epoch: self.epoch, position: to };
         self.file.write_all_at(&record.bytes(), self.generation % 2 * SECTOR_OFFSET)?;
@@ -165,8 +166,8 @@ impl HighWater {
         self.reserve(last)
     }
 
-    /// Writes that events up to `to` have been committed. They have been, so a full disk is no error here: the record
-    /// keeps its older value. On some file systems even overwriting needs space.
+    /// Writes that events up to `to` have been committed. A full disk is no error here, because the events are safe
+    /// without the record, which keeps its older value. On some file systems even overwriting needs space.
     pub(super) fn commit(&mut self, to: u64) -> io::Result<()> {
         let record = Record { generation: 0, epoch: self.epoch, position: to };
         let written = self.file.write_all_at(&record.bytes(), 2 * SECTOR_OFFSET);

@@ -95,15 +95,15 @@ impl Writer {
                 return;
             }
         }
-        // Both lower `reserved` to the last position. The mark comes first: a database behind it would count as
-        // restored.
+        // In both files, `reserved` becomes the last position. The high-water file comes first: a database with a lower
+        // `reserved` than this file counts as restored from a backup.
         let ended = self.high_water.end(self.last).map_err(StoreError::from);
         if let Err(error) = ended.and_then(|()| self.store.end(self.last)) {
             tracing::error!(%error, "the log could not be closed cleanly; the next start repairs it");
         }
     }
 
-    /// Whether there is enough to remove that the writer does not wait for the next job.
+    /// Whether there is so much to remove that the writer does not wait for the next job.
     fn has_removals_to_do(&self) -> bool {
         self.is_retention_unfinished
             || ((self.garbage.has_full_portion() || self.expiry.kept().is_some()) && !self.is_removal_postponed)
