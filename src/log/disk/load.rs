@@ -108,8 +108,9 @@ fn check_high_water(store: &mut Store, meta: &mut Meta, config: &LogConfig) -> R
         Found::Nothing => None,
         Found::Damaged => Some("the file high-water is damaged, so the database may be older than the last run"),
         Found::Mark(mark) => {
-            // After an orderly end, `reserved` is exact, so comparing it is enough. After a loss of power, a database
-            // that was not restored may lack events, too; they are reported as a gap.
+            // After an orderly end, `reserved` is the last position, so comparing `reserved` is enough. After a loss of
+            // power, even the latest database may lack events, which are reported as a gap. So events are compared only
+            // after a crash of the process.
             let compares_events = !meta.was_closed && !meta.lost_power;
             let last_found = compares_events.then_some(meta.last_found);
             mark.contradiction(meta.epoch, meta.stored.reserved, last_found)
@@ -173,7 +174,8 @@ fn load_events(
             return;
         }
         loaded.garbage.note_row(seq);
-        // Up to `forgotten_to` the topic was forgotten on purpose: the row only waits for its removal.
+        // Up to `forgotten_to`, the index had removed the event and forgotten its topic: the row only waits for its
+        // removal.
         if seq > forgotten_to {
             loaded.unreadable_to = seq;
             loaded.unreadable += 1;
