@@ -61,7 +61,7 @@ pub(super) fn load(
     meta.stored.unreadable_to = meta.stored.unreadable_to.max(loaded.unreadable_to);
     let now = clock.read();
     index.restore_log(meta.stored, now, &mut |removal| loaded.garbage.note(removal));
-    let keys = store.keys(key_limits, meta.epoch, now, &topics)?;
+    let keys = store.load_keys(key_limits, meta.epoch, now, &topics)?;
     // All read connections are opened now. Later the process might have no free file descriptor, and then cold events
     // could not be read.
     let readers = (0..READERS).map(|_| Reader::open(file)).collect::<Result<Vec<_>, _>>()?;

@@ -1,4 +1,4 @@
-//! Loads the idempotency keys that the file has from before the start.
+//! Restores the idempotency keys from before the start: a row of the table `receipt` has a key and its receipt.
 
 use std::collections::HashMap;
 
@@ -22,7 +22,7 @@ impl Store {
     /// The keys that have not expired, the newest first, up to the limits. `topics` has the name of each topic by its
     /// id. The file may have more keys than the limits allow: a row is removed when it expires, not when its topic has
     /// too many keys.
-    pub(super) fn keys(
+    pub(super) fn load_keys(
         &self,
         limits: KeyLimits,
         epoch: Epoch,
