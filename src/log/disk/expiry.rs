@@ -72,8 +72,8 @@ impl Expiry {
         if let State::SomeExpired(kept) = self.state { Some(kept) } else { None }
     }
 
-    /// No receipts are removed until [`find_expired`](Self::find_expired) finds expired ones again: none are left, or
-    /// their removal is postponed.
+    /// Makes the writer remove no more receipts until [`find_expired`](Self::find_expired) finds expired ones. It is
+    /// called when none are left, and to postpone their removal.
     pub(super) fn forget_expired(&mut self) {
         if self.state != State::Stopped {
             self.state = State::NoneExpired;
@@ -85,8 +85,8 @@ impl Expiry {
         self.state = State::Stopped;
     }
 
-    /// The times of receipts that have not expired at `now`. Of the wall clocks of the last window, the one that was
-    /// the least ahead would say `first_ms` now, and the one that was the most ahead `last_ms`.
+    /// The times of receipts that have not expired at `now`. By the settings that the wall clock has had within the
+    /// last window, the time is now between `first_ms` and `last_ms`.
     fn kept_at(&self, now: Moment) -> TimeRange {
         let (min_ms, max_ms) = self.wall.ahead_range_with(now.ahead_ms());
         let (first_ms, last_ms) =
