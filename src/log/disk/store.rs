@@ -124,8 +124,8 @@ impl Store {
         Ok(committed?)
     }
 
-    /// Reads what the file says about the log. Writes that the file is in use, during which boot of the machine, and
-    /// whether commits wait for the disk.
+    /// Reads what the file says about the log. Then writes that the file is in use, whether commits wait for the disk,
+    /// and the id of the machine's boot.
     pub(super) fn begin(&mut self, boot: &str) -> Result<Meta, StoreError> {
         let value_of = |name: &str| {
             let sql = "SELECT value FROM meta WHERE name = ?1";
@@ -137,6 +137,7 @@ impl Store {
         let reserved = value_of("reserved")?;
         let was_closed = value_of("clean")? != 0;
         let lost_power = !was_closed && value_of("durable")? == 0 && last_boot != boot;
+        // Events up to here may be missing because the machine stopped.
         let hole_to = if lost_power { reserved } else { value_of("hole_to")? };
         let stored = LogState {
             reserved,
@@ -259,17 +260,17 @@ impl Store {
         error.is_full(&self.directory)
     }
 
-    /// Makes sure that nothing remains of a batch that failed because the disk is full. A commit first writes to the
-    /// write-ahead log (WAL) and syncs it, and then extends the file of the shared memory. When only the second step
-    /// failed, the WAL has the complete batch, and the next start would find its events there. The next commit writes
-    /// to the same place in the WAL, so this commits a small change.
+    /// Makes sure that the next start does not find the events of a batch that failed because the disk is full. A
+    /// commit writes to the write-ahead log (WAL) and syncs it, and then extends the file of the shared memory. When
+    /// only the second step failed, the WAL has the complete batch. The next commit overwrites the batch there, so this
+    /// commits a small change.
     pub(super) fn overwrite_failed_batch(&mut self) -> Result<(), StoreError> {
         let overwritten = self.begin_transaction().and_then(|transaction| {
             transaction.probe()?;
             transaction.commit()
         });
         match overwritten {
-            // This commit, too, may fail at the shared memory. It has overwritten the batch in the WAL before.
+            // This commit, too, may fail at the shared memory. By then it has overwritten the batch in the WAL.
             Err(error) if self.is_full(&error) => Ok(()),
             overwritten => overwritten,
         }
