@@ -37,7 +37,8 @@ impl Transaction<'_> {
         if let Some(id) = find.query_row([name.as_str()], |row| row.get(0)).optional()? {
             return Ok(id);
         }
-        // The topic may have had a row before. So it starts with the marks of all topics without a row.
+        // The topic may have had a row before. So the new row starts with the last removed event of all topics without
+        // a row, which `forget_topic` has noted.
         let sql = "INSERT INTO topic (id, name, evicted_to, evicted_ms) VALUES (
             max(?2, (SELECT coalesce(max(id), 0) FROM topic)) + 1, ?1,
             (SELECT value FROM meta WHERE name = 'forgotten_to'),
@@ -96,9 +97,9 @@ impl Transaction<'_> {
         self.execute("DELETE FROM receipt WHERE topic = ?1", [id])
     }
 
-    /// Removes the row of a topic without events. Position and time of its last removed event go into the marks of all
-    /// topics without a row. A topic that has receipts keeps its row: without it, another topic could get the same id,
-    /// and with it these receipts.
+    /// Removes the row of a topic without events. Position and time of its last removed event are noted in `meta`, for
+    /// all topics without a row. A topic that has receipts keeps its row: otherwise another topic could get the same
+    /// id, and with the id these receipts.
     pub(super) fn forget_topic(&self, topic: &TopicName, removed_to: u64, removed_ms: u64) -> Result<(), StoreError> {
         // The topic's deletion may have the highest position in the file. The next start must still find that position.
         let sql = "UPDATE meta SET value = max(value, (SELECT coalesce(max(deleted_to), 0) FROM topic WHERE name = ?1))
