@@ -8,9 +8,10 @@
 //!                   cold ─► fetch: a read connection, outside the workers' threads ─► page
 //! ```
 //!
-//! Only one thread writes and checkpoints, so writes never contend for SQLite's lock. A batch costs one fsync, however
-//! many publishers wait for it. An event enters the index, the feed and the receipts only after the commit. So nobody
-//! sees an event that a crash could undo, and no position is given to two events.
+//! *Hot* events are the newest ones, which the index has in memory. Only one thread writes and checkpoints, so writes
+//! never contend for SQLite's lock. A batch costs one fsync, however many publishers wait for it. An event enters the
+//! index, the feeds and the receipts only after the commit. So nobody sees an event that a crash could undo, and no
+//! position is given to two events.
 
 use std::{
     fs::{File, TryLockError},
@@ -170,8 +171,8 @@ impl Log for DiskLog {
         let Some(used) = keys::KeyUse::of(&draft) else {
             return self.queue.reserve_and_put(bytes, |done| Work::Append { draft, claim: None, done });
         };
-        // The key is claimed only once there is space in the queue. If it were claimed before, a publisher that
-        // disconnects during the wait would leave a key without an event.
+        // The key is claimed (noted as used) only once there is space in the queue. If the key were claimed before, a
+        // publisher that disconnects during the wait would leave a key without an event.
         if let Some(space) = self.queue.try_reserve(bytes) {
             return self.shared.put_once(&self.queue, draft, used, space);
         }

@@ -18,7 +18,7 @@ pub(super) struct Checkpoints {
 
 /// A checkpoint is due after so many bytes. It does not wait for readers.
 pub(super) const BYTES: u64 = 16 << 20;
-/// After so many bytes a checkpoint waits for readers a little, and truncates the WAL. Otherwise the WAL could grow
+/// After so many bytes a checkpoint waits for readers a little, and truncates the WAL, so that the WAL does not grow
 /// without limit.
 const BYTES_FORCED: u64 = 4 * BYTES;
 /// An incomplete checkpoint is retried after [`BYTES`] more, or after this time.

@@ -133,7 +133,7 @@ impl StoreError {
         match self {
             Self::Sqlite(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => true,
             // SQLite reports a full disk only for `ENOSPC`, and only for the database file and its log. A quota, or a
-            // full disk under the file of the shared memory, has one of these codes. They have other causes, too.
+            // full disk under the file of the shared memory, has one of these codes. The codes have other causes, too.
             Self::Sqlite(error) => {
                 let codes = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_SHMOPEN];
                 has_code(error, &codes) && filesystem::is_full(directory)

@@ -39,8 +39,8 @@ impl Shared {
                 lock(&self.idle_readers).push(reader);
                 return Ok(page);
             }
-            // The page must report the gap before its events. A new plan does so, because the entries without an event
-            // are now marked or removed.
+            // The page must report the gap before its events. A new plan has the gap, because the entries without an
+            // event are now marked or removed.
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The write-ahead log needs shared memory between connections, and reliable locks and syncs. A network file system may
 //! accept the calls for these without doing what they promise (<https://sqlite.org/wal.html>,
-//! <https://sqlite.org/faq.html#q5>). A trial would not show that, so the type of the file system decides.
+//! <https://sqlite.org/faq.html#q5>). A trial would not show the failure, so the type of the file system decides.
 
 use std::{
     fs,

@@ -30,8 +30,8 @@ impl Writer {
         if is_maintenance || self.is_retention_unfinished {
             self.enforce_retention();
         }
-        // While the disk is full the server says that it is not ready, so perhaps nobody publishes. Only a probe shows
-        // then when there is space again.
+        // While the disk is full the server says that it is not ready, so perhaps nobody publishes. Then only a
+        // probe shows when there is space again.
         let is_probe = is_maintenance && self.shared.full.load(Ordering::Relaxed);
         if is_probe {
             self.store.truncate_wal()?;
