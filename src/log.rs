@@ -6,9 +6,10 @@
 //! # Exact guarantees
 //! They hold at every moment.
 //! - *One sequence.* [`Log::append`] gives positions that grow over all topics, in the order of the calls. A call
-//!   that waits for space gets its position together with the space. No position is given twice in an epoch.
-//! - *Commit first.* The future of an append completes, and the feed carries the event, only after the event is as
-//!   durable as [`Log::durability`] promises.
+//!   that waits for space gets its position together with the space. No position is given twice in an epoch (one
+//!   history of the log).
+//! - *Commit first.* The future of an append completes, and the feeds ([`Log::feed`]) carry the event, only after the
+//!   event is as durable as [`Log::durability`] promises.
 //! - *Feeds and pages are ordered and complete.* A feed has every commit once, in order of position, except for those
 //!   that [`Batch::dropped_to`] reports. A page has every event of its topics that is held up to [`Page::to`], once and
 //!   in order.
@@ -19,7 +20,7 @@
 //!   event is published. The other drafts get its receipt, or [`AppendError::KeyReused`] if they are another event.
 //!   This holds within the window and the limits of the keys, until the topic is deleted.
 //! - *Deletions have a position.* A deletion removes the events of its topic at lower positions, and only those.
-//! - *An epoch is one history.* When it ends, every feed reports this before anything of the next epoch is visible
+//! - *An epoch is one history.* When an epoch ends, each feed reports this before anything of the next epoch is visible
 //!   ([`Batch::epoch`]). Everything that has a position also has its epoch.
 //!
 //! # Conservative guarantees
