@@ -283,7 +283,9 @@ fn a_deletion_gives_back_its_bytes_and_is_remembered() {
         watched.step(|index, _| index.delete(&topic(name), seq, 70));
         assert_eq!(state(&watched.index), (true, empty, seq - 4), "{name} at {seq}");
     }
+    assert!(watched.index.is_behind(), "the entries are still to be dropped");
     watched.settle(70);
+    assert!(!watched.index.is_behind());
     assert_eq!(watched.index.hot_bytes, held, "and of what is kept whole");
     let age = std::time::Duration::from_millis(30);
     assert_eq!(watched.index.deletion(&a, 100).map(|(id, ago)| (id.seq, ago)), Some((6, age)));
@@ -303,4 +305,17 @@ fn one_busy_topic_does_not_make_the_log_forget_others() {
     watched.settle(0);
     assert_eq!(watched.index.deletion(&quiet, 0).map(|(id, _)| id.seq), Some(1));
     assert_eq!(watched.index.empty.len(), 2);
+}
+
+#[test]
+fn an_index_that_is_at_its_limits_needs_no_step() {
+    let a = topic("a");
+    let cost = 1 + 10 + EVENT_OVERHEAD;
+    let config = LogConfig { topic_events_max: 3, ..high_limits() };
+    let mut watched = Watched::new(config, 2 * cost);
+    for events in [1, 2, 3, 3] {
+        watched.push(&a, 10, 0);
+        assert_eq!((watched.index.events, watched.index.is_behind()), (events, false));
+    }
+    assert_eq!(watched.index.hot_bytes, 2 * cost);
 }
