@@ -308,6 +308,21 @@ fn one_busy_topic_does_not_make_the_log_forget_others() {
 }
 
 #[test]
+fn topics_without_events_are_forgotten_in_steps() {
+    let mut watched = Watched::new(high_limits(), u64::MAX);
+    let topics = EMPTY_MAX + STEP + 1;
+    watched.step(|index, _| {
+        for seq in 1..=topics {
+            index.delete(&topic(&seq.to_string()), seq.try_into().expect("a position"), 0);
+        }
+    });
+    watched.step(|index, removed| index.trim(0, removed));
+    assert_eq!(watched.index.empty.len(), topics - STEP);
+    assert_eq!(watched.settle(0), 1);
+    assert_eq!(watched.index.empty.len(), EMPTY_MAX);
+}
+
+#[test]
 fn an_index_that_is_at_its_limits_needs_no_step() {
     let a = topic("a");
     let cost = 1 + 10 + EVENT_OVERHEAD;
