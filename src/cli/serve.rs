@@ -45,7 +45,7 @@ pub fn serve(arguments: &ServeArguments) -> ExitCode {
         Err(error) => return fail(EXIT_CONFIG, error),
     };
     if arguments.new_epoch && config.log.engine == Engine::Memory {
-        let reason = "--new-epoch is for log.engine = \"disk\": the memory engine begins one with each start";
+        let reason = "--new-epoch is for log.engine = \"disk\": the memory engine begins a new epoch with each start";
         return fail(EXIT_CONFIG, reason);
     }
     config.log.new_epoch = arguments.new_epoch;
@@ -104,8 +104,8 @@ async fn run(config: Config) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Ignores signals that would otherwise end the process silently. A terminal sends SIGHUP when it is closed. Tools send
-/// these signals to make other servers reload their configuration or reopen their log files.
+/// Ignores SIGHUP, SIGUSR1 and SIGUSR2, which would otherwise end the process silently. A terminal sends SIGHUP when it
+/// is closed. Tools send all three to make other servers reload their configuration or reopen their log files.
 fn ignore_signals() {
     let kinds = [
         ("SIGHUP", SignalKind::hangup()),

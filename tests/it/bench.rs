@@ -77,6 +77,10 @@ async fn every_mode_measures_the_broker() {
     assert!(storm.row("resumed").starts_with("40 in"), "{}", storm.out);
     assert!(storm.row("delivered").starts_with("120,"), "what came after they resumed: {}", storm.out);
 
+    let missed_nothing = bench(&url, "--storm --subscribers 5 --messages 1").await;
+    missed_nothing.assert_good();
+    assert!(!missed_nothing.row("generator CPU").contains("spins"), "{}", missed_nothing.out);
+
     let idle = bench(&url, "--idle 1 --subscribers 10").await;
     idle.assert_good();
     assert!(idle.row("idle").starts_with("10 connected after 1 s"), "{}", idle.out);

@@ -100,7 +100,8 @@ impl Blocks {
                 _ => None,
             }
         } else {
-            // `retry` may come without an empty line after it. A heartbeat that follows is a block of its own.
+            // `retry` begins no block: it may come without an empty line after it, and a heartbeat that follows is a block
+            // of its own.
             return None;
         };
         // The last line that tells the kind of the block decides. Without one, the kind is `Other`.

@@ -65,7 +65,8 @@ pub struct Plan {
     /// The path to POST events to.
     #[arg(long, value_name = "PATH", default_value = "/publish?topic={topic}", value_parser = path)]
     pub publish: String,
-    // With `marks=id`, a stream opens with an id without data: the parser needs no event to have a cursor.
+    // With `marks=id`, a stream opens with an id without data. So even before its first event, a subscriber has a cursor to
+    // resume from (`--storm`).
     /// The path of the streams.
     #[arg(long, value_name = "PATH", default_value = "/subscribe?topic={topic}&marks=id", value_parser = path)]
     pub subscribe: String,
@@ -75,8 +76,8 @@ pub struct Plan {
     /// The process id of the server on this machine: also report what it and its children use (Linux).
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
-    /// Never sleep. Otherwise the system charges the server for waking this process. It needs a core of its own, which
-    /// the server must not use.
+    /// Never sleep: otherwise the CPU time for waking this process counts as the server's. A process that never sleeps
+    /// needs a core of its own, which the server must not use.
     #[arg(long)]
     pub spin: bool,
     /// How long to wait for missing answers and events when nothing arrives any more.

@@ -182,14 +182,13 @@ impl Publisher {
                 Err(error) => return self.disconnected(error_text("publish", &error), shared),
             };
             if n == 0 {
-                // If the server does not keep the connection open, its end may be the end of the response.
-                if self.response.status.is_some() && !self.response.keeps_alive {
+                if self.response.ends_with_connection() {
                     return self.answered(0, shared);
                 }
                 return self.disconnected("publish: closed by the server".to_owned(), shared);
             }
             let bytes = shared.buffer.get(..n).unwrap_or_default();
-            // Without a pending event, these bytes are no answer. Then `disconnected` counts no error.
+            // Bytes without a pending event answer nothing. `disconnected` counts an error only for a pending event.
             if self.pending.is_none() || self.response.skip_body(bytes).is_err() {
                 return self.disconnected("publish: the answer is not HTTP".to_owned(), shared);
             }

@@ -150,8 +150,8 @@ impl Report {
         let connected = format!("{} of {}", grouped(subscribers), grouped(self.subscribers));
         rows.push(("connected", format!("{connected} in {seconds:.3} s, {}/s", grouped(per_second))));
         if let Some(PublishResult { acknowledged, per_second, p50_us, p99_us, .. }) = self.published {
-            let rate = format!("{} acknowledged, {}/s", grouped(acknowledged), grouped(per_second));
-            rows.push(("published", format!("{rate}; answered within p50 {}, p99 {}", time(p50_us), time(p99_us))));
+            let amount = format!("{} acknowledged, {}/s", grouped(acknowledged), grouped(per_second));
+            rows.push(("published", format!("{amount}; answered within p50 {}, p99 {}", time(p50_us), time(p99_us))));
         }
         if let Some(ConnectResult { subscribers, seconds, per_second }) = self.resumed {
             rows.push(("resumed", format!("{} in {seconds:.3} s, {}/s", grouped(subscribers), grouped(per_second))));
@@ -162,7 +162,7 @@ impl Report {
             rows.push(("latency", format!("p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}")));
         }
         if let Some(IdleResult { seconds, blocks, bytes, still_connected }) = self.idle {
-            let received = format!("received {} blocks of {} bytes", grouped(blocks), grouped(bytes));
+            let received = format!("received {} blocks, {} bytes in all", grouped(blocks), grouped(bytes));
             rows.push(("idle", format!("{} connected after {seconds:.0} s; {received}", grouped(still_connected))));
         }
         rows.push(("lost", grouped(self.lost)));

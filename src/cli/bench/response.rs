@@ -27,7 +27,7 @@ enum Framing {
     Close,
     /// Its length. This many bytes are still missing.
     Length(u64),
-    /// Chunks: in the line with the size of a chunk, or in the line end before it, which ends the chunk before.
+    /// Chunks: in the line end after the data of a chunk, or in the line with the size of the next chunk.
     ChunkSize {
         /// The value of the digits so far; `None` before the first digit.
         size: Option<u64>,
@@ -45,10 +45,15 @@ enum Framing {
 pub struct Malformed;
 
 impl Response {
-    /// Whether the whole response has arrived, except for the empty line after the last chunk. False if only the end of the
-    /// connection would tell.
+    /// Whether the whole response has arrived. The empty line after the last chunk may still be missing. Always false if
+    /// the response [ends with the connection](Self::ends_with_connection).
     pub fn is_complete(&self) -> bool {
         self.status.is_some() && matches!(self.framing, Framing::Length(0) | Framing::LastChunk)
+    }
+
+    /// Whether the end of the connection is the end of the response.
+    pub fn ends_with_connection(&self) -> bool {
+        self.status.is_some() && matches!(self.framing, Framing::Close)
     }
 
     /// Parses the head, and removes it from `bytes`. Returns the status; `None` if the head is not complete.
@@ -179,6 +184,21 @@ mod tests {
         assert_eq!(read(&format!("{chunked}3\r\nabc\r\n5\r\nde")), (Some(200), "abcde".into(), false, false));
         assert_eq!(read("HTTP/1.1 204 No Content\r\n\r\n"), (Some(204), String::new(), true, true));
         assert_eq!(read("HTTP/1.1 200 OK\r\nContent-"), (None, String::new(), false, false));
+    }
+
+    #[test]
+    fn only_a_response_without_a_length_ends_with_the_connection() {
+        let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n";
+        for (rest, expected) in [
+            ("", false),
+            ("\r\nab", true),
+            ("Content-Length: 3\r\n\r\nab", false),
+            ("Transfer-Encoding: chunked\r\n\r\n3\r\nab", false),
+        ] {
+            let mut response = Response::default();
+            response.skip_body(format!("{head}{rest}").as_bytes()).unwrap();
+            assert_eq!(response.ends_with_connection(), expected, "{rest:?}");
+        }
     }
 
     #[test]

@@ -26,8 +26,8 @@ struct Run<'a> {
     costs: ServerUsage,
 }
 
-/// How much time has passed since the run began, and how much CPU time each process has used since its start; or the
-/// differences to an earlier moment.
+/// How much time has passed, and how much CPU time each process has used: since they began ([`Run::times`]), or since an
+/// earlier moment ([`Run::times_since`]).
 #[derive(Clone, Copy)]
 struct Times {
     nanos: u64,
@@ -103,8 +103,10 @@ impl Run<'_> {
         self.load.connect()?;
         self.load.await_deliveries()?;
         let open = self.load.subscribers.open;
-        self.costs.connect_cpu_us = micros_each(self.times_since(begun).server.total(), wide(open));
-        // A subscriber has resumed when it has got what it missed. If something is lost, the wait for it is not counted.
+        let used = self.times_since(begun);
+        self.costs.connect_cpu_us = micros_each(used.server.total(), wide(open));
+        self.report_generator_cpu(used);
+        // The subscribers have resumed when the last bytes arrive. The wait for lost events after that is not counted.
         let time = self.load.shared.tally.last_progress.saturating_sub(begun.nanos);
         self.report.resumed = Some(ConnectResult::new(open, time));
         if while_disconnected > 0 {

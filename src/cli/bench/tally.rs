@@ -21,7 +21,7 @@ pub fn wide(n: usize) -> u64 {
 
 /// `part` divided by `whole`; 0 if `whole` is 0.
 pub fn ratio(part: u64, whole: u64) -> f64 {
-    // Without `as`, the standard library converts a u64 to f64 only through `Duration`.
+    // The lints forbid `as`. Without `as`, the standard library converts a u64 to f64 only through `Duration`.
     let [part, whole] = [part, whole].map(|n| Duration::from_secs(n).as_secs_f64());
     if whole > 0.0 { part / whole } else { 0.0 }
 }
@@ -29,8 +29,8 @@ pub fn ratio(part: u64, whole: u64) -> f64 {
 /// The counters of a run. Times are in nanoseconds since the run began, unless stated otherwise.
 #[derive(Debug)]
 pub struct Tally {
-    /// The time from the scheduled publishing of an event to its arrival, in microseconds. If the subscriber began to
-    /// connect later, the time from then.
+    /// The time to the arrival of an event, in microseconds: from its scheduled publishing, or from when the subscriber
+    /// began to connect, if that was later (`--replay`, `--storm`).
     pub latency: Histogram<u64>,
     /// The time from the scheduled publishing of an event to the answer, in microseconds.
     pub answer_times: Histogram<u64>,

@@ -23,9 +23,9 @@ pub struct Topic {
     answered: usize,
     /// The lowest free position. It is only needed with several publishers.
     free_position: usize,
-    /// The largest `answered_before` of the events that have arrived. Events with lower numbers were sent and answered
-    /// before one of these events was sent, so the server must deliver them before it.
-    must_have_arrived: usize,
+    /// An event with a lower number is late if no subscriber has got it yet: an event that was sent after the answer to
+    /// it has arrived. This is the largest `answered_before` of the events that have arrived.
+    late_below: usize,
 }
 
 /// One event.
@@ -107,9 +107,9 @@ impl Seen {
     /// Checks the delivery of event `number` of `topic`.
     pub fn check(&mut self, topic: &mut Topic, number: usize) -> Delivery {
         let Some(event) = topic.events.get_mut(number) else { return Delivery::Unknown };
-        // Only the first arrival of an event gives it a position, so only this can be late.
-        let is_late = event.position.is_none() && number < topic.must_have_arrived;
-        topic.must_have_arrived = topic.must_have_arrived.max(event.answered_before);
+        // The first subscriber that gets an event gives it a position. For the others, the position tells the order.
+        let is_late = event.position.is_none() && number < topic.late_below;
+        topic.late_below = topic.late_below.max(event.answered_before);
         let position = *event.position.get_or_insert(topic.free_position);
         topic.free_position = topic.free_position.max(position + 1);
         if position < self.next_position {
