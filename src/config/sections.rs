@@ -138,7 +138,7 @@ pub struct StreamConfig {
     pub lifetime_max: Duration,
     /// The longest pause of a busy topic between two rounds of writes. Zero means no pause.
     pub coalesce_max: Duration,
-    /// A subscriber that receives nothing for this time is disconnected.
+    /// A subscriber is disconnected if bytes wait for it and its socket accepts none for this time.
     pub write_timeout: Duration,
     /// Bytes of partly sent events and notices that wait for slow subscribers.
     pub unsent_bytes_max: Size,

@@ -11,7 +11,8 @@ use ::config::ValueKind;
 
 use super::sections::{Config, DiskDurability, Engine, Origins};
 use super::size::Size;
-use Rule::{Bool, Count, Host, OneOf, Port, Time, TimeOrZero};
+// Without `Size` and `Origins`, which are also the names of types.
+use Rule::{Bool, Count, Host, OneOf, Path, Port, Time, TimeOrZero};
 
 /// One key of the configuration.
 #[derive(Debug)]
@@ -76,7 +77,7 @@ pub const SETTINGS: &[Setting] = &[
             Word("memory", |c| c.log.engine = Engine::Memory),
         ]),
         "Where the events are kept: disk, in a file; memory, until the process ends."),
-    row("log.path", Rule::Path(|c| &mut c.log.path),
+    row("log.path", Path(|c| &mut c.log.path),
         "The directory of the disk engine's files."),
     row("log.durability",
         OneOf(&[
@@ -109,7 +110,7 @@ pub const SETTINGS: &[Setting] = &[
     row("stream.coalesce_max", TimeOrZero("no pause", MILLISECOND..=SECOND, |c| &mut c.stream.coalesce_max),
         "The longest pause of a busy topic between two rounds of writes, {}: fewer writes, but later; 0s is none."),
     row("stream.write_timeout", Time(TENTH_SECOND..=HOUR, |c| &mut c.stream.write_timeout),
-        "A subscriber that takes nothing for this long, {}, is cut; a slow one needs time to read its receive buffer."),
+        "A subscriber that takes no waiting byte for this long, {}, is cut; a slow one must empty its receive buffer."),
     row("stream.unsent_bytes_max", Rule::Size(Size::mib(1)..=Size::tib(1), |c| &mut c.stream.unsent_bytes_max),
         "Bytes of partly sent events that wait for slow subscribers, {}; the rest is read again from the log."),
     row("stream.gone", Time(Duration::ZERO..=DAY, |c| &mut c.stream.gone),
@@ -195,7 +196,7 @@ impl Setting {
                 format!("{} to {}", written(*range.start()), written(*range.end()))
             }
             Bool(_) => "true or false".to_owned(),
-            Host(_) | OneOf(_) | Rule::Path(_) | Rule::Origins(_) => String::new(),
+            Host(_) | OneOf(_) | Path(_) | Rule::Origins(_) => String::new(),
         }
     }
 
@@ -210,7 +211,7 @@ impl Setting {
             Time(..) => format!("{DURATION} from {range}"),
             TimeOrZero(zero, ..) => format!("{DURATION} from {range}, or 0s for {zero}"),
             OneOf(words) => words.iter().map(|Word(word, _)| *word).collect::<Vec<_>>().join(" or "),
-            Rule::Path(_) => "the path of a directory".to_owned(),
+            Path(_) => "the path of a directory".to_owned(),
             Rule::Origins(_) => format!(
                 "[\"*\"], or up to {ORIGINS_MAX} origins as browsers send them, such as \
                  https://app.example.com: http or https, lower case, no path, no default port"
@@ -238,7 +239,7 @@ impl Setting {
                 };
                 words.iter().find(is_current).map_or_else(String::new, |Word(word, _)| format!("\"{word}\""))
             }
-            Rule::Path(field) => format!("{:?}", field(&mut config).to_string_lossy()),
+            Path(field) => format!("{:?}", field(&mut config).to_string_lossy()),
             Rule::Origins(field) => match field(&mut config) {
                 Origins::Any => "[\"*\"]".to_owned(),
                 Origins::Only(origins) => format!("{origins:?}"),
@@ -282,7 +283,7 @@ impl Setting {
                 let Word(_, set) = words.iter().find(|Word(word, _)| *word == text)?;
                 set(config);
             }
-            Rule::Path(field) => *field(config) = Some(text(value)?).filter(|path| !path.is_empty())?.into(),
+            Path(field) => *field(config) = Some(text(value)?).filter(|path| !path.is_empty())?.into(),
             Rule::Origins(field) => *field(config) = origins(value)?,
         }
         Some(())

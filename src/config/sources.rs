@@ -40,7 +40,8 @@ pub(super) fn parse(path: String, text: &str) -> Result<Values, ConfigError> {
     };
     let mut values = Values::new();
     for (name, value) in sections {
-        // The quotes of `"log.age_max"` are added again. Without them it would mean `age_max` in the section `[log]`.
+        // The TOML key `"log.age_max"` is one name with a dot. The parser has removed the quotes: without them, the name
+        // would mean `age_max` in the section `[log]`, so they are added again.
         let name = if name.contains('.') { format!("\"{name}\"") } else { name };
         match value.kind {
             // A known section may be empty. An empty section that is not known is kept, and reported as unknown.
@@ -128,7 +129,7 @@ fn suggestion(unknown: &str) -> Option<String> {
     }
 }
 
-/// The setting with the key most similar to `key`. `None` if more than a third of the letters of the name differ.
+/// The setting with the key most similar to `key`. `None` if more letters differ than a third of the name, rounded up.
 fn nearest(key: &str) -> Option<&'static Setting> {
     let name = key.rsplit('.').next().unwrap_or(key);
     // A correct name in a wrong section counts as one wrong letter.
