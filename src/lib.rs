@@ -6,10 +6,11 @@
 //!  subscribe ─► http ─► limits ─► registry ─► topic (actor)       ▼
 //!                └── the socket itself is handed to ───────────► hub (one per worker) ─► sockets
 //!                                                                 ▲ catch up: read(topics, after)
-//!                                                                log
+//!                                                           the same log
 //! ```
 //!
-//! A publish does not use the actor of its topic: the log puts the events in order, and remembers idempotency keys.
+//! For a publish, the registry only looks up the number of subscribers. A publish does not use the actor of its topic:
+//! the log puts the events in order, and remembers idempotency keys.
 //!
 //! # Invariants
 //! - *One sequence.* The log gives every event a position in one global sequence. An event id consists of that position
@@ -24,8 +25,8 @@
 //! # Modules
 //! They are listed in order: a module uses only modules below it.
 //! - [`server`]: the composition root and the workers.
-//! - [`http`]: the two readers of requests, the fast path and the fallback, and the one place that decides what a
-//!   request means.
+//! - [`http`]: the fast path and the fallback, which read requests, and `http::serve`, which decides what a request
+//!   means.
 //! - [`limits`]: limits on connections and bytes.
 //! - [`hub`]: the sockets of one worker's subscribers.
 //! - [`registry`]: finds a topic by its name, and starts and retires topics.

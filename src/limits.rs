@@ -79,7 +79,7 @@ pub struct ConnectionPermit {
 /// The permit for the bytes of one request.
 ///
 /// While a request waits, for more of its bytes or for the log, it uses no more memory than its permit covers, except for
-/// [`UNCOUNTED_MAX`]. Memory for bytes that are still to come is reserved before it is allocated.
+/// [`UNCOUNTED_MAX`], and on the fallback for its head. Memory for bytes that are still to come is reserved before it is allocated.
 #[derive(Debug)]
 pub struct BytesPermit {
     quota: Arc<Quota>,

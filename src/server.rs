@@ -245,10 +245,11 @@ fn start_workers(sockets: Vec<Socket>, shared: &SharedState) -> io::Result<Vec<A
 /// Stops the threads of the workers. All connections are closed.
 async fn stop(workers: Vec<Arbiter>) {
     let (all_joined, joined) = oneshot::channel();
-    // `join` blocks, so it needs a thread of its own. It is not a blocking task of the runtime: the runtime would wait
-    // for that at its end, even after the timeout.
+    // `join` blocks, so it needs a thread of its own. With a blocking task of the runtime instead, the end of the runtime
+    // would wait for `join`, even after the timeout.
     let thread = std::thread::Builder::new().name("stop".to_owned()).spawn(move || {
-        // Stop all workers before waiting for one: a running worker uses topics whose actors run on other workers.
+        // Stop all workers before waiting for one: a worker that still runs would answer requests with errors, because
+        // the actors of their topics may have run on a stopped worker.
         for worker in &workers {
             worker.stop();
         }

@@ -65,7 +65,7 @@ impl AppState {
     }
 
     /// Parses the topics that a request names. Returns each topic once, and whether the request has more than one name.
-    /// `more` counts the names that are not in `names`, because they were not kept.
+    /// `more` counts further names that the parser of the request has not kept.
     pub(super) fn topics<'a>(
         &self,
         mut names: impl Iterator<Item = &'a str>,

@@ -13,7 +13,8 @@ use crate::config::{CorsConfig, Origins};
 
 /// The CORS headers for the response to one request.
 pub(super) struct Permission {
-    /// The allowed origin: `*`, or the origin of the page. `None` if that is not listed, or the client is not a page.
+    /// The allowed origin: `*`, or the origin of the page. `None` if that is not listed, or the client is not a page: then
+    /// the response gets only `Vary`.
     origin: Option<Cow<'static, str>>,
     /// Whether the page may send credentials.
     credentials: bool,
@@ -29,7 +30,7 @@ const MAX_AGE: &str = "3600";
 /// The request headers on which the response depends, for caches.
 const VARY: &str = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers";
 
-/// The CORS headers for the response; `None` if no other origin is allowed.
+/// The CORS headers for the response; `None` if the configuration allows no other origin.
 pub(super) fn permission(config: &CorsConfig, head: &impl Head) -> Option<Permission> {
     if matches!(&config.origins, Origins::Only(origins) if origins.is_empty()) {
         return None;

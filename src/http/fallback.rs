@@ -24,18 +24,18 @@ use crate::hub::{Carrier, HubHandle, Subscription};
 
 /// Answers the first request of a [`Carrier`].
 pub async fn answer(app: Rc<AppState>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    // If the length of the first request is not known, the HTTP server reads on after it. What it takes for a second
-    // request may be the rest of a body, and gets no answer: the task of the connection drops this future when the first
-    // answer is sent or the hub has the socket.
+    // If the length of the first request is not known, the HTTP server reads on, and may take the rest of a body for a
+    // second request. That one must get no answer, so this future never ends. `fallback_request::serve_with` drops this
+    // future when the first answer is sent or the hub has the socket.
     let carrier = request.conn_data::<Carrier>().filter(|carrier| !carrier.has_begun()).cloned();
     let Some(carrier) = carrier else { return pending().await };
     let payload = payload.map_err(|error| error.to_string());
     let reply = serve(&app, &request, Body::Coming(Box::pin(payload))).await;
     match reply {
-        Reply::Stream(mut head, subscription) => {
-            let first = Bytes::from(std::mem::take(&mut head.body).into_owned());
+        Reply::Stream(mut answer, subscription) => {
+            let first = Bytes::from(std::mem::take(&mut answer.body).into_owned());
             let body = stream_body(first, carrier, app.hub.clone(), *subscription);
-            HttpResponse::from(head).set_body(BoxBody::new(body))
+            HttpResponse::from(answer).set_body(BoxBody::new(body))
         }
         Reply::Answer(answer) => {
             let mut response = HttpResponse::from(answer);

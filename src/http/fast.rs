@@ -10,8 +10,8 @@
 //! which takes more time than the publish itself. An idle connection has no buffer. A connection whose client
 //! subscribes at once is registered only with the hub's poll, never with the runtime's.
 //!
-//! Every connection waits here for its next request and for the rest of a head, no matter which server answers. So the
-//! limits on connections, heads and waiting are all enforced here.
+//! Every connection waits here for its next request and for the rest of a head, even if the fallback then serves the
+//! request. So the limits on connections, heads and waiting are all enforced here.
 
 use std::{
     cell::RefCell,
@@ -224,7 +224,7 @@ impl FastPath {
 
     /// The step after the deadline has passed.
     fn time_out(&self, connection: &mut Connection) -> Step<'_> {
-        match connection.deadline.wait() {
+        match connection.deadline.current_wait() {
             // The client has sent no request, so there is nothing to answer.
             Wait::FirstRequest | Wait::NextRequest => Step::Close,
             Wait::Head => {
@@ -251,13 +251,13 @@ impl FastPath {
             return Step::Read;
         }
         connection.slot.mark_busy();
-        let searched = std::mem::take(&mut connection.searched);
+        let searched = std::mem::take(&mut connection.searched_for_end);
         let remote = connection.remote.ip();
         let mut space = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-        // `used` bytes are done with. 0: the request is incomplete.
+        // `used` is how many bytes are no longer needed; 0 if the request is incomplete.
         let (step, used) = match request::parse(bytes, &mut space, searched, remote) {
             Ok(Parsed::PartialHead) => {
-                connection.searched = bytes.len();
+                connection.searched_for_end = bytes.len();
                 connection.deadline.wait_for(Wait::Head);
                 (Step::Read, 0)
             }
@@ -294,7 +294,8 @@ impl FastPath {
 
     /// Gives a request to the fallback.
     fn fall_back(&self, request: &RawRequest<'_>, buffer_permit: &mut Option<BytesPermit>, remote: IpAddr) -> Step<'_> {
-        // If there is a buffer, and it has only this request, the caller frees it. So the request takes its permit.
+        // The fallback gets a copy of the request. If the buffer has nothing else, the caller frees the buffer, so the
+        // copy takes over the buffer's permit.
         let permit = buffer_permit.take_if(|_| request.received() == request.bytes.len());
         let permit = permit.unwrap_or_else(|| self.app.bytes.bytes_permit(Some(remote)));
         match FallbackRequest::new(permit, request) {
@@ -325,9 +326,9 @@ impl FastPath {
 
     fn reply(&self, reply: Reply, after: AfterResponse) -> Step<'_> {
         match reply {
-            Reply::Answer(answer) => Step::Respond(self.responder.respond(answer, after)),
+            Reply::Answer(answer) => Step::Respond(self.responder.format(answer, after)),
             Reply::Stream(head, subscription) => {
-                Step::Stream(self.responder.respond(head, AfterResponse::Close), subscription)
+                Step::Stream(self.responder.format(head, AfterResponse::Close), subscription)
             }
         }
     }
@@ -335,6 +336,6 @@ impl FastPath {
     /// Refuses a request whose end is not known or has not arrived, so the connection must be closed after the
     /// response.
     fn refuse(&self, problem: &Problem) -> Step<'_> {
-        Step::Respond(self.responder.respond(problem.answer(), AfterResponse::Linger))
+        Step::Respond(self.responder.format(problem.answer(), AfterResponse::Linger))
     }
 }

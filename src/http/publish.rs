@@ -44,11 +44,11 @@ pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> 
             let bytes = head.query().len() + body.len();
             let publish = publish.with_body(app, Bytes::copy_from_slice(body))?;
             if bytes <= UNCOUNTED_MAX {
-                return Ok(publish.commit(app, None));
+                return Ok(publish.append(app, None));
             }
             let mut permit = app.bytes.bytes_permit(head.remote());
             permit.cover(bytes)?;
-            Ok(publish.commit(app, Some(permit)))
+            Ok(publish.append(app, Some(permit)))
         }
         Body::Coming(payload) => {
             let length = head.text("content-length").and_then(|length| length.parse().ok());
@@ -67,7 +67,7 @@ async fn receive(
     let _delays_drain = app.delay_drain()?;
     let mut permit = app.bytes.bytes_permit(head.remote);
     let body = body::collect(head.format, length, payload, &app.config.publish, &mut permit).await?;
-    Ok(head.with_body(app, body)?.commit(app, Some(permit)).await)
+    Ok(head.with_body(app, body)?.append(app, Some(permit)).await)
 }
 
 /// The head of a publish request.
@@ -123,7 +123,7 @@ impl<'a> PublishHead<'a> {
         let name = name.filter(|name| !name.is_empty()).map(EventName::parse).transpose();
         let name = name.map_err(|error| Problem::new(Code::BadEvent, format!("`event` is refused: {error}")))?;
         let given = self.query.all("topic").chain(body.topics.iter().map(String::as_str));
-        let (topics, is_list) = app.topics(given, self.query.dropped() + body.topics_dropped)?;
+        let (topics, is_list) = app.topics(given, self.query.topics_dropped() + body.topics_dropped)?;
         let events = std::iter::repeat_n((name, content, self.key), topics.len());
         let drafts = topics.into_iter().zip(events);
         // The registry sets `subscribers`.
@@ -141,13 +141,14 @@ fn either<T>(name: &str, query: Option<T>, body: Option<T>) -> Result<Option<T>,
 }
 
 impl Publish {
-    /// Publishes. If the log commits at once, the reply is ready at once. The permit for the request's bytes is kept
+    /// Appends the events to the log. If the log commits at once, the reply is ready at once. The permit for the request's bytes is kept
     /// until the log has committed.
-    fn commit(self, app: &AppState, permit: Option<BytesPermit>) -> Served<'_> {
+    fn append(self, app: &AppState, permit: Option<BytesPermit>) -> Served<'_> {
         let is_list = self.is_list;
+        // A `SmallVec` returns more than one draft as `Err`.
         let [draft] = match self.drafts.into_inner() {
             Ok(one) => one,
-            Err(several) => return reply_later(commit_each(app, several, permit)),
+            Err(several) => return reply_later(append_each(app, several, permit)),
         };
         let topic = draft.topic.clone();
         match app.registry.publish(draft) {
@@ -160,7 +161,7 @@ impl Publish {
                 reply_now(answer(app, &[(topic, outcome)], is_list))
             }
             NotYet(outcome) => {
-                // Without `?`: the log may already have the event, so the reply must tell the outcome.
+                // An error is ignored (no `?`): the log may already have the event, so the reply must tell the outcome.
                 let delays_drain = app.delay_drain();
                 reply_later(outcome.map(move |outcome| {
                     drop((delays_drain, permit));
@@ -171,12 +172,13 @@ impl Publish {
     }
 }
 
-/// Publishes to several topics. `_permit` is kept until the log has committed all events.
-async fn commit_each(
+/// Appends the events of several topics. `_permit` is kept until the log has committed all events.
+async fn append_each(
     app: &AppState,
     drafts: SmallVec<[Draft; 1]>,
     _permit: Option<BytesPermit>,
 ) -> Result<Answer, Problem> {
+    // An error is ignored, as in `Publish::append`.
     let _delays_drain = app.delay_drain();
     let publish = async |draft: Draft| (draft.topic.clone(), app.registry.publish(draft).await);
     let outcomes = join_all(drafts.into_iter().map(publish)).await;

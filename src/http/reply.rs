@@ -16,7 +16,7 @@ pub(super) enum Reply {
     Stream(Answer, Box<Subscription>),
 }
 
-/// A reply: `Known` as a future that is ready, or `NotYet`.
+/// A reply that is `Known` or `NotYet`. Both can be awaited; `into_inner` takes a known reply out of its ready future.
 pub(super) type Served<'a> = LocalLater<'a, Reply>;
 
 impl Reply {

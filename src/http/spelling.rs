@@ -7,7 +7,7 @@ const LETTERS_MIN: usize = 4;
 /// The longest name that is compared. This bounds the cost of a comparison.
 const LETTERS_MAX: usize = 24;
 
-/// The `known` name that the client probably meant with `name`; `None` if `name` is known itself.
+/// The `known` name that the client probably meant with `name`; `None` if none is similar, or `name` is known.
 ///
 /// Names match if they differ only in case, `-` and `_`, in one missing or additional letter, or in two swapped
 /// neighbours. Names with one different letter do not match, because that would match other words (`context`, `list`).

@@ -1,4 +1,4 @@
-//! `GET /subscribe`: reads the request, begins the response, and hands the socket over to the hub.
+//! `GET /subscribe`: reads the request, and makes the beginning of the response, and the subscription for the hub.
 
 use std::{
     borrow::Cow,
@@ -38,7 +38,7 @@ const PARAMETERS: [&str; 10] =
     ["topic", "since", "last", "envelope", "on_gap", "marks", CURSORS[0], CURSORS[1], CURSORS[2], CURSORS[3]];
 /// `broker.gap` contains at most this much of what the client requested.
 const REQUESTED_BYTES_MAX: usize = 128;
-/// The maximum of `last=`. A limit, because the log is locked while it is searched.
+/// The maximum of `last=`. It is limited because the search locks the log.
 const LAST_MAX: usize = 10_000;
 /// A refused subscriber must wait this many times `stream.retry`, with jitter, before it retries.
 const REFUSED_RETRY_FACTOR: u32 = 4;
@@ -71,8 +71,8 @@ struct SubscribeRequest {
 impl SubscribeRequest {
     fn read(app: &AppState, request: &impl Head) -> Result<Self, Problem> {
         let query = &Fields::query(request.query(), &PARAMETERS, &CURSORS)?;
-        let (topics, _) = app.topics(query.all("topic"), query.dropped())?;
-        let cursor = cursor(request, query);
+        let (topics, _) = app.topics(query.all("topic"), query.topics_dropped())?;
+        let cursor = sent_cursor(request, query);
         let start = match &cursor {
             Some(cursor) => EventId::parse(cursor).map_or(Start::Unreadable, Start::After),
             None => start(query)?,
@@ -130,9 +130,9 @@ fn marks(query: &Fields<'_>) -> Result<Marks, Problem> {
     }
 }
 
-/// The cursor. The header has priority: when a browser reconnects, it sends the new cursor in the header, and the query
+/// The cursor as the client sent it. The header has priority: when a browser reconnects, it sends the new cursor in the header, and the query
 /// of the first request again.
-fn cursor(request: &impl Head, query: &Fields<'_>) -> Option<String> {
+fn sent_cursor(request: &impl Head, query: &Fields<'_>) -> Option<String> {
     let header = request.values("last-event-id").map(String::from_utf8_lossy);
     let query = CURSORS.iter().flat_map(|name| query.all(name)).map(Cow::Borrowed);
     // An empty cursor counts as none. A client may send an empty one in one place, and its cursor in another.
@@ -159,14 +159,14 @@ fn start(query: &Fields<'_>) -> Result<Start, Problem> {
 /// refused for a reason that may pass, the client may try again after `retry`.
 async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Result<Reply, Problem> {
     let (encoding, remote) = (request.encoding, request.remote);
-    let later = |problem: Problem| problem.retry_after(retry);
-    app.check_open().map_err(later)?;
-    let permit = app.subscribers.connection_permit(remote).map_err(Problem::from).map_err(later)?;
-    let cursor = match request.start {
+    let with_retry = |problem: Problem| problem.retry_after(retry);
+    app.check_open().map_err(with_retry)?;
+    let permit = app.subscribers.connection_permit(remote).map_err(Problem::from).map_err(with_retry)?;
+    let cursor_in_epoch = match request.start {
         Start::After(id) if id.epoch == app.log.epoch() => Some(id),
         _ => None,
     };
-    let subscriber = Subscriber { remote, cursor, single_topic: request.topics.len() == 1 };
+    let subscriber = Subscriber { remote, cursor: cursor_in_epoch, single_topic: request.topics.len() == 1 };
     let (mut topics, mut memberships) = (SmallVec::new(), SmallVec::<[_; 1]>::new());
     let (mut are_all_deleted, mut deletion_notices) = (true, Vec::new());
     for topic in &request.topics {
@@ -174,13 +174,13 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
             Ok(joined) => joined,
             // Only a subscriber with a `single_topic` gets this error.
             Err(RegistryError::Topic(JoinError::Deleted)) => return Ok(Answer::new(StatusCode::NO_CONTENT).into()),
-            Err(error) => return Err(later(error.into())),
+            Err(error) => return Err(with_retry(error.into())),
         };
         let topic = membership.topic().clone();
-        // `deletion` was after the cursor. If the topic has got new events since, it does not count as deleted.
+        // The cursor does not cover `deletion`. A topic that has got new events since does not count as deleted.
         are_all_deleted =
             are_all_deleted && deletion.is_some() && app.log.held(&topic).await?.is_none_or(|held| held.events == 0);
-        // A pending deletion has no position yet: the hub sends its notice later, in the order of the stream.
+        // A pending deletion is not committed yet: the hub sends its notice later, in the order of the stream.
         if let Some(Deletion::At(_)) = deletion {
             deletion_notices.push(topic.clone());
         }
@@ -222,11 +222,11 @@ fn first_bytes(
     deletion_notices: &[TopicName],
 ) -> Vec<u8> {
     let (config, encoding) = (&app.config.stream, request.encoding);
-    let cursor = start.id();
-    let opening = Opening { retry: jitter(config.retry), cursor, topics, heartbeat: config.heartbeat };
+    let id = start.id();
+    let opening = Opening { retry: jitter(config.retry), cursor: id, topics, heartbeat: config.heartbeat };
     let mut bytes = BytesMut::from(&*frame::opening(encoding, request.marks, opening));
     if let Some(reason) = start.gap {
-        bytes.extend_from_slice(&frame::gap(encoding, reason, &request.requested, cursor));
+        bytes.extend_from_slice(&frame::gap(encoding, reason, &request.requested, id));
     }
     for topic in deletion_notices {
         bytes.extend_from_slice(&frame::deleted(encoding, topic));

@@ -1,5 +1,5 @@
-//! A worker: a thread with its own listener, HTTP server and hub. It also runs the actors of the topics that it used
-//! first.
+//! A worker: a thread with its own listener, HTTP server and hub. The actor of a topic runs on the worker that has
+//! started the topic.
 
 use std::{
     io,
@@ -54,10 +54,7 @@ async fn start(
     let hub = HubHandle::start(&shared.log, &shared.config.stream, &shared.unsent, shared.drain.clone())?;
     let app = Rc::new(AppState { shared, hub });
     let fallback = start_fallback(&app).await?;
-    #[expect(
-        deprecated,
-        reason = "the replacement is an unsafe function; a listener owns its descriptor and never changes it"
-    )]
+    #[expect(deprecated, reason = "`with_interest` is safe here: a listener owns its descriptor and never changes it")]
     let listener = AsyncFd::with_interest(TcpListener::from_std(listener), Interest::READABLE)?;
     Ok((listener, FastPath::new(app, fallback)))
 }
@@ -106,7 +103,7 @@ async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>, pending: &
                 }
                 continue;
             }
-            // Other errors concern only this connection: its client has gone.
+            // The client of the connection has gone, or the runtime ends.
             Err(_) => continue,
         };
         is_exhausted = false;

@@ -23,7 +23,7 @@ pub(super) struct Connection {
     /// Covers `buffer`. A request that arrives alone and in one piece needs neither.
     pub(super) permit: Option<BytesPermit>,
     /// How many bytes at the beginning of `buffer` do not contain the end of the head.
-    pub(super) searched: usize,
+    pub(super) searched_for_end: usize,
     /// The refusal of the next request, which could not be buffered.
     pub(super) next_refusal: Option<Problem>,
 }
@@ -38,7 +38,7 @@ impl Connection {
             deadline: Deadline::new(config),
             buffer: Vec::new(),
             permit: None,
-            searched: 0,
+            searched_for_end: 0,
             next_refusal: None,
         }
     }

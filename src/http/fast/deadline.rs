@@ -34,10 +34,10 @@ pub(super) struct Deadline {
     wait: Wait,
     /// `None` while a new wait has not started.
     at: Option<Instant>,
-    /// A request was served since `at` was set. `poll` extends `at` for it, but only when the timer fires, so that the
-    /// clock is not read for each request. In return, a connection may be idle for up to 2 x `keep_alive`.
+    /// Whether a request was served since `at` was set. Only when the timer fires, `poll` moves `at` to `keep_alive` from
+    /// then. So the clock is not read for each request, but a connection may be idle for up to 2 x `keep_alive`.
     has_served: bool,
-    /// Fires at the deadline or earlier. To let it fire too early once costs less than to reset it for each request.
+    /// Fires at the deadline, or too early: one early firing costs less than a reset of the timer for each request.
     timer: Option<Pin<Box<Sleep>>>,
     /// Whether the timer was polled since it was set. Then it will wake the connection's task.
     is_armed: bool,
@@ -58,15 +58,14 @@ impl Deadline {
     }
 
     /// What the connection waits for.
-    pub(super) fn wait(&self) -> Wait {
+    pub(super) fn current_wait(&self) -> Wait {
         self.wait
     }
 
     /// Sets what the connection waits for.
     pub(super) fn wait_for(&mut self, wait: Wait) {
         // More bytes of a request do not move its deadline: otherwise a client could send a byte from time to time, for
-        // ever. The deadline of the first request is also that of its head. A request that arrives in one piece leaves
-        // the wait at `NextRequest`: `poll` extends that deadline.
+        // ever. The first request and its head have the same deadline.
         let keeps_deadline = self.wait == wait || (self.wait == Wait::FirstRequest && wait == Wait::Head);
         if !keeps_deadline {
             self.at = None;
@@ -74,7 +73,8 @@ impl Deadline {
         self.wait = wait;
     }
 
-    /// Notes that a request was served, and that the connection waits for the next one.
+    /// Notes that a request was served, and that the connection waits for the next one. If the request arrived in one
+    /// piece, the wait was `NextRequest` before, too, and `poll` extends the deadline.
     pub(super) fn finish_request(&mut self) {
         self.has_served = true;
         self.wait_for(Wait::NextRequest);

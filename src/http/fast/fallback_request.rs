@@ -56,7 +56,7 @@ pub(super) async fn serve_with(
         // Once the response has begun, the HTTP server waits only for the client.
         poll_fn(|cx| carrier.poll_begun(cx)).await;
         loop {
-            // If the HTTP server has not read the whole body, it writes nothing more after the response, and lingers.
+            // After the response to a partly read body, the HTTP server lingers and writes nothing: that is no stall.
             sleep(write_timeout + LINGER).await;
             if !carrier.take_progress() {
                 return;

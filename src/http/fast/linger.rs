@@ -19,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a client may go on sending after the last response, on the fast path and to the fallback.
+/// How long a client may go on sending after its last response, from the fast path or from the fallback.
 pub const LINGER: Duration = Duration::from_secs(2);
 
 /// Shuts the socket down, and discards what the client sends, for at most [`LINGER`].

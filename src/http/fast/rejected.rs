@@ -1,4 +1,4 @@
-//! Connections above the limit. Each gets an error response and is closed, unless it asks for `/healthz`.
+//! Connections above the limit. Each gets one response and is closed. The response is an error, except to `/healthz`.
 
 use std::{cell::RefCell, collections::VecDeque, io, net::TcpStream as BareStream, rc::Rc, time::Duration};
 
@@ -61,11 +61,11 @@ pub(super) async fn answer(
         read = timeout(TIMEOUT, read_health_check(&socket)) => read.unwrap_or(Ok(None))?,
         () = eviction.notified() => {
             // An evicted connection must not wait: what cannot be written at once is not written.
-            let response = responder.respond(problem.answer(), AfterResponse::Close);
+            let response = responder.format(problem.answer(), AfterResponse::Close);
             return send(&socket, &response.bytes).map(drop);
         }
     };
-    let response = responder.respond(health_check.unwrap_or_else(|| problem.answer()), AfterResponse::Close);
+    let response = responder.format(health_check.unwrap_or_else(|| problem.answer()), AfterResponse::Close);
     send(&socket, &response.bytes)?;
     tokio::select! {
         biased;

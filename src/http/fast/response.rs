@@ -40,7 +40,7 @@ pub(super) struct Responder {
 
 impl Responder {
     /// Formats a response. If the answer is the last one of the connection, `KeepAlive` becomes `Close`.
-    pub(super) fn respond(&self, mut answer: Answer, mut after: AfterResponse) -> Response {
+    pub(super) fn format(&self, mut answer: Answer, mut after: AfterResponse) -> Response {
         if after != AfterResponse::KeepAlive {
             answer.is_last = true;
         } else if answer.is_last {

@@ -1,7 +1,7 @@
 //! The socket of a connection while the fast path owns it.
 
 use std::{
-    io::{self, ErrorKind, Write as _},
+    io::{self, ErrorKind},
     net::TcpStream as BareStream,
 };
 
@@ -23,7 +23,7 @@ impl Socket {
     /// Writes as many bytes as the kernel accepts at once.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Bare(socket) => (&*socket).write(bytes),
+            Self::Bare(socket) => send(socket, bytes),
             Self::Watched(socket) => socket.try_io(Interest::WRITABLE, || send(socket, bytes)),
             Self::Gone => Err(ErrorKind::NotConnected.into()),
         }

@@ -24,7 +24,7 @@ pub(super) const PARAMETERS: [&str; 3] = ["topic", "content", "event"];
 pub(super) struct BodyFields {
     /// The topics. If there are very many, not all are kept.
     pub(super) topics: Vec<String>,
-    /// How many topics were not kept.
+    /// How many other topics the body names.
     pub(super) topics_dropped: usize,
     /// The name of the event.
     pub(super) event: Option<String>,
@@ -114,7 +114,7 @@ fn parse_form(bytes: &[u8]) -> Result<BodyFields, Problem> {
     }
     Ok(BodyFields {
         topics: form.all("topic").map(str::to_owned).collect(),
-        topics_dropped: form.dropped(),
+        topics_dropped: form.topics_dropped(),
         event: form.only("event")?.map(str::to_owned),
         content: form.only("content")?.map(|content| Bytes::copy_from_slice(content.as_bytes())),
     })
@@ -177,8 +177,8 @@ pub(super) async fn collect(
 
 /// The new capacity for a body of which `len` bytes have arrived. `len_max` is the largest length that it can get.
 ///
-/// The capacity at least doubles, up to `len_max`, so that the body is not copied for each chunk. It is at most twice
-/// `len`, so that a client cannot reserve memory without sending bytes.
+/// The capacity at least doubles, or becomes `len_max`, so that the body is not copied for each chunk. The result is at
+/// most twice `len`, which is more than `capacity`: a client cannot reserve memory without sending bytes.
 fn grown_capacity(len: usize, capacity: usize, len_max: usize) -> usize {
     if len > len_max / 2 { len_max.max(len) } else { len.max(2 * capacity) }
 }
