@@ -29,7 +29,7 @@ impl RawRequest<'_> {
     /// - It accepts a target only in ASCII, but `curl '…?topic=新闻'` sends the characters as they were typed. So the
     ///   target is percent-encoded.
     /// - For an upgrade, it would pass what follows to the other protocol, or close the connection. This server has no
-    ///   other protocol, and may ignore the request for an upgrade (RFC 9110, section 7.8). So that wish is hidden.
+    ///   other protocol, and may ignore that the client asks for one (RFC 9110, section 7.8). So `upgrade` is hidden.
     pub(super) fn rewrite(&self) -> Vec<u8> {
         let mut rewritten = self.bytes.get(..self.received()).unwrap_or_default().to_vec();
         for upgrade in self.upgrades() {
