@@ -114,7 +114,7 @@ pub struct Drain {
     pub begin: watch::Receiver<Option<Duration>>,
     /// The drain has ended when all senders are dropped. The hub keeps one until its streams have ended, the server
     /// until the drain begins, and a request while it waits for the log.
-    pub done: mpsc::WeakSender<()>,
+    pub delays_drain: mpsc::WeakSender<()>,
 }
 
 impl HubHandle {
@@ -130,11 +130,11 @@ impl HubHandle {
     ) -> io::Result<Self> {
         let shared = Rc::new(Shared::default());
         let handle = Self(Rc::clone(&shared));
-        let done = drain.done.upgrade();
+        let delays_drain = drain.delays_drain.upgrade();
         let (log, config, unsent) = (Arc::clone(log), config.clone(), Arc::clone(unsent));
         let mut hub = Hub::new(&log, &config, &unsent, &shared)?;
         tokio::task::spawn_local(async move {
-            let _done = done;
+            let _delays_drain = delays_drain;
             // A panic closes the streams of this worker. Their clients resume at the new hub.
             while let Err(error) = tokio::task::spawn_local(hub.run(drain.clone())).await {
                 tracing::error!(%error, "a hub panicked and is restarted; its subscribers must reconnect");

@@ -33,10 +33,10 @@ pub struct Server {
     workers: Vec<Arbiter>,
     /// Begins the drain: it tells the hubs the time within which their streams must end.
     drain: watch::Sender<Option<Duration>>,
-    /// The server holds this until the drain begins. `Drain` has a weak reference to it, from which hubs and requests
-    /// make clones. They hold these until they have ended.
-    done: mpsc::Sender<()>,
-    /// Closes when all clones of `done` are dropped: then the drain has ended.
+    /// Delays the end of the drain. The server drops this sender when the drain begins. Hubs and requests make clones
+    /// through the weak sender in [`Drain`], and drop their clones when they have ended.
+    delays_drain: mpsc::Sender<()>,
+    /// Closes when all these senders are dropped: then the drain has ended.
     drained: mpsc::Receiver<()>,
 }
 
@@ -102,7 +102,7 @@ impl Server {
             deletion_kept_for: config.stream.gone,
         };
         let (drain, begin) = watch::channel(None);
-        let (done, drained) = mpsc::channel(1);
+        let (delays_drain, drained) = mpsc::channel(1);
         let shared = SharedState {
             registry: Arc::new(Registry::new(Arc::clone(&log), config.limits.topics_max, limits)),
             log,
@@ -110,7 +110,7 @@ impl Server {
             pending: Quota::pending_connections(&config.limits),
             bytes: Quota::request_bytes(&config.limits),
             unsent: Arc::new(UnsentBytes::new(config.stream.unsent_bytes_max.to_usize())),
-            drain: Drain { begin, done: done.downgrade() },
+            drain: Drain { begin, delays_drain: delays_drain.downgrade() },
             config: Arc::new(config),
         };
         // Listen only when the log is open. Otherwise clients would connect to a server that may fail to start.
@@ -119,7 +119,7 @@ impl Server {
         }
         let workers = start_workers(sockets, &shared).map_err(StartError::Worker)?;
         actix_rt::spawn(maintain(Arc::clone(&shared.log), Arc::clone(&shared.registry)));
-        Ok(Self { address, shared, workers, drain, done, drained })
+        Ok(Self { address, shared, workers, drain, delays_drain, drained })
     }
 
     /// The address on which the server listens. If port 0 was configured, it has the port that the system chose.
@@ -157,7 +157,7 @@ impl Server {
         let drain = self.shared.config.shutdown.drain;
         let streams = drain.saturating_sub(DRAIN_FOR_REQUESTS);
         self.drain.send_replace(Some(streams));
-        drop(self.done);
+        drop(self.delays_drain);
         if timeout(drain, self.drained.recv()).await.is_err() {
             tracing::warn!("some streams or requests did not end within shutdown.drain and are aborted");
         }
@@ -169,7 +169,7 @@ impl Server {
     /// outcome is unknown, and streams are ended cleanly.
     pub async fn abandon(mut self) {
         self.drain.send_replace(Some(Duration::ZERO));
-        drop(self.done);
+        drop(self.delays_drain);
         if timeout(STOP_TIMEOUT, self.drained.recv()).await.is_err() {
             tracing::warn!("some streams or requests are aborted");
         }

@@ -61,7 +61,7 @@ impl AppState {
 
     /// Makes the drain wait until the result is dropped. A request calls this before it waits for the log.
     pub(super) fn delay_drain(&self) -> Result<mpsc::Sender<()>, Problem> {
-        self.drain.done.upgrade().ok_or_else(draining)
+        self.drain.delays_drain.upgrade().ok_or_else(draining)
     }
 
     /// Parses the topics that a request names. Returns each topic once, and whether the request has more than one name.
