@@ -6,7 +6,7 @@ use std::{borrow::Borrow, fmt, ops::Range, sync::Arc};
 
 use ecow::EcoString;
 
-/// A published event, as the log holds it. It never changes, and all subscribers share this one copy.
+/// A published event, as the log holds it. It never changes, and all who use it share one copy.
 #[derive(Debug)]
 pub struct Event {
     /// Position in the log's one global sequence, from 1.
@@ -18,7 +18,7 @@ pub struct Event {
     pub topic: TopicName,
     /// The event type, if the publisher gave one.
     pub name: Option<EventName>,
-    /// The event as a block of a `text/event-stream`, in one chunk. It is encoded only once.
+    /// The event as a block of a `text/event-stream`, in one chunk. It is encoded once for all subscribers.
     pub frame: Box<[u8]>,
     /// Where the content is.
     pub content: Content,

@@ -78,8 +78,9 @@ pub struct ConnectionPermit {
 
 /// The permit for the bytes of one request.
 ///
-/// While a request waits, for more of its bytes or for the log, it uses no more memory than its permit covers, except for
-/// [`UNCOUNTED_MAX`], and on the fallback for its head. Memory for bytes that are still to come is reserved before it is allocated.
+/// While a request waits for more of its bytes or for the log, it uses no more memory than its permit covers. There are
+/// two exceptions: the first [`UNCOUNTED_MAX`] bytes, and the head of a request on the fallback. Memory for bytes that
+/// are still to come is reserved before it is allocated.
 #[derive(Debug)]
 pub struct BytesPermit {
     quota: Arc<Quota>,

@@ -256,7 +256,7 @@ pub enum Start {
     /// With the oldest event that is held.
     All,
     /// With the first event at or after this time, in milliseconds since the Unix epoch. If the wall clock was set
-    /// back, for example from 12:00 to 11:00, the events from before count as no later than 11:00.
+    /// back, for example from 12:00 to 11:00, the events before that moment count as no later than 11:00.
     Since(u64),
     /// With the last `n` events of its topics.
     Last(usize),
@@ -267,9 +267,9 @@ pub enum Start {
 pub struct ReadFrom {
     /// The reader has everything up to this position.
     pub after: u64,
-    /// How many removals there had been since the log was opened when the reader last read. A page reports only later
-    /// removals; none with `u64::MAX`. `after` does not show which removals are later, because an event may be removed
-    /// before events at lower positions.
+    /// The number of removals when the reader last read, counted since the log was opened. A page reports only later
+    /// removals, and with `u64::MAX` none. `after` does not show which removals are later, because an event may be
+    /// removed before events at lower positions.
     pub removals_seen: u64,
 }
 

@@ -71,7 +71,8 @@ pub enum JoinError {
     /// The topic has `limits.subscribers_per_topic_max` subscribers.
     #[error("the topic has as many subscribers as it may have")]
     Full,
-    /// The topic was deleted after the subscriber's cursor, and the subscriber's stream has no other topic.
+    /// The topic was deleted after the subscriber's cursor, or its deletion is pending, and the subscriber's stream has
+    /// no other topic.
     #[error("the topic was deleted")]
     Deleted,
 }

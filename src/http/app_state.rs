@@ -30,7 +30,7 @@ pub struct SharedState {
     pub pending: Arc<Quota>,
     /// The limit on the bytes of requests that are received or processed.
     pub bytes: Arc<Quota>,
-    /// The bytes of partly sent events that wait for slow subscribers, and their limit.
+    /// The bytes of partly sent events and of notices that wait for slow subscribers, and their limit.
     pub unsent: Arc<UnsentBytes>,
     /// The drain.
     pub drain: Drain,

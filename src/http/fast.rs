@@ -333,8 +333,8 @@ impl FastPath {
         }
     }
 
-    /// Refuses a request whose end is not known or has not arrived, so the connection must be closed after the
-    /// response.
+    /// Refuses a request, and closes the connection after the response: the end of the request may not be known, or may
+    /// not have arrived.
     fn refuse(&self, problem: &Problem) -> Step<'_> {
         Step::Respond(self.responder.format(problem.answer(), AfterResponse::Linger))
     }

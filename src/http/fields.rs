@@ -13,7 +13,8 @@ use super::{
     spelling::suggest,
 };
 
-/// The most pairs that are kept. Of the further pairs, only the topics are counted. No configuration allows so many in a request.
+/// The most pairs that are kept. Of further pairs, only the topics are counted. It is more than the configuration allows
+/// topics in a request.
 const KEPT_MAX: usize = 2048;
 
 /// The name-value pairs of a query or a form, in order.

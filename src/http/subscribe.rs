@@ -177,7 +177,7 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
             Err(error) => return Err(with_retry(error.into())),
         };
         let topic = membership.topic().clone();
-        // The cursor does not cover `deletion`. A topic that has got new events since does not count as deleted.
+        // `deletion` is after the cursor, so the client does not know of it. A topic that has got new events since does not count as deleted.
         are_all_deleted =
             are_all_deleted && deletion.is_some() && app.log.held(&topic).await?.is_none_or(|held| held.events == 0);
         // A pending deletion is not committed yet: the hub sends its notice later, in the order of the stream.

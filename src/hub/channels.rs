@@ -8,6 +8,8 @@
 //!       nothing is left to write    frames are left to write
 //!
 //!    Any state ──► Ending, when the topic of single-topic streams is deleted
+//!    Paused    ──► Ready, when the topic of other streams is deleted
+//!    Quiet     ──► Ready, when the feed has dropped events
 //! ```
 //!
 //! The state of a channel says which queue it is in. Only this file changes states.
@@ -36,8 +38,8 @@ pub(super) const SMALL_CHANNEL_MEMBERS_MAX: usize = 4;
 pub(super) struct Channels {
     /// All channels, each under its key.
     entries: Slab<Entry>,
-    /// The channels of each topic, except those that are ending. An encoding has up to two: for streams of this topic
-    /// alone, and for streams of several topics. They are next to each other, so that
+    /// The channels of each topic, except those that are ending. An encoding has up to two of them: one for
+    /// streams of this topic alone, and one for streams of several topics. They are next to each other, so that
     /// [`push_event`](Self::push_event) encodes an event once for both.
     by_topic: HashMap<TopicName, SmallVec<[usize; 1]>>,
     /// The queue of channels that are ready or ending, each once. The first one has its turn.

@@ -65,7 +65,7 @@ pub(super) struct Connection<S> {
     pub(super) encoding: Encoding,
     /// Its memberships in channels, one for each topic.
     pub(super) slots: SmallVec<[Slot; 1]>,
-    /// It has been given everything up to this position: all of it is sent, or is in `remainder`.
+    /// It has been given everything up to this position: all of it is sent, except for what `remainder` says.
     pub(super) cursor: u64,
     /// The position of the last id that was sent to its client. After a deletion notice: a position below the notice.
     pub(super) last_id_sent: u64,

@@ -97,8 +97,8 @@ impl<S: Peer> Streams<S> {
         let cursor = connection.cursor;
         connection.slots.iter().all(|slot| {
             let Some(channel) = self.channels.get(slot.channel) else { return false };
-            // Deletion notices between the cursor and `subscribed_seq` must not be sent (see `channel`). The window has
-            // none if `subscribed_seq`, or the last notice (`deleted_seq`), is not after the cursor.
+            // Deletion notices between the cursor and `subscribed_seq` must not be sent (see `channel`). The window may
+            // have one only if both `subscribed_seq` and the last notice (`deleted_seq`) are after the cursor.
             let may_have_older_notice = channel.deleted_seq > cursor && connection.cold.subscribed_seq > cursor;
             channel.window.covers(cursor) && !may_have_older_notice
         })

@@ -40,7 +40,8 @@ pub struct Streams<S> {
     pub(super) channels: Channels,
     /// The epoch of all positions here.
     pub(super) epoch: Epoch,
-    /// All commits up to this position have been put into the channels.
+    /// The position up to which the feed has been applied. Commits that it dropped, or that are from before this hub,
+    /// are not in the channels.
     pub(super) seen: u64,
     /// The time of the last call to `advance`.
     pub(super) now: Instant,

@@ -50,7 +50,7 @@ pub(super) struct Index {
     topics: Topics,
     /// All entries by position.
     order: Order,
-    /// Entries up to this position are cold, later ones hot.
+    /// Entries up to this position are cold, later ones hot or unreadable.
     cold_to: u64,
     /// Bytes of the hot entries, with those in `deleted_entries`.
     hot_bytes: u64,

@@ -19,7 +19,7 @@ pub enum Block {
     Gap,
     /// The server refuses the subscriber.
     Refused,
-    /// A comment, or an event of another run.
+    /// Anything else: a comment, an id alone, or an event of another run.
     Other,
 }
 

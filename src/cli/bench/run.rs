@@ -26,8 +26,8 @@ struct Run<'a> {
     costs: ServerUsage,
 }
 
-/// How much time has passed, and how much CPU time each process has used: since they began ([`Run::times`]), or since an
-/// earlier moment ([`Run::times_since`]).
+/// How much time has passed since the run began, and how much CPU time each process has used since the process began
+/// ([`Run::times`]). Or both since an earlier moment ([`Run::times_since`]).
 #[derive(Clone, Copy)]
 struct Times {
     nanos: u64,

@@ -30,7 +30,7 @@ pub struct Subscribers {
     connecting: usize,
     /// How many have an open stream.
     pub open: usize,
-    /// The open streams of the subscribers before this index have got all acknowledged events.
+    /// The open streams of the subscribers before this index have got as many events as were acknowledged.
     up_to_date: usize,
     /// Subscribers whose socket may have more to read, and whether the server has closed the connection.
     unread: Vec<(usize, bool)>,

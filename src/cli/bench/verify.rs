@@ -23,8 +23,8 @@ pub struct Topic {
     answered: usize,
     /// The lowest free position. It is only needed with several publishers.
     free_position: usize,
-    /// An event with a lower number is late if no subscriber has got it yet: an event that was sent after the answer to
-    /// it has arrived. This is the largest `answered_before` of the events that have arrived.
+    /// An event with a lower number is late if no subscriber has got it yet, because a later event has arrived: one that
+    /// was sent after the event was answered. This is the largest `answered_before` of the events that have arrived.
     late_below: usize,
 }
 

@@ -34,8 +34,9 @@ pub(super) struct Deadline {
     wait: Wait,
     /// `None` while a new wait has not started.
     at: Option<Instant>,
-    /// Whether a request was served since `at` was set. Only when the timer fires, `poll` moves `at` to `keep_alive` from
-    /// then. So the clock is not read for each request, but a connection may be idle for up to 2 x `keep_alive`.
+    /// Whether a request was served since `at` was set. If so, `poll` sets `at` anew when the timer fires: `keep_alive`
+    /// after that moment. So the clock is not read for each request, but a connection may be idle for up to 2 x
+    /// `keep_alive`.
     has_served: bool,
     /// Fires at the deadline, or too early: one early firing costs less than a reset of the timer for each request.
     timer: Option<Pin<Box<Sleep>>>,
@@ -73,8 +74,8 @@ impl Deadline {
         self.wait = wait;
     }
 
-    /// Notes that a request was served, and that the connection waits for the next one. If the request arrived in one
-    /// piece, the wait was `NextRequest` before, too, and `poll` extends the deadline.
+    /// Notes that a request was served, and that the connection waits for the next one. If the connection waited for
+    /// that request with `NextRequest`, and the request arrived in one piece, `at` stays and `poll` extends it.
     pub(super) fn finish_request(&mut self) {
         self.has_served = true;
         self.wait_for(Wait::NextRequest);

@@ -41,9 +41,12 @@ pub(super) fn scan(
             let checked = if (from..=last).contains(&id) { each(row) } else { Err(out_of_order(id)) };
             match checked {
                 Ok(()) => from = id + 1,
-                // `from` stays, because `id` may be wrong. If `id` is beyond `last`, `last` is noted: otherwise all
-                // later events would count as missing.
-                Err(error) if error.is_damage() => ranges.push((id.min(last), id.min(last))),
+                // `from` stays, because `id` may be wrong. An `id` beyond `last` is noted as `last`: otherwise all later
+                // events would count as missing.
+                Err(error) if error.is_damage() => {
+                    let damaged = id.min(last);
+                    ranges.push((damaged, damaged));
+                }
                 Err(error) => return Err(error),
             }
         };

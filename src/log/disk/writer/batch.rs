@@ -157,8 +157,8 @@ impl Writer {
                 }
             }
         }
-        // A topic that the index had forgotten may be known again: `held` is `None` only for one that is not. Or it
-        // becomes known with this batch.
+        // A topic that the index had forgotten may be known again, or becomes known with this batch. `held` is `None`
+        // only for a topic that is not known.
         let is_known =
             |topic: &TopicName| topics_of_batch.contains(topic) || lock(&self.shared.state).index.held(topic).is_some();
         portion.remove_garbage(&transaction, is_known)?;
