@@ -112,7 +112,7 @@ pub const SETTINGS: &[Setting] = &[
     row("stream.write_timeout", Time(TENTH_SECOND..=HOUR, |c| &mut c.stream.write_timeout),
         "A subscriber that takes no waiting byte for this long, {}, is cut; a slow one must empty its receive buffer."),
     row("stream.unsent_bytes_max", Rule::Size(Size::mib(1)..=Size::tib(1), |c| &mut c.stream.unsent_bytes_max),
-        "Bytes of partly sent events and of notices that wait for slow subscribers, {}; further events are read again."),
+        "Bytes of partly sent events and notices for slow subscribers, {}; further events are read again."),
     row("stream.gone", Time(Duration::ZERO..=DAY, |c| &mut c.stream.gone),
         "How long a deleted topic tells reconnecting subscribers to stop, {}."),
     row("publish.allow_get", Bool(|c| &mut c.publish.allow_get),
