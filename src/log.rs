@@ -83,8 +83,8 @@ pub trait Log: Send + Sync {
     fn append(&self, draft: Draft) -> Append;
 
     /// Deletes the events of `topic` and their idempotency keys. The deletion has a position of its own, which the
-    /// future returns. Subscribers with a lower cursor learn that the topic was deleted; every other cursor belongs to
-    /// the topic's new events. Earlier appends to the topic complete before the deletion does.
+    /// future returns. Subscribers with a lower cursor learn that the topic was deleted; those with another cursor have
+    /// seen the deletion. Earlier appends to the topic complete before the deletion does.
     fn delete(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>>;
 
     /// Where a subscription to `topics` that asks for `start` begins. The caller itself reports the deletion of the
@@ -174,7 +174,7 @@ impl From<&Config> for KeyLimits {
 pub struct Draft {
     /// The topic to publish to.
     pub topic: TopicName,
-    /// The event type, if any.
+    /// The name, if any: the type of the event in the HTML standard.
     pub name: Option<EventName>,
     /// The content, UTF-8.
     pub content: Bytes,

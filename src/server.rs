@@ -248,8 +248,8 @@ async fn stop(workers: Vec<Arbiter>) {
     // `join` blocks, so it needs a thread of its own. With a blocking task of the runtime instead, the end of the runtime
     // would wait for `join`, even after the timeout.
     let thread = std::thread::Builder::new().name("stop".to_owned()).spawn(move || {
-        // Stop all workers before waiting for one: a worker that still runs would answer requests with errors, because
-        // the actors of their topics may have run on a stopped worker.
+        // Stop all workers before waiting for one. A worker that still runs would answer requests with errors, because
+        // the actors of the requested topics may have run on a stopped worker.
         for worker in &workers {
             worker.stop();
         }

@@ -5,9 +5,9 @@
 //! longest. So a client that only opens connections cannot keep others out. At the limit of one address, a new
 //! connection can evict only connections of the same address.
 //!
-//! Idle periods are numbered in the order in which they begin. A connection's place in `order` is the number of one of
-//! its idle periods. Every request ends a period and starts another, but evictions are rare. So a request changes only
-//! `State::period`, and leaves the connection at the place of an earlier period, until an eviction moves the connection.
+//! Idle periods are numbered in the order in which they begin. The key of a connection in `order` is the number of one
+//! of its idle periods. Every request ends a period and starts another, but evictions are rare. So a request changes
+//! only `State::period`, and the key in `order` becomes out of date. An eviction puts such connections in order.
 
 use std::{
     cell::{Cell, RefCell},
@@ -92,9 +92,9 @@ impl PendingSlots {
 
     /// Takes the connection that has been idle longest out of `group`.
     ///
-    /// Connections at the place of an earlier period come before it. Of these, an idle one is moved to the place of its
-    /// current period, and a busy one is taken out until it is idle. A connection is moved again only after another
-    /// request, so there are no more moves than requests.
+    /// Connections whose key is out of date may come first. Of these, an idle one gets the key of its current period,
+    /// and a busy one is taken out until it is idle. A connection is moved again only after another request, so there
+    /// are no more moves than requests.
     fn take_oldest(&self, group: Group) -> Option<Rc<State>> {
         let mut order = self.order.borrow_mut();
         loop {

@@ -35,8 +35,8 @@ pub(super) struct Channel {
     pub(super) window: Window,
     /// The position of the topic's last known deletion; 0 if there is none, and in channels of single-topic streams.
     pub(super) deleted_seq: u64,
-    /// The position of the topic's last known event, for [`Self::is_deleted`]. While that method returns false, a later
-    /// event does not change its result, so events of pages are not noted.
+    /// The position of the topic's last known event, for [`Self::is_deleted`]. The events of a page are noted only while
+    /// that method returns true: otherwise they do not change its result.
     pub(super) event_seq: u64,
     /// The keys of its connections. Each connection stores its index here in a [`Slot`](super::connection::Slot).
     pub(super) members: SmallVec<[usize; 2]>,

@@ -207,8 +207,8 @@ impl<S: Peer> Streams<S> {
         if let Some(frame) = self.unsent.frame((partial.seq, connection.encoding)) {
             return self.write_rest_of(key, partial, &frame);
         }
-        // `u64::MAX`: as if the reader knew of all removals, so this read reports no gap. The read of the next events
-        // reports it.
+        // `u64::MAX` means that the reader knows of all removals, so this page reports no gap. The connection's own
+        // `removals_seen` stays, so the page of the next events reports the gap.
         let from = ReadFrom { after: partial.seq - 1, removals_seen: u64::MAX };
         let Some(page) = self.read(key, from, 1)? else { return Ok(()) };
         self.write_rest_from_page(key, partial, page)

@@ -67,7 +67,7 @@ impl Expiry {
         Ok(())
     }
 
-    /// The times of receipts to keep; `None` when there is none to remove.
+    /// The times of the receipts to keep, if there are others, which are to be removed.
     pub(super) fn kept(&self) -> Option<TimeRange> {
         if let State::SomeExpired(kept) = self.state { Some(kept) } else { None }
     }

@@ -152,8 +152,8 @@ impl Portion {
         self.events.is_empty() && self.topics.is_empty() && self.last_removed.is_empty() && self.kept_receipts.is_none()
     }
 
-    /// Takes out the rows to remove, as a portion of their own. The marks of removed events stay: they only change the
-    /// rows of topics.
+    /// Takes out the rows to remove, as a portion of their own. The positions of removed events
+    /// are only written to the rows of topics, so they stay.
     pub(super) fn take_removals(&mut self) -> Self {
         let last_removed = mem::take(&mut self.last_removed);
         mem::replace(self, Self { last_removed, ..Self::default() })

@@ -55,7 +55,7 @@ impl Index {
     fn restore_times(&mut self, now: Moment) {
         let end_ms = self.times.newest_ms.max(now.wall_ms);
         for state in self.topics.values_mut() {
-            // The loop ends at the first entry, and leaves its time here. The removed events were before that entry.
+            // The time of the first entry, after the loop. The removed events were before that entry.
             let mut first_ms = end_ms;
             for entry in state.entries.iter_mut().rev() {
                 first_ms = self.times.corrected(entry.seq, entry.time_ms);

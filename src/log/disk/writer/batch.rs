@@ -60,7 +60,7 @@ impl Writer {
             && !portion.is_empty()
         {
             if error.is_damage() {
-                // Perhaps only an old row is on the damaged page, so the portion keeps no row to remove.
+                // Perhaps only a row to remove is on the damaged page. So the second try removes no rows.
                 removals = Some(portion.take_removals());
                 self.topics.clear();
                 written = self.write(&changes, &portion, is_probe);
