@@ -258,7 +258,7 @@ async fn an_idle_connection_closes_quietly_and_at_its_time() {
 
 #[tokio::test]
 async fn a_client_that_takes_no_answers_is_cut() {
-    // Goal: whoever sends requests and reads nothing is cut, and holds no more memory than its socket meanwhile.
+    // Goal: a client that sends requests and reads nothing is cut, and holds no more memory than its socket meanwhile.
     let server = TestServer::with(|config| config.stream.write_timeout = Duration::from_secs(1));
     // The fallback's answers are as good as those of the fast path.
     for request in [publish("unanswered"), request("GET", "/app.js", &[], "")] {

@@ -31,7 +31,7 @@ async fn get_post_and_put_publish() {
 
 #[tokio::test]
 async fn an_answer_means_that_the_log_has_the_event() {
-    // Whatever was acknowledged is there for whoever comes next.
+    // Every acknowledged event is there for the next subscriber.
     let server = TestServer::start();
     for n in 0..50 {
         let id = server.publish("news", &n.to_string()).await;

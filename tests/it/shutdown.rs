@@ -203,7 +203,7 @@ async fn a_draining_server_refuses_in_ways_that_make_clients_come_back() {
     assert!(String::from_utf8_lossy(&other.body).contains("draining") || other.read().await);
 }
 
-/// Goal: whoever is in a hurry signals twice.
+/// Goal: a second signal ends the server at once.
 #[tokio::test]
 async fn a_second_signal_ends_the_program_at_once() {
     for (first, second) in [("TERM", "TERM"), ("INT", "INT"), ("TERM", "INT")] {

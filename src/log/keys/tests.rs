@@ -58,8 +58,8 @@ fn topics(keys: &Keys) -> usize {
 
 #[test]
 fn past_the_most_keys_of_all_the_oldest_of_all_makes_room() {
-    // Goal: at the limit all are known; each key past it costs the one that is oldest over all topics, whoever keeps
-    // it.
+    // Goal: at the limit all keys are known. Each key past it removes the oldest key of all topics, even if it is
+    // another topic's.
     let keys = keys(9, 4);
     for (topic, key) in [("a", "0"), ("a", "1"), ("b", "0"), ("a", "2")] {
         assert!(!publish(&keys, topic, key));
