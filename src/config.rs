@@ -11,6 +11,7 @@ use ::config::Value;
 pub mod document;
 mod sources;
 mod error;
+mod table;
 mod setting;
 mod sections;
 mod size;
@@ -22,8 +23,9 @@ pub use sections::{
     Config, CorsConfig, DiskDurability, Engine, LimitsConfig, LogConfig, Origins, PublishConfig, ServerConfig,
     ShutdownConfig, StreamConfig,
 };
-pub use setting::{SETTINGS, Setting};
+pub use setting::Setting;
 pub use size::{NotASize, Size};
+pub use table::SETTINGS;
 
 use sources::Values;
 

@@ -1,7 +1,7 @@
 //! Writes the defaults as `config.toml`, and as the table of keys in the documentation.
 
 use super::sections::Config;
-use super::setting::SETTINGS;
+use super::table::SETTINGS;
 
 const HEAD: &str = "\
 # Tidings' built-in defaults, every key. A copy need only keep what it changes.

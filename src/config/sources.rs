@@ -10,7 +10,8 @@ use ::config::{FileFormat, Format, Value, ValueKind};
 use strsim::levenshtein;
 
 use super::error::{ConfigError, ConfigProblem};
-use super::setting::{SETTINGS, Setting};
+use super::setting::Setting;
+use super::table::SETTINGS;
 
 /// The values of one or several sources, by `section.key`. They may have unknown keys, which [`unknown_keys`]
 /// reports.

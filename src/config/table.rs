@@ -1,0 +1,129 @@
+//! The table of keys. Each row has the name of a key, the allowed values, the field that it sets, and a description.
+//!
+//! The file, the environment, the error messages and the documents all use this table.
+
+use std::time::Duration;
+
+use super::sections::{DiskDurability, Engine};
+// Without `Size` and `Origins`, which are also the names of types.
+use super::setting::Rule::{self, Bool, Count, Host, OneOf, Path, Port, Time, TimeOrZero};
+use super::setting::{Setting, Word};
+use super::size::Size;
+
+const COUNT_MAX: usize = 10_000_000;
+const MILLISECOND: Duration = Duration::from_millis(1);
+const TENTH_SECOND: Duration = Duration::from_millis(100);
+const SECOND: Duration = Duration::from_secs(1);
+const TEN_MINUTES: Duration = Duration::from_mins(10);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+/// Ten years of 365.25 days, as `humantime` reads `10y`.
+const TEN_YEARS: Duration = Duration::from_hours(87660);
+
+/// Every key, in the order of the shipped `config.toml`.
+#[rustfmt::skip]
+pub const SETTINGS: &[Setting] = &[
+    row("server.host", Host(|c| &mut c.server.host),
+        "An IP address or localhost; 0.0.0.0 or :: lets other machines in."),
+    row("server.port", Port(|c| &mut c.server.port),
+        "The port, {}; 0 picks a free one and prints it."),
+    row("server.workers", Count(0..=256, |c| &mut c.server.workers),
+        "Threads, {}; 0 is one per core."),
+    row("server.keep_alive", Time(SECOND..=HOUR, |c| &mut c.server.keep_alive),
+        "How long an idle connection waits for its next request, {}; choose more than a proxy's own timeout."),
+    row("server.head_timeout", Time(TENTH_SECOND..=TEN_MINUTES, |c| &mut c.server.head_timeout),
+        "How long the head of a request may take, {}; for the first one, since the connection was opened."),
+    row("log.engine",
+        OneOf(&[
+            Word("disk", |c| c.log.engine = Engine::Disk),
+            Word("memory", |c| c.log.engine = Engine::Memory),
+        ]),
+        "Where the events are kept: disk, in a file; memory, until the process ends."),
+    row("log.path", Path(|c| &mut c.log.path),
+        "The directory of the disk engine's files."),
+    row("log.durability",
+        OneOf(&[
+            Word("disk", |c| c.log.durability = DiskDurability::Disk),
+            Word("os", |c| c.log.durability = DiskDurability::Os),
+        ]),
+        "What an acknowledgement of the disk engine survives: disk, a power cut; os, the end of the process only."),
+    row("log.topic_events_max", Count(1..=COUNT_MAX, |c| &mut c.log.topic_events_max),
+        "Events kept per topic, {}; the oldest are removed first."),
+    row("log.topic_bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.topic_bytes_max),
+        "Bytes kept per topic, {}; at least 8 x publish.event_bytes_max + 64KiB."),
+    row("log.bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.bytes_max),
+        "Bytes kept in all topics together, {}; at least log.topic_bytes_max."),
+    row("log.events_max", Count(1..=1_000_000_000, |c| &mut c.log.events_max),
+        "Events kept in all topics together, {}; each needs memory, even if its content is on disk."),
+    row("log.hot_bytes_max", Rule::Size(Size::new(0)..=Size::tib(1), |c| &mut c.log.hot_bytes_max),
+        "Bytes of the newest events that the disk engine keeps in memory, too, {}."),
+    row("log.queue_bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.queue_bytes_max),
+        "Bytes of events that may wait to be written, {}; at least publish.event_bytes_max + 4KiB."),
+    row("log.queue_wait", Time(Duration::ZERO..=TEN_MINUTES, |c| &mut c.log.queue_wait),
+        "How long a publish waits for room in this queue before it is refused, {}."),
+    row("log.age_max", TimeOrZero("no limit", SECOND..=TEN_YEARS, |c| &mut c.log.age_max),
+        "How long an event is kept, {}; 0s is without limit."),
+    row("stream.heartbeat", Time(TENTH_SECOND..=TEN_MINUTES, |c| &mut c.stream.heartbeat),
+        "How often an idle stream gets a heartbeat, {}; choose less than the timeouts of proxies."),
+    row("stream.retry", Time(TENTH_SECOND..=TEN_MINUTES, |c| &mut c.stream.retry),
+        "How long subscribers are told to wait before they reconnect, {}; with jitter, so that not all come at once."),
+    row("stream.lifetime_max", TimeOrZero("never", SECOND..=TEN_YEARS, |c| &mut c.stream.lifetime_max),
+        "A stream is ended after this time, {}, so that load can move; 0s is never."),
+    row("stream.coalesce_max", TimeOrZero("no pause", MILLISECOND..=SECOND, |c| &mut c.stream.coalesce_max),
+        "The longest pause of a busy topic between two rounds of writes, {}: fewer writes, but later; 0s is none."),
+    row("stream.write_timeout", Time(TENTH_SECOND..=HOUR, |c| &mut c.stream.write_timeout),
+        "A subscriber that takes no waiting byte for this long, {}, is cut; a slow one must empty its receive buffer."),
+    row("stream.unsent_bytes_max", Rule::Size(Size::mib(1)..=Size::tib(1), |c| &mut c.stream.unsent_bytes_max),
+        "Bytes of partly sent events and notices for slow subscribers, {}; further events are read again."),
+    row("stream.gone", Time(Duration::ZERO..=DAY, |c| &mut c.stream.gone),
+        "How long a deleted topic tells reconnecting subscribers to stop, {}."),
+    row("publish.allow_get", Bool(|c| &mut c.publish.allow_get),
+        "Whether GET /publish publishes, {}; handy for a browser's address bar."),
+    row("publish.event_bytes_max", Rule::Size(Size::new(1)..=Size::mib(64), |c| &mut c.publish.event_bytes_max),
+        "The largest event, {}."),
+    row("publish.idempotency_window", Time(SECOND..=DAY, |c| &mut c.publish.idempotency_window),
+        "How long a repeated Idempotency-Key is recognised and not published twice, {}."),
+    row("publish.idempotency_keys_max", Count(1..=COUNT_MAX, |c| &mut c.publish.idempotency_keys_max),
+        "Idempotency keys remembered per topic, {}; above it the oldest is forgotten."),
+    row("publish.body_timeout", Time(TENTH_SECOND..=TEN_MINUTES, |c| &mut c.publish.body_timeout),
+        "The whole body must arrive within this time, {}; against slow-body attacks."),
+    row("limits.connections_max", Count(1..=COUNT_MAX, |c| &mut c.limits.connections_max),
+        "Subscribers of the whole server, {}; the open-files limit must allow as many."),
+    row("limits.connections_per_ip_max", Count(1..=COUNT_MAX, |c| &mut c.limits.connections_per_ip_max),
+        "Subscribers from one IP address, {}; behind a proxy all share one."),
+    row("limits.subscribers_per_topic_max", Count(1..=COUNT_MAX, |c| &mut c.limits.subscribers_per_topic_max),
+        "Subscribers of one topic, {}."),
+    row("limits.topics_max", Count(1..=COUNT_MAX, |c| &mut c.limits.topics_max),
+        "Topics in memory at once, {}: those with subscribers, and those whose deletion is remembered."),
+    row("limits.topics_per_request_max", Count(1..=1024, |c| &mut c.limits.topics_per_request_max),
+        "Topics one request may name, {}."),
+    row("limits.topic_bytes_max", Rule::Size(Size::new(1)..=Size::kib(1), |c| &mut c.limits.topic_bytes_max),
+        "The longest topic name in UTF-8, {}."),
+    row("limits.request_bytes_in_flight_max",
+        Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.limits.request_bytes_in_flight_max),
+        "Bytes of requests in progress, {}; at least limits.request_bytes_in_flight_per_ip_max."),
+    row("limits.request_bytes_in_flight_per_ip_max",
+        Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.limits.request_bytes_in_flight_per_ip_max),
+        "The same from one IP address, {}; at least 6 x publish.event_bytes_max + 64KiB."),
+    row("limits.pending_connections_max", Count(1..=COUNT_MAX, |c| &mut c.limits.pending_connections_max),
+        "Connections without a subscription, {}; above it the one that was idle longest is closed."),
+    row("limits.pending_connections_per_ip_max", Count(1..=COUNT_MAX, |c| &mut c.limits.pending_connections_per_ip_max),
+        "The same from one IP address, {}; behind a proxy all share one."),
+    row("limits.idempotency_keys_max", Count(1..=100_000_000, |c| &mut c.limits.idempotency_keys_max),
+        "Idempotency keys remembered in all topics together, {}; above it the oldest of all is forgotten."),
+    row("cors.origins", Rule::Origins(|c| &mut c.cors.origins),
+        "Pages of other origins that may use the broker: exact, as \"https://app.example.com\", or only \"*\"."),
+    row("shutdown.drain", Time(Duration::ZERO..=TEN_MINUTES, |c| &mut c.shutdown.drain),
+        "How long streams and requests may take to end before they are cut, {}."),
+];
+
+const fn row(key: &'static str, rule: Rule, about: &'static str) -> Setting {
+    Setting { key, rule, about }
+}
+
+impl Setting {
+    /// The setting with this key.
+    pub(super) fn find(key: &str) -> Option<&'static Self> {
+        SETTINGS.iter().find(|setting| setting.key == key)
+    }
+}
