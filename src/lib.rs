@@ -34,6 +34,7 @@
 //! - [`log`]: the interface of the log, and its engines.
 //! - [`frame`]: encodes events for the wire.
 //! - [`event`]: the basic types: topic names, events, ids.
+//! - [`identity`]: who a request or a stream belongs to.
 //! - [`later`]: an outcome, now or later.
 //! - [`config`]: defaults < `config.toml` < environment < flags.
 
@@ -46,5 +47,6 @@ pub mod topic;
 pub mod log;
 pub mod frame;
 pub mod event;
+pub mod identity;
 pub mod later;
 pub mod config;
