@@ -49,7 +49,8 @@ pub struct Subscriber {
 pub struct Joined {
     /// Its entry in the list.
     pub membership: Membership,
-    /// The topic's deletion, if it was after the subscriber's cursor and less than `stream.gone` ago.
+    /// The topic's deletion, if the subscriber's cursor is before it, and it was less than `stream.gone` ago. A pending
+    /// deletion is reported, too, unless `stream.gone` is zero.
     pub deletion: Option<Deletion>,
 }
 
@@ -254,7 +255,7 @@ struct Delete;
 struct Deleted(EventId);
 
 impl Topic {
-    /// The deletion that is reported to a subscriber with this cursor.
+    /// The deletion that is reported to a subscriber with this cursor. Its position is, or will be, above the cursor.
     fn deletion_after(&self, cursor: Option<EventId>) -> Option<Deletion> {
         let cursor = cursor?;
         if self.deletions_pending > 0 && !self.limits.deletion_kept_for.is_zero() {

@@ -9,8 +9,10 @@
 //!   when [`is_deleted`](Channel::is_deleted) is true for all its topics.
 //! - *From the log.* A page reports deletions, too. `Streams::write_page` handles them in the same way, and tells them
 //!   to the channel.
-//! - *Before the subscription.* HTTP reports the deletions up to the member's `subscribed_seq`, so the hub must not. If
-//!   the window may have such a notice after the cursor, the member reads from the log: `write_page` leaves it out.
+//! - *Before the subscription.* HTTP reports the deletions up to the member's `subscribed_seq`, so the hub must not
+//!   report them again. All members share the frames of the window, so no frame can be left out for one member. If the
+//!   window may have such a notice after a member's cursor, the member reads from the log instead, and
+//!   `Streams::write_page` leaves the notice out.
 //! - *No id.* The notice has no id, so `last_id_sent` must stay below its position.
 
 use std::time::{Duration, Instant};
@@ -35,8 +37,8 @@ pub(super) struct Channel {
     pub(super) window: Window,
     /// The position of the topic's last known deletion; 0 if there is none, and in channels of single-topic streams.
     pub(super) deleted_seq: u64,
-    /// The position of the topic's last known event, for [`Self::is_deleted`]. The events of a page are noted only while
-    /// that method returns true: otherwise they do not change its result.
+    /// The position of the topic's last known event, for [`Self::is_deleted`]. [`Self::note_page`] notes the events of
+    /// a page only if that method returns true. If it returns false, they would not change that.
     pub(super) event_seq: u64,
     /// The keys of its connections. Each connection stores its index here in a [`Slot`](super::connection::Slot).
     pub(super) members: SmallVec<[usize; 2]>,

@@ -65,11 +65,11 @@ pub(super) struct Connection<S> {
     pub(super) encoding: Encoding,
     /// Its memberships in channels, one for each topic.
     pub(super) slots: SmallVec<[Slot; 1]>,
-    /// It has been given everything up to this position: all of it is sent, except for what `remainder` says.
+    /// It has been given everything up to this position. All of this is sent, except for what is in `remainder`.
     pub(super) cursor: u64,
     /// The position of the last id that was sent to its client. After a deletion notice: a position below the notice.
     pub(super) last_id_sent: u64,
-    /// Bytes that the socket must accept before anything else. Usually there are none.
+    /// What the socket must accept before anything else; `None` if it has accepted everything, as it usually has.
     remainder: Option<Box<Remainder>>,
     send_buffer: SendBuffer,
     /// Since when the socket has accepted nothing; `None` if it has accepted the last write.
@@ -85,10 +85,10 @@ pub(super) struct Connection<S> {
     pub(super) cold: Box<Cold>,
 }
 
-/// Bytes that a socket has not accepted yet: first the event, then the control blocks.
+/// What a socket has not accepted yet: first the rest of an event, then control blocks.
 #[derive(Default)]
 struct Remainder {
-    /// An event that is partly sent.
+    /// The event that is partly sent, without its bytes.
     partial: Option<Partial>,
     /// Control blocks: what the broker itself writes into a stream, such as heartbeats and notices.
     control: Bytes,
@@ -127,7 +127,7 @@ pub(super) enum Stage {
     /// It is not about to end.
     Open,
     /// Its time is over. It ends when it has everything up to this position.
-    Finishing(u64),
+    CatchingUp(u64),
     /// Its last block is queued or sent. When the remainder is sent, it ends for this reason.
     Ending(End),
 }

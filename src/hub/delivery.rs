@@ -66,7 +66,7 @@ impl<S: Peer> Streams<S> {
             } else if connection.has_control() {
                 self.flush(key)?;
             } else if connection.is_ending() {
-                self.finish(key);
+                self.close_cleanly(key);
             } else if connection.cursor >= self.seen {
                 if !self.has_only_deleted_topics(connection) {
                     return Ok(Visit::AtTail);
@@ -97,15 +97,15 @@ impl<S: Peer> Streams<S> {
         let cursor = connection.cursor;
         connection.slots.iter().all(|slot| {
             let Some(channel) = self.channels.get(slot.channel) else { return false };
-            // Deletion notices between the cursor and `subscribed_seq` must not be sent (see `channel`). The window may
-            // have one only if both `subscribed_seq` and the last notice (`deleted_seq`) are after the cursor.
+            // The hub must not send deletion notices up to `subscribed_seq` (see `channel`). The window may have such a
+            // notice after the cursor only if both `subscribed_seq` and the last notice (`deleted_seq`) are after it.
             let may_have_older_notice = channel.deleted_seq > cursor && connection.cold.subscribed_seq > cursor;
             channel.window.covers(cursor) && !may_have_older_notice
         })
     }
 
     /// Writes events of the only topic, whose window reaches back to the cursor. This is the common case. Returns
-    /// how many bytes it tried to write, as the next functions do.
+    /// how many bytes it tried to write, as [`Self::write_windows`] and [`Self::write_from_log`] do.
     fn write_window(&mut self, key: usize, slot: Slot) -> io::Result<usize> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
         let Some(channel) = self.channels.get_mut(slot.channel) else { return Ok(0) };

@@ -102,8 +102,8 @@ impl<S: Peer> Streams<S> {
     /// Gives the next channel its turn. After every [`TURNS_PER_VISIT`] turns, or when no channel is ready, it also
     /// visits the next connection of the backlog.
     pub fn step(&mut self) {
-        if let Some(key) = self.channels.first_ready() {
-            self.turn(key);
+        if let Some(channel) = self.channels.first_ready() {
+            self.turn(channel);
             self.assert_invariants();
             self.turns = self.turns.wrapping_add(1);
             if !self.turns.is_multiple_of(TURNS_PER_VISIT) && self.channels.first_ready().is_some() {
@@ -116,10 +116,10 @@ impl<S: Peer> Streams<S> {
         }
     }
 
-    /// Visits the next members of the first ready channel, which is `key`.
-    fn turn(&mut self, key: usize) {
+    /// Visits the next members of `channel`, the first ready channel.
+    fn turn(&mut self, channel: usize) {
         for _ in 0..MEMBERS_PER_TURN {
-            match self.channels.next(key, self.seen, self.now) {
+            match self.channels.next(channel, self.seen, self.now) {
                 Next::Visit(member) => {
                     self.visit(member);
                 }
@@ -130,7 +130,7 @@ impl<S: Peer> Streams<S> {
                     }
                 }
                 Next::RoundOver => {
-                    if !self.channels.end_round(key, self.now, self.config.coalesce_max) {
+                    if !self.channels.end_round(channel, self.now, self.config.coalesce_max) {
                         // The channel has left the queue, which ends its turn.
                         return;
                     }

@@ -247,8 +247,8 @@ impl AsyncRead for Carrier {
 
 impl AsyncWrite for Carrier {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        // Write now. The runtime does not know yet that a new socket is ready, so `poll_write` would be pending. The
-        // server does not wait for a pending write if the client has ended its request too early: it would drop the
+        // Write now: `poll_write` would be pending, because the runtime does not know yet that a new socket is ready.
+        // If the client has ended its request too early, the server does not wait for a pending write, and drops the
         // response.
         let written = self.with(buf.len(), |socket| match send(&*socket, buf) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.poll_write(cx, buf),

@@ -42,11 +42,13 @@ impl<S: Peer> Streams<S> {
             }
             self.visit(key);
             self.close_overdue(key);
-            // A connection that is still open and overdue waits for a page. The page comes first, so no heartbeat now.
+            // If the connection is open and still overdue, it waits for a page: `close_overdue` leaves open only such
+            // connections. The page comes first, so the code below sends no heartbeat to an overdue connection.
         }
         let Some(connection) = self.connections.get(key) else { return };
         if connection.slots.iter().any(|slot| self.channels.is_ending(slot.channel)) {
-            // The only topic was deleted. A heartbeat would move the client's cursor past the deletion.
+            // A channel is ending only if its members have no other topic, and that topic was deleted. A heartbeat
+            // would move the client's cursor past the deletion.
             self.end_member(key);
         } else if connection.cold.ends_at.is_some_and(|ends_at| ends_at <= self.now) {
             self.end(key);
@@ -91,20 +93,24 @@ impl<S: Peer> Streams<S> {
 
     /// Ends a stream cleanly: its client gets all events up to now, and then where and when to resume. A stream that
     /// waits for its socket or for a page, or whose drain time is over, ends at its cursor instead.
+    ///
+    /// If the backlog must visit the connection before the end, this method returns early. The timer of the connection
+    /// soon calls it again, because `ends_at` is over.
     pub(super) fn end(&mut self, key: usize) {
         let is_late = self.drain_ends_at.is_some_and(|at| at <= self.now);
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.stage == Stage::Open {
-            connection.stage = Stage::Finishing(self.seen);
-            // The backlog will visit a queued connection, unless that is too late.
+            // This is the first call for this connection.
+            connection.stage = Stage::CatchingUp(self.seen);
+            // The backlog visits a queued connection later. If the drain time is over, that is too late: visit it now.
             if !connection.is_queued || is_late {
                 self.visit(key);
             }
         }
+        // The visit may have closed the connection, or have ended its stream for another reason.
         let Some(connection) = self.connections.get(key) else { return };
-        let Stage::Finishing(last_seq) = connection.stage else { return };
+        let Stage::CatchingUp(last_seq) = connection.stage else { return };
         if connection.is_queued && connection.cursor < last_seq && !is_late {
-            // The backlog visits the connection. Its timer soon calls `end` again, because `ends_at` is over.
             return;
         }
         let end = if self.drain_ends_at.is_some() { End::Drained } else { End::Lifetime };

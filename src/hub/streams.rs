@@ -40,8 +40,8 @@ pub struct Streams<S> {
     pub(super) channels: Channels,
     /// The epoch of all positions here.
     pub(super) epoch: Epoch,
-    /// The position up to which the feed has been applied. Commits that it dropped, or that are from before this hub,
-    /// are not in the channels.
+    /// The position up to which the feed has been applied. The channels do not have commits that the feed dropped, or
+    /// that are older than this hub.
     pub(super) seen: u64,
     /// The time of the last call to `advance`.
     pub(super) now: Instant,
@@ -118,10 +118,10 @@ impl<S: Peer> Streams<S> {
         let key = self.connections.vacant_key();
         let single_topic = topics.len() == 1;
         for topic in topics {
-            let channel = self.channels.open(topic, connection.encoding, single_topic, self.seen);
-            if let Some(entry) = self.channels.get_mut(channel) {
-                connection.slots.push(Slot { channel, index: entry.members.len() });
-                entry.members.push(key);
+            let channel_key = self.channels.open(topic, connection.encoding, single_topic, self.seen);
+            if let Some(channel) = self.channels.get_mut(channel_key) {
+                connection.slots.push(Slot { channel: channel_key, index: channel.members.len() });
+                channel.members.push(key);
             }
         }
         self.connections.insert(connection);
@@ -130,7 +130,7 @@ impl<S: Peer> Streams<S> {
     }
 
     /// Closes a connection after its last block was sent. The client sees a clean end of the stream.
-    pub(super) fn finish(&mut self, key: usize) {
+    pub(super) fn close_cleanly(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Ending(end) = connection.stage else { return };
         connection.socket.finish();
@@ -142,7 +142,7 @@ impl<S: Peer> Streams<S> {
         self.remove(key, End::from_error(error), Some(error));
     }
 
-    /// Closes a connection at once.
+    /// Closes a connection at once. Bytes that its socket has not accepted yet are lost.
     pub(super) fn close(&mut self, key: usize, end: End) {
         self.remove(key, end, None);
     }

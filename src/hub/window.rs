@@ -110,8 +110,10 @@ impl Window {
             cursor < first && first <= window_last && window_last <= seen,
             "a segment begins after the cursor"
         );
-        if first == window_last || fills {
-            let to = if first == window_last { seen } else { first };
+        let is_only = first == window_last;
+        if is_only || fills {
+            // The segment is this one frame, without a copy.
+            let to = if is_only { seen } else { first };
             return self.after(cursor).next().map(|(_, frame)| Segment { bytes: frame, last: first, to });
         }
         let is_same = |merged: &Merged| merged.first == first && merged.window_last == window_last;
