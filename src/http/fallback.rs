@@ -24,9 +24,10 @@ use crate::hub::{Carrier, HubHandle, Subscription};
 
 /// Answers the first request of a [`Carrier`].
 pub async fn answer(app: Rc<AppState>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    // If the length of the first request is not known, the HTTP server reads on, and may take the rest of a body for a
-    // second request. That one must get no answer, so this future never ends. `fallback_request::serve_with` drops this
-    // future when the first answer is sent or the hub has the socket.
+    // The HTTP server may call this a second time: if it does not know the length of the first request, it reads on,
+    // and may take the rest of a body for a second request. By then the response to the first request has begun. The
+    // second request must get no answer, so its future never ends. `fallback_request::serve_with` drops that future
+    // when the first answer is sent or the hub has the socket.
     let carrier = request.conn_data::<Carrier>().filter(|carrier| !carrier.has_begun()).cloned();
     let Some(carrier) = carrier else { return pending().await };
     let payload = payload.map_err(|error| error.to_string());

@@ -236,8 +236,8 @@ impl FastPath {
         }
     }
 
-    /// Parses the request that begins in the buffer and continues in `new`. Keeps in the buffer an incomplete request, and
-    /// what follows a complete one.
+    /// Parses the request that begins in the buffer and continues in `new`. Keeps in the buffer an incomplete request,
+    /// and what follows a complete one.
     fn parse(&self, connection: &mut Connection, new: &[u8]) -> Step<'_> {
         let is_buffered = !connection.buffer.is_empty();
         if is_buffered && let Err(problem) = connection.append(&self.app.bytes, new) {
@@ -294,8 +294,8 @@ impl FastPath {
 
     /// Gives a request to the fallback.
     fn fall_back(&self, request: &RawRequest<'_>, buffer_permit: &mut Option<BytesPermit>, remote: IpAddr) -> Step<'_> {
-        // The fallback gets a copy of the request. If the buffer has nothing else, the caller frees the buffer, so the
-        // copy takes over the buffer's permit.
+        // The fallback gets a copy of the request. If the buffer contains nothing else, the caller frees the buffer,
+        // and the copy gets the buffer's permit. Otherwise the copy gets a permit of its own.
         let permit = buffer_permit.take_if(|_| request.received() == request.bytes.len());
         let permit = permit.unwrap_or_else(|| self.app.bytes.bytes_permit(Some(remote)));
         match FallbackRequest::new(permit, request) {

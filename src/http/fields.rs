@@ -13,8 +13,8 @@ use super::{
     spelling::suggest,
 };
 
-/// The most pairs that are kept. Of further pairs, only the topics are counted. It is more than the configuration allows
-/// topics in a request.
+/// At most this many pairs are kept. Of further pairs, only those with the name `topic` are counted. The configuration
+/// never allows so many topics in a request.
 const KEPT_MAX: usize = 2048;
 
 /// The name-value pairs of a query or a form, in order.
@@ -48,8 +48,8 @@ impl<'a> Fields<'a> {
         Self::parse(text, "the form", known, &[], |_| Ok(()))
     }
 
-    /// Parses `text`. Only the pairs whose names are `known` are kept, so that a form with a million other names uses no
-    /// memory for them. `source` names the text in errors. `check_unknown` may refuse the other names.
+    /// Parses `text`. Only the pairs whose names are `known` are kept, so that a form with a million other names uses
+    /// no memory for them. `source` names the text in errors. `check_unknown` may refuse the other names.
     fn parse(
         text: &'a [u8],
         source: &str,

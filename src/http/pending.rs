@@ -48,11 +48,11 @@ struct State {
     permit: RefCell<Option<ConnectionPermit>>,
     /// The number of the current idle period; `None` if the connection is not idle.
     period: Cell<Option<u64>>,
-    /// The place in the group of all connections: the number of the current or of an earlier idle period; `None` if the
-    /// connection is not in the group.
-    place_in_all: Cell<Option<u64>>,
-    /// The place in the group of its address.
-    place_in_ip: Cell<Option<u64>>,
+    /// Its key in `order`, in the group of all connections: the number of the current or of an earlier idle period.
+    /// `None` if the connection is not in the group.
+    key_in_all: Cell<Option<u64>>,
+    /// Its key in `order`, in the group of its address.
+    key_in_ip: Cell<Option<u64>>,
     /// Wakes the connection's task when it is evicted.
     waker: RefCell<Option<Waker>>,
 }
@@ -98,14 +98,14 @@ impl PendingSlots {
     fn take_oldest(&self, group: Group) -> Option<Rc<State>> {
         let mut order = self.order.borrow_mut();
         loop {
-            let (&(_, place), _) = order.range((group, 0)..=(group, u64::MAX)).next()?;
-            let state = order.remove(&(group, place))?;
+            let (&(_, key), _) = order.range((group, 0)..=(group, u64::MAX)).next()?;
+            let state = order.remove(&(group, key))?;
             let period = state.period.get();
-            if period == Some(place) {
-                state.place_in(group).set(None);
+            if period == Some(key) {
+                state.key_in(group).set(None);
                 return Some(state);
             }
-            state.place_in(group).set(period);
+            state.key_in(group).set(period);
             if let Some(period) = period {
                 order.insert((group, period), state);
             }
@@ -124,10 +124,10 @@ impl State {
         }
     }
 
-    fn place_in(&self, group: Group) -> &Cell<Option<u64>> {
+    fn key_in(&self, group: Group) -> &Cell<Option<u64>> {
         match group {
-            None => &self.place_in_all,
-            Some(_) => &self.place_in_ip,
+            None => &self.key_in_all,
+            Some(_) => &self.key_in_ip,
         }
     }
 }
@@ -148,9 +148,9 @@ impl PendingSlot {
             self.slots.newest_period.set(period);
             state.period.set(Some(period));
             for group in self.groups() {
-                let place = state.place_in(group);
-                if place.get().is_none() {
-                    place.set(Some(period));
+                let key = state.key_in(group);
+                if key.get().is_none() {
+                    key.set(Some(period));
                     self.slots.order.borrow_mut().insert((group, period), Rc::clone(state));
                 }
             }
@@ -171,8 +171,8 @@ impl PendingSlot {
 impl Drop for PendingSlot {
     fn drop(&mut self) {
         for group in self.groups() {
-            if let Some(place) = self.state.place_in(group).get() {
-                self.slots.order.borrow_mut().remove(&(group, place));
+            if let Some(key) = self.state.key_in(group).get() {
+                self.slots.order.borrow_mut().remove(&(group, key));
             }
         }
     }

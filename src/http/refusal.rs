@@ -32,6 +32,7 @@ impl From<RegistryError> for Problem {
             RegistryError::TooManyTopics(_) => Code::TooManyTopics,
             RegistryError::Topic(JoinError::ActorDied) => Code::Unavailable,
             RegistryError::Topic(JoinError::Full) => Code::TooManySubscribers,
+            // No client gets this problem: only `subscribe` joins a topic, and it answers 204 for this error.
             RegistryError::Topic(JoinError::Deleted) => return Self::new(Code::TopicUnknown, error.to_string()),
         };
         Self::new(code, error.to_string()).retry_after(RETRY_AFTER)

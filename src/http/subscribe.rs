@@ -130,8 +130,8 @@ fn marks(query: &Fields<'_>) -> Result<Marks, Problem> {
     }
 }
 
-/// The cursor as the client sent it. The header has priority: when a browser reconnects, it sends the new cursor in the header, and the query
-/// of the first request again.
+/// The cursor as the client sent it. The header has priority: when a browser reconnects, it sends the new cursor in the
+/// header, and the query of the first request again.
 fn sent_cursor(request: &impl Head, query: &Fields<'_>) -> Option<String> {
     let header = request.values("last-event-id").map(String::from_utf8_lossy);
     let query = CURSORS.iter().flat_map(|name| query.all(name)).map(Cow::Borrowed);
@@ -177,7 +177,8 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
             Err(error) => return Err(with_retry(error.into())),
         };
         let topic = membership.topic().clone();
-        // `deletion` is after the cursor, so the client does not know of it. A topic that has got new events since does not count as deleted.
+        // `deletion` is after the client's cursor, so the client does not know of it. A topic does not count as deleted
+        // if it has got new events since.
         are_all_deleted =
             are_all_deleted && deletion.is_some() && app.log.held(&topic).await?.is_none_or(|held| held.events == 0);
         // A pending deletion is not committed yet: the hub sends its notice later, in the order of the stream.
@@ -190,6 +191,7 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
     if are_all_deleted {
         return Ok(Answer::new(StatusCode::NO_CONTENT).into());
     }
+    // The first bytes of the stream report these deletions. So for the log, the events that they removed are no gap.
     let start = app.log.resolve_start(&topics, &request.start, &deletion_notices).await?;
     // `gap_ahead` is a gap that the stream would report only later.
     if let Some(reason) = start.gap.or(start.gap_ahead).filter(|_| request.fails_on_gap) {

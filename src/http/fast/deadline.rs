@@ -34,11 +34,12 @@ pub(super) struct Deadline {
     wait: Wait,
     /// `None` while a new wait has not started.
     at: Option<Instant>,
-    /// Whether a request was served since `at` was set. If so, `poll` sets `at` anew when the timer fires: `keep_alive`
-    /// after that moment. So the clock is not read for each request, but a connection may be idle for up to 2 x
-    /// `keep_alive`.
+    /// Whether a request was served since `at` was set. Then `at` is too early for the next request. `poll` corrects it
+    /// when the timer fires: it sets `at` to `keep_alive` after that moment. So the clock is not read for each request,
+    /// but a connection may be idle for up to 2 x `keep_alive`.
     has_served: bool,
-    /// Fires at the deadline, or too early: one early firing costs less than a reset of the timer for each request.
+    /// Fires at the deadline or earlier. If it fires earlier, `poll` sets it again. That costs less than to set it for
+    /// each request.
     timer: Option<Pin<Box<Sleep>>>,
     /// Whether the timer was polled since it was set. Then it will wake the connection's task.
     is_armed: bool,
@@ -74,8 +75,10 @@ impl Deadline {
         self.wait = wait;
     }
 
-    /// Notes that a request was served, and that the connection waits for the next one. If the connection waited for
-    /// that request with `NextRequest`, and the request arrived in one piece, `at` stays and `poll` extends it.
+    /// Notes that a request was served, and that the connection waits for the next one.
+    ///
+    /// If the request was not the first one, and arrived in one piece, the wait was `NextRequest` before, too. Then
+    /// `at` stays, and `poll` corrects it later.
     pub(super) fn finish_request(&mut self) {
         self.has_served = true;
         self.wait_for(Wait::NextRequest);

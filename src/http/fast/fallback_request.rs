@@ -56,7 +56,9 @@ pub(super) async fn serve_with(
         // Once the response has begun, the HTTP server waits only for the client.
         poll_fn(|cx| carrier.poll_begun(cx)).await;
         loop {
-            // After the response to a partly read body, the HTTP server lingers and writes nothing: that is no stall.
+            // After a response, the HTTP server may discard the rest of the request's body for up to `LINGER`. It
+            // writes nothing meanwhile, and that is no stall. So a stall is longer than `write_timeout` and `LINGER`
+            // together.
             sleep(write_timeout + LINGER).await;
             if !carrier.take_progress() {
                 return;

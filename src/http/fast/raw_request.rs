@@ -24,7 +24,7 @@ impl RawRequest<'_> {
         self.len.map(|len| len.saturating_sub(self.bytes.len()))
     }
 
-    /// Rewrites the received bytes of the request for the fallback, which would handle two things differently:
+    /// Rewrites the received bytes of the request for the fallback, which would handle two things wrongly:
     ///
     /// - It accepts a target only in ASCII, but `curl '…?topic=新闻'` sends the characters as they were typed. So the
     ///   target is percent-encoded.

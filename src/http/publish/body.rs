@@ -177,8 +177,9 @@ pub(super) async fn collect(
 
 /// The new capacity for a body of which `len` bytes have arrived. `len_max` is the largest length that it can get.
 ///
-/// The capacity at least doubles, or becomes `len_max`, so that the body is not copied for each chunk. The result is at
-/// most twice `len`, because `len` is more than `capacity`: a client cannot reserve memory without sending bytes.
+/// The caller needs a new capacity because `len` is more than `capacity`. The capacity at least doubles, or becomes
+/// `len_max`, so that the body is not copied for each chunk. It becomes at most twice `len`, so that a client cannot
+/// reserve memory without sending bytes.
 fn grown_capacity(len: usize, capacity: usize, len_max: usize) -> usize {
     if len > len_max / 2 { len_max.max(len) } else { len.max(2 * capacity) }
 }
