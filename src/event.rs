@@ -16,9 +16,10 @@ pub struct Event {
     pub time_ms: u64,
     /// The topic it was published to.
     pub topic: TopicName,
-    /// The event type, if the publisher gave one.
+    /// Its name, if the publisher gave one.
     pub name: Option<EventName>,
-    /// The event as a block of a `text/event-stream`, in one chunk. It is encoded once for all subscribers.
+    /// The event as a block of a `text/event-stream`, in one chunk. It is encoded when the event is made, not for each
+    /// subscriber.
     pub frame: Box<[u8]>,
     /// Where the content is.
     pub content: Content,
@@ -80,7 +81,8 @@ impl fmt::Display for TopicName {
     }
 }
 
-/// The type of an event (the `event` field): 1 to [`EventName::BYTES_MAX`] bytes without control characters.
+/// The name of an event: 1 to [`EventName::BYTES_MAX`] bytes without control characters. It is sent in the field
+/// `event`, and a browser calls it the type of the event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventName(Arc<str>);
 

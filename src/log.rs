@@ -174,7 +174,7 @@ impl From<&Config> for KeyLimits {
 pub struct Draft {
     /// The topic to publish to.
     pub topic: TopicName,
-    /// The name, if any: the type of the event in the HTML standard.
+    /// The name of the event, if the publisher gave one.
     pub name: Option<EventName>,
     /// The content, UTF-8.
     pub content: Bytes,

@@ -54,7 +54,9 @@ async fn start(
     let hub = HubHandle::start(&shared.log, &shared.config.stream, &shared.unsent, shared.drain.clone())?;
     let app = Rc::new(AppState { shared, hub });
     let fallback = start_fallback(&app).await?;
-    #[expect(deprecated, reason = "`with_interest` is safe here: a listener owns its descriptor and never changes it")]
+    // `with_interest` is deprecated because it trusts the caller that the descriptor stays open and is not replaced. A
+    // listener keeps its own descriptor for its whole life. The successor of `with_interest` is unsafe to call.
+    #[expect(deprecated, reason = "a listener keeps its descriptor")]
     let listener = AsyncFd::with_interest(TcpListener::from_std(listener), Interest::READABLE)?;
     Ok((listener, FastPath::new(app, fallback)))
 }
