@@ -83,8 +83,8 @@ pub trait Log: Send + Sync {
     fn append(&self, draft: Draft) -> Append;
 
     /// Deletes the events of `topic` and their idempotency keys. The deletion has a position of its own, which the
-    /// future returns. Subscribers with a lower cursor learn that the topic was deleted; those with another cursor have
-    /// seen the deletion. Earlier appends to the topic complete before the deletion does.
+    /// future returns. Subscribers whose cursor is below that position learn that the topic was deleted. Earlier
+    /// appends to the topic complete before the deletion does.
     fn delete(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>>;
 
     /// Where a subscription to `topics` that asks for `start` begins. The caller itself reports the deletion of the
@@ -256,7 +256,7 @@ pub enum Start {
     /// With the oldest event that is held.
     All,
     /// With the first event at or after this time, in milliseconds since the Unix epoch. If the wall clock was set
-    /// back, for example from 12:00 to 11:00, the events before that moment count as no later than 11:00.
+    /// back, for example from 12:00 to 11:00, all events that the log had by then count as no later than 11:00.
     Since(u64),
     /// With the last `n` events of its topics.
     Last(usize),
@@ -267,9 +267,9 @@ pub enum Start {
 pub struct ReadFrom {
     /// The reader has everything up to this position.
     pub after: u64,
-    /// The number of removals when the reader last read, counted since the log was opened. A page reports only later
-    /// removals, and with `u64::MAX` none. `after` does not show which removals are later, because an event may be
-    /// removed before events at lower positions.
+    /// How many removals there had been when the reader last read. The log counts them from its opening. A page reports
+    /// only later removals, and with `u64::MAX` none. `after` does not show which removals are later, because an event
+    /// may be removed before events at lower positions.
     pub removals_seen: u64,
 }
 

@@ -8,10 +8,12 @@
 //!                   cold ─► fetch: a read connection, outside the workers' threads ─► page
 //! ```
 //!
-//! *Hot* events are the newest ones, which the index has in memory. Only one thread writes and checkpoints, so writes
-//! never contend for SQLite's lock. A batch costs one fsync, however many publishers wait for it. An event enters the
-//! index, the feeds and the receipts only after the commit. So nobody sees an event that a crash could undo, and no
-//! position is given to two events.
+//! *Hot* events are the newest ones, which the index has in memory. `log::index` explains this word, and others that
+//! the files here use: *cold*, *removed*, *evicted*, *unreadable*, *forgotten*.
+//!
+//! Only one thread writes and checkpoints, so writes never contend for SQLite's lock. A batch costs one fsync, however
+//! many publishers wait for it. An event enters the index, the feeds and the receipts only after the commit. So nobody
+//! sees an event that a crash could undo, and no position is given to two events.
 
 use std::{
     fs::{File, TryLockError},

@@ -5,10 +5,11 @@
 //! *trims* the log to the retention limits, in *steps* with a *budget* of entries to visit, so that it is never locked
 //! for long. It remembers up to which position events of each topic were removed, so that every gap is reported.
 //!
-//! An event is *removed* by retention or by the deletion of its topic. The reason of such a gap, and columns of the
-//! file, are called *evicted*. An entry is *unreadable* when its event could not be read. Such an entry stays in its
-//! topic, with 0 bytes, until it is removed like any other: so each stream that reads past it reports a gap there,
-//! once. A topic without entries may be *forgotten*: the index then knows nothing more of it.
+//! An event is *removed* by retention or by the deletion of its topic. The reason of a gap, which clients get, and the
+//! columns of the file say *evicted* instead. These names cannot be changed any more. An entry is *unreadable* when its
+//! event could not be read. Such an entry stays in its topic, with 0 bytes, until it is removed like any other: so each
+//! stream that reads past it reports a gap there, once. A topic without entries may be *forgotten*: the index then
+//! knows nothing more of it.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -50,7 +51,7 @@ pub(super) struct Index {
     topics: Topics,
     /// All entries by position.
     order: Order,
-    /// Entries up to this position are cold, later ones hot or unreadable.
+    /// Entries up to this position have no event in memory. Later ones are hot, except for unreadable ones.
     cold_to: u64,
     /// Bytes of the hot entries, with those in `deleted_entries`.
     hot_bytes: u64,
@@ -63,7 +64,8 @@ pub(super) struct Index {
     next_expiry_mono_ms: u64,
     /// How many entries the current step may still visit: see [`retain`].
     budget: usize,
-    /// The last step used up its budget before the whole log was within its limits.
+    /// The last step used up its budget before the log as a whole was within its limits. `deleted_entries` and
+    /// `over_limit` tell what else is left.
     is_trim_unfinished: bool,
     /// Entries of deleted topics. Readers do not see them; the next steps drop them.
     deleted_entries: VecDeque<(TopicName, VecDeque<Entry>)>,
@@ -308,7 +310,11 @@ impl Index {
             bytes += state.bytes;
             for entry in &state.entries {
                 let is_hot = entry.seq > self.cold_to && !entry.is_unreadable();
-                assert_eq!(entry.event.is_some(), is_hot, "exactly the entries after `cold_to` are hot");
+                assert_eq!(
+                    entry.event.is_some(),
+                    is_hot,
+                    "the entries after `cold_to` are hot, except for unreadable ones"
+                );
             }
             let is_in_empty = self.empty.contains(&(state.last_removal_seq(), topic.clone()));
             assert_eq!(state.entries.is_empty(), is_in_empty, "a topic without entries waits to be forgotten");

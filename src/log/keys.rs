@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::{
     FutureExt as _, TryFutureExt as _,
-    future::{BoxFuture, Shared},
+    future::{self, BoxFuture},
 };
 use twox_hash::{XxHash3_64, XxHash3_128};
 
@@ -55,7 +55,7 @@ pub(super) struct KeyEntry {
 /// The outcome of a publish, as far as it is known.
 pub(super) enum Outcome {
     /// Not committed yet. A retry that comes now waits for the same future.
-    Pending(Shared<BoxFuture<'static, Appended>>),
+    Pending(future::Shared<BoxFuture<'static, Appended>>),
     /// Committed, with this receipt.
     Committed(Receipt),
 }
@@ -263,7 +263,7 @@ impl AllKeys {
     }
 }
 
-/// A hash of a draft's content and event type, to detect a key that is reused for another event. It is not
+/// A hash of a draft's content and name, to detect a key that is reused for another event. It is not
 /// cryptographic: a publisher that constructs a collision harms only itself. It is stored on disk, so it must be the
 /// same in every release.
 fn fingerprint(draft: &Draft) -> u128 {

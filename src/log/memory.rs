@@ -70,7 +70,7 @@ impl MemoryLog {
         state.time_ms = moment.stamp(state.time_ms);
         let event = frame::encode(id, state.time_ms, draft.topic, draft.name, &draft.content);
         let entry = Entry::hot(Arc::clone(&event), moment.mono_ms);
-        // One step visits few entries of the index, so that the lock is held only for a short time.
+        // This limits how many entries `push` may visit, so that the lock is held only for a short time.
         state.index.begin_step();
         state.index.push(&event.topic, entry, &mut ignore);
         self.watermark.store(id.seq, Ordering::Release);
@@ -137,11 +137,11 @@ impl Log for MemoryLog {
     }
 
     fn enforce_retention(&self) {
-        let now = self.clock.read();
-        self.keys.drop_expired(now.mono_ms);
+        let moment = self.clock.read();
+        self.keys.drop_expired(moment.mono_ms);
         loop {
             let mut state = lock(&self.state);
-            if !state.index.enforce_retention(now, &mut ignore) {
+            if !state.index.enforce_retention(moment, &mut ignore) {
                 return;
             }
             unlock_fair(state);

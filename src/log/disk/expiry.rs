@@ -57,19 +57,19 @@ impl Expiry {
         }
         let now = clock.read();
         self.wall.observe(now, self.window_ms);
-        let kept = self.kept_at(now);
-        let has_expired = match store.has_receipts_outside(kept) {
+        let kept_times = self.kept_at(now);
+        let has_expired = match store.has_receipts_outside(kept_times) {
             // Removal is not urgent. If the file really cannot be used, the next publish will fail and end the process.
             Err(error) if error.is_damage() || store.is_full(&error) => false,
             found => found?,
         };
-        self.state = if has_expired { State::SomeExpired(kept) } else { State::NoneExpired };
+        self.state = if has_expired { State::SomeExpired(kept_times) } else { State::NoneExpired };
         Ok(())
     }
 
-    /// The times of the receipts to keep, if there are others, which are to be removed.
-    pub(super) fn kept(&self) -> Option<TimeRange> {
-        if let State::SomeExpired(kept) = self.state { Some(kept) } else { None }
+    /// Which receipts are to be removed, if any: those from outside the returned range of times.
+    pub(super) fn expired(&self) -> Option<TimeRange> {
+        if let State::SomeExpired(kept_times) = self.state { Some(kept_times) } else { None }
     }
 
     /// Makes the writer remove no more receipts until [`find_expired`](Self::find_expired) finds expired ones. It is

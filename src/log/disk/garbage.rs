@@ -47,8 +47,8 @@ pub(super) struct Portion {
     pub(super) topics: Vec<(TopicName, LastRemoved)>,
     /// What to write into the rows of topics.
     pub(super) last_removed: Vec<(TopicName, LastRemoved)>,
-    /// Receipts from outside this range are removed.
-    pub(super) kept_receipts: Option<TimeRange>,
+    /// If it is set, the receipts from outside this range of times have expired, and are removed.
+    pub(super) expired_receipts: Option<TimeRange>,
 }
 
 impl Garbage {
@@ -149,11 +149,14 @@ impl Garbage {
 impl Portion {
     /// Whether there is nothing to remove.
     pub(super) fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.topics.is_empty() && self.last_removed.is_empty() && self.kept_receipts.is_none()
+        self.events.is_empty()
+            && self.topics.is_empty()
+            && self.last_removed.is_empty()
+            && self.expired_receipts.is_none()
     }
 
-    /// Takes out the rows to remove, as a portion of their own. The positions of removed events
-    /// are only written to the rows of topics, so they stay.
+    /// Takes out what is to be removed, as a portion of its own. `last_removed` stays: it is only written to the rows
+    /// of topics.
     pub(super) fn take_removals(&mut self) -> Self {
         let last_removed = mem::take(&mut self.last_removed);
         mem::replace(self, Self { last_removed, ..Self::default() })

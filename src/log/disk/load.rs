@@ -91,7 +91,7 @@ pub(super) fn load(
         topics: topics.into_iter().map(|(id, topic)| (topic, id)).collect(),
         garbage: loaded.garbage,
         is_removal_postponed: false,
-        is_retention_unfinished: false,
+        needs_retention_step: false,
         expiry: Expiry::new(key_limits.window, now),
         checkpoints: Checkpoints::default(),
     };
@@ -108,9 +108,9 @@ fn check_high_water(store: &mut Store, meta: &mut Meta, config: &LogConfig) -> R
         Found::Nothing => None,
         Found::Damaged => Some("the file high-water is damaged, so the database may be older than the last run"),
         Found::Mark(mark) => {
-            // After an orderly end, `reserved` is the last position, so comparing `reserved` is enough. After a loss of
-            // power, even the latest database may lack events, which are reported as a gap. So events are compared only
-            // after a crash of the process.
+            // `reserved` is always compared, the last event only after a crash of the process:
+            // - After an orderly end, `reserved` is the last position, so it is enough.
+            // - After a loss of power, even the latest database may lack events. They are reported as a gap.
             let compares_events = !meta.was_closed && !meta.lost_power;
             let last_found = compares_events.then_some(meta.last_found);
             mark.contradiction(meta.epoch, meta.stored.reserved, last_found)
@@ -173,9 +173,9 @@ fn load_events(
             }
             return;
         }
+        // The row's topic is not known. An event up to `forgotten_to` counts as removed: the index had removed it, and
+        // had then forgotten its topic. A later event is lost, because the row of its topic cannot be read.
         loaded.garbage.note_row(seq);
-        // Up to `forgotten_to`, the index had removed the event and forgotten its topic: the row only waits for its
-        // removal.
         if seq > forgotten_to {
             loaded.unreadable_to = seq;
             loaded.unreadable += 1;

@@ -41,8 +41,8 @@ pub(super) fn scan(
             let checked = if (from..=last).contains(&id) { each(row) } else { Err(out_of_order(id)) };
             match checked {
                 Ok(()) => from = id + 1,
-                // `from` stays, because `id` may be wrong. An `id` beyond `last` is noted as `last`: otherwise all later
-                // events would count as missing.
+                // `from` does not move, because `id` may be wrong. If `id` is above `last`, this notes `last` instead:
+                // otherwise events that are published later would count as missing.
                 Err(error) if error.is_damage() => {
                     let damaged = id.min(last);
                     ranges.push((damaged, damaged));

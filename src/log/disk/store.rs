@@ -260,10 +260,11 @@ impl Store {
         error.is_full(&self.directory)
     }
 
-    /// Makes sure that the next start does not find the events of a batch that failed because the disk is full. A
-    /// commit writes to the write-ahead log (WAL) and syncs it, and then extends the file of the shared memory. When
-    /// only the second step failed, the WAL has the complete batch. The next commit overwrites the batch there, so this
-    /// commits a small change.
+    /// Makes sure that the next start does not find the events of a batch whose commit failed because the disk is full.
+    ///
+    /// A commit has two steps. It writes the batch to the write-ahead log (WAL) and syncs it. Then it extends the file
+    /// of the shared memory. If only the second step failed, the WAL has the complete batch, and the next start would
+    /// find it. The next commit writes to the same place in the WAL, so this commits a small change.
     pub(super) fn overwrite_failed_batch(&mut self) -> Result<(), StoreError> {
         let overwritten = self.begin_transaction().and_then(|transaction| {
             transaction.probe()?;

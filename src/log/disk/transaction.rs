@@ -37,8 +37,8 @@ impl Transaction<'_> {
         if let Some(id) = find.query_row([name.as_str()], |row| row.get(0)).optional()? {
             return Ok(id);
         }
-        // The topic may have had a row before. So the new row starts with the last removed event of all topics without
-        // a row, which `forget_topic` has noted.
+        // The topic may have had a row before. Then `forget_topic` has removed that row, and has noted in `meta` the
+        // last removed event of all such topics together. The new row begins with that event, so that no gap is missed.
         let sql = "INSERT INTO topic (id, name, evicted_to, evicted_ms) VALUES (
             max(?2, (SELECT coalesce(max(id), 0) FROM topic)) + 1, ?1,
             (SELECT value FROM meta WHERE name = 'forgotten_to'),
@@ -65,7 +65,9 @@ impl Transaction<'_> {
         receipt: &Receipt,
         time_ms: u64,
     ) -> Result<(), StoreError> {
-        let sql = "INSERT OR REPLACE INTO receipt VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let sql = "INSERT OR REPLACE INTO receipt
+            (topic, key, seq, fingerprint, subscribers, time_ms, fingerprint_upper)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let subscribers = i64::try_from(receipt.subscribers).unwrap_or(i64::MAX);
         let (seq, time_ms) = (to_column(receipt.id.seq), to_column(time_ms));
         let (upper, lower) = (bits_from(64, claim.fingerprint), bits_from(0, claim.fingerprint));

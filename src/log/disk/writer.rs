@@ -52,8 +52,8 @@ pub(super) struct Writer {
     pub(super) garbage: Garbage,
     /// The disk was too full to remove rows. The next maintenance tries again.
     pub(super) is_removal_postponed: bool,
-    /// The index's last step did not meet all retention limits, so another step is needed.
-    pub(super) is_retention_unfinished: bool,
+    /// What [`Index::needs_step`](crate::log::index::Index::needs_step) returned after the last step.
+    pub(super) needs_retention_step: bool,
     pub(super) expiry: Expiry,
     pub(super) checkpoints: Checkpoints,
 }
@@ -105,8 +105,8 @@ impl Writer {
 
     /// Whether there is so much to remove that the writer does not wait for the next job.
     fn has_removals_to_do(&self) -> bool {
-        self.is_retention_unfinished
-            || ((self.garbage.has_full_portion() || self.expiry.kept().is_some()) && !self.is_removal_postponed)
+        self.needs_retention_step
+            || ((self.garbage.has_full_portion() || self.expiry.expired().is_some()) && !self.is_removal_postponed)
     }
 
     /// Collects the jobs in the queue into a batch, up to its limits. Returns its changes, and the jobs' space in the
@@ -149,7 +149,7 @@ impl Writer {
     fn enforce_retention(&mut self) {
         let now = self.shared.clock.read();
         let mut state = lock(&self.shared.state);
-        self.is_retention_unfinished = state.index.enforce_retention(now, &mut |removal| self.garbage.note(removal));
+        self.needs_retention_step = state.index.enforce_retention(now, &mut |removal| self.garbage.note(removal));
     }
 
     /// Publishes a committed batch: updates the index, feeds the hubs, and then answers the publishers.
@@ -174,7 +174,7 @@ impl Writer {
                 }
             }
         }
-        self.is_retention_unfinished = index.is_behind();
+        self.needs_retention_step = index.needs_step();
         self.shared.watermark.store(index.watermark(), Ordering::Release);
         drop(state);
         // Sending fails when the publisher no longer waits for the answer. The event is published all the same.

@@ -44,7 +44,7 @@ impl Index {
             if is_deleted {
                 page.deleted.push((topic.clone(), state.deleted_to));
             }
-            // The page reports the deletion, so the events that the deletion removed are no gap.
+            // The page reports the deletion. So the removed events are no gap if all of them were before the deletion.
             let is_reported = is_deleted && state.removed.to < state.deleted_to;
             if !is_reported && state.removed.removal > from.removals_seen {
                 page.note_removed(state.removed.to, from.after);

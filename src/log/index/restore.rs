@@ -55,13 +55,13 @@ impl Index {
     fn restore_times(&mut self, now: Moment) {
         let end_ms = self.times.newest_ms.max(now.wall_ms);
         for state in self.topics.values_mut() {
-            // The time of the first entry, after the loop. The removed events were before that entry.
-            let mut first_ms = end_ms;
-            for entry in state.entries.iter_mut().rev() {
-                first_ms = self.times.corrected(entry.seq, entry.time_ms);
-                entry.mono_ms = now.mono_ms_of(first_ms);
+            for entry in &mut state.entries {
+                entry.mono_ms = now.mono_ms_of(self.times.corrected(entry.seq, entry.time_ms));
             }
             if state.removed.to > 0 {
+                // The removed events were before the first entry.
+                let first = state.entries.front();
+                let first_ms = first.map_or(end_ms, |entry| self.times.corrected(entry.seq, entry.time_ms));
                 state.removed.limit_time(first_ms);
             }
         }

@@ -1,7 +1,7 @@
 //! Adds events, applies the retention limits, and deletes topics, in steps.
 //!
 //! Readers and publishers wait while the index is locked. So one step, from lock to unlock, visits at most about
-//! [`STEP`] entries, to remove them or to make them cold. If more are left, [`Index::is_behind`] says so, and the
+//! [`STEP`] entries, to remove them or to make them cold. If more are left, [`Index::needs_step`] says so, and the
 //! engine makes further steps. A deletion takes effect for readers at once; its entries are dropped in steps, too.
 
 use std::{collections::VecDeque, mem};
@@ -67,11 +67,12 @@ impl Index {
         state.is_over_limit(&self.retention)
     }
 
-    /// Whether another step is needed to meet the limits.
-    pub(in crate::log) fn is_behind(&self) -> bool {
+    /// Whether another step is needed to meet all limits.
+    pub(in crate::log) fn needs_step(&self) -> bool {
         self.must_trim() || self.hot_bytes > self.hot_bytes_max
     }
 
+    /// Whether the last step left something to remove. Hot entries that must become cold do not count.
     fn must_trim(&self) -> bool {
         self.is_trim_unfinished || !self.deleted_entries.is_empty() || !self.over_limit.is_empty()
     }
@@ -102,7 +103,7 @@ impl Index {
         self.begin_step();
         self.times.observe(self.watermark + 1, now.wall_ms);
         self.trim(now.mono_ms, on_removal);
-        self.is_behind()
+        self.needs_step()
     }
 
     /// Removes what is over the limits, within the budget of this step.

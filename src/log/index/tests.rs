@@ -73,7 +73,7 @@ impl Watched {
     fn settle(&mut self, mono_ms: u64) -> usize {
         for steps in 1.. {
             self.step(|index, removed| index.trim(mono_ms, removed));
-            if !self.index.is_behind() {
+            if !self.index.needs_step() {
                 return steps;
             }
         }
@@ -151,7 +151,7 @@ fn events_that_are_too_old_all_at_once_go_in_steps() {
         for _ in 0..appends {
             watched.push(&names[0], 10, 12);
         }
-        assert!(!watched.index.is_behind());
+        assert!(!watched.index.needs_step());
         watched.settle(12);
         assert!(watched.most <= STEP, "{}", watched.most);
         watched.assert_removed(MANY);
@@ -172,7 +172,7 @@ fn an_event_that_drives_out_many_does_it_in_steps() {
             watched.push(&a, 10, 1);
         }
         watched.push(&a, 38 << 20, 1);
-        assert!(watched.index.is_behind() && watched.most <= STEP, "{}", watched.most);
+        assert!(watched.index.needs_step() && watched.most <= STEP, "{}", watched.most);
         watched.push(&other, 10, 1);
         watched.settle(1);
         assert!(watched.most <= STEP, "{}", watched.most);
@@ -283,9 +283,9 @@ fn a_deletion_gives_back_its_bytes_and_is_remembered() {
         watched.step(|index, _| index.delete(&topic(name), seq, 70));
         assert_eq!(state(&watched.index), (true, empty, seq - 4), "{name} at {seq}");
     }
-    assert!(watched.index.is_behind(), "the entries are still to be dropped");
+    assert!(watched.index.needs_step(), "the entries are still to be dropped");
     watched.settle(70);
-    assert!(!watched.index.is_behind());
+    assert!(!watched.index.needs_step());
     assert_eq!(watched.index.hot_bytes, held, "and of what is kept whole");
     let age = std::time::Duration::from_millis(30);
     assert_eq!(watched.index.deletion(&a, 100).map(|(id, ago)| (id.seq, ago)), Some((6, age)));
@@ -330,7 +330,7 @@ fn an_index_that_is_at_its_limits_needs_no_step() {
     let mut watched = Watched::new(config, 2 * cost);
     for events in [1, 2, 3, 3] {
         watched.push(&a, 10, 0);
-        assert_eq!((watched.index.events, watched.index.is_behind()), (events, false));
+        assert_eq!((watched.index.events, watched.index.needs_step()), (events, false));
     }
     assert_eq!(watched.index.hot_bytes, 2 * cost);
 }

@@ -14,8 +14,8 @@ type Correction = (u64, u64);
 pub(super) struct Times {
     /// Time of the newest event, or what the wall clock said when it went back after that event.
     pub(super) newest_ms: u64,
-    /// In ascending order of position and of time. All corrections after an event apply to it. The first of them has
-    /// the earliest time, so it decides.
+    /// In ascending order of position and of time. A correction applies to every event before its position. If several
+    /// apply to an event, the first of them has the earliest time, so only that one counts.
     corrections: Vec<Correction>,
 }
 

@@ -27,7 +27,7 @@ impl Writer {
             self.presence.check()?;
             self.expiry.find_expired(&self.store, &self.shared.clock)?;
         }
-        if is_maintenance || self.is_retention_unfinished {
+        if is_maintenance || self.needs_retention_step {
             self.enforce_retention();
         }
         // While the disk is full the server says that it is not ready, so perhaps nobody publishes. Then only a
@@ -38,7 +38,7 @@ impl Writer {
         }
         let removes_garbage = is_maintenance || (self.garbage.has_full_portion() && !self.is_removal_postponed);
         let mut portion = if removes_garbage { self.garbage.take() } else { Portion::default() };
-        portion.kept_receipts = self.expiry.kept();
+        portion.expired_receipts = self.expiry.expired();
         if changes.is_empty() && portion.is_empty() && !is_probe {
             return self.checkpoints.run_if_due(&self.store);
         }
@@ -60,7 +60,8 @@ impl Writer {
             && !portion.is_empty()
         {
             if error.is_damage() {
-                // Perhaps only a row to remove is on the damaged page. So the second try removes no rows.
+                // The transaction was rolled back. Perhaps only a row to remove is on the damaged page. So the second
+                // try writes the changes, and removes no rows.
                 removals = Some(portion.take_removals());
                 self.topics.clear();
                 written = self.write(&changes, &portion, is_probe);
@@ -69,7 +70,8 @@ impl Writer {
                     tracing::warn!("the disk is too full to remove old rows from the log: they stay for now");
                 }
                 self.postpone(mem::take(&mut portion));
-                // As a probe: without changes the transaction would write nothing, and not show if the disk is full.
+                // The second try is a probe, too: without changes, it would write nothing otherwise, and would not show
+                // whether the disk is full.
                 written = self.write(&changes, &portion, true);
             }
         }
@@ -157,14 +159,15 @@ impl Writer {
                 }
             }
         }
-        // A topic that the index had forgotten may be known again, or becomes known with this batch. `held` is `None`
-        // only for a topic that is not known.
+        // The portion may remove the row of a topic that the index has forgotten, but that is in use again: this batch
+        // writes to it, or an earlier one did. Such a topic keeps its row. `held` returns `Some` for every topic that
+        // the index knows.
         let is_known =
             |topic: &TopicName| topics_of_batch.contains(topic) || lock(&self.shared.state).index.held(topic).is_some();
         portion.remove_garbage(&transaction, is_known)?;
-        if let Some(kept) = portion.kept_receipts {
+        if let Some(kept_times) = portion.expired_receipts {
             let is_needed = |topic: &TopicName| is_known(topic) || self.garbage.has_topic(topic);
-            let has_more = transaction.expire_receipts(kept, is_needed)?;
+            let has_more = transaction.expire_receipts(kept_times, is_needed)?;
             if !has_more {
                 self.expiry.forget_expired();
             }
@@ -194,11 +197,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes each kind of rows in its own transactions, after a removal of all together met a damaged page. Rows that
-    /// cannot be removed stay in the file. They are no longer served in any case, and if the process ended because of
-    /// them, it would end again after each start.
+    /// Removes each kind of rows in transactions of its own. It is called after one transaction for all kinds met a
+    /// damaged page.
+    ///
+    /// Rows that cannot be removed stay in the file. They are no longer served in any case, and if the process ended
+    /// because of them, it would end again after each start.
     fn remove_separately(&mut self, portion: Portion) -> Result<(), StoreError> {
-        let Portion { events, topics, kept_receipts, .. } = portion;
+        let Portion { events, topics, expired_receipts, .. } = portion;
         let unremovable = self.remove_readable(&events)?;
         if unremovable > 0 {
             tracing::error!(rows = unremovable, "old events are on damaged pages and stay in the file");
@@ -206,7 +211,7 @@ impl Writer {
         if !self.try_remove(&Portion { topics, ..Portion::default() })? {
             tracing::error!("rows of removed topics are on damaged pages and stay in the file");
         }
-        if !self.try_remove(&Portion { kept_receipts, ..Portion::default() })? {
+        if !self.try_remove(&Portion { expired_receipts, ..Portion::default() })? {
             self.expiry.stop();
             tracing::error!("old idempotency keys are on damaged pages: they stay in the file until the next start");
         }
