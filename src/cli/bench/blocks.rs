@@ -19,7 +19,7 @@ pub enum Block {
     Gap,
     /// The server refuses the subscriber.
     Refused,
-    /// Anything else: a comment, an id alone, or an event of another run.
+    /// Anything else: a comment, an id alone, an unknown event, or an event of another run.
     Other,
 }
 
@@ -100,11 +100,11 @@ impl Blocks {
                 _ => None,
             }
         } else {
-            // `retry` begins no block: it may come without an empty line after it, and a heartbeat that follows is a block
-            // of its own.
+            // This is `retry` or an unknown field, which begins no block. `retry` may have no empty line after it, and
+            // a heartbeat that follows is a block of its own.
             return None;
         };
-        // The last line that tells the kind of the block decides. Without one, the kind is `Other`.
+        // This line tells the kind of the block, or an earlier line has told it. If neither does, the kind is `Other`.
         self.block = block.or(self.block).or(Some(Block::Other));
         None
     }

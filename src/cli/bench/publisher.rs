@@ -188,7 +188,8 @@ impl Publisher {
                 return self.disconnected("publish: closed by the server".to_owned(), shared);
             }
             let bytes = shared.buffer.get(..n).unwrap_or_default();
-            // Bytes without a pending event answer nothing. `disconnected` counts an error only for a pending event.
+            // Without a pending event, the server should send nothing. Then `disconnected` only closes the connection:
+            // it counts an error only if an event is pending.
             if self.pending.is_none() || self.response.skip_body(bytes).is_err() {
                 return self.disconnected("publish: the answer is not HTTP".to_owned(), shared);
             }

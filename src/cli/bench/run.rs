@@ -26,12 +26,14 @@ struct Run<'a> {
     costs: ServerUsage,
 }
 
-/// How much time has passed since the run began, and how much CPU time each process has used since the process began
-/// ([`Run::times`]). Or both since an earlier moment ([`Run::times_since`]).
+/// Times at one moment ([`Run::times`]), or their differences between two moments ([`Run::times_since`]).
 #[derive(Clone, Copy)]
 struct Times {
+    /// The time since the run began.
     nanos: u64,
+    /// The CPU time that the server has used since it was started.
     server: Usage,
+    /// The CPU time that this process has used since it was started.
     generator: Usage,
 }
 
@@ -104,6 +106,7 @@ impl Run<'_> {
         self.load.await_deliveries()?;
         let open = self.load.subscribers.open;
         let used = self.times_since(begun);
+        // This replaces the cost of the first connects: a storm is about those that resume.
         self.costs.connect_cpu_us = micros_each(used.server.total(), wide(open));
         self.report_generator_cpu(used);
         // The subscribers have resumed when the last bytes arrive. The wait for lost events after that is not counted.

@@ -2,8 +2,8 @@
 //!
 //! Each event has a position in the order of its topic. With one publisher, this is the event's number. With several
 //! publishers, events that are published at the same time may arrive in any order. Then an event gets its position when
-//! the first subscriber gets the event. But if an event was sent after the answer to another one, it must have the
-//! higher position.
+//! the first subscriber gets the event. But if event B was sent after the answer to event A had arrived, then B must
+//! have a higher position than A.
 //!
 //! For each subscriber, only its next position is stored, and the positions that it has skipped.
 
@@ -23,8 +23,8 @@ pub struct Topic {
     answered: usize,
     /// The lowest free position. It is only needed with several publishers.
     free_position: usize,
-    /// An event with a lower number is late if no subscriber has got it yet, because a later event has arrived: one that
-    /// was sent after the event was answered. This is the largest `answered_before` of the events that have arrived.
+    /// The largest `answered_before` of all events that a subscriber has got. Every event with a lower number than this
+    /// must have arrived before. If such an event arrives now at a subscriber for the first time, it is late.
     late_below: usize,
 }
 
@@ -34,7 +34,7 @@ struct Event {
     outcome: Outcome,
     /// `None` until it has a position.
     position: Option<usize>,
-    /// The topic's `answered` at the time when this event was sent: those events must come before this one.
+    /// The topic's `answered` when this event was sent. All events with lower numbers must come before this one.
     answered_before: usize,
 }
 
