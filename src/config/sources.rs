@@ -41,8 +41,8 @@ pub(super) fn parse(path: String, text: &str) -> Result<Values, ConfigError> {
     };
     let mut values = Values::new();
     for (name, value) in sections {
-        // The TOML key `"log.age_max"` is one name with a dot. The parser has removed the quotes: without them, the name
-        // would mean `age_max` in the section `[log]`, so they are added again.
+        // In TOML, the quoted key `"log.age_max"` is one name that contains a dot. It does not mean the key `age_max`
+        // of the section `[log]`. The parser has removed the quotes, so put them back to keep the two apart.
         let name = if name.contains('.') { format!("\"{name}\"") } else { name };
         match value.kind {
             // A known section may be empty. An empty section that is not known is kept, and reported as unknown.

@@ -60,6 +60,7 @@ pub(super) fn frame_of_about(framing: Framing, guess: usize, fill: impl FnOnce(&
     let mut begin = HEAD_MAX;
     if framing == Framing::Chunked {
         let (head, first) = chunk_head(out.len() - HEAD_MAX);
+        // The array takes all the room that was left for it. `first` leaves out its unused beginning.
         out.splice(..HEAD_MAX, head);
         out.extend_from_slice(CRLF);
         begin = first;
