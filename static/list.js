@@ -137,7 +137,7 @@ function noticeRow(kind, key, args) {
   return row;
 }
 
-// Whoever has no mouse must be able to scroll data that does not fit.
+// A person without a mouse must be able to scroll data that does not fit.
 function makeScrollable(rows) {
   const tall = rows
     .map((row) => row.element.querySelector('.data'))

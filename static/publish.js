@@ -108,7 +108,7 @@ export class PublishForm {
     say(this.#answer, key, args);
   }
 
-  // Not `disabled`: that would take the focus away from whoever pressed it.
+  // Not `disabled`: that would take the focus away from the person who pressed it.
   #setPending(pending) {
     this.#pending = pending;
     this.#button.setAttribute('aria-disabled', String(pending));

@@ -106,7 +106,7 @@ export class Subscription {
   #topics;
   #start;
   #on;
-  #connection = null; // AbortController of the connection in use; whoever is not this is stale
+  #connection = null; // AbortController of the connection in use; any other one is stale
   #timer = 0;
   #retryMs = RETRY_DEFAULT_MS;
   #failures = 0; // attempts since the stream was last open

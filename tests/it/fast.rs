@@ -287,8 +287,8 @@ async fn a_flood_of_empty_lines_keeps_nobody_else_from_its_turn() {
     others_have_their_turn_beside(&"\r\n".repeat(32 << 10)).await;
 }
 
-/// Goal: with one worker, whoever sends `flood` without end and reads all answers is served among others: somebody else's
-/// requests are answered, and the server stops when it is told to.
+/// Goal: with one worker, a client that sends `flood` without end and reads all answers does not keep the worker for
+/// itself: the requests of another client are answered, and the server stops when it is told to.
 async fn others_have_their_turn_beside(flood: &str) {
     let server = TestServer::with(|config| {
         config.server.workers = 1;

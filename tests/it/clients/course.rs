@@ -234,7 +234,7 @@ fn publish(address: SocketAddr, topics: &str, record: &Mutex<Record>, stop: &Ato
             pause(Duration::from_millis(2));
         };
         if retried {
-            // The first attempt may have published it, and whoever was connected then has it.
+            // The first attempt may have published it. Then the subscribers that were connected at that time have it.
             event.connected.fill(false);
         }
         record.lock().expect("no panic").published.push(event);

@@ -1,5 +1,6 @@
 /* Preloaded into the broker: a disk that lies. What is written to the write-ahead log stays in the memory of the process
- * for up to HOLD, and a sync succeeds at once. The process itself sees no difference; whoever kills it does. */
+ * for up to HOLD, and a sync succeeds at once. The process itself sees no difference, but a kill loses what is
+ * held. */
 #include "../harness/preload.h"
 
 enum { HOLD = 50 * 1000 }; /* microseconds */

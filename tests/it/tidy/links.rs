@@ -108,7 +108,7 @@ fn every_link_leads_to_something() {
 
 #[test]
 fn every_page_is_linked() {
-    // Whoever begins at the README finds every page and every picture.
+    // A reader who begins at the README finds every page and every picture.
     let pages = pages();
     let mut reached = BTreeSet::from(["README.md".to_owned()]);
     let mut open = vec!["README.md".to_owned()];

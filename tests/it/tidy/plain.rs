@@ -6,7 +6,7 @@ use super::{
 };
 
 /// In code and text, in whatever case.
-const PRIVATE: [&str; 15] = [
+const PRIVATE: [&str; 16] = [
     "fullserver",
     "knock",
     "patience",
@@ -20,6 +20,7 @@ const PRIVATE: [&str; 15] = [
     "tend",
     "tended",
     "told_to",
+    "whoever",
     "wish",
     "wishes",
 ];
