@@ -13,6 +13,7 @@ mod sources;
 mod error;
 mod table;
 mod setting;
+mod lists;
 mod sections;
 mod size;
 #[cfg(test)]

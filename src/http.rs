@@ -16,12 +16,14 @@ mod pending;
 mod refusal;
 mod cors;
 mod origin;
+mod hosts;
 mod accept;
 mod fields;
 mod spelling;
 mod problem;
 mod answer;
 mod head;
+mod authority;
 
 pub use app_state::{AppState, SharedState};
 pub use fast::{Fallback, FastPath, LINGER};

@@ -39,6 +39,8 @@ pub struct ServerConfig {
     /// How long the head of a request may take, from its first byte. For the first request, from when the connection
     /// was opened.
     pub head_timeout: Duration,
+    /// The host names that the server answers to besides `localhost` and IP addresses.
+    pub hosts: Vec<String>,
 }
 
 impl ServerConfig {
@@ -56,6 +58,7 @@ impl Default for ServerConfig {
             workers: 0,
             keep_alive: Duration::from_secs(75),
             head_timeout: Duration::from_secs(10),
+            hosts: Vec::new(),
         }
     }
 }

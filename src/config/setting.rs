@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use ::config::ValueKind;
 
+use super::lists::{HOSTS_MAX, ORIGINS_MAX, hosts, origins};
 use super::sections::{Config, Origins};
 use super::size::Size;
 // Without `Size` and `Origins`, which are also the names of types.
-use Rule::{Bool, Count, Host, OneOf, Path, Port, Time, TimeOrZero};
+use Rule::{Bool, Count, Host, Hosts, OneOf, Path, Port, Time, TimeOrZero};
 
 /// One key of the configuration.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub(super) enum Rule {
     OneOf(&'static [Word]),
     Path(Field<PathBuf>),
     Origins(Field<Origins>),
+    Hosts(Field<Vec<String>>),
 }
 
 /// A value that is a word, and the function that sets the field to it.
@@ -78,7 +80,7 @@ impl Setting {
                 format!("{} to {}", written(*range.start()), written(*range.end()))
             }
             Bool(_) => "true or false".to_owned(),
-            Host(_) | OneOf(_) | Path(_) | Rule::Origins(_) => String::new(),
+            Host(_) | OneOf(_) | Path(_) | Rule::Origins(_) | Hosts(_) => String::new(),
         }
     }
 
@@ -98,6 +100,7 @@ impl Setting {
                 "[\"*\"], or up to {ORIGINS_MAX} origins as browsers send them, such as \
                  https://app.example.com: http or https, lower case, no path, no default port"
             ),
+            Hosts(_) => format!("up to {HOSTS_MAX} host names such as push.example.com, without scheme and port"),
         }
     }
 
@@ -126,6 +129,7 @@ impl Setting {
                 Origins::Any => "[\"*\"]".to_owned(),
                 Origins::Only(origins) => format!("{origins:?}"),
             },
+            Hosts(field) => format!("{:?}", field(&mut config)),
         }
     }
 
@@ -135,7 +139,7 @@ impl Setting {
         let typed = match self.rule {
             Port(_) | Count(..) => text.parse::<i64>().ok().map(ValueKind::from),
             Bool(_) => text.parse::<bool>().ok().map(ValueKind::from),
-            Rule::Origins(_) => {
+            Rule::Origins(_) | Hosts(_) => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Some(ValueKind::from(items.collect::<Vec<&str>>()))
             }
@@ -167,6 +171,7 @@ impl Setting {
             }
             Path(field) => *field(config) = Some(text(value)?).filter(|path| !path.is_empty())?.into(),
             Rule::Origins(field) => *field(config) = origins(value)?,
+            Hosts(field) => *field(config) = hosts(value)?,
         }
         Some(())
     }
@@ -214,44 +219,4 @@ fn within<T: PartialOrd>(range: &RangeInclusive<T>, value: T) -> Option<T> {
 
 fn host(text: &str) -> Option<IpAddr> {
     if text == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { text.parse().ok() }
-}
-
-const ORIGINS_MAX: usize = 1000;
-
-fn origins(value: &ValueKind) -> Option<Origins> {
-    let ValueKind::Array(items) = value else { return None };
-    let items: Vec<&str> = items.iter().map(|item| text(&item.kind)).collect::<Option<_>>()?;
-    if items == ["*"] {
-        return Some(Origins::Any);
-    }
-    if items.len() > ORIGINS_MAX || !items.iter().all(|item| is_origin(item)) {
-        return None;
-    }
-    Some(Origins::Only(items.into_iter().map(str::to_owned).collect()))
-}
-
-/// Whether a browser could send this text as `Origin`. Another spelling of an origin would never match.
-fn is_origin(text: &str) -> bool {
-    let (authority, default_port) = match text.split_once("://") {
-        Some(("https", authority)) => (authority, 443),
-        Some(("http", authority)) => (authority, 80),
-        _ => return false,
-    };
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !authority.ends_with(']') => (host, Some(port)),
-        _ => (authority, None),
-    };
-    let port_fits = port.is_none_or(|text| {
-        let number = text.parse::<u16>().unwrap_or(0);
-        number != 0 && number != default_port && number.to_string() == text
-    });
-    port_fits && is_host(host)
-}
-
-fn is_host(host: &str) -> bool {
-    if let Some(inside) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        return inside.parse::<std::net::Ipv6Addr>().is_ok_and(|ip| ip.to_string() == inside);
-    }
-    let is_allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_".contains(&c);
-    host.split('.').all(|label| !label.is_empty() && label.bytes().all(is_allowed))
 }

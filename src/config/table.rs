@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::sections::{DiskDurability, Engine};
 // Without `Size` and `Origins`, which are also the names of types.
-use super::setting::Rule::{self, Bool, Count, Host, OneOf, Path, Port, Time, TimeOrZero};
+use super::setting::Rule::{self, Bool, Count, Host, Hosts, OneOf, Path, Port, Time, TimeOrZero};
 use super::setting::{Setting, Word};
 use super::size::Size;
 
@@ -33,6 +33,8 @@ pub const SETTINGS: &[Setting] = &[
         "How long an idle connection waits for its next request, {}; choose more than a proxy's own timeout."),
     row("server.head_timeout", Time(TENTH_SECOND..=TEN_MINUTES, |c| &mut c.server.head_timeout),
         "How long the head of a request may take, {}; for the first one, since the connection was opened."),
+    row("server.hosts", Hosts(|c| &mut c.server.hosts),
+        "Names under which clients reach the broker, such as \"push.example.com\"; localhost and IP addresses always work."),
     row("log.engine",
         OneOf(&[
             Word("disk", |c| c.log.engine = Engine::Disk),

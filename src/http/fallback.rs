@@ -13,7 +13,7 @@ use actix_http::ConnectionType;
 use actix_web::{
     HttpRequest, HttpResponse,
     body::{self, BodyStream, BoxBody, MessageBody},
-    http::{Version, header::HeaderValue},
+    http::{Version, header::HeaderValue, uri::Authority},
     web,
 };
 use bytes::Bytes;
@@ -84,7 +84,11 @@ impl Head for HttpRequest {
         self.query_string()
     }
 
-    fn takes_chunks(&self) -> bool {
+    fn target_authority(&self) -> Option<&str> {
+        self.uri().authority().map(Authority::as_str)
+    }
+
+    fn is_http_1_1(&self) -> bool {
         self.version() >= Version::HTTP_11
     }
 

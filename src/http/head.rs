@@ -12,8 +12,11 @@ pub(super) trait Head {
     /// The part of the target after the `?`.
     fn query(&self) -> &str;
 
-    /// Whether the client understands a chunked response (HTTP/1.1).
-    fn takes_chunks(&self) -> bool;
+    /// The host and port in the target, if it has them: `GET http://host/path`.
+    fn target_authority(&self) -> Option<&str>;
+
+    /// Whether this is HTTP/1.1: the client must send `Host`, and understands a chunked response.
+    fn is_http_1_1(&self) -> bool;
 
     /// The address of the client.
     fn remote(&self) -> Option<IpAddr>;

@@ -8,7 +8,9 @@
 //! `Host`. But browsers send it only over HTTPS and to localhost. Without it, `Origin` must match `Host`.
 
 use super::{
+    authority::Authority,
     head::{Head, ascii_text},
+    hosts,
     problem::{Code, Problem},
 };
 use crate::config::{CorsConfig, Origins};
@@ -21,7 +23,7 @@ pub(super) fn check(request: &impl Head, cors: &CorsConfig) -> Result<(), Proble
         // `none`: the user has typed the address. Forms and images of another page have other values.
         (Some(b"same-origin" | b"none"), _) | (None, None) => true,
         (Some(_), _) => listed,
-        (None, Some(origin)) => listed || is_own(origin, request.text("host").unwrap_or_default()),
+        (None, Some(origin)) => listed || hosts::named_by(request)?.is_some_and(|host| is_own(origin, host)),
     };
     if allowed {
         return Ok(());
@@ -40,30 +42,23 @@ pub(super) fn is_listed(origins: &Origins, origin: Option<&str>) -> bool {
 }
 
 /// Whether `origin` is the origin of this server, which the client addressed as `host`.
-fn is_own(origin: &str, host: &str) -> bool {
+fn is_own(origin: &str, host: Authority<'_>) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else { return false };
     let default_port = match scheme {
         "https" => 443,
         "http" => 80,
         _ => return false,
     };
-    let origin = normalize(authority, default_port);
-    origin.is_some() && origin == normalize(host, default_port)
-}
-
-/// Brings a host into the one form in which hosts are compared: lower case, without a final dot, with a port.
-fn normalize(authority: &str, default_port: u16) -> Option<(String, u16)> {
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !authority.ends_with(']') => (host, port.parse().ok()?),
-        _ => (authority, default_port),
-    };
-    let host = host.strip_suffix('.').unwrap_or(host);
-    (!host.is_empty()).then(|| (host.to_ascii_lowercase(), port))
+    Authority::parse(authority.as_bytes()).is_some_and(|origin| origin.is_same(&host, default_port))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn matches(origin: &str, host: &str) -> bool {
+        Authority::parse(host.as_bytes()).is_some_and(|host| is_own(origin, host))
+    }
 
     #[test]
     fn a_host_matches_in_all_its_spellings() {
@@ -77,7 +72,7 @@ mod tests {
             ("http://[::1]:8080", "[::1]:8080"),
             ("http://[::1]", "[::1]:80"),
         ] {
-            assert!(is_own(origin, host), "{origin} {host}");
+            assert!(matches(origin, host), "{origin} {host}");
         }
         for (origin, host) in [
             ("http://x", "x:443"),
@@ -93,7 +88,7 @@ mod tests {
             ("http://", ""),
             ("", ""),
         ] {
-            assert!(!is_own(origin, host), "{origin} {host}");
+            assert!(!matches(origin, host), "{origin} {host}");
         }
     }
 }

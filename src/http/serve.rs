@@ -1,8 +1,8 @@
 //! Decides what a request means, and serves it.
 //!
 //! Two readers of requests call this, the fast path ([`super::fast`]) and the fallback ([`super::fallback`]). They decide
-//! nothing themselves: not which methods an address has, not whether the server drains, not what pages of other origins
-//! may do. So a request means the same to both.
+//! nothing themselves: not which methods an address has, not whether the server drains, not which hosts it answers to,
+//! not what pages of other origins may do. So a request means the same to both.
 
 use futures_util::FutureExt as _;
 
@@ -10,7 +10,7 @@ use super::{
     app_state::AppState,
     cors, fields,
     head::Head,
-    health, page,
+    health, hosts, page,
     payload::Body,
     problem::{Code, Problem},
     publish,
@@ -21,11 +21,13 @@ use crate::later::{Known, NotYet};
 
 /// Serves a request.
 pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Served<'a> {
+    let checked = hosts::check(&app.config.server, head);
     let permission = cors::permission(&app.config.cors, head);
-    if let Some(permission) = permission.as_ref().filter(|permission| permission.is_preflight()) {
+    if let Some(permission) = permission.as_ref().filter(|permission| checked.is_ok() && permission.is_preflight()) {
         return reply_now(permission.preflight(head));
     }
-    let served = route(app, head, body).unwrap_or_else(|problem| reply_now(problem.answer()));
+    let served = checked.and_then(|()| route(app, head, body));
+    let served = served.unwrap_or_else(|problem| reply_now(problem.answer()));
     let is_head = head.method() == "HEAD";
     if permission.is_none() && !is_head {
         return served;

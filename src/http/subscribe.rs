@@ -87,7 +87,7 @@ impl SubscribeRequest {
         requested.truncate(requested.floor_char_boundary(REQUESTED_BYTES_MAX));
         let accept = Accept::read(request);
         let format = format(accept, query)?;
-        let framing = if request.takes_chunks() { Framing::Chunked } else { Framing::Close };
+        let framing = if request.is_http_1_1() { Framing::Chunked } else { Framing::Close };
         let encoding = Encoding { format, framing };
         let marks = marks(query)?;
         let is_event_source = format != Format::Lines && accept.names_events();

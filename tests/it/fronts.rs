@@ -29,6 +29,7 @@ fn server(origins: &Origins) -> TestServer {
         config.limits.topics_per_request_max = 2;
         config.limits.topic_bytes_max = Size::new(40);
         config.cors.origins = origins.clone();
+        config.server.hosts = vec!["broker.example".to_owned()];
     })
 }
 

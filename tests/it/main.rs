@@ -27,6 +27,7 @@ mod crash;
 mod disk;
 mod disk_log;
 mod hostile;
+mod hosts;
 mod limits;
 mod model;
 mod power;

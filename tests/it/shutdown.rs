@@ -299,8 +299,7 @@ async fn stalled_peers_do_not_hold_up_the_end() {
         server.publish(&client, "t", &"x".repeat(256 << 10)).await;
     }
     let mut dribbling = TcpStream::connect(server.address).await.expect("a connection");
-    let request =
-        "POST /publish?topic=t HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nhalf";
+    let request = "POST /publish?topic=t HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nhalf";
     dribbling.write_all(request.as_bytes()).await.expect("half a request");
     let begin = Instant::now();
     server.signal("TERM").await;
@@ -318,7 +317,7 @@ async fn a_publish_under_way_is_answered_during_the_drain() {
         let mut server = TestServer::with(|config| config.shutdown.drain = Duration::from_secs(5));
         let held = open(server.address, streams, 1, Vec::new()).await;
         let mut publisher = TcpStream::connect(server.address).await.expect("a connection");
-        let request = "POST /publish?topic=t0 HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\
+        let request = "POST /publish?topic=t0 HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\
                     Content-Type: text/plain\r\nContent-Length: 8\r\n\r\n";
         publisher.write_all(request.as_bytes()).await.expect("a head");
         let mut answer = [0; 1024];

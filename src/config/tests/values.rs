@@ -9,6 +9,7 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("server.workers", "256", &["-1", "257", "two", "1.5"]),
     ("server.keep_alive", "1h", &["", "0s", "999ms", "3601s", "75"]),
     ("server.head_timeout", "100ms", &["0s", "99ms", "601s", "10"]),
+    ("server.hosts", "push.example.com, a-b", &["push.example.com:80", "http://a", "*", "a b", "é", "a..b"]),
     ("log.engine", "memory", &["", "redis", "Memory"]),
     ("log.path", "elsewhere", &[""]),
     ("log.durability", "os", &["", "memory", "OS"]),
@@ -251,6 +252,22 @@ fn origins_are_exact_or_any() {
     let many = |n: usize| vec!["https://a"; n].join(",");
     assert!(origins(&many(1000)).is_ok());
     assert!(origins(&many(1001)).is_err());
+}
+
+#[test]
+fn host_names_are_kept_in_one_spelling_up_to_a_limit() {
+    let hosts = |text: &str| load("", &[("TIDINGS__SERVER__HOSTS", text)], None).map(|config| config.server.hosts);
+    assert_eq!(hosts("").unwrap(), [""; 0]);
+    assert_eq!(
+        hosts(" Push.Example.COM. ,a_b,[::1], 10.0.0.1").unwrap(),
+        ["push.example.com", "a_b", "[::1]", "10.0.0.1"]
+    );
+    for bad in ["a.b:", "[::1]:80", "::1", "a/b", "a..", ".a", "*.a", "u@a", "caf\u{e9}.example"] {
+        assert!(hosts(bad).is_err(), "{bad}");
+    }
+    let many = |n: usize| vec!["a"; n].join(",");
+    assert!(hosts(&many(1000)).is_ok() && hosts(&many(1001)).is_err());
+    assert!(hosts(&"a".repeat(253)).is_ok() && hosts(&"a".repeat(254)).is_err());
 }
 
 #[test]

@@ -164,7 +164,12 @@ impl Head for Request<'_> {
         self.query
     }
 
-    fn takes_chunks(&self) -> bool {
+    fn target_authority(&self) -> Option<&str> {
+        // A request with such a target is not simple.
+        None
+    }
+
+    fn is_http_1_1(&self) -> bool {
         // The fast path serves HTTP/1.1 only.
         true
     }

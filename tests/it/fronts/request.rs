@@ -9,13 +9,32 @@ pub const TOPICS: [&str; 3] = ["a", "b", "新闻"];
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: &'static str,
+    host: &'static str,
     target: String,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
 }
 
+/// The header of a request that means something.
+const LOCAL: &str = "Host: localhost";
 const METHODS: [&str; 12] =
     ["GET", "GET", "GET", "POST", "POST", "POST", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH"];
+const HOSTS: [&str; 14] = [
+    "Host: localhost:8080",
+    "Host: LocalHost.",
+    "Host: 127.0.0.1",
+    "Host: [::1]:80",
+    "Host: broker.example",
+    "Host: evil.example",
+    "Host: broker.example.evil.example",
+    "Host: localhost@evil.example",
+    "Host: caf\u{e9}",
+    "Host: a b",
+    "Host:",
+    "Host: localhost\r\nHost: localhost",
+    "Host: localhost\r\nHost: evil.example",
+    "No-Host: localhost",
+];
 const PATHS: [&str; 26] = [
     "/publish",
     "/publish",
@@ -118,7 +137,7 @@ const HEADERS: [(&str, &str); 32] = [
     ("Last-Event-ID", "é"),
     ("Origin", "https://app.example.com"),
     ("Origin", "https://elsewhere.example.com"),
-    ("Origin", "http://x"),
+    ("Origin", "http://localhost"),
     ("Origin", "null"),
     ("Sec-Fetch-Site", "same-origin"),
     ("Sec-Fetch-Site", "cross-site"),
@@ -166,12 +185,14 @@ impl Request {
                 headers.push((name, value.to_owned()));
             }
         }
-        Self { method: pick(random, &METHODS), target, headers, body: body(random) }
+        let host = if random.u8(..) < 200 { LOCAL } else { pick(random, &HOSTS) };
+        Self { method: pick(random, &METHODS), host, target, headers, body: body(random) }
     }
 
     /// What is known of a topic.
     pub fn show(topic: &str) -> Self {
-        Self { method: "GET", target: format!("/topics/{topic}"), headers: Vec::new(), body: Vec::new() }
+        let target = format!("/topics/{topic}");
+        Self { method: "GET", host: LOCAL, target, headers: Vec::new(), body: Vec::new() }
     }
 
     /// All events that a topic holds.
@@ -181,7 +202,7 @@ impl Request {
 
     /// As it goes over the wire, with `lines` of its head besides.
     pub fn bytes(&self, lines: &str) -> Vec<u8> {
-        let mut bytes = format!("{} {} HTTP/1.1\r\nHost: x\r\n{lines}", self.method, self.target).into_bytes();
+        let mut bytes = format!("{} {} HTTP/1.1\r\n{}\r\n{lines}", self.method, self.target, self.host).into_bytes();
         for (name, value) in &self.headers {
             bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
         }

@@ -31,7 +31,7 @@ async fn grown_by_unfinished_bodies(settings: &[(&str, &str)]) -> (u64, usize) {
     for _ in 0..CLIENTS {
         sending.spawn(async move {
             let mut socket = TcpStream::connect(address).await.expect("a connection");
-            let head = "POST /publish HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+            let head = "POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
             let request = format!("{head}Content-Length: {}\r\n\r\n{{\"content\":\"{}", SENT + 100, "x".repeat(SENT));
             // One that is refused may be cut while it still sends.
             socket.write_all(request.as_bytes()).await.ok();
@@ -140,8 +140,8 @@ async fn a_body_costs_its_length_whatever_it_is_made_of() {
 #[tokio::test]
 async fn a_refused_chunked_body_ends_the_connection_aloud() {
     let server = TestServer::start();
-    let refused = "POST /publish?topic=a HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/x\r\n";
-    let next = "POST /publish?topic=next HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx";
+    let refused = "POST /publish?topic=a HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/x\r\n";
+    let next = "POST /publish?topic=next HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx";
     for rest in ["3\r\nabc\r\n0\r\n\r\n", "3\r\nabc\r\n", "3\r\nab", "", "no length\r\n", "3\r\nabcdef\r\n"] {
         let request = format!("{refused}Transfer-Encoding: chunked\r\n\r\n{rest}");
         let request = if rest.ends_with("0\r\n\r\n") { request + next } else { request };
@@ -152,8 +152,8 @@ async fn a_refused_chunked_body_ends_the_connection_aloud() {
     server.ask("GET", "/topics/next", &[], b"").await.problem(404, "topic_unknown");
     // The control: after a refusal that has read its body, the next request is answered on the same connection.
     let refused =
-        "POST /publish?topic= HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\nabc";
-    let last = next.replace("Host: x", "Host: x\r\nConnection: close");
+        "POST /publish?topic= HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\nabc";
+    let last = next.replace("Host: localhost", "Host: localhost\r\nConnection: close");
     let answer = server.ask_bytes(format!("{refused}{last}").as_bytes()).await;
     assert_eq!((answer.status, answer.header("connection")), (400, None), "{answer:?}");
     server.ask("GET", "/topics/next", &[], b"").await.ok();
@@ -176,12 +176,12 @@ async fn a_publish_refused_before_its_body_ends_the_connection_aloud() {
             if status == 413 && framing.starts_with('T') {
                 continue;
             }
-            let request = format!("{line} HTTP/1.1\r\nHost: x\r\n{headers}{framing}\r\n");
+            let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}{framing}\r\n");
             let answer = Stream::receive(send_from(OWN, server.address, request.as_bytes()).await).await;
             assert_eq!((answer.status, answer.header("connection")), (status, Some("close")), "{request}");
         }
         // The control: with its body read, or none, the connection is kept, except by what is wrong with the head alone.
-        let request = format!("{line} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 0\r\n\r\n");
+        let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: 0\r\n\r\n");
         let answer = Stream::receive(send_from(OWN, server.address, request.as_bytes()).await).await;
         assert_eq!(answer.header("connection"), None, "{request}");
     }

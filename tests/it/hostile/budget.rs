@@ -23,7 +23,7 @@ const OTHER: &str = "127.0.0.2";
 
 /// A publish whose length is not told.
 fn chunked_head() -> String {
-    let head = "POST /publish?topic=a HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nConnection: close\r\n";
+    let head = "POST /publish?topic=a HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nConnection: close\r\n";
     format!("{head}Transfer-Encoding: chunked\r\n\r\n")
 }
 
@@ -169,7 +169,7 @@ async fn bodies_that_are_only_promised_take_nothing_from_others() {
     let server = TestServer::with(|config| config.publish.body_timeout = Duration::from_mins(1));
     let mut promised = Vec::new();
     for n in 0..100 {
-        let head = "POST /publish HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5000000\r\n";
+        let head = "POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 5000000\r\n";
         // Some ask first; the others begin at once, and stop.
         let (head, beginning) =
             if n % 2 == 0 { (format!("{head}Expect: 100-continue\r\n"), "") } else { (head.to_owned(), "{\"") };
@@ -209,7 +209,8 @@ async fn the_largest_body_fits_the_smallest_budget() {
             .chunks(chunk)
             .map(|chunk| format!("{:x}\r\n{}\r\n", chunk.len(), String::from_utf8_lossy(chunk)))
             .collect();
-        let head = "POST /publish HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n";
+        let head =
+            "POST /publish HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n";
         let request = format!("{head}Transfer-Encoding: chunked\r\n\r\n{body}0\r\n\r\n");
         server.ask_bytes(request.as_bytes()).await.ok();
     }

@@ -17,9 +17,10 @@ use crate::harness::{DEADLINE, Process, Stream, TestServer, process::program, un
 
 const OWN: &str = "127.0.0.1";
 const OTHER: &str = "127.0.0.2";
-const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
-const LAST_HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-pub const LAST_PUBLISH: &[u8] = b"GET /publish?topic=a&content=x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const LAST_HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+pub const LAST_PUBLISH: &[u8] =
+    b"GET /publish?topic=a&content=x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 /// The beginning of a request: its connection is not silent.
 const HALF: &[u8] = b"GET /publish?to";
 
@@ -89,7 +90,9 @@ async fn the_oldest_silent_connection_gives_way() {
             assert_eq!(end(oldest).await, "", "it ends without a word");
         }
         assert!(answers(&mut newest).await, "it has been silent for a shorter time");
-        busy.write_all(b"pic=a&content=x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("it is taken");
+        busy.write_all(b"pic=a&content=x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await
+            .expect("it is taken");
         assert!(end(&mut busy).await.starts_with("HTTP/1.1 200"), "it has been asking");
     }
 }
@@ -170,7 +173,7 @@ async fn a_question_for_life_is_answered_beside_a_crowd_that_is_turned_away() {
         for _ in 0..30 {
             crowd.push(send_from(OTHER, server.address, b"").await);
         }
-        late.write_all(b"thz HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("it is taken");
+        late.write_all(b"thz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("it is taken");
         for mut asking in [late, send_from(OWN, server.address, HEALTH).await] {
             let alive = end(&mut asking).await;
             assert!(alive.starts_with("HTTP/1.1 200"), "{alive}");
@@ -216,7 +219,8 @@ async fn a_subscriber_leaves_its_place_to_the_next_connection() {
     let mut streams = Vec::new();
     for n in 0..50 {
         let full = if n % 2 == 0 { "Content-Encoding: identity\r\n" } else { "" };
-        let request = format!("GET /subscribe?topic=a HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{full}\r\n");
+        let request =
+            format!("GET /subscribe?topic=a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n{full}\r\n");
         streams.push(Stream::receive(send_from(OWN, server.address, request.as_bytes()).await).await);
         assert_eq!(streams[n].status, 200);
     }
@@ -295,7 +299,7 @@ fn hasty(config: &mut Config) {
 /// the first request or a later one, whichever server answered before.
 #[tokio::test]
 async fn a_connection_that_asks_nothing_ends_in_time() {
-    let publish = b"GET /publish?topic=a&content=x HTTP/1.1\r\nHost: x\r\n\r\n";
+    let publish = b"GET /publish?topic=a&content=x HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let slow = |config: &mut Config| config.server.head_timeout = Duration::from_mins(1);
     // The second round is the control: with a long time the same connection lives on.
     for is_hasty in [true, false] {
@@ -343,14 +347,14 @@ async fn what_is_no_request_is_refused_in_words() {
     for (request, status, code) in [
         ("hello\r\n\r\n".to_owned(), 400, "bad_request"),
         ("GET / HTTP/3.0\r\n\r\n".to_owned(), 400, "bad_request"),
-        ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1, 1\r\n\r\nx".to_owned(), 400, "bad_request"),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1, 1\r\n\r\nx".to_owned(), 400, "bad_request"),
         (
-            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
             400,
             "bad_request",
         ),
-        (format!("GET /publish?content={long} HTTP/1.1\r\nHost: x\r\n\r\n"), 414, "uri_too_long"),
-        (format!("GET / HTTP/1.1\r\nHost: x\r\nA: {long}\r\n\r\n"), 431, "headers_too_large"),
+        (format!("GET /publish?content={long} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 414, "uri_too_long"),
+        (format!("GET / HTTP/1.1\r\nHost: localhost\r\nA: {long}\r\n\r\n"), 431, "headers_too_large"),
         (format!("GET / HTTP/1.1\r\n{many}\r\n"), 431, "headers_too_large"),
     ] {
         let answer = server.ask_bytes(request.as_bytes()).await;
@@ -358,7 +362,7 @@ async fn what_is_no_request_is_refused_in_words() {
         assert_eq!(answer.header("connection"), Some("close"), "{answer:?}");
     }
     // The control: as long as a head may be, it is read.
-    let head = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\nA: ";
+    let head = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nA: ";
     let longest = format!("{head}{}\r\n\r\n", "x".repeat((128 << 10) - head.len() - 4));
     assert_eq!(server.ask_bytes(longest.as_bytes()).await.status, 200);
 }

@@ -16,7 +16,7 @@ use super::connections::{LAST_PUBLISH, end, places, send_from};
 use crate::harness::{DEADLINE, Stream, TestServer, until};
 
 const OWN: &str = "127.0.0.1";
-const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// Goal: a request whose end only its body knows is answered, and its connection ended, however much follows it: the
 /// server neither waits for what it has no use for nor spins over it.
@@ -24,7 +24,7 @@ const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
 async fn what_follows_a_request_without_a_length_does_not_hold_its_connection() {
     let server = TestServer::start();
     let chunked =
-        "POST /publish?topic=a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        "POST /publish?topic=a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
     for behind in [0, 20, 8000] {
         let socket = send_from(OWN, server.address, chunked.as_bytes()).await;
         let (mut reading, mut writing) = socket.into_split();
@@ -48,9 +48,9 @@ async fn what_follows_a_request_without_a_length_does_not_hold_its_connection() 
 #[tokio::test]
 async fn what_follows_a_request_for_a_stream_is_no_request() {
     let server = TestServer::start();
-    let publish = "GET /publish?topic=a&content=x HTTP/1.1\r\nHost: x\r\n\r\n";
+    let publish = "GET /publish?topic=a&content=x HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let [chunked, plain] = ["Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "\r\n"].map(|end| {
-        let head = "GET /subscribe?topic=a HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n";
+        let head = "GET /subscribe?topic=a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n";
         format!("{head}{end}{publish}")
     });
     for request in [chunked, plain] {
@@ -68,7 +68,7 @@ async fn a_stream_without_a_known_request_end_is_not_pending() {
     let server = TestServer::with(places(1, 100));
     let mut streams = Vec::new();
     for rest in ["0\r\n\r\n", &format!("0\r\n\r\n{HEALTH}"), "3\r\nabc\r\n"] {
-        let head = "GET /subscribe?topic=a HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n";
+        let head = "GET /subscribe?topic=a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n";
         let request = format!("{head}Transfer-Encoding: chunked\r\n\r\n{rest}");
         streams.push(Stream::receive(send_from(OWN, server.address, request.as_bytes()).await).await);
         until(&format!("the place of {rest:?} to be free"), async || {
@@ -88,7 +88,7 @@ async fn another_protocol_is_not_to_be_had_and_costs_nothing() {
         "connection:upgrade\r\n",
     ] {
         let request = |last: &str| {
-            let line = "POST /publish?topic=a HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n";
+            let line = "POST /publish?topic=a HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n";
             format!("{line}{upgrade}{last}\r\nabc")
         };
         let all = request("").repeat(2) + &request("Connection: close\r\n");

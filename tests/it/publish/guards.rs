@@ -94,7 +94,7 @@ async fn publishes_and_deletes(server: &TestServer, topic: &str, headers: &[(&st
 #[tokio::test]
 async fn the_servers_own_page_is_known_however_the_host_is_spelled() {
     // Case, default port and the root's dot make no other host; another port or name does.
-    let server = TestServer::start();
+    let server = TestServer::with(|config| config.server.hosts = vec!["broker.example".to_owned()]);
     for (origin, host, own) in [
         ("http://broker.example", "Broker.Example", true),
         ("http://broker.example", "broker.example:80", true),

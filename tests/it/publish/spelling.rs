@@ -6,7 +6,7 @@ use crate::harness::TestServer;
 const READERS: [&str; 2] = ["", "Content-Encoding: identity\r\n"];
 
 fn get(target: &str, headers: &str) -> Vec<u8> {
-    format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").into_bytes()
+    format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n").into_bytes()
 }
 
 #[tokio::test]
@@ -27,8 +27,10 @@ async fn an_address_may_be_typed_as_it_looks() {
         assert_eq!(stream.next().await.expect("an event").data, content);
     }
     let body = "x".repeat(40_000);
-    let head =
-        format!("POST /publish?topic=新闻 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}", body.len());
+    let head = format!(
+        "POST /publish?topic=新闻 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}",
+        body.len()
+    );
     server.ask_bytes(format!("{head}\r\nExpect: 100-continue\r\n\r\n{body}").as_bytes()).await;
     assert_eq!(stream.next().await.expect("an event").data, body);
 }
@@ -39,7 +41,7 @@ async fn an_address_that_is_not_utf8_is_refused_with_a_way_out() {
     let server = TestServer::start();
     for reader in READERS {
         for target in [&b"/publish?topic=caf\xe9&content=x"[..], b"/subscribe?topic=\xff", b"/topics/\xff"] {
-            let tail = format!(" HTTP/1.1\r\nHost: x\r\n{reader}\r\n");
+            let tail = format!(" HTTP/1.1\r\nHost: localhost\r\n{reader}\r\n");
             let answer = server.ask_bytes(&[b"GET ", target, tail.as_bytes()].concat()).await;
             let problem = answer.problem(400, "bad_utf8");
             assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("--data-urlencode")), "{problem}");

@@ -47,7 +47,10 @@ async fn a_flood_is_cut_while_events_go_on() {
     let mut floods = Vec::new();
     for _ in 0..8 {
         let mut socket = TcpStream::connect(server.address).await.expect("a connection");
-        socket.write_all(format!("GET {PATH} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.expect("a request");
+        socket
+            .write_all(format!("GET {PATH} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
+            .await
+            .expect("a request");
         floods.push(tokio::spawn(async move {
             let mut sent = 0;
             while socket.write_all(&[b'x'; 16 << 10]).await.is_ok() {

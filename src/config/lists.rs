@@ -1,0 +1,69 @@
+//! The values that are lists: how they are checked.
+
+use ::config::ValueKind;
+
+use super::sections::Origins;
+
+/// The most origins.
+pub(super) const ORIGINS_MAX: usize = 1000;
+/// The most host names.
+pub(super) const HOSTS_MAX: usize = 1000;
+/// The longest host name (RFC 1035, section 2.3.4).
+const NAME_BYTES_MAX: usize = 253;
+
+/// The items of a list of texts.
+fn texts(value: &ValueKind) -> Option<Vec<&str>> {
+    let ValueKind::Array(items) = value else { return None };
+    let texts = items.iter().map(|item| match &item.kind {
+        ValueKind::String(text) => Some(text.as_str()),
+        _ => None,
+    });
+    texts.collect()
+}
+
+pub(super) fn origins(value: &ValueKind) -> Option<Origins> {
+    let items = texts(value)?;
+    if items == ["*"] {
+        return Some(Origins::Any);
+    }
+    if items.len() > ORIGINS_MAX || !items.iter().all(|item| is_origin(item)) {
+        return None;
+    }
+    Some(Origins::Only(items.into_iter().map(str::to_owned).collect()))
+}
+
+/// Whether a browser could send this text as `Origin`. Another spelling of an origin would never match.
+fn is_origin(text: &str) -> bool {
+    let (authority, default_port) = match text.split_once("://") {
+        Some(("https", authority)) => (authority, 443),
+        Some(("http", authority)) => (authority, 80),
+        _ => return false,
+    };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !authority.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let port_fits = port.is_none_or(|text| {
+        let number = text.parse::<u16>().unwrap_or(0);
+        number != 0 && number != default_port && number.to_string() == text
+    });
+    port_fits && is_host(host)
+}
+
+fn is_host(host: &str) -> bool {
+    if let Some(inside) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        return inside.parse::<std::net::Ipv6Addr>().is_ok_and(|ip| ip.to_string() == inside);
+    }
+    let is_allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_".contains(&c);
+    host.split('.').all(|label| !label.is_empty() && label.bytes().all(is_allowed))
+}
+
+/// Host names. They are compared without regard to case, and without a final dot.
+pub(super) fn hosts(value: &ValueKind) -> Option<Vec<String>> {
+    let items = texts(value)?;
+    let name = |item: &str| {
+        let name = item.strip_suffix('.').unwrap_or(item).to_ascii_lowercase();
+        (name.len() <= NAME_BYTES_MAX && is_host(&name)).then_some(name)
+    };
+    if items.len() > HOSTS_MAX { None } else { items.into_iter().map(name).collect() }
+}
