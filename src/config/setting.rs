@@ -196,7 +196,7 @@ fn written(time: Duration) -> String {
 fn text(value: &ValueKind) -> Option<&str> {
     match value {
         ValueKind::String(text) => Some(text),
-        // Zero needs no unit.
+        // A time or a size of zero needs no unit, so it may be a number. For other rules, the text "0" is checked.
         ValueKind::I64(0) => Some("0"),
         _ => None,
     }
