@@ -9,7 +9,7 @@ use std::{mem::MaybeUninit, net::IpAddr};
 use super::{
     bounds::{BYTES_MAX, HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX},
     raw_request::{RawRequest, encoded_len},
-    unreadable::{head_too_long, target_too_long, unreadable},
+    unreadable::{head_too_long, line_breaks, target_too_long, unreadable},
 };
 use crate::http::head::Head;
 use crate::http::problem::{Code, Problem};
@@ -77,7 +77,10 @@ pub(super) fn parse<'a>(
         return Err(target_too_long());
     }
     let headers: &[_] = parsed.headers;
-    let Framing { body_len, is_simple, is_last } = framing(method, headers)?;
+    if let Some(head) = bytes.get(..head_len) {
+        refuse_bare_line_feed(head)?;
+    }
+    let Framing { body_len, is_simple, is_last } = framing(method, minor_version, headers)?;
     let len = body_len.map(|body_len| head_len.saturating_add(body_len));
     let raw = RawRequest { bytes, target, headers, len };
     // Other targets are those for a proxy (`http://…`), for the whole server (`*`), and those with a fragment, which a
@@ -108,11 +111,25 @@ struct Framing {
     is_last: bool,
 }
 
+/// Refuses a head in which a line ends with LF alone. A proxy may have taken the LF for a part of a value, and so have
+/// seen fewer headers, or another length (request smuggling). Empty lines before the request are not part of the head.
+fn refuse_bare_line_feed(head: &[u8]) -> Result<(), Problem> {
+    let head = head.get(line_breaks(head)..).unwrap_or_default();
+    let is_bare = |at: usize| at.checked_sub(1).and_then(|before| head.get(before)) != Some(&b'\r');
+    if memchr::memchr_iter(b'\n', head).any(is_bare) {
+        let detail = "a line of the head ends with LF alone; end each line with CRLF";
+        return Err(Problem::new(Code::BadRequest, detail));
+    }
+    Ok(())
+}
+
 /// Reads the headers.
 ///
-/// A request with two contradictory lengths is refused. A proxy may have used the other length, and an attacker could
-/// hide a second request in the difference (request smuggling).
-fn framing(method: &str, headers: &[httparse::Header<'_>]) -> Result<Framing, Problem> {
+/// A request is refused if two servers could see its end, or its host, in different places. A proxy may have used the
+/// other one, and an attacker could hide a second request in the difference (request smuggling), or get around a rule
+/// for a host.
+fn framing(method: &str, minor_version: u8, headers: &[httparse::Header<'_>]) -> Result<Framing, Problem> {
+    let bad = |detail: &str| Err(Problem::new(Code::BadRequest, detail));
     let (mut hosts, mut length, mut has_coding) = (0, None, false);
     let (mut is_simple, mut is_last) = (true, false);
     for header in headers {
@@ -127,23 +144,31 @@ fn framing(method: &str, headers: &[httparse::Header<'_>]) -> Result<Framing, Pr
             10 if is("connection") => is_simple = false,
             14 if is("content-length") => {
                 let (Some(value), None) = (content_length(header.value), length) else {
-                    let detail = "Content-Length must be one number of bytes, given once";
-                    return Err(Problem::new(Code::BadRequest, detail));
+                    return bad("Content-Length must be one number of bytes, given once");
                 };
                 length = Some(value);
             }
             16 if is("content-encoding") => is_simple = false,
-            17 if is("transfer-encoding") => has_coding = true,
+            17 if is("transfer-encoding") => {
+                // HTTP/1.0 has no transfer codings (RFC 9112, section 6.1).
+                if has_coding || minor_version == 0 || !header.value.eq_ignore_ascii_case(b"chunked") {
+                    return bad("Transfer-Encoding must be `chunked`, given once, in HTTP/1.1");
+                }
+                has_coding = true;
+            }
             _ => {}
         }
     }
     if has_coding && length.is_some() {
-        let detail = "a request has either Content-Length or Transfer-Encoding, not both";
-        return Err(Problem::new(Code::BadRequest, detail));
+        return bad("a request has either Content-Length or Transfer-Encoding, not both");
+    }
+    // HTTP/1.0 requires no host (RFC 9112, section 3.2).
+    if hosts > 1 || (hosts == 0 && minor_version == 1) {
+        return bad("a request must have one Host header");
     }
     let is_known = !has_coding && method != "CONNECT";
     let body_len = is_known.then(|| length.unwrap_or(0));
-    Ok(Framing { body_len, is_simple: is_simple && hosts == 1, is_last })
+    Ok(Framing { body_len, is_simple, is_last })
 }
 
 /// The value of `Content-Length`. Only digits are allowed: `str::parse` would accept a sign, too.

@@ -41,6 +41,6 @@ pub(super) fn unreadable(bytes: &[u8], error: httparse::Error) -> Problem {
 }
 
 /// The length of the empty lines before a request. They are ignored (RFC 9112, section 2.2).
-fn line_breaks(bytes: &[u8]) -> usize {
+pub(super) fn line_breaks(bytes: &[u8]) -> usize {
     bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count()
 }

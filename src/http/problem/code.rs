@@ -129,7 +129,7 @@ impl Code {
             Self::BadBody => ("bad_body", 400, "the body broke off, or its chunks cannot be read"),
             Self::UnknownParameter => ("unknown_parameter", 400,
                 "the parameter is unknown, and looks like a known one; see `detail`"),
-            Self::BadRequest => ("bad_request", 400, "the request is not valid HTTP/1.1"),
+            Self::BadRequest => ("bad_request", 400, "the request is not valid HTTP/1.1, or two servers could read it in different ways"),
             Self::BadParameter => ("bad_parameter", 400, "a value is not allowed, or two exclude each other"),
             Self::Repeated => ("repeated", 400, "a parameter is given more than once"),
             Self::BadIdempotencyKey => ("bad_idempotency_key", 400,

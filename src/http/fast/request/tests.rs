@@ -62,14 +62,13 @@ fn a_simple_request_is_served_once_it_is_complete() {
 fn an_ambiguous_request_goes_to_the_fallback() {
     for line in [
         "Transfer-Encoding: chunked",
-        "transfer-encoding: identity",
+        "transfer-encoding: CHUNKED",
         "Content-Encoding: gzip",
         "Expect: 100-continue",
         "Upgrade: h2c",
         "Connection: closed",
         "Connection: close, x",
         "Connection: keep-alive, upgrade",
-        "Host: y",
     ] {
         let request = with(line);
         let request = if line.contains("ncoding: ") && !line.starts_with("Content") {
@@ -80,8 +79,8 @@ fn an_ambiguous_request_goes_to_the_fallback() {
         assert_eq!(parsed(&request), "fallback", "{line}");
     }
     for request in [
-        replaced("Host: x\r\n", ""),
         replaced("HTTP/1.1", "HTTP/1.0"),
+        replaced("HTTP/1.1\r\nHost: x", "HTTP/1.0"),
         replaced("/publish", "http://x/publish"),
         replaced("/publish?topic=a", "*"),
         replaced("topic=a", "topic=a#b"),
@@ -96,7 +95,17 @@ fn a_malformed_request_is_refused() {
     for line in ["Content-Length: 3", "Content-Length: 4", "Transfer-Encoding: chunked", "no colon", "Sp ace: x"] {
         assert_eq!(parsed(&with(line)), "bad_request", "{line}");
     }
+    let without_length = |line: &str| with(line).replace("Content-Length: 3\r\n", "");
+    for coding in
+        ["", "identity", "xchunked", "gzip, chunked", "chunked, chunked", "chunked\r\nTransfer-Encoding: chunked"]
+    {
+        assert_eq!(parsed(&without_length(&format!("Transfer-Encoding: {coding}"))), "bad_request", "{coding}");
+    }
     for request in [
+        with("Host: y"),
+        with("Host: x").replace("HTTP/1.1", "HTTP/1.0"),
+        replaced("Host: x\r\n", ""),
+        without_length("Transfer-Encoding: chunked").replace("HTTP/1.1", "HTTP/1.0"),
         replaced("3\r\n", "+3\r\n"),
         replaced("3\r\n", "3,3\r\n"),
         replaced("3\r\n", "\r\n"),
@@ -126,7 +135,8 @@ fn a_target_that_is_not_ascii_is_accepted_and_encoded_for_the_fallback() {
 
 #[test]
 fn an_upgrade_is_hidden_from_the_fallback() {
-    let head = |name: &str, options: &str| format!("GET / HTTP/1.1\r\n{name}: h2c\r\nCONNECTION:{options}\r\n\r\n");
+    let head =
+        |name: &str, options: &str| format!("GET / HTTP/1.1\r\nHost: x\r\n{name}: h2c\r\nCONNECTION:{options}\r\n\r\n");
     for (options, expected) in [
         ("Upgrade, HTTP2-Settings", "ignored, HTTP2-Settings"),
         (" keep-alive ,upgrade", " keep-alive ,ignored"),
@@ -140,15 +150,32 @@ fn an_upgrade_is_hidden_from_the_fallback() {
 
 #[test]
 fn a_head_in_pieces_is_parsed_again_only_when_it_may_be_complete() {
-    // One byte arrives at a time. The end of the head must be found, whichever line ends it has.
-    for end in ["\r\n\r\n", "\n\n", "\n\r\n"] {
+    // One byte arrives at a time. The end of the head must be found, whichever line ends it has. With those of LF alone
+    // it is refused, at once.
+    for (end, expected) in [("\r\n\r\n", None), ("\n\n", Some("bad_request")), ("\n\r\n", Some("bad_request"))] {
         let request = format!("GET /healthz HTTP/1.1\r\nHost: x{end}");
         for at in 1..=request.len() {
             let mut space = space();
             let parsed = parse(&request.as_bytes()[..at], &mut space, at - 1, REMOTE);
             let is_head = matches!(parsed, Ok(Parsed::PartialHead));
             assert_eq!(is_head, at < request.len(), "{at} of {request:?}");
+            if at == request.len() {
+                let refused = parsed.err();
+                assert_eq!(refused.as_ref().map(|problem| problem.code().as_str()), expected, "{request:?}");
+            }
         }
+    }
+}
+
+#[test]
+fn a_line_that_ends_with_lf_alone_is_refused() {
+    for at in ["HTTP/1.1\r\n", "Host: x\r\n", "Content-Length: 3\r\n", "\r\n\r\n"] {
+        let bare = at.strip_suffix("\r\n").map(|line| format!("{line}\n")).expect("a line");
+        assert_eq!(parsed(&replaced(at, &bare)), "bad_request", "{at:?}");
+    }
+    // Before a request, and in a body, an LF is no line of the head.
+    for request in [format!("\n\r\n\n{SIMPLE}"), replaced("abc", "a\nb")] {
+        assert!(parsed(&request).starts_with("POST /publish topic=a a"), "{request:?}");
     }
 }
 
