@@ -13,3 +13,4 @@ mod publishers;
 mod readers;
 mod removed;
 mod restored;
+mod smuggling;

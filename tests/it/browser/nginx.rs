@@ -8,8 +8,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::{left_out, on_path};
-use crate::harness::{Stream, TestServer, blocking::Directory, until};
+use super::left_out;
+use crate::harness::{Stream, TestServer, blocking::Directory, tools::installed, until};
 
 /// The block on the page.
 fn recipe() -> String {
@@ -26,10 +26,9 @@ struct Nginx {
     _directory: Directory,
 }
 
-/// Where it is; Debian keeps it out of an ordinary user's PATH.
+/// Where it is.
 fn program() -> Option<PathBuf> {
-    let installed = || Some(PathBuf::from("/usr/sbin/nginx")).filter(|path| path.is_file());
-    let found = on_path("nginx").or_else(installed);
+    let found = installed("nginx");
     if found.is_none() {
         left_out("no nginx (tests/run installs it)");
     }
