@@ -38,6 +38,7 @@ use tokio::{
 use crate::{
     config::StreamConfig,
     log::{Batch, Feed, Log, Page, ReadError},
+    transport::Transport,
 };
 
 // Each file uses only files below it. The first three have methods of `Streams`, whose struct is in the fourth.
@@ -62,7 +63,6 @@ pub use end::End;
 pub use handover::Carrier;
 pub use lifetimes::jitter;
 use socket::Socket;
-pub(crate) use socket::send;
 pub use streams::{PageRequest, Streams};
 pub use unsent::UnsentBytes;
 
@@ -89,7 +89,7 @@ pub struct HubHandle(Rc<Shared>);
 #[derive(Default)]
 struct Shared {
     /// Sockets that were handed over, but that the hub has not adopted yet.
-    arrivals: RefCell<Vec<(TcpStream, Subscription)>>,
+    arrivals: RefCell<Vec<(Transport<TcpStream>, Subscription)>>,
     /// Wakes the hub's task when a socket was handed over.
     notify: Notify,
     /// `None` when the hub has ended.
@@ -154,7 +154,7 @@ impl HubHandle {
 
     /// Hands over a subscriber whose response has begun: the head and the first bytes are written. The socket must be
     /// non-blocking, and not registered with another poll.
-    pub fn adopt(&self, socket: TcpStream, subscription: Subscription) {
+    pub fn adopt(&self, socket: Transport<TcpStream>, subscription: Subscription) {
         // When the hub has ended, this closes the socket and gives back its permits. The client reconnects.
         if self.0.core.borrow().is_none() {
             return;
@@ -337,7 +337,7 @@ impl Hub {
 impl Core {
     /// Applies the feed, then adopts `arrivals`. They subscribed before this call, so the feed has every deletion from
     /// before their subscriptions, and it is applied before they are adopted (see [`Streams::adopt`]).
-    fn receive(&mut self, arrivals: Vec<(TcpStream, Subscription)>, now: Instant) {
+    fn receive(&mut self, arrivals: Vec<(Transport<TcpStream>, Subscription)>, now: Instant) {
         self.feed.take(&mut self.batch);
         self.streams.apply(&mut self.batch, now);
         for (socket, subscription) in arrivals {

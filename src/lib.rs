@@ -34,6 +34,7 @@
 //! - [`log`]: the interface of the log, and its engines.
 //! - [`frame`]: encodes events for the wire.
 //! - [`event`]: the basic types: topic names, events, ids.
+//! - [`transport`]: the bytes of a client's connection.
 //! - [`identity`]: who a request or a stream belongs to.
 //! - [`later`]: an outcome, now or later.
 //! - [`config`]: defaults < `config.toml` < environment < flags.
@@ -47,6 +48,7 @@ pub mod topic;
 pub mod log;
 pub mod frame;
 pub mod event;
+pub mod transport;
 pub mod identity;
 pub mod later;
 pub mod config;

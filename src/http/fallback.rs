@@ -18,6 +18,7 @@ use actix_web::{
 };
 use bytes::Bytes;
 use futures_util::{TryStreamExt as _, stream};
+use tokio::net::TcpStream;
 
 use super::{answer::Answer, app_state::AppState, head::Head, payload::Body, reply::Reply, serve::serve};
 use crate::hub::{Carrier, HubHandle, Subscription};
@@ -62,7 +63,7 @@ fn stream_body(first: Bytes, carrier: Carrier, hub: HubHandle, subscription: Sub
         }
         let socket = ready!(carrier.poll_take(cx));
         if let Some((socket, subscription)) = socket.zip(subscription.take()) {
-            match socket.into_std() {
+            match socket.try_map(TcpStream::into_std) {
                 Ok(socket) => hub.adopt(socket, subscription),
                 Err(error) => tracing::warn!(%error, "cannot give a subscriber's socket to the hub"),
             }

@@ -16,17 +16,16 @@
 use std::{
     cell::RefCell,
     future::poll_fn,
-    io::{self, ErrorKind, Read as _},
+    io::{self, ErrorKind},
     mem::MaybeUninit,
     net::{IpAddr, SocketAddr, TcpStream as BareStream},
-    pin::Pin,
     rc::Rc,
     task::{Poll, ready},
 };
 
 use futures_util::future::LocalBoxFuture;
 use tokio::{
-    io::{AsyncRead as _, ReadBuf},
+    io::ReadBuf,
     task::{spawn_local, yield_now},
 };
 
@@ -42,6 +41,7 @@ use crate::{
     hub::Subscription,
     later::{Known, NotYet},
     limits::{BytesPermit, LimitReached},
+    transport::Transport,
 };
 
 mod rejected;
@@ -114,7 +114,7 @@ impl FastPath {
 
     /// Rejects a connection that was not admitted. `/healthz` is answered nevertheless: otherwise a supervisor would
     /// restart a server that is only busy.
-    pub fn reject(self: &Rc<Self>, socket: BareStream, error: LimitReached) {
+    pub fn reject(self: &Rc<Self>, socket: Transport<BareStream>, error: LimitReached) {
         let eviction = self.rejected.add();
         let fast = Rc::clone(self);
         spawn_local(async move {
@@ -125,7 +125,7 @@ impl FastPath {
     }
 
     /// Serves a connection until it is closed, or the hub has its socket.
-    pub async fn serve(self: Rc<Self>, socket: BareStream, remote: SocketAddr, slot: PendingSlot) {
+    pub async fn serve(self: Rc<Self>, socket: Transport<BareStream>, remote: SocketAddr, slot: PendingSlot) {
         let connection = Connection::new(socket, remote, slot, &self.app.config.server);
         // After an error the client cannot be answered: it has disconnected, or does not read.
         self.run(connection).await.ok();
@@ -205,7 +205,7 @@ impl FastPath {
         poll_fn(|cx| {
             let mut scratch = self.scratch.borrow_mut();
             let mut received = ReadBuf::new(&mut scratch);
-            if let Poll::Ready(read) = Pin::new(connection.socket.watch()?).poll_read(cx, &mut received) {
+            if let Poll::Ready(read) = connection.socket.watch()?.poll_read(cx, &mut received) {
                 return Poll::Ready(read.map(|()| match received.filled() {
                     [] => Step::Close,
                     new => self.parse(connection, new),

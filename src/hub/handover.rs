@@ -30,7 +30,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::socket::send;
+use crate::transport::Transport;
 
 /// The interim response that the server may send before its response.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -44,7 +44,7 @@ pub struct Carrier(Rc<Inner>);
 #[derive(Debug)]
 struct Inner {
     /// `None` after it has been taken out.
-    socket: RefCell<Option<TcpStream>>,
+    socket: RefCell<Option<Transport<TcpStream>>>,
     /// Bytes that the server reads before those of the socket.
     read_ahead: RefCell<Option<ReadAhead>>,
     /// How many bytes of the request are still to be read from the socket; `None` if the request's length is not known.
@@ -87,7 +87,7 @@ impl Carrier {
     /// Creates a carrier of `socket` for one request. The bytes `before` of the request were already read, and `permit`
     /// is their permit. `rest` more bytes will come; with `None`, everything that comes belongs to the request.
     #[must_use]
-    pub fn new(socket: TcpStream, before: Vec<u8>, rest: Option<usize>, permit: Box<dyn Any>) -> Self {
+    pub fn new(socket: Transport<TcpStream>, before: Vec<u8>, rest: Option<usize>, permit: Box<dyn Any>) -> Self {
         debug_assert!(!before.is_empty(), "a request has begun");
         Self(Rc::new(Inner {
             socket: RefCell::new(Some(socket)),
@@ -159,7 +159,7 @@ impl Carrier {
 
     /// Takes the socket out when the first bytes of the stream have been flushed. The result is `None` if the socket
     /// was taken out before.
-    pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<TcpStream>> {
+    pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<Transport<TcpStream>>> {
         if self.0.response.get() == Response::Opened { Poll::Ready(self.0.socket.take()) } else { self.wait(cx) }
     }
 
@@ -177,14 +177,18 @@ impl Carrier {
     /// Takes the socket out after the server has finished, and returns it with whether another request may follow.
     /// Returns `None` if the socket was taken out before.
     #[must_use]
-    pub fn reclaim(&self) -> Option<(TcpStream, bool)> {
+    pub fn reclaim(&self) -> Option<(Transport<TcpStream>, bool)> {
         self.0.socket.take().map(|socket| (socket, self.is_kept_alive()))
     }
 
     /// Calls `f` with the socket, or returns `if_taken` if the socket was taken out.
-    fn with<T>(&self, if_taken: T, f: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn with<T>(
+        &self,
+        if_taken: T,
+        f: impl FnOnce(&mut Transport<TcpStream>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         match self.0.socket.borrow_mut().as_mut() {
-            Some(socket) => f(Pin::new(socket)),
+            Some(socket) => f(socket),
             None => Poll::Ready(Ok(if_taken)),
         }
     }
@@ -247,13 +251,9 @@ impl AsyncRead for Carrier {
 
 impl AsyncWrite for Carrier {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        // Write now: `poll_write` would be pending, because the runtime does not know yet that a new socket is ready.
-        // If the client has ended its request too early, the server does not wait for a pending write, and drops the
-        // response.
-        let written = self.with(buf.len(), |socket| match send(&*socket, buf) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.poll_write(cx, buf),
-            sent => Poll::Ready(sent),
-        });
+        // This writes at once, even if the runtime does not know yet that a new socket is ready. If the client has ended
+        // its request too early, the server does not wait for a pending write, and drops the response.
+        let written = self.with(buf.len(), |socket| socket.poll_write(cx, buf));
         if let Poll::Ready(Ok(n)) = written {
             self.0.has_progress.set(true);
             self.inspect_head(buf.get(..n).unwrap_or_default());
@@ -261,24 +261,22 @@ impl AsyncWrite for Carrier {
         written
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = self.with((), |socket| socket.poll_flush(cx));
-        if matches!(flushed, Poll::Ready(Ok(()))) {
-            match self.0.response.get() {
-                Response::Opening => self.set_response(Response::Opened),
-                Response::Answer => self.set_response(Response::Sent),
-                _ => {}
-            }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A socket has no buffer of its own: the kernel has all that was written.
+        match self.0.response.get() {
+            Response::Opening => self.set_response(Response::Opened),
+            Response::Answer => self.set_response(Response::Sent),
+            _ => {}
         }
-        flushed
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.is_kept_alive() {
             // The server believes that the peer has closed the connection, because the carrier said so. Keep it open
             // for the next request.
             return Poll::Ready(Ok(()));
         }
-        self.with((), |socket| socket.poll_shutdown(cx))
+        self.with((), |socket| Poll::Ready(socket.finish()))
     }
 }

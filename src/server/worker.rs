@@ -23,6 +23,7 @@ use tokio::{
 use crate::{
     http::{AppState, Fallback, FastPath, LINGER, PendingSlots, SharedState, fallback},
     hub::{Carrier, HubHandle},
+    transport::Transport,
 };
 
 /// How many connections are accepted before other tasks continue. To serve a connection costs far more than to accept
@@ -109,9 +110,10 @@ async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>, pending: &
             Err(_) => continue,
         };
         is_exhausted = false;
+        let socket = Transport::new(socket.into());
         match pending.admit(remote.ip()) {
-            Ok(slot) => drop(spawn_local(Rc::clone(fast).serve(socket.into(), remote, slot))),
-            Err(error) => fast.reject(socket.into(), error),
+            Ok(slot) => drop(spawn_local(Rc::clone(fast).serve(socket, remote, slot))),
+            Err(error) => fast.reject(socket, error),
         }
         accepted += 1;
         if accepted % ACCEPTS_PER_YIELD == 0 {

@@ -10,6 +10,7 @@ use crate::{
     config::ServerConfig,
     http::{pending::PendingSlot, problem::Problem},
     limits::{BytesPermit, Quota},
+    transport::Transport,
 };
 
 /// A connection of the fast path, with its receive buffer.
@@ -30,7 +31,12 @@ pub(super) struct Connection {
 
 impl Connection {
     /// A connection that was just accepted.
-    pub(super) fn new(socket: BareStream, remote: SocketAddr, slot: PendingSlot, config: &ServerConfig) -> Self {
+    pub(super) fn new(
+        socket: Transport<BareStream>,
+        remote: SocketAddr,
+        slot: PendingSlot,
+        config: &ServerConfig,
+    ) -> Self {
         Self {
             socket: Socket::Bare(socket),
             remote,

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     hub::Carrier,
     limits::{BytesPermit, LimitReached},
+    transport::Transport,
 };
 
 /// Serves one request of a connection with a complete HTTP server.
@@ -35,7 +36,7 @@ impl FallbackRequest {
     }
 
     /// The carrier of the request. `socket` has the rest of it.
-    pub(super) fn into_carrier(self, socket: TcpStream) -> Carrier {
+    pub(super) fn into_carrier(self, socket: Transport<TcpStream>) -> Carrier {
         Carrier::new(socket, self.received, self.missing, Box::new(self.permit))
     }
 }
@@ -51,7 +52,7 @@ pub(super) async fn serve_with(
     remote: SocketAddr,
     write_timeout: Duration,
     scratch: &RefCell<Vec<u8>>,
-) -> io::Result<Option<TcpStream>> {
+) -> io::Result<Option<Transport<TcpStream>>> {
     let stalled = async {
         // Once the response has begun, the HTTP server waits only for the client.
         poll_fn(|cx| carrier.poll_begun(cx)).await;

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     http::{answer::Answer, health::alive, problem::Problem},
-    hub::send,
+    transport::Transport,
 };
 
 /// How long a rejected client may take to send its request, and then again to read the response.
@@ -48,25 +48,25 @@ impl RejectedConnections {
 
 /// Answers a rejected connection, and closes it.
 pub(super) async fn answer(
-    socket: BareStream,
+    socket: Transport<BareStream>,
     problem: Problem,
     eviction: &Notify,
     responder: &Responder,
     scratch: &RefCell<Vec<u8>>,
 ) -> io::Result<()> {
-    let mut socket = TcpStream::from_std(socket)?;
+    let mut socket = socket.try_map(TcpStream::from_std)?;
     let health_check = tokio::select! {
         biased;
         // A client that sends no request in time gets the problem, too.
-        read = timeout(TIMEOUT, read_health_check(&socket)) => read.unwrap_or(Ok(None))?,
+        read = timeout(TIMEOUT, read_health_check(&mut socket)) => read.unwrap_or(Ok(None))?,
         () = eviction.notified() => {
             // An evicted connection must not wait: what cannot be written at once is not written.
             let response = responder.format(problem.answer(), AfterResponse::Close);
-            return send(&socket, &response.bytes).map(drop);
+            return socket.write(&response.bytes).map(drop);
         }
     };
     let response = responder.format(health_check.unwrap_or_else(|| problem.answer()), AfterResponse::Close);
-    send(&socket, &response.bytes)?;
+    socket.write(&response.bytes)?;
     tokio::select! {
         biased;
         _ = timeout(TIMEOUT, shut_down(&mut socket, scratch)) => {}
@@ -76,19 +76,18 @@ pub(super) async fn answer(
 }
 
 /// Reads one request. Returns the answer if it is a health check.
-async fn read_health_check(socket: &TcpStream) -> io::Result<Option<Answer>> {
-    let mut buffer = Vec::with_capacity(HEALTH_CHECK_BYTES_MAX);
+async fn read_health_check(socket: &mut Transport<TcpStream>) -> io::Result<Option<Answer>> {
+    let (mut buffer, mut len) = (vec![0; HEALTH_CHECK_BYTES_MAX], 0);
     loop {
-        socket.readable().await?;
-        match socket.try_read_buf(&mut buffer) {
-            Ok(0) => return Ok(None),
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-            _ => {}
+        match socket.read_some(buffer.get_mut(len..).unwrap_or_default()).await? {
+            0 => return Ok(None),
+            read => len += read,
         }
+        let received = buffer.get(..len).unwrap_or_default();
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut headers);
-        match request.parse(&buffer) {
-            Ok(Status::Partial) if buffer.len() < HEALTH_CHECK_BYTES_MAX => {}
+        match request.parse(received) {
+            Ok(Status::Partial) if len < HEALTH_CHECK_BYTES_MAX => {}
             Ok(Status::Complete(_)) if request.path == Some("/healthz") => {
                 let is_head = request.method == Some("HEAD");
                 let is_health_check = is_head || request.method == Some("GET");

@@ -5,46 +5,37 @@ use std::{
     net::TcpStream as BareStream,
 };
 
-use tokio::{io::Interest, net::TcpStream};
+use tokio::net::TcpStream;
 
-use crate::hub::send;
+use crate::transport::Transport;
 
 /// The socket of a connection.
 pub(super) enum Socket {
     /// Not registered with the runtime's poll. A client that subscribes at once never needs that.
-    Bare(BareStream),
+    Bare(Transport<BareStream>),
     /// Registered, because the connection had to wait.
-    Watched(TcpStream),
+    Watched(Transport<TcpStream>),
     /// The registration with the runtime's poll has failed, and the socket is closed.
     Gone,
 }
 
 impl Socket {
     /// Writes as many bytes as the kernel accepts at once.
-    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub(super) fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Bare(socket) => send(socket, bytes),
-            Self::Watched(socket) => socket.try_io(Interest::WRITABLE, || send(socket, bytes)),
+            Self::Bare(socket) => socket.write(bytes),
+            Self::Watched(socket) => socket.write(bytes),
             Self::Gone => Err(ErrorKind::NotConnected.into()),
         }
     }
 
     /// Writes all bytes. Waits when the kernel accepts no more.
-    pub(super) async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        let socket = self.watch()?;
-        while !bytes.is_empty() {
-            socket.writable().await?;
-            match socket.try_write(bytes) {
-                Ok(sent) => bytes = bytes.get(sent..).unwrap_or_default(),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    pub(super) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.watch()?.write_all(bytes).await
     }
 
     /// Registers the socket with the runtime's poll, unless it is registered already.
-    pub(super) fn watch(&mut self) -> io::Result<&mut TcpStream> {
+    pub(super) fn watch(&mut self) -> io::Result<&mut Transport<TcpStream>> {
         if let Self::Bare(_) = self {
             *self = Self::Watched(std::mem::replace(self, Self::Gone).into_watched()?);
         }
@@ -54,18 +45,18 @@ impl Socket {
         }
     }
 
-    pub(super) fn into_watched(self) -> io::Result<TcpStream> {
+    pub(super) fn into_watched(self) -> io::Result<Transport<TcpStream>> {
         match self {
-            Self::Bare(socket) => TcpStream::from_std(socket),
+            Self::Bare(socket) => socket.try_map(TcpStream::from_std),
             Self::Watched(socket) => Ok(socket),
             Self::Gone => Err(ErrorKind::NotConnected.into()),
         }
     }
 
-    pub(super) fn into_bare(self) -> io::Result<BareStream> {
+    pub(super) fn into_bare(self) -> io::Result<Transport<BareStream>> {
         match self {
             Self::Bare(socket) => Ok(socket),
-            Self::Watched(socket) => socket.into_std(),
+            Self::Watched(socket) => socket.try_map(TcpStream::into_std),
             Self::Gone => Err(ErrorKind::NotConnected.into()),
         }
     }
