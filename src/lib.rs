@@ -27,10 +27,10 @@
 //! - [`server`]: the composition root and the workers.
 //! - [`http`]: the fast path and the fallback, which read requests, and `http::serve`, which decides what a request
 //!   means.
-//! - [`limits`]: limits on connections and bytes.
 //! - [`hub`]: the sockets of one worker's subscribers.
 //! - [`registry`]: finds a topic by its name, and starts and retires topics.
 //! - [`topic`]: the actor of a topic, and its handle.
+//! - [`limits`]: limits on connections and bytes.
 //! - [`log`]: the interface of the log, and its engines.
 //! - [`frame`]: encodes events for the wire.
 //! - [`event`]: the basic types: topic names, events, ids.
@@ -41,10 +41,10 @@
 
 pub mod server;
 pub mod http;
-pub mod limits;
 pub mod hub;
 pub mod registry;
 pub mod topic;
+pub mod limits;
 pub mod log;
 pub mod frame;
 pub mod event;
