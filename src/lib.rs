@@ -30,7 +30,7 @@
 //! - [`hub`]: the sockets of one worker's subscribers.
 //! - [`registry`]: finds a topic by its name, and starts and retires topics.
 //! - [`topic`]: the actor of a topic, and its handle.
-//! - [`limits`]: limits on connections and bytes.
+//! - [`limits`]: limits on connections, topics and bytes, and on how often clients publish and subscribe.
 //! - [`log`]: the interface of the log, and its engines.
 //! - [`frame`]: encodes events for the wire.
 //! - [`event`]: the basic types: topic names, events, ids.

@@ -1,8 +1,10 @@
-//! Limits on what clients may use: permits for connections and bytes.
+//! Limits on what clients may use: permits for connections, bytes and topics, and rates.
 
 // Each file uses only files below it.
+mod rates;
 mod permits;
 mod network;
 
 pub use network::network;
-pub use permits::{BytesPermit, ConnectionPermit, LimitReached, Quota, UNCOUNTED_MAX};
+pub use permits::{BytesPermit, LimitReached, Permit, Quota, UNCOUNTED_MAX};
+pub use rates::{Rate, RateError, Rates, Used};

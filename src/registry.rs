@@ -1,14 +1,18 @@
 //! Finds the live topic of a name. A topic is started when somebody needs it, and retired when it is idle.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use dashmap::{DashMap, Entry};
 
 use crate::{
     event::TopicName,
+    limits::{LimitReached, Quota},
     log::{Append, Draft, Log},
     topic::{DeleteError, JoinError, Joined, Subscriber, TopicHandle, TopicLimits},
 };
@@ -20,6 +24,8 @@ pub struct Registry {
     count: AtomicUsize,
     log: Arc<dyn Log>,
     topics_max: usize,
+    /// Counts the topics that each address has started.
+    started: Arc<Quota>,
     limits: TopicLimits,
 }
 
@@ -31,12 +37,15 @@ pub struct TooManyTopics {
     pub topics_max: usize,
 }
 
-/// Why a subscriber cannot join a topic.
+/// Why a topic cannot be started, or a subscriber cannot join it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
     /// The topic is not live, and there are `limits.topics_max` others.
     #[error(transparent)]
     TooManyTopics(#[from] TooManyTopics),
+    /// The topic is not live, and the client's address has started `limits.topics_per_ip_max` others.
+    #[error(transparent)]
+    TooManyTopicsPerIp(#[from] LimitReached),
     /// The topic refused the subscriber.
     #[error(transparent)]
     Topic(JoinError),
@@ -48,8 +57,8 @@ const TRIES: usize = 3;
 impl Registry {
     /// No topics yet.
     #[must_use]
-    pub fn new(log: Arc<dyn Log>, topics_max: usize, limits: TopicLimits) -> Self {
-        Self { topics: DashMap::new(), count: AtomicUsize::new(0), log, topics_max, limits }
+    pub fn new(log: Arc<dyn Log>, topics_max: usize, started: Arc<Quota>, limits: TopicLimits) -> Self {
+        Self { topics: DashMap::new(), count: AtomicUsize::new(0), log, topics_max, started, limits }
     }
 
     /// The live topic of this name, if there is one.
@@ -64,32 +73,33 @@ impl Registry {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// The topic of this name. If it is not live, or its actor has died, it is started on this thread, which must be a
-    /// worker of the server.
+    /// The topic of this name. If it is not live, or its actor has died, it is started for the address `remote`, on this
+    /// thread, which must be a worker of the server.
     ///
     /// # Errors
-    /// When there are `limits.topics_max` topics already.
-    pub fn open(&self, name: &TopicName) -> Result<Arc<TopicHandle>, TooManyTopics> {
+    /// When it cannot be started: see [`RegistryError`].
+    pub fn open(&self, name: &TopicName, remote: Option<IpAddr>) -> Result<Arc<TopicHandle>, RegistryError> {
         if let Some(topic) = self.topics.get(name)
             && topic.is_alive()
         {
             return Ok(Arc::clone(&topic));
         }
-        let start = || TopicHandle::start(name.clone(), &self.log, self.limits);
+        let start = |permit| TopicHandle::start(name.clone(), &self.log, self.limits, permit);
         match self.topics.entry(name.clone()) {
             Entry::Occupied(mut entry) => {
                 if !entry.get().is_alive() {
                     tracing::error!(topic = %name, "a topic's actor has died and is started again");
-                    entry.insert(start());
+                    entry.insert(start(self.started.permit(remote)?));
                 }
                 Ok(Arc::clone(entry.get()))
             }
             Entry::Vacant(entry) => {
+                let permit = self.started.permit(remote)?;
                 let one_more = |count| (count < self.topics_max).then_some(count + 1);
                 if self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
-                    return Err(TooManyTopics { topics_max: self.topics_max });
+                    return Err(TooManyTopics { topics_max: self.topics_max }.into());
                 }
-                Ok(Arc::clone(&entry.insert(start())))
+                Ok(Arc::clone(&entry.insert(start(permit))))
             }
         }
     }
@@ -114,7 +124,7 @@ impl Registry {
     /// See [`RegistryError`].
     pub async fn join(&self, name: &TopicName, subscriber: Subscriber) -> Result<Joined, RegistryError> {
         for _ in 0..TRIES {
-            match self.open(name)?.join(subscriber).await {
+            match self.open(name, subscriber.remote)?.join(subscriber).await {
                 Err(JoinError::ActorDied) => {}
                 joined => return joined.map_err(RegistryError::Topic),
             }
@@ -122,13 +132,13 @@ impl Registry {
         Err(RegistryError::Topic(JoinError::ActorDied))
     }
 
-    /// Deletes the topic of this name. If `limits.topics_max` does not allow to start its actor, the log deletes it
-    /// without one: a deletion frees memory, so a limit on memory must not refuse it.
+    /// Deletes the topic of this name, for the address `remote`. If a limit does not allow to start its actor, the log
+    /// deletes it without one: a deletion frees memory, so a limit on memory must not refuse it.
     ///
     /// # Errors
     /// See [`DeleteError`].
-    pub async fn delete(&self, name: &TopicName) -> Result<(), DeleteError> {
-        if let Ok(topic) = self.open(name) {
+    pub async fn delete(&self, name: &TopicName, remote: Option<IpAddr>) -> Result<(), DeleteError> {
+        if let Ok(topic) = self.open(name, remote) {
             return topic.delete().await;
         }
         let at = self.log.delete(name).await?;

@@ -14,7 +14,7 @@ use crate::{
     config::{Config, Engine},
     http::SharedState,
     hub::{Drain, UnsentBytes},
-    limits::Quota,
+    limits::{Quota, Rates},
     log::{
         KeyLimits, Log,
         disk::{DiskLog, OpenError},
@@ -76,7 +76,7 @@ const BACKLOG: i32 = 4096;
 const SEND_BUFFER: usize = 128 << 10;
 /// If a client acknowledges nothing for this many times `stream.write_timeout`, the kernel closes the connection.
 const WRITE_TIMEOUTS_UNTIL_DEAD: u32 = 4;
-/// How often retention runs, and expired keys and idle topics are removed.
+/// How often retention runs, and expired keys, idle topics and unused keys of rates are removed.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 /// The last part of the drain time. It is reserved for requests in progress: the streams end before it.
 const DRAIN_FOR_REQUESTS: Duration = Duration::from_millis(250);
@@ -104,11 +104,17 @@ impl Server {
         let (drain, begin) = watch::channel(None);
         let (delays_drain, drained) = mpsc::channel(1);
         let shared = SharedState {
-            registry: Arc::new(Registry::new(Arc::clone(&log), config.limits.topics_max, limits)),
+            registry: Arc::new(Registry::new(
+                Arc::clone(&log),
+                config.limits.topics_max,
+                Quota::topics(&config.limits),
+                limits,
+            )),
             log,
             subscribers: Quota::subscribers(&config.limits),
             pending: Quota::pending_connections(&config.limits),
             bytes: Quota::request_bytes(&config.limits),
+            rates: Arc::new(Rates::new(&config.limits)),
             unsent: Arc::new(UnsentBytes::new(config.stream.unsent_bytes_max.to_usize())),
             drain: Drain { begin, delays_drain: delays_drain.downgrade() },
             config: Arc::new(config),
@@ -118,7 +124,7 @@ impl Server {
             socket.listen(BACKLOG).map_err(listen_error)?;
         }
         let workers = start_workers(sockets, &shared).map_err(StartError::Worker)?;
-        actix_rt::spawn(maintain(Arc::clone(&shared.log), Arc::clone(&shared.registry)));
+        actix_rt::spawn(maintain(shared.clone()));
         Ok(Self { address, shared, workers, drain, delays_drain, drained })
     }
 
@@ -265,11 +271,12 @@ async fn stop(workers: Vec<Arbiter>) {
 }
 
 /// Runs the regular maintenance until the runtime ends.
-async fn maintain(log: Arc<dyn Log>, registry: Arc<Registry>) {
+async fn maintain(shared: SharedState) {
     let mut ticks = interval(MAINTENANCE_INTERVAL);
     loop {
         ticks.tick().await;
-        log.enforce_retention();
-        registry.retire_idle();
+        shared.log.enforce_retention();
+        shared.registry.retire_idle();
+        shared.rates.forget_unused();
     }
 }

@@ -19,6 +19,7 @@ use slab::Slab;
 
 use crate::{
     event::{EventId, TopicName},
+    limits::Permit,
     log::{AppendError, Log},
 };
 
@@ -102,6 +103,8 @@ pub struct TopicHandle {
     subscribers: AtomicUsize,
     /// The topic is not retired before this many milliseconds after `started`, because it remembers a deletion.
     keep_until: AtomicU64,
+    /// Counts the topic for the address that has started it.
+    _permit: Permit,
 }
 
 /// An entry in a topic's subscriber list. Dropping it removes the entry.
@@ -114,7 +117,7 @@ pub struct Membership {
 impl TopicHandle {
     /// Starts a topic on this thread, which must be one of the server's workers.
     #[must_use]
-    pub fn start(name: TopicName, log: &Arc<dyn Log>, limits: TopicLimits) -> Arc<Self> {
+    pub fn start(name: TopicName, log: &Arc<dyn Log>, limits: TopicLimits, permit: Permit) -> Arc<Self> {
         let deletion = log.deletion(&name);
         let keep_for = deletion.map_or(Duration::ZERO, |(_, ago)| limits.deletion_kept_for.saturating_sub(ago));
         let last_deletion = deletion.and_then(|(at, ago)| Some((at, Instant::now().checked_sub(ago)?)));
@@ -139,6 +142,7 @@ impl TopicHandle {
                 alive: AtomicBool::new(true),
                 subscribers: AtomicUsize::new(0),
                 keep_until: AtomicU64::new(0),
+                _permit: permit,
             }
         });
         handle.keep_for(keep_for);

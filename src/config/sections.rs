@@ -201,6 +201,8 @@ pub struct LimitsConfig {
     pub subscribers_per_topic_max: usize,
     /// Topics in memory: those with subscribers, and those whose deletion is remembered.
     pub topics_max: usize,
+    /// Topics in memory that one IP address has started. 0 is without limit.
+    pub topics_per_ip_max: usize,
     /// Topics that one request may name.
     pub topics_per_request_max: usize,
     /// The longest name of a topic.
@@ -215,6 +217,14 @@ pub struct LimitsConfig {
     pub pending_connections_per_ip_max: usize,
     /// Idempotency keys remembered in all topics together.
     pub idempotency_keys_max: usize,
+    /// Publishes per second from one IP address. 0 is without limit, here and for the other rates.
+    pub publishes_per_second_per_ip: usize,
+    /// Publishes per second with one key and subject.
+    pub publishes_per_second_per_key: usize,
+    /// Publishes per second to one topic.
+    pub publishes_per_second_per_topic: usize,
+    /// Subscriptions per second from one IP address.
+    pub subscribes_per_second_per_ip: usize,
 }
 
 impl Default for LimitsConfig {
@@ -224,6 +234,7 @@ impl Default for LimitsConfig {
             connections_per_ip_max: 20_000,
             subscribers_per_topic_max: 100_000,
             topics_max: 200_000,
+            topics_per_ip_max: 100_000,
             topics_per_request_max: 128,
             topic_bytes_max: Size::new(255),
             request_bytes_in_flight_max: Size::mib(256),
@@ -231,6 +242,10 @@ impl Default for LimitsConfig {
             pending_connections_max: 20_000,
             pending_connections_per_ip_max: 10_000,
             idempotency_keys_max: 500_000,
+            publishes_per_second_per_ip: 0,
+            publishes_per_second_per_key: 0,
+            publishes_per_second_per_topic: 0,
+            subscribes_per_second_per_ip: 0,
         }
     }
 }

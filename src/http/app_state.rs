@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     event::TopicName,
     hub::{Drain, HubHandle, UnsentBytes},
-    limits::Quota,
+    limits::{Quota, Rates},
     log::Log,
     registry::Registry,
 };
@@ -30,6 +30,8 @@ pub struct SharedState {
     pub pending: Arc<Quota>,
     /// The limit on the bytes of requests that are received or processed.
     pub bytes: Arc<Quota>,
+    /// The limits on how often clients publish and subscribe.
+    pub rates: Arc<Rates>,
     /// The bytes of partly sent events and of notices that wait for slow subscribers, and their limit.
     pub unsent: Arc<UnsentBytes>,
     /// The drain.

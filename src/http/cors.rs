@@ -24,7 +24,7 @@ pub(super) struct Permission {
 /// The methods that a page may use.
 const METHODS: &str = "GET, HEAD, POST, PUT, DELETE";
 /// The response headers that a page may read.
-const EXPOSED: &str = "last-event-id, idempotency-replayed, retry-after";
+const EXPOSED: &str = "last-event-id, idempotency-replayed, retry-after, ratelimit-policy, ratelimit";
 /// For how many seconds a browser may cache the response to a preflight.
 const MAX_AGE: &str = "3600";
 /// The request headers on which the response depends, for caches.

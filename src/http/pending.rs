@@ -18,7 +18,7 @@ use std::{
     task::{Context, Waker},
 };
 
-use crate::limits::{ConnectionPermit, LimitReached, Quota, network};
+use crate::limits::{LimitReached, Permit, Quota, network};
 
 /// The pending connections of one worker.
 pub struct PendingSlots {
@@ -45,7 +45,7 @@ pub struct PendingSlot {
 #[derive(Default)]
 struct State {
     /// `None` once the connection is evicted.
-    permit: RefCell<Option<ConnectionPermit>>,
+    permit: RefCell<Option<Permit>>,
     /// The number of the current idle period; `None` if the connection is not idle.
     period: Cell<Option<u64>>,
     /// Its key in `order`, in the group of all connections: the number of the current or of an earlier idle period.
@@ -68,12 +68,12 @@ impl PendingSlots {
     /// # Errors
     /// When a limit is reached and no connection that counts against it is idle.
     pub fn admit(self: &Rc<Self>, ip: IpAddr) -> Result<PendingSlot, LimitReached> {
-        let permit = self.limit.connection_permit(Some(ip)).or_else(|error| {
+        let permit = self.limit.permit(Some(ip)).or_else(|error| {
             let group = match error {
                 LimitReached::PendingConnectionsPerIp(_) => Some(network(ip)),
                 _ => None,
             };
-            if self.evict_idle_of(group) { self.limit.connection_permit(Some(ip)) } else { Err(error) }
+            if self.evict_idle_of(group) { self.limit.permit(Some(ip)) } else { Err(error) }
         })?;
         let state = State { permit: RefCell::new(Some(permit)), ..State::default() };
         Ok(PendingSlot { slots: Rc::clone(self), ip: network(ip), state: Rc::new(state) })

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
-use crate::limits::LimitReached;
+use crate::limits::{LimitReached, RateError};
 
 mod code;
 
@@ -26,14 +26,30 @@ struct Parts {
     retry_after: Option<Duration>,
     /// For the header `Allow`.
     allow: Option<&'static str>,
+    /// For the headers `RateLimit-Policy` and `RateLimit`.
+    rate: Option<Box<RateFields>>,
     /// Further members of the document.
     members: Map<String, Value>,
+}
+
+/// The values of the headers that tell a client its rate (draft-ietf-httpapi-ratelimit-headers-10).
+#[derive(Clone, Debug)]
+struct RateFields {
+    policy: String,
+    current: String,
 }
 
 impl Problem {
     /// Creates a problem with the status of `code`.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self(Box::new(Parts { code, detail: detail.into(), retry_after: None, allow: None, members: Map::new() }))
+        Self(Box::new(Parts {
+            code,
+            detail: detail.into(),
+            retry_after: None,
+            allow: None,
+            rate: None,
+            members: Map::new(),
+        }))
     }
 
     /// Creates [`Code::TooLarge`], with the limit.
@@ -64,9 +80,9 @@ impl Problem {
         self
     }
 
-    /// Whether the client may retry.
-    pub(super) fn may_retry(&self) -> bool {
-        self.0.retry_after.is_some()
+    /// The time after which the client may retry, if it may.
+    pub(super) fn retry_time(&self) -> Option<Duration> {
+        self.0.retry_after
     }
 
     /// The code.
@@ -95,9 +111,10 @@ impl Problem {
         let mut answer = Answer::new(status).with("content-type", "application/problem+json");
         answer = answer.with("x-content-type-options", "nosniff").with("cache-control", "no-store");
         if let Some(after) = self.0.retry_after {
-            // Whole seconds (RFC 9110, section 10.2.3), rounded up, so that no client retries too early.
-            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-            answer = answer.with("retry-after", seconds.max(1).to_string());
+            answer = answer.with("retry-after", whole_seconds(after).to_string());
+        }
+        if let Some(rate) = &self.0.rate {
+            answer = answer.with("ratelimit-policy", rate.policy.clone()).with("ratelimit", rate.current.clone());
         }
         if let Some(allow) = self.0.allow {
             answer = answer.with("allow", allow);
@@ -106,11 +123,37 @@ impl Problem {
     }
 }
 
+/// The seconds for `Retry-After` (RFC 9110, section 10.2.3), rounded up, so that no client retries too early.
+fn whole_seconds(time: Duration) -> u64 {
+    (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
+}
+
+impl From<RateError> for Problem {
+    fn from(error: RateError) -> Self {
+        let detail = error.to_string();
+        match error {
+            RateError::Reached { rate, per_second, remaining, wait, .. } => {
+                let name = rate.key();
+                let mut problem = Self::new(Code::RateLimited, detail).with("limit", name).retry_after(wait);
+                problem.0.rate = Some(Box::new(RateFields {
+                    policy: format!("\"{name}\";q={per_second};w=1"),
+                    current: format!("\"{name}\";r={remaining};t={}", whole_seconds(wait)),
+                }));
+                problem
+            }
+            RateError::TooManyTopics { per_second, topics, .. } => {
+                Self::new(Code::TooManyTopicsNamed, detail).with("limit", per_second).with("given", topics)
+            }
+        }
+    }
+}
+
 impl From<LimitReached> for Problem {
     fn from(error: LimitReached) -> Self {
         let code = match error {
             LimitReached::Connections(_) => Code::TooManyConnections,
             LimitReached::ConnectionsPerIp(_) => Code::TooManyConnectionsPerIp,
+            LimitReached::TopicsPerIp(_) => Code::TooManyTopicsPerIp,
             LimitReached::PendingConnections(_) => Code::TooManyPendingConnections,
             LimitReached::PendingConnectionsPerIp(_) => Code::TooManyPendingConnectionsPerIp,
             LimitReached::RequestBytes(_) => Code::TooManyRequestBytes,

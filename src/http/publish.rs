@@ -21,7 +21,7 @@ use super::{
 use crate::{
     event::{EventName, TopicName},
     later::{Known, NotYet},
-    limits::{BytesPermit, UNCOUNTED_MAX},
+    limits::{BytesPermit, UNCOUNTED_MAX, Used},
     log::{Appended, Draft, Receipt},
 };
 
@@ -78,6 +78,8 @@ struct PublishHead<'a> {
     /// The `Idempotency-Key`.
     key: Option<Arc<str>>,
     remote: Option<IpAddr>,
+    /// What it has used of the rates before its body is read.
+    used: Used,
 }
 
 /// A complete publish request.
@@ -89,7 +91,8 @@ struct Publish {
 }
 
 impl<'a> PublishHead<'a> {
-    /// Reads the head. Refuses the pages of other sites, and every request while the server drains.
+    /// Reads the head. Refuses the pages of other sites, requests above a rate, and every request while the server
+    /// drains.
     fn read(app: &AppState, head: &'a impl Head) -> Result<Self, Problem> {
         let allow_get = app.config.publish.allow_get;
         match head.method() {
@@ -100,7 +103,11 @@ impl<'a> PublishHead<'a> {
         origin::check(head, &app.config.cors)?;
         app.check_open()?;
         let query = Fields::query(head.query(), &PARAMETERS, &[])?;
-        Ok(Self { query, format: BodyFormat::read(head)?, key: key(head)?, remote: head.remote() })
+        let (format, key, remote) = (BodyFormat::read(head)?, key(head)?, head.remote());
+        // A request with more topics is refused later.
+        let topics = query.all("topic").take(app.config.limits.topics_per_request_max);
+        let used = app.rates.publish(remote, None, topics)?;
+        Ok(Self { query, format, key, remote, used })
     }
 
     fn into_owned(self) -> PublishHead<'static> {
@@ -125,6 +132,7 @@ impl<'a> PublishHead<'a> {
         let name = name.map_err(|error| Problem::new(Code::BadEvent, format!("`event` is refused: {error}")))?;
         let given = self.query.all("topic").chain(body.topics.iter().map(String::as_str));
         let (topics, is_list) = app.topics(given, self.query.topics_dropped() + body.topics_dropped)?;
+        app.rates.publish_to(self.used, topics.iter().map(TopicName::as_str))?;
         let events = std::iter::repeat_n((name, content, self.key), topics.len());
         let drafts = topics.into_iter().zip(events);
         // The registry sets `subscribers`.

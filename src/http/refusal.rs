@@ -30,6 +30,7 @@ impl From<RegistryError> for Problem {
     fn from(error: RegistryError) -> Self {
         let code = match error {
             RegistryError::TooManyTopics(_) => Code::TooManyTopics,
+            RegistryError::TooManyTopicsPerIp(error) => return error.into(),
             RegistryError::Topic(JoinError::ActorDied) => Code::Unavailable,
             RegistryError::Topic(JoinError::Full) => Code::TooManySubscribers,
             // No client gets this problem: only `subscribe` joins a topic, and it answers 204 for this error.

@@ -100,8 +100,8 @@ impl SubscribeRequest {
         let cursor = if let Start::After(id) = self.start { Some(id) } else { None };
         let retry = jitter(app.config.stream.retry * REFUSED_RETRY_FACTOR);
         match open(app, self, retry).await {
-            Err(problem) if is_event_source && problem.may_retry() => {
-                refused_stream(format, retry, cursor, &problem).into()
+            Err(problem) if is_event_source && let Some(wait) = problem.retry_time() => {
+                refused_stream(format, retry.max(wait), cursor, &problem).into()
             }
             reply => reply.into(),
         }
@@ -161,7 +161,8 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
     let (encoding, remote) = (request.encoding, request.remote);
     let with_retry = |problem: Problem| problem.retry_after(retry);
     app.check_open().map_err(with_retry)?;
-    let permit = app.subscribers.connection_permit(remote).map_err(Problem::from).map_err(with_retry)?;
+    app.rates.subscribe(remote)?;
+    let permit = app.subscribers.permit(remote).map_err(Problem::from).map_err(with_retry)?;
     let cursor_in_epoch = match request.start {
         Start::After(id) if id.epoch == app.log.epoch() => Some(id),
         _ => None,

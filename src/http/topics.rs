@@ -42,13 +42,13 @@ async fn describe(app: &AppState, topic: TopicName) -> Result<Answer, Problem> {
 pub(super) fn delete<'a>(app: &'a AppState, head: &impl Head, name: &str) -> Result<Served<'a>, Problem> {
     origin::check(head, &app.config.cors)?;
     app.check_open()?;
-    let topic = parse(app, name)?;
+    let (topic, remote) = (parse(app, name)?, head.remote());
     Ok(reply_later(async move {
         let _delays_drain = app.delay_drain()?;
         if app.registry.find(topic.as_str()).is_none() && app.log.held(&topic).await?.is_none() {
             return Err(unknown(&topic));
         }
-        app.registry.delete(&topic).await?;
+        app.registry.delete(&topic, remote).await?;
         Ok(Answer::new(StatusCode::NO_CONTENT))
     }))
 }

@@ -1,5 +1,5 @@
-//! Permits for connections and for the bytes of requests. Each limit exists twice: for the whole server, and for each
-//! client address. A permit reserves a part of a limit, and frees it when it is dropped.
+//! Permits for connections, topics and the bytes of requests. Each limit exists twice: for the whole server, and for
+//! each client address. A permit reserves a part of a limit, and frees it when it is dropped.
 
 use std::{
     net::IpAddr,
@@ -33,6 +33,9 @@ pub enum LimitReached {
     /// `limits.pending_connections_per_ip_max`.
     #[error("your address has reached its limit of {0} connections without a subscription")]
     PendingConnectionsPerIp(usize),
+    /// `limits.topics_per_ip_max`.
+    #[error("your address has started {0} of the live topics, and may not start more")]
+    TopicsPerIp(usize),
     /// `limits.request_bytes_in_flight_max`.
     #[error("the requests in progress have reached the server's limit of {0} bytes")]
     RequestBytes(usize),
@@ -59,20 +62,20 @@ impl Limit {
     }
 }
 
-/// Counts connections or bytes against two limits.
+/// Counts connections, topics or bytes against two limits.
 #[derive(Debug)]
 pub struct Quota {
     limit: Limit,
     limit_per_ip: Limit,
     /// How much is reserved in all.
     reserved: AtomicUsize,
-    /// How much each address has reserved. Addresses without reservations are not in the map.
+    /// How much each address has reserved, if there is a limit for an address. Addresses without reservations are not in the map.
     reserved_by_ip: DashMap<IpAddr, usize>,
 }
 
-/// The permit of one connection.
+/// The permit of one connection or topic.
 #[derive(Debug)]
-pub struct ConnectionPermit {
+pub struct Permit {
     quota: Arc<Quota>,
     ip: Option<IpAddr>,
 }
@@ -109,6 +112,16 @@ impl Quota {
         )
     }
 
+    /// Counts the live topics that each address has started. The registry has the limit of the server.
+    #[must_use]
+    pub fn topics(limits: &LimitsConfig) -> Arc<Self> {
+        let per_ip_max = if limits.topics_per_ip_max == 0 { usize::MAX } else { limits.topics_per_ip_max };
+        Self::new(
+            Limit { max: usize::MAX, error: LimitReached::TopicsPerIp },
+            Limit { max: per_ip_max, error: LimitReached::TopicsPerIp },
+        )
+    }
+
     /// Counts the bytes of all requests that are being received or processed.
     #[must_use]
     pub fn request_bytes(limits: &LimitsConfig) -> Arc<Self> {
@@ -129,14 +142,15 @@ impl Quota {
         self.reserved.load(Ordering::Relaxed)
     }
 
-    /// Returns a permit for one connection from `ip`. Without an address, only the limit of the server applies.
+    /// Returns a permit for one connection from `ip`, or for one topic that `ip` starts. Without an address, only the
+    /// limit of the server applies.
     ///
     /// # Errors
     /// When a limit is reached.
-    pub fn connection_permit(self: &Arc<Self>, ip: Option<IpAddr>) -> Result<ConnectionPermit, LimitReached> {
-        let ip = ip.map(network);
+    pub fn permit(self: &Arc<Self>, ip: Option<IpAddr>) -> Result<Permit, LimitReached> {
+        let ip = ip.filter(|_| self.limit_per_ip.max < usize::MAX).map(network);
         self.reserve(ip, 1)?;
-        Ok(ConnectionPermit { quota: Arc::clone(self), ip })
+        Ok(Permit { quota: Arc::clone(self), ip })
     }
 
     /// Returns a permit for a request from `ip`, which covers no bytes yet.
@@ -179,7 +193,7 @@ impl Quota {
     }
 }
 
-impl Drop for ConnectionPermit {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.quota.release(self.ip, 1);
     }

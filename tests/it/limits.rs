@@ -1,19 +1,15 @@
 //! `[limits]`: at each limit all is well, one past it there is a clear refusal.
 
-use std::net::IpAddr;
-
 use tidings::config::{Config, Size};
-use tokio::net::TcpSocket;
 
-use crate::harness::{Stream, TestServer, until};
+use crate::harness::{Stream, TestServer, connect_from, until};
 
 mod permits;
+mod rates;
 
 /// Opens a stream from `ip`, an address of the loopback network.
 async fn subscribe_from(server: &TestServer, ip: &str, query: &str) -> Stream {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.bind((ip.parse::<IpAddr>().expect("an address"), 0).into()).expect("an address of this machine");
-    let socket = socket.connect(server.address).await.expect("a connection");
+    let socket = connect_from(ip, server.address).await;
     Stream::send(socket, &format!("/subscribe?{query}"), &[("accept", "text/event-stream")]).await
 }
 

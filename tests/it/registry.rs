@@ -1,11 +1,12 @@
 //! The registry of topics and their actors, without a server.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tidings::{
-    config::{Config, LogConfig},
+    config::{Config, LimitsConfig, LogConfig},
     event::{EventId, TopicName},
+    limits::{LimitReached, Quota},
     log::{Draft, KeyLimits, Log, memory::MemoryLog},
     registry::{Registry, RegistryError, TooManyTopics},
     topic::{Deletion, JoinError, Joined, Subscriber, TopicLimits},
@@ -33,7 +34,7 @@ fn draft(topic: &TopicName) -> Draft {
 
 /// A subscriber of one topic.
 fn subscriber(cursor: Option<EventId>) -> Subscriber {
-    Subscriber { remote: Some(Ipv4Addr::LOCALHOST.into()), cursor, single_topic: true }
+    Subscriber { remote: None, cursor, single_topic: true }
 }
 
 /// A registry with its log, for at most two topics with at most two subscribers.
@@ -45,8 +46,9 @@ struct World {
 impl World {
     fn new(deletion_kept_for: Duration) -> Self {
         let log = Arc::new(memory());
-        let registry =
-            Registry::new(Arc::<MemoryLog>::clone(&log), 2, TopicLimits { subscribers_max: 2, deletion_kept_for });
+        let limits = TopicLimits { subscribers_max: 2, deletion_kept_for };
+        let started = Quota::topics(&LimitsConfig { topics_per_ip_max: 1, ..LimitsConfig::default() });
+        let registry = Registry::new(Arc::<MemoryLog>::clone(&log), 2, started, limits);
         Self { log, registry }
     }
 
@@ -126,21 +128,55 @@ async fn topics_are_started_up_to_their_limit() {
     let [a, b, c] = ["a", "b", "c"].map(name);
     LocalSet::new()
         .run_until(async {
-            let held = [world.registry.open(&a), world.registry.open(&b)].map(|topic| topic.expect("there is room"));
+            let held = [world.registry.open(&a, None), world.registry.open(&b, None)]
+                .map(|topic| topic.expect("there is room"));
             assert_eq!(held[0].name(), &a);
             assert_eq!(world.registry.count(), 2);
-            let refused = TooManyTopics { topics_max: 2 };
-            assert_eq!(world.registry.open(&c).err(), Some(refused));
-            assert_eq!(world.join(&c).await.err(), Some(refused.into()));
-            assert!(Arc::ptr_eq(&held[0], &world.registry.open(&a).expect("it is live")), "one topic of a name");
+            let refused = RegistryError::from(TooManyTopics { topics_max: 2 });
+            assert_eq!(world.registry.open(&c, None).err(), Some(refused));
+            assert_eq!(world.join(&c).await.err(), Some(refused));
+            assert!(Arc::ptr_eq(&held[0], &world.registry.open(&a, None).expect("it is live")), "one topic of a name");
             let [a, b] = held;
             drop(b);
             world.until_topics(1).await;
             assert!(world.registry.find("a").is_some(), "somebody holds a handle of it");
             drop(a);
             world.until_topics(0).await;
-            world.registry.open(&c).expect("there is room again");
+            world.registry.open(&c, None).expect("there is room again");
             assert_eq!(world.registry.count(), 1);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn one_address_starts_topics_up_to_its_limit() {
+    // Goal: an address that has started as many topics as it may starts no more; others do, and it may join theirs. What
+    // counts is who has started a topic, for as long as it lives.
+    let world = World::new(HOUR);
+    let [a, b] = ["a", "b"].map(name);
+    let [one, other] =
+        [1, 2].map(|last| Subscriber { remote: Some(IpAddr::from([10, 0, 0, last])), ..subscriber(None) });
+    LocalSet::new()
+        .run_until(async {
+            let started = world.registry.join(&a, one).await.expect("its first");
+            let refused = RegistryError::from(LimitReached::TopicsPerIp(1));
+            assert_eq!(world.registry.join(&b, one).await.err(), Some(refused));
+            assert_eq!(world.registry.count(), 1, "a refused one starts no topic");
+            let others = world.registry.join(&b, other).await.expect("the first of another address");
+            let joined = world.registry.join(&b, one).await.expect("it is live already");
+            world.registry.join(&a, one).await.expect("its own");
+            drop(started);
+            world.until_topics(1).await;
+            drop((joined, others));
+            world.until_topics(0).await;
+            let started = world.registry.join(&b, one).await.expect("its first is retired");
+            // A deletion starts no topic for an address at its limit, and is done all the same.
+            let before = world.publish(&a).await.0;
+            world.registry.delete(&a, one.remote).await.expect("it is deleted");
+            assert!(world.registry.find("a").is_none());
+            let resumed = Subscriber { cursor: Some(before), ..other };
+            assert_eq!(world.registry.join(&a, resumed).await.err(), Some(RegistryError::Topic(JoinError::Deleted)));
+            drop(started);
         })
         .await;
 }
@@ -152,7 +188,7 @@ async fn a_deletion_is_told_to_those_who_come_back_from_before_it() {
     LocalSet::new()
         .run_until(async {
             let before = world.publish(&a).await.0;
-            world.registry.delete(&a).await.expect("it is deleted");
+            world.registry.delete(&a, None).await.expect("it is deleted");
             let at = world.log.deletion(&a).expect("it is remembered").0;
             assert_eq!(world.resume(&a, before).await.err(), Some(RegistryError::Topic(JoinError::Deleted)));
             assert_eq!(world.resume(&a, at).await.expect("it has seen the deletion").deletion, None);
@@ -178,18 +214,19 @@ async fn a_deletion_without_the_actor_is_told_too() {
     LocalSet::new()
         .run_until(async {
             let before = world.publish(&c).await.0;
-            let held = [world.registry.open(&a), world.registry.open(&b)].map(|topic| topic.expect("there is room"));
-            world.registry.delete(&c).await.expect("it is deleted");
+            let held = [world.registry.open(&a, None), world.registry.open(&b, None)]
+                .map(|topic| topic.expect("there is room"));
+            world.registry.delete(&c, None).await.expect("it is deleted");
             assert!(world.registry.find("c").is_none());
             drop(held);
             world.until_topics(0).await;
             assert_eq!(world.resume(&c, before).await.err(), Some(RegistryError::Topic(JoinError::Deleted)));
-            drop(world.registry.open(&a).expect("there is room"));
+            drop(world.registry.open(&a, None).expect("there is room"));
             world.until_topics(1).await;
             assert!(world.registry.find("c").is_some(), "it is kept for as long as it remembers");
             // A live topic is told of a deletion that its actor did not make.
             let after = world.publish(&b).await.0;
-            let topic = world.registry.open(&b).expect("there is room");
+            let topic = world.registry.open(&b, None).expect("there is room");
             topic.was_deleted(world.log.delete(&b).await.expect("it is deleted"));
             assert_eq!(world.resume(&b, after).await.err(), Some(RegistryError::Topic(JoinError::Deleted)));
         })
@@ -203,7 +240,7 @@ async fn no_deletion_is_told_when_stream_gone_is_zero() {
     LocalSet::new()
         .run_until(async {
             let before = world.publish(&a).await.0;
-            world.registry.delete(&a).await.expect("it is deleted");
+            world.registry.delete(&a, None).await.expect("it is deleted");
             assert_eq!(world.resume(&a, before).await.expect("it is admitted").deletion, None);
         })
         .await;

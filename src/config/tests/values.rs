@@ -37,6 +37,7 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("limits.connections_per_ip_max", "1", &["0", "10000001"]),
     ("limits.subscribers_per_topic_max", "1", &["0", "10000001"]),
     ("limits.topics_max", "1", &["0", "10000001"]),
+    ("limits.topics_per_ip_max", "0", &["-1", "10000001"]),
     ("limits.topics_per_request_max", "1024", &["0", "1025"]),
     ("limits.topic_bytes_max", "1KiB", &["0", "1025B", "255"]),
     ("limits.request_bytes_in_flight_max", "64MiB", &["0", "65535B", "1025GiB", "1024"]),
@@ -44,6 +45,10 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("limits.pending_connections_max", "1", &["0", "10000001"]),
     ("limits.pending_connections_per_ip_max", "1", &["0", "10000001"]),
     ("limits.idempotency_keys_max", "1", &["0", "100000001"]),
+    ("limits.publishes_per_second_per_ip", "1", &["-1", "10000001", "1/s"]),
+    ("limits.publishes_per_second_per_key", "1", &["-1", "10000001"]),
+    ("limits.publishes_per_second_per_topic", "1", &["-1", "10000001"]),
+    ("limits.subscribes_per_second_per_ip", "1", &["-1", "10000001"]),
     ("cors.origins", "https://a.example, http://localhost:3000", &["*,*", "null", "a.example"]),
     ("shutdown.drain", "0s", &["601s", "10"]),
 ];
@@ -149,6 +154,7 @@ fn values_at_a_bound_are_taken_and_one_past_it_refused() {
         ("limits.connections_per_ip_max", "1", "0", "10000000", "10000001"),
         ("limits.subscribers_per_topic_max", "1", "0", "10000000", "10000001"),
         ("limits.topics_max", "1", "0", "10000000", "10000001"),
+        ("limits.topics_per_ip_max", "0", "-1", "10000000", "10000001"),
         ("limits.topics_per_request_max", "1", "0", "1024", "1025"),
         ("limits.topic_bytes_max", "1B", "0B", "1KiB", "1025B"),
         ("limits.request_bytes_in_flight_max", "64KiB", "65535B", "1TiB", "1099511627777B"),
@@ -156,6 +162,10 @@ fn values_at_a_bound_are_taken_and_one_past_it_refused() {
         ("limits.pending_connections_max", "1", "0", "10000000", "10000001"),
         ("limits.pending_connections_per_ip_max", "1", "0", "10000000", "10000001"),
         ("limits.idempotency_keys_max", "1", "0", "100000000", "100000001"),
+        ("limits.publishes_per_second_per_ip", "0", "-1", "10000000", "10000001"),
+        ("limits.publishes_per_second_per_key", "0", "-1", "10000000", "10000001"),
+        ("limits.publishes_per_second_per_topic", "0", "-1", "10000000", "10000001"),
+        ("limits.subscribes_per_second_per_ip", "0", "-1", "10000000", "10000001"),
         ("shutdown.drain", "0s", "-1s", "10m", "601s"),
     ];
     for (key, least, below, most, above) in cases {

@@ -1,9 +1,14 @@
 //! Requests to the last byte as a test wants them, and answers that are not streams.
 
-use std::fmt;
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
-use super::TestServer;
 use serde_json::Value;
+use tokio::{io::AsyncWriteExt as _, net::TcpSocket, net::TcpStream};
+
+use super::{Stream, TestServer};
 
 /// A whole response.
 pub struct Answer {
@@ -18,6 +23,11 @@ pub struct Answer {
 impl TestServer {
     /// Sends a request as it is, with a `Content-Length` where there is a body, and reads the answer.
     pub async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        self.ask_bytes(&self.request(method, path, headers, body)).await
+    }
+
+    /// The request that [`ask`](Self::ask) sends.
+    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
         let length = if body.is_empty() && method != "POST" && method != "PUT" {
             String::new()
         } else {
@@ -26,16 +36,28 @@ impl TestServer {
         let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let head =
             format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{length}{headers}\r\n", self.address);
-        self.ask_bytes(&[head.as_bytes(), body].concat()).await
+        [head.as_bytes(), body].concat()
     }
 
     /// Sends `request` and reads the answer to the end of the connection.
     pub async fn ask_bytes(&self, request: &[u8]) -> Answer {
-        let mut stream = self.send(request).await;
-        let body = stream.rest().await;
-        let request = String::from_utf8_lossy(&request[..request.len().min(300)]).into_owned();
-        Answer { request, status: stream.status, headers: std::mem::take(&mut stream.headers), body }
+        Answer::read(self.send(request).await, request).await
     }
+
+    /// As [`ask_bytes`](Self::ask_bytes), from `source`, an address of this machine.
+    pub async fn ask_bytes_from(&self, source: &str, request: &[u8]) -> Answer {
+        let mut socket = connect_from(source, self.address).await;
+        socket.write_all(request).await.expect("the request is sent");
+        Answer::read(Stream::receive(socket).await, request).await
+    }
+}
+
+/// A connection from `source`, an address of this machine.
+pub async fn connect_from(source: &str, server: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let source: IpAddr = source.parse().expect("an address");
+    socket.bind((source, 0).into()).expect("an address of this machine");
+    socket.connect(server).await.expect("a connection")
 }
 
 impl fmt::Debug for Answer {
@@ -45,6 +67,13 @@ impl fmt::Debug for Answer {
 }
 
 impl Answer {
+    /// The whole answer to `request`, whose head has been read.
+    pub async fn read(mut answer: Stream, request: &[u8]) -> Self {
+        let body = answer.rest().await;
+        let request = String::from_utf8_lossy(&request[..request.len().min(300)]).into_owned();
+        Self { request, status: answer.status, headers: std::mem::take(&mut answer.headers), body }
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
     }

@@ -8,12 +8,12 @@ use std::{
 use tidings::config::Config;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     process::Command,
     time::{interval, timeout},
 };
 
-use crate::harness::{DEADLINE, Process, Stream, TestServer, process::program, until};
+use crate::harness::{DEADLINE, Process, Stream, TestServer, connect_from, process::program, until};
 
 const OWN: &str = "127.0.0.1";
 const OTHER: &str = "127.0.0.2";
@@ -26,9 +26,7 @@ const HALF: &[u8] = b"GET /publish?to";
 
 /// A connection from `source`, an address of this machine, on which `bytes` have been sent.
 pub async fn send_from(source: &str, server: SocketAddr, bytes: &[u8]) -> TcpStream {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.bind(SocketAddr::new(source.parse().expect("an address"), 0)).expect("an address of this machine");
-    let mut socket = socket.connect(server).await.expect("a connection");
+    let mut socket = connect_from(source, server).await;
     socket.write_all(bytes).await.expect("the bytes are sent");
     socket
 }
@@ -269,7 +267,7 @@ async fn silent_connections_give_up_their_descriptors() {
 }
 
 /// Sends `bytes` again and again until the server ends the connection; how long that took, and what it said.
-async fn dribble(socket: &mut TcpStream, bytes: &[u8], most: Duration) -> (Duration, Option<String>) {
+pub async fn dribble(socket: &mut TcpStream, bytes: &[u8], most: Duration) -> (Duration, Option<String>) {
     let (begin, mut pace) = (Instant::now(), interval(Duration::from_millis(100)));
     let mut said = Vec::new();
     while begin.elapsed() < most {

@@ -9,8 +9,10 @@ use std::{
 };
 
 use tidings::{
+    config::LimitsConfig,
     event::{Epoch, EventId, TopicName},
     later::Later,
+    limits::Quota,
     log::{
         Append, AppendError, Draft, Durability, Feed, Held, Log, ReadError, ReadFrom, Reading, Resolved, Start,
         memory::MemoryLog,
@@ -85,13 +87,13 @@ async fn a_topic_that_has_died_is_started_anew() {
     // topic whose actor is dead is retired.
     let log = Arc::new(Fragile { log: memory(), armed: AtomicBool::new(false) });
     let limits = TopicLimits { subscribers_max: 1, deletion_kept_for: Duration::ZERO };
-    let registry = Registry::new(Arc::<Fragile>::clone(&log), 1, limits);
+    let registry = Registry::new(Arc::<Fragile>::clone(&log), 1, Quota::topics(&LimitsConfig::default()), limits);
     let topic = name("a");
     let publish = async || registry.publish(draft(&topic)).await.expect("it is taken").subscribers;
     let join = async || registry.join(&topic, subscriber(None)).await;
     let kill = async || {
         log.armed.store(true, Ordering::Relaxed);
-        assert_eq!(registry.delete(&topic).await, Err(DeleteError::ActorDied));
+        assert_eq!(registry.delete(&topic, None).await, Err(DeleteError::ActorDied));
         assert!(registry.find("a").is_some_and(|topic| !topic.is_alive()), "it is known to be dead");
     };
     LocalSet::new()
@@ -109,7 +111,7 @@ async fn a_topic_that_has_died_is_started_anew() {
             registry.retire_idle();
             assert_eq!(registry.count(), 0, "though somebody has a place in it");
             drop(second);
-            registry.delete(&topic).await.expect("it is deleted");
+            registry.delete(&topic, None).await.expect("it is deleted");
         })
         .await;
 }

@@ -52,6 +52,8 @@ async fn listed_origins_may_read_with_credentials() {
             assert!(names(&answer, "access-control-expose-headers", "idempotency-replayed"), "{answer:?}");
             assert!(names(&answer, "access-control-expose-headers", "last-event-id"), "{answer:?}");
             assert!(names(&answer, "access-control-expose-headers", "retry-after"), "{answer:?}");
+            assert!(names(&answer, "access-control-expose-headers", "ratelimit"), "{answer:?}");
+            assert!(names(&answer, "access-control-expose-headers", "ratelimit-policy"), "{answer:?}");
         }
     }
 }

@@ -1,0 +1,308 @@
+//! Limits on how often clients publish and subscribe. They are for the whole server, not for each worker.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    net::IpAddr,
+    num::NonZeroU32,
+    time::Duration,
+};
+
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock, MonotonicClock},
+    middleware::NoOpMiddleware,
+};
+use smallvec::SmallVec;
+
+use super::network::network;
+use crate::{config::LimitsConfig, identity::Identity};
+
+mod keys;
+#[cfg(test)]
+mod tests;
+
+use keys::Keys;
+
+/// How often clients publish and subscribe. A rate that is 0 in the configuration is not limited, and costs nothing.
+///
+/// Each key of a rate, such as an address, may use up one second's worth at once.
+pub struct Rates<C: Clock = MonotonicClock> {
+    publishes_per_ip: Option<Limiter<C>>,
+    publishes_per_key: Option<Limiter<C>>,
+    publishes_per_topic: Option<Limiter<C>>,
+    subscribes_per_ip: Option<Limiter<C>>,
+    /// Hashes the keys. Its seed is secret: otherwise a client could find a topic with the hash of another.
+    hasher: RandomState,
+}
+
+/// A limited rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rate {
+    /// `limits.publishes_per_second_per_ip`.
+    PublishesPerIp,
+    /// `limits.publishes_per_second_per_key`.
+    PublishesPerKey,
+    /// `limits.publishes_per_second_per_topic`.
+    PublishesPerTopic,
+    /// `limits.subscribes_per_second_per_ip`.
+    SubscribesPerIp,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RateError {
+    /// The rate is used up.
+    #[error("{} has reached its limit of {per_second} {} per second", who(*.rate, .topic.as_deref()), .rate.unit())]
+    Reached {
+        /// The rate.
+        rate: Rate,
+        /// Its limit.
+        per_second: u32,
+        /// How much is left, which is not enough for the request.
+        remaining: u32,
+        /// After this time there is enough.
+        wait: Duration,
+        /// The topic, if the rate is per topic.
+        topic: Option<Box<str>>,
+    },
+    /// The request needs more than is ever free at once.
+    #[error(
+        "a request counts as one publish for each of its topics; this one names {topics}, and limits.{} allows \
+         {per_second} per second",
+        .rate.key()
+    )]
+    TooManyTopics {
+        /// The rate.
+        rate: Rate,
+        /// Its limit.
+        per_second: u32,
+        /// How many topics the request names.
+        topics: u32,
+    },
+}
+
+/// What a publish has used of the rates.
+#[derive(Debug, Default)]
+pub struct Used {
+    ip: Share,
+    identity: Share,
+    /// The hashes of the topics that are counted.
+    topics: SmallVec<[u64; 2]>,
+}
+
+/// What a publish has used of the rate of its address or identity.
+#[derive(Debug, Default)]
+struct Share {
+    /// The hash of the address or identity.
+    key: Option<u64>,
+    publishes: u32,
+}
+
+impl Rates {
+    /// Nothing is used yet.
+    #[must_use]
+    pub fn new(limits: &LimitsConfig) -> Self {
+        Self::with_clock(limits, &MonotonicClock)
+    }
+}
+
+impl<C: Clock + Clone> Rates<C> {
+    fn with_clock(limits: &LimitsConfig, clock: &C) -> Self {
+        let limiter = |rate, per_second: usize| {
+            let per_second = NonZeroU32::new(u32::try_from(per_second).unwrap_or(u32::MAX))?;
+            Some(Limiter::new(rate, per_second, clock.clone()))
+        };
+        Self {
+            publishes_per_ip: limiter(Rate::PublishesPerIp, limits.publishes_per_second_per_ip),
+            publishes_per_key: limiter(Rate::PublishesPerKey, limits.publishes_per_second_per_key),
+            publishes_per_topic: limiter(Rate::PublishesPerTopic, limits.publishes_per_second_per_topic),
+            subscribes_per_ip: limiter(Rate::SubscribesPerIp, limits.subscribes_per_second_per_ip),
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+impl<C: Clock> Rates<C> {
+    /// Counts a subscription, whatever the number of its topics.
+    ///
+    /// # Errors
+    /// When the rate is used up.
+    pub fn subscribe(&self, ip: Option<IpAddr>) -> Result<(), RateError> {
+        let (Some(limiter), Some(ip)) = (&self.subscribes_per_ip, ip) else { return Ok(()) };
+        limiter.take(self.hasher.hash_one(network(ip)), 1)
+    }
+
+    /// Counts a publish to the `topics` that are known before its body is read. A publish counts once for each topic,
+    /// and once if it names none.
+    ///
+    /// # Errors
+    /// When a rate is used up. Then the publish has used nothing.
+    pub fn publish<'t>(
+        &self,
+        ip: Option<IpAddr>,
+        identity: Option<&Identity>,
+        topics: impl Iterator<Item = &'t str>,
+    ) -> Result<Used, RateError> {
+        let mut used = Used::default();
+        if self.limits_publishes() {
+            used.ip.key = ip.map(|ip| self.hasher.hash_one(network(ip)));
+            used.identity.key = identity.map(|identity| self.hasher.hash_one(identity));
+            self.count(&mut used, topics)?;
+        }
+        Ok(used)
+    }
+
+    /// Counts all `topics` of the publish. Those that are counted already are not counted again.
+    ///
+    /// # Errors
+    /// When a rate is used up. Then the publish has used nothing.
+    pub fn publish_to<'t>(&self, mut used: Used, topics: impl Iterator<Item = &'t str>) -> Result<(), RateError> {
+        if self.limits_publishes() { self.count(&mut used, topics) } else { Ok(()) }
+    }
+
+    /// Forgets the keys whose rate is free again. Without this, their number would only grow.
+    pub fn forget_unused(&self) {
+        for limiter in self.limiters().into_iter().flatten() {
+            limiter.gcra.retain_recent();
+        }
+    }
+
+    fn limiters(&self) -> [Option<&Limiter<C>>; 4] {
+        let (ip, key, topic) = (&self.publishes_per_ip, &self.publishes_per_key, &self.publishes_per_topic);
+        [ip, key, topic, &self.subscribes_per_ip].map(Option::as_ref)
+    }
+
+    fn limits_publishes(&self) -> bool {
+        self.publishes_per_ip.is_some() || self.publishes_per_key.is_some() || self.publishes_per_topic.is_some()
+    }
+
+    fn count<'t>(&self, used: &mut Used, topics: impl Iterator<Item = &'t str>) -> Result<(), RateError> {
+        let mut new = SmallVec::<[(u64, &str); 2]>::new();
+        for topic in topics {
+            let key = self.hasher.hash_one(topic);
+            if !used.topics.contains(&key) && new.iter().all(|(other, _)| *other != key) {
+                new.push((key, topic));
+            }
+        }
+        let counted = self.take(used, &new);
+        if counted.is_err() {
+            self.give_back(used);
+        }
+        counted
+    }
+
+    /// Takes what the publish needs for the `new` topics. What was taken before an error is in `used`.
+    ///
+    /// The address is asked first. A client that has reached its own limit must not use up the rate of a topic: others
+    /// could not publish to it any more.
+    fn take(&self, used: &mut Used, new: &[(u64, &str)]) -> Result<(), RateError> {
+        let publishes = u32::try_from(used.topics.len() + new.len()).unwrap_or(u32::MAX).max(1);
+        for (limiter, share) in [(&self.publishes_per_ip, &mut used.ip), (&self.publishes_per_key, &mut used.identity)]
+        {
+            if let (Some(limiter), Some(key)) = (limiter, share.key) {
+                if publishes > limiter.per_second.get() {
+                    let (rate, per_second) = (limiter.rate, limiter.per_second.get());
+                    return Err(RateError::TooManyTopics { rate, per_second, topics: publishes });
+                }
+                limiter.take(key, publishes - share.publishes)?;
+                share.publishes = publishes;
+            }
+        }
+        for (key, name) in new {
+            if let Some(limiter) = &self.publishes_per_topic {
+                limiter.take(*key, 1).map_err(|error| error.of_topic(name))?;
+            }
+            used.topics.push(*key);
+        }
+        Ok(())
+    }
+
+    fn give_back(&self, used: &Used) {
+        for (limiter, share) in [(&self.publishes_per_ip, &used.ip), (&self.publishes_per_key, &used.identity)] {
+            if let (Some(limiter), Some(key)) = (limiter, share.key) {
+                limiter.give_back(key, share.publishes);
+            }
+        }
+        if let Some(limiter) = &self.publishes_per_topic {
+            used.topics.iter().for_each(|key| limiter.give_back(*key, 1));
+        }
+    }
+}
+
+impl Rate {
+    /// Its key in the section `limits`.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::PublishesPerIp => "publishes_per_second_per_ip",
+            Self::PublishesPerKey => "publishes_per_second_per_key",
+            Self::PublishesPerTopic => "publishes_per_second_per_topic",
+            Self::SubscribesPerIp => "subscribes_per_second_per_ip",
+        }
+    }
+
+    fn unit(self) -> &'static str {
+        match self {
+            Self::PublishesPerIp | Self::PublishesPerKey | Self::PublishesPerTopic => "publishes",
+            Self::SubscribesPerIp => "subscriptions",
+        }
+    }
+}
+
+impl RateError {
+    fn of_topic(mut self, name: &str) -> Self {
+        if let Self::Reached { topic, .. } = &mut self {
+            *topic = Some(name.into());
+        }
+        self
+    }
+}
+
+/// What has reached the limit, for the message.
+fn who(rate: Rate, topic: Option<&str>) -> String {
+    match rate {
+        Rate::PublishesPerIp | Rate::SubscribesPerIp => "your address".to_owned(),
+        Rate::PublishesPerKey => "your key".to_owned(),
+        Rate::PublishesPerTopic => format!("the topic `{}`", topic.unwrap_or_default()),
+    }
+}
+
+/// One rate, for each of its keys.
+struct Limiter<C: Clock> {
+    rate: Rate,
+    per_second: NonZeroU32,
+    /// How long it takes until one more is free.
+    interval: Duration,
+    keys: Keys,
+    /// The generic cell rate algorithm.
+    gcra: RateLimiter<u64, Keys, C, NoOpMiddleware<C::Instant>>,
+}
+
+impl<C: Clock> Limiter<C> {
+    fn new(rate: Rate, per_second: NonZeroU32, clock: C) -> Self {
+        let (quota, keys) = (Quota::per_second(per_second), Keys::new());
+        let gcra = RateLimiter::new(quota, keys.clone(), clock);
+        Self { rate, per_second, interval: quota.replenish_interval(), keys, gcra }
+    }
+
+    /// Takes `n` of the rate for `key`.
+    fn take(&self, key: u64, n: u32) -> Result<(), RateError> {
+        let Some(n) = NonZeroU32::new(n) else { return Ok(()) };
+        let wait = match self.gcra.check_key_n(&key, n) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(refused)) => refused.wait_time_from(self.gcra.clock().now()),
+            // So many are never free at once. The callers check this before.
+            Err(_) => Duration::MAX,
+        };
+        // One becomes free after each interval.
+        let missing = wait.as_nanos().div_ceil(self.interval.as_nanos().max(1));
+        let remaining = n.get().saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX));
+        Err(RateError::Reached { rate: self.rate, per_second: self.per_second.get(), remaining, wait, topic: None })
+    }
+
+    /// Gives `n` back.
+    fn give_back(&self, key: u64, n: u32) {
+        let time = self.interval.saturating_mul(n);
+        self.keys.give_back(key, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).into());
+    }
+}
