@@ -178,6 +178,7 @@ fn fanout_one_event_to_1000(bencher: Bencher<'_, '_>) {
             marks: Marks::Event,
             start,
             ends_at: None,
+            right: None,
             guards: Box::new(()),
         };
         fanout.adopt(Sink, subscription, |_, _| Ok(())).expect("it is taken");

@@ -2,7 +2,7 @@
 //!
 //! Parsing validates: a value of one of these types can go on the wire as it is, and no other module checks it again.
 
-use std::{borrow::Borrow, fmt, ops::Range, sync::Arc};
+use std::{borrow::Borrow, fmt, ops::Range, sync::Arc, time::Duration};
 
 use ecow::EcoString;
 
@@ -202,7 +202,7 @@ impl Epoch {
 }
 
 /// An event id, `<epoch>-<seq>`: a position in one history. Clients must not interpret it. Its characters are in
-/// `[0-9a-z.-]`; the dot is reserved for later.
+/// `[0-9a-z.-]`; only a [`StopId`] has a dot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventId {
     /// The history.
@@ -242,6 +242,42 @@ impl EventId {
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.epoch.as_str(), self.seq)
+    }
+}
+
+/// The last id of a stream that an operator has ended, `<epoch>-<seq>.stop<ms>`: a position, and how long its client must
+/// stay away. The client comes back with it, so no server needs to remember the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopId {
+    /// Where the client may resume later.
+    pub id: EventId,
+    /// Until when the client must stay away, in milliseconds since the Unix epoch.
+    pub until_ms: u64,
+}
+
+impl StopId {
+    /// Parses what [`Display`](fmt::Display) wrote.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (id, until) = text.split_once(".stop")?;
+        let stop = Self { id: EventId::parse(id)?, until_ms: until.parse().ok()? };
+        // `u64::from_str` would also accept a plus sign and leading zeros.
+        (stop.to_string() == text).then_some(stop)
+    }
+
+    /// Whether the client must still stay away at `now_ms`. No server asks a client to stay away for longer than
+    /// `at_most` (`stream.gone`). So if more than that is left, the wall clock was set back, and the id is not believed:
+    /// the client would be kept away for as long as the clock was set back.
+    #[must_use]
+    pub fn is_active(&self, now_ms: u64, at_most: Duration) -> bool {
+        let left_ms = self.until_ms.saturating_sub(now_ms);
+        left_ms > 0 && u128::from(left_ms) <= at_most.as_millis()
+    }
+}
+
+impl fmt::Display for StopId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.stop{}", self.id, self.until_ms)
     }
 }
 
@@ -298,5 +334,29 @@ mod tests {
         ] {
             assert_eq!(EventId::parse(text), None, "{text}");
         }
+    }
+    #[test]
+    fn a_stop_id_reads_back_and_nothing_else_does() {
+        // Goal: what a client sends back is read exactly, and a plain id is not taken for a stop.
+        let id = EventId { epoch: Epoch::random(), seq: 7 };
+        for until_ms in [0, 1, u64::MAX] {
+            let stop = StopId { id, until_ms };
+            assert_eq!(StopId::parse(&stop.to_string()), Some(stop));
+            assert_eq!(EventId::parse(&stop.to_string()), None, "an id alone has no dot");
+        }
+        for suffix in ["", ".stop", ".stop01", ".stop+1", ".stop-1", ".stop1 ", ".stop1.stop2", ".halt1"] {
+            assert_eq!(StopId::parse(&format!("{id}{suffix}")), None, "{suffix}");
+        }
+        assert_eq!(StopId::parse(".stop1"), None);
+    }
+
+    #[test]
+    fn a_stop_is_over_in_time_also_when_the_clock_was_set_back() {
+        // Goal: a client stays away for `stream.gone`, and a clock that was set back does not make it longer.
+        let stop = StopId { id: EventId { epoch: Epoch::random(), seq: 1 }, until_ms: 60_000 };
+        let gone = Duration::from_secs(50);
+        let times = [9_999, 10_000, 59_999, 60_000, u64::MAX];
+        assert_eq!(times.map(|now_ms| stop.is_active(now_ms, gone)), [false, true, true, false, false]);
+        assert!(!stop.is_active(59_999, Duration::ZERO), "`stream.gone = 0s` keeps nobody away");
     }
 }

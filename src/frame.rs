@@ -12,6 +12,7 @@
 
 use std::{
     borrow::Cow,
+    fmt::Display,
     iter,
     ops::Deref,
     sync::Arc,
@@ -23,7 +24,7 @@ use memchr::memchr2;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::event::{Content, Epoch, Event, EventId, EventName, TopicName};
+use crate::event::{Content, Epoch, Event, EventId, EventName, StopId, TopicName};
 
 mod chunk;
 
@@ -249,7 +250,10 @@ pub fn gap(encoding: Encoding, reason: GapReason, requested: &str, resumed_after
 /// the deletion again, or tells it to stop.
 #[must_use]
 pub fn deleted(encoding: Encoding, topic: &TopicName) -> Bytes {
-    text_block(encoding.framing, &notice(encoding.format, "broker.deleted", None, &json!({"topic": topic.as_str()})))
+    text_block(
+        encoding.framing,
+        &notice(encoding.format, "broker.deleted", None::<EventId>, &json!({"topic": topic.as_str()})),
+    )
 }
 
 /// The whole body that answers a refused subscription: the reason, and when to reconnect. It repeats the `cursor`
@@ -258,16 +262,42 @@ pub fn deleted(encoding: Encoding, topic: &TopicName) -> Bytes {
 #[must_use]
 pub fn refused(format: Format, retry: Duration, cursor: Option<EventId>, code: &str, message: &str) -> Bytes {
     let retry = retry.as_millis();
-    let notice =
-        notice(format, "broker.refused", cursor, &json!({"code": code, "message": message, "retry_ms": retry}));
+    let data = json!({"code": code, "message": message, "retry_ms": retry});
+    let notice = notice(format, "broker.refused", cursor, &data);
     match format {
         Format::Lines => notice.into(),
         Format::Plain | Format::Envelope => format!("retry: {retry}\n{notice}").into(),
     }
 }
 
+/// `broker.unauthorized`, and the end of a stream whose right has ended. Its client may come back after `retry` with
+/// another credential, and resumes after `cursor`.
+#[must_use]
+pub fn unauthorized(encoding: Encoding, retry: Duration, cursor: EventId) -> Bytes {
+    let detail = "the right to this stream has ended; come back with a new token or ticket";
+    let data = json!({"code": "unauthorized", "detail": detail});
+    last_notice(encoding, retry, &notice(encoding.format, "broker.unauthorized", Some(cursor), &data))
+}
+
+/// `broker.ended`, and the end of a stream that an operator has ended. Its id makes the server tell the client to stop
+/// when it comes back. It has data, because many clients ignore an id without data.
+#[must_use]
+pub fn ended(encoding: Encoding, retry: Duration, id: StopId) -> Bytes {
+    let data = json!({"code": "ended", "detail": "an operator has ended this stream"});
+    last_notice(encoding, retry, &notice(encoding.format, "broker.ended", Some(id), &data))
+}
+
+/// The last notice of a stream, and its end.
+fn last_notice(encoding: Encoding, retry: Duration, notice: &str) -> Bytes {
+    let text = match encoding.format {
+        Format::Lines => notice.to_owned(),
+        Format::Plain | Format::Envelope => format!("retry: {}\n{notice}", retry.as_millis()),
+    };
+    [text_block(encoding.framing, &text), end(encoding.framing)].concat().into()
+}
+
 /// One of the broker's own events. Without an `id`, the client's cursor stays where it is.
-fn notice(format: Format, name: &str, id: Option<EventId>, data: &serde_json::Value) -> String {
+fn notice(format: Format, name: &str, id: Option<impl Display>, data: &serde_json::Value) -> String {
     match format {
         Format::Lines => {
             let id = id.map(|id| id.to_string());

@@ -3,7 +3,8 @@
 //! ```text
 //!  feed of committed events ───────────┐
 //!  sockets handed over by HTTP ────────┼─► loop: apply the feed, adopt, poll ─► step by step: write ─► sockets
-//!  sockets that are ready ─────────────┘
+//!  sockets that are ready ─────────────┤
+//!  commands from other threads ────────┘
 //! ```
 //!
 //! The hub has no send queue for a subscriber, only a cursor into the log. So a slow subscriber costs little memory,
@@ -20,16 +21,18 @@
 
 use std::{
     cell::{RefCell, RefMut},
+    future::poll_fn,
     io,
     net::TcpStream,
     num::NonZeroU32,
     rc::Rc,
     sync::Arc,
+    task,
     time::{Duration, Instant},
 };
 
 use futures_util::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream::FuturesUnordered};
-use mio::{Events, Poll, Registry, Token};
+use mio::{Events, Poll, Token};
 use tokio::{
     io::unix::AsyncFd,
     sync::{Notify, mpsc, watch},
@@ -41,11 +44,15 @@ use crate::{
     transport::Transport,
 };
 
-// Each file uses only files below it. The first three have methods of `Streams`, whose struct is in the fourth.
+// Each file uses only files below it. Four of them have methods of `Streams`, whose struct is in `streams`.
+mod slice;
 mod fanout;
 mod lifetimes;
+mod subscribers;
 mod delivery;
 mod streams;
+mod walk;
+mod recent_ends;
 mod backlog;
 mod channels;
 mod channel;
@@ -55,25 +62,19 @@ mod socket;
 mod connection;
 mod segment;
 mod unsent;
+mod command;
 mod end;
 
 use channels::SMALL_CHANNEL_MEMBERS_MAX;
-pub use connection::{Peer, Subscription};
+pub use command::{Command, EndWhere, Hubs, Inbox, Listed, Matches, StreamId, SubscriberId, wall_ms};
+pub use connection::{Peer, Right, Subscription};
 pub use end::End;
 pub use handover::Carrier;
 pub use lifetimes::jitter;
-use socket::Socket;
+use slice::Core;
 pub use streams::{PageRequest, Streams};
 pub use unsent::UnsentBytes;
 
-/// How long the hub works before it yields the thread to the HTTP server. A shorter slice has more task switches. In a
-/// longer one, the hub writes more often before the next requests of a burst are read, so each write has fewer events.
-const SLICE: Duration = Duration::from_micros(500);
-/// The slice while there is a backlog. Its writes are far larger, and new publishes wait for them.
-const BACKLOG_SLICE: Duration = Duration::from_micros(250);
-/// Steps between two readings of the clock while there is no backlog. The number comes from a measurement: for a burst
-/// to 500 subscribers, the hub made 26,000 writes with seven steps, and 34,500 with eight.
-const STEPS_PER_CLOCK_READ: u32 = 7;
 /// How many pages are fetched at the same time. Further requests wait, so that many replays do not overload the disk.
 const FETCHES_MAX: usize = 4;
 /// How many readiness events one poll returns. A limit, because many clients can disconnect at once.
@@ -92,19 +93,10 @@ struct Shared {
     arrivals: RefCell<Vec<(Transport<TcpStream>, Subscription)>>,
     /// Wakes the hub's task when a socket was handed over.
     notify: Notify,
+    /// The commands from other threads; `None` when the hub has ended.
+    inbox: RefCell<Option<Inbox>>,
     /// `None` when the hub has ended.
     core: RefCell<Option<Core>>,
-}
-
-/// The part of a hub that both the hub's task and [`HubHandle::deliver`] use.
-struct Core {
-    feed: Arc<Feed>,
-    streams: Streams<Socket>,
-    registry: Rc<Registry>,
-    /// Commits taken from the feed. It is kept here so that its memory is reused.
-    batch: Batch,
-    /// [`HubHandle::deliver`] is running. If the hub's task finds this set, `deliver` has panicked.
-    is_delivering: bool,
 }
 
 /// How the server ends all hubs.
@@ -126,9 +118,10 @@ impl HubHandle {
         log: &Arc<dyn Log>,
         config: &StreamConfig,
         unsent: &Arc<UnsentBytes>,
+        inbox: Inbox,
         drain: Drain,
     ) -> io::Result<Self> {
-        let shared = Rc::new(Shared::default());
+        let shared = Rc::new(Shared { inbox: RefCell::new(Some(inbox)), ..Shared::default() });
         let handle = Self(Rc::clone(&shared));
         let delays_drain = drain.delays_drain.upgrade();
         let (log, config, unsent) = (Arc::clone(log), config.clone(), Arc::clone(unsent));
@@ -148,6 +141,7 @@ impl HubHandle {
             }
             shared.core.take();
             shared.arrivals.take();
+            shared.inbox.take();
         });
         Ok(handle)
     }
@@ -184,6 +178,13 @@ impl HubHandle {
             core.streams.step();
         }
         core.is_delivering = false;
+    }
+}
+
+impl Shared {
+    /// The next command. It is not lost if the future is dropped before it is ready.
+    fn next_command(&self) -> impl Future<Output = Option<Command>> {
+        poll_fn(|cx| self.inbox.borrow_mut().as_mut().map_or(task::Poll::Ready(None), |inbox| inbox.0.poll_recv(cx)))
     }
 }
 
@@ -236,10 +237,14 @@ impl Hub {
     async fn run(mut self, mut drain: Drain) {
         // When the hub ends at the latest; `None` before the drain.
         let mut ends_at = None;
+        // A command that has woken the hub.
+        let mut command = None;
         loop {
             // The time is read before the feed: see `Streams::apply`.
             let now = Instant::now();
             self.receive(now);
+            // After the arrivals, which it may be about.
+            let is_commanded = self.obey(command.take());
             // An error means that the server is gone.
             if ends_at.is_none() && drain.begin.has_changed().unwrap_or(true) {
                 let within = drain.begin.borrow_and_update().unwrap_or_default();
@@ -247,7 +252,7 @@ impl Hub {
                 ends_at = Some(now + within);
             }
             self.poll_sockets();
-            let mut is_busy = self.core().work(now);
+            let mut is_busy = self.core().work(now) || is_commanded;
             if ends_at.is_some_and(|at| at <= now || self.is_empty()) {
                 return;
             }
@@ -269,6 +274,7 @@ impl Hub {
             tokio::select! {
                 () = self.feed.arrived() => {}
                 () = self.shared.notify.notified() => {}
+                Some(next) = self.shared.next_command() => command = Some(next),
                 ready = self.poll.readable() => drop(ready),
                 Some((key, id, page)) = self.fetches.next(), if !self.fetches.is_empty() => {
                     self.core().streams.supply(key, id, page);
@@ -294,6 +300,14 @@ impl Hub {
         let mut core = self.core();
         assert!(!core.is_delivering, "HubHandle::deliver panicked");
         core.receive(self.shared.arrivals.take(), now);
+    }
+
+    /// Carries out `command`, or the next one of the inbox. Returns whether there was one.
+    fn obey(&self, command: Option<Command>) -> bool {
+        let command = command.or_else(|| self.shared.next_command().now_or_never().flatten());
+        let Some(command) = command else { return false };
+        self.core().streams.command(command);
+        true
     }
 
     /// Starts to fetch pages that connections wait for, up to [`FETCHES_MAX`] at a time.
@@ -331,38 +345,6 @@ impl Hub {
         }
         drop(core);
         self.has_more_events = count == EVENTS;
-    }
-}
-
-impl Core {
-    /// Applies the feed, then adopts `arrivals`. They subscribed before this call, so the feed has every deletion from
-    /// before their subscriptions, and it is applied before they are adopted (see [`Streams::adopt`]).
-    fn receive(&mut self, arrivals: Vec<(Transport<TcpStream>, Subscription)>, now: Instant) {
-        self.feed.take(&mut self.batch);
-        self.streams.apply(&mut self.batch, now);
-        for (socket, subscription) in arrivals {
-            let socket = Socket::new(socket, Rc::clone(&self.registry));
-            if let Err(error) = self.streams.adopt(socket, subscription, Socket::watch_readable) {
-                tracing::warn!(%error, "cannot watch the socket of a subscriber; its stream is closed");
-            }
-        }
-    }
-
-    /// Makes steps until the slice that began at `now` is over, or no work is left. Returns whether work is left. It
-    /// makes at least one step, even if the feed and the poll have used up the slice.
-    fn work(&mut self, now: Instant) -> bool {
-        let mut steps: u32 = 0;
-        while self.streams.has_work() {
-            let (slice, steps_per_clock_read) =
-                if self.streams.has_backlog() { (BACKLOG_SLICE, 1) } else { (SLICE, STEPS_PER_CLOCK_READ) };
-            let reads_clock = steps > 0 && steps.is_multiple_of(steps_per_clock_read);
-            if reads_clock && Instant::now() >= now + slice {
-                return true;
-            }
-            self.streams.step();
-            steps += 1;
-        }
-        false
     }
 }
 

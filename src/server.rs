@@ -13,7 +13,7 @@ use tokio::{
 use crate::{
     config::{Config, Engine},
     http::SharedState,
-    hub::{Drain, UnsentBytes},
+    hub::{Drain, Hubs, Inbox, UnsentBytes},
     limits::{Quota, Rates},
     log::{
         KeyLimits, Log,
@@ -103,6 +103,7 @@ impl Server {
         };
         let (drain, begin) = watch::channel(None);
         let (delays_drain, drained) = mpsc::channel(1);
+        let (hubs, inboxes) = Hubs::new(sockets.len());
         let shared = SharedState {
             registry: Arc::new(Registry::new(
                 Arc::clone(&log),
@@ -116,6 +117,7 @@ impl Server {
             bytes: Quota::request_bytes(&config.limits),
             rates: Arc::new(Rates::new(&config.limits)),
             unsent: Arc::new(UnsentBytes::new(config.stream.unsent_bytes_max.to_usize())),
+            hubs,
             drain: Drain { begin, delays_drain: delays_drain.downgrade() },
             config: Arc::new(config),
         };
@@ -123,7 +125,7 @@ impl Server {
         for socket in &sockets {
             socket.listen(BACKLOG).map_err(listen_error)?;
         }
-        let workers = start_workers(sockets, &shared).map_err(StartError::Worker)?;
+        let workers = start_workers(sockets, inboxes, &shared).map_err(StartError::Worker)?;
         actix_rt::spawn(maintain(shared.clone()));
         Ok(Self { address, shared, workers, drain, delays_drain, drained })
     }
@@ -232,12 +234,12 @@ fn bind(address: SocketAddr, config: &Config, reuses_port: bool) -> io::Result<S
 }
 
 /// Starts each worker on its own thread, and waits until all of them serve.
-fn start_workers(sockets: Vec<Socket>, shared: &SharedState) -> io::Result<Vec<Arbiter>> {
+fn start_workers(sockets: Vec<Socket>, inboxes: Vec<Inbox>, shared: &SharedState) -> io::Result<Vec<Arbiter>> {
     let (started, starts) = std::sync::mpsc::channel();
     let mut workers = Vec::with_capacity(sockets.len());
-    for socket in sockets {
+    for (socket, inbox) in sockets.into_iter().zip(inboxes) {
         let (worker, shared, started) = (Arbiter::try_new()?, shared.clone(), started.clone());
-        worker.spawn_fn(move || drop(spawn_local(worker::run(socket.into(), shared, started))));
+        worker.spawn_fn(move || drop(spawn_local(worker::run(socket.into(), shared, inbox, started))));
         workers.push(worker);
     }
     drop(started);

@@ -9,7 +9,7 @@ use super::problem::{Code, Problem, RETRY_AFTER};
 use crate::{
     config::Config,
     event::TopicName,
-    hub::{Drain, HubHandle, UnsentBytes},
+    hub::{Drain, HubHandle, Hubs, UnsentBytes},
     limits::{Quota, Rates},
     log::Log,
     registry::Registry,
@@ -34,6 +34,8 @@ pub struct SharedState {
     pub rates: Arc<Rates>,
     /// The bytes of partly sent events and of notices that wait for slow subscribers, and their limit.
     pub unsent: Arc<UnsentBytes>,
+    /// The way to the hubs of all workers.
+    pub hubs: Hubs,
     /// The drain.
     pub drain: Drain,
 }

@@ -17,12 +17,12 @@ use super::{
     fields::Fields,
     head::Head,
     problem::{Code, Problem},
-    reply::{Reply, Served, reply_later},
+    reply::{Reply, Served, reply_later, reply_now},
 };
 use crate::{
-    event::{EventId, TopicName},
+    event::{EventId, StopId, TopicName},
     frame::{self, Encoding, Format, Framing, Marks, Opening},
-    hub::{Subscription, jitter},
+    hub::{Subscription, jitter, wall_ms},
     log::{Start, StartPoint},
     registry::RegistryError,
     topic::{Deletion, JoinError, Joined, Subscriber},
@@ -45,12 +45,19 @@ const REFUSED_RETRY_FACTOR: u32 = 4;
 
 /// Serves `GET /subscribe`.
 pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head) -> Result<Served<'a>, Problem> {
-    Ok(reply_later(SubscribeRequest::read(app, head)?.admit(app)))
+    let request = SubscribeRequest::read(app, head)?;
+    Ok(if request.must_stay_away { reply_now(stop()) } else { reply_later(request.admit(app)) })
 }
 
 /// Serves `HEAD /subscribe`: the head of a stream, without a subscriber.
 pub(super) fn head(app: &AppState, head: &impl Head) -> Result<Answer, Problem> {
-    SubscribeRequest::read(app, head).map(|request| stream_head(request.encoding.format, None))
+    let request = SubscribeRequest::read(app, head)?;
+    Ok(if request.must_stay_away { stop() } else { stream_head(request.encoding.format, None) })
+}
+
+/// Tells the client to stop: an `EventSource` that gets 204 does not come back (HTML standard, section 9.2.3).
+fn stop() -> Answer {
+    Answer::new(StatusCode::NO_CONTENT)
 }
 
 /// A request to subscribe.
@@ -61,6 +68,8 @@ struct SubscribeRequest {
     start: Start,
     /// The cursor, or `since`, as the client sent it, for `broker.gap`. It is cut to [`REQUESTED_BYTES_MAX`].
     requested: String,
+    /// An operator has ended the client's last stream, less than `stream.gone` ago.
+    must_stay_away: bool,
     /// `on_gap=fail`: refuse the request if there is a gap.
     fails_on_gap: bool,
     /// The client may be an `EventSource`: it asks for an event stream by name, as every `EventSource` does.
@@ -73,8 +82,13 @@ impl SubscribeRequest {
         let query = &Fields::query(request.query(), &PARAMETERS, &CURSORS)?;
         let (topics, _) = app.topics(query.all("topic"), query.topics_dropped())?;
         let cursor = sent_cursor(request, query);
+        let stop = cursor.as_deref().and_then(StopId::parse);
+        let must_stay_away = stop.is_some_and(|stop| stop.is_active(wall_ms(), app.config.stream.gone));
         let start = match &cursor {
-            Some(cursor) => EventId::parse(cursor).map_or(Start::Unreadable, Start::After),
+            Some(cursor) => {
+                let id = stop.map(|stop| stop.id).or_else(|| EventId::parse(cursor));
+                id.map_or(Start::Unreadable, Start::After)
+            }
             None => start(query)?,
         };
         let fails_on_gap = match query.only("on_gap")? {
@@ -91,7 +105,8 @@ impl SubscribeRequest {
         let encoding = Encoding { format, framing };
         let marks = marks(query)?;
         let is_event_source = format != Format::Lines && accept.names_events();
-        Ok(Self { topics, encoding, marks, start, requested, fails_on_gap, is_event_source, remote: request.remote() })
+        let remote = request.remote();
+        Ok(Self { topics, encoding, marks, start, requested, must_stay_away, fails_on_gap, is_event_source, remote })
     }
 
     /// Opens the stream, or refuses the subscriber.
@@ -174,7 +189,7 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
         let Joined { membership, deletion } = match app.registry.join(topic, subscriber).await {
             Ok(joined) => joined,
             // Only a subscriber with a `single_topic` gets this error.
-            Err(RegistryError::Topic(JoinError::Deleted)) => return Ok(Answer::new(StatusCode::NO_CONTENT).into()),
+            Err(RegistryError::Topic(JoinError::Deleted)) => return Ok(stop().into()),
             Err(error) => return Err(with_retry(error.into())),
         };
         let topic = membership.topic().clone();
@@ -190,7 +205,7 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
         memberships.push(membership);
     }
     if are_all_deleted {
-        return Ok(Answer::new(StatusCode::NO_CONTENT).into());
+        return Ok(stop().into());
     }
     // The first bytes of the stream report these deletions. So for the log, the events that they removed are no gap.
     let start = app.log.resolve_start(&topics, &request.start, &deletion_notices).await?;
@@ -207,6 +222,7 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
         marks: request.marks,
         start,
         ends_at: (!lifetime.is_zero()).then(|| Instant::now() + jitter(lifetime)),
+        right: None,
         guards: Box::new((memberships, permit)),
     };
     let mut head = stream_head(encoding.format, Some(start.id())).body(first);

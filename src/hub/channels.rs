@@ -99,6 +99,11 @@ impl Channels {
         self.entries.get_mut(key).map(|entry| &mut entry.channel)
     }
 
+    /// The channels of a topic, except those that are ending.
+    pub(super) fn of_topic(&self, topic: &TopicName) -> impl Iterator<Item = &Channel> {
+        self.by_topic.get(topic).into_iter().flatten().filter_map(|key| self.get(*key))
+    }
+
     /// Whether the streams of a channel's members must end, because its topic was deleted.
     pub(super) fn is_ending(&self, key: usize) -> bool {
         self.entries.get(key).is_some_and(|entry| entry.state == State::Ending)

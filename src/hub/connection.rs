@@ -4,6 +4,7 @@ use std::{
     any::Any,
     io::{self, ErrorKind, Read, Write},
     num::NonZeroU32,
+    sync::Arc,
     time::Instant,
 };
 
@@ -13,10 +14,11 @@ use smallvec::SmallVec;
 use crate::{
     event::TopicName,
     frame::{Encoding, Marks},
+    identity::Identity,
     log::StartPoint,
 };
 
-use super::{end::End, segment::Segment, unsent::UnsentBytes};
+use super::{command::wall_ms, end::End, segment::Segment, unsent::UnsentBytes};
 
 /// What a hub needs from a socket. The socket must be non-blocking.
 pub trait Peer: Read + Write {
@@ -43,8 +45,22 @@ pub struct Subscription {
     pub start: StartPoint,
     /// When the hub must end the stream; `None` for no limit.
     pub ends_at: Option<Instant>,
+    /// The right that its credential gives; `None` for an anonymous client.
+    pub right: Option<Right>,
     /// Permits and topic memberships. They are dropped when the stream has ended.
     pub guards: Box<dyn Any>,
+}
+
+/// The right of a stream, as HTTP has checked it.
+#[derive(Clone, Debug)]
+pub struct Right {
+    /// Whose right it is.
+    pub identity: Arc<Identity>,
+    /// A moment before the check began. A command that ends the streams of an identity also ends those that are handed
+    /// over after it, if their right was checked before it.
+    pub checked_at: Instant,
+    /// When the right ends, and the stream with it: the `exp` of the token, plus the leeway.
+    pub ends_at: Option<Instant>,
 }
 
 /// A connection's membership in one channel.
@@ -107,8 +123,16 @@ pub(super) struct Partial {
 pub(super) struct Cold {
     /// How its client learns its position when there is no event.
     pub(super) marks: Marks,
-    /// When the hub must end its stream; `None` for no limit.
+    /// When the hub must end its stream; `None` for no limit. If its last block is queued: when to cut it.
     pub(super) ends_at: Option<Instant>,
+    /// When its right ends; `None` if it does not, or if the last block is queued.
+    pub(super) right_ends_at: Option<Instant>,
+    /// Whose stream it is; `None` for an anonymous client.
+    pub(super) identity: Option<Arc<Identity>>,
+    /// When it was adopted, in milliseconds since the Unix epoch.
+    pub(super) since_ms: u64,
+    /// A random number, part of its id: see [`StreamId`](super::command::StreamId).
+    pub(super) salt: u32,
     /// When to check the connection next.
     pub(super) timer_at: Instant,
     /// How many removals of the log it knows of: see [`crate::log::ReadFrom`].
@@ -174,6 +198,7 @@ impl<S: Peer> Connection<S> {
     const RECEIVED_MAX: usize = 64 << 10;
 
     pub(super) fn new(socket: S, subscription: Subscription, now: Instant) -> Self {
+        let (identity, right_ends_at) = subscription.right.map(|right| (right.identity, right.ends_at)).unzip();
         Self {
             socket,
             encoding: subscription.encoding,
@@ -190,6 +215,10 @@ impl<S: Peer> Connection<S> {
             cold: Box::new(Cold {
                 marks: subscription.marks,
                 ends_at: subscription.ends_at,
+                right_ends_at: right_ends_at.flatten(),
+                identity,
+                since_ms: wall_ms(),
+                salt: fastrand::u32(..),
                 timer_at: now,
                 removals_seen: subscription.start.from.removals_seen,
                 subscribed_seq: subscription.start.watermark,

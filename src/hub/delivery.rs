@@ -351,7 +351,7 @@ impl<S: Peer> Streams<S> {
     }
 
     /// Queues the deletion notice of the only topic, and the end of the stream.
-    fn end_after_deletion(&mut self, key: usize) {
+    pub(super) fn end_after_deletion(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         debug_assert!(connection.slots.len() <= 1, "a deletion ends only streams of a single topic");
         let Some(slot) = connection.slots.pop() else { return };

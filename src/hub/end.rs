@@ -11,6 +11,10 @@ pub enum End {
     Drained,
     /// All of its topics were deleted.
     Deleted,
+    /// Its right has ended: its token has expired, or its key was removed.
+    Unauthorized,
+    /// An operator has ended it.
+    Ended,
     /// The log's history has ended, and another one has begun.
     EpochEnded,
     /// Its client has closed the connection, or the connection broke.
@@ -33,6 +37,8 @@ impl End {
         Self::Lifetime,
         Self::Drained,
         Self::Deleted,
+        Self::Unauthorized,
+        Self::Ended,
         Self::EpochEnded,
         Self::PeerGone,
         Self::Flooded,
@@ -49,6 +55,8 @@ impl End {
             Self::Lifetime => "lifetime",
             Self::Drained => "drained",
             Self::Deleted => "deleted",
+            Self::Unauthorized => "unauthorized",
+            Self::Ended => "ended",
             Self::EpochEnded => "epoch_ended",
             Self::PeerGone => "peer_gone",
             Self::Flooded => "flooded",

@@ -28,6 +28,8 @@ const MEMBERS_PER_TURN: usize = 16;
 /// After this many turns of channels, a connection of the backlog is visited. New events have priority over the
 /// backlog, but cannot starve it.
 const TURNS_PER_VISIT: u32 = 4;
+/// How many expired timers are handled in one step. To end a stream takes about as long as a visit.
+const CHECKS_PER_STEP: usize = 16;
 
 impl<S: Peer> Streams<S> {
     /// Adds a subscriber. The first bytes of its stream have been written. `register` gets the key under which the
@@ -46,12 +48,16 @@ impl<S: Peer> Streams<S> {
     ) -> io::Result<()> {
         register(&mut socket, self.connections.vacant_key())?;
         let (topics, epoch) = (std::mem::take(&mut subscription.topics), subscription.start.epoch);
+        let end_at_once = self.end_on_arrival(&subscription);
         let mut connection = Connection::new(socket, subscription, self.now);
         if epoch != self.epoch {
             // A new epoch has begun since the log resolved the subscription's start.
             let key = self.insert(connection, SmallVec::new());
             self.push_farewell(key, epoch, End::EpochEnded);
             self.queue(key);
+        } else if let Some(end) = end_at_once {
+            let key = self.insert(connection, topics);
+            self.end_at_once(key, end);
         } else if self.drain_ends_at.is_some() {
             connection.cold.ends_at = Some(self.now);
             let key = self.insert(connection, topics);
@@ -59,6 +65,7 @@ impl<S: Peer> Streams<S> {
         } else {
             // The backlog visits the connection, not this call: its replay may be long, and others wait, too.
             let key = self.insert(connection, topics);
+            self.note_adopted(key);
             self.queue(key);
         }
         self.assert_invariants();
@@ -99,9 +106,12 @@ impl<S: Peer> Streams<S> {
         !self.has_backlog() && self.channels.is_single_small_channel_ready()
     }
 
-    /// Gives the next channel its turn. After every [`TURNS_PER_VISIT`] turns, or when no channel is ready, it also
-    /// visits the next connection of the backlog.
+    /// Checks a few connections whose timers have expired, makes a step of a walk, and gives the next channel its turn.
+    /// After every [`TURNS_PER_VISIT`] turns, or when no channel is ready, it also visits the next connection of the
+    /// backlog.
     pub fn step(&mut self) {
+        self.check_expired(CHECKS_PER_STEP);
+        self.step_walk();
         if let Some(channel) = self.channels.first_ready() {
             self.turn(channel);
             self.assert_invariants();

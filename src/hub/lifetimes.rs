@@ -20,20 +20,35 @@ use crate::{
 /// begins are usually committed by then, so all streams get them.
 const DRAIN_DELAY: Duration = Duration::from_millis(100);
 
+/// How many expired timers are handled before other work. More than that are handled step by step.
+const CHECKS_PER_ADVANCE: usize = 64;
+
 impl<S: Peer> Streams<S> {
-    /// Sets the clock, ends the channels' pauses that are over, and checks the connections whose timers have expired.
+    /// Sets the clock, ends the channels' pauses that are over, and checks connections whose timers have expired. If
+    /// these are many, [`step`](Self::step) checks the rest: thousands of streams may end at the same moment.
     pub fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
         self.channels.end_pauses(self.now);
-        while let Some(key) = self.next_timer() {
-            self.check(key);
-            self.set_timer(key);
-        }
+        self.check_expired(CHECKS_PER_ADVANCE);
         self.assert_invariants();
     }
 
-    /// Checks a connection whose timer has expired: its write deadline, its end, its heartbeat.
+    /// Checks the next connections whose timers have expired, at most `n`.
+    pub(super) fn check_expired(&mut self, n: usize) {
+        for _ in 0..n {
+            let Some(key) = self.next_timer() else { return };
+            self.check(key);
+            self.set_timer(key);
+        }
+    }
+
+    /// Checks a connection whose timer has expired: its right, its write deadline, its end, its heartbeat.
     fn check(&mut self, key: usize) {
+        let right_ends_at = self.connections.get(key).and_then(|connection| connection.cold.right_ends_at);
+        if right_ends_at.is_some_and(|at| at <= self.now) {
+            // First of all: what follows may write events, to which there is no right any more.
+            self.end_at_once(key, End::Unauthorized);
+        }
         if self.is_overdue(key) {
             // The kernel reports space only when a third of the buffer is free. A slow reader may have read a little
             // without such a report, so try to write before the connection is closed.
@@ -50,6 +65,8 @@ impl<S: Peer> Streams<S> {
             // A channel is ending only if its members have no other topic, and that topic was deleted. A heartbeat
             // would move the client's cursor past the deletion.
             self.end_member(key);
+        } else if connection.is_ending() && connection.cold.ends_at.is_some_and(|ends_at| ends_at <= self.now) {
+            self.close(key, End::WriteTimeout);
         } else if connection.cold.ends_at.is_some_and(|ends_at| ends_at <= self.now) {
             self.end(key);
         } else if self.is_idle(key) && !self.is_overdue(key) {

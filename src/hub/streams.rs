@@ -1,6 +1,6 @@
 //! The streams of one hub: the connections, their memberships in channels, the backlog, and the timers.
 //!
-//! Three files above this one have further methods of [`Streams`]: `delivery`, `lifetimes` and `fanout`.
+//! Four files above this one have further methods of [`Streams`]: `subscribers`, `delivery`, `lifetimes` and `fanout`.
 
 use std::{
     cmp::Reverse,
@@ -22,8 +22,10 @@ use super::{
     channels::Channels,
     connection::{Connection, Peer, Slot, Stage},
     end::End,
+    recent_ends::RecentEnds,
     segment::WriteEnd,
     unsent::UnsentBytes,
+    walk::Walk,
 };
 use crate::{
     config::StreamConfig,
@@ -60,6 +62,10 @@ pub struct Streams<S> {
     pub(super) drain_ends_at: Option<Instant>,
     /// How many turns channels have had.
     pub(super) turns: u32,
+    /// Commands that look at all connections, in order. The first one is under way.
+    pub(super) walks: VecDeque<Walk>,
+    /// The latest commands that ended the streams of identities.
+    pub(super) recent_ends: RecentEnds,
 }
 
 /// A page of the log that a connection waits for. The event loop fetches it, and calls [`Streams::supply`].
@@ -98,6 +104,8 @@ impl<S: Peer> Streams<S> {
             last_request_id: NonZeroU32::MIN,
             drain_ends_at: None,
             turns: 0,
+            walks: VecDeque::new(),
+            recent_ends: RecentEnds::new(now),
         }
     }
 
@@ -184,10 +192,11 @@ impl<S: Peer> Streams<S> {
         self.backlog.push(key);
     }
 
-    /// Whether a connection is in the backlog, so that a step may take long.
+    /// Whether there is other work than rounds of channels: a connection is in the backlog or has an expired timer, or a
+    /// walk is under way. So a step may take long.
     #[must_use]
     pub fn has_backlog(&self) -> bool {
-        !self.backlog.is_empty()
+        !self.backlog.is_empty() || !self.walks.is_empty() || self.has_expired_timer()
     }
 
     /// Removes the next connection from the backlog.
@@ -223,7 +232,7 @@ impl<S: Peer> Streams<S> {
             // A topic may be deleted while its stream is ending for another reason.
             if !connection.is_ending() {
                 connection.stage = Stage::Ending(end);
-                connection.cold.ends_at = None;
+                (connection.cold.ends_at, connection.cold.right_ends_at) = (None, None);
             }
             // No further events are sent, so only a partly sent event may still need its page.
             connection.page_request = connection.page_request.filter(|_| connection.partial().is_some());
@@ -307,11 +316,16 @@ impl<S: Peer> Streams<S> {
         if let Some(deadline) = write_deadline.filter(|_| connection.page_request.is_none()) {
             check_at = check_at.min(deadline);
         }
-        if let Some(ends_at) = connection.cold.ends_at {
+        for ends_at in [connection.cold.ends_at, connection.cold.right_ends_at].into_iter().flatten() {
             check_at = check_at.min(ends_at);
         }
         connection.cold.timer_at = check_at.max(self.now + TIMER_MIN);
         self.timers.push(Reverse((connection.cold.timer_at, key)));
+    }
+
+    /// Whether a timer has expired, perhaps a stale one.
+    fn has_expired_timer(&self) -> bool {
+        self.timers.peek().is_some_and(|Reverse((at, _))| *at <= self.now)
     }
 
     /// The next connection whose timer has expired. The caller must set its timer again.

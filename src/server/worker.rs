@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     http::{AppState, Fallback, FastPath, LINGER, PendingSlots, SharedState, fallback},
-    hub::{Carrier, HubHandle},
+    hub::{Carrier, HubHandle, Inbox},
     transport::Transport,
 };
 
@@ -34,10 +34,15 @@ const RETRY_ACCEPT_AFTER: Duration = Duration::from_millis(100);
 
 /// Serves the connections of `listener` until the thread's runtime stops. Reports to `started` whether the worker could
 /// start.
-pub(super) async fn run(listener: std::net::TcpListener, shared: SharedState, started: Sender<io::Result<()>>) {
+pub(super) async fn run(
+    listener: std::net::TcpListener,
+    shared: SharedState,
+    inbox: Inbox,
+    started: Sender<io::Result<()>>,
+) {
     let pending = PendingSlots::new(Arc::clone(&shared.pending));
     // A send fails only if nobody waits for the report any more.
-    match start(listener, shared).await {
+    match start(listener, shared, inbox).await {
         Ok((listener, fast)) => {
             started.send(Ok(())).ok();
             // The server waits until every worker has dropped its sender.
@@ -51,8 +56,9 @@ pub(super) async fn run(listener: std::net::TcpListener, shared: SharedState, st
 async fn start(
     listener: std::net::TcpListener,
     shared: SharedState,
+    inbox: Inbox,
 ) -> io::Result<(AsyncFd<TcpListener>, Rc<FastPath>)> {
-    let hub = HubHandle::start(&shared.log, &shared.config.stream, &shared.unsent, shared.drain.clone())?;
+    let hub = HubHandle::start(&shared.log, &shared.config.stream, &shared.unsent, inbox, shared.drain.clone())?;
     let app = Rc::new(AppState { shared, hub });
     let fallback = start_fallback(&app).await?;
     // `with_interest` is deprecated because it trusts the caller that the descriptor stays open and is not replaced. A

@@ -78,6 +78,10 @@ enum Step {
         client: Index,
         bytes: usize,
     },
+    /// An operator ends its stream.
+    End {
+        client: Index,
+    },
     Delete {
         topic: usize,
     },
@@ -137,13 +141,15 @@ fn content(kind: usize) -> String {
 fn manners() -> impl Strategy<Value = Manners> {
     let room = prop_oneof![3 => Just(usize::MAX), 1 => 0..400_usize];
     let gulp = prop_oneof![3 => Just(usize::MAX), 1 => 1..200_usize];
+    let right = prop_oneof![5 => Just(None), 1 => (0..4_000_u64).prop_map(|ms| Some(Duration::from_millis(ms)))];
     let lifetime = prop_oneof![4 => Just(None), 1 => (0..4_000_u64).prop_map(|ms| Some(Duration::from_millis(ms)))];
     let framing = prop_oneof![3 => Just(Framing::Chunked), 1 => Just(Framing::Close)];
     let marks = prop_oneof![2 => Just(Marks::Event), 2 => Just(Marks::Id), 1 => Just(Marks::None)];
-    (room, gulp, lifetime, framing, marks).prop_map(|(room, gulp, lifetime, framing, marks)| Manners {
+    (room, gulp, lifetime, right, framing, marks).prop_map(|(room, gulp, lifetime, right, framing, marks)| Manners {
         room,
         gulp,
         lifetime,
+        right,
         framing,
         marks,
     })
@@ -183,6 +189,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => client().prop_map(|client| Step::HangUp { client }),
         1 => (client(), prop_oneof![3 => Just(100), 1 => Just(70_000)])
             .prop_map(|(client, bytes)| Step::Chatter { client, bytes }),
+        1 => client().prop_map(|client| Step::End { client }),
         1 => (0..TOPICS).prop_map(|topic| Step::Delete { topic }),
         3 => (1..1_500_u64).prop_map(|milliseconds| Step::Clock { milliseconds }),
         2 => (0..5_usize).prop_map(|turns| Step::Delay { turns }),
@@ -238,12 +245,14 @@ fn apply(world: &mut World, step: &Step) -> Result<(), String> {
         Step::Room { client: index, .. }
         | Step::Break { client: index }
         | Step::HangUp { client: index }
+        | Step::End { client: index }
         | Step::Chatter { client: index, .. } => {
             let Some(at) = client(world, index) else { return Ok(()) };
             match step {
                 Step::Room { bytes, .. } => world.clients[at].pipe.borrow_mut().make_room(*bytes),
                 Step::Break { .. } => world.clients[at].pipe.borrow_mut().broken = true,
                 Step::Chatter { bytes, .. } => world.clients[at].pipe.borrow_mut().say(*bytes),
+                Step::End { .. } => return world.end(at),
                 _ => world.hang_up(at),
             }
             Ok(())

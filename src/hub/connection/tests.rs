@@ -53,6 +53,7 @@ pub(in crate::hub) fn subscription(epoch: Epoch) -> Subscription {
             watermark: 0,
         },
         ends_at: None,
+        right: None,
         guards: Box::new(()),
     }
 }
@@ -139,4 +140,11 @@ fn a_peer_may_send_up_to_the_limit_on_its_stream() {
 fn a_connection_fits_in_two_lines_of_the_cache() {
     // A socket, and the poll where it is registered.
     assert_eq!(size_of::<Connection<[usize; 2]>>(), 128);
+}
+
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn the_cold_fields_of_a_connection_fit_in_112_bytes() {
+    // The allocator has no size between 80, which was enough before streams had rights and ids, and 96 and 112.
+    assert!(size_of::<Cold>() <= 112, "{}", size_of::<Cold>());
 }

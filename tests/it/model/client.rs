@@ -26,8 +26,10 @@ use crate::harness::{
     parser::{Block, Parser},
 };
 
+mod ending;
 mod notice;
 
+use ending::without_stop;
 use notice::Notice;
 
 /// One subscriber.
@@ -43,6 +45,11 @@ pub struct Client {
     /// For a topic that it was told was deleted: the positions between which one of its deletions must be.
     deletions: BTreeMap<usize, RangeInclusive<u64>>,
     pub ends_at: Option<Instant>,
+    pub right_ends_at: Option<Instant>,
+    /// When an operator has ended its stream.
+    pub ended_at: Option<Instant>,
+    /// It was told why its stream ends: because its right has ended, or by an operator.
+    end_notice: Option<String>,
     /// What the hub holds on its behalf is still held.
     pub held: Rc<Cell<bool>>,
     /// The watermark when it subscribed.
@@ -75,6 +82,9 @@ impl Client {
             deletions: BTreeMap::new(),
             asked,
             ends_at: None,
+            right_ends_at: None,
+            ended_at: None,
+            end_notice: None,
             held: Rc::new(Cell::new(true)),
             placed: history.watermark,
             pos,
@@ -148,6 +158,7 @@ impl Client {
             match block.event.as_str() {
                 "broker.gap" => self.gap(&block, made_from, history)?,
                 "broker.deleted" => self.deleted(&block, history)?,
+                "broker.unauthorized" | "broker.ended" => self.end_notice(&block)?,
                 _ => self.event(&block, history)?,
             }
         }
@@ -165,7 +176,7 @@ impl Client {
         if self.encoding.format != Format::Lines {
             let blocks = self.parser.feed(bytes);
             if !self.parser.last_event_id.is_empty() {
-                self.last_id.clone_from(&self.parser.last_event_id);
+                self.last_id = without_stop(&self.parser.last_event_id);
             }
             return Ok(blocks);
         }
@@ -178,7 +189,7 @@ impl Client {
             }
             let object: Value = serde_json::from_slice(&line).map_err(|error| error.to_string())?;
             if let Some(id) = object["id"].as_str() {
-                id.clone_into(&mut self.last_id);
+                self.last_id = without_stop(id);
             }
             let event = object["event"].as_str().unwrap_or("message").to_owned();
             let notice = event.starts_with("broker.");
@@ -229,6 +240,9 @@ impl Client {
     }
 
     fn event(&mut self, block: &Block, history: &History) -> Result<(), String> {
+        if let Some(notice) = &self.end_notice {
+            return Err(format!("an event after {notice}: {block:?}"));
+        }
         let seq = self.seq(&block.id, history)?;
         let at = history.facts.binary_search_by_key(&seq, |fact| fact.seq);
         let fact = at.map(|at| &history.facts[at]).map_err(|_| format!("event {seq} was never published"))?;
@@ -346,51 +360,6 @@ impl Client {
             return Err("all of its topics were deleted, and its stream goes on".to_owned());
         }
         self.has_all(history.watermark, history)
-    }
-
-    /// Whether it was cut in the middle of an event that is gone: the hub need not have kept it, and can read it no more.
-    pub fn is_within_a_lost_event(&self, history: &History) -> bool {
-        let lost = |fact: &Fact| {
-            fact.seq > self.pos
-                && self.topics.contains(&fact.topic)
-                && (fact.removed.is_some() || history.deleted_after(fact.topic, self.placed).is_some())
-        };
-        let within = match &self.chunks {
-            Some(chunks) => chunks.is_within(),
-            None => self.parser.is_within() || !self.line.is_empty(),
-        };
-        within && history.facts.iter().any(lost)
-    }
-
-    /// After a clean end: it was due to end, and its cursor tells the broker what to do with it when it comes back. The
-    /// hub had been `fed` everything up to there; it may have read more, and need not have.
-    pub fn ended_well(&self, now: Instant, fed: u64, history: &History) -> Result<(), String> {
-        if self.chunks.as_ref().is_some_and(|chunks| !chunks.ended) {
-            return Err("its stream ended without the last chunk".to_owned());
-        }
-        if self.topics.is_empty() {
-            let cursor = self.seq(&self.last_id, history)?;
-            return match self.asked[..] {
-                [topic] if history.deleted_after(topic, self.placed).is_none_or(|deleted| deleted <= cursor) => {
-                    Err(format!("with the cursor {cursor} it would not be told to stop"))
-                }
-                _ => Ok(()),
-            };
-        }
-        let is_over = |topic: &usize| {
-            let last = |to| history.last_deletion(*topic, self.placed, to);
-            let is_told = |at: u64| self.deletion_told(*topic) >= at && !history.holds(*topic, at, fed);
-            [fed, history.watermark].into_iter().filter_map(last).any(is_told)
-        };
-        if !self.is_alone() && self.asked.iter().all(is_over) {
-            return Ok(());
-        }
-        // It is told when to come back first and, if the stream ends politely, last.
-        let farewell = self.encoding.format == Format::Lines || self.marks != Marks::Id || self.fields("retry") == 2;
-        if self.ends_at.is_some_and(|ends_at| ends_at <= now) && farewell {
-            return Ok(());
-        }
-        Err("its stream was ended without a reason".to_owned())
     }
 }
 

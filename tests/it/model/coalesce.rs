@@ -15,8 +15,14 @@ use super::{
 };
 
 const MEMBERS: usize = 100;
-const OPEN: Manners =
-    Manners { room: usize::MAX, gulp: usize::MAX, lifetime: None, framing: Framing::Chunked, marks: Marks::Id };
+const OPEN: Manners = Manners {
+    room: usize::MAX,
+    gulp: usize::MAX,
+    lifetime: None,
+    right: None,
+    framing: Framing::Chunked,
+    marks: Marks::Id,
+};
 
 /// A topic of which a round has taken so long, in which one more event came; all has been done that can be done now.
 fn after_a_round(took: Duration, coalesce_max: Duration) -> Result<World, String> {

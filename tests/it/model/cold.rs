@@ -17,8 +17,14 @@ use super::{
 
 /// What the socket takes before it is full: less than any event here.
 const PART: usize = 1000;
-const OPEN: Manners =
-    Manners { room: usize::MAX, gulp: usize::MAX, lifetime: None, framing: Framing::Chunked, marks: Marks::Id };
+const OPEN: Manners = Manners {
+    room: usize::MAX,
+    gulp: usize::MAX,
+    lifetime: None,
+    right: None,
+    framing: Framing::Chunked,
+    marks: Marks::Id,
+};
 const NARROW: Manners = Manners { room: PART, ..OPEN };
 
 /// A log that has none of its events in memory.

@@ -14,8 +14,14 @@ use super::{
     world::{HEARTBEAT, Manners, WRITE_TIMEOUT, World},
 };
 
-pub const OPEN: Manners =
-    Manners { room: usize::MAX, gulp: usize::MAX, lifetime: None, framing: Framing::Chunked, marks: Marks::Id };
+pub const OPEN: Manners = Manners {
+    room: usize::MAX,
+    gulp: usize::MAX,
+    lifetime: None,
+    right: None,
+    framing: Framing::Chunked,
+    marks: Marks::Id,
+};
 pub const FULL: Manners = Manners { room: 0, ..OPEN };
 
 /// Runs `history` on each engine; on disk every event has to be read from there.

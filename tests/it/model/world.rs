@@ -27,6 +27,7 @@ use super::{
 };
 
 mod admission;
+mod endings;
 mod epoch;
 
 pub use epoch::NEXT;
@@ -47,6 +48,8 @@ pub struct Manners {
     pub room: usize,
     pub gulp: usize,
     pub lifetime: Option<Duration>,
+    /// After which time its right ends.
+    pub right: Option<Duration>,
     pub framing: Framing,
     pub marks: Marks,
 }
@@ -314,6 +317,7 @@ impl World {
                 && stalled < WRITE_TIMEOUT
                 && pipe.said <= CHATTER_MAX
                 && !client.is_within_a_lost_event(&self.history)
+                && !client.may_be_cut(now)
             {
                 return Err(told(format!("it was cut without a reason, stalled for {stalled:?}")));
             } else if !pipe.dropped

@@ -1,11 +1,12 @@
 //! How clients come, as `src/http/subscribe.rs` lets them in, how they leave, and how they come back.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use tidings::{
     event::EventId,
     frame::{self, Encoding, Format, Opening},
-    hub::Subscription,
+    hub::{Right, Subscription},
+    identity::Identity,
     log::Start,
 };
 
@@ -60,13 +61,18 @@ impl World {
         let mut client =
             Client::new(Rc::clone(&pipe), (encoding, manners.marks), topics.to_vec(), point.from.after, &self.history);
         client.begin(&first, gap, deleted, &self.history)?;
-        client.ends_at = manners.lifetime.map(|lifetime| self.now.clock.get() + lifetime);
+        let now = self.now.clock.get();
+        client.ends_at = manners.lifetime.map(|lifetime| now + lifetime);
+        client.right_ends_at = manners.right.map(|right| now + right);
+        let identity = Arc::new(Identity { key: "key".into(), subject: None });
+        let right = Right { identity, checked_at: now, ends_at: client.right_ends_at };
         let subscription = Subscription {
             topics: names.into(),
             encoding,
             marks: manners.marks,
             start: point,
             ends_at: client.ends_at,
+            right: Some(right),
             guards: Box::new(Hold(Rc::clone(&client.held))),
         };
         self.inbox.push((Wire(pipe), subscription));
