@@ -145,7 +145,7 @@ pub struct StreamConfig {
     pub write_timeout: Duration,
     /// Bytes of partly sent events and notices that wait for slow subscribers.
     pub unsent_bytes_max: Size,
-    /// How long after its deletion a topic tells subscribers that reconnect to stop.
+    /// How long clients are told to stop when they come back after their topic was deleted, or their stream was ended.
     pub gone: Duration,
 }
 

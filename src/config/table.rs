@@ -78,7 +78,7 @@ pub const SETTINGS: &[Setting] = &[
     row("stream.unsent_bytes_max", Rule::Size(Size::mib(1)..=Size::tib(1), |c| &mut c.stream.unsent_bytes_max),
         "Bytes of partly sent events and notices for slow subscribers, {}; above it, the log is read again."),
     row("stream.gone", Time(Duration::ZERO..=DAY, |c| &mut c.stream.gone),
-        "How long a deleted topic tells reconnecting subscribers to stop, {}."),
+        "How long clients of a deleted topic, or whose stream was ended by hand, are told to stop, {}."),
     row("publish.allow_get", Bool(|c| &mut c.publish.allow_get),
         "Whether GET /publish publishes, {}; handy for a browser's address bar."),
     row("publish.event_bytes_max", Rule::Size(Size::new(1)..=Size::mib(64), |c| &mut c.publish.event_bytes_max),

@@ -15,7 +15,7 @@ use super::{
     problem::{Code, Problem},
     publish,
     reply::{Reply, Served, reply_later, reply_now},
-    subscribe, topics,
+    subscribe, subscribers, topics,
 };
 use crate::later::{Known, NotYet};
 
@@ -50,10 +50,27 @@ pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> 
 fn route<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Result<Served<'a>, Problem> {
     let method = head.method();
     if let Some(topic) = head.path().strip_prefix("/topics/").filter(|topic| !topic.is_empty()) {
+        // The path is divided before it is decoded. So the slash of a topic `a/subscribers` must be encoded.
+        let listed = topic.strip_suffix("/subscribers").filter(|topic| !topic.is_empty());
+        return match (listed, method) {
+            (Some(topic), "GET") => subscribers::list(app, head, topic),
+            (Some(_), _) => Err(Problem::method_not_allowed("GET")),
+            (None, "GET") => topics::show(app, topic),
+            (None, "DELETE") => topics::delete(app, head, topic),
+            (None, _) => Err(Problem::method_not_allowed("GET, DELETE")),
+        };
+    }
+    if let Some(id) = head.path().strip_prefix("/subscribers/").filter(|id| !id.is_empty()) {
         return match method {
-            "GET" => topics::show(app, topic),
-            "DELETE" => topics::delete(app, head, topic),
+            "GET" => subscribers::show(app, id),
+            "DELETE" => subscribers::end(app, head, id),
             _ => Err(Problem::method_not_allowed("GET, DELETE")),
+        };
+    }
+    if let Some(subject) = head.path().strip_prefix("/subjects/").filter(|subject| !subject.is_empty()) {
+        return match method {
+            "DELETE" => subscribers::end_subject(app, head, subject),
+            _ => Err(Problem::method_not_allowed("DELETE")),
         };
     }
     // `/%70ublish` is another spelling of the same address (RFC 3986, section 6.2.2.2). The name `b""` is for the decoder's

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{
     answer::Answer,
     app_state::AppState,
-    fields,
+    audit, fields,
     head::Head,
     origin,
     problem::{Code, Problem},
@@ -45,20 +45,26 @@ pub(super) fn delete<'a>(app: &'a AppState, head: &impl Head, name: &str) -> Res
     let (topic, remote) = (parse(app, name)?, head.remote());
     Ok(reply_later(async move {
         let _delays_drain = app.delay_drain()?;
-        if app.registry.find(topic.as_str()).is_none() && app.log.held(&topic).await?.is_none() {
+        if !is_known(app, &topic).await? {
             return Err(unknown(&topic));
         }
+        audit::record(None, remote, "delete_topic", topic.as_str());
         app.registry.delete(&topic, remote).await?;
         Ok(Answer::new(StatusCode::NO_CONTENT))
     }))
 }
 
-/// Parses the topic. It is the whole rest of the path, so its name may contain slashes, as `/` or as `%2F`.
-fn parse(app: &AppState, name: &str) -> Result<TopicName, Problem> {
+/// Whether the topic is live, or the log holds something of it.
+pub(super) async fn is_known(app: &AppState, topic: &TopicName) -> Result<bool, Problem> {
+    Ok(app.registry.find(topic.as_str()).is_some() || app.log.held(topic).await?.is_some())
+}
+
+/// Parses a topic of the path. Its name may contain slashes, as `/` or as `%2F`.
+pub(super) fn parse(app: &AppState, name: &str) -> Result<TopicName, Problem> {
     let topic = fields::decode_path(name, b"topic")?;
     app.topics(std::iter::once(&*topic), 0).map(|(mut topics, _)| topics.remove(0))
 }
 
-fn unknown(topic: &TopicName) -> Problem {
+pub(super) fn unknown(topic: &TopicName) -> Problem {
     Problem::new(Code::TopicUnknown, format!("the server does not know the topic `{topic}`"))
 }

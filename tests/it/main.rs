@@ -40,6 +40,7 @@ mod slow;
 mod smoke;
 mod storm;
 mod subscribe;
+mod subscribers;
 mod tidy;
 mod topics;
 mod wire;

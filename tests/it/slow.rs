@@ -22,7 +22,7 @@ const RECEIVE_BUFFER: u32 = 4 << 10;
 const SSE: &[(&str, &str)] = &[("accept", "text/event-stream")];
 
 /// Subscribes with a small receive buffer.
-async fn narrow(address: SocketAddr, query: &str, cursor: Option<&str>) -> Stream {
+pub async fn narrow(address: SocketAddr, query: &str, cursor: Option<&str>) -> Stream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(RECEIVE_BUFFER).expect("a receive buffer");
     let socket = socket.connect(address).await.expect("a connection");
@@ -35,7 +35,7 @@ fn seq(id: &str) -> u64 {
 }
 
 /// Content of `bytes` bytes that no other `n` has, in lines of about `line`.
-fn content(n: usize, bytes: usize, line: usize) -> String {
+pub fn content(n: usize, bytes: usize, line: usize) -> String {
     let mut content = String::with_capacity(bytes + 64);
     let mut line_ends = line;
     while content.len() < bytes {

@@ -35,7 +35,7 @@ const HOSTS: [&str; 14] = [
     "Host: localhost\r\nHost: evil.example",
     "No-Host: localhost",
 ];
-const PATHS: [&str; 26] = [
+const PATHS: [&str; 34] = [
     "/publish",
     "/publish",
     "/publish",
@@ -54,6 +54,14 @@ const PATHS: [&str; 26] = [
     "/topics/+",
     "/topics/%ff",
     "/topics/",
+    "/topics/a/subscribers",
+    "/topics/%61%2Fb/subscribers",
+    "/topics//subscribers",
+    "/subscribers/0000-00000000-00000000",
+    "/subscribers/%ff",
+    "/subscribers/",
+    "/subjects/a%2Fb",
+    "/subjects/",
     "/healthz",
     "/readyz",
     "/",

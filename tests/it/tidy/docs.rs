@@ -41,7 +41,14 @@ fn every_route_is_on_the_page_and_no_other() {
     // A row of the table under `## Routes` begins with each route, such as `GET /subscribe?topic=T`; the page's own parts are not routes to use.
     let serve = read("src/http/serve.rs");
     let paths = serve.split("(\"/").skip(1).filter_map(|rest| rest.split('"').next());
-    let route = |path: &str| format!("/{path}{}", if path.ends_with('/') { "{topic}" } else { "" });
+    let route = |path: &str| match path {
+        "topics/" => "/topics/{topic}".to_owned(),
+        // It follows the topic.
+        "subscribers" => "/topics/{topic}/subscribers".to_owned(),
+        "subscribers/" => "/subscribers/{id}".to_owned(),
+        "subjects/" => "/subjects/{name}".to_owned(),
+        path => format!("/{path}"),
+    };
     let mut routes: Names = paths.map(route).collect();
     routes.insert("/".to_owned());
     assert!(routes.contains("/subscribe") && routes.contains("/topics/{topic}"), "{routes:?}");
