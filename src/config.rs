@@ -15,10 +15,12 @@ mod table;
 mod setting;
 mod lists;
 mod sections;
+mod credentials;
 mod size;
 #[cfg(test)]
 mod tests;
 
+pub use credentials::{Algorithm, Anonymous, ApiKeyConfig, AuthConfig, KeyConfig, Secret, Sha256};
 pub use error::{ConfigError, ConfigProblem};
 pub use sections::{
     Config, CorsConfig, DiskDurability, Engine, LimitsConfig, LogConfig, Origins, PublishConfig, ServerConfig,
@@ -74,9 +76,9 @@ impl Config {
         let mut config = Self::default();
         for setting in SETTINGS {
             if let Some(value) = values.get(setting.key)
-                && setting.apply(&mut config, &value.kind).is_none()
+                && let Err(allowed) = setting.apply(&mut config, value)
             {
-                problems.push(ConfigProblem::invalid(setting.key, value, setting.allowed()));
+                problems.push(setting.problem(value, allowed));
             }
         }
         if problems.is_empty() {
@@ -123,6 +125,10 @@ impl Config {
                 let value = values.get(key).unwrap_or(&default);
                 problems.push(ConfigProblem::invalid(key, value, format!("at least {least} ({formula})")));
             }
+        }
+        for (key, allowed) in self.auth.mistakes() {
+            let unknown = Value::new(None, "");
+            problems.push(ConfigProblem::hidden(key, values.get(key).unwrap_or(&unknown), allowed));
         }
         problems
     }

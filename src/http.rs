@@ -10,7 +10,9 @@ mod subscribers;
 mod topics;
 mod health;
 mod page;
+mod credentials;
 mod app_state;
+mod gate;
 mod reply;
 mod payload;
 mod audit;
@@ -29,5 +31,6 @@ mod authority;
 
 pub use app_state::{AppState, SharedState};
 pub use fast::{Fallback, FastPath, LINGER};
+pub use gate::Gate;
 pub use pending::PendingSlots;
 pub use problem::{Code, Problem};

@@ -1,12 +1,12 @@
 //! Tidings: a topic-based publish/subscribe broker over Server-Sent Events.
 //!
 //! ```text
-//!  publish ─► http ─► limits ─► registry ──────────────────► log ─┐ append: position, commit
-//!                                                                 │ one ordered feed of commits
-//!  subscribe ─► http ─► limits ─► registry ─► topic (actor)       ▼
-//!                └── the socket itself is handed to ───────────► hub (one per worker) ─► sockets
-//!                                                                 ▲ catch up: read(topics, after)
-//!                                                           the same log
+//!  publish ─► http ─► auth, limits ─► registry ──────────────────► log ─┐ append: position, commit
+//!                                                                       │ one ordered feed of commits
+//!  subscribe ─► http ─► auth, limits ─► registry ─► topic (actor)       ▼
+//!                └── the socket itself is handed to ─────────────────► hub (one per worker) ─► sockets
+//!                                                                       ▲ catch up: read(topics, after)
+//!                                                                 the same log
 //! ```
 //!
 //! For a publish, the registry only looks up the number of subscribers. A publish does not use the actor of its topic:
@@ -27,6 +27,7 @@
 //! - [`server`]: the composition root and the workers.
 //! - [`http`]: the fast path and the fallback, which read requests, and `http::serve`, which decides what a request
 //!   means.
+//! - [`auth`]: verifies credentials, and says who may do what.
 //! - [`hub`]: the sockets of one worker's subscribers.
 //! - [`registry`]: finds a topic by its name, and starts and retires topics.
 //! - [`topic`]: the actor of a topic, and its handle.
@@ -41,6 +42,7 @@
 
 pub mod server;
 pub mod http;
+pub mod auth;
 pub mod hub;
 pub mod registry;
 pub mod topic;

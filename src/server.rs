@@ -11,8 +11,9 @@ use tokio::{
 };
 
 use crate::{
+    auth::{Auth, AuthConfigError},
     config::{Config, Engine},
-    http::SharedState,
+    http::{Gate, SharedState},
     hub::{Drain, Hubs, Inbox, UnsentBytes},
     limits::{Quota, Rates},
     log::{
@@ -29,6 +30,8 @@ mod worker;
 /// A running server.
 pub struct Server {
     address: SocketAddr,
+    log: Arc<dyn Log>,
+    registry: Arc<Registry>,
     shared: SharedState,
     workers: Vec<Arbiter>,
     /// Begins the drain: it tells the hubs the time within which their streams must end.
@@ -54,6 +57,9 @@ pub enum StartError {
     /// The log cannot be opened.
     #[error(transparent)]
     Log(#[from] OpenError),
+    /// The configuration of `[auth]` cannot be used.
+    #[error(transparent)]
+    Auth(#[from] AuthConfigError),
     /// The system cannot create a worker's thread, or what the thread needs.
     #[error("cannot start a worker: {0}")]
     Worker(#[source] io::Error),
@@ -90,6 +96,7 @@ impl Server {
     /// When the address cannot be listened on, the log cannot be opened, or a worker cannot be started.
     pub fn listen(config: Config) -> Result<Self, StartError> {
         let requested = config.server.address();
+        let auth = Auth::load(&config.auth, requested)?;
         let listen_error = |source| StartError::Listen { address: requested, source };
         let (address, sockets) = bind_all(requested, &config).map_err(listen_error)?;
         let keys = KeyLimits::from(&config);
@@ -104,20 +111,16 @@ impl Server {
         let (drain, begin) = watch::channel(None);
         let (delays_drain, drained) = mpsc::channel(1);
         let (hubs, inboxes) = Hubs::new(sockets.len());
+        let topics = Quota::topics(&config.limits);
+        let registry = Arc::new(Registry::new(Arc::clone(&log), config.limits.topics_max, topics, limits));
         let shared = SharedState {
-            registry: Arc::new(Registry::new(
-                Arc::clone(&log),
-                config.limits.topics_max,
-                Quota::topics(&config.limits),
-                limits,
-            )),
-            log,
+            auth: Arc::new(auth),
+            gate: Gate::new(Arc::clone(&log), Arc::clone(&registry), hubs),
             subscribers: Quota::subscribers(&config.limits),
             pending: Quota::pending_connections(&config.limits),
             bytes: Quota::request_bytes(&config.limits),
             rates: Arc::new(Rates::new(&config.limits)),
             unsent: Arc::new(UnsentBytes::new(config.stream.unsent_bytes_max.to_usize())),
-            hubs,
             drain: Drain { begin, delays_drain: delays_drain.downgrade() },
             config: Arc::new(config),
         };
@@ -125,9 +128,9 @@ impl Server {
         for socket in &sockets {
             socket.listen(BACKLOG).map_err(listen_error)?;
         }
-        let workers = start_workers(sockets, inboxes, &shared).map_err(StartError::Worker)?;
-        actix_rt::spawn(maintain(shared.clone()));
-        Ok(Self { address, shared, workers, drain, delays_drain, drained })
+        let workers = start_workers(sockets, inboxes, &log, &shared).map_err(StartError::Worker)?;
+        actix_rt::spawn(maintain(Arc::clone(&log), Arc::clone(&registry), Arc::clone(&shared.rates)));
+        Ok(Self { address, log, registry, shared, workers, drain, delays_drain, drained })
     }
 
     /// The address on which the server listens. If port 0 was configured, it has the port that the system chose.
@@ -139,13 +142,13 @@ impl Server {
     /// The log.
     #[must_use]
     pub fn log(&self) -> &dyn Log {
-        &*self.shared.log
+        &*self.log
     }
 
     /// The topics in use.
     #[must_use]
     pub fn topics(&self) -> &Registry {
-        &self.shared.registry
+        &self.registry
     }
 
     /// How many subscribers are connected.
@@ -156,7 +159,7 @@ impl Server {
 
     /// Waits until the log has failed for good, and returns the reason. Then the process must be restarted.
     pub async fn failed(&self) -> String {
-        self.shared.log.failed().await
+        self.log.failed().await
     }
 
     /// Ends every stream cleanly, then stops. The streams end one by one within `shutdown.drain`. Meanwhile, new
@@ -170,7 +173,7 @@ impl Server {
             tracing::warn!("some streams or requests did not end within shutdown.drain and are aborted");
         }
         stop(self.workers).await;
-        self.shared.log.close().await;
+        self.log.close().await;
     }
 
     /// Stops quickly after the log has failed. For a short time, waiting publishers still get the error that the
@@ -234,12 +237,18 @@ fn bind(address: SocketAddr, config: &Config, reuses_port: bool) -> io::Result<S
 }
 
 /// Starts each worker on its own thread, and waits until all of them serve.
-fn start_workers(sockets: Vec<Socket>, inboxes: Vec<Inbox>, shared: &SharedState) -> io::Result<Vec<Arbiter>> {
+fn start_workers(
+    sockets: Vec<Socket>,
+    inboxes: Vec<Inbox>,
+    log: &Arc<dyn Log>,
+    shared: &SharedState,
+) -> io::Result<Vec<Arbiter>> {
     let (started, starts) = std::sync::mpsc::channel();
     let mut workers = Vec::with_capacity(sockets.len());
     for (socket, inbox) in sockets.into_iter().zip(inboxes) {
-        let (worker, shared, started) = (Arbiter::try_new()?, shared.clone(), started.clone());
-        worker.spawn_fn(move || drop(spawn_local(worker::run(socket.into(), shared, inbox, started))));
+        let (worker, log) = (Arbiter::try_new()?, Arc::clone(log));
+        let (shared, started) = (shared.clone(), started.clone());
+        worker.spawn_fn(move || drop(spawn_local(worker::run(socket.into(), log, shared, inbox, started))));
         workers.push(worker);
     }
     drop(started);
@@ -273,12 +282,12 @@ async fn stop(workers: Vec<Arbiter>) {
 }
 
 /// Runs the regular maintenance until the runtime ends.
-async fn maintain(shared: SharedState) {
+async fn maintain(log: Arc<dyn Log>, registry: Arc<Registry>, rates: Arc<Rates>) {
     let mut ticks = interval(MAINTENANCE_INTERVAL);
     loop {
         ticks.tick().await;
-        shared.log.enforce_retention();
-        shared.registry.retire_idle();
-        shared.rates.forget_unused();
+        log.enforce_retention();
+        registry.retire_idle();
+        rates.forget_unused();
     }
 }

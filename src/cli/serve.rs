@@ -4,7 +4,8 @@ use std::{fmt::Display, io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use tidings::{
-    config::{Config, Engine, LogConfig},
+    auth::Auth,
+    config::{Anonymous, Config, Engine, LogConfig},
     server::Server,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,6 +50,10 @@ pub fn serve(arguments: &ServeArguments) -> ExitCode {
         return fail(EXIT_CONFIG, reason);
     }
     config.log.new_epoch = arguments.new_epoch;
+    // The keys are files of their own. The server reads them again when it starts.
+    if let Err(error) = Auth::load(&config.auth, config.server.address()) {
+        return fail(EXIT_CONFIG, error);
+    }
     if arguments.check {
         println!("the configuration is valid");
         return ExitCode::SUCCESS;
@@ -65,7 +70,7 @@ fn fail(exit_code: u8, reason: impl Display) -> ExitCode {
 }
 
 async fn run(config: Config) -> ExitCode {
-    let (drain, log) = (config.shutdown.drain, config.log.clone());
+    let (drain, log, anonymous) = (config.shutdown.drain, config.log.clone(), config.auth.anonymous);
     // Handle signals before the banner is printed: a program that has read the banner may send a signal at once.
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
@@ -84,7 +89,7 @@ async fn run(config: Config) -> ExitCode {
     // After listening, so that an error of listening is printed alone.
     warn_of_descriptor_limit(descriptors);
     // If nobody reads stdout, the server runs nevertheless.
-    print_banner(&server, &log).ok();
+    print_banner(&server, &log, anonymous).ok();
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -161,7 +166,7 @@ fn grow_descriptor_table(needed: usize) {
     }
 }
 
-fn print_banner(server: &Server, log: &LogConfig) -> std::io::Result<()> {
+fn print_banner(server: &Server, log: &LogConfig, anonymous: Anonymous) -> std::io::Result<()> {
     let url = format!("http://{}", server.address());
     let mut out = std::io::stdout().lock();
     writeln!(out, "Tidings {} serves on {url}/ (the page to try it)", env!("CARGO_PKG_VERSION"))?;
@@ -171,6 +176,15 @@ fn print_banner(server: &Server, log: &LogConfig) -> std::io::Result<()> {
         Engine::Memory => writeln!(out, "  history:   in memory, lost when this process ends (log.engine)")?,
         Engine::Disk => writeln!(out, "  history:   in {}", log.path.display())?,
     }
+    let access = match anonymous {
+        Anonymous::Loopback if server.address().ip().to_canonical().is_loopback() => {
+            "everything without a token, from this machine; behind a proxy set auth.anonymous = \"none\""
+        }
+        Anonymous::Loopback | Anonymous::None => "with a token only (auth.anonymous)",
+        Anonymous::Subscribe => "anybody may subscribe without a token (auth.anonymous)",
+        Anonymous::All => "anybody may publish and subscribe without a token (auth.anonymous)",
+    };
+    writeln!(out, "  access:    {access}")?;
     writeln!(out, "  stop with Ctrl-C")?;
     out.flush()
 }

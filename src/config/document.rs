@@ -18,7 +18,11 @@ pub fn toml() -> String {
             section = setting.section();
             parts.push(format!("\n[{section}]\n"));
         }
-        parts.push(format!("# {}\n{} = {}\n", setting.about(), setting.name(), setting.value(&defaults)));
+        parts.push(format!("# {}\n", setting.about()));
+        // A key with a value could not have tables of its name as well.
+        if !setting.is_tables() {
+            parts.push(format!("{} = {}\n", setting.name(), setting.value(&defaults)));
+        }
     }
     parts.concat()
 }

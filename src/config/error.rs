@@ -56,6 +56,11 @@ impl ConfigProblem {
     pub(super) fn invalid(key: &str, value: &Value, allowed: String) -> Self {
         Self::Invalid { origin: origin(value), key: key.to_owned(), value: shown(&value.kind), allowed }
     }
+
+    /// The value may have secrets, so it is not shown.
+    pub(super) fn hidden(key: &str, value: &Value, allowed: String) -> Self {
+        Self::Invalid { origin: origin(value), key: key.to_owned(), value: "…".to_owned(), allowed }
+    }
 }
 
 fn origin(value: &Value) -> String {

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::credentials::AuthConfig;
 use super::size::Size;
 
 /// The whole configuration, with one field for each section.
@@ -19,6 +20,8 @@ pub struct Config {
     pub publish: PublishConfig,
     /// `[limits]`: limits on connections, topics and requests.
     pub limits: LimitsConfig,
+    /// `[auth]`: who may publish, subscribe and manage.
+    pub auth: AuthConfig,
     /// `[cors]`: which web pages may use the broker.
     pub cors: CorsConfig,
     /// `[shutdown]`: how the server stops.

@@ -5,13 +5,16 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ::config::ValueKind;
+use ::config::{FileFormat, Format as _, Value, ValueKind};
+use serde::de::DeserializeOwned;
 
+use super::credentials::{ApiKeyConfig, KeyConfig};
+use super::error::ConfigProblem;
 use super::lists::{HOSTS_MAX, ORIGINS_MAX, hosts, origins};
 use super::sections::{Config, Origins};
 use super::size::Size;
 // Without `Size` and `Origins`, which are also the names of types.
-use Rule::{Bool, Count, Host, Hosts, OneOf, Path, Port, Time, TimeOrZero};
+use Rule::{ApiKeys, Bool, CookieName, Count, Host, Hosts, Keys, OneOf, Path, Port, Time, TimeOrZero};
 
 /// One key of the configuration.
 #[derive(Debug)]
@@ -38,6 +41,9 @@ pub(super) enum Rule {
     Path(Field<PathBuf>),
     Origins(Field<Origins>),
     Hosts(Field<Vec<String>>),
+    CookieName(Field<String>),
+    Keys(Field<Vec<KeyConfig>>),
+    ApiKeys(Field<Vec<ApiKeyConfig>>),
 }
 
 /// A value that is a word, and the function that sets the field to it.
@@ -80,7 +86,9 @@ impl Setting {
                 format!("{} to {}", written(*range.start()), written(*range.end()))
             }
             Bool(_) => "true or false".to_owned(),
-            Host(_) | OneOf(_) | Path(_) | Rule::Origins(_) | Hosts(_) => String::new(),
+            Host(_) | OneOf(_) | Path(_) | Rule::Origins(_) | Hosts(_) | CookieName(_) | Keys(_) | ApiKeys(_) => {
+                String::new()
+            }
         }
     }
 
@@ -96,6 +104,9 @@ impl Setting {
             TimeOrZero(zero, ..) => format!("{DURATION} from {range}, or 0s for {zero}"),
             OneOf(words) => words.iter().map(|Word(word, _)| *word).collect::<Vec<_>>().join(" or "),
             Path(_) => "the path of a directory".to_owned(),
+            CookieName(_) => "the name of a cookie, of letters, digits, - and _; or \"\" for none".to_owned(),
+            Keys(_) => "tables [[auth.keys]] with id, algorithm and a secret or a public key".to_owned(),
+            ApiKeys(_) => "tables [[auth.api_keys]] with name, sha256 and patterns of topics".to_owned(),
             Rule::Origins(_) => format!(
                 "[\"*\"], or up to {ORIGINS_MAX} origins as browsers send them, such as \
                  https://app.example.com: http or https, lower case, no path, no default port"
@@ -130,7 +141,23 @@ impl Setting {
                 Origins::Only(origins) => format!("{origins:?}"),
             },
             Hosts(field) => format!("{:?}", field(&mut config)),
+            CookieName(field) => format!("{:?}", field(&mut config)),
+            // What they have is secret.
+            Keys(_) | ApiKeys(_) => "[]".to_owned(),
         }
+    }
+
+    /// Whether its value is a list of tables, which may have secrets. In a file they have headings of their own.
+    pub(super) fn is_tables(&self) -> bool {
+        matches!(self.rule, Keys(_) | ApiKeys(_))
+    }
+
+    /// The problem of a value that is not allowed.
+    pub(super) fn problem(&self, value: &Value, allowed: String) -> ConfigProblem {
+        if !self.is_tables() {
+            return ConfigProblem::invalid(self.key, value, allowed);
+        }
+        ConfigProblem::hidden(self.key, value, allowed)
     }
 
     /// Converts the text of an environment variable or a flag to a value. Text that cannot be converted stays text,
@@ -143,13 +170,40 @@ impl Setting {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Some(ValueKind::from(items.collect::<Vec<&str>>()))
             }
+            // As the value would be in a file: `[{ id = "…", … }]`.
+            Keys(_) | ApiKeys(_) => {
+                let file = FileFormat::Toml.parse(None, &format!("value = {text}")).ok();
+                file.and_then(|mut file| file.remove("value")).map(|value| value.kind)
+            }
             _ => None,
         };
         typed.unwrap_or_else(|| ValueKind::from(text))
     }
 
+    /// Sets the field.
+    ///
+    /// # Errors
+    /// What is allowed, if `value` is not.
+    pub(super) fn apply(&self, config: &mut Config, value: &Value) -> Result<(), String> {
+        match &self.rule {
+            Keys(field) => *field(config) = self.entries(value)?,
+            ApiKeys(field) => *field(config) = self.entries(value)?,
+            _ => self.set(config, &value.kind).ok_or_else(|| self.allowed())?,
+        }
+        Ok(())
+    }
+
+    /// The entries of a list of tables. The error says which entry is wrong.
+    fn entries<T: DeserializeOwned>(&self, value: &Value) -> Result<Vec<T>, String> {
+        let ValueKind::Array(items) = &value.kind else { return Err(self.allowed()) };
+        let read = |(n, item): (usize, &Value)| {
+            item.clone().try_deserialize().map_err(|error| format!("in the table {}: {error}", n + 1))
+        };
+        items.iter().enumerate().map(read).collect()
+    }
+
     /// Sets the field. Returns `None` if `value` is not allowed.
-    pub(super) fn apply(&self, config: &mut Config, value: &ValueKind) -> Option<()> {
+    fn set(&self, config: &mut Config, value: &ValueKind) -> Option<()> {
         match &self.rule {
             Host(field) => *field(config) = host(text(value)?)?,
             Port(field) => *field(config) = whole(value)?.try_into().ok()?,
@@ -172,9 +226,15 @@ impl Setting {
             Path(field) => *field(config) = Some(text(value)?).filter(|path| !path.is_empty())?.into(),
             Rule::Origins(field) => *field(config) = origins(value)?,
             Hosts(field) => *field(config) = hosts(value)?,
+            CookieName(field) => text(value).filter(|name| is_cookie_name(name))?.clone_into(field(config)),
+            Keys(_) | ApiKeys(_) => return None,
         }
         Some(())
     }
+}
+
+fn is_cookie_name(text: &str) -> bool {
+    text.len() <= 128 && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
 }
 
 /// A duration as a configuration file writes it, in the largest of the units y, h, m, s and ms that gives a whole

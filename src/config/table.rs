@@ -4,9 +4,12 @@
 
 use std::time::Duration;
 
+use super::credentials::Anonymous;
 use super::sections::{DiskDurability, Engine};
 // Without `Size` and `Origins`, which are also the names of types.
-use super::setting::Rule::{self, Bool, Count, Host, Hosts, OneOf, Path, Port, Time, TimeOrZero};
+use super::setting::Rule::{
+    self, ApiKeys, Bool, CookieName, Count, Host, Hosts, Keys, OneOf, Path, Port, Time, TimeOrZero,
+};
 use super::setting::{Setting, Word};
 use super::size::Size;
 
@@ -124,6 +127,22 @@ pub const SETTINGS: &[Setting] = &[
         "Publishes per second to one topic, from all clients together, {}; 0 is without limit."),
     row("limits.subscribes_per_second_per_ip", Count(0..=COUNT_MAX, |c| &mut c.limits.subscribes_per_second_per_ip),
         "Subscriptions per second from one IP address, {}; 0 is without limit."),
+    row("auth.anonymous",
+        OneOf(&[
+            Word("loopback", |c| c.auth.anonymous = Anonymous::Loopback),
+            Word("none", |c| c.auth.anonymous = Anonymous::None),
+            Word("subscribe", |c| c.auth.anonymous = Anonymous::Subscribe),
+            Word("all", |c| c.auth.anonymous = Anonymous::All),
+        ]),
+        "Without a token: loopback, everything from this machine only; none; subscribe; all, publish and subscribe."),
+    row("auth.query_token", Bool(|c| &mut c.auth.query_token),
+        "Whether a token may be in the query as access_token, {}; servers and proxies log such addresses."),
+    row("auth.cookie", CookieName(|c| &mut c.auth.cookie),
+        "The name of a cookie that carries a token; empty for none."),
+    row("auth.keys", Keys(|c| &mut c.auth.keys),
+        "Keys of tokens, as [[auth.keys]]: id, algorithm, secret, secret_file, public_key_file, jwks_file."),
+    row("auth.api_keys", ApiKeys(|c| &mut c.auth.api_keys),
+        "Fixed credentials, as [[auth.api_keys]]: name, sha256, publish, subscribe, manage."),
     row("cors.origins", Rule::Origins(|c| &mut c.cors.origins),
         "Pages of other origins that may use the broker: exact, as \"https://app.example.com\", or only \"*\"."),
     row("shutdown.drain", Time(Duration::ZERO..=TEN_MINUTES, |c| &mut c.shutdown.drain),

@@ -5,14 +5,16 @@ use std::{ops::Deref, sync::Arc};
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
 
-use super::problem::{Code, Problem, RETRY_AFTER};
+use super::{
+    gate::Gate,
+    problem::{Code, Problem, RETRY_AFTER},
+};
 use crate::{
+    auth::Auth,
     config::Config,
     event::TopicName,
-    hub::{Drain, HubHandle, Hubs, UnsentBytes},
+    hub::{Drain, HubHandle, UnsentBytes},
     limits::{Quota, Rates},
-    log::Log,
-    registry::Registry,
 };
 
 /// What all workers share.
@@ -20,10 +22,10 @@ use crate::{
 pub struct SharedState {
     /// The configuration.
     pub config: Arc<Config>,
-    /// The log.
-    pub log: Arc<dyn Log>,
-    /// The topics.
-    pub registry: Arc<Registry>,
+    /// Verifies credentials.
+    pub auth: Arc<Auth>,
+    /// The way to the topics.
+    pub gate: Gate,
     /// The limit on subscribers.
     pub subscribers: Arc<Quota>,
     /// The limit on connections without a subscription.
@@ -34,8 +36,6 @@ pub struct SharedState {
     pub rates: Arc<Rates>,
     /// The bytes of partly sent events and of notices that wait for slow subscribers, and their limit.
     pub unsent: Arc<UnsentBytes>,
-    /// The way to the hubs of all workers.
-    pub hubs: Hubs,
     /// The drain.
     pub drain: Drain,
 }

@@ -17,7 +17,9 @@ pub(super) fn alive() -> Answer {
 pub(super) fn ready(app: &AppState) -> Result<Answer, Problem> {
     app.check_open()?;
     // Always 503, even if the disk is full: load balancers expect it. The status 507 is for publishers.
-    app.log.check().map_err(|error| Problem::new(Code::Unavailable, error.to_string()).retry_after(RETRY_AFTER))?;
+    app.gate
+        .check_log()
+        .map_err(|error| Problem::new(Code::Unavailable, error.to_string()).retry_after(RETRY_AFTER))?;
     Ok(text(b"ready\n"))
 }
 

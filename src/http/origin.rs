@@ -9,19 +9,23 @@
 
 use super::{
     authority::Authority,
+    credentials::is_by_cookie,
     head::{Head, ascii_text},
     hosts,
     problem::{Code, Problem},
 };
-use crate::config::{CorsConfig, Origins};
+use crate::config::{Config, Origins};
 
 /// Refuses the request of a page that may neither publish nor delete.
-pub(super) fn check(request: &impl Head, cors: &CorsConfig) -> Result<(), Problem> {
+pub(super) fn check(request: &impl Head, config: &Config) -> Result<(), Problem> {
     let origin = request.value("origin").map(|origin| ascii_text(origin).unwrap_or_default());
-    let listed = is_listed(&cors.origins, origin);
+    let listed = is_listed(&config.cors.origins, origin);
     let allowed = match (request.value("sec-fetch-site"), origin) {
         // `none`: the user has typed the address. Forms and images of another page have other values.
-        (Some(b"same-origin" | b"none"), _) | (None, None) => true,
+        (Some(b"same-origin" | b"none"), _) => true,
+        // A browser sends a cookie by itself, also for a page of another site. Without the two headers nobody knows which
+        // page has sent the request.
+        (None, None) => !is_by_cookie(request, &config.auth.cookie),
         (Some(_), _) => listed,
         (None, Some(origin)) => listed || hosts::named_by(request)?.is_some_and(|host| is_own(origin, host)),
     };

@@ -28,6 +28,8 @@ struct Parts {
     allow: Option<&'static str>,
     /// For the headers `RateLimit-Policy` and `RateLimit`.
     rate: Option<Box<RateFields>>,
+    /// For the header `WWW-Authenticate`.
+    challenge: Option<&'static str>,
     /// Further members of the document.
     members: Map<String, Value>,
 }
@@ -48,6 +50,7 @@ impl Problem {
             retry_after: None,
             allow: None,
             rate: None,
+            challenge: None,
             members: Map::new(),
         }))
     }
@@ -63,6 +66,18 @@ impl Problem {
         let detail = format!("the allowed methods at this address are {allow}");
         let mut problem = Self::new(Code::MethodNotAllowed, detail);
         problem.0.allow = Some(allow);
+        problem
+    }
+
+    /// Creates [`Code::Unauthorized`], with the challenge of RFC 6750, section 3. `is_invalid` says that there was a
+    /// token.
+    pub(super) fn unauthorized(detail: impl Into<String>, is_invalid: bool) -> Self {
+        let mut problem = Self::new(Code::Unauthorized, detail);
+        problem.0.challenge = Some(if is_invalid {
+            "Bearer realm=\"tidings\", error=\"invalid_token\""
+        } else {
+            "Bearer realm=\"tidings\""
+        });
         problem
     }
 
@@ -118,6 +133,9 @@ impl Problem {
         }
         if let Some(allow) = self.0.allow {
             answer = answer.with("allow", allow);
+        }
+        if let Some(challenge) = self.0.challenge {
+            answer = answer.with("www-authenticate", challenge);
         }
         answer.body(format!("{document}\n").into_bytes())
     }

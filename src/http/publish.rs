@@ -11,7 +11,9 @@ use smallvec::SmallVec;
 use super::{
     answer::Answer,
     app_state::AppState,
+    credentials,
     fields::Fields,
+    gate::GrantedDraft,
     head::{Head, ascii_text},
     origin,
     payload::{Body, Payload},
@@ -19,10 +21,11 @@ use super::{
     reply::{Reply, Served, reply_later, reply_now},
 };
 use crate::{
+    auth::{self, Caller},
     event::{EventName, TopicName},
     later::{Known, NotYet},
     limits::{BytesPermit, UNCOUNTED_MAX, Used},
-    log::{Appended, Draft, Receipt},
+    log::{Appended, Receipt},
 };
 
 mod body;
@@ -73,6 +76,7 @@ async fn receive(
 
 /// The head of a publish request.
 struct PublishHead<'a> {
+    caller: Caller,
     query: Fields<'a>,
     format: BodyFormat,
     /// The `Idempotency-Key`.
@@ -85,7 +89,7 @@ struct PublishHead<'a> {
 /// A complete publish request.
 struct Publish {
     /// One event for each topic.
-    drafts: SmallVec<[Draft; 1]>,
+    drafts: SmallVec<[GrantedDraft; 1]>,
     /// The response is a list of receipts, not a single one.
     is_list: bool,
 }
@@ -100,14 +104,17 @@ impl<'a> PublishHead<'a> {
             "GET" if allow_get => {}
             _ => return Err(Problem::method_not_allowed(if allow_get { "GET, POST, PUT" } else { "POST, PUT" })),
         }
-        origin::check(head, &app.config.cors)?;
+        origin::check(head, &app.config)?;
         app.check_open()?;
+        let caller = credentials::caller(app, head)?;
+        // Without any right, the body need not be received.
+        caller.check_any::<auth::Publish>()?;
         let query = Fields::query(head.query(), &PARAMETERS, &[])?;
         let (format, key, remote) = (BodyFormat::read(head)?, key(head)?, head.remote());
         // A request with more topics is refused later.
         let topics = query.all("topic").take(app.config.limits.topics_per_request_max);
-        let used = app.rates.publish(remote, None, topics)?;
-        Ok(Self { query, format, key, remote, used })
+        let used = app.rates.publish(remote, caller.identity(), topics)?;
+        Ok(Self { caller, query, format, key, remote, used })
     }
 
     fn into_owned(self) -> PublishHead<'static> {
@@ -135,9 +142,11 @@ impl<'a> PublishHead<'a> {
         app.rates.publish_to(self.used, topics.iter().map(TopicName::as_str))?;
         let events = std::iter::repeat_n((name, content, self.key), topics.len());
         let drafts = topics.into_iter().zip(events);
-        // The registry sets `subscribers`.
-        let drafts = drafts.map(|(topic, (name, content, key))| Draft { topic, name, content, subscribers: 0, key });
-        Ok(Publish { drafts: drafts.collect(), is_list })
+        // One topic without a grant refuses the whole request.
+        let draft = |(topic, (name, content, key))| {
+            self.caller.grant(topic).map(|grant| GrantedDraft::new(grant, name, content, key))
+        };
+        Ok(Publish { drafts: drafts.map(draft).collect::<Result<_, _>>()?, is_list })
     }
 }
 
@@ -159,8 +168,8 @@ impl Publish {
             Ok(one) => one,
             Err(several) => return reply_later(append_each(app, several, permit)),
         };
-        let topic = draft.topic.clone();
-        match app.registry.publish(draft) {
+        let topic = draft.topic().clone();
+        match app.gate.publish(draft) {
             Known(outcome) => {
                 let outcome = outcome.into_inner();
                 if let Ok(published) = &outcome {
@@ -184,12 +193,12 @@ impl Publish {
 /// Appends the events of several topics. `_permit` is kept until the log has committed all events.
 async fn append_each(
     app: &AppState,
-    drafts: SmallVec<[Draft; 1]>,
+    drafts: SmallVec<[GrantedDraft; 1]>,
     _permit: Option<BytesPermit>,
 ) -> Result<Answer, Problem> {
     // An error is ignored, as in `Publish::append`.
     let _delays_drain = app.delay_drain();
-    let publish = async |draft: Draft| (draft.topic.clone(), app.registry.publish(draft).await);
+    let publish = async |draft: GrantedDraft| (draft.topic().clone(), app.gate.publish(draft).await);
     let outcomes = join_all(drafts.into_iter().map(publish)).await;
     answer(app, &outcomes, true)
 }
@@ -208,7 +217,7 @@ fn key(request: &impl Head) -> Result<Option<Arc<str>>, Problem> {
 
 /// The response: the receipts, or the last error, with the receipts of the topics that did not fail.
 fn answer(app: &AppState, outcomes: &[(TopicName, Appended)], is_list: bool) -> Result<Answer, Problem> {
-    let durability = app.log.durability().as_str();
+    let durability = app.gate.durability().as_str();
     let mut receipts = Vec::with_capacity(RECEIPT_BYTES * outcomes.len());
     let (mut are_all_replayed, mut failure) = (true, None);
     for (topic, outcome) in outcomes {

@@ -55,14 +55,14 @@ fn route<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Result<Serv
         return match (listed, method) {
             (Some(topic), "GET") => subscribers::list(app, head, topic),
             (Some(_), _) => Err(Problem::method_not_allowed("GET")),
-            (None, "GET") => topics::show(app, topic),
+            (None, "GET") => topics::show(app, head, topic),
             (None, "DELETE") => topics::delete(app, head, topic),
             (None, _) => Err(Problem::method_not_allowed("GET, DELETE")),
         };
     }
     if let Some(id) = head.path().strip_prefix("/subscribers/").filter(|id| !id.is_empty()) {
         return match method {
-            "GET" => subscribers::show(app, id),
+            "GET" => subscribers::show(app, head, id),
             "DELETE" => subscribers::end(app, head, id),
             _ => Err(Problem::method_not_allowed("GET, DELETE")),
         };

@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     net::IpAddr,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use actix_http::StatusCode;
@@ -14,15 +14,17 @@ use super::{
     accept::Accept,
     answer::Answer,
     app_state::AppState,
+    credentials,
     fields::Fields,
     head::Head,
     problem::{Code, Problem},
     reply::{Reply, Served, reply_later, reply_now},
 };
 use crate::{
+    auth::{Grant, Subscribe},
     event::{EventId, StopId, TopicName},
     frame::{self, Encoding, Format, Framing, Marks, Opening},
-    hub::{Subscription, jitter, wall_ms},
+    hub::{Right, Subscription, jitter, wall_ms},
     log::{Start, StartPoint},
     registry::RegistryError,
     topic::{Deletion, JoinError, Joined, Subscriber},
@@ -62,7 +64,9 @@ fn stop() -> Answer {
 
 /// A request to subscribe.
 struct SubscribeRequest {
-    topics: SmallVec<[TopicName; 1]>,
+    grants: SmallVec<[Grant<Subscribe>; 1]>,
+    /// The right of a caller with a credential.
+    right: Option<Right>,
     encoding: Encoding,
     marks: Marks,
     start: Start,
@@ -79,8 +83,13 @@ struct SubscribeRequest {
 
 impl SubscribeRequest {
     fn read(app: &AppState, request: &impl Head) -> Result<Self, Problem> {
+        let checked_at = Instant::now();
+        let caller = credentials::caller(app, request)?;
         let query = &Fields::query(request.query(), &PARAMETERS, &CURSORS)?;
         let (topics, _) = app.topics(query.all("topic"), query.topics_dropped())?;
+        let grants = topics.into_iter().map(|topic| caller.grant(topic)).collect::<Result<_, _>>()?;
+        let ends_at = caller.valid_for(SystemTime::now()).map(|valid_for| Instant::now() + valid_for);
+        let right = caller.shared_identity().map(|identity| Right { identity, checked_at, ends_at });
         let cursor = sent_cursor(request, query);
         let stop = cursor.as_deref().and_then(StopId::parse);
         let must_stay_away = stop.is_some_and(|stop| stop.is_active(wall_ms(), app.config.stream.gone));
@@ -106,7 +115,18 @@ impl SubscribeRequest {
         let marks = marks(query)?;
         let is_event_source = format != Format::Lines && accept.names_events();
         let remote = request.remote();
-        Ok(Self { topics, encoding, marks, start, requested, must_stay_away, fails_on_gap, is_event_source, remote })
+        Ok(Self {
+            grants,
+            right,
+            encoding,
+            marks,
+            start,
+            requested,
+            must_stay_away,
+            fails_on_gap,
+            is_event_source,
+            remote,
+        })
     }
 
     /// Opens the stream, or refuses the subscriber.
@@ -179,14 +199,14 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
     app.rates.subscribe(remote)?;
     let permit = app.subscribers.permit(remote).map_err(Problem::from).map_err(with_retry)?;
     let cursor_in_epoch = match request.start {
-        Start::After(id) if id.epoch == app.log.epoch() => Some(id),
+        Start::After(id) if id.epoch == app.gate.epoch() => Some(id),
         _ => None,
     };
-    let subscriber = Subscriber { remote, cursor: cursor_in_epoch, single_topic: request.topics.len() == 1 };
+    let subscriber = Subscriber { remote, cursor: cursor_in_epoch, single_topic: request.grants.len() == 1 };
     let (mut topics, mut memberships) = (SmallVec::new(), SmallVec::<[_; 1]>::new());
     let (mut are_all_deleted, mut deletion_notices) = (true, Vec::new());
-    for topic in &request.topics {
-        let Joined { membership, deletion } = match app.registry.join(topic, subscriber).await {
+    for grant in &request.grants {
+        let Joined { membership, deletion } = match app.gate.join(grant, subscriber).await {
             Ok(joined) => joined,
             // Only a subscriber with a `single_topic` gets this error.
             Err(RegistryError::Topic(JoinError::Deleted)) => return Ok(stop().into()),
@@ -196,7 +216,7 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
         // `deletion` is after the client's cursor, so the client does not know of it. A topic does not count as deleted
         // if it has got new events since.
         are_all_deleted =
-            are_all_deleted && deletion.is_some() && app.log.held(&topic).await?.is_none_or(|held| held.events == 0);
+            are_all_deleted && deletion.is_some() && app.gate.held(grant).await?.is_none_or(|held| held.events == 0);
         // A pending deletion is not committed yet: the hub sends its notice later, in the order of the stream.
         if let Some(Deletion::At(_)) = deletion {
             deletion_notices.push(topic.clone());
@@ -208,7 +228,7 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
         return Ok(stop().into());
     }
     // The first bytes of the stream report these deletions. So for the log, the events that they removed are no gap.
-    let start = app.log.resolve_start(&topics, &request.start, &deletion_notices).await?;
+    let start = app.gate.resolve_start(&memberships, &request.start, &deletion_notices).await?;
     // `gap_ahead` is a gap that the stream would report only later.
     if let Some(reason) = start.gap.or(start.gap_ahead).filter(|_| request.fails_on_gap) {
         let detail = "the cursor cannot be honoured, and `on_gap=fail` was asked for";
@@ -222,7 +242,7 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
         marks: request.marks,
         start,
         ends_at: (!lifetime.is_zero()).then(|| Instant::now() + jitter(lifetime)),
-        right: None,
+        right: request.right,
         guards: Box::new((memberships, permit)),
     };
     let mut head = stream_head(encoding.format, Some(start.id())).body(first);

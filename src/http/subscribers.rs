@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     answer::Answer,
     app_state::AppState,
-    audit,
+    audit, credentials,
     fields::{self, Fields},
     head::Head,
     origin,
@@ -60,7 +60,7 @@ impl Described {
 
 /// Serves `GET /topics/{topic}/subscribers`. `name` is the topic as in the path, percent-encoded.
 pub(super) fn list<'a>(app: &'a AppState, head: &impl Head, name: &str) -> Result<Served<'a>, Problem> {
-    let topic = topics::parse(app, name)?;
+    let grant = credentials::caller(app, head)?.grant(topics::parse(app, name)?)?;
     let query = Fields::query(head.query(), &PARAMETERS, &[])?;
     let after = match query.only("after")? {
         None => None,
@@ -72,10 +72,10 @@ pub(super) fn list<'a>(app: &'a AppState, head: &impl Head, name: &str) -> Resul
         Some(_) => return Err(bad_parameter("limit", &format!("a number of subscribers, from 1 to {PAGE_MAX}"))),
     };
     Ok(reply_later(async move {
-        if !topics::is_known(app, &topic).await? {
-            return Err(topics::unknown(&topic));
+        if !topics::is_known(app, &grant).await? {
+            return Err(topics::unknown(grant.topic()));
         }
-        let mut page = app.hubs.list(&topic, after, limit + 1).await;
+        let mut page = app.gate.list_subscribers(&grant, after, limit + 1).await;
         let has_more = page.len() > limit;
         page.truncate(limit);
         let next = page.last().filter(|_| has_more).map(|last| last.id.to_string());
@@ -85,10 +85,11 @@ pub(super) fn list<'a>(app: &'a AppState, head: &impl Head, name: &str) -> Resul
 }
 
 /// Serves `GET /subscribers/{id}`.
-pub(super) fn show<'a>(app: &'a AppState, id: &str) -> Result<Served<'a>, Problem> {
+pub(super) fn show<'a>(app: &'a AppState, head: &impl Head, id: &str) -> Result<Served<'a>, Problem> {
+    let grant = credentials::caller(app, head)?.grant_all()?;
     let id = parse(id)?;
     Ok(reply_later(async move {
-        let (subscriber, topics) = app.hubs.find(id).await.ok_or_else(unknown)?;
+        let (subscriber, topics) = app.gate.hubs(grant).find(id).await.ok_or_else(unknown)?;
         let topics = topics.iter().map(TopicName::to_string).collect();
         Ok::<_, Problem>(json_answer(&json!(Described::new(&subscriber, Some(topics)))))
     }))
@@ -96,24 +97,29 @@ pub(super) fn show<'a>(app: &'a AppState, id: &str) -> Result<Served<'a>, Proble
 
 /// Serves `DELETE /subscribers/{id}`: ends the stream, and tells its client to stop.
 pub(super) fn end<'a>(app: &'a AppState, head: &impl Head, id: &str) -> Result<Served<'a>, Problem> {
-    origin::check(head, &app.config.cors)?;
+    origin::check(head, &app.config)?;
     app.check_open()?;
+    let caller = credentials::caller(app, head)?;
+    let grant = caller.grant_all()?;
     let (id, remote) = (parse(id)?, head.remote());
     Ok(reply_later(async move {
-        app.hubs.find(id).await.ok_or_else(unknown)?;
-        audit::record(None, remote, "end_subscriber", &id.to_string());
-        if app.hubs.end(id).await { Ok(Answer::new(StatusCode::NO_CONTENT)) } else { Err(unknown()) }
+        let hubs = app.gate.hubs(grant);
+        hubs.find(id).await.ok_or_else(unknown)?;
+        audit::record(caller.identity(), remote, "end_subscriber", &id.to_string());
+        if hubs.end(id).await { Ok(Answer::new(StatusCode::NO_CONTENT)) } else { Err(unknown()) }
     }))
 }
 
 /// Serves `DELETE /subjects/{name}`: ends the streams of a subject, and tells their clients to stop.
 pub(super) fn end_subject<'a>(app: &'a AppState, head: &impl Head, name: &str) -> Result<Served<'a>, Problem> {
-    origin::check(head, &app.config.cors)?;
+    origin::check(head, &app.config)?;
     app.check_open()?;
+    let caller = credentials::caller(app, head)?;
+    let grant = caller.grant_all()?;
     let subject = fields::decode_path(name, b"subject")?.into_owned();
-    audit::record(None, head.remote(), "end_subject", &subject);
+    audit::record(caller.identity(), head.remote(), "end_subject", &subject);
     Ok(reply_later(async move {
-        app.hubs.end_subject(&subject).await;
+        app.gate.hubs(grant).end_subject(&subject).await;
         Answer::new(StatusCode::NO_CONTENT)
     }))
 }

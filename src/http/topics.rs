@@ -6,30 +6,35 @@ use serde_json::json;
 use super::{
     answer::Answer,
     app_state::AppState,
-    audit, fields,
+    audit, credentials, fields,
     head::Head,
     origin,
     problem::{Code, Problem},
     reply::{Served, reply_later},
 };
-use crate::event::{EventId, TopicName};
+use crate::{
+    auth::{Grant, Manage},
+    event::{EventId, TopicName},
+};
 
 /// Serves `GET /topics/{topic}`. `name` is the topic as in the path, percent-encoded.
-pub(super) fn show<'a>(app: &'a AppState, name: &str) -> Result<Served<'a>, Problem> {
-    Ok(reply_later(describe(app, parse(app, name)?)))
+pub(super) fn show<'a>(app: &'a AppState, head: &impl Head, name: &str) -> Result<Served<'a>, Problem> {
+    let caller = credentials::caller(app, head)?;
+    Ok(reply_later(describe(app, caller.grant(parse(app, name)?)?)))
 }
 
-async fn describe(app: &AppState, topic: TopicName) -> Result<Answer, Problem> {
-    let held = app.log.held(&topic).await?;
-    let live = app.registry.find(topic.as_str());
-    if live.is_none() && held.is_none() {
-        return Err(unknown(&topic));
+async fn describe(app: &AppState, grant: Grant<Manage>) -> Result<Answer, Problem> {
+    let topic = grant.topic();
+    let held = app.gate.held(&grant).await?;
+    let subscribers = app.gate.subscribers(&grant);
+    if subscribers.is_none() && held.is_none() {
+        return Err(unknown(topic));
     }
     let held = held.unwrap_or_default();
     let id = |id: Option<EventId>| id.map(|id| id.to_string());
     let known = json!({
         "topic": topic.as_str(),
-        "subscribers": live.map_or(0, |live| live.subscribers()),
+        "subscribers": subscribers.unwrap_or_default(),
         "first_id": id(held.first),
         "last_id": id(held.last),
         "events": held.events,
@@ -40,23 +45,24 @@ async fn describe(app: &AppState, topic: TopicName) -> Result<Answer, Problem> {
 
 /// Serves `DELETE /topics/{topic}`: deletes its events, and ends its streams.
 pub(super) fn delete<'a>(app: &'a AppState, head: &impl Head, name: &str) -> Result<Served<'a>, Problem> {
-    origin::check(head, &app.config.cors)?;
+    origin::check(head, &app.config)?;
     app.check_open()?;
-    let (topic, remote) = (parse(app, name)?, head.remote());
+    let caller = credentials::caller(app, head)?;
+    let (grant, remote) = (caller.grant(parse(app, name)?)?, head.remote());
     Ok(reply_later(async move {
         let _delays_drain = app.delay_drain()?;
-        if !is_known(app, &topic).await? {
-            return Err(unknown(&topic));
+        if !is_known(app, &grant).await? {
+            return Err(unknown(grant.topic()));
         }
-        audit::record(None, remote, "delete_topic", topic.as_str());
-        app.registry.delete(&topic, remote).await?;
+        audit::record(caller.identity(), remote, "delete_topic", grant.topic().as_str());
+        app.gate.delete(&grant, remote).await?;
         Ok(Answer::new(StatusCode::NO_CONTENT))
     }))
 }
 
 /// Whether the topic is live, or the log holds something of it.
-pub(super) async fn is_known(app: &AppState, topic: &TopicName) -> Result<bool, Problem> {
-    Ok(app.registry.find(topic.as_str()).is_some() || app.log.held(topic).await?.is_some())
+pub(super) async fn is_known(app: &AppState, grant: &Grant<Manage>) -> Result<bool, Problem> {
+    Ok(app.gate.subscribers(grant).is_some() || app.gate.held(grant).await?.is_some())
 }
 
 /// Parses a topic of the path. Its name may contain slashes, as `/` or as `%2F`.

@@ -23,6 +23,7 @@ use tokio::{
 use crate::{
     http::{AppState, Fallback, FastPath, LINGER, PendingSlots, SharedState, fallback},
     hub::{Carrier, HubHandle, Inbox},
+    log::Log,
     transport::Transport,
 };
 
@@ -36,13 +37,14 @@ const RETRY_ACCEPT_AFTER: Duration = Duration::from_millis(100);
 /// start.
 pub(super) async fn run(
     listener: std::net::TcpListener,
+    log: Arc<dyn Log>,
     shared: SharedState,
     inbox: Inbox,
     started: Sender<io::Result<()>>,
 ) {
     let pending = PendingSlots::new(Arc::clone(&shared.pending));
     // A send fails only if nobody waits for the report any more.
-    match start(listener, shared, inbox).await {
+    match start(listener, &log, shared, inbox).await {
         Ok((listener, fast)) => {
             started.send(Ok(())).ok();
             // The server waits until every worker has dropped its sender.
@@ -55,10 +57,11 @@ pub(super) async fn run(
 
 async fn start(
     listener: std::net::TcpListener,
+    log: &Arc<dyn Log>,
     shared: SharedState,
     inbox: Inbox,
 ) -> io::Result<(AsyncFd<TcpListener>, Rc<FastPath>)> {
-    let hub = HubHandle::start(&shared.log, &shared.config.stream, &shared.unsent, inbox, shared.drain.clone())?;
+    let hub = HubHandle::start(log, &shared.config.stream, &shared.unsent, inbox, shared.drain.clone())?;
     let app = Rc::new(AppState { shared, hub });
     let fallback = start_fallback(&app).await?;
     // `with_interest` is deprecated because it trusts the caller that the descriptor stays open and is not replaced. A

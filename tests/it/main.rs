@@ -19,6 +19,7 @@
 
 mod harness;
 
+mod auth;
 mod bench;
 mod browser;
 mod cli;

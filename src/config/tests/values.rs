@@ -49,9 +49,22 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("limits.publishes_per_second_per_key", "1", &["-1", "10000001"]),
     ("limits.publishes_per_second_per_topic", "1", &["-1", "10000001"]),
     ("limits.subscribes_per_second_per_ip", "1", &["-1", "10000001"]),
+    ("auth.anonymous", "none", &["Loopback", "", "anyone"]),
+    ("auth.query_token", "true", &["yes", "1", ""]),
+    ("auth.cookie", "tidings-token", &["a b", "a;b", "a=b"]),
+    ("auth.keys", "[{ id = \"k\", algorithm = \"EdDSA\", jwks_file = \"keys.json\" }]", &[]),
+    (
+        "auth.api_keys",
+        "[{ name = \"k\", sha256 = \"00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF\" }]",
+        &[],
+    ),
     ("cors.origins", "https://a.example, http://localhost:3000", &["*,*", "null", "a.example"]),
     ("shutdown.drain", "0s", &["601s", "10"]),
 ];
+
+fn apply(key: &str, config: &mut Config, kind: ::config::ValueKind) -> Result<(), String> {
+    setting(key).apply(config, &Value::new(None, kind))
+}
 
 #[test]
 fn every_key_has_samples() {
@@ -66,7 +79,7 @@ fn every_key_is_set_by_its_variable_and_changes_only_its_field() {
         let variable = setting(key).variable();
         let config = load(SHIPPED, &[(variable.as_str(), *other)], None).unwrap();
         let mut expected = Config::default();
-        setting(key).apply(&mut expected, &setting(key).read(other)).unwrap();
+        apply(key, &mut expected, setting(key).read(other)).unwrap();
         assert_eq!(config, expected, "{key}");
         assert_ne!(config, Config::default(), "{key}");
     }
@@ -74,13 +87,13 @@ fn every_key_is_set_by_its_variable_and_changes_only_its_field() {
 
 #[test]
 fn every_value_reads_back_as_it_is_written() {
-    for (key, other, _) in SAMPLES {
+    for (key, other, _) in SAMPLES.iter().filter(|(key, ..)| !setting(key).is_tables()) {
         let mut config = Config::default();
-        setting(key).apply(&mut config, &setting(key).read(other)).unwrap();
+        apply(key, &mut config, setting(key).read(other)).unwrap();
         let text = format!("[{}]\n{} = {}", setting(key).section(), setting(key).name(), setting(key).value(&config));
         let values = parse(FILE.to_owned(), &text).unwrap();
         let mut read = Config::default();
-        setting(key).apply(&mut read, &values[*key].kind).unwrap();
+        apply(key, &mut read, values[*key].kind.clone()).unwrap();
         assert_eq!(read, config, "{text}");
     }
 }
@@ -98,6 +111,45 @@ fn every_bad_value_names_its_variable_key_value_and_what_is_allowed() {
             assert!(pieces.iter().all(|piece| said.contains(piece)), "{said}");
         }
     }
+}
+
+#[test]
+fn a_mistake_in_a_key_is_named_and_no_secret_is_shown() {
+    let secret = "correct horse battery staple, and more";
+    let with = |entry: &str| complaint(&format!("[[auth.keys]]\n{entry}"), &[]);
+    let key = |rest: &str| with(&format!("id = \"k\"\nalgorithm = \"HS256\"\n{rest}"));
+    let says = |said: String, expected: &str| {
+        assert_eq!(said, format!("config.toml: auth.keys = …; allowed: {expected}"));
+    };
+    says(key(""), "in the key \"k\": one of secret, secret_file, public_key_file and jwks_file");
+    says(
+        key("secret = \"x\"\nsecret_file = \"x\""),
+        "in the key \"k\": one of secret, secret_file, public_key_file and jwks_file",
+    );
+    says(key("public_key_file = \"x\""), "in the key \"k\": a secret, because the algorithm is HS256");
+    says(
+        with(&format!("id = \"k\"\nalgorithm = \"RS256\"\nsecret = \"{secret}\"")),
+        "in the key \"k\": a public key, because the algorithm is RS256",
+    );
+    says(
+        with(&format!("id = \"\"\nalgorithm = \"HS256\"\nsecret = \"{secret}\"")),
+        "in the key \"\": an id of 1 to 128 printable ASCII characters",
+    );
+    assert!(with("id = \"k\"\nalgorithm = \"none\"\nsecret = \"x\"").contains("in the table 1: "));
+    for bad in [&format!("secrets = \"{secret}\""), "secret = [\"correct horse\"]"] {
+        let said = key(bad);
+        assert!(said.contains("in the table 1: ") && !said.contains("horse"), "{said}");
+    }
+    let twice = "[[auth.keys]]\nid = \"k\"\nalgorithm = \"EdDSA\"\njwks_file = \"x\"\n".repeat(2);
+    says(complaint(&twice, &[]), "a name for each key; \"k\" is given twice");
+    let said = complaint(&format!("[auth]\nkeys = \"{secret}\""), &[]);
+    says(said, "tables [[auth.keys]] with id, algorithm and a secret or a public key");
+    for sha256 in [secret, &"0".repeat(63), &"0".repeat(66), &"+1".repeat(32)] {
+        let said = complaint(&format!("[[auth.api_keys]]\nname = \"k\"\nsha256 = \"{sha256}\""), &[]);
+        assert!(said.contains("sha256 must be text of 64 hexadecimal digits") && !said.contains(sha256), "{said}");
+    }
+    let config = load(&format!("[[auth.keys]]\nid = \"k\"\nalgorithm = \"HS256\"\nsecret = \"{secret}\""), &[], None);
+    assert!(!format!("{config:?}").contains(secret));
 }
 
 #[test]
@@ -169,7 +221,7 @@ fn values_at_a_bound_are_taken_and_one_past_it_refused() {
         ("shutdown.drain", "0s", "-1s", "10m", "601s"),
     ];
     for (key, least, below, most, above) in cases {
-        let takes = |text: &str| setting(key).apply(&mut Config::default(), &setting(key).read(text)).is_some();
+        let takes = |text: &str| apply(key, &mut Config::default(), setting(key).read(text)).is_ok();
         assert!(takes(least) && takes(most), "{key}");
         assert!(!takes(below) && !takes(above), "{key}");
     }

@@ -1,0 +1,89 @@
+//! Who may do what: it verifies credentials, and gives grants. It is pure: it reads no request, and no clock except in
+//! [`Auth::authenticate`].
+//!
+//! ```text
+//!  credential ─► authenticate ─► Caller ─► grant(topic) ─► Grant<Publish>, Grant<Subscribe>, Grant<Manage>
+//! ```
+//!
+//! Only [`Caller::grant`] makes a [`Grant`], and a topic can only be reached with one. So a handler cannot forget to
+//! check a right.
+
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+
+use arc_swap::ArcSwap;
+
+use crate::config::{Anonymous, AuthConfig};
+
+mod keys;
+mod jwt;
+mod api_keys;
+mod caller;
+mod rights;
+mod error;
+mod key_file;
+mod pattern;
+
+pub use caller::{Caller, Forbidden, Grant, GrantAll, Manage, Publish, RightKind, Subscribe};
+pub use error::{AuthConfigError, LEEWAY, Refused, TOKEN_BYTES_MAX};
+pub use key_file::KeyError;
+pub use pattern::PatternError;
+pub use rights::Right;
+
+use keys::Keys;
+
+/// Verifies credentials.
+pub struct Auth {
+    /// A caller without a credential.
+    anonymous: Caller,
+    /// A caller without a credential whose request came over a proxy.
+    anonymous_forwarded: Caller,
+    keys: ArcSwap<Keys>,
+}
+
+impl Auth {
+    /// Reads the keys. `address` is where the server listens.
+    ///
+    /// # Errors
+    /// See [`AuthConfigError`].
+    pub fn load(config: &AuthConfig, address: SocketAddr) -> Result<Self, AuthConfigError> {
+        let is_loopback = address.ip().to_canonical().is_loopback();
+        if !is_loopback && config.anonymous == Anonymous::Loopback && !config.has_credentials() {
+            return Err(AuthConfigError::OpenToAll(address));
+        }
+        let (anonymous, anonymous_forwarded) = match config.anonymous {
+            Anonymous::Loopback if is_loopback => (Caller::local(), Caller::nobody()),
+            Anonymous::Loopback | Anonymous::None => (Caller::nobody(), Caller::nobody()),
+            Anonymous::Subscribe => (Caller::subscriber(), Caller::subscriber()),
+            Anonymous::All => (Caller::publisher(), Caller::publisher()),
+        };
+        Ok(Self { anonymous, anonymous_forwarded, keys: ArcSwap::from_pointee(Keys::load(config)?) })
+    }
+
+    /// The caller of a request without a credential. `is_forwarded` says that a proxy has forwarded the request.
+    #[must_use]
+    pub fn anonymous(&self, is_forwarded: bool) -> Caller {
+        if is_forwarded { self.anonymous_forwarded.clone() } else { self.anonymous.clone() }
+    }
+
+    /// Verifies a token or an API key.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub fn authenticate(&self, credential: &[u8]) -> Result<Caller, Refused> {
+        self.keys.load().authenticate(credential, SystemTime::now())
+    }
+
+    /// Reads the keys again. Returns the names of the keys that are gone or have changed: the streams of their tokens
+    /// must end.
+    ///
+    /// # Errors
+    /// When a key cannot be read. Then the earlier keys stay.
+    pub fn reload(&self, config: &AuthConfig) -> Result<Vec<Box<str>>, AuthConfigError> {
+        let keys = Arc::new(Keys::load(config)?);
+        let earlier = self.keys.swap(Arc::clone(&keys));
+        Ok(earlier.not_in(&keys))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,66 @@
+//! The errors of this module, and the limits that they name.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::{key_file::KeyError, pattern::PatternError};
+
+/// How far the clocks of the broker and of those who sign tokens may differ: a token counts for so long after its
+/// `exp`, and before its `nbf`.
+pub const LEEWAY: Duration = Duration::from_secs(5);
+
+/// The longest token. It must fit into a header.
+pub const TOKEN_BYTES_MAX: usize = 8 << 10;
+
+/// Why the server cannot start with this configuration of `[auth]`.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthConfigError {
+    /// A key cannot be used.
+    #[error("auth.keys: in the key {id:?}: {error}")]
+    Key {
+        /// Its id.
+        id: String,
+        /// Why.
+        error: KeyError,
+    },
+    /// A pattern of an API key cannot be read.
+    #[error("auth.api_keys: in the key {name:?}: {error}")]
+    Pattern {
+        /// The name of the API key.
+        name: String,
+        /// Why.
+        error: PatternError,
+    },
+    /// Other machines could connect, and nobody has decided what they may do.
+    #[error(
+        "server.host = {0}: other machines can connect, but there is no auth.keys and no auth.api_keys; add one, or say \
+         what callers without a token may do: auth.anonymous = \"none\", \"subscribe\" or \"all\" \
+         (TIDINGS__AUTH__ANONYMOUS=all)"
+    )]
+    OpenToAll(SocketAddr),
+}
+
+/// Why a credential is refused. It never says more than the one who sent the credential may know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It is neither a token that a configured key has signed, nor an API key.
+    #[error("the token is not valid: no key of this server has signed it")]
+    Unknown,
+    /// It is longer than [`TOKEN_BYTES_MAX`].
+    #[error("the token is longer than {TOKEN_BYTES_MAX} bytes")]
+    TooLong,
+    /// Its `exp` is over.
+    #[error("the token has expired")]
+    Expired,
+    /// Its `nbf` is not reached.
+    #[error("the token is not valid yet")]
+    NotYetValid,
+    /// It has another `iss` or `aud` than the key demands.
+    #[error("the token is for another issuer or audience")]
+    OtherAudience,
+    /// Its claims cannot be read.
+    #[error(
+        "the claims of the token cannot be read: it needs `exp`, and \"tidings\": {{\"publish\": […], \"subscribe\": […], \
+         \"manage\": […]}} with patterns of topics"
+    )]
+    BadClaims,
+}

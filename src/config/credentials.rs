@@ -1,0 +1,236 @@
+//! `[auth]`: who may publish, subscribe and manage.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer};
+
+/// `[auth]`: who may publish, subscribe and manage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthConfig {
+    /// What a caller without a credential may do.
+    pub anonymous: Anonymous,
+    /// Whether a token may be given as `access_token` in the query.
+    pub query_token: bool,
+    /// The name of the cookie that may carry a token. Empty means none.
+    pub cookie: String,
+    /// `[[auth.keys]]`: the keys that sign tokens.
+    pub keys: Vec<KeyConfig>,
+    /// `[[auth.api_keys]]`: fixed credentials.
+    pub api_keys: Vec<ApiKeyConfig>,
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self {
+            anonymous: Anonymous::Loopback,
+            query_token: false,
+            cookie: String::new(),
+            keys: Vec::new(),
+            api_keys: Vec::new(),
+        }
+    }
+}
+
+/// What a caller without a credential may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anonymous {
+    /// Everything, if the server listens only on loopback and no proxy has forwarded the request. Otherwise nothing.
+    Loopback,
+    /// Nothing.
+    None,
+    /// Subscribe.
+    Subscribe,
+    /// Publish and subscribe.
+    All,
+}
+
+/// A key that signs tokens (RFC 7519).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyConfig {
+    /// Its name. If a token has a `kid`, only the key with this id verifies it.
+    pub id: String,
+    /// The one algorithm of tokens that this key verifies.
+    pub algorithm: Algorithm,
+    /// The secret of an HMAC: the bytes of this text.
+    pub secret: Option<Secret>,
+    /// The file of the secret. A line break at its end is not part of the secret.
+    pub secret_file: Option<PathBuf>,
+    /// The PEM file of a public key.
+    pub public_key_file: Option<PathBuf>,
+    /// The file of a JSON Web Key Set (RFC 7517).
+    pub jwks_file: Option<PathBuf>,
+    /// If it is given, a token must have this `iss`.
+    pub issuer: Option<String>,
+    /// If it is given, a token must have this `aud`, or a list with it.
+    pub audience: Option<String>,
+}
+
+/// The algorithms of RFC 7518, section 3.1, and of RFC 8037, except `none` and ES512.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "the names are those of the standard")]
+pub enum Algorithm {
+    HS256,
+    HS384,
+    HS512,
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    EdDSA,
+}
+
+/// A fixed credential for a service.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKeyConfig {
+    /// Its name, for logs and limits.
+    pub name: String,
+    /// The SHA-256 of the credential, in hexadecimal. The credential itself is not stored.
+    pub sha256: Sha256,
+    /// The topics that it may publish to, as patterns.
+    #[serde(default)]
+    pub publish: Vec<String>,
+    /// The topics that it may subscribe to, as patterns.
+    #[serde(default)]
+    pub subscribe: Vec<String>,
+    /// The topics that it may describe and delete, as patterns.
+    #[serde(default)]
+    pub manage: Vec<String>,
+}
+
+impl AuthConfig {
+    /// Whether a caller can have a credential.
+    #[must_use]
+    pub fn has_credentials(&self) -> bool {
+        !self.keys.is_empty() || !self.api_keys.is_empty()
+    }
+
+    /// The mistakes in `keys` and `api_keys` that need no look at other files: the key of the configuration, and what it
+    /// should be.
+    pub(super) fn mistakes(&self) -> Vec<(&'static str, String)> {
+        let mut mistakes = Vec::new();
+        for key in &self.keys {
+            if let Some(mistake) = key.mistake() {
+                mistakes.push(("auth.keys", format!("in the key {:?}: {mistake}", key.id)));
+            }
+        }
+        for key in &self.api_keys {
+            if !is_name(&key.name) {
+                mistakes.push(("auth.api_keys", format!("in the key {:?}: a name of {NAME}", key.name)));
+            }
+        }
+        let ids = self.keys.iter().map(|key| &key.id);
+        let mut names: Vec<&String> = ids.chain(self.api_keys.iter().map(|key| &key.name)).collect();
+        names.sort();
+        if let Some((twice, _)) = names.iter().zip(names.iter().skip(1)).find(|(one, next)| one == next) {
+            let key = if self.keys.iter().any(|key| key.id == **twice) { "auth.keys" } else { "auth.api_keys" };
+            mistakes.push((key, format!("a name for each key; {twice:?} is given twice")));
+        }
+        mistakes
+    }
+}
+
+/// The form of an `id` and of a `name`.
+const NAME: &str = "1 to 128 printable ASCII characters";
+
+fn is_name(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && text.bytes().all(|b| matches!(b, b' '..=b'~'))
+}
+
+impl KeyConfig {
+    fn mistake(&self) -> Option<String> {
+        if !is_name(&self.id) {
+            return Some(format!("an id of {NAME}"));
+        }
+        let Self { secret, secret_file, public_key_file, jwks_file, algorithm, .. } = self;
+        let given = [secret.is_some(), secret_file.is_some(), public_key_file.is_some(), jwks_file.is_some()];
+        if given.into_iter().filter(|is_given| *is_given).count() != 1 {
+            return Some("one of secret, secret_file, public_key_file and jwks_file".to_owned());
+        }
+        // With a public key as the secret of an HMAC, anybody who knows the public key could sign tokens.
+        match (algorithm.is_hmac(), public_key_file.is_some(), secret.is_some() || secret_file.is_some()) {
+            (true, true, _) => Some(format!("a secret, because the algorithm is {algorithm:?}")),
+            (false, _, true) => Some(format!("a public key, because the algorithm is {algorithm:?}")),
+            _ => None,
+        }
+    }
+}
+
+impl Algorithm {
+    /// Whether the signature is an HMAC, whose key is a secret.
+    #[must_use]
+    pub fn is_hmac(self) -> bool {
+        matches!(self, Self::HS256 | Self::HS384 | Self::HS512)
+    }
+}
+
+/// A SHA-256 digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sha256(pub [u8; 32]);
+
+impl<'de> Deserialize<'de> for Sha256 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The text is not part of the error: it may be the credential itself, given by mistake.
+        let error = || serde::de::Error::custom("sha256 must be text of 64 hexadecimal digits");
+        let text = String::deserialize(deserializer).map_err(|_| error())?;
+        let mut digest = [0; 32];
+        let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return Err(error()) };
+        if pairs.len() != digest.len() {
+            return Err(error());
+        }
+        for (byte, pair) in digest.iter_mut().zip(pairs) {
+            // `from_str_radix` alone would accept a sign.
+            let digits = std::str::from_utf8(pair).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+            *byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).ok_or_else(error)?;
+        }
+        Ok(Self(digest))
+    }
+}
+
+/// A secret. It is not printed, and its memory is overwritten when it is dropped.
+#[derive(Clone)]
+pub struct Secret(SecretString);
+
+impl Secret {
+    /// The text of the secret.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The error of serde would show the value.
+        let text = String::deserialize(deserializer);
+        text.map(|text| Self(text.into())).map_err(|_| serde::de::Error::custom("a secret must be text, in quotes"))
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Only configurations are compared, never a secret with what a client has sent.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl Eq for Secret {}

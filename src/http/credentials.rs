@@ -1,0 +1,111 @@
+//! Who makes a request: finds the credential in it, and has it verified.
+
+use super::{
+    app_state::AppState,
+    fields::Fields,
+    head::Head,
+    problem::{Code, Problem},
+};
+use crate::auth::{Caller, Forbidden, Refused};
+
+/// The query parameter of a token (RFC 6750, section 2.3).
+const QUERY_TOKEN: &str = "access_token";
+
+/// Headers that a proxy adds to a request. With one of them, a request from this machine may be from anywhere.
+const PROXY_HEADERS: [&str; 7] =
+    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via", "cf-connecting-ip"];
+
+/// The caller of a request. The first credential counts: `Authorization`, then the query, then the cookie. A browser
+/// sends the cookie by itself, so it comes last.
+///
+/// A credential that is not valid is an error, also where a caller without one is allowed: the client would not notice
+/// that its token has expired.
+pub(super) fn caller(app: &AppState, head: &impl Head) -> Result<Caller, Problem> {
+    let config = &app.config.auth;
+    if let Some(bearer) = bearer(head)? {
+        return authenticate(app, bearer);
+    }
+    if config.query_token && head.query().contains(QUERY_TOKEN) {
+        let query = Fields::query(head.query(), &[QUERY_TOKEN], &[])?;
+        if let Some(token) = query.only(QUERY_TOKEN)? {
+            return authenticate(app, token.as_bytes());
+        }
+    }
+    if let Some(token) = cookie(head, &config.cookie) {
+        return authenticate(app, token);
+    }
+    Ok(app.auth.anonymous(is_forwarded(head)))
+}
+
+/// Whether the request has the cookie of a token, and no `Authorization`.
+pub(super) fn is_by_cookie(head: &impl Head, cookie_name: &str) -> bool {
+    head.value("authorization").is_none() && cookie(head, cookie_name).is_some()
+}
+
+fn authenticate(app: &AppState, credential: &[u8]) -> Result<Caller, Problem> {
+    app.auth.authenticate(credential).map_err(Problem::from)
+}
+
+/// The token of `Authorization: Bearer` (RFC 6750, section 2.1).
+fn bearer(head: &impl Head) -> Result<Option<&[u8]>, Problem> {
+    let mut values = head.values("authorization");
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Problem::new(Code::Repeated, "`Authorization` is given more than once"));
+    }
+    let scheme = value.get(..BEARER.len()).filter(|scheme| scheme.eq_ignore_ascii_case(BEARER));
+    let token = scheme.and_then(|_| value.get(BEARER.len()..)).map(<[u8]>::trim_ascii);
+    match token.filter(|token| !token.is_empty()) {
+        Some(token) => Ok(Some(token)),
+        None => Err(Problem::unauthorized("`Authorization` must be `Bearer` and a token", true)),
+    }
+}
+
+const BEARER: &[u8] = b"Bearer ";
+
+/// The value of the cookie `name` (RFC 6265, section 4.2.1). An empty name means that no cookie carries a token.
+fn cookie<'a>(head: &'a impl Head, name: &str) -> Option<&'a [u8]> {
+    if name.is_empty() {
+        return None;
+    }
+    let pairs = head.values("cookie").flat_map(|cookies| cookies.split(|b| *b == b';'));
+    pairs.map(<[u8]>::trim_ascii).find_map(|pair| {
+        let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        (!value.is_empty()).then_some(value)
+    })
+}
+
+/// Whether a proxy has forwarded the request.
+fn is_forwarded(head: &impl Head) -> bool {
+    PROXY_HEADERS.into_iter().any(|name| head.value(name).is_some())
+}
+
+impl From<Refused> for Problem {
+    fn from(error: Refused) -> Self {
+        Self::unauthorized(error.to_string(), true)
+    }
+}
+
+impl From<Forbidden> for Problem {
+    fn from(error: Forbidden) -> Self {
+        let Forbidden { right, topic, is_anonymous } = error;
+        let what = match &topic {
+            Some(topic) => format!("{right} the topic `{topic}`"),
+            None => right.to_string(),
+        };
+        let problem = if is_anonymous {
+            let detail = format!(
+                "without a token, nobody may {what} here: send `Authorization: Bearer` and a token (the operator decides \
+                 with auth.anonymous what is allowed without one; behind a proxy, `loopback` allows nothing)"
+            );
+            Self::unauthorized(detail, false)
+        } else {
+            Self::new(Code::Forbidden, format!("the token gives no right to {what}"))
+        };
+        let problem = problem.with("right", right.to_string());
+        match topic {
+            Some(topic) => problem.with("topic", topic.as_str()),
+            None => problem,
+        }
+    }
+}

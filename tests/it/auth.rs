@@ -1,0 +1,268 @@
+//! Who may do what: credentials through both readers of requests, and what they give.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use jsonwebtoken::{EncodingKey, Header, encode};
+use serde_json::{Value, json};
+use tidings::config::{Algorithm, Anonymous, ApiKeyConfig, Config, KeyConfig};
+
+use crate::harness::{Answer, DEADLINE, TestServer, process::program};
+
+const SECRET: &str = "a secret of thirty-two bytes....";
+/// The API key `abc`, as FIPS 180-2 has its digest.
+const API_KEY_DIGEST: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+/// What makes the fallback read a request, and changes nothing of its meaning.
+const FOR_THE_FALLBACK: (&str, &str) = ("content-encoding", "identity");
+const INVALID: &str = "Bearer realm=\"tidings\", error=\"invalid_token\"";
+
+fn with_keys(config: &mut Config) {
+    config.auth.anonymous = Anonymous::None;
+    config.auth.keys = vec![KeyConfig {
+        id: "k".to_owned(),
+        algorithm: Algorithm::HS256,
+        secret: Some(SECRET.into()),
+        secret_file: None,
+        public_key_file: None,
+        jwks_file: None,
+        issuer: None,
+        audience: None,
+    }];
+    let api_key = json!({"name": "service", "sha256": API_KEY_DIGEST, "publish": ["orders/**"]});
+    config.auth.api_keys = vec![serde_json::from_value::<ApiKeyConfig>(api_key).expect("an API key")];
+}
+
+fn seconds_from_now(seconds: u64) -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + seconds
+}
+
+fn token(tidings: &Value, exp: u64) -> String {
+    let claims = json!({"sub": "ann", "exp": exp, "tidings": tidings});
+    encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes()).expect("a key")).expect("signed")
+}
+
+fn bearer(tidings: &Value) -> String {
+    format!("Bearer {}", token(tidings, seconds_from_now(60)))
+}
+
+/// The exit code and the messages of the program.
+async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
+    let mut command = program();
+    command.args(arguments).envs(environment.iter().copied());
+    let output = tokio::time::timeout(DEADLINE, command.output()).await.expect("it ends").expect("it runs");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// The answers of both readers of requests.
+async fn ask_both(server: &TestServer, method: &str, path: &str, headers: &[(&str, &str)]) -> [Answer; 2] {
+    let through_the_fallback = [headers, &[FOR_THE_FALLBACK]].concat();
+    [server.ask(method, path, headers, b"").await, server.ask(method, path, &through_the_fallback, b"").await]
+}
+
+#[tokio::test]
+async fn a_token_gives_exactly_its_rights_on_every_route() {
+    // Goal: each route needs its right to the very topic: without a token 401, without the right 403 that names both.
+    let server = TestServer::with(with_keys);
+    let all = bearer(&json!({"publish": ["a"], "subscribe": ["a"], "manage": ["a"]}));
+    for (method, path, right) in [
+        ("POST", "/publish?topic=TOPIC&content=x", "publish"),
+        ("GET", "/publish?topic=TOPIC&content=x", "publish"),
+        ("HEAD", "/subscribe?topic=TOPIC", "subscribe"),
+        ("GET", "/topics/TOPIC", "manage"),
+        ("DELETE", "/topics/TOPIC", "manage"),
+    ] {
+        let own = path.replace("TOPIC", "a");
+        for answer in ask_both(&server, method, &own, &[("authorization", &all)]).await {
+            assert!(matches!(answer.status, 200 | 204), "{answer:?}");
+            server.ask("POST", "/publish?topic=a&content=again", &[("authorization", &all)], b"").await.ok();
+        }
+        for answer in ask_both(&server, method, &own, &[]).await {
+            assert_eq!(answer.status, 401, "{answer:?}");
+            assert_eq!(answer.header("www-authenticate"), Some("Bearer realm=\"tidings\""));
+        }
+        let other = path.replace("TOPIC", "b");
+        for answer in ask_both(&server, method, &other, &[("authorization", &all)]).await {
+            assert_eq!(answer.status, 403, "{answer:?}");
+            if method != "HEAD" {
+                let problem = answer.problem(403, "forbidden");
+                assert_eq!((&problem["topic"], &problem["right"]), (&json!("b"), &json!(right)));
+            }
+        }
+        let mut rights = json!({"publish": ["a"], "subscribe": ["a"], "manage": ["a"]});
+        rights[right] = json!([]);
+        for answer in ask_both(&server, method, &own, &[("authorization", &bearer(&rights))]).await {
+            assert_eq!(answer.status, 403, "{right}: {answer:?}");
+        }
+    }
+    for path in ["/healthz", "/readyz", "/"] {
+        assert_eq!(server.ask("GET", path, &[], b"").await.status, 200, "{path} needs no token");
+    }
+}
+
+#[tokio::test]
+async fn one_topic_without_the_right_refuses_the_whole_request() {
+    let server = TestServer::with(with_keys);
+    let some = bearer(&json!({"publish": ["a"], "subscribe": ["a"], "manage": ["**"]}));
+    let headers = [("authorization", some.as_str())];
+    for answer in ask_both(&server, "POST", "/publish?topic=a&topic=b&content=x", &headers).await {
+        assert_eq!(answer.problem(403, "forbidden")["topic"], "b");
+    }
+    for answer in ask_both(&server, "GET", "/subscribe?topic=a&topic=b", &headers).await {
+        assert_eq!(answer.problem(403, "forbidden")["topic"], "b");
+    }
+    server.ask("GET", "/topics/a", &headers, b"").await.problem(404, "topic_unknown");
+}
+
+#[tokio::test]
+async fn a_credential_that_is_not_valid_is_401_also_where_none_is_needed() {
+    // Goal: a client notices that its token is wrong, wherever it sends it.
+    for server in [TestServer::with(with_keys), TestServer::start()] {
+        let expired = format!("Bearer {}", token(&json!({"publish": ["**"]}), seconds_from_now(0) - 6));
+        for credential in ["Bearer x", "Bearer", "Bearer ", "Basic YTpi", "bearer a.b.c", expired.as_str()] {
+            for answer in
+                ask_both(&server, "POST", "/publish?topic=a&content=x", &[("authorization", credential)]).await
+            {
+                let problem = answer.problem(401, "unauthorized");
+                assert_eq!(answer.header("www-authenticate"), Some(INVALID), "{credential}");
+                let secret = credential.split(' ').nth(1).unwrap_or_default();
+                assert!(secret.len() < 6 || !problem.to_string().contains(secret), "{problem}");
+            }
+        }
+        let twice = [("authorization", "Bearer x"), ("authorization", "Bearer y")];
+        for answer in ask_both(&server, "POST", "/publish?topic=a&content=x", &twice).await {
+            answer.problem(400, "repeated");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_api_key_is_a_bearer_like_any_other() {
+    let server = TestServer::with(with_keys);
+    for answer in
+        ask_both(&server, "POST", "/publish?topic=orders/1&content=x", &[("authorization", "Bearer abc")]).await
+    {
+        answer.ok();
+    }
+    for answer in ask_both(&server, "POST", "/publish?topic=news&content=x", &[("authorization", "bearer abc")]).await {
+        answer.problem(403, "forbidden");
+    }
+    for wrong in ["Bearer abd", &format!("Bearer {API_KEY_DIGEST}")] {
+        for answer in ask_both(&server, "POST", "/publish?topic=orders/1&content=x", &[("authorization", wrong)]).await
+        {
+            answer.problem(401, "unauthorized");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_in_the_query_or_a_cookie_counts_only_when_configured() {
+    let token = token(&json!({"publish": ["a"]}), seconds_from_now(60));
+    let path = format!("/publish?topic=a&content=x&access_token={token}");
+    let cookie = format!("theme=dark; session={token}");
+    let from_own_page = [("cookie", cookie.as_str()), ("sec-fetch-site", "same-origin")];
+    let closed = TestServer::with(with_keys);
+    let open = TestServer::with(|config| {
+        with_keys(config);
+        config.auth.query_token = true;
+        "session".clone_into(&mut config.auth.cookie);
+    });
+    for answer in ask_both(&closed, "POST", &path, &[]).await {
+        answer.problem(401, "unauthorized");
+    }
+    for answer in ask_both(&closed, "POST", "/publish?topic=a&content=x", &from_own_page).await {
+        answer.problem(401, "unauthorized");
+    }
+    for answer in ask_both(&open, "POST", &path, &[]).await {
+        answer.ok();
+    }
+    for answer in ask_both(&open, "POST", "/publish?topic=a&content=x", &from_own_page).await {
+        answer.ok();
+    }
+    // A browser sends the cookie for pages of other sites, too.
+    for headers in [vec![from_own_page[0]], vec![from_own_page[0], ("sec-fetch-site", "cross-site")]] {
+        for answer in ask_both(&open, "POST", "/publish?topic=a&content=x", &headers).await {
+            answer.problem(403, "cross_site");
+        }
+    }
+    let wrong_name = [("cookie", format!("xsession={token}")), ("sec-fetch-site", "same-origin".to_owned())];
+    let wrong_name = wrong_name.each_ref().map(|(name, value)| (*name, value.as_str()));
+    for answer in ask_both(&open, "POST", "/publish?topic=a&content=x", &wrong_name).await {
+        answer.problem(401, "unauthorized");
+    }
+    // The header comes first: a browser cannot help sending the cookie.
+    let both = [from_own_page[0], from_own_page[1], ("authorization", "Bearer x")];
+    for answer in ask_both(&open, "POST", "/publish?topic=a&content=x", &both).await {
+        answer.problem(401, "unauthorized");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_on_this_machine_does_not_make_its_clients_local() {
+    // Goal: `loopback` allows everything here, and nothing to a request with a header of a proxy.
+    let server = TestServer::start();
+    let path = "/publish?topic=a&content=x";
+    for answer in ask_both(&server, "POST", path, &[]).await {
+        answer.ok();
+    }
+    for header in ["forwarded", "x-forwarded-for", "X-Forwarded-Host", "x-forwarded-proto", "x-real-ip", "via"] {
+        for answer in ask_both(&server, "POST", path, &[(header, "for=192.0.2.1")]).await {
+            let problem = answer.problem(401, "unauthorized");
+            assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("auth.anonymous")), "{problem}");
+        }
+        assert_eq!(server.ask("GET", "/healthz", &[(header, "x")], b"").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn anonymous_callers_may_do_what_is_configured() {
+    for (anonymous, expected) in [
+        (Anonymous::None, [401, 401, 401]),
+        (Anonymous::Subscribe, [401, 200, 401]),
+        (Anonymous::All, [200, 200, 401]),
+        (Anonymous::Loopback, [200, 200, 200]),
+    ] {
+        let server = TestServer::with(|config| config.auth.anonymous = anonymous);
+        let requests = [("POST", "/publish?topic=a&content=x"), ("HEAD", "/subscribe?topic=a"), ("GET", "/topics/a")];
+        for ((method, path), expected) in requests.into_iter().zip(expected) {
+            for answer in ask_both(&server, method, path, &[]).await {
+                assert_eq!(answer.status, expected, "{anonymous:?} {answer:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn beyond_loopback_the_broker_starts_only_with_a_decision() {
+    let everywhere = |config: &mut Config| config.server.host = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let server = TestServer::with(|config| {
+        everywhere(config);
+        config.auth.anonymous = Anonymous::Subscribe;
+    });
+    server.ask("POST", "/publish?topic=a&content=x", &[], b"").await.problem(401, "unauthorized");
+    for arguments in [vec!["--listen", "0.0.0.0:0"], vec!["--listen", "[::]:0", "--check"]] {
+        let (code, said) = run(&arguments, &[]).await;
+        assert_eq!(code, Some(78), "{said}");
+        assert!(said.contains("auth.anonymous") && said.contains("auth.keys"), "{said}");
+    }
+    let decided = [("TIDINGS__AUTH__ANONYMOUS", "none")];
+    let (code, said) = run(&["--listen", "0.0.0.0:0", "--check"], &decided).await;
+    assert_eq!(code, Some(0), "the control: {said}");
+    let short = [("TIDINGS__AUTH__KEYS", "[{ id = \"k\", algorithm = \"HS256\", secret = \"too short\" }]")];
+    let (code, said) = run(&["--check"], &short).await;
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("needs at least 32") && !said.contains("too short"), "{said}");
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_token_expires() {
+    // Goal: no event is sent to a stream after its token has expired. The leeway is the 5 s that the test waits for.
+    let server = TestServer::with(with_keys);
+    let short = format!("Bearer {}", token(&json!({"subscribe": ["a"]}), seconds_from_now(0) - 4));
+    let mut stream =
+        server.get("/subscribe?topic=a", &[("accept", "text/event-stream"), ("authorization", &short)]).await;
+    assert_eq!(stream.status, 200);
+    let rest = tokio::time::timeout(Duration::from_secs(10), stream.rest()).await.expect("it ends soon");
+    assert!(rest.contains("retry:"), "{rest}");
+}
