@@ -105,8 +105,8 @@ impl Head for HttpRequest {
 impl From<Answer> for HttpResponse {
     fn from(answer: Answer) -> Self {
         let mut response = Self::build(answer.status);
-        for (name, value) in &answer.headers {
-            response.insert_header((*name, &**value));
+        for header in answer.all_headers() {
+            response.insert_header(header);
         }
         // For HEAD, actix-http sends the length of the body without the body.
         let mut response = if answer.is_stream && answer.is_head {

@@ -24,10 +24,21 @@ const FILES: &[File] = &[
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// Only this server's files are allowed, and no inline scripts. If a fault ever shows an event as markup, its scripts
-/// still do not run.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// The headers for what a browser shows or runs.
+const HEADERS: [(&str, &str); 4] = [
+    // Only this server's files are allowed, and no inline scripts. If a fault ever shows an event as markup, its scripts
+    // still do not run. No other site may show the page in a frame, where a user could be made to click it.
+    (
+        "content-security-policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; \
+         form-action 'none'; frame-ancestors 'none'",
+    ),
+    // No other site gets a reference to the page's window, or the page's files.
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
+    // The address of the page has the names of topics.
+    ("referrer-policy", "no-referrer"),
+];
 
 /// The file with this path.
 pub(super) fn find(path: &str) -> Option<&'static File> {
@@ -35,12 +46,9 @@ pub(super) fn find(path: &str) -> Option<&'static File> {
 }
 
 pub(super) fn answer((_, media_type, content): &File) -> Answer {
-    Answer::new(StatusCode::OK)
-        .with("content-type", *media_type)
-        // The browser must revalidate each file. After an upgrade, it must not mix old and new files.
-        .with("cache-control", "no-cache")
-        .with("content-security-policy", POLICY)
-        .with("x-content-type-options", "nosniff")
-        .with("referrer-policy", "no-referrer")
-        .body(*content)
+    let mut answer = Answer::new(StatusCode::OK).with("content-type", *media_type).body(*content);
+    // The browser must revalidate each file. After an upgrade, it must not mix old and new files.
+    answer.cache_control = "no-cache";
+    answer.headers.extend(HEADERS.map(|(name, value)| (name, value.into())));
+    answer
 }

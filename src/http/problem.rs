@@ -124,7 +124,6 @@ impl Problem {
             document.extend(self.0.members.clone());
         }
         let mut answer = Answer::new(status).with("content-type", "application/problem+json");
-        answer = answer.with("x-content-type-options", "nosniff").with("cache-control", "no-store");
         if let Some(after) = self.0.retry_after {
             answer = answer.with("retry-after", whole_seconds(after).to_string());
         }

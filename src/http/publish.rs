@@ -246,7 +246,7 @@ fn answer(app: &AppState, outcomes: &[(TopicName, Appended)], is_list: bool) -> 
         receipts.push(b'\n');
         receipts
     };
-    let mut answer = Answer::new(StatusCode::OK).with("cache-control", "no-store");
+    let mut answer = Answer::new(StatusCode::OK);
     if are_all_replayed {
         answer = answer.with("idempotency-replayed", "true");
     }

@@ -279,14 +279,11 @@ fn stream_head(format: Format, id: Option<EventId>) -> Answer {
         Format::Plain | Format::Envelope => "text/event-stream; charset=utf-8",
         Format::Lines => "application/x-ndjson",
     };
-    let mut head = Answer::new(StatusCode::OK)
-        .with("content-type", media_type)
-        .with("cache-control", "no-cache, no-transform")
-        .with("x-content-type-options", "nosniff")
-        .with("x-accel-buffering", "no");
+    let mut head = Answer::new(StatusCode::OK).with("content-type", media_type).with("x-accel-buffering", "no");
     if let Some(id) = id {
         head = head.with("last-event-id", id.to_string());
     }
+    head.cache_control = "no-cache, no-transform";
     (head.is_stream, head.is_last) = (true, true);
     head
 }

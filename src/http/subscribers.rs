@@ -125,9 +125,7 @@ pub(super) fn end_subject<'a>(app: &'a AppState, head: &impl Head, name: &str) -
 }
 
 fn json_answer(document: &Value) -> Answer {
-    let answer = Answer::new(StatusCode::OK).with("content-type", "application/json");
-    // The next moment it may be different.
-    answer.with("cache-control", "no-store").body(format!("{document}\n").into_bytes())
+    Answer::new(StatusCode::OK).with("content-type", "application/json").body(format!("{document}\n").into_bytes())
 }
 
 fn parse(id: &str) -> Result<SubscriberId, Problem> {
