@@ -282,6 +282,9 @@ impl fmt::Display for StopId {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

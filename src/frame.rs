@@ -27,6 +27,8 @@ use serde_json::json;
 use crate::event::{Content, Epoch, Event, EventId, EventName, StopId, TopicName};
 
 mod chunk;
+#[cfg(test)]
+mod fuzz;
 
 pub use chunk::Framing;
 use chunk::{block_range, frame_of_about, frame_of_len};

@@ -54,3 +54,5 @@ pub mod transport;
 pub mod identity;
 pub mod later;
 pub mod config;
+#[cfg(test)]
+mod fuzz;

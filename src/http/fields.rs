@@ -157,6 +157,9 @@ fn hex_byte(text: &[u8]) -> Option<(u8, &[u8])> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

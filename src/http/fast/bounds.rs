@@ -8,3 +8,5 @@ pub(super) const HEAD_BYTES_MAX: usize = 128 << 10;
 pub(super) const TARGET_BYTES_MAX: usize = 65_534;
 /// The most headers of a request. A browser sends about fifteen.
 pub(super) const HEADERS_MAX: usize = 96;
+/// The longest name of a header: that of the `http` crate. The fallback panics at a longer one.
+pub(super) const NAME_BYTES_MAX: usize = 65_535;

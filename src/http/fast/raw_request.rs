@@ -69,7 +69,7 @@ impl RawRequest<'_> {
 }
 
 /// Percent-encodes a target.
-fn encode(target: &str) -> Vec<u8> {
+pub(super) fn encode(target: &str) -> Vec<u8> {
     let mut encoded = Vec::with_capacity(encoded_len(target));
     for byte in target.bytes() {
         if is_allowed(byte) {

@@ -6,14 +6,18 @@
 
 use std::{mem::MaybeUninit, net::IpAddr};
 
+use actix_http::Uri;
+
 use super::{
-    bounds::{BYTES_MAX, HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX},
-    raw_request::{RawRequest, encoded_len},
+    bounds::{BYTES_MAX, HEAD_BYTES_MAX, HEADERS_MAX, NAME_BYTES_MAX, TARGET_BYTES_MAX},
+    raw_request::{RawRequest, encode, encoded_len},
     unreadable::{head_too_long, line_breaks, target_too_long, unreadable},
 };
 use crate::http::head::Head;
 use crate::http::problem::{Code, Problem};
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;
 
@@ -87,7 +91,13 @@ pub(super) fn parse<'a>(
     // correct client never sends.
     let has_simple_target = target.starts_with('/') && memchr::memchr(b'#', target.as_bytes()).is_none();
     let is_simple = is_simple && has_simple_target && minor_version == 1;
-    let Some(len) = len.filter(|len| is_simple && *len <= BYTES_MAX) else { return Ok(Parsed::ForFallback(raw)) };
+    let Some(len) = len.filter(|len| is_simple && *len <= BYTES_MAX) else {
+        if !has_simple_target && Uri::try_from(encode(target)).is_err() {
+            // The fallback would refuse it, too, but without a problem document.
+            return Err(Problem::new(Code::BadRequest, "the target of the request is neither a path nor a URL"));
+        }
+        return Ok(Parsed::ForFallback(raw));
+    };
     let Some(body) = bytes.get(head_len..len) else { return Ok(Parsed::PartialBody(raw)) };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     Ok(Parsed::Simple(Request { method, path, query, headers, remote, body, is_last }, len))
@@ -149,6 +159,10 @@ fn framing(method: &str, minor_version: u8, headers: &[httparse::Header<'_>]) ->
                 length = Some(value);
             }
             16 if is("content-encoding") => is_simple = false,
+            len if len > NAME_BYTES_MAX => {
+                let detail = format!("the name of a header is longer than {NAME_BYTES_MAX} bytes");
+                return Err(Problem::new(Code::HeadersTooLarge, detail).with("limit", NAME_BYTES_MAX));
+            }
             17 if is("transfer-encoding") => {
                 // HTTP/1.0 has no transfer codings (RFC 9112, section 6.1).
                 if has_coding || minor_version == 0 || !header.value.eq_ignore_ascii_case(b"chunked") {
@@ -161,6 +175,11 @@ fn framing(method: &str, minor_version: u8, headers: &[httparse::Header<'_>]) ->
     }
     if has_coding && length.is_some() {
         return bad("a request has either Content-Length or Transfer-Encoding, not both");
+    }
+    // Without a length, such a body would end with the connection, and a proxy could take its end for that of the request
+    // (RFC 1945, section 7.2.2).
+    if minor_version == 0 && method == "POST" && length.is_none() {
+        return bad("a POST of HTTP/1.0 must have a Content-Length");
     }
     // HTTP/1.0 requires no host (RFC 9112, section 3.2).
     if hosts > 1 || (hosts == 0 && minor_version == 1) {

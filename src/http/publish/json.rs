@@ -135,6 +135,9 @@ fn compact(json: &str) -> serde_json::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prelude::*};
     use serde_json::Value;

@@ -106,6 +106,11 @@ fn a_malformed_request_is_refused() {
         with("Host: x").replace("HTTP/1.1", "HTTP/1.0"),
         replaced("Host: x\r\n", ""),
         without_length("Transfer-Encoding: chunked").replace("HTTP/1.1", "HTTP/1.0"),
+        without_length("A: b").replace("HTTP/1.1", "HTTP/1.0"),
+        // The fallback would refuse these targets.
+        replaced("/publish", "publish"),
+        replaced("/publish", "http://"),
+        replaced("/publish", ":"),
         replaced("3\r\n", "+3\r\n"),
         replaced("3\r\n", "3,3\r\n"),
         replaced("3\r\n", "\r\n"),
@@ -208,6 +213,9 @@ fn a_request_that_is_too_long_goes_to_the_fallback_or_is_refused() {
     };
     assert_eq!(parsed(&head(HEAD_BYTES_MAX)), "fallback");
     assert_eq!(parsed(&head(HEAD_BYTES_MAX + 1)), "headers_too_large");
+    let name = |bytes: usize| format!("GET / HTTP/1.1\r\nHost: x\r\nExpect: x\r\n{}: b\r\n\r\n", "n".repeat(bytes));
+    assert_eq!(parsed(&name(NAME_BYTES_MAX)), "fallback");
+    assert_eq!(parsed(&name(NAME_BYTES_MAX + 1)), "headers_too_large");
     let headers = |n: usize| format!("GET /subscribe HTTP/1.1\r\nHost: x\r\n{}\r\n", "a: b\r\n".repeat(n - 1));
     assert!(parsed(&headers(HEADERS_MAX)).starts_with("GET"));
     assert_eq!(parsed(&headers(HEADERS_MAX + 1)), "headers_too_large");
