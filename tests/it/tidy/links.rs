@@ -36,7 +36,7 @@ impl Page {
 
 /// All pages, those in `docs/` last.
 fn pages() -> Vec<Page> {
-    let mut names = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(str::to_owned).to_vec();
+    let mut names = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"].map(str::to_owned).to_vec();
     names.extend(paths(&["docs"]).into_iter().filter(|path| path.ends_with(".md")));
     names.into_iter().map(|path| Page { text: read(&path), path }).collect()
 }

@@ -31,10 +31,12 @@ fn no_private_word_is_left() {
     let mut texts: Vec<(String, String)> =
         files(&["src", "tests", "benches", "static"]).into_iter().map(|file| (file.path, file.text)).collect();
     let pages = paths(&["docs"]).into_iter().filter(|path| path.ends_with(".md"));
-    texts.extend(pages.chain(["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(str::to_owned)).map(|path| {
-        let text = read(&path);
-        (path, text)
-    }));
+    texts.extend(pages.chain(["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"].map(str::to_owned)).map(
+        |path| {
+            let text = read(&path);
+            (path, text)
+        },
+    ));
     texts.retain(|(path, _)| path != "tests/it/tidy/plain.rs" && !path.ends_with(".lock"));
     for (path, text) in texts {
         let lower = text.to_lowercase();
