@@ -87,6 +87,19 @@ impl Config {
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
     }
 
+    /// The keys of TLS that are set without another key that they need.
+    fn incomplete_tls(&self, values: &Values) -> Vec<ConfigProblem> {
+        let server = &self.server;
+        let (cert, key) = (("server.tls_cert", &server.tls_cert), ("server.tls_key", &server.tls_key));
+        let client_ca = ("server.tls_client_ca", &server.tls_client_ca);
+        let needs = [(cert, key), (key, cert), (client_ca, cert)];
+        let incomplete = needs.into_iter().filter(|((_, path), (_, needed))| path.is_some() && needed.is_none());
+        let problem = |((key, _), (needed, _)): ((&str, _), (&str, _))| {
+            Some(ConfigProblem::invalid(key, values.get(key)?, format!("only together with {needed}")))
+        };
+        incomplete.filter_map(problem).collect()
+    }
+
     /// The values that are too small for the value of another key. Each value is within its own range.
     fn contradictions(&self, values: &Values) -> Vec<ConfigProblem> {
         let (log, limits, event) = (&self.log, &self.limits, self.publish.event_bytes_max);
@@ -118,7 +131,7 @@ impl Config {
                 "limits.request_bytes_in_flight_per_ip_max".to_owned(),
             ),
         ];
-        let mut problems = Vec::new();
+        let mut problems = self.incomplete_tls(values);
         for (key, actual, least, formula) in rules {
             if actual < least {
                 let default = Value::new(Some(&"built-in default".to_owned()), actual.to_string());

@@ -148,9 +148,9 @@ impl HubHandle {
 
     /// Hands over a subscriber whose response has begun: the head and the first bytes are written. The socket must be
     /// non-blocking, and not registered with another poll.
-    pub fn adopt(&self, socket: Transport<TcpStream>, subscription: Subscription) {
-        // When the hub has ended, this closes the socket and gives back its permits. The client reconnects.
-        if self.0.core.borrow().is_none() {
+    pub fn adopt(&self, mut socket: Transport<TcpStream>, subscription: Subscription) {
+        // When the hub has ended, or the client has left, this closes the socket and gives back its permits.
+        if self.0.core.borrow().is_none() || !socket.begin_stream() {
             return;
         }
         self.0.arrivals.borrow_mut().push((socket, subscription));

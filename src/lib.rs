@@ -35,7 +35,7 @@
 //! - [`log`]: the interface of the log, and its engines.
 //! - [`frame`]: encodes events for the wire.
 //! - [`event`]: the basic types: topic names, events, ids.
-//! - [`transport`]: the bytes of a client's connection.
+//! - [`transport`]: a client's connection: a socket, and a session if it speaks TLS.
 //! - [`identity`]: who a request or a stream belongs to.
 //! - [`later`]: an outcome, now or later.
 //! - [`config`]: defaults < `config.toml` < environment < flags.

@@ -23,6 +23,7 @@ use crate::{
     },
     registry::Registry,
     topic::TopicLimits,
+    transport::{Acceptor, TlsError},
 };
 
 mod worker;
@@ -60,6 +61,9 @@ pub enum StartError {
     /// The configuration of `[auth]` cannot be used.
     #[error(transparent)]
     Auth(#[from] AuthConfigError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system cannot create a worker's thread, or what the thread needs.
     #[error("cannot start a worker: {0}")]
     Worker(#[source] io::Error),
@@ -82,7 +86,8 @@ const BACKLOG: i32 = 4096;
 const SEND_BUFFER: usize = 128 << 10;
 /// If a client acknowledges nothing for this many times `stream.write_timeout`, the kernel closes the connection.
 const WRITE_TIMEOUTS_UNTIL_DEAD: u32 = 4;
-/// How often retention runs, and expired keys, idle topics and unused keys of rates are removed.
+/// How often retention runs, expired keys, idle topics and unused keys of rates are removed, and the files of TLS are
+/// looked at.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 /// The last part of the drain time. It is reserved for requests in progress: the streams end before it.
 const DRAIN_FOR_REQUESTS: Duration = Duration::from_millis(250);
@@ -93,8 +98,10 @@ impl Server {
     /// Opens the log, listens, and starts the workers. It must be called within an actix system.
     ///
     /// # Errors
-    /// When the address cannot be listened on, the log cannot be opened, or a worker cannot be started.
+    /// When TLS cannot be set up, the address cannot be listened on, the log cannot be opened, or a worker cannot be
+    /// started.
     pub fn listen(config: Config) -> Result<Self, StartError> {
+        let acceptor = Acceptor::load(&config.server)?;
         let requested = config.server.address();
         let auth = Auth::load(&config.auth, requested)?;
         let listen_error = |source| StartError::Listen { address: requested, source };
@@ -122,6 +129,7 @@ impl Server {
             rates: Arc::new(Rates::new(&config.limits)),
             unsent: Arc::new(UnsentBytes::new(config.stream.unsent_bytes_max.to_usize())),
             drain: Drain { begin, delays_drain: delays_drain.downgrade() },
+            acceptor,
             config: Arc::new(config),
         };
         // Listen only when the log is open. Otherwise clients would connect to a server that may fail to start.
@@ -129,7 +137,8 @@ impl Server {
             socket.listen(BACKLOG).map_err(listen_error)?;
         }
         let workers = start_workers(sockets, inboxes, &log, &shared).map_err(StartError::Worker)?;
-        actix_rt::spawn(maintain(Arc::clone(&log), Arc::clone(&registry), Arc::clone(&shared.rates)));
+        let (rates, acceptor) = (Arc::clone(&shared.rates), shared.acceptor.clone());
+        actix_rt::spawn(maintain(Arc::clone(&log), Arc::clone(&registry), rates, acceptor));
         Ok(Self { address, log, registry, shared, workers, drain, delays_drain, drained })
     }
 
@@ -137,6 +146,17 @@ impl Server {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether connections are encrypted.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.shared.acceptor.is_tls()
+    }
+
+    /// Reads again what may change while the server runs: the files of TLS. What cannot be used stays as it was.
+    pub fn reload(&self) {
+        self.shared.acceptor.reload();
     }
 
     /// The log.
@@ -282,12 +302,13 @@ async fn stop(workers: Vec<Arbiter>) {
 }
 
 /// Runs the regular maintenance until the runtime ends.
-async fn maintain(log: Arc<dyn Log>, registry: Arc<Registry>, rates: Arc<Rates>) {
+async fn maintain(log: Arc<dyn Log>, registry: Arc<Registry>, rates: Arc<Rates>, acceptor: Acceptor) {
     let mut ticks = interval(MAINTENANCE_INTERVAL);
     loop {
         ticks.tick().await;
         log.enforce_retention();
         registry.retire_idle();
         rates.forget_unused();
+        acceptor.reload_if_changed();
     }
 }

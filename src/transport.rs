@@ -1,32 +1,87 @@
-//! The bytes of a client's connection: its socket, for all modules that read from it or write to it.
+//! A client's connection, for all modules that read from it or write to it: a socket, and a session if it speaks TLS.
 //!
 //! The socket is non-blocking. A connection begins on a bare socket, may have to be watched by the runtime, and ends in
 //! a hub, which watches it with a poll of its own. So the type of the socket is a parameter.
+//!
+//! The handshake of TLS has no step of its own: the first read of a request continues it until the request is there. So
+//! the limits and timeouts of a connection that has sent no request apply to it.
 
 use std::{
     future::poll_fn,
     io::{self, ErrorKind},
     os::fd::AsFd,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use tokio::{
     io::{AsyncRead as _, Interest, ReadBuf},
     net::TcpStream,
 };
 
+// Each file uses only files below it.
+mod acceptor;
+mod certificates;
+mod session;
+mod subject;
+mod socket;
+
+pub use acceptor::Acceptor;
+pub use certificates::TlsError;
+use session::{NotTls, Session};
+pub(crate) use socket::{finish, recv, send};
+
 /// A client's connection.
 #[derive(Debug)]
 pub struct Transport<S> {
     socket: S,
+    /// `None` if the connection is not encrypted.
+    session: Option<Box<Session>>,
+}
+
+/// Whether a read has failed because the client speaks HTTP without TLS. The answer to it is not encrypted either.
+pub fn is_not_tls(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<NotTls>)
 }
 
 impl<S> Transport<S> {
-    /// A connection on `socket`, which must be non-blocking.
-    pub fn new(socket: S) -> Self {
-        Self { socket }
+    /// A new connection on `socket`, which must be non-blocking.
+    ///
+    /// # Errors
+    /// When TLS cannot begin.
+    pub fn accept(socket: S, acceptor: &Acceptor) -> io::Result<Self> {
+        Ok(Self { socket, session: acceptor.session()? })
+    }
+
+    /// The socket, if the connection is not encrypted; otherwise the connection.
+    ///
+    /// # Errors
+    /// The connection, if it is encrypted.
+    pub fn into_plain(self) -> Result<S, Self> {
+        if self.session.is_none() { Ok(self.socket) } else { Err(self) }
+    }
+
+    /// The name in the client's certificate, which was verified; `None` if the client has shown no certificate.
+    pub fn subject(&self) -> Option<Arc<str>> {
+        self.session.as_ref()?.subject().cloned()
+    }
+
+    /// How many bytes of memory the connection itself keeps of what it has received.
+    pub fn held(&self) -> usize {
+        self.session.as_ref().map_or(0, |session| session.held())
+    }
+
+    /// Goes on without TLS, to answer a client that speaks HTTP without TLS.
+    pub fn give_up_tls(&mut self) {
+        self.session = None;
+    }
+
+    /// Prepares the connection of a new subscriber, who has nothing to send. Returns false if the client has closed it.
+    pub fn begin_stream(&mut self) -> bool {
+        let Some(session) = &mut self.session else { return true };
+        session.begin_stream();
+        !session.is_closed()
     }
 
     /// The socket, to register it with a poll.
@@ -36,7 +91,7 @@ impl<S> Transport<S> {
 
     /// Converts the socket.
     pub fn map<T>(self, convert: impl FnOnce(S) -> T) -> Transport<T> {
-        Transport { socket: convert(self.socket) }
+        Transport { socket: convert(self.socket), session: self.session }
     }
 
     /// Converts the socket.
@@ -44,7 +99,7 @@ impl<S> Transport<S> {
     /// # Errors
     /// The error of `convert`. The connection is then closed.
     pub fn try_map<T>(self, convert: impl FnOnce(S) -> io::Result<T>) -> io::Result<Transport<T>> {
-        Ok(Transport { socket: convert(self.socket)? })
+        Ok(Transport { socket: convert(self.socket)?, session: self.session })
     }
 }
 
@@ -54,15 +109,49 @@ impl<S: AsFd> Transport<S> {
     /// # Errors
     /// When nothing has arrived (`WouldBlock`), or the socket fails.
     pub fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        recv(&self.socket, buf)
+        match &mut self.session {
+            None => recv(&self.socket, buf),
+            Some(session) => session.read(&self.socket, buf),
+        }
     }
 
-    /// Writes as many bytes as the kernel accepts.
+    /// Reads what has arrived, and discards it. Returns how many bytes came over the network.
+    ///
+    /// # Errors
+    /// When nothing has arrived (`WouldBlock`), or the socket fails.
+    pub fn discard(&mut self, scratch: &mut [u8]) -> io::Result<usize> {
+        match &mut self.session {
+            None => recv(&self.socket, scratch),
+            Some(session) => session.discard(&self.socket),
+        }
+    }
+
+    /// Writes as many bytes as the kernel accepts. If these are not all, the caller must write the rest next: see
+    /// [`Session::write`].
     ///
     /// # Errors
     /// When the kernel accepts none (`WouldBlock`), or the socket fails.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        send(&self.socket, bytes)
+        match &mut self.session {
+            None => send(&self.socket, bytes),
+            Some(session) => session.write(&self.socket, bytes),
+        }
+    }
+
+    /// Sends what is encrypted and not sent yet.
+    ///
+    /// # Errors
+    /// When the kernel does not accept all of it (`WouldBlock`), or the socket fails.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.session.as_mut().map_or(Ok(()), |session| session.flush(&self.socket))
+    }
+
+    /// Tells the client that nothing more will come, if the connection is encrypted.
+    pub fn end_session(&mut self) {
+        if let Some(session) = &mut self.session {
+            // If the socket is full, the client only does not get the notice.
+            session.finish(&self.socket).ok();
+        }
     }
 
     /// Ends the sending side: the client gets all that was written, and then the end.
@@ -70,14 +159,32 @@ impl<S: AsFd> Transport<S> {
     /// # Errors
     /// When the client has disconnected.
     pub fn finish(&mut self) -> io::Result<()> {
-        Ok(rustix::net::shutdown(&self.socket, Shutdown::Write)?)
+        self.end_session();
+        finish(&self.socket)
     }
 }
 
 impl Transport<TcpStream> {
     /// Reads what has arrived, or waits. It counts against the runtime's budget of a task.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(cx, buf)
+        let Some(session) = &mut self.session else { return Pin::new(&mut self.socket).poll_read(cx, buf) };
+        loop {
+            let read = if session.has_read_ahead() {
+                session.read(&self.socket, buf.initialize_unfilled())
+            } else {
+                ready!(self.socket.poll_read_ready(cx))?;
+                let unfilled = buf.initialize_unfilled();
+                self.socket.try_io(Interest::READABLE, || session.read(&self.socket, unfilled))
+            };
+            match read {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(read) => {
+                    buf.advance(read);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
     }
 
     /// Reads what has arrived, or waits.
@@ -99,7 +206,10 @@ impl Transport<TcpStream> {
         let mut written = self.write(bytes);
         while matches!(&written, Err(error) if error.kind() == ErrorKind::WouldBlock) {
             ready!(self.socket.poll_write_ready(cx))?;
-            written = self.socket.try_io(Interest::WRITABLE, || send(&self.socket, bytes));
+            written = match &mut self.session {
+                None => self.socket.try_io(Interest::WRITABLE, || send(&self.socket, bytes)),
+                Some(session) => self.socket.try_io(Interest::WRITABLE, || session.write(&self.socket, bytes)),
+            };
         }
         Poll::Ready(written)
     }
@@ -115,16 +225,4 @@ impl Transport<TcpStream> {
         }
         Ok(())
     }
-}
-
-fn recv(socket: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
-    let (received, _) = rustix::net::recv(socket, buf, RecvFlags::empty())?;
-    Ok(received)
-}
-
-/// Writes to a socket with a direct system call. The function of the C library is slower, because it supports thread
-/// cancellation, and that is measurable if each event has one subscriber. If the peer has closed the connection, this
-/// returns an error and no signal is raised, because Rust's runtime ignores `SIGPIPE`.
-fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
-    Ok(rustix::net::send(socket, bytes, SendFlags::empty())?)
 }

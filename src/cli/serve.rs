@@ -6,7 +6,8 @@ use clap::Args;
 use tidings::{
     auth::Auth,
     config::{Anonymous, Config, Engine, LogConfig},
-    server::Server,
+    server::{Server, StartError},
+    transport::Acceptor,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -55,6 +56,9 @@ pub fn serve(arguments: &ServeArguments) -> ExitCode {
         return fail(EXIT_CONFIG, error);
     }
     if arguments.check {
+        if let Err(error) = Acceptor::load(&config.server) {
+            return fail(EXIT_CONFIG, error);
+        }
         println!("the configuration is valid");
         return ExitCode::SUCCESS;
     }
@@ -72,7 +76,8 @@ fn fail(exit_code: u8, reason: impl Display) -> ExitCode {
 async fn run(config: Config) -> ExitCode {
     let (drain, log, anonymous) = (config.shutdown.drain, config.log.clone(), config.auth.anonymous);
     // Handle signals before the banner is printed: a program that has read the banner may send a signal at once.
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
     else {
         return fail(EXIT_FAILURE, "cannot listen for signals");
     };
@@ -84,19 +89,26 @@ async fn run(config: Config) -> ExitCode {
     grow_descriptor_table(descriptors);
     let server = match Server::listen(config) {
         Ok(server) => server,
+        Err(error @ StartError::Tls(_)) => return fail(EXIT_CONFIG, error),
         Err(error) => return fail(EXIT_FAILURE, error),
     };
     // After listening, so that an error of listening is printed alone.
     warn_of_descriptor_limit(descriptors);
     // If nobody reads stdout, the server runs nevertheless.
     print_banner(&server, &log, anonymous).ok();
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        reason = server.failed() => {
-            let exit_code = fail(EXIT_LOG, format_args!("the log has failed: {reason}"));
-            server.abandon().await;
-            return exit_code;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                tracing::info!("SIGHUP: reading certificates again; the configuration is read only at the start");
+                server.reload();
+            }
+            reason = server.failed() => {
+                let exit_code = fail(EXIT_LOG, format_args!("the log has failed: {reason}"));
+                server.abandon().await;
+                return exit_code;
+            }
         }
     }
     let streams = server.subscribers();
@@ -109,14 +121,10 @@ async fn run(config: Config) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Ignores SIGHUP, SIGUSR1 and SIGUSR2, which would otherwise end the process silently. A terminal sends SIGHUP when it
-/// is closed. Tools send all three to make other servers reload their configuration or reopen their log files.
+/// Ignores SIGUSR1 and SIGUSR2, which would otherwise end the process silently. Tools send both to make other servers
+/// reload their configuration or reopen their log files.
 fn ignore_signals() {
-    let kinds = [
-        ("SIGHUP", SignalKind::hangup()),
-        ("SIGUSR1", SignalKind::user_defined1()),
-        ("SIGUSR2", SignalKind::user_defined2()),
-    ];
+    let kinds = [("SIGUSR1", SignalKind::user_defined1()), ("SIGUSR2", SignalKind::user_defined2())];
     for (name, kind) in kinds {
         let Ok(mut signals) = signal(kind) else { continue };
         tokio::task::spawn_local(async move {
@@ -167,7 +175,8 @@ fn grow_descriptor_table(needed: usize) {
 }
 
 fn print_banner(server: &Server, log: &LogConfig, anonymous: Anonymous) -> std::io::Result<()> {
-    let url = format!("http://{}", server.address());
+    let scheme = if server.is_tls() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", server.address());
     let mut out = std::io::stdout().lock();
     writeln!(out, "Tidings {} serves on {url}/ (the page to try it)", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "  subscribe: curl -N '{url}/subscribe?topic=news'")?;

@@ -44,6 +44,12 @@ pub struct ServerConfig {
     pub head_timeout: Duration,
     /// The host names that the server answers to besides `localhost` and IP addresses.
     pub hosts: Vec<String>,
+    /// The file of the certificate, and of the authorities between it and the root. With it, connections are encrypted.
+    pub tls_cert: Option<PathBuf>,
+    /// The file of the certificate's key. Both files are named, or none.
+    pub tls_key: Option<PathBuf>,
+    /// The file of the authorities whose client certificates are accepted. A client needs none.
+    pub tls_client_ca: Option<PathBuf>,
 }
 
 impl ServerConfig {
@@ -62,6 +68,9 @@ impl Default for ServerConfig {
             keep_alive: Duration::from_secs(75),
             head_timeout: Duration::from_secs(10),
             hosts: Vec::new(),
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
         }
     }
 }

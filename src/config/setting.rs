@@ -14,7 +14,7 @@ use super::lists::{HOSTS_MAX, ORIGINS_MAX, hosts, origins};
 use super::sections::{Config, Origins};
 use super::size::Size;
 // Without `Size` and `Origins`, which are also the names of types.
-use Rule::{ApiKeys, Bool, CookieName, Count, Host, Hosts, Keys, OneOf, Path, Port, Time, TimeOrZero};
+use Rule::{ApiKeys, Bool, CookieName, Count, Host, Hosts, Keys, OneOf, OptionalFile, Path, Port, Time, TimeOrZero};
 
 /// One key of the configuration.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub(super) enum Rule {
     TimeOrZero(&'static str, RangeInclusive<Duration>, Field<Duration>),
     OneOf(&'static [Word]),
     Path(Field<PathBuf>),
+    /// Empty text means none.
+    OptionalFile(Field<Option<PathBuf>>),
     Origins(Field<Origins>),
     Hosts(Field<Vec<String>>),
     CookieName(Field<String>),
@@ -86,9 +88,15 @@ impl Setting {
                 format!("{} to {}", written(*range.start()), written(*range.end()))
             }
             Bool(_) => "true or false".to_owned(),
-            Host(_) | OneOf(_) | Path(_) | Rule::Origins(_) | Hosts(_) | CookieName(_) | Keys(_) | ApiKeys(_) => {
-                String::new()
-            }
+            Host(_)
+            | OneOf(_)
+            | Path(_)
+            | OptionalFile(_)
+            | Rule::Origins(_)
+            | Hosts(_)
+            | CookieName(_)
+            | Keys(_)
+            | ApiKeys(_) => String::new(),
         }
     }
 
@@ -104,6 +112,7 @@ impl Setting {
             TimeOrZero(zero, ..) => format!("{DURATION} from {range}, or 0s for {zero}"),
             OneOf(words) => words.iter().map(|Word(word, _)| *word).collect::<Vec<_>>().join(" or "),
             Path(_) => "the path of a directory".to_owned(),
+            OptionalFile(_) => "the path of a file, or \"\" for none".to_owned(),
             CookieName(_) => "the name of a cookie, of letters, digits, - and _; or \"\" for none".to_owned(),
             Keys(_) => "tables [[auth.keys]] with id, algorithm and a secret or a public key".to_owned(),
             ApiKeys(_) => "tables [[auth.api_keys]] with name, sha256 and patterns of topics".to_owned(),
@@ -136,6 +145,7 @@ impl Setting {
                 words.iter().find(is_current).map_or_else(String::new, |Word(word, _)| format!("\"{word}\""))
             }
             Path(field) => format!("{:?}", field(&mut config).to_string_lossy()),
+            OptionalFile(field) => format!("{:?}", field(&mut config).take().unwrap_or_default().to_string_lossy()),
             Rule::Origins(field) => match field(&mut config) {
                 Origins::Any => "[\"*\"]".to_owned(),
                 Origins::Only(origins) => format!("{origins:?}"),
@@ -224,6 +234,9 @@ impl Setting {
                 set(config);
             }
             Path(field) => *field(config) = Some(text(value)?).filter(|path| !path.is_empty())?.into(),
+            OptionalFile(field) => {
+                *field(config) = Some(text(value)?).filter(|path| !path.is_empty()).map(PathBuf::from);
+            }
             Rule::Origins(field) => *field(config) = origins(value)?,
             Hosts(field) => *field(config) = hosts(value)?,
             CookieName(field) => text(value).filter(|name| is_cookie_name(name))?.clone_into(field(config)),

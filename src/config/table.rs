@@ -8,7 +8,7 @@ use super::credentials::Anonymous;
 use super::sections::{DiskDurability, Engine};
 // Without `Size` and `Origins`, which are also the names of types.
 use super::setting::Rule::{
-    self, ApiKeys, Bool, CookieName, Count, Host, Hosts, Keys, OneOf, Path, Port, Time, TimeOrZero,
+    self, ApiKeys, Bool, CookieName, Count, Host, Hosts, Keys, OneOf, OptionalFile, Path, Port, Time, TimeOrZero,
 };
 use super::setting::{Setting, Word};
 use super::size::Size;
@@ -38,6 +38,12 @@ pub const SETTINGS: &[Setting] = &[
         "How long the head of a request may take, {}; for the first one, since the connection was opened."),
     row("server.hosts", Hosts(|c| &mut c.server.hosts),
         "Names under which clients reach the broker, such as \"push.example.com\"; localhost and IP addresses always work."),
+    row("server.tls_cert", OptionalFile(|c| &mut c.server.tls_cert),
+        "A PEM file with the certificate, then its intermediates; with it, the port speaks TLS only."),
+    row("server.tls_key", OptionalFile(|c| &mut c.server.tls_key),
+        "The PEM file of the certificate's private key; both files are read again when they change."),
+    row("server.tls_client_ca", OptionalFile(|c| &mut c.server.tls_client_ca),
+        "A PEM file with the authorities of client certificates, which then are accepted, but not required."),
     row("log.engine",
         OneOf(&[
             Word("disk", |c| c.log.engine = Engine::Disk),

@@ -15,6 +15,7 @@ use crate::{
     event::TopicName,
     hub::{Drain, HubHandle, UnsentBytes},
     limits::{Quota, Rates},
+    transport::Acceptor,
 };
 
 /// What all workers share.
@@ -38,6 +39,8 @@ pub struct SharedState {
     pub unsent: Arc<UnsentBytes>,
     /// The drain.
     pub drain: Drain,
+    /// Begins TLS on new connections.
+    pub acceptor: Acceptor,
 }
 
 /// What all requests of one worker use.

@@ -41,7 +41,7 @@ use crate::{
     hub::Subscription,
     later::{Known, NotYet},
     limits::{BytesPermit, LimitReached},
-    transport::Transport,
+    transport::{Transport, is_not_tls},
 };
 
 mod rejected;
@@ -66,6 +66,7 @@ use rejected::RejectedConnections;
 use request::{Parsed, Request};
 use response::{AfterResponse, Responder, Response};
 use socket::Socket;
+use unreadable::not_tls;
 
 pub use fallback_request::Fallback;
 pub use linger::LINGER;
@@ -157,7 +158,10 @@ impl FastPath {
                     self.responder.send(&mut connection.socket, response.bytes, write_timeout).await?;
                     match after {
                         AfterResponse::KeepAlive => {}
-                        AfterResponse::Close => return Ok(()),
+                        AfterResponse::Close => {
+                            step = Step::Close;
+                            continue;
+                        }
                         AfterResponse::Linger => {
                             linger(connection.socket.into_watched()?, &self.scratch).await;
                             return Ok(());
@@ -178,7 +182,10 @@ impl FastPath {
                         None => return Ok(()),
                     }
                 }
-                Step::Close => return Ok(()),
+                Step::Close => {
+                    connection.socket.end_session();
+                    return Ok(());
+                }
             }
             connection.deadline.finish_request();
             step = match connection.next_refusal.take() {
@@ -195,10 +202,8 @@ impl FastPath {
         if let Socket::Bare(bare) = &mut connection.socket {
             let mut scratch = self.scratch.borrow_mut();
             match bare.read(&mut scratch) {
-                Ok(0) => return Ok(Step::Close),
-                Ok(n) => return Ok(self.parse(connection, scratch.get(..n).unwrap_or_default())),
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-                Err(error) => return Err(error),
+                read => return self.receive(connection, read.map(|n| scratch.get(..n).unwrap_or_default())),
             }
         }
         connection.deadline.start();
@@ -206,10 +211,11 @@ impl FastPath {
             let mut scratch = self.scratch.borrow_mut();
             let mut received = ReadBuf::new(&mut scratch);
             if let Poll::Ready(read) = connection.socket.watch()?.poll_read(cx, &mut received) {
-                return Poll::Ready(read.map(|()| match received.filled() {
-                    [] => Step::Close,
-                    new => self.parse(connection, new),
-                }));
+                return Poll::Ready(self.receive(connection, read.map(|()| received.filled())));
+            }
+            if connection.cover_incomplete_record(&self.app.bytes).is_err() {
+                // During a handshake, the client cannot be answered.
+                return Poll::Ready(Ok(Step::Close));
             }
             let is_idle = connection.buffer.is_empty();
             if is_idle && !connection.slot.mark_idle(cx) {
@@ -220,6 +226,19 @@ impl FastPath {
             Poll::Ready(Ok(self.time_out(connection)))
         })
         .await
+    }
+
+    /// The step after a read.
+    fn receive(&self, connection: &mut Connection, read: io::Result<&[u8]>) -> io::Result<Step<'_>> {
+        match read {
+            Ok([]) => Ok(Step::Close),
+            Ok(new) => Ok(self.parse(connection, new)),
+            Err(error) if is_not_tls(&error) => {
+                connection.socket.give_up_tls();
+                Ok(self.refuse(&not_tls()))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The step after the deadline has passed.

@@ -244,9 +244,12 @@ impl<S: Peer> Connection<S> {
         self.send_buffer == SendBuffer::Full
     }
 
-    /// Notes that the socket may accept bytes again.
+    /// Notes that the socket may accept bytes again. First it gets what was encrypted before. If it does not accept all of
+    /// that, the connection goes on waiting.
     pub(super) fn unblock(&mut self) {
-        self.send_buffer = SendBuffer::HasSpace;
+        if self.socket.flush().is_ok() {
+            self.send_buffer = SendBuffer::HasSpace;
+        }
     }
 
     /// Appends a control block to the unsent bytes.

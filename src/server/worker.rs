@@ -24,7 +24,7 @@ use crate::{
     http::{AppState, Fallback, FastPath, LINGER, PendingSlots, SharedState, fallback},
     hub::{Carrier, HubHandle, Inbox},
     log::Log,
-    transport::Transport,
+    transport::{Acceptor, Transport},
 };
 
 /// How many connections are accepted before other tasks continue. To serve a connection costs far more than to accept
@@ -43,13 +43,14 @@ pub(super) async fn run(
     started: Sender<io::Result<()>>,
 ) {
     let pending = PendingSlots::new(Arc::clone(&shared.pending));
+    let acceptor = shared.acceptor.clone();
     // A send fails only if nobody waits for the report any more.
     match start(listener, &log, shared, inbox).await {
         Ok((listener, fast)) => {
             started.send(Ok(())).ok();
             // The server waits until every worker has dropped its sender.
             drop(started);
-            accept(&listener, &fast, &pending).await;
+            accept(&listener, &fast, &pending, &acceptor).await;
         }
         Err(error) => drop(started.send(Err(error))),
     }
@@ -95,7 +96,7 @@ async fn start_fallback(app: &Rc<AppState>) -> io::Result<Fallback> {
     }))
 }
 
-async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>, pending: &Rc<PendingSlots>) {
+async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>, pending: &Rc<PendingSlots>, acceptor: &Acceptor) {
     let mut accepted = 0;
     // Whether the last call failed because of exhaustion. The error is logged only once for a row of such failures.
     let mut is_exhausted = false;
@@ -119,7 +120,8 @@ async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>, pending: &
             Err(_) => continue,
         };
         is_exhausted = false;
-        let socket = Transport::new(socket.into());
+        // An error means that the system has no randomness. The connection is closed.
+        let Ok(socket) = Transport::accept(socket.into(), acceptor) else { continue };
         match pending.admit(remote.ip()) {
             Ok(slot) => drop(spawn_local(Rc::clone(fast).serve(socket, remote, slot))),
             Err(error) => fast.reject(socket, error),

@@ -43,5 +43,6 @@ mod storm;
 mod subscribe;
 mod subscribers;
 mod tidy;
+mod tls;
 mod topics;
 mod wire;

@@ -10,6 +10,9 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("server.keep_alive", "1h", &["", "0s", "999ms", "3601s", "75"]),
     ("server.head_timeout", "100ms", &["0s", "99ms", "601s", "10"]),
     ("server.hosts", "push.example.com, a-b", &["push.example.com:80", "http://a", "*", "a b", "é", "a..b"]),
+    ("server.tls_cert", "cert.pem", &[]),
+    ("server.tls_key", "key.pem", &[]),
+    ("server.tls_client_ca", "ca.pem", &[]),
     ("log.engine", "memory", &["", "redis", "Memory"]),
     ("log.path", "elsewhere", &[""]),
     ("log.durability", "os", &["", "memory", "OS"]),
@@ -76,10 +79,20 @@ fn every_key_has_samples() {
 #[test]
 fn every_key_is_set_by_its_variable_and_changes_only_its_field() {
     for (key, other, _) in SAMPLES {
-        let variable = setting(key).variable();
-        let config = load(SHIPPED, &[(variable.as_str(), *other)], None).unwrap();
+        let needed: &[&str] = match *key {
+            "server.tls_cert" => &["server.tls_key"],
+            "server.tls_key" => &["server.tls_cert"],
+            "server.tls_client_ca" => &["server.tls_cert", "server.tls_key"],
+            _ => &[],
+        };
+        let settings: Vec<_> = std::iter::once(key).chain(needed).map(|key| setting(key)).collect();
+        let variables: Vec<String> = settings.iter().map(|setting| setting.variable()).collect();
+        let variables: Vec<(&str, &str)> = variables.iter().map(|variable| (variable.as_str(), *other)).collect();
+        let config = load(SHIPPED, &variables, None).unwrap();
         let mut expected = Config::default();
-        apply(key, &mut expected, setting(key).read(other)).unwrap();
+        for setting in settings {
+            apply(setting.key, &mut expected, setting.read(other)).unwrap();
+        }
         assert_eq!(config, expected, "{key}");
         assert_ne!(config, Config::default(), "{key}");
     }
@@ -171,6 +184,8 @@ fn bad_values_of_a_file_are_said_exactly() {
         ("[publish]\nallow_get = 1", "publish.allow_get = 1; allowed: true or false"),
         ("[publish.allow_get]\nx = 1", "publish.allow_get = a table; allowed: true or false"),
         ("log = 5", "log = 5; allowed: a section, [log]"),
+        ("[server]\ntls_cert = 1", "server.tls_cert = 1; allowed: the path of a file, or \"\" for none"),
+        ("[server]\ntls_cert = \"a\"", "server.tls_cert = \"a\"; allowed: only together with server.tls_key"),
     ];
     for (text, said) in cases {
         assert_eq!(complaint(text, &[]), format!("config.toml: {said}"));

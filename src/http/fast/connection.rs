@@ -9,7 +9,7 @@ use super::{deadline::Deadline, socket::Socket};
 use crate::{
     config::ServerConfig,
     http::{pending::PendingSlot, problem::Problem},
-    limits::{BytesPermit, Quota},
+    limits::{BytesPermit, LimitReached, Quota, UNCOUNTED_MAX},
     transport::Transport,
 };
 
@@ -23,6 +23,8 @@ pub(super) struct Connection {
     pub(super) buffer: Vec<u8>,
     /// Covers `buffer`. A request that arrives alone and in one piece needs neither.
     pub(super) permit: Option<BytesPermit>,
+    /// Covers what TLS keeps of an incomplete record. Usually there is none.
+    tls_permit: Option<BytesPermit>,
     /// How many bytes at the beginning of `buffer` do not contain the end of the head.
     pub(super) searched_for_end: usize,
     /// The refusal of the next request, which could not be buffered.
@@ -44,6 +46,7 @@ impl Connection {
             deadline: Deadline::new(config),
             buffer: Vec::new(),
             permit: None,
+            tls_permit: None,
             searched_for_end: 0,
             next_refusal: None,
         }
@@ -64,6 +67,17 @@ impl Connection {
         }
         self.buffer.extend_from_slice(new);
         Ok(())
+    }
+
+    /// Reserves what TLS keeps of an incomplete record. Otherwise many clients that each send a part of a record could use
+    /// up the memory.
+    pub(super) fn cover_incomplete_record(&mut self, budget: &Arc<Quota>) -> Result<(), LimitReached> {
+        let held = self.socket.held();
+        if held <= UNCOUNTED_MAX {
+            self.tls_permit = None;
+            return Ok(());
+        }
+        self.tls_permit.get_or_insert_with(|| budget.bytes_permit(Some(self.remote.ip()))).cover(held)
     }
 
     /// Empties the buffer, and frees its memory and its permit. An idle connection has neither.

@@ -29,6 +29,33 @@ impl Socket {
         }
     }
 
+    /// Tells the client that nothing more will come, if the connection is encrypted.
+    pub(super) fn end_session(&mut self) {
+        match self {
+            Self::Bare(socket) => socket.end_session(),
+            Self::Watched(socket) => socket.end_session(),
+            Self::Gone => {}
+        }
+    }
+
+    /// Goes on without TLS, to answer a client that speaks HTTP without TLS.
+    pub(super) fn give_up_tls(&mut self) {
+        match self {
+            Self::Bare(socket) => socket.give_up_tls(),
+            Self::Watched(socket) => socket.give_up_tls(),
+            Self::Gone => {}
+        }
+    }
+
+    /// How many bytes of memory the connection itself keeps of what it has received.
+    pub(super) fn held(&self) -> usize {
+        match self {
+            Self::Bare(socket) => socket.held(),
+            Self::Watched(socket) => socket.held(),
+            Self::Gone => 0,
+        }
+    }
+
     /// Writes all bytes. Waits when the kernel accepts no more.
     pub(super) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.watch()?.write_all(bytes).await

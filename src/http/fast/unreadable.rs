@@ -22,6 +22,12 @@ pub(super) fn target_too_long() -> Problem {
     Problem::new(Code::UriTooLong, detail).with("limit", TARGET_BYTES_MAX)
 }
 
+/// Refuses HTTP on a port that speaks TLS.
+pub(super) fn not_tls() -> Problem {
+    let detail = "this port speaks HTTP only inside TLS; use https:// instead of http://";
+    Problem::new(Code::BadRequest, detail)
+}
+
 /// Refuses bytes that cannot be parsed.
 pub(super) fn unreadable(bytes: &[u8], error: httparse::Error) -> Problem {
     let lines = bytes.get(line_breaks(bytes)..).unwrap_or_default();

@@ -66,7 +66,7 @@ impl Process {
             child.stderr.take().expect("its errors").read_to_string(&mut error).await.expect("UTF-8");
             panic!("it ended without a banner: {error}");
         }
-        let address = banner[0].split_once("http://").and_then(|(_, rest)| rest.split('/').next());
+        let address = banner[0].split_once("://").and_then(|(_, rest)| rest.split('/').next());
         let address = address.and_then(|address| address.parse().ok()).expect("a banner that says where it serves");
         Self { address, banner, child, _log: log, out }
     }
@@ -131,6 +131,18 @@ impl Process {
         let mut shell = Command::new("sh");
         let sent = shell.args(["-c", &format!("kill -{name} {}", self.id())]).status().await.expect("a shell");
         assert!(sent.success(), "SIG{name} could not be sent");
+    }
+
+    /// Waits until it reports something with `text` in it, and gives what it has reported until then.
+    pub async fn until_reported(&mut self, text: &str) -> String {
+        let errors = self.child.stderr.as_mut().expect("its errors");
+        let (mut said, mut buffer) = (String::new(), [0; 4096]);
+        while !said.contains(text) {
+            let n = timeout(DEADLINE, errors.read(&mut buffer)).await.expect("it says so in time").expect("its errors");
+            assert!(n > 0, "it ended without {text:?}: {said}");
+            said.push_str(&String::from_utf8_lossy(&buffer[..n]));
+        }
+        said
     }
 
     /// Waits for its end.
