@@ -118,11 +118,20 @@ impl Caller {
     /// # Errors
     /// When the caller does not have the right.
     pub fn grant<R: RightKind>(&self, topic: TopicName) -> Result<Grant<R>, Forbidden> {
-        let is_allowed = match &self.0 {
+        if self.may::<R>(topic.as_str()) {
+            Ok(Grant { topic, right: PhantomData })
+        } else {
+            Err(self.forbidden(R::RIGHT, Some(topic)))
+        }
+    }
+
+    /// Whether the caller would get the grant for the topic of this name.
+    #[must_use]
+    pub fn may<R: RightKind>(&self, topic: &str) -> bool {
+        match &self.0 {
             Kind::Anonymous { .. } => self.has_for_all(R::RIGHT),
-            Kind::Verified(verified) => verified.rights.allows(R::RIGHT, topic.as_str()),
-        };
-        if is_allowed { Ok(Grant { topic, right: PhantomData }) } else { Err(self.forbidden(R::RIGHT, Some(topic))) }
+            Kind::Verified(verified) => verified.rights.allows(R::RIGHT, topic),
+        }
     }
 
     /// Checks that the caller has a right to any topic at all.

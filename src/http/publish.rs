@@ -111,8 +111,10 @@ impl<'a> PublishHead<'a> {
         caller.check_any::<auth::Publish>()?;
         let query = Fields::query(head.query(), &PARAMETERS, &[])?;
         let (format, key, remote) = (BodyFormat::read(head)?, key(head)?, head.remote());
-        // A request with more topics is refused later.
+        // A request with more topics is refused later, and so is one with a topic that the caller may not publish to. Such
+        // a request must not use up the rate of the topic: others could not publish to it any more.
         let topics = query.all("topic").take(app.config.limits.topics_per_request_max);
+        let topics = topics.filter(|topic| caller.may::<auth::Publish>(topic));
         let used = app.rates.publish(remote, caller.identity(), topics)?;
         Ok(Self { caller, query, format, key, remote, used })
     }
@@ -139,14 +141,15 @@ impl<'a> PublishHead<'a> {
         let name = name.map_err(|error| Problem::new(Code::BadEvent, format!("`event` is refused: {error}")))?;
         let given = self.query.all("topic").chain(body.topics.iter().map(String::as_str));
         let (topics, is_list) = app.topics(given, self.query.topics_dropped() + body.topics_dropped)?;
-        app.rates.publish_to(self.used, topics.iter().map(TopicName::as_str))?;
         let events = std::iter::repeat_n((name, content, self.key), topics.len());
         let drafts = topics.into_iter().zip(events);
         // One topic without a grant refuses the whole request.
         let draft = |(topic, (name, content, key))| {
             self.caller.grant(topic).map(|grant| GrantedDraft::new(grant, name, content, key))
         };
-        Ok(Publish { drafts: drafts.map(draft).collect::<Result<_, _>>()?, is_list })
+        let drafts: SmallVec<[GrantedDraft; 1]> = drafts.map(draft).collect::<Result<_, _>>()?;
+        app.rates.publish_to(self.used, drafts.iter().map(|draft| draft.topic().as_str()))?;
+        Ok(Publish { drafts, is_list })
     }
 }
 

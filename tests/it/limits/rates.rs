@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use tidings::config::Config;
+use serde_json::json;
+use tidings::config::{ApiKeyConfig, Config};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{refused, subscribe_from};
@@ -124,6 +125,74 @@ async fn publishes_to_one_topic_are_limited() {
             answer.status == 429
         })
         .await;
+    }
+}
+
+/// Two API keys: `service-one` may publish to all topics, `service-two` to all but `a`.
+fn two_api_keys(config: &mut Config) {
+    let one = "086979192a9eb5778177b2ff2c72b37d7c0e01201664c524db2b3778320b1e8d";
+    let two = "02bc969c6593cd92362124e18bb20da0624297f5610a7687e064540536d602f3";
+    let keys = [
+        json!({"name": "one", "sha256": one, "publish": ["**"]}),
+        json!({"name": "two", "sha256": two, "publish": ["b", "c"]}),
+    ];
+    config.auth.api_keys =
+        keys.map(|key| serde_json::from_value::<ApiKeyConfig>(key).expect("an API key")).into_iter().collect();
+}
+
+const ONE: (&str, &str) = ("authorization", "Bearer service-one");
+const TWO: (&str, &str) = ("authorization", "Bearer service-two");
+
+#[tokio::test]
+async fn publishes_with_one_key_are_limited() {
+    // Goal: `publishes_per_second_per_key`: a key is refused from whichever address; other keys, and callers without one, are
+    // not affected.
+    for front in FRONTS {
+        let server = TestServer::with(|config| {
+            two_api_keys(config);
+            config.limits.publishes_per_second_per_key = 1;
+        });
+        let publish = |caller: &[(&str, &str)]| {
+            server.request("GET", "/publish?topic=b&content=x", &[front, caller].concat(), b"")
+        };
+        let requests = [&[ONE][..], &[ONE], &[TWO], &[TWO], &[], &[]].map(publish);
+        assert_eq!(statuses(&server, OWN, &requests).await, [200, 429, 200, 429, 200, 200]);
+        until("a refusal at another address", async || {
+            server.ask_bytes(&publish(&[ONE])).await;
+            let answer = server.ask_bytes_from(OTHER, &publish(&[ONE])).await;
+            if answer.status == 429 {
+                rate_limited(&answer, "publishes_per_second_per_key");
+            }
+            answer.status == 429
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_caller_without_the_right_uses_nothing_of_a_topic() {
+    // Goal: who may not publish to a topic cannot use up its rate, and so keep others from it.
+    for front in FRONTS {
+        let server = TestServer::with(|config| {
+            two_api_keys(config);
+            config.limits.publishes_per_second_per_topic = 1;
+        });
+        let json = [("content-type", "application/json")];
+        for (method, query, body) in [
+            ("GET", "topic=a&content=x", ""),
+            ("GET", "topic=c&topic=a&content=x", ""),
+            ("POST", "content=x", r#"{"topic":"a"}"#),
+            ("POST", "topic=a&content=x", r#"{"topic":"b"}"#),
+        ] {
+            let headers = [front, &[TWO], if body.is_empty() { &[] } else { &json }].concat();
+            let request = server.request(method, &format!("/publish?{query}"), &headers, body.as_bytes());
+            server.ask_bytes(&request).await.problem(403, "forbidden");
+        }
+        let publish = |topic| {
+            let path = format!("/publish?topic={topic}&content=x");
+            server.request("GET", &path, &[front, &[ONE]].concat(), b"")
+        };
+        assert_eq!(statuses(&server, OWN, &["a", "b", "a"].map(publish)).await, [200, 200, 429]);
     }
 }
 
