@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 
 use crate::config::{Anonymous, AuthConfig};
 
+mod mint;
 mod keys;
 mod jwt;
 mod api_keys;
@@ -26,6 +27,7 @@ mod pattern;
 pub use caller::{Caller, Forbidden, Grant, GrantAll, Manage, Publish, RightKind, Subscribe};
 pub use error::{AuthConfigError, LEEWAY, Refused, TOKEN_BYTES_MAX};
 pub use key_file::KeyError;
+pub use mint::{MintError, NewToken, decode_unverified, mint};
 pub use pattern::PatternError;
 pub use rights::Right;
 

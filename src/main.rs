@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod cli;
 
-use cli::{bench, config, serve};
+use cli::{bench, config, serve, token};
 
 /// The configuration is invalid (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
@@ -34,6 +34,9 @@ enum Command {
     /// Print the default config.toml: each key with its default and what it is for.
     #[command(after_help = config::EXAMPLES)]
     Config,
+    /// Make a token, or show what a token says.
+    #[command(subcommand, after_help = token::EXAMPLES)]
+    Token(token::TokenCommand),
 }
 
 const EXAMPLES: &str = "\
@@ -51,5 +54,6 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve::serve(&arguments),
         Command::Bench(plan) => bench::bench(&plan),
         Command::Config => config::config(),
+        Command::Token(command) => token::token(command),
     }
 }

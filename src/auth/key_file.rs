@@ -67,13 +67,8 @@ pub(super) struct Material {
 pub(super) fn read(config: &KeyConfig) -> Result<Vec<Material>, KeyError> {
     let algorithm = algorithm(config.algorithm);
     let own = |key| vec![Material { kid: Some(config.id.clone()), key }];
-    if let Some(secret) = &config.secret {
-        return Ok(own(of_secret(secret.expose().as_bytes())?));
-    }
-    if let Some(path) = &config.secret_file {
-        let text = Zeroizing::new(read_file(path)?);
-        let text = text.strip_suffix(b"\n").map_or(&**text, |text| text.strip_suffix(b"\r").unwrap_or(text));
-        return Ok(own(of_secret(text)?));
+    if let Some(secret) = secret(config)? {
+        return Ok(own(DecodingKey::from_secret(&secret).map_err(|_| KeyError::ShortSecret(secret.len()))?));
     }
     if let Some(path) = &config.public_key_file {
         let pem = read_file(path)?;
@@ -131,9 +126,23 @@ fn name(algorithm: Algorithm) -> String {
     format!("{algorithm:?}")
 }
 
-fn of_secret(secret: &[u8]) -> Result<DecodingKey, KeyError> {
-    check_secret(secret)?;
-    DecodingKey::from_secret(secret).map_err(|_| KeyError::ShortSecret(secret.len()))
+/// The secret of the key, if it has one.
+pub(super) fn secret(config: &KeyConfig) -> Result<Option<Zeroizing<Vec<u8>>>, KeyError> {
+    let secret = if let Some(secret) = &config.secret {
+        secret.expose().as_bytes().to_vec()
+    } else if let Some(path) = &config.secret_file {
+        let mut text = read_file(path)?;
+        if text.ends_with(b"\n") {
+            text.pop();
+            text.truncate(text.len() - usize::from(text.ends_with(b"\r")));
+        }
+        text
+    } else {
+        return Ok(None);
+    };
+    let secret = Zeroizing::new(secret);
+    check_secret(&secret)?;
+    Ok(Some(secret))
 }
 
 fn check_secret(secret: &[u8]) -> Result<(), KeyError> {

@@ -266,3 +266,43 @@ async fn a_stream_ends_when_its_token_expires() {
     let rest = tokio::time::timeout(Duration::from_secs(10), stream.rest()).await.expect("it ends soon");
     assert!(rest.contains("retry:"), "{rest}");
 }
+
+#[tokio::test]
+async fn tokens_are_made_and_shown_by_the_program() {
+    // Goal: nobody needs a web site for a token: what `token new` makes gives the rights that were asked for.
+    let key = format!("[{{ id = \"k\", algorithm = \"HS256\", secret = \"{SECRET}\", audience = \"a\" }}]");
+    let settings = [("TIDINGS__AUTH__KEYS", key.as_str())];
+    let ask = async |arguments: &[&str]| {
+        let mut command = program();
+        command.arg("token").args(arguments).envs(settings);
+        let output = tokio::time::timeout(DEADLINE, command.output()).await.expect("it ends").expect("it runs");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, token, said) = ask(&["new", "--subject", "ann", "--publish", "users/{sub}", "--expires-in", "1m"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let token = token.trim();
+    let server = TestServer::with(|config| {
+        with_keys(config);
+        config.auth.keys[0].audience = Some("a".to_owned());
+    });
+    let bearer = format!("Bearer {token}");
+    let headers = [("authorization", bearer.as_str())];
+    server.ask("POST", "/publish?topic=users/ann&content=x", &headers, b"").await.ok();
+    server.ask("POST", "/publish?topic=users/bob&content=x", &headers, b"").await.problem(403, "forbidden");
+    let (code, shown, said) = ask(&["show", token]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    assert_eq!((&shown["claims"]["sub"], &shown["header"]["kid"]), (&json!("ann"), &json!("k")));
+    assert!(said.contains("it is valid") && !said.contains(SECRET), "{said}");
+    for (arguments, expected) in [
+        (vec!["show", "x"], "this is not a token"),
+        (vec!["show", &format!("{token}x")], "no key of this server has signed it"),
+        (vec!["new", "--key", "other"], "there is no such key"),
+        (vec!["new", "--publish", "a*"], "stands for a whole segment"),
+        (vec!["new", "--publish", "{sub}"], "needs a subject"),
+    ] {
+        let (code, _, said) = ask(&arguments).await;
+        assert!(code != Some(0) && said.contains(expected), "{arguments:?}: {said}");
+    }
+}
