@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     auth::{Auth, AuthConfigError},
-    config::{Config, Engine},
+    config::{AuthConfig, Config, Engine},
     http::{Gate, SharedState},
     hub::{Drain, Hubs, Inbox, UnsentBytes},
     limits::{Quota, Rates},
@@ -33,6 +33,7 @@ pub struct Server {
     address: SocketAddr,
     log: Arc<dyn Log>,
     registry: Arc<Registry>,
+    hubs: Hubs,
     shared: SharedState,
     workers: Vec<Arbiter>,
     /// Begins the drain: it tells the hubs the time within which their streams must end.
@@ -122,7 +123,7 @@ impl Server {
         let registry = Arc::new(Registry::new(Arc::clone(&log), config.limits.topics_max, topics, limits));
         let shared = SharedState {
             auth: Arc::new(auth),
-            gate: Gate::new(Arc::clone(&log), Arc::clone(&registry), hubs),
+            gate: Gate::new(Arc::clone(&log), Arc::clone(&registry), hubs.clone()),
             subscribers: Quota::subscribers(&config.limits),
             pending: Quota::pending_connections(&config.limits),
             bytes: Quota::request_bytes(&config.limits),
@@ -139,7 +140,7 @@ impl Server {
         let workers = start_workers(sockets, inboxes, &log, &shared).map_err(StartError::Worker)?;
         let (rates, acceptor) = (Arc::clone(&shared.rates), shared.acceptor.clone());
         actix_rt::spawn(maintain(Arc::clone(&log), Arc::clone(&registry), rates, acceptor));
-        Ok(Self { address, log, registry, shared, workers, drain, delays_drain, drained })
+        Ok(Self { address, log, registry, hubs, shared, workers, drain, delays_drain, drained })
     }
 
     /// The address on which the server listens. If port 0 was configured, it has the port that the system chose.
@@ -154,9 +155,20 @@ impl Server {
         self.shared.acceptor.is_tls()
     }
 
-    /// Reads again what may change while the server runs: the files of TLS. What cannot be used stays as it was.
-    pub fn reload(&self) {
+    /// Reads again what may change while the server runs: the files of TLS, and the keys of `config` with their files.
+    /// The streams of keys that are gone or have changed end. What cannot be used stays as it was.
+    ///
+    /// # Errors
+    /// When a key cannot be used.
+    pub async fn reload(&self, config: &AuthConfig) -> Result<(), AuthConfigError> {
         self.shared.acceptor.reload();
+        let gone = self.shared.auth.reload(config)?;
+        if !gone.is_empty() {
+            let names = gone.clone();
+            let ended = self.hubs.end_where(Arc::new(move |identity| names.contains(&identity.key))).await;
+            tracing::info!(target: "tidings::audit", keys = ?gone, ended, "keys were removed or have changed");
+        }
+        Ok(())
     }
 
     /// The log.

@@ -64,7 +64,7 @@ pub fn serve(arguments: &ServeArguments) -> ExitCode {
     }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG_FILTER));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    actix_rt::System::new().block_on(run(config))
+    actix_rt::System::new().block_on(run(arguments, config))
 }
 
 /// Prints why the process ends.
@@ -73,7 +73,7 @@ fn fail(exit_code: u8, reason: impl Display) -> ExitCode {
     ExitCode::from(exit_code)
 }
 
-async fn run(config: Config) -> ExitCode {
+async fn run(arguments: &ServeArguments, config: Config) -> ExitCode {
     let (drain, log, anonymous) = (config.shutdown.drain, config.log.clone(), config.auth.anonymous);
     // Handle signals before the banner is printed: a program that has read the banner may send a signal at once.
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
@@ -89,7 +89,7 @@ async fn run(config: Config) -> ExitCode {
     grow_descriptor_table(descriptors);
     let server = match Server::listen(config) {
         Ok(server) => server,
-        Err(error @ StartError::Tls(_)) => return fail(EXIT_CONFIG, error),
+        Err(error @ (StartError::Tls(_) | StartError::Auth(_))) => return fail(EXIT_CONFIG, error),
         Err(error) => return fail(EXIT_FAILURE, error),
     };
     // After listening, so that an error of listening is printed alone.
@@ -101,8 +101,10 @@ async fn run(config: Config) -> ExitCode {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
-                tracing::info!("SIGHUP: reading certificates again; the configuration is read only at the start");
-                server.reload();
+                tracing::info!("SIGHUP: reading keys and certificates again; all else is read only at the start");
+                if let Err(error) = reload(arguments, &server).await {
+                    tracing::error!(%error, "the keys stay as they were");
+                }
             }
             reason = server.failed() => {
                 let exit_code = fail(EXIT_LOG, format_args!("the log has failed: {reason}"));
@@ -119,6 +121,12 @@ async fn run(config: Config) -> ExitCode {
         _ = interrupt.recv() => tracing::warn!("ended at once"),
     }
     ExitCode::SUCCESS
+}
+
+/// Reads the keys of the configuration and the files of TLS again.
+async fn reload(arguments: &ServeArguments, server: &Server) -> Result<(), Box<dyn std::error::Error>> {
+    let config = Config::load(arguments.config.as_deref(), arguments.listen.as_deref())?;
+    Ok(server.reload(&config.auth).await?)
 }
 
 /// Ignores SIGUSR1 and SIGUSR2, which would otherwise end the process silently. Tools send both to make other servers

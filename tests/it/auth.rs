@@ -9,7 +9,7 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use tidings::config::{Algorithm, Anonymous, ApiKeyConfig, Config, KeyConfig};
 
-use crate::harness::{Answer, DEADLINE, TestServer, process::program};
+use crate::harness::{Answer, DEADLINE, Process, Stream, TestServer, blocking::Directory, process::program};
 
 const SECRET: &str = "a secret of thirty-two bytes....";
 /// The API key `abc`, as FIPS 180-2 has its digest.
@@ -305,4 +305,50 @@ async fn tokens_are_made_and_shown_by_the_program() {
         let (code, _, said) = ask(&arguments).await;
         assert!(code != Some(0) && said.contains(expected), "{arguments:?}: {said}");
     }
+}
+
+#[tokio::test]
+async fn a_reload_takes_new_keys_and_ends_the_streams_of_removed_ones() {
+    // Goal: after SIGHUP, a removed key gives nothing any more, its stream has ended and was told why, and the stream of a
+    // key that stays goes on.
+    let directory = Directory::new();
+    std::fs::create_dir_all(&directory.0).expect("a directory");
+    let file = directory.0.join("tidings.toml");
+    let with_keys = |ids: &[&str]| {
+        let key =
+            |id: &&str| format!("[[auth.keys]]\nid = \"{id}\"\nalgorithm = \"HS256\"\nsecret = \"{SECRET}{id}\"\n");
+        let keys: Vec<String> = ids.iter().map(key).collect();
+        let text = format!("[auth]\nanonymous = \"none\"\n{}", keys.concat());
+        std::fs::write(&file, text).expect("a file");
+    };
+    let bearer = |id: &str| {
+        let claims = json!({"exp": seconds_from_now(600), "tidings": {"subscribe": ["a"], "publish": ["a"]}});
+        let header = Header { kid: Some(id.to_owned()), ..Header::default() };
+        let key = EncodingKey::from_secret(format!("{SECRET}{id}").as_bytes()).expect("a key");
+        format!("Bearer {}", encode(&header, &claims, &key).expect("signed"))
+    };
+    with_keys(&["old", "new"]);
+    let mut command = program();
+    command.arg("--config").arg(&file).args(["--listen", "127.0.0.1:0"]);
+    let server = Process::spawn(&mut command).await;
+    let (old, new) = (bearer("old"), bearer("new"));
+    let open = async |token: &str| {
+        Stream::open(server.address, "/subscribe?topic=a", &[("accept", "text/event-stream"), ("authorization", token)])
+            .await
+    };
+    let (mut ends, mut goes_on) = (open(&old).await, open(&new).await);
+    assert_eq!((ends.status, goes_on.status), (200, 200));
+    with_keys(&["new", "third"]);
+    server.signal("HUP").await;
+    let rest = tokio::time::timeout(DEADLINE, ends.rest()).await.expect("it ends");
+    assert!(rest.contains("event: broker.unauthorized"), "{rest}");
+    assert_eq!(open(&old).await.status, 401);
+    let answer =
+        reqwest::Client::new().post(server.url("/publish?topic=a&content=x")).header("authorization", bearer("third"));
+    assert_eq!(answer.send().await.expect("an answer").status(), 200);
+    assert_eq!(goes_on.next().await.expect("an event").data, "x");
+    // A file that cannot be used changes nothing.
+    std::fs::write(&file, "[auth]\nanonymous = \"nobody\"").expect("a file");
+    server.signal("HUP").await;
+    assert_eq!(open(&new).await.status, 200);
 }

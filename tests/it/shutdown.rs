@@ -359,7 +359,7 @@ async fn signals_that_mean_nothing_here_end_nothing() {
     server.signal("TERM").await;
     assert!(server.exit().await.success());
     let (_, report) = server.last_words().await;
-    assert!(report.contains("SIGHUP: reading certificates again"), "{report}");
+    assert!(report.contains("SIGHUP: reading keys and certificates again"), "{report}");
     for signal in ["SIGUSR1", "SIGUSR2"] {
         assert!(report.contains(&format!("{signal} is ignored")), "{report}");
     }
