@@ -1,6 +1,9 @@
 //! The values that are lists: how they are checked.
 
+use std::net::IpAddr;
+
 use ::config::ValueKind;
+use ipnet::IpNet;
 
 use super::sections::Origins;
 
@@ -8,6 +11,8 @@ use super::sections::Origins;
 pub(super) const ORIGINS_MAX: usize = 1000;
 /// The most host names.
 pub(super) const HOSTS_MAX: usize = 1000;
+/// The most addresses and networks of proxies.
+pub(super) const NETWORKS_MAX: usize = 1000;
 /// The longest host name (RFC 1035, section 2.3.4).
 const NAME_BYTES_MAX: usize = 253;
 
@@ -66,4 +71,15 @@ pub(super) fn hosts(value: &ValueKind) -> Option<Vec<String>> {
         (name.len() <= NAME_BYTES_MAX && is_host(&name)).then_some(name)
     };
     if items.len() > HOSTS_MAX { None } else { items.into_iter().map(name).collect() }
+}
+
+/// IP addresses and networks. A network must not have bits behind its prefix: `10.0.0.7/8` may be meant for one address.
+pub(super) fn networks(value: &ValueKind) -> Option<Vec<IpNet>> {
+    let items = texts(value)?;
+    let network = |item: &str| {
+        let address = item.parse::<IpAddr>().map(|ip| IpNet::from(ip.to_canonical()));
+        let network = address.ok().or_else(|| item.parse().ok())?;
+        (network.trunc() == network).then_some(network)
+    };
+    if items.len() > NETWORKS_MAX { None } else { items.into_iter().map(network).collect() }
 }

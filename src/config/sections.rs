@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::credentials::AuthConfig;
 use super::size::Size;
 
@@ -44,6 +46,8 @@ pub struct ServerConfig {
     pub head_timeout: Duration,
     /// The host names that the server answers to besides `localhost` and IP addresses.
     pub hosts: Vec<String>,
+    /// The addresses of proxies that are believed who has sent a request, and to which host.
+    pub trusted_proxies: Vec<IpNet>,
     /// The file of the certificate, and of the authorities between it and the root. With it, connections are encrypted.
     pub tls_cert: Option<PathBuf>,
     /// The file of the certificate's key. Both files are named, or none.
@@ -57,6 +61,13 @@ impl ServerConfig {
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.host, self.port)
     }
+
+    /// Whether `ip` is the address of a trusted proxy.
+    pub fn trusts(&self, ip: IpAddr) -> bool {
+        // A socket that accepts both IPv6 and IPv4 gives IPv4 addresses in the form of IPv6.
+        let ip = ip.to_canonical();
+        self.trusted_proxies.iter().any(|proxies| proxies.contains(&ip))
+    }
 }
 
 impl Default for ServerConfig {
@@ -68,6 +79,7 @@ impl Default for ServerConfig {
             keep_alive: Duration::from_secs(75),
             head_timeout: Duration::from_secs(10),
             hosts: Vec::new(),
+            trusted_proxies: Vec::new(),
             tls_cert: None,
             tls_key: None,
             tls_client_ca: None,

@@ -6,15 +6,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ::config::{FileFormat, Format as _, Value, ValueKind};
+use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 
 use super::credentials::{ApiKeyConfig, KeyConfig};
 use super::error::ConfigProblem;
-use super::lists::{HOSTS_MAX, ORIGINS_MAX, hosts, origins};
+use super::lists::{HOSTS_MAX, NETWORKS_MAX, ORIGINS_MAX, hosts, networks, origins};
 use super::sections::{Config, Origins};
 use super::size::Size;
 // Without `Size` and `Origins`, which are also the names of types.
-use Rule::{ApiKeys, Bool, CookieName, Count, Host, Hosts, Keys, OneOf, OptionalFile, Path, Port, Time, TimeOrZero};
+use Rule::{
+    ApiKeys, Bool, CookieName, Count, Host, Hosts, Keys, Networks, OneOf, OptionalFile, Path, Port, Time, TimeOrZero,
+};
 
 /// One key of the configuration.
 #[derive(Debug)]
@@ -43,6 +46,7 @@ pub(super) enum Rule {
     OptionalFile(Field<Option<PathBuf>>),
     Origins(Field<Origins>),
     Hosts(Field<Vec<String>>),
+    Networks(Field<Vec<IpNet>>),
     CookieName(Field<String>),
     Keys(Field<Vec<KeyConfig>>),
     ApiKeys(Field<Vec<ApiKeyConfig>>),
@@ -94,6 +98,7 @@ impl Setting {
             | OptionalFile(_)
             | Rule::Origins(_)
             | Hosts(_)
+            | Networks(_)
             | CookieName(_)
             | Keys(_)
             | ApiKeys(_) => String::new(),
@@ -121,6 +126,7 @@ impl Setting {
                  https://app.example.com: http or https, lower case, no path, no default port"
             ),
             Hosts(_) => format!("up to {HOSTS_MAX} host names such as push.example.com, without scheme and port"),
+            Networks(_) => format!("up to {NETWORKS_MAX} IP addresses or networks, such as 192.0.2.1 or 10.0.0.0/8"),
         }
     }
 
@@ -151,6 +157,9 @@ impl Setting {
                 Origins::Only(origins) => format!("{origins:?}"),
             },
             Hosts(field) => format!("{:?}", field(&mut config)),
+            Networks(field) => {
+                format!("{:?}", field(&mut config).iter().map(ToString::to_string).collect::<Vec<String>>())
+            }
             CookieName(field) => format!("{:?}", field(&mut config)),
             // What they have is secret.
             Keys(_) | ApiKeys(_) => "[]".to_owned(),
@@ -176,7 +185,7 @@ impl Setting {
         let typed = match self.rule {
             Port(_) | Count(..) => text.parse::<i64>().ok().map(ValueKind::from),
             Bool(_) => text.parse::<bool>().ok().map(ValueKind::from),
-            Rule::Origins(_) | Hosts(_) => {
+            Rule::Origins(_) | Hosts(_) | Networks(_) => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Some(ValueKind::from(items.collect::<Vec<&str>>()))
             }
@@ -239,6 +248,7 @@ impl Setting {
             }
             Rule::Origins(field) => *field(config) = origins(value)?,
             Hosts(field) => *field(config) = hosts(value)?,
+            Networks(field) => *field(config) = networks(value)?,
             CookieName(field) => text(value).filter(|name| is_cookie_name(name))?.clone_into(field(config)),
             Keys(_) | ApiKeys(_) => return None,
         }

@@ -8,7 +8,7 @@ use super::credentials::Anonymous;
 use super::sections::{DiskDurability, Engine};
 // Without `Size` and `Origins`, which are also the names of types.
 use super::setting::Rule::{
-    self, ApiKeys, Bool, CookieName, Count, Host, Hosts, Keys, OneOf, OptionalFile, Path, Port, Time, TimeOrZero,
+    self, ApiKeys, Bool, CookieName, Count, Host, Hosts, Keys, Networks, OneOf, OptionalFile, Path, Port, Time, TimeOrZero,
 };
 use super::setting::{Setting, Word};
 use super::size::Size;
@@ -38,6 +38,8 @@ pub const SETTINGS: &[Setting] = &[
         "How long the head of a request may take, {}; for the first one, since the connection was opened."),
     row("server.hosts", Hosts(|c| &mut c.server.hosts),
         "Names under which clients reach the broker, such as \"push.example.com\"; localhost and IP addresses always work."),
+    row("server.trusted_proxies", Networks(|c| &mut c.server.trusted_proxies),
+        "Proxies, such as \"10.0.0.0/8\", that are believed who the client is (X-Forwarded-For, Forwarded)."),
     row("server.tls_cert", OptionalFile(|c| &mut c.server.tls_cert),
         "A PEM file with the certificate, then its intermediates; with it, the port speaks TLS only."),
     row("server.tls_key", OptionalFile(|c| &mut c.server.tls_key),
@@ -101,7 +103,7 @@ pub const SETTINGS: &[Setting] = &[
     row("limits.connections_max", Count(1..=COUNT_MAX, |c| &mut c.limits.connections_max),
         "Subscribers of the whole server, {}; the open-files limit must allow as many."),
     row("limits.connections_per_ip_max", Count(1..=COUNT_MAX, |c| &mut c.limits.connections_per_ip_max),
-        "Subscribers from one IP address, {}; behind a proxy all share one."),
+        "Subscribers from one IP address, {}; behind a proxy all share one, unless server.trusted_proxies has it."),
     row("limits.subscribers_per_topic_max", Count(1..=COUNT_MAX, |c| &mut c.limits.subscribers_per_topic_max),
         "Subscribers of one topic, {}."),
     row("limits.topics_max", Count(1..=COUNT_MAX, |c| &mut c.limits.topics_max),
@@ -121,7 +123,7 @@ pub const SETTINGS: &[Setting] = &[
     row("limits.pending_connections_max", Count(1..=COUNT_MAX, |c| &mut c.limits.pending_connections_max),
         "Connections without a subscription, {}; above it the one that was idle longest is closed."),
     row("limits.pending_connections_per_ip_max", Count(1..=COUNT_MAX, |c| &mut c.limits.pending_connections_per_ip_max),
-        "The same from one IP address, {}; behind a proxy all share one."),
+        "The same from one IP address, {}; not for the addresses in server.trusted_proxies."),
     row("limits.idempotency_keys_max", Count(1..=100_000_000, |c| &mut c.limits.idempotency_keys_max),
         "Idempotency keys remembered in all topics together, {}; above it the oldest of all is forgotten."),
     row("limits.publishes_per_second_per_ip", Count(0..=COUNT_MAX, |c| &mut c.limits.publishes_per_second_per_ip),

@@ -1,9 +1,35 @@
-//! A host with an optional port, as in `Host`, in the target of a request, and in an origin.
+//! The parts of a URL that name a server: its scheme, its host and its port. `Host`, targets and origins have them.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The longest host name (RFC 1035, section 2.3.4), without the final dot.
 const NAME_BYTES_MAX: usize = 253;
+
+/// The scheme of a URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    /// Parses `http` or `https`, in any case.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        match text {
+            _ if text.eq_ignore_ascii_case("http") => Some(Self::Http),
+            _ if text.eq_ignore_ascii_case("https") => Some(Self::Https),
+            _ => None,
+        }
+    }
+
+    /// The port of a URL that has none.
+    pub(super) fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
 
 /// A host and its port.
 #[derive(Clone, Copy, Debug)]

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures_util::{TryStreamExt as _, stream};
 use tokio::net::TcpStream;
 
-use super::{answer::Answer, app_state::AppState, head::Head, payload::Body, reply::Reply, serve::serve};
+use super::{answer::Answer, app_state::AppState, head::SentHead, payload::Body, reply::Reply, serve::serve};
 use crate::hub::{Carrier, HubHandle, Subscription};
 
 /// Answers the first request of a [`Carrier`].
@@ -72,7 +72,7 @@ fn stream_body(first: Bytes, carrier: Carrier, hub: HubHandle, subscription: Sub
     }))
 }
 
-impl Head for HttpRequest {
+impl SentHead for HttpRequest {
     fn method(&self) -> &str {
         Self::method(self).as_str()
     }
@@ -93,7 +93,7 @@ impl Head for HttpRequest {
         self.version() >= Version::HTTP_11
     }
 
-    fn remote(&self) -> Option<IpAddr> {
+    fn peer(&self) -> Option<IpAddr> {
         self.peer_addr().map(|address| address.ip())
     }
 

@@ -271,7 +271,7 @@ impl FastPath {
         }
         connection.slot.mark_busy();
         let searched = std::mem::take(&mut connection.searched_for_end);
-        let remote = connection.remote.ip();
+        let (remote, counted_ip) = (connection.remote.ip(), connection.counted_ip());
         let mut space = [const { MaybeUninit::uninit() }; HEADERS_MAX];
         // `used` is how many bytes are no longer needed; 0 if the request is incomplete.
         let (step, used) = match request::parse(bytes, &mut space, searched, remote) {
@@ -286,7 +286,7 @@ impl FastPath {
             }
             Ok(Parsed::Simple(request, len)) => (self.serve_simple(&request), len),
             Ok(Parsed::ForFallback(request)) => {
-                (self.fall_back(&request, &mut connection.permit, remote), request.received())
+                (self.fall_back(&request, &mut connection.permit, counted_ip), request.received())
             }
             Err(problem) => (self.refuse(&problem), bytes.len()),
         };
@@ -312,11 +312,16 @@ impl FastPath {
     }
 
     /// Gives a request to the fallback.
-    fn fall_back(&self, request: &RawRequest<'_>, buffer_permit: &mut Option<BytesPermit>, remote: IpAddr) -> Step<'_> {
+    fn fall_back(
+        &self,
+        request: &RawRequest<'_>,
+        buffer_permit: &mut Option<BytesPermit>,
+        counted_ip: Option<IpAddr>,
+    ) -> Step<'_> {
         // The fallback gets a copy of the request. If the buffer contains nothing else, the caller frees the buffer,
         // and the copy gets the buffer's permit. Otherwise the copy gets a permit of its own.
         let permit = buffer_permit.take_if(|_| request.received() == request.bytes.len());
-        let permit = permit.unwrap_or_else(|| self.app.bytes.bytes_permit(Some(remote)));
+        let permit = permit.unwrap_or_else(|| self.app.bytes.bytes_permit(counted_ip));
         match FallbackRequest::new(permit, request) {
             Ok(request) => Step::FallBack(request),
             Err(error) => self.refuse(&error.into()),
@@ -325,12 +330,12 @@ impl FastPath {
 
     /// Gives a simple request to the fallback because its body arrives too slowly.
     fn fall_back_with_partial_body(&self, connection: &mut Connection) -> Step<'_> {
-        let remote = connection.remote.ip();
+        let (remote, counted_ip) = (connection.remote.ip(), connection.counted_ip());
         let mut space = [const { MaybeUninit::uninit() }; HEADERS_MAX];
         let Ok(Parsed::PartialBody(request)) = request::parse(&connection.buffer, &mut space, 0, remote) else {
             return Step::Close;
         };
-        let step = self.fall_back(&request, &mut connection.permit, remote);
+        let step = self.fall_back(&request, &mut connection.permit, counted_ip);
         connection.free_buffer();
         step
     }

@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
-/// The head of a request.
-pub(super) trait Head {
+use super::authority::{Authority, Scheme};
+
+/// The head of a request as it was sent to this server, by a client or by a proxy.
+pub(super) trait SentHead {
     fn method(&self) -> &str;
 
     /// The path as it was sent: percent-encoded, without the query.
@@ -18,8 +20,8 @@ pub(super) trait Head {
     /// Whether this is HTTP/1.1: the client must send `Host`, and understands a chunked response.
     fn is_http_1_1(&self) -> bool;
 
-    /// The address of the client.
-    fn remote(&self) -> Option<IpAddr>;
+    /// The address from which the request was sent.
+    fn peer(&self) -> Option<IpAddr>;
 
     /// The values of a header, in order. `name` must be in lower case.
     fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]>;
@@ -33,6 +35,18 @@ pub(super) trait Head {
     fn text(&self, name: &'static str) -> Option<&str> {
         self.value(name).and_then(ascii_text)
     }
+}
+
+/// The head of a request as the client has sent it: what trusted proxies say counts.
+pub(super) trait Head: SentHead {
+    /// The address of the client.
+    fn remote(&self) -> Option<IpAddr>;
+
+    /// The host to which the client has sent the request; `None` if the request names none.
+    fn host(&self) -> Option<Authority<'_>>;
+
+    /// The scheme of the client's request; `None` if it is not known.
+    fn scheme(&self) -> Option<Scheme>;
 }
 
 /// The value of a header as text, if it has only visible ASCII characters, blanks and tabs.

@@ -9,7 +9,7 @@
 
 use super::{
     authority::Authority,
-    head::Head,
+    head::{Head, SentHead},
     problem::{Code, Problem},
 };
 use crate::config::ServerConfig;
@@ -21,34 +21,27 @@ const FOR_ANY_HOST: [&str; 2] = ["/healthz", "/readyz"];
 /// request.
 ///
 /// # Errors
-/// When the request must be refused (RFC 9112, section 3.2): two readers could take it for requests to different hosts.
-pub(super) fn named_by(head: &impl Head) -> Result<Option<Authority<'_>>, Problem> {
-    let mut values = head.values("host");
-    let host = match (values.next(), values.next()) {
-        (Some(host), None) => Some(parse(host, "`Host`")?),
-        (None, _) if !head.is_http_1_1() => None,
-        (None, _) => return Err(bad_host("a request of HTTP/1.1 must have the header `Host`")),
-        (Some(_), Some(_)) => return Err(bad_host("a request must have one `Host`, and this one has several")),
-    };
-    // A host in the target counts instead (RFC 9112, section 3.2.2).
+/// When the text is not a host (RFC 9112, section 3.2): another reader could take it for another host.
+pub(super) fn named_by(head: &impl SentHead) -> Result<Option<Authority<'_>>, Problem> {
+    // A host in the target counts instead (RFC 9112, section 3.2.2). The fast path has refused a request with several
+    // headers, or with none in HTTP/1.1.
+    let header = head.value("host").map(|value| parse(value, "`Host`")).transpose()?;
     match head.target_authority() {
         Some(authority) => parse(authority.as_bytes(), "the target of the request").map(Some),
-        None => Ok(host),
+        None => Ok(header),
     }
 }
 
 fn parse<'a>(text: &'a [u8], what: &str) -> Result<Authority<'a>, Problem> {
-    Authority::parse(text)
-        .ok_or_else(|| bad_host(&format!("{what} must name a host or an IP address, and may name a port")))
-}
-
-fn bad_host(detail: &str) -> Problem {
-    Problem::new(Code::BadRequest, detail)
+    Authority::parse(text).ok_or_else(|| {
+        let detail = format!("{what} must name a host or an IP address, and may name a port");
+        Problem::new(Code::BadRequest, detail)
+    })
 }
 
 /// Refuses a request to a host that the server does not answer to.
 pub(super) fn check(config: &ServerConfig, head: &impl Head) -> Result<(), Problem> {
-    let is_known = match named_by(head)? {
+    let is_known = match head.host() {
         None => true,
         Some(host) => host.has_name("localhost") || host.is_ip() || config.hosts.iter().any(|name| host.has_name(name)),
     };

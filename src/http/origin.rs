@@ -5,13 +5,12 @@
 //! `cors.origins`. Clients other than browsers send neither `Origin` nor `Sec-Fetch-Site`, and are always allowed.
 //!
 //! `Sec-Fetch-Site` is checked first. The browser sets it, a page cannot, and it is correct even when a proxy changes
-//! `Host`. But browsers send it only over HTTPS and to localhost. Without it, `Origin` must match `Host`.
+//! `Host`. But browsers send it only over HTTPS and to localhost. Without it, `Origin` must match the host.
 
 use super::{
-    authority::Authority,
+    authority::{Authority, Scheme},
     credentials::is_by_cookie,
     head::{Head, ascii_text},
-    hosts,
     problem::{Code, Problem},
 };
 use crate::config::{Config, Origins};
@@ -27,13 +26,14 @@ pub(super) fn check(request: &impl Head, config: &Config) -> Result<(), Problem>
         // page has sent the request.
         (None, None) => !is_by_cookie(request, &config.auth.cookie),
         (Some(_), _) => listed,
-        (None, Some(origin)) => listed || hosts::named_by(request)?.is_some_and(|host| is_own(origin, host)),
+        (None, Some(origin)) => listed || request.host().is_some_and(|host| is_own(origin, host, request.scheme())),
     };
     if allowed {
         return Ok(());
     }
     let detail = "a page of another site may not publish or delete here; add its origin to cors.origins to allow it (if \
-                  this server has sent the page, a proxy has changed `Host`: configure the proxy to pass `Host` on)";
+                  this server has sent the page, a proxy has changed `Host`: configure the proxy to pass `Host` on, or to \
+                  send X-Forwarded-Host, and list the proxy in server.trusted_proxies)";
     Err(Problem::new(Code::CrossSite, detail))
 }
 
@@ -45,15 +45,14 @@ pub(super) fn is_listed(origins: &Origins, origin: Option<&str>) -> bool {
     }
 }
 
-/// Whether `origin` is the origin of this server, which the client addressed as `host`.
-fn is_own(origin: &str, host: Authority<'_>) -> bool {
-    let Some((scheme, authority)) = origin.split_once("://") else { return false };
-    let default_port = match scheme {
-        "https" => 443,
-        "http" => 80,
-        _ => return false,
-    };
-    Authority::parse(authority.as_bytes()).is_some_and(|origin| origin.is_same(&host, default_port))
+/// Whether `origin` is the origin of this server, which the client addressed as `host`. A proxy may have ended TLS: if the
+/// scheme is not known, either may be right.
+fn is_own(origin: &str, host: Authority<'_>, scheme: Option<Scheme>) -> bool {
+    let Some((origin_scheme, authority)) = origin.split_once("://") else { return false };
+    let Some(origin_scheme) = Scheme::parse(origin_scheme) else { return false };
+    scheme.is_none_or(|scheme| scheme == origin_scheme)
+        && Authority::parse(authority.as_bytes())
+            .is_some_and(|origin| origin.is_same(&host, origin_scheme.default_port()))
 }
 
 #[cfg(test)]
@@ -61,7 +60,7 @@ mod tests {
     use super::*;
 
     fn matches(origin: &str, host: &str) -> bool {
-        Authority::parse(host.as_bytes()).is_some_and(|host| is_own(origin, host))
+        Authority::parse(host.as_bytes()).is_some_and(|host| is_own(origin, host, None))
     }
 
     #[test]
@@ -77,6 +76,13 @@ mod tests {
             ("http://[::1]", "[::1]:80"),
         ] {
             assert!(matches(origin, host), "{origin} {host}");
+        }
+        let host = Authority::parse(b"x").expect("a host");
+        for (scheme, http, https) in
+            [(None, true, true), (Some(Scheme::Http), true, false), (Some(Scheme::Https), false, true)]
+        {
+            let own = ["http://x", "https://x"].map(|origin| is_own(origin, host, scheme));
+            assert_eq!(own, [http, https], "{scheme:?}");
         }
         for (origin, host) in [
             ("http://x", "x:443"),

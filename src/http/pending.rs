@@ -37,7 +37,7 @@ type Group = Option<IpAddr>;
 /// The slot of one pending connection. Dropping it frees the slot.
 pub struct PendingSlot {
     slots: Rc<PendingSlots>,
-    ip: IpAddr,
+    ip: Group,
     state: Rc<State>,
 }
 
@@ -63,20 +63,21 @@ impl PendingSlots {
         Rc::new(Self { limit, newest_period: Cell::new(0), order: RefCell::default() })
     }
 
-    /// Admits a new connection from `ip`. At a limit, this evicts the connection that has been idle longest.
+    /// Admits a new connection from `ip`. At a limit, this evicts the connection that has been idle longest. Without an
+    /// address, only the limit of the server applies.
     ///
     /// # Errors
     /// When a limit is reached and no connection that counts against it is idle.
-    pub fn admit(self: &Rc<Self>, ip: IpAddr) -> Result<PendingSlot, LimitReached> {
-        let permit = self.limit.permit(Some(ip)).or_else(|error| {
+    pub fn admit(self: &Rc<Self>, ip: Option<IpAddr>) -> Result<PendingSlot, LimitReached> {
+        let permit = self.limit.permit(ip).or_else(|error| {
             let group = match error {
-                LimitReached::PendingConnectionsPerIp(_) => Some(network(ip)),
+                LimitReached::PendingConnectionsPerIp(_) => ip.map(network),
                 _ => None,
             };
-            if self.evict_idle_of(group) { self.limit.permit(Some(ip)) } else { Err(error) }
+            if self.evict_idle_of(group) { self.limit.permit(ip) } else { Err(error) }
         })?;
         let state = State { permit: RefCell::new(Some(permit)), ..State::default() };
-        Ok(PendingSlot { slots: Rc::clone(self), ip: network(ip), state: Rc::new(state) })
+        Ok(PendingSlot { slots: Rc::clone(self), ip: ip.map(network), state: Rc::new(state) })
     }
 
     /// Evicts the connection that has been idle longest. Returns false if none is idle.
@@ -163,8 +164,8 @@ impl PendingSlot {
         self.state.period.set(None);
     }
 
-    fn groups(&self) -> [Group; 2] {
-        [None, Some(self.ip)]
+    fn groups(&self) -> impl Iterator<Item = Group> + use<> {
+        std::iter::once(None).chain(self.ip.map(Some))
     }
 }
 
@@ -203,15 +204,15 @@ mod tests {
     #[test]
     fn the_connection_that_has_been_idle_longest_is_evicted() {
         let pool = pool(3, 10);
-        let slots = [1, 1, 1].map(|last| pool.admit(ip(last)).expect("a slot"));
-        assert!(pool.admit(ip(2)).is_err(), "none is idle");
+        let slots = [1, 1, 1].map(|last| pool.admit(Some(ip(last))).expect("a slot"));
+        assert!(pool.admit(Some(ip(2))).is_err(), "none is idle");
         for slot in [&slots[1], &slots[0], &slots[2]] {
             assert!(is_idle(slot));
         }
         // The oldest sends a request and is idle again: now it is the newest.
         slots[1].mark_busy();
         assert!(is_idle(&slots[1]));
-        let newcomers = [2, 2].map(|last| pool.admit(ip(last)).expect("a slot"));
+        let newcomers = [2, 2].map(|last| pool.admit(Some(ip(last))).expect("a slot"));
         assert_eq!([0, 1, 2].map(|n: usize| is_idle(&slots[n])), [false, true, false]);
         drop(newcomers);
         drop(slots);
@@ -222,12 +223,12 @@ mod tests {
     fn a_connection_that_an_eviction_met_while_busy_can_be_evicted_in_its_next_idle_period() {
         for (all, per_ip) in [(2, 10), (10, 2)] {
             let pool = pool(all, per_ip);
-            let slots = [1, 1].map(|last| pool.admit(ip(last)).expect("a slot"));
+            let slots = [1, 1].map(|last| pool.admit(Some(ip(last))).expect("a slot"));
             assert!(is_idle(&slots[1]));
             slots[1].mark_busy();
-            assert!(pool.admit(ip(1)).is_err(), "none is idle");
+            assert!(pool.admit(Some(ip(1))).is_err(), "none is idle");
             assert!(is_idle(&slots[1]));
-            let newcomer = pool.admit(ip(1)).expect("a slot");
+            let newcomer = pool.admit(Some(ip(1))).expect("a slot");
             assert!(!is_idle(&slots[1]));
             drop((newcomer, slots));
             assert!(pool.order.borrow().is_empty());
@@ -237,29 +238,43 @@ mod tests {
     #[test]
     fn at_its_own_limit_an_address_evicts_only_its_own_connections() {
         let pool = pool(10, 2);
-        let other = pool.admit(ip(2)).expect("a slot");
+        let other = pool.admit(Some(ip(2))).expect("a slot");
         assert!(is_idle(&other));
-        let slots = [1, 1].map(|last| pool.admit(ip(last)).expect("a slot"));
+        let slots = [1, 1].map(|last| pool.admit(Some(ip(last))).expect("a slot"));
         assert_eq!(
-            pool.admit(ip(1)).err(),
+            pool.admit(Some(ip(1))).err(),
             Some(LimitReached::PendingConnectionsPerIp(2)),
             "an idle connection of another address is not evicted"
         );
         assert!(is_idle(&slots[1]));
-        let newcomer = pool.admit(ip(1)).expect("a slot");
+        let newcomer = pool.admit(Some(ip(1))).expect("a slot");
         assert!(!is_idle(&slots[1]) && is_idle(&slots[0]) && is_idle(&other) && is_idle(&newcomer));
     }
 
     #[test]
     fn at_both_limits_an_address_evicts_only_its_own_connections() {
         let pool = pool(3, 2);
-        let other = pool.admit(ip(2)).expect("a slot");
+        let other = pool.admit(Some(ip(2))).expect("a slot");
         assert!(is_idle(&other));
-        let slots = [1, 1].map(|last| pool.admit(ip(last)).expect("a slot"));
-        assert_eq!(pool.admit(ip(1)).err(), Some(LimitReached::PendingConnectionsPerIp(2)));
+        let slots = [1, 1].map(|last| pool.admit(Some(ip(last))).expect("a slot"));
+        assert_eq!(pool.admit(Some(ip(1))).err(), Some(LimitReached::PendingConnectionsPerIp(2)));
         assert!(is_idle(&other), "it was not evicted for a connection that is refused");
         assert!(is_idle(&slots[0]));
-        let newcomer = pool.admit(ip(1)).expect("a slot");
+        let newcomer = pool.admit(Some(ip(1))).expect("a slot");
         assert!(!is_idle(&slots[0]) && is_idle(&other) && is_idle(&newcomer));
+    }
+
+    #[test]
+    fn a_connection_without_an_address_counts_only_overall() {
+        // Goal: the clients of a proxy do not share the limit of its address, but the limit of the server.
+        let pool = pool(3, 1);
+        let slots = [None, None, None].map(|ip| pool.admit(ip).expect("a slot"));
+        assert_eq!(pool.admit(None).err(), Some(LimitReached::PendingConnections(3)));
+        assert!(is_idle(&slots[0]));
+        let newcomer = pool.admit(Some(ip(1))).expect("a slot");
+        assert!(!is_idle(&slots[0]) && is_idle(&slots[1]) && is_idle(&newcomer));
+        assert_eq!(pool.admit(Some(ip(1))).err(), None, "it evicts the one of its address");
+        drop((newcomer, slots));
+        assert!(pool.order.borrow().is_empty());
     }
 }

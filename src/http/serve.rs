@@ -9,18 +9,30 @@ use futures_util::FutureExt as _;
 use super::{
     app_state::AppState,
     cors, fields,
-    head::Head,
+    head::{Head, SentHead},
     health, hosts, page,
     payload::Body,
     problem::{Code, Problem},
     publish,
+    received::Received,
     reply::{Reply, Served, reply_later, reply_now},
     subscribe, subscribers, topics,
 };
 use crate::later::{Known, NotYet};
 
 /// Serves a request.
-pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Served<'a> {
+pub(super) fn serve<'a>(app: &'a AppState, head: &impl SentHead, body: Body<'_>) -> Served<'a> {
+    match Received::read(&app.config.server, head) {
+        Ok(head) => serve_received(app, &head, body),
+        Err(problem) => {
+            let mut answer = problem.answer();
+            answer.is_head = head.method() == "HEAD";
+            reply_now(answer)
+        }
+    }
+}
+
+fn serve_received<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Served<'a> {
     let checked = hosts::check(&app.config.server, head);
     let permission = cors::permission(&app.config.cors, head);
     if let Some(permission) = permission.as_ref().filter(|permission| checked.is_ok() && permission.is_preflight()) {

@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    config::Config,
     http::{AppState, Fallback, FastPath, LINGER, PendingSlots, SharedState, fallback},
     hub::{Carrier, HubHandle, Inbox},
     log::Log,
@@ -42,7 +43,7 @@ pub(super) async fn run(
     inbox: Inbox,
     started: Sender<io::Result<()>>,
 ) {
-    let pending = PendingSlots::new(Arc::clone(&shared.pending));
+    let (pending, config) = (PendingSlots::new(Arc::clone(&shared.pending)), Arc::clone(&shared.config));
     let acceptor = shared.acceptor.clone();
     // A send fails only if nobody waits for the report any more.
     match start(listener, &log, shared, inbox).await {
@@ -50,7 +51,7 @@ pub(super) async fn run(
             started.send(Ok(())).ok();
             // The server waits until every worker has dropped its sender.
             drop(started);
-            accept(&listener, &fast, &pending, &acceptor).await;
+            accept(&listener, &fast, &pending, &acceptor, &config).await;
         }
         Err(error) => drop(started.send(Err(error))),
     }
@@ -96,7 +97,13 @@ async fn start_fallback(app: &Rc<AppState>) -> io::Result<Fallback> {
     }))
 }
 
-async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>, pending: &Rc<PendingSlots>, acceptor: &Acceptor) {
+async fn accept(
+    listener: &AsyncFd<TcpListener>,
+    fast: &Rc<FastPath>,
+    pending: &Rc<PendingSlots>,
+    acceptor: &Acceptor,
+    config: &Config,
+) {
     let mut accepted = 0;
     // Whether the last call failed because of exhaustion. The error is logged only once for a row of such failures.
     let mut is_exhausted = false;
@@ -122,7 +129,9 @@ async fn accept(listener: &AsyncFd<TcpListener>, fast: &Rc<FastPath>, pending: &
         is_exhausted = false;
         // An error means that the system has no randomness. The connection is closed.
         let Ok(socket) = Transport::accept(socket.into(), acceptor) else { continue };
-        match pending.admit(remote.ip()) {
+        // The clients of a proxy do not share the limit of its address.
+        let counted_ip = (!config.server.trusts(remote.ip())).then(|| remote.ip());
+        match pending.admit(counted_ip) {
             Ok(slot) => drop(spawn_local(Rc::clone(fast).serve(socket, remote, slot))),
             Err(error) => fast.reject(socket, error),
         }

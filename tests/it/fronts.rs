@@ -30,6 +30,7 @@ fn server(origins: &Origins) -> TestServer {
         config.limits.topic_bytes_max = Size::new(40);
         config.cors.origins = origins.clone();
         config.server.hosts = vec!["broker.example".to_owned()];
+        config.server.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
     })
 }
 

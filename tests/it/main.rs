@@ -32,6 +32,7 @@ mod hosts;
 mod limits;
 mod model;
 mod power;
+mod proxies;
 mod publish;
 mod fast;
 mod fronts;

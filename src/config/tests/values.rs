@@ -10,6 +10,7 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("server.keep_alive", "1h", &["", "0s", "999ms", "3601s", "75"]),
     ("server.head_timeout", "100ms", &["0s", "99ms", "601s", "10"]),
     ("server.hosts", "push.example.com, a-b", &["push.example.com:80", "http://a", "*", "a b", "é", "a..b"]),
+    ("server.trusted_proxies", "10.0.0.0/8, ::1", &["10.0.0.0/33", "10.0.0.1/8", "proxy", "127.0.0.1:80", "*"]),
     ("server.tls_cert", "cert.pem", &[]),
     ("server.tls_key", "key.pem", &[]),
     ("server.tls_client_ca", "ca.pem", &[]),
@@ -345,6 +346,30 @@ fn host_names_are_kept_in_one_spelling_up_to_a_limit() {
     let many = |n: usize| vec!["a"; n].join(",");
     assert!(hosts(&many(1000)).is_ok() && hosts(&many(1001)).is_err());
     assert!(hosts(&"a".repeat(253)).is_ok() && hosts(&"a".repeat(254)).is_err());
+}
+
+#[test]
+fn proxies_are_addresses_or_networks_up_to_a_limit() {
+    let proxies =
+        |text: &str| load("", &[("TIDINGS__SERVER__TRUSTED_PROXIES", text)], None).map(|config| config.server);
+    let server = proxies("192.0.2.1, 10.0.0.0/8, 2001:db8::/32, ::ffff:192.0.2.9").unwrap();
+    for (ip, is_trusted) in [
+        ("192.0.2.1", true),
+        ("::ffff:192.0.2.1", true),
+        ("192.0.2.2", false),
+        ("192.0.2.9", true),
+        ("10.255.0.1", true),
+        ("11.0.0.1", false),
+        ("2001:db8:ffff::1", true),
+        ("2001:db9::1", false),
+        ("::1", false),
+    ] {
+        assert_eq!(server.trusts(ip.parse().unwrap()), is_trusted, "{ip}");
+    }
+    assert!(!proxies("").unwrap().trusts("127.0.0.1".parse().unwrap()), "by default no proxy is trusted");
+    assert!(proxies("0.0.0.0/0, ::/0").is_ok());
+    let many = |n: usize| vec!["::1"; n].join(",");
+    assert!(proxies(&many(1000)).is_ok() && proxies(&many(1001)).is_err());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A connection of the fast path, with its receive buffer.
 
 use std::{
-    net::{SocketAddr, TcpStream as BareStream},
+    net::{IpAddr, SocketAddr, TcpStream as BareStream},
     sync::Arc,
 };
 
@@ -17,6 +17,8 @@ use crate::{
 pub(super) struct Connection {
     pub(super) socket: Socket,
     pub(super) remote: SocketAddr,
+    /// `remote` is a trusted proxy, so the client is known only when the head of its request has been read.
+    is_from_proxy: bool,
     pub(super) slot: PendingSlot,
     pub(super) deadline: Deadline,
     /// Bytes that were received after the last request that was served.
@@ -42,6 +44,7 @@ impl Connection {
         Self {
             socket: Socket::Bare(socket),
             remote,
+            is_from_proxy: config.trusts(remote.ip()),
             slot,
             deadline: Deadline::new(config),
             buffer: Vec::new(),
@@ -50,6 +53,12 @@ impl Connection {
             searched_for_end: 0,
             next_refusal: None,
         }
+    }
+
+    /// The address against whose limits the connection counts; `None` if it counts only against those of the server,
+    /// because clients of a proxy must not use up a limit for each other.
+    pub(super) fn counted_ip(&self) -> Option<IpAddr> {
+        (!self.is_from_proxy).then(|| self.remote.ip())
     }
 
     /// Appends `new` to the buffer.
@@ -62,7 +71,8 @@ impl Connection {
             // The capacity doubles. Otherwise a client that sends byte by byte would have the buffer copied for each
             // byte.
             let capacity = len.max(2 * self.buffer.capacity());
-            self.permit.get_or_insert_with(|| budget.bytes_permit(Some(self.remote.ip()))).cover(capacity)?;
+            let ip = self.counted_ip();
+            self.permit.get_or_insert_with(|| budget.bytes_permit(ip)).cover(capacity)?;
             self.buffer.reserve_exact(capacity - self.buffer.len());
         }
         self.buffer.extend_from_slice(new);

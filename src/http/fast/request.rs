@@ -13,7 +13,7 @@ use super::{
     raw_request::{RawRequest, encode, encoded_len},
     unreadable::{head_too_long, line_breaks, target_too_long, unreadable},
 };
-use crate::http::head::Head;
+use crate::http::head::SentHead;
 use crate::http::problem::{Code, Problem};
 
 #[cfg(test)]
@@ -42,7 +42,7 @@ pub(super) struct Request<'a> {
     path: &'a str,
     query: &'a str,
     headers: &'a [httparse::Header<'a>],
-    remote: IpAddr,
+    peer: IpAddr,
     pub(super) body: &'a [u8],
     /// The client asked to close the connection after the response.
     pub(super) is_last: bool,
@@ -59,7 +59,7 @@ pub(super) fn parse<'a>(
     bytes: &'a [u8],
     space: &'a mut HeaderSpace<'a>,
     searched: usize,
-    remote: IpAddr,
+    peer: IpAddr,
 ) -> Result<Parsed<'a>, Problem> {
     // The empty line may have begun in the last 3 of the searched bytes: `\r\n\r`.
     let unsearched = bytes.get(searched.saturating_sub(3)..).unwrap_or_default();
@@ -100,7 +100,7 @@ pub(super) fn parse<'a>(
     };
     let Some(body) = bytes.get(head_len..len) else { return Ok(Parsed::PartialBody(raw)) };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    Ok(Parsed::Simple(Request { method, path, query, headers, remote, body, is_last }, len))
+    Ok(Parsed::Simple(Request { method, path, query, headers, peer, body, is_last }, len))
 }
 
 /// Whether `bytes` contain an empty line. It ends the head, unless it comes before the head.
@@ -198,7 +198,7 @@ fn content_length(value: &[u8]) -> Option<usize> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-impl Head for Request<'_> {
+impl SentHead for Request<'_> {
     fn method(&self) -> &str {
         self.method
     }
@@ -221,8 +221,8 @@ impl Head for Request<'_> {
         true
     }
 
-    fn remote(&self) -> Option<IpAddr> {
-        Some(self.remote)
+    fn peer(&self) -> Option<IpAddr> {
+        Some(self.peer)
     }
 
     fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {

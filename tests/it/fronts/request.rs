@@ -121,7 +121,7 @@ const PAIRS: [&str; 48] = [
     "on_gap=fail",
     "on_gap=later",
 ];
-const HEADERS: [(&str, &str); 32] = [
+const HEADERS: [(&str, &str); 39] = [
     ("Content-Type", "text/plain"),
     ("Content-Type", "text/plain; charset=utf-8"),
     ("Content-Type", "text/plain; charset=\"latin1\""),
@@ -154,6 +154,13 @@ const HEADERS: [(&str, &str); 32] = [
     ("Access-Control-Request-Headers", "content-type, idempotency-key"),
     ("Cookie", "a=b"),
     ("User-Agent", "fronts"),
+    ("Forwarded", "for=192.0.2.1;host=broker.example;proto=https"),
+    ("Forwarded", "for=\"192.0.2.1"),
+    ("X-Forwarded-For", "192.0.2.1, 127.0.0.2"),
+    ("X-Forwarded-Host", "app.example.com"),
+    ("X-Forwarded-Host", "broker.example"),
+    ("X-Forwarded-Proto", "https"),
+    ("X-Forwarded-Proto", "gopher"),
 ];
 const BODIES: [&str; 17] = [
     "content",
