@@ -45,6 +45,7 @@ use crate::{
 };
 
 mod rejected;
+mod preamble;
 mod fallback_request;
 mod linger;
 mod response;
@@ -127,7 +128,19 @@ impl FastPath {
 
     /// Serves a connection until it is closed, or the hub has its socket.
     pub async fn serve(self: Rc<Self>, socket: Transport<BareStream>, remote: SocketAddr, slot: PendingSlot) {
-        let connection = Connection::new(socket, remote, slot, &self.app.config.server);
+        let mut connection = Connection::new(socket, remote, slot, &self.app.config.server);
+        if connection.is_from_proxy() {
+            match preamble::read(&mut connection, &self.app.config.server).await {
+                Ok(Ok(())) => {}
+                Ok(Err(limit)) => {
+                    // An error means that the socket cannot be used, so it is closed.
+                    connection.socket.into_bare().map(|socket| self.reject(socket, limit)).ok();
+                    return;
+                }
+                // The preamble is broken, or has not arrived in time.
+                Err(_) => return,
+            }
+        }
         // After an error the client cannot be answered: it has disconnected, or does not read.
         self.run(connection).await.ok();
     }

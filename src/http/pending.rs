@@ -159,6 +159,17 @@ impl PendingSlot {
         true
     }
 
+    /// Counts the connection against the limit of `ip`, too.
+    ///
+    /// # Errors
+    /// As [`PendingSlots::admit`]. Then the connection has no slot any more.
+    pub fn count_for(&mut self, ip: IpAddr) -> Result<(), LimitReached> {
+        // Its own permit is freed first: at the limit of the server, no other connection must be evicted for it.
+        drop(self.state.permit.take());
+        *self = self.slots.admit(Some(ip))?;
+        Ok(())
+    }
+
     /// Notes that a request has begun.
     pub fn mark_busy(&self) {
         self.state.period.set(None);
@@ -276,5 +287,21 @@ mod tests {
         assert_eq!(pool.admit(Some(ip(1))).err(), None, "it evicts the one of its address");
         drop((newcomer, slots));
         assert!(pool.order.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_connection_can_be_counted_for_an_address_later() {
+        // Goal: at the limit of the server no other connection is evicted for it, but the limit of the address holds.
+        let pool = pool(2, 1);
+        let [mut one, mut other] = [None, None].map(|ip| pool.admit(ip).expect("a slot"));
+        assert!(is_idle(&one) && is_idle(&other));
+        let client = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(one.count_for(client), Ok(()));
+        one.mark_busy();
+        assert_eq!(other.count_for(client), Err(LimitReached::PendingConnectionsPerIp(1)));
+        assert!(is_idle(&one) && !is_idle(&other));
+        drop((one, other));
+        assert!(pool.order.borrow().is_empty());
+        assert_eq!(pool.limit.reserved(), 0);
     }
 }

@@ -1,5 +1,7 @@
 //! What proxies say of a request: only `server.trusted_proxies` are believed.
 
+mod preamble;
+
 use tidings::config::{Config, Size};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 

@@ -55,6 +55,21 @@ impl Connection {
         }
     }
 
+    /// Whether a trusted proxy has opened the connection, and has not said for which client.
+    pub(super) fn is_from_proxy(&self) -> bool {
+        self.is_from_proxy
+    }
+
+    /// Notes for which client a trusted proxy has opened the connection, and counts it against the client's limit.
+    ///
+    /// # Errors
+    /// When that limit is reached.
+    pub(super) fn set_client(&mut self, client: SocketAddr, config: &ServerConfig) -> Result<(), LimitReached> {
+        // The client may be a trusted proxy itself.
+        (self.remote, self.is_from_proxy) = (client, config.trusts(client.ip()));
+        self.counted_ip().map_or(Ok(()), |ip| self.slot.count_for(ip))
+    }
+
     /// The address against whose limits the connection counts; `None` if it counts only against those of the server,
     /// because clients of a proxy must not use up a limit for each other.
     pub(super) fn counted_ip(&self) -> Option<IpAddr> {
