@@ -8,7 +8,8 @@ use super::credentials::Anonymous;
 use super::sections::{DiskDurability, Engine};
 // Without `Size` and `Origins`, which are also the names of types.
 use super::setting::Rule::{
-    self, ApiKeys, Bool, CookieName, Count, Host, Hosts, Keys, Networks, OneOf, OptionalFile, Path, Port, Time, TimeOrZero,
+    self, ApiKeys, Bool, CookieName, Count, Host, Hosts, Keys, Networks, OneOf, OptionalFile, Path, Port, Time,
+    TimeOrZero,
 };
 use super::setting::{Setting, Word};
 use super::size::Size;

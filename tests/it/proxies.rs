@@ -1,5 +1,6 @@
 //! What proxies say of a request: only `server.trusted_proxies` are believed.
 
+mod haproxy;
 mod preamble;
 
 use tidings::config::{Config, Size};
