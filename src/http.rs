@@ -21,6 +21,7 @@ mod pending;
 mod refusal;
 mod cors;
 mod origin;
+mod local;
 mod forwarded;
 mod hosts;
 mod accept;

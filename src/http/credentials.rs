@@ -4,16 +4,13 @@ use super::{
     app_state::AppState,
     fields::Fields,
     head::Head,
+    local::is_forwarded,
     problem::{Code, Problem},
 };
 use crate::auth::{Caller, Forbidden, Refused};
 
 /// The query parameter of a token (RFC 6750, section 2.3).
 const QUERY_TOKEN: &str = "access_token";
-
-/// Headers that a proxy adds to a request. With one of them, a request from this machine may be from anywhere.
-const PROXY_HEADERS: [&str; 7] =
-    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via", "cf-connecting-ip"];
 
 /// The caller of a request. The first credential counts: `Authorization`, then the query, then the cookie. A browser
 /// sends the cookie by itself, so it comes last.
@@ -73,11 +70,6 @@ fn cookie<'a>(head: &'a impl Head, name: &str) -> Option<&'a [u8]> {
         let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
         (!value.is_empty()).then_some(value)
     })
-}
-
-/// Whether a proxy has forwarded the request.
-fn is_forwarded(head: &impl Head) -> bool {
-    PROXY_HEADERS.into_iter().any(|name| head.value(name).is_some())
 }
 
 impl From<Refused> for Problem {

@@ -13,7 +13,11 @@ use actix_http::ConnectionType;
 use actix_web::{
     HttpRequest, HttpResponse,
     body::{self, BodyStream, BoxBody, MessageBody},
-    http::{Version, header::HeaderValue, uri::Authority},
+    http::{
+        Version,
+        header::{HeaderName, HeaderValue},
+        uri::Authority,
+    },
     web,
 };
 use bytes::Bytes;
@@ -95,6 +99,10 @@ impl SentHead for HttpRequest {
 
     fn peer(&self) -> Option<IpAddr> {
         self.peer_addr().map(|address| address.ip())
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.headers().keys().map(HeaderName::as_str)
     }
 
     fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {

@@ -199,6 +199,10 @@ mod tests {
             None
         }
 
+        fn names(&self) -> impl Iterator<Item = &str> {
+            self.0.iter().map(|(name, _)| *name)
+        }
+
         fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
             self.0.iter().filter(move |(other, _)| *other == name).map(|(_, value)| value.as_bytes())
         }

@@ -23,6 +23,9 @@ pub(super) trait SentHead {
     /// The address from which the request was sent.
     fn peer(&self) -> Option<IpAddr>;
 
+    /// The names of the headers, in any case.
+    fn names(&self) -> impl Iterator<Item = &str>;
+
     /// The values of a header, in order. `name` must be in lower case.
     fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]>;
 

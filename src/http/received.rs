@@ -61,6 +61,10 @@ impl<H: SentHead> SentHead for Received<'_, H> {
         self.head.peer()
     }
 
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.head.names()
+    }
+
     fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
         self.head.values(name)
     }

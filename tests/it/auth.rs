@@ -206,7 +206,18 @@ async fn a_proxy_on_this_machine_does_not_make_its_clients_local() {
     for answer in ask_both(&server, "POST", path, &[]).await {
         answer.ok();
     }
-    for header in ["forwarded", "x-forwarded-for", "X-Forwarded-Host", "x-forwarded-proto", "x-real-ip", "via"] {
+    for header in [
+        "forwarded",
+        "x-forwarded-for",
+        "X-Forwarded-Host",
+        "x-forwarded-proto",
+        "x-real-ip",
+        "via",
+        "x-forwarded-anything",
+        "X-FORWARDED",
+        "cf-connecting-ip",
+        "True-Client-IP",
+    ] {
         for answer in ask_both(&server, "POST", path, &[(header, "for=192.0.2.1")]).await {
             let problem = answer.problem(401, "unauthorized");
             assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("auth.anonymous")), "{problem}");

@@ -3,6 +3,7 @@
 mod haproxy;
 mod preamble;
 
+use serde_json::json;
 use tidings::config::{Config, Size};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
@@ -11,8 +12,24 @@ use crate::harness::{Answer, Stream, TestServer, until};
 /// What makes the fallback answer, and the fast path not; the same request means the same.
 const READERS: [&str; 2] = ["", "Content-Encoding: identity\r\n"];
 
+/// The credential of a request that a proxy has forwarded: such a request has no rights of its own.
+pub const KEY: &str = "Authorization: Bearer abc\r\n";
+
+/// Gives [`KEY`] every right. It is the digest of `abc` in FIPS 180-2.
+pub fn with_key(config: &mut Config) {
+    let key = json!({
+        "name": "proxied",
+        "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        "publish": ["**"],
+        "subscribe": ["**"],
+        "manage": ["**"],
+    });
+    config.auth.api_keys = vec![serde_json::from_value(key).expect("an API key")];
+}
+
 /// Trusts the test, and a network that it only names.
 fn trusting(config: &mut Config) {
+    with_key(config);
     config.server.trusted_proxies =
         ["127.0.0.1/32", "10.0.0.0/8"].map(|text| text.parse().expect("a network")).to_vec();
 }
@@ -20,7 +37,7 @@ fn trusting(config: &mut Config) {
 /// Subscribes to `topic`, as a client with these headers.
 async fn subscribe(server: &TestServer, topic: &str, headers: &str) -> Stream {
     let head = format!("GET /subscribe?topic={topic} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
-    let request = format!("{head}{headers}\r\n");
+    let request = format!("{head}{KEY}{headers}\r\n");
     server.send(request.as_bytes()).await
 }
 
@@ -56,7 +73,10 @@ async fn the_client_of_a_trusted_proxy_counts_by_its_own_address() {
             trusted.until_subscribers("other", 0).await;
         }
     }
-    let untrusted = TestServer::with(one);
+    let untrusted = TestServer::with(|config| {
+        with_key(config);
+        one(config);
+    });
     let _first = subscribe(&untrusted, "first", "X-Forwarded-For: 192.0.2.1\r\n").await;
     for headers in ["X-Forwarded-For: 192.0.2.2\r\n", "Forwarded: for=192.0.2.2\r\n", "X-Real-IP: 192.0.2.2\r\n"] {
         for reader in READERS {
@@ -69,7 +89,7 @@ async fn the_client_of_a_trusted_proxy_counts_by_its_own_address() {
 /// Publishes as the page of `origin` does in a browser that does not send `Sec-Fetch-Site`.
 async fn publish(server: &TestServer, origin: &str, headers: &str) -> Answer {
     let request = format!(
-        "POST /publish?topic=a&content=x HTTP/1.1\r\nConnection: close\r\nOrigin: {origin}\r\n{headers}\
+        "POST /publish?topic=a&content=x HTTP/1.1\r\nConnection: close\r\nOrigin: {origin}\r\n{KEY}{headers}\
          Content-Length: 0\r\n\r\n"
     );
     server.ask_bytes(request.as_bytes()).await
@@ -84,7 +104,10 @@ async fn the_page_works_behind_a_trusted_proxy_that_changes_the_host() {
         trusting(config);
         hosts(config);
     });
-    let untrusted = TestServer::with(hosts);
+    let untrusted = TestServer::with(|config| {
+        with_key(config);
+        hosts(config);
+    });
     let own = "https://broker.example";
     for (origin, headers, with_trust, without) in [
         (own, "Host: upstream\r\n", 403, 403),
@@ -129,7 +152,7 @@ async fn the_clients_of_a_trusted_proxy_do_not_share_its_limits() {
     };
     let head = |client: &str| {
         format!(
-            "POST /publish?topic=a HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: {client}\r\n\
+            "POST /publish?topic=a HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: {client}\r\n{KEY}\
              Content-Type: text/plain\r\nConnection: close\r\nContent-Length: {BODY}\r\n\r\n"
         )
     };
@@ -158,7 +181,10 @@ async fn the_clients_of_a_trusted_proxy_do_not_share_its_limits() {
         assert_eq!(Stream::receive(socket).await.status, 200);
     }
     // The control: without trust, all of them are one client.
-    let untrusted = TestServer::with(narrow);
+    let untrusted = TestServer::with(|config| {
+        with_key(config);
+        narrow(config);
+    });
     let mut first = TcpStream::connect(untrusted.address).await.expect("a connection");
     first.write_all(head("192.0.2.1").as_bytes()).await.expect("it is sent");
     first.write_all(&vec![b'x'; BODY - 1]).await.expect("it is sent");

@@ -225,6 +225,10 @@ impl SentHead for Request<'_> {
         Some(self.peer)
     }
 
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.headers.iter().map(|header| header.name)
+    }
+
     fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
         self.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
     }

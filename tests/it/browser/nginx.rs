@@ -13,6 +13,7 @@ use tokio::net::TcpSocket;
 
 use super::left_out;
 use crate::harness::{Stream, TestServer, blocking::Directory, tools::installed, until};
+use crate::proxies::{KEY, with_key};
 
 /// The block on the page.
 fn recipe() -> String {
@@ -83,7 +84,7 @@ impl Nginx {
     /// Sends a request with these headers; the status.
     async fn send(&self, method: &str, path: &str, headers: &str) -> u16 {
         let request = format!(
-            "{method} {path} HTTP/1.1\r\n{headers}Connection: close\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\
+            "{method} {path} HTTP/1.1\r\n{KEY}{headers}Connection: close\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\
              \r\nhello"
         );
         let mut socket = tokio::net::TcpStream::connect(self.address).await.expect("a connection");
@@ -99,7 +100,7 @@ impl Nginx {
         socket.bind(SocketAddr::new(address.parse().expect("an address"), 0)).expect("a local address");
         let mut socket = socket.connect(self.address).await.expect("a connection");
         let head = "GET /subscribe?topic=b HTTP/1.1\r\nHost: push.example.com\r\nX-Forwarded-For: ";
-        let request = format!("{head}{made_up}\r\nConnection: close\r\n\r\n");
+        let request = format!("{head}{made_up}\r\n{KEY}Connection: close\r\n\r\n");
         tokio::io::AsyncWriteExt::write_all(&mut socket, request.as_bytes()).await.expect("the request is sent");
         Stream::receive(socket).await
     }
@@ -118,10 +119,15 @@ impl Drop for Nginx {
 #[tokio::test]
 async fn the_page_works_behind_the_recipe() {
     let Some(program) = program() else { return };
-    let server = TestServer::start();
+    let server = TestServer::with(with_key);
     let nginx = Nginx::start(&program, &recipe(), server.address).await;
     let own = format!("http://{}", nginx.address);
-    let mut stream = Stream::open(nginx.address, "/subscribe?topic=a", &[("accept", "text/event-stream")]).await;
+    let mut stream = Stream::open(
+        nginx.address,
+        "/subscribe?topic=a",
+        &[("accept", "text/event-stream"), ("authorization", "Bearer abc")],
+    )
+    .await;
     server.until_subscribers("a", 1).await;
     for site in [None, Some("same-origin")] {
         assert_eq!(nginx.ask("POST", "/publish?topic=a", &own, site).await, 200, "{site:?}");
@@ -152,6 +158,7 @@ async fn the_settings_of_the_recipe_hold_against_made_up_headers() {
         assert!(page.contains(line), "the page says what this test sets: {line}");
     }
     let server = TestServer::with(|config| {
+        with_key(config);
         settings(config);
         config.limits.connections_per_ip_max = 1;
     });

@@ -10,6 +10,7 @@ use std::{
 
 use tokio::{io::AsyncWriteExt as _, net::TcpSocket};
 
+use super::{KEY, with_key};
 use crate::harness::{
     Stream, TestServer,
     blocking::Directory,
@@ -34,7 +35,7 @@ async fn subscribe(proxy: SocketAddr, address: &str) -> Stream {
     socket.bind(SocketAddr::new(address.parse().expect("an address"), 0)).expect("a local address");
     let mut socket = socket.connect(proxy).await.expect("a connection");
     let head = "GET /subscribe?topic=a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
-    let request = format!("{head}X-Forwarded-For: {address}9\r\n\r\n");
+    let request = format!("{head}{KEY}X-Forwarded-For: {address}9\r\n\r\n");
     socket.write_all(request.as_bytes()).await.expect("the request is sent");
     Stream::receive(socket).await
 }
@@ -44,6 +45,7 @@ async fn clients_count_by_their_own_addresses_behind_the_recipe() {
     // Goal: with one subscriber allowed from each address, clients behind HAProxy do not share the limit of its address.
     let Some(program) = installed("haproxy") else { return left_out("no haproxy (tests/run installs it)") };
     let server = TestServer::with(|config| {
+        with_key(config);
         config.limits.connections_per_ip_max = 1;
         config.server.trusted_proxies = vec!["127.0.0.1/32".parse().expect("a network")];
     });

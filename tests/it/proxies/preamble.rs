@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{READERS, trusting};
+use super::{KEY, READERS, trusting};
 use crate::harness::{DEADLINE, Stream, TestServer, until};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -48,7 +48,7 @@ fn one_each(is_trusting: bool) -> TestServer {
 }
 
 fn subscribe(topic: &str, headers: &str) -> Vec<u8> {
-    format!("GET /subscribe?topic={topic} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n")
+    format!("GET /subscribe?topic={topic} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{KEY}{headers}\r\n")
         .into_bytes()
 }
 
@@ -57,7 +57,10 @@ async fn send(server: &TestServer, parts: &[&[u8]]) -> TcpStream {
     let mut socket = TcpStream::connect(server.address).await.expect("a connection");
     socket.set_nodelay(true).expect("an option");
     for part in parts {
-        socket.write_all(part).await.expect("it is sent");
+        if socket.write_all(part).await.is_err() {
+            // The server has closed the connection, which the test sees when it reads.
+            break;
+        }
         tokio::task::yield_now().await;
     }
     socket
@@ -209,7 +212,7 @@ async fn connections_count_for_the_client_that_the_preamble_names() {
         config.limits.pending_connections_per_ip_max = 1;
     });
     let begun = b"GET /publish?topic=a&content=x HTTP/1.1\r\n";
-    let rest = b"Host: localhost\r\nConnection: close\r\n\r\n";
+    let rest = b"Host: localhost\r\nConnection: close\r\nAuthorization: Bearer abc\r\n\r\n";
     let mut busy = Vec::new();
     for n in 1..=5 {
         busy.push(send(&server, &[&client([192, 0, 2, n]), begun]).await);
@@ -224,5 +227,23 @@ async fn connections_count_for_the_client_that_the_preamble_names() {
     for mut socket in busy {
         socket.write_all(rest).await.expect("it is sent");
         assert_eq!(Stream::receive(socket).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_client_behind_a_proxy_on_this_machine_is_not_local() {
+    // Goal: by default, everything is allowed on this machine. A connection that the proxy opens for a client elsewhere
+    // gets nothing without a token, also if no header tells of the proxy.
+    let server = TestServer::with(trusting);
+    let request = b"GET /publish?topic=a&content=x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    for (preamble, status) in [
+        (client([192, 0, 2, 1]), 401),
+        (preamble([0x21, 0x21], &ipv6("2001:db8::1")), 401),
+        (preamble([0x20, 0x00], &[]), 200),
+        (client([127, 0, 0, 1]), 200),
+        (Vec::new(), 200),
+    ] {
+        let answer = answer(&server, &[&preamble, request]).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
     }
 }
