@@ -11,14 +11,14 @@ use tidings::config::{Algorithm, Anonymous, ApiKeyConfig, Config, KeyConfig};
 
 use crate::harness::{Answer, DEADLINE, Process, Stream, TestServer, blocking::Directory, process::program};
 
-const SECRET: &str = "a secret of thirty-two bytes....";
+pub const SECRET: &str = "a secret of thirty-two bytes....";
 /// The API key `abc`, as FIPS 180-2 has its digest.
 const API_KEY_DIGEST: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 /// What makes the fallback read a request, and changes nothing of its meaning.
 const FOR_THE_FALLBACK: (&str, &str) = ("content-encoding", "identity");
 const INVALID: &str = "Bearer realm=\"tidings\", error=\"invalid_token\"";
 
-fn with_keys(config: &mut Config) {
+pub fn with_keys(config: &mut Config) {
     config.auth.anonymous = Anonymous::None;
     config.auth.keys = vec![KeyConfig {
         id: "k".to_owned(),
@@ -34,7 +34,7 @@ fn with_keys(config: &mut Config) {
     config.auth.api_keys = vec![serde_json::from_value::<ApiKeyConfig>(api_key).expect("an API key")];
 }
 
-fn seconds_from_now(seconds: u64) -> u64 {
+pub fn seconds_from_now(seconds: u64) -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + seconds
 }
 

@@ -26,7 +26,7 @@ async fn open(server: &TestServer, query: &str, accept: (&str, &str), before: &m
 }
 
 /// The id to come back with, and what the notice says.
-async fn last_id(stream: &mut Stream) -> String {
+pub async fn last_id(stream: &mut Stream) -> String {
     if stream.header("content-type") == Some("application/x-ndjson") {
         let body = stream.rest().await;
         let line = body.lines().rfind(|line| !line.is_empty()).expect("a line");
