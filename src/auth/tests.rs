@@ -10,6 +10,8 @@ use std::{
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
+mod fuzz;
+
 use super::*;
 use crate::config::{Algorithm, ApiKeyConfig, KeyConfig, Sha256};
 

@@ -36,6 +36,7 @@ mod proxies;
 mod publish;
 mod fast;
 mod fronts;
+mod headers;
 mod registry;
 mod shutdown;
 mod slow;
