@@ -6,6 +6,10 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::fuzz;
+use crate::http::{
+    authority::{Authority, Scheme},
+    head::SentHead,
+};
 
 const PIECES: &[&str] = &[
     "text/event-stream",
@@ -39,7 +43,7 @@ const PIECES: &[&str] = &[
 /// A request that has only these `Accept` headers.
 struct Request(Vec<Vec<u8>>);
 
-impl Head for Request {
+impl SentHead for Request {
     fn method(&self) -> &'static str {
         "GET"
     }
@@ -60,12 +64,30 @@ impl Head for Request {
         true
     }
 
-    fn remote(&self) -> Option<IpAddr> {
+    fn peer(&self) -> Option<IpAddr> {
         None
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|_| "accept")
     }
 
     fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
         self.0.iter().filter(move |_| name == "accept").map(|value| &**value)
+    }
+}
+
+impl Head for Request {
+    fn remote(&self) -> Option<IpAddr> {
+        None
+    }
+
+    fn host(&self) -> Option<Authority<'_>> {
+        None
+    }
+
+    fn scheme(&self) -> Option<Scheme> {
+        None
     }
 }
 
