@@ -196,7 +196,7 @@ struct Hub {
     poll: AsyncFd<Poll>,
     /// The readiness events of the last poll.
     events: Events,
-    /// The last poll returned [`EVENTS`] events, so there may be more.
+    /// A poll is due: the last one returned [`EVENTS`] events or was interrupted, so there may be more.
     has_more_events: bool,
     /// Pages that are being fetched.
     fetches: FuturesUnordered<LocalBoxFuture<'static, Fetched>>,

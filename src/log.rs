@@ -71,8 +71,8 @@ pub trait Log: Send + Sync {
     /// Position of the last committed event or deletion; 0 before the first.
     fn watermark(&self) -> u64;
 
-    /// Gives `draft` a position at once, unless the engine's queue is full. The future completes when the event is
-    /// committed. A draft that has a position is published even if the future is dropped.
+    /// Gives `draft` its place in the order of events at once, unless the engine's queue is full. The future completes
+    /// when the event is committed. A draft that has its place is published even if the future is dropped.
     ///
     /// When the queue is full, the future first waits for space. If the future is dropped during this wait, the draft
     /// is not published. The caller must poll or drop the future: a future that is only kept may get space that it

@@ -12,7 +12,7 @@ use cli::{bench, config, serve, token};
 const EXIT_CONFIG: u8 = 78;
 /// The log failed while the server was running (`EX_IOERR`).
 const EXIT_LOG: u8 = 74;
-/// The server could not start.
+/// The server could not start, or another command has failed.
 const EXIT_FAILURE: u8 = 1;
 
 /// A topic-based publish/subscribe broker over Server-Sent Events: publish with curl, subscribe with a browser.

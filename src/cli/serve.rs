@@ -40,7 +40,7 @@ pub struct ServeArguments {
     check: bool,
 }
 
-/// Runs the server until a signal ends it.
+/// Runs the server until a signal ends it or its log fails. With `--check`, it only checks the configuration.
 pub fn serve(arguments: &ServeArguments) -> ExitCode {
     let mut config = match Config::load(arguments.config.as_deref(), arguments.listen.as_deref()) {
         Ok(config) => config,

@@ -80,7 +80,8 @@ const STEPS_PER_YIELD: u32 = 32;
 pub struct FastPath {
     app: Rc<AppState>,
     fallback: Fallback,
-    /// Every read goes into this buffer. Only a request that arrives in pieces gets a buffer of its own.
+    /// Every read goes into this buffer. A connection gets a buffer of its own only for an incomplete request, and for what
+    /// follows a complete one.
     scratch: RefCell<Vec<u8>>,
     responder: Responder,
     rejected: RejectedConnections,

@@ -37,8 +37,8 @@ pub(super) struct Channel {
     pub(super) window: Window,
     /// The position of the topic's last known deletion; 0 if there is none, and in channels of single-topic streams.
     pub(super) deleted_seq: u64,
-    /// The position of the topic's last known event, for [`Self::is_deleted`]. [`Self::note_page`] notes the events of
-    /// a page only if that method returns true. If it returns false, they would not change that.
+    /// The position of the topic's last known event, for [`Self::is_deleted`]. If the topic is not deleted, a later event
+    /// does not change that, so [`Self::note_page`] notes the events of a page only if it is deleted.
     pub(super) event_seq: u64,
     /// The keys of its connections. Each connection stores its index here in a [`Slot`](super::connection::Slot).
     pub(super) members: SmallVec<[usize; 2]>,

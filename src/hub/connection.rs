@@ -167,8 +167,8 @@ enum SendBuffer {
     HasSpace,
 }
 
-/// The error when the rest of a partly sent event must be written first, but is missing.
-const NO_REST: &str = "the rest of a partly sent event is missing";
+/// The error when unsent bytes must be written first: the rest of a partly sent event, or control blocks.
+const NO_REST: &str = "earlier bytes of the stream are not sent yet, or are missing";
 
 impl<S> Connection<S> {
     /// The event that is partly sent, if any.

@@ -44,7 +44,8 @@ const VISIT_BYTES_MAX: usize = 128 << 10;
 const PAGE_BYTES: usize = 64 << 10;
 
 impl<S: Peer> Streams<S> {
-    /// Writes to a connection what it is missing, as far as its socket accepts bytes, and up to [`VISIT_BYTES_MAX`].
+    /// Writes to a connection what it is missing, as far as its socket accepts bytes. The visit ends after the write with
+    /// which it has passed [`VISIT_BYTES_MAX`].
     pub(super) fn visit(&mut self, key: usize) -> Visit {
         self.deliver(key).unwrap_or_else(|error| {
             self.fail(key, &error);

@@ -108,7 +108,7 @@ impl<S: Peer> Streams<S> {
         }
     }
 
-    /// Ends a stream cleanly: its client gets all events up to now, and then where and when to resume. A stream that
+    /// Ends a stream cleanly: its client gets all events up to now, and then the farewell. A stream that
     /// waits for its socket or for a page, or whose drain time is over, ends at its cursor instead.
     ///
     /// If the backlog must visit the connection before the end, this method returns early. The timer of the connection

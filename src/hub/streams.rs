@@ -283,7 +283,8 @@ impl<S: Peer> Streams<S> {
         Ok(())
     }
 
-    /// When a connection must be closed unless its socket accepts bytes before; `None` if the socket is not full.
+    /// When a connection must be closed unless its socket accepts bytes before. `None` if the socket has accepted the last
+    /// write.
     fn write_deadline(&self, key: usize) -> Option<Instant> {
         let stalled_since = self.connections.get(key)?.stalled_since?;
         Some(stalled_since + self.config.write_timeout)

@@ -67,8 +67,8 @@ impl Expiry {
         Ok(())
     }
 
-    /// Which receipts are to be removed, if any: those from outside the returned range of times.
-    pub(super) fn expired(&self) -> Option<TimeRange> {
+    /// If receipts have expired: the range of times of those that are kept. All others are to be removed.
+    pub(super) fn kept_if_some_expired(&self) -> Option<TimeRange> {
         if let State::SomeExpired(kept_times) = self.state { Some(kept_times) } else { None }
     }
 

@@ -38,7 +38,7 @@ impl Writer {
         }
         let removes_garbage = is_maintenance || (self.garbage.has_full_portion() && !self.is_removal_postponed);
         let mut portion = if removes_garbage { self.garbage.take() } else { Portion::default() };
-        portion.expired_receipts = self.expiry.expired();
+        portion.expired_receipts = self.expiry.kept_if_some_expired();
         if changes.is_empty() && portion.is_empty() && !is_probe {
             return self.checkpoints.run_if_due(&self.store);
         }
