@@ -1,5 +1,7 @@
 //! `event-source-polyfill` from npm: for pages that must send a header.
 
+use serde_json::json;
+
 use super::{
     driver::Browser,
     eventsource::{LIFETIME, RETRY, ids, publish_to_nobody},
@@ -18,6 +20,10 @@ async fn the_polyfill_sends_its_header_and_misses_nothing() {
     let server = open_to(&site.origin(), |config| {
         config.stream.lifetime_max = LIFETIME;
         config.stream.retry = RETRY;
+        // The SHA-256 of the token that the page sends.
+        let sha256 = "b02c0f9f94a15de8b5fbf467247449069c9e911ef80611698e6d2ab04eaf85c4";
+        let key = json!({"name": "page", "sha256": sha256, "subscribe": ["a"]});
+        config.auth.api_keys = vec![serde_json::from_value(key).expect("an API key")];
     });
     let proxy = Proxy::to(server.address).await;
     let window = browser.open(&format!("{}/page?broker={}&topic=a", site.origin(), proxy.url(""))).await;
