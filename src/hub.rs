@@ -66,7 +66,7 @@ mod command;
 mod end;
 
 use channels::SMALL_CHANNEL_MEMBERS_MAX;
-pub use command::{Command, EndWhere, Hubs, Inbox, Listed, Matches, StreamId, SubscriberId, wall_ms};
+pub use command::{Command, EndWhere, Hubs, Inbox, Listed, Matches, StreamId, SubscriberId};
 pub use connection::{Peer, Right, Subscription};
 pub use end::End;
 pub use handover::Carrier;

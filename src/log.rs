@@ -57,7 +57,7 @@ mod feed;
 mod clock;
 mod mutex;
 
-pub use clock::Wall;
+pub use clock::{Wall, wall_ms};
 pub use feed::{Batch, Commit, Feed};
 
 /// What every engine implements. Its methods never block on I/O, because they run on the workers' threads.

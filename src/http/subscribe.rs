@@ -24,8 +24,8 @@ use crate::{
     auth::{Grant, Subscribe},
     event::{EventId, StopId, TopicName},
     frame::{self, Encoding, Format, Framing, Marks, Opening},
-    hub::{Right, Subscription, jitter, wall_ms},
-    log::{Start, StartPoint},
+    hub::{Right, Subscription, jitter},
+    log::{Start, StartPoint, wall_ms},
     registry::RegistryError,
     topic::{Deletion, JoinError, Joined, Subscriber},
 };

@@ -189,14 +189,7 @@ async fn ask<T>(hub: &mpsc::Sender<Command>, command: impl FnOnce(oneshot::Sende
     answered.await.ok()
 }
 
-/// The wall clock, in milliseconds since the Unix epoch.
-#[must_use]
-pub fn wall_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The time of a moment of [`wall_ms`].
+/// The time of a moment of [`wall_ms`](crate::log::wall_ms).
 pub(super) fn time_of(wall_ms: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(wall_ms)
 }
@@ -207,7 +200,7 @@ mod tests {
 
     #[test]
     fn the_id_of_a_subscriber_reads_back_and_nothing_else_does() {
-        // Goal: an id that is not ours is no subscriber's, and the texts have the order of the ids.
+        // Goal: only an id that the server has made names a subscriber, and the texts sort as the ids do.
         let id = |worker, key, salt| SubscriberId { worker, stream: StreamId { key, salt } };
         let ids = [id(0, 0, u32::MAX), id(0, 9, 1), id(0, 10, 0), id(0, u32::MAX, 0), id(9, 1, 0), id(256, 0, 0)];
         let texts = ids.map(|id| id.to_string());

@@ -15,10 +15,10 @@ use crate::{
     event::TopicName,
     frame::{Encoding, Marks},
     identity::Identity,
-    log::StartPoint,
+    log::{StartPoint, wall_ms},
 };
 
-use super::{command::wall_ms, end::End, segment::Segment, unsent::UnsentBytes};
+use super::{end::End, segment::Segment, unsent::UnsentBytes};
 
 /// What a hub needs from a socket. The socket must be non-blocking.
 pub trait Peer: Read + Write {

@@ -5,7 +5,7 @@
 //! sent, and a notice. When the client may come back, it resumes at its cursor, so it misses nothing.
 
 use super::{
-    command::{Command, Listed, StreamId, time_of, wall_ms},
+    command::{Command, Listed, StreamId, time_of},
     connection::{Connection, Peer, Subscription},
     end::End,
     lifetimes::jitter,
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     event::{EventId, StopId, TopicName},
     frame,
+    log::wall_ms,
 };
 
 /// How many connections one step of a walk looks at.

@@ -82,7 +82,13 @@ pub(super) fn has_gone_back(last_ms: u64, wall_ms: u64) -> bool {
 
 /// The wall clock of the system.
 pub(super) fn system() -> Wall {
-    Arc::new(|| millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()))
+    Arc::new(wall_ms)
+}
+
+/// What the wall clock of the system says, in milliseconds since the Unix epoch.
+#[must_use]
+pub fn wall_ms() -> u64 {
+    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// The whole milliseconds in `duration`.
