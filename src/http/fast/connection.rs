@@ -102,7 +102,8 @@ impl Connection {
             self.tls_permit = None;
             return Ok(());
         }
-        self.tls_permit.get_or_insert_with(|| budget.bytes_permit(Some(self.remote.ip()))).cover(held)
+        let ip = self.counted_ip();
+        self.tls_permit.get_or_insert_with(|| budget.bytes_permit(ip)).cover(held)
     }
 
     /// Empties the buffer, and frees its memory and its permit. An idle connection has neither.
