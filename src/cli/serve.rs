@@ -51,11 +51,11 @@ pub fn serve(arguments: &ServeArguments) -> ExitCode {
         return fail(EXIT_CONFIG, reason);
     }
     config.log.new_epoch = arguments.new_epoch;
-    // The keys are files of their own. The server reads them again when it starts.
-    if let Err(error) = Auth::load(&config.auth, config.server.address()) {
-        return fail(EXIT_CONFIG, error);
-    }
     if arguments.check {
+        // Keys and certificates are files of their own, which otherwise the server reads.
+        if let Err(error) = Auth::load(&config.auth, config.server.address()) {
+            return fail(EXIT_CONFIG, error);
+        }
         if let Err(error) = Acceptor::load(&config.server) {
             return fail(EXIT_CONFIG, error);
         }
