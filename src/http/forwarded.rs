@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn the_standard_header_is_read_with_its_quotes() {
-        // Goal: every form that RFC 7239 allows is read, and what is not of that form is refused.
+        // Goal: the reader accepts every form that RFC 7239 allows, and refuses every other.
         for (text, expected) in [
             ("for=192.0.2.1", "192.0.2.1 - -"),
             (

@@ -22,8 +22,8 @@ pub(super) fn check(request: &impl Head, config: &Config) -> Result<(), Problem>
     let allowed = match (request.value("sec-fetch-site"), origin) {
         // `none`: the user has typed the address. Forms and images of another page have other values.
         (Some(b"same-origin" | b"none"), _) => true,
-        // A browser sends a cookie by itself, also for a page of another site. Without the two headers nobody knows which
-        // page has sent the request.
+        // A browser sends a cookie by itself, also for a page of another site. Without the two headers, the server cannot
+        // know which page has sent the request.
         (None, None) => !is_by_cookie(request, &config.auth.cookie),
         (Some(_), _) => listed,
         (None, Some(origin)) => listed || request.host().is_some_and(|host| is_own(origin, host, request.scheme())),
