@@ -9,13 +9,14 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use tidings::config::{Algorithm, Anonymous, ApiKeyConfig, Config, KeyConfig};
 
-use crate::harness::{Answer, DEADLINE, Process, Stream, TestServer, blocking::Directory, process::program};
+use crate::{
+    cli::run,
+    harness::{Answer, DEADLINE, FOR_THE_FALLBACK, Process, Stream, TestServer, blocking::Directory, process::program},
+};
 
-pub const SECRET: &str = "a secret of thirty-two bytes....";
+const SECRET: &str = "a secret of thirty-two bytes....";
 /// The API key `abc`, as FIPS 180-2 has its digest.
 const API_KEY_DIGEST: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-/// What makes the fallback read a request, and changes nothing of its meaning.
-const FOR_THE_FALLBACK: (&str, &str) = ("content-encoding", "identity");
 const INVALID: &str = "Bearer realm=\"tidings\", error=\"invalid_token\"";
 
 pub fn with_keys(config: &mut Config) {
@@ -38,21 +39,25 @@ pub fn seconds_from_now(seconds: u64) -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + seconds
 }
 
-fn token(tidings: &Value, exp: u64) -> String {
-    let claims = json!({"sub": "ann", "exp": exp, "tidings": tidings});
-    encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes()).expect("a key")).expect("signed")
+/// A token with these claims.
+fn sign(kid: Option<&str>, secret: &str, claims: &Value) -> String {
+    let header = Header { kid: kid.map(str::to_owned), ..Header::default() };
+    encode(&header, claims, &EncodingKey::from_secret(secret.as_bytes()).expect("a key")).expect("signed")
+}
+
+/// A token of `subject` for a server [`with_keys`].
+pub fn token(subject: &str, tidings: &Value, exp: u64) -> String {
+    sign(None, SECRET, &json!({"sub": subject, "exp": exp, "tidings": tidings}))
 }
 
 fn bearer(tidings: &Value) -> String {
-    format!("Bearer {}", token(tidings, seconds_from_now(60)))
+    format!("Bearer {}", token("ann", tidings, seconds_from_now(60)))
 }
 
 /// The exit code and the messages of the program.
-async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
-    let mut command = program();
-    command.args(arguments).envs(environment.iter().copied());
-    let output = tokio::time::timeout(DEADLINE, command.output()).await.expect("it ends").expect("it runs");
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+async fn run_with(arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String) {
+    let (code, _, said) = run(program().args(arguments).envs(environment.iter().copied())).await;
+    (code, said)
 }
 
 /// The answers of both readers of requests.
@@ -119,7 +124,7 @@ async fn one_topic_without_the_right_refuses_the_whole_request() {
 async fn a_credential_that_is_not_valid_is_401_also_where_none_is_needed() {
     // Goal: a client notices that its token is wrong, wherever it sends it.
     for server in [TestServer::with(with_keys), TestServer::start()] {
-        let expired = format!("Bearer {}", token(&json!({"publish": ["**"]}), seconds_from_now(0) - 6));
+        let expired = format!("Bearer {}", token("ann", &json!({"publish": ["**"]}), seconds_from_now(0) - 6));
         for credential in ["Bearer x", "Bearer", "Bearer ", "Basic YTpi", "bearer a.b.c", expired.as_str()] {
             for answer in
                 ask_both(&server, "POST", "/publish?topic=a&content=x", &[("authorization", credential)]).await
@@ -158,7 +163,7 @@ async fn an_api_key_is_a_bearer_like_any_other() {
 
 #[tokio::test]
 async fn a_token_in_the_query_or_a_cookie_counts_only_when_configured() {
-    let token = token(&json!({"publish": ["a"]}), seconds_from_now(60));
+    let token = token("ann", &json!({"publish": ["a"]}), seconds_from_now(60));
     let path = format!("/publish?topic=a&content=x&access_token={token}");
     let cookie = format!("theme=dark; session={token}");
     let from_own_page = [("cookie", cookie.as_str()), ("sec-fetch-site", "same-origin")];
@@ -253,16 +258,16 @@ async fn beyond_loopback_the_broker_starts_only_with_a_decision() {
     });
     server.ask("POST", "/publish?topic=a&content=x", &[], b"").await.problem(401, "unauthorized");
     for arguments in [vec!["--listen", "0.0.0.0:0"], vec!["--listen", "[::]:0", "--check"]] {
-        let (code, said) = run(&arguments, &[]).await;
-        assert_eq!(code, Some(78), "{said}");
+        let (code, said) = run_with(&arguments, &[]).await;
+        assert_eq!(code, 78, "{said}");
         assert!(said.contains("auth.anonymous") && said.contains("auth.keys"), "{said}");
     }
     let decided = [("TIDINGS__AUTH__ANONYMOUS", "none")];
-    let (code, said) = run(&["--listen", "0.0.0.0:0", "--check"], &decided).await;
-    assert_eq!(code, Some(0), "the control: {said}");
+    let (code, said) = run_with(&["--listen", "0.0.0.0:0", "--check"], &decided).await;
+    assert_eq!(code, 0, "the control: {said}");
     let short = [("TIDINGS__AUTH__KEYS", "[{ id = \"k\", algorithm = \"HS256\", secret = \"too short\" }]")];
-    let (code, said) = run(&["--check"], &short).await;
-    assert_eq!(code, Some(78), "{said}");
+    let (code, said) = run_with(&["--check"], &short).await;
+    assert_eq!(code, 78, "{said}");
     assert!(said.contains("needs at least 32") && !said.contains("too short"), "{said}");
 }
 
@@ -270,7 +275,7 @@ async fn beyond_loopback_the_broker_starts_only_with_a_decision() {
 async fn a_stream_ends_when_its_token_expires() {
     // Goal: no event is sent to a stream after its token has expired. The leeway is the 5 s that the test waits for.
     let server = TestServer::with(with_keys);
-    let short = format!("Bearer {}", token(&json!({"subscribe": ["a"]}), seconds_from_now(0) - 4));
+    let short = format!("Bearer {}", token("ann", &json!({"subscribe": ["a"]}), seconds_from_now(0) - 4));
     let mut stream =
         server.get("/subscribe?topic=a", &[("accept", "text/event-stream"), ("authorization", &short)]).await;
     assert_eq!(stream.status, 200);
@@ -283,15 +288,9 @@ async fn tokens_are_made_and_shown_by_the_program() {
     // Goal: nobody needs a web site for a token: what `token new` makes gives the rights that were asked for.
     let key = format!("[{{ id = \"k\", algorithm = \"HS256\", secret = \"{SECRET}\", audience = \"a\" }}]");
     let settings = [("TIDINGS__AUTH__KEYS", key.as_str())];
-    let ask = async |arguments: &[&str]| {
-        let mut command = program();
-        command.arg("token").args(arguments).envs(settings);
-        let output = tokio::time::timeout(DEADLINE, command.output()).await.expect("it ends").expect("it runs");
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-        (output.status.code(), text(output.stdout), text(output.stderr))
-    };
+    let ask = async |arguments: &[&str]| run(program().arg("token").args(arguments).envs(settings)).await;
     let (code, token, said) = ask(&["new", "--subject", "ann", "--publish", "users/{sub}", "--expires-in", "1m"]).await;
-    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(code, 0, "{said}");
     let token = token.trim();
     let server = TestServer::with(|config| {
         with_keys(config);
@@ -302,7 +301,7 @@ async fn tokens_are_made_and_shown_by_the_program() {
     server.ask("POST", "/publish?topic=users/ann&content=x", &headers, b"").await.ok();
     server.ask("POST", "/publish?topic=users/bob&content=x", &headers, b"").await.problem(403, "forbidden");
     let (code, shown, said) = ask(&["show", token]).await;
-    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(code, 0, "{said}");
     let shown: Value = serde_json::from_str(&shown).expect("JSON");
     assert_eq!((&shown["claims"]["sub"], &shown["header"]["kid"]), (&json!("ann"), &json!("k")));
     assert!(said.contains("it is valid") && !said.contains(SECRET), "{said}");
@@ -314,7 +313,7 @@ async fn tokens_are_made_and_shown_by_the_program() {
         (vec!["new", "--publish", "{sub}"], "needs a subject"),
     ] {
         let (code, _, said) = ask(&arguments).await;
-        assert!(code != Some(0) && said.contains(expected), "{arguments:?}: {said}");
+        assert!(code != 0 && said.contains(expected), "{arguments:?}: {said}");
     }
 }
 
@@ -334,9 +333,7 @@ async fn a_reload_takes_new_keys_and_ends_the_streams_of_removed_ones() {
     };
     let bearer = |id: &str| {
         let claims = json!({"exp": seconds_from_now(600), "tidings": {"subscribe": ["a"], "publish": ["a"]}});
-        let header = Header { kid: Some(id.to_owned()), ..Header::default() };
-        let key = EncodingKey::from_secret(format!("{SECRET}{id}").as_bytes()).expect("a key");
-        format!("Bearer {}", encode(&header, &claims, &key).expect("signed"))
+        format!("Bearer {}", sign(Some(id), &format!("{SECRET}{id}"), &claims))
     };
     with_keys(&["old", "new"]);
     let mut command = program();

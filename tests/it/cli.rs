@@ -12,7 +12,7 @@ use tokio::{process::Command, time::timeout};
 use crate::harness::{DEADLINE, Process, process::program};
 
 /// Runs `command` to its end.
-async fn run(command: &mut Command) -> (i32, String, String) {
+pub async fn run(command: &mut Command) -> (i32, String, String) {
     let Output { status, stdout, stderr } =
         timeout(DEADLINE, command.output()).await.expect("it ends in time").expect("it runs");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");

@@ -8,12 +8,9 @@ mod request;
 
 use tidings::config::{Config, Engine, Origins, Size};
 
-use crate::harness::TestServer;
+use crate::harness::{FALLBACK_LINE, TestServer};
 use ask::Client;
 use request::{Request, TOPICS};
-
-/// What makes the fallback read a request, and changes nothing of its meaning.
-const FOR_THE_FALLBACK: &str = "Content-Encoding: identity\r\n";
 
 fn requests() -> usize {
     let told = std::env::var("TIDINGS_FRONT_REQUESTS").ok();
@@ -37,7 +34,7 @@ fn server(origins: &Origins) -> TestServer {
 /// Sends as many random requests to both servers; both must say the same, and hold the same at the end.
 fn compare(origins: &Origins, seed: u64, count: usize) {
     let servers = [server(origins), server(origins)];
-    let mut clients = [Client::new(servers[0].address, ""), Client::new(servers[1].address, FOR_THE_FALLBACK)];
+    let mut clients = [Client::new(servers[0].address, ""), Client::new(servers[1].address, FALLBACK_LINE)];
     let mut random = fastrand::Rng::with_seed(seed);
     for n in 0..count {
         let request = Request::random(&mut random);

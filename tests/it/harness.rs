@@ -25,7 +25,7 @@ pub mod process;
 pub mod remote;
 pub mod tools;
 
-pub use answer::{Answer, connect_from, encoded};
+pub use answer::{Answer, FALLBACK_LINE, FOR_THE_FALLBACK, READERS, connect_from, encoded};
 use blocking::Directory;
 use chunks::Chunks;
 pub use parser::Block;

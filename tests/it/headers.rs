@@ -4,10 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use tidings::config::{Origins, Size};
 
-use crate::harness::TestServer;
+use crate::harness::{READERS, TestServer};
 
-/// A request that has it is read by the fallback, and means the same.
-const FULL: &str = "Content-Encoding: identity\r\n";
 const HOST: &str = "Host: localhost\r\n";
 
 /// The head of an answer.
@@ -78,7 +76,7 @@ fn check(answer: &Said) {
 /// Sends a request to both readers, and checks both answers; the status.
 async fn both(server: &TestServer, line: &str, lines: &str, body: &str) -> u16 {
     let mut statuses = Vec::new();
-    for reader in ["", FULL] {
+    for reader in READERS {
         let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
         let head = format!("{line}\r\n{reader}{lines}{length}Connection: close\r\n\r\n");
         let answer = ask(server, (head + body).as_bytes()).await;

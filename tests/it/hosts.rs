@@ -2,10 +2,8 @@
 
 use tidings::config::{Config, Origins};
 
-use crate::harness::{Answer, Stream, TestServer};
+use crate::harness::{Answer, READERS, Stream, TestServer};
 
-/// What makes the fallback answer, and the fast path not; the same request means the same.
-const READERS: [&str; 2] = ["", "Content-Encoding: identity\r\n"];
 /// Every route, with every method that it has.
 const ROUTES: [(&str, &str); 10] = [
     ("GET", "/publish?topic=a&content=x"),

@@ -7,10 +7,7 @@ use serde_json::json;
 use tidings::config::{Config, Size};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
-use crate::harness::{Answer, Stream, TestServer, until};
-
-/// What makes the fallback answer, and the fast path not; the same request means the same.
-const READERS: [&str; 2] = ["", "Content-Encoding: identity\r\n"];
+use crate::harness::{Answer, READERS, Stream, TestServer, until};
 
 /// The credential of a request that a proxy has forwarded: such a request has no rights of its own.
 pub const KEY: &str = "Authorization: Bearer abc\r\n";

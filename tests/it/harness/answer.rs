@@ -10,6 +10,13 @@ use tokio::{io::AsyncWriteExt as _, net::TcpSocket, net::TcpStream};
 
 use super::{Stream, TestServer};
 
+/// A header with which the fallback reads a request, and not the fast path. It changes nothing of what the request means.
+pub const FOR_THE_FALLBACK: (&str, &str) = ("content-encoding", "identity");
+/// [`FOR_THE_FALLBACK`] as a line of a head.
+pub const FALLBACK_LINE: &str = "Content-Encoding: identity\r\n";
+/// What sends a request to each of the two readers of requests, as lines of its head.
+pub const READERS: [&str; 2] = ["", FALLBACK_LINE];
+
 /// A whole response.
 pub struct Answer {
     /// The beginning of the request, for messages.

@@ -7,10 +7,10 @@ use tidings::config::{ApiKeyConfig, Config};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{refused, subscribe_from};
-use crate::harness::{Answer, Stream, TestServer, connect_from, until};
+use crate::harness::{Answer, FOR_THE_FALLBACK, Stream, TestServer, connect_from, until};
 
 /// The headers of a request that the fast path serves, and of one that the fallback serves.
-const FRONTS: [&[(&str, &str)]; 2] = [&[], &[("content-encoding", "identity")]];
+const FRONTS: [&[(&str, &str)]; 2] = [&[], &[FOR_THE_FALLBACK]];
 const OWN: &str = "127.0.0.1";
 const OTHER: &str = "127.0.0.2";
 /// A request that publishes to topic `a`: its method, its path, its `Content-Type` and its body.

@@ -2,27 +2,11 @@
 
 use std::time::Duration;
 
-use tidings::{
-    config::LogConfig,
-    frame::{Format, Framing, Marks},
-    log::Start,
-};
+use tidings::{config::LogConfig, frame::Format, log::Start};
 
-use super::{
-    engine::Engine,
-    fault::Fault,
-    world::{Manners, World},
-};
+use super::{engine::Engine, fault::Fault, found::OPEN, world::World};
 
 const MEMBERS: usize = 100;
-const OPEN: Manners = Manners {
-    room: usize::MAX,
-    gulp: usize::MAX,
-    lifetime: None,
-    right: None,
-    framing: Framing::Chunked,
-    marks: Marks::Id,
-};
 
 /// A topic of which a round has taken so long, in which one more event came; all has been done that can be done now.
 fn after_a_round(took: Duration, coalesce_max: Duration) -> Result<World, String> {

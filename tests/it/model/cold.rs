@@ -12,19 +12,12 @@ use tidings::{
 use super::{
     engine::Engine,
     fault::Fault,
+    found::OPEN,
     world::{HEARTBEAT, Manners, UNSENT_MAX, WRITE_TIMEOUT, World},
 };
 
 /// What the socket takes before it is full: less than any event here.
 const PART: usize = 1000;
-const OPEN: Manners = Manners {
-    room: usize::MAX,
-    gulp: usize::MAX,
-    lifetime: None,
-    right: None,
-    framing: Framing::Chunked,
-    marks: Marks::Id,
-};
 const NARROW: Manners = Manners { room: PART, ..OPEN };
 
 /// A log that has none of its events in memory.

@@ -8,8 +8,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{KEY, READERS, trusting};
-use crate::harness::{DEADLINE, Stream, TestServer, until};
+use super::{KEY, trusting};
+use crate::harness::{DEADLINE, READERS, Stream, TestServer, until};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// A connection for a client, over TCP and IPv4.
@@ -138,7 +138,7 @@ async fn answer(server: &TestServer, parts: &[&[u8]]) -> String {
 
 #[tokio::test]
 async fn a_broken_preamble_ends_the_connection() {
-    // Goal: what is not a whole, correct preamble is not served, and not read further.
+    // Goal: the server closes a connection whose preamble is incomplete or wrong, and reads no more of it.
     let server = TestServer::with(trusting);
     let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let whole = client([192, 0, 2, 1]);

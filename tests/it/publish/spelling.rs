@@ -1,9 +1,6 @@
 //! What people type: addresses as they look, parameters as they remember them, answers on a terminal.
 
-use crate::harness::TestServer;
-
-/// What makes the fallback answer, and the fast path not; the same request means the same.
-const READERS: [&str; 2] = ["", "Content-Encoding: identity\r\n"];
+use crate::harness::{READERS, TestServer};
 
 fn get(target: &str, headers: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n").into_bytes()

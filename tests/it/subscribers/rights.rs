@@ -2,25 +2,20 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::json;
 
 use super::{LINES, ending::last_id, server};
 use crate::{
-    auth::{SECRET, seconds_from_now, with_keys},
-    harness::{Stream, TestServer, until},
+    auth::{seconds_from_now, token, with_keys},
+    harness::{FOR_THE_FALLBACK, Stream, TestServer, until},
 };
 
 const SSE: (&str, &str) = ("accept", "text/event-stream");
-/// What makes the fallback read a request.
-const FOR_THE_FALLBACK: (&str, &str) = ("content-encoding", "identity");
 
 /// The credential of `subject`, who may do everything, until `exp`.
 fn bearer(subject: &str, exp: u64) -> String {
     let rights = json!({"publish": ["**"], "subscribe": ["**"], "manage": ["**"]});
-    let claims = json!({"sub": subject, "exp": exp, "tidings": rights});
-    let key = EncodingKey::from_secret(SECRET.as_bytes()).expect("a key");
-    format!("Bearer {}", encode(&Header::default(), &claims, &key).expect("a token"))
+    format!("Bearer {}", token(subject, &rights, exp))
 }
 
 async fn publish(server: &TestServer, credential: &str, content: &str) -> String {
