@@ -220,8 +220,10 @@ async fn a_key_is_not_taken_by_those_that_wait_for_room() {
     let stalled = rusqlite::Connection::open(directory.file()).expect("the file opens");
     stalled.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
     let begun = log.append(keyed("t", "begun"));
-    // With room for one unit more than its content, it fills the queue.
-    let full = log.append(draft("t", &"x".repeat(2 << 10)));
+    // With room for one unit more than its content, it fills the queue. The writer releases the space of the first
+    // append after its receipt: until then this one waits for it, in front of those that follow.
+    let mut full = log.append(draft("t", &"x".repeat(2 << 10)));
+    assert!((&mut full).now_or_never().is_none());
     let mut gone = log.append(keyed("t", "gone"));
     assert!((&mut gone).now_or_never().is_none() && log.keys() == 1, "it waits, and has no key");
     let mut waiting = [log.append(keyed("t", "waiting")), log.append(keyed("t", "waiting"))];
