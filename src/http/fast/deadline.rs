@@ -32,17 +32,21 @@ pub(super) struct Deadline {
     keep_alive: Duration,
     head_timeout: Duration,
     wait: Wait,
-    /// `None` while a new wait has not started.
-    at: Option<Instant>,
-    /// Whether a request was served since `at` was set. Then `at` is too early for the next request. `poll` corrects it
-    /// when the timer fires: it sets `at` to `keep_alive` after that moment. So the clock is not read for each request,
-    /// but a connection may be idle for up to 2 x `keep_alive`.
-    has_served: bool,
-    /// Fires at the deadline or earlier. If it fires earlier, `poll` sets it again. That costs less than to set it for
-    /// each request.
-    timer: Option<Pin<Box<Sleep>>>,
-    /// Whether the timer was polled since it was set. Then it will wake the connection's task.
-    is_armed: bool,
+    at: At,
+    timer: Timer,
+}
+
+/// When the wait ends.
+#[derive(Clone, Copy)]
+enum At {
+    /// The wait has not started.
+    NotStarted,
+    /// The deadline.
+    Exact(Instant),
+    /// A time before the deadline of [`Wait::NextRequest`]: requests were served since this time was set. When it has
+    /// passed, the deadline becomes `keep_alive` after that moment. So the clock is not read for each request, but a
+    /// connection may be idle for up to 2 x `keep_alive`.
+    TooEarly(Instant),
 }
 
 impl Deadline {
@@ -52,10 +56,8 @@ impl Deadline {
             keep_alive: config.keep_alive,
             head_timeout: config.head_timeout,
             wait: Wait::FirstRequest,
-            at: Some(Instant::now() + config.head_timeout),
-            has_served: false,
-            timer: None,
-            is_armed: false,
+            at: At::Exact(Instant::now() + config.head_timeout),
+            timer: Timer::default(),
         }
     }
 
@@ -70,60 +72,96 @@ impl Deadline {
         // ever. The first request and its head have the same deadline.
         let keeps_deadline = self.wait == wait || (self.wait == Wait::FirstRequest && wait == Wait::Head);
         if !keeps_deadline {
-            self.at = None;
+            self.at = At::NotStarted;
         }
         self.wait = wait;
     }
 
     /// Notes that a request was served, and that the connection waits for the next one.
-    ///
-    /// If the request was not the first one, and arrived in one piece, the wait was `NextRequest` before, too. Then
-    /// `at` stays, and `poll` corrects it later.
     pub(super) fn finish_request(&mut self) {
-        self.has_served = true;
+        // If the request arrived in one piece, and was not the first one, the connection waited for it as for the next
+        // one. Then it has a deadline, which is too early now.
         self.wait_for(Wait::NextRequest);
+        if let At::Exact(at) = self.at {
+            self.at = At::TooEarly(at);
+        }
     }
 
-    /// Sets the deadline of a new wait, and the timer, now that the connection has to wait.
+    /// Starts the wait, now that the connection has to wait, and sets the timer.
     pub(super) fn start(&mut self) {
-        let timeout = match self.wait {
+        let at = match self.at {
+            At::Exact(at) | At::TooEarly(at) => at,
+            At::NotStarted => {
+                let at = Instant::now() + self.timeout();
+                self.at = At::Exact(at);
+                at
+            }
+        };
+        self.timer.fire_by(at);
+    }
+
+    fn timeout(&self) -> Duration {
+        match self.wait {
             Wait::FirstRequest | Wait::Head => self.head_timeout,
             Wait::NextRequest => self.keep_alive,
             Wait::Body => BODY_TIMEOUT,
-        };
-        let at = *self.at.get_or_insert_with(|| {
-            self.has_served = false;
-            Instant::now() + timeout
-        });
-        match &mut self.timer {
-            Some(timer) if timer.deadline() <= at => {}
-            Some(timer) => {
-                timer.as_mut().reset(at);
-                self.is_armed = false;
-            }
-            None => self.timer = Some(Box::pin(sleep_until(at))),
         }
     }
 
     /// Ready when the deadline has passed.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (Some(timer), Some(at)) = (&mut self.timer, &mut self.at) else { return Poll::Pending };
-        // This is called for each request, and an armed timer need not be polled again.
-        if self.is_armed && !timer.is_elapsed() {
-            return Poll::Pending;
-        }
         loop {
-            self.is_armed = true;
-            ready!(timer.as_mut().poll(cx));
+            ready!(self.timer.poll(cx));
             let now = Instant::now();
-            if self.wait == Wait::NextRequest && self.has_served {
-                self.has_served = false;
-                *at = now + self.keep_alive;
-            }
-            if *at <= now {
+            let at = match self.at {
+                At::NotStarted => return Poll::Pending,
+                At::Exact(at) => at,
+                At::TooEarly(_) => now + self.keep_alive,
+            };
+            self.at = At::Exact(at);
+            if at <= now {
                 return Poll::Ready(());
             }
-            timer.as_mut().reset(*at);
+            self.timer.reset(at);
         }
+    }
+}
+
+/// A timer that fires at the deadline or earlier. If it fires earlier, it is set again. That costs less than to set it
+/// for each request.
+#[derive(Default)]
+struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// It was polled since it was set. Then it will wake the connection's task.
+    is_armed: bool,
+}
+
+impl Timer {
+    /// Makes the timer fire at `at` or earlier.
+    fn fire_by(&mut self, at: Instant) {
+        match &self.sleep {
+            Some(sleep) if sleep.deadline() <= at => {}
+            Some(_) => self.reset(at),
+            None => self.sleep = Some(Box::pin(sleep_until(at))),
+        }
+    }
+
+    /// Makes the timer fire at `at`.
+    fn reset(&mut self, at: Instant) {
+        if let Some(sleep) = &mut self.sleep {
+            sleep.as_mut().reset(at);
+            self.is_armed = false;
+        }
+    }
+
+    /// Ready when the timer has fired.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(sleep) = &mut self.sleep else { return Poll::Pending };
+        // This is called for each request, and an armed timer need not be polled again.
+        if self.is_armed && !sleep.is_elapsed() {
+            return Poll::Pending;
+        }
+        self.is_armed = true;
+        sleep.as_mut().poll(cx)
     }
 }
