@@ -287,42 +287,32 @@ impl FastPath {
         let searched = std::mem::take(&mut connection.searched_for_end);
         let (remote, counted_ip) = (connection.remote.ip(), connection.counted_ip());
         let mut space = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-        // `used` is how many bytes are no longer needed; 0 if the request is incomplete.
-        let (step, used) = match request::parse(bytes, &mut space, searched, remote) {
+        let (step, end) = match request::parse(bytes, &mut space, searched, remote) {
             Ok(Parsed::PartialHead) => {
                 connection.searched_for_end = bytes.len();
-                connection.deadline.wait_for(Wait::Head);
-                (Step::Read, 0)
+                return self.read_more(connection, new, Wait::Head);
             }
-            Ok(Parsed::PartialBody(_)) => {
-                connection.deadline.wait_for(Wait::Body);
-                (Step::Read, 0)
-            }
+            Ok(Parsed::PartialBody(_)) => return self.read_more(connection, new, Wait::Body),
             Ok(Parsed::Simple(request, len)) => (self.serve_simple(&request), len),
             Ok(Parsed::ForFallback(request)) => {
                 (self.fall_back(&request, &mut connection.permit, counted_ip), request.received())
             }
             Err(problem) => (self.refuse(&problem), bytes.len()),
         };
-        let kept = if is_buffered {
-            connection.buffer.drain(..used);
-            Ok(())
-        } else {
-            connection.append(&self.app.bytes, new.get(used..).unwrap_or_default())
-        };
-        if connection.buffer.is_empty() {
-            connection.free_buffer();
+        connection.keep_after(end, &self.app.bytes, new);
+        step
+    }
+
+    /// Keeps an incomplete request in the buffer, and reads its rest. If there is no room for it, it is refused.
+    fn read_more(&self, connection: &mut Connection, new: &[u8], wait: Wait) -> Step<'_> {
+        connection.deadline.wait_for(wait);
+        // If the buffer was not empty, it has `new` already.
+        if connection.buffer.is_empty()
+            && let Err(problem) = connection.append(&self.app.bytes, new)
+        {
+            return self.refuse(&problem);
         }
-        match kept {
-            Ok(()) => step,
-            // There is no room for the incomplete request.
-            Err(problem) if used == 0 => self.refuse(&problem),
-            // There is no room for the next request. It is refused after this one is answered.
-            Err(problem) => {
-                connection.next_refusal = Some(problem);
-                step
-            }
-        }
+        Step::Read
     }
 
     /// Gives a request to the fallback.

@@ -94,6 +94,19 @@ impl Connection {
         Ok(())
     }
 
+    /// Keeps what follows a request in the buffer. The request ends at `end` in the buffer, or in `new` if the buffer is
+    /// empty. If there is no room, the next request is refused, after this one is answered.
+    pub(super) fn keep_after(&mut self, end: usize, budget: &Arc<Quota>, new: &[u8]) {
+        if self.buffer.is_empty() {
+            self.next_refusal = self.append(budget, new.get(end..).unwrap_or_default()).err();
+        } else {
+            self.buffer.drain(..end);
+        }
+        if self.buffer.is_empty() {
+            self.free_buffer();
+        }
+    }
+
     /// Reserves what TLS keeps of an incomplete record. Otherwise many clients that each send a part of a record could use
     /// up the memory.
     pub(super) fn cover_incomplete_record(&mut self, budget: &Arc<Quota>) -> Result<(), LimitReached> {
