@@ -1,7 +1,7 @@
 //! Writes one batch. When old rows cannot be removed, the batch is written without their removal, so that publishes
 //! succeed.
 
-use std::{collections::HashSet, mem, sync::atomic::Ordering};
+use std::{collections::HashSet, sync::atomic::Ordering};
 
 use super::{
     super::{error::StoreError, garbage::Portion},
@@ -48,36 +48,50 @@ impl Writer {
     /// Writes the changes and publishes them, and removes the portion in the same transaction. When the transaction
     /// fails, and the removal may be the reason, the changes are written again without the removal: old rows must not
     /// make publishes fail.
-    fn write_or_refuse(
-        &mut self,
-        changes: Vec<Change>,
-        mut portion: Portion,
-        is_probe: bool,
-    ) -> Result<(), StoreError> {
-        let mut removals = None;
-        let mut written = self.write(&changes, &portion, is_probe);
-        if let Err(error) = &written
-            && !portion.is_empty()
-        {
-            if error.is_damage() {
-                // The transaction was rolled back. Perhaps only a row to remove is on the damaged page. So the second
-                // try writes the changes, and removes no rows.
-                removals = Some(portion.take_removals());
-                self.topics.clear();
-                written = self.write(&changes, &portion, is_probe);
-            } else if self.store.is_full(error) {
+    fn write_or_refuse(&mut self, changes: Vec<Change>, portion: Portion, is_probe: bool) -> Result<(), StoreError> {
+        match self.write(&changes, &portion, is_probe) {
+            Err(error) if error.is_damage() && !portion.is_empty() => self.write_apart(changes, portion, is_probe),
+            Err(error) if self.store.is_full(&error) && !portion.is_empty() => {
                 if !self.is_removal_postponed {
                     tracing::warn!("the disk is too full to remove old rows from the log: they stay for now");
                 }
-                self.postpone(mem::take(&mut portion));
+                self.postpone(portion);
                 // The second try is a probe, too: without changes, it would write nothing otherwise, and would not show
                 // whether the disk is full.
-                written = self.write(&changes, &portion, true);
+                let portion = Portion::default();
+                let written = self.write(&changes, &portion, true);
+                self.answer(changes, portion, written)
             }
+            written => self.answer(changes, portion, written),
         }
+    }
+
+    /// Writes the changes first, and then removes the portion, because one transaction for both met a damaged page.
+    /// Perhaps only a row to remove is on that page.
+    fn write_apart(&mut self, changes: Vec<Change>, mut portion: Portion, is_probe: bool) -> Result<(), StoreError> {
+        let removals = portion.take_removals();
+        // The first transaction was rolled back.
+        self.topics.clear();
+        let written = self.write(&changes, &portion, is_probe);
+        if written.is_ok() {
+            self.answer(changes, portion, written)?;
+            return self.remove_separately(removals);
+        }
+        self.garbage.put_back(removals);
+        self.answer(changes, portion, written)
+    }
+
+    /// Answers the changes, which were to be committed together with the portion, according to `written`: publishes
+    /// them or refuses them.
+    fn answer(
+        &mut self,
+        changes: Vec<Change>,
+        portion: Portion,
+        written: Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         match written {
-            Ok(()) => self.finish(changes, &portion, removals),
-            Err(error) if self.store.is_full(&error) => self.refuse_as_full(changes, portion, removals),
+            Ok(()) => self.publish_written(changes, &portion),
+            Err(error) if self.store.is_full(&error) => self.refuse_as_full(changes, portion),
             Err(error) => {
                 // The batch may be on the disk or not. A second try would prove nothing: after a failed fsync the
                 // kernel drops the pages that it could not write.
@@ -87,8 +101,8 @@ impl Writer {
         }
     }
 
-    /// Publishes the changes, which are committed together with the portion, and then tries to remove `removals`.
-    fn finish(&mut self, changes: Vec<Change>, portion: &Portion, removals: Option<Portion>) -> Result<(), StoreError> {
+    /// Publishes the changes, which are committed together with the portion.
+    fn publish_written(&mut self, changes: Vec<Change>, portion: &Portion) -> Result<(), StoreError> {
         self.shared.full.store(false, Ordering::Relaxed);
         if !portion.is_empty() {
             self.is_removal_postponed = false;
@@ -97,19 +111,11 @@ impl Writer {
         for (topic, _) in &portion.topics {
             self.topics.remove(topic);
         }
-        if let Some(removals) = removals {
-            self.remove_separately(removals)?;
-        }
         self.checkpoints.run_if_due(&self.store)
     }
 
     /// Refuses the changes because the disk is full, and keeps what was to be removed for later.
-    fn refuse_as_full(
-        &mut self,
-        changes: Vec<Change>,
-        portion: Portion,
-        removals: Option<Portion>,
-    ) -> Result<(), StoreError> {
+    fn refuse_as_full(&mut self, changes: Vec<Change>, portion: Portion) -> Result<(), StoreError> {
         self.store.overwrite_failed_batch()?;
         if !self.shared.full.swap(true, Ordering::Relaxed) {
             tracing::error!("the disk is full: publishes are refused until there is space");
@@ -117,9 +123,6 @@ impl Writer {
         // Nothing of the batch was written, so its positions can be used again.
         self.last = self.shared.watermark.load(Ordering::Acquire);
         self.postpone(portion);
-        if let Some(removals) = removals {
-            self.garbage.put_back(removals);
-        }
         self.refuse(changes, AppendError::DiskFull);
         Ok(())
     }
