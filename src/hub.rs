@@ -44,12 +44,13 @@ use crate::{
     transport::Transport,
 };
 
-// Each file uses only files below it. Four of them have methods of `Streams`, whose struct is in `streams`.
+// Each file uses only files below it. Five of them have methods of `Streams`, whose struct is in `streams`.
 mod slice;
 mod fanout;
 mod lifetimes;
 mod subscribers;
 mod delivery;
+mod pages;
 mod streams;
 mod walk;
 mod recent_ends;

@@ -8,9 +8,8 @@
 use std::{io, num::NonZeroU32};
 
 use crate::{
-    event::{EventId, TopicName},
+    event::EventId,
     frame::{self, Frame},
-    later::{Known, NotYet},
     log::{Page, ReadError, ReadFrom},
 };
 
@@ -19,7 +18,7 @@ use super::{
     connection::{Connection, Partial, Peer, Slot},
     end::End,
     segment::{Segment, merge, write_end},
-    streams::{PageRequest, Streams},
+    streams::Streams,
 };
 
 /// Why a visit ended, and what leads to the next visit.
@@ -35,6 +34,22 @@ pub(super) enum Visit {
     More,
     /// The connection is closed: its last block is sent, or it has failed.
     Closed,
+}
+
+/// What a visit does next.
+enum NextStep {
+    /// It ends.
+    Wait(Visit),
+    /// It writes the rest of a partly sent event.
+    WriteRest(Partial),
+    /// It writes the unsent control blocks.
+    WriteControl,
+    /// It closes the connection, whose last block is sent.
+    Close,
+    /// It queues the end of the stream, because all its topics were deleted.
+    EndAsDeleted,
+    /// It writes events.
+    WriteEvents,
 }
 
 /// A visit ends after this many bytes, because new events to other connections wait meanwhile. Twice as much does not
@@ -56,41 +71,63 @@ impl<S: Peer> Streams<S> {
     fn deliver(&mut self, key: usize) -> io::Result<Visit> {
         let mut budget = VISIT_BYTES_MAX;
         while let Some(connection) = self.connections.get(key) {
-            if connection.is_blocked() {
-                return Ok(Visit::Blocked);
-            }
-            if let Some(partial) = connection.partial() {
-                if connection.page_request.is_some() {
-                    return Ok(Visit::NeedsPage);
+            match self.next_step(connection) {
+                NextStep::Wait(visit) => return Ok(visit),
+                NextStep::WriteRest(partial) => self.write_rest(key, partial)?,
+                NextStep::WriteControl => {
+                    self.flush(key)?;
                 }
-                self.write_rest(key, partial)?;
-            } else if connection.has_control() {
-                self.flush(key)?;
-            } else if connection.is_ending() {
-                self.close_cleanly(key);
-            } else if connection.cursor >= self.seen {
-                if !self.has_only_deleted_topics(connection) {
-                    return Ok(Visit::AtTail);
+                NextStep::Close => self.close_cleanly(key),
+                NextStep::EndAsDeleted => {
+                    let end = frame::end(connection.encoding.framing);
+                    self.push_last(key, &end, End::Deleted);
                 }
-                let end = frame::end(connection.encoding.framing);
-                self.push_last(key, &end, End::Deleted);
-            } else if connection.page_request.is_some() {
-                return Ok(Visit::NeedsPage);
-            } else if budget == 0 {
-                self.queue(key);
-                return Ok(Visit::More);
-            } else {
-                let written = if !self.is_covered(connection) {
-                    self.write_from_log(key)?
-                } else if let [slot] = *connection.slots {
-                    self.write_window(key, slot)?
-                } else {
-                    self.write_windows(key)?
-                };
-                budget = budget.saturating_sub(written);
+                NextStep::WriteEvents if budget == 0 => {
+                    self.queue(key);
+                    return Ok(Visit::More);
+                }
+                NextStep::WriteEvents => budget = budget.saturating_sub(self.write_events(key)?),
             }
         }
         Ok(Visit::Closed)
+    }
+
+    /// What a visit must do next. The order of the checks is the order of the bytes in the stream: the rest of an event,
+    /// control blocks, then the end or further events.
+    fn next_step(&self, connection: &Connection<S>) -> NextStep {
+        let waits_for_page = connection.page_request.is_some();
+        if connection.is_blocked() {
+            NextStep::Wait(Visit::Blocked)
+        } else if let Some(partial) = connection.partial() {
+            if waits_for_page { NextStep::Wait(Visit::NeedsPage) } else { NextStep::WriteRest(partial) }
+        } else if connection.has_control() {
+            NextStep::WriteControl
+        } else if connection.is_ending() {
+            NextStep::Close
+        } else if connection.cursor >= self.seen {
+            if self.has_only_deleted_topics(connection) {
+                NextStep::EndAsDeleted
+            } else {
+                NextStep::Wait(Visit::AtTail)
+            }
+        } else if waits_for_page {
+            NextStep::Wait(Visit::NeedsPage)
+        } else {
+            NextStep::WriteEvents
+        }
+    }
+
+    /// Writes some of the events that a connection is missing. Returns how many bytes it tried to write, as all methods
+    /// do that write events.
+    fn write_events(&mut self, key: usize) -> io::Result<usize> {
+        let Some(connection) = self.connections.get(key) else { return Ok(0) };
+        if !self.is_covered(connection) {
+            self.write_from_log(key)
+        } else if let [slot] = *connection.slots {
+            self.write_window(key, slot)
+        } else {
+            self.write_windows(key)
+        }
     }
 
     /// Whether the windows of a connection's channels have everything that it is missing.
@@ -105,8 +142,7 @@ impl<S: Peer> Streams<S> {
         })
     }
 
-    /// Writes events of the only topic, whose window reaches back to the cursor. This is the common case. Returns
-    /// how many bytes it tried to write, as [`Self::write_windows`] and [`Self::write_from_log`] do.
+    /// Writes events of the only topic, whose window reaches back to the cursor. This is the common case.
     fn write_window(&mut self, key: usize, slot: Slot) -> io::Result<usize> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
         let Some(channel) = self.channels.get_mut(slot.channel) else { return Ok(0) };
@@ -141,41 +177,6 @@ impl<S: Peer> Streams<S> {
         let from = ReadFrom { after: connection.cursor, removals_seen: connection.cold.removals_seen };
         let Some(page) = self.read(key, from, PAGE_BYTES)? else { return Ok(0) };
         self.write_page(key, page)
-    }
-
-    /// Reads a page of a connection's topics. If the page is not in memory, this requests it and returns `None`, and
-    /// the connection waits for it.
-    fn read(&mut self, key: usize, from: ReadFrom, bytes_max: usize) -> io::Result<Option<Page>> {
-        let Some(connection) = self.connections.get(key) else { return Ok(None) };
-        let topics: Vec<TopicName> = self.channels_of(connection).map(|channel| channel.topic.clone()).collect();
-        let page = match self.log.read(&topics, from, bytes_max) {
-            Known(page) => return self.check_epoch(page.into_inner()).map(Some),
-            NotYet(page) => page,
-        };
-        let id = self.last_request_id.checked_add(1).unwrap_or(NonZeroU32::MIN);
-        self.last_request_id = id;
-        self.page_requests.push_back(PageRequest { key, id, page });
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.page_request = Some(id);
-        }
-        Ok(None)
-    }
-
-    /// Rejects a page of another epoch. The epoch of these streams has ended, and the feed will report that soon.
-    fn check_epoch(&self, page: Result<Page, ReadError>) -> io::Result<Page> {
-        let page = page.map_err(io::Error::other)?;
-        if page.epoch == self.epoch { Ok(page) } else { Err(io::Error::other("the history has ended")) }
-    }
-
-    /// The next page to fetch. Requests whose connections no longer wait are skipped.
-    pub fn next_page_request(&mut self) -> Option<PageRequest> {
-        while let Some(request) = self.page_requests.pop_front() {
-            let connection = self.connections.get(request.key);
-            if connection.is_some_and(|connection| connection.page_request == Some(request.id)) {
-                return Some(request);
-            }
-        }
-        None
     }
 
     /// Writes a fetched page to the connection that requested it, if the connection still waits for the page.
