@@ -10,9 +10,9 @@ use ::config::Value;
 
 pub mod document;
 mod sources;
-mod error;
 mod table;
 mod setting;
+mod error;
 mod lists;
 mod sections;
 mod credentials;

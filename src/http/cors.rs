@@ -2,7 +2,7 @@
 //! are, without credentials.
 //!
 //! CORS decides whether a page of another origin may read a response. [`super::origin`] decides whether such a page may
-//! publish or delete.
+//! change something.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! Which web pages may publish, and delete topics.
+//! Which web pages may change something: publish, delete topics, end streams.
 //!
 //! A page of another site can make a browser send a GET or a simple POST without a CORS preflight. CORS then only hides
 //! the response, but the event is published. So a cross-site request of a browser is refused unless its origin is in

@@ -1,4 +1,5 @@
-//! No file of the product uses, over however many others, a file that uses it.
+//! The order of the product's files. No file uses, over however many others, a file that uses it; and each file is listed
+//! above those that it uses.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,6 +29,49 @@ fn a_circle_is_found() {
         file("event", "use std::fmt;"),
     ];
     assert_eq!(circles(&uses(sources.into())), ["a::b, a::c, a::d"]);
+}
+
+#[test]
+fn each_file_is_listed_above_those_that_it_uses() {
+    // So the files of a module can be read in the order of its list, from the whole to the parts.
+    let sources = sources();
+    none("these files use one that is listed above them", &upward(&sources, &uses(sources.clone())));
+}
+
+#[test]
+fn a_use_of_a_file_above_is_found() {
+    // The control.
+    let file = |name: &str, code: &str| (name.to_owned(), code.to_owned());
+    let sources = vec![
+        file("a", "mod b;\npub mod c;\nmod d;\n"),
+        file("a::b", "use super::c::C;"),
+        file("a::c", "use super::d;"),
+        file("a::d", ""),
+        file("a::d::e", "fn f(_: crate::a::b::B) {}"),
+    ];
+    assert_eq!(upward(&sources, &uses(sources.clone())), ["a::d::e uses a::b"]);
+}
+
+/// The uses of files that are listed above the file that uses them, or above its module.
+fn upward(sources: &[(String, String)], uses: &Uses) -> Vec<String> {
+    let mut found = Vec::new();
+    for (module, code) in sources {
+        let listed = code.lines().filter_map(|line| {
+            let (_, name) = line.strip_suffix(';')?.split_once("mod ").filter(|(before, _)| !before.contains("//"))?;
+            Some(format!("{module}::{name}"))
+        });
+        let listed: Vec<String> = listed.collect();
+        let place = |name: &str| {
+            let is_within = |file: &&String| name == **file || name.starts_with(&format!("{file}::"));
+            listed.iter().rposition(|file| is_within(&file))
+        };
+        for (user, used) in uses {
+            let Some(own) = place(user) else { continue };
+            let above = used.iter().filter(|used| place(used).is_some_and(|other| other < own));
+            found.extend(above.map(|used| format!("{user} uses {used}")));
+        }
+    }
+    found
 }
 
 /// The module path and the code of each file, without tests.
