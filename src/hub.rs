@@ -44,7 +44,8 @@ use crate::{
     transport::Transport,
 };
 
-// Each file uses only files below it. Five of them have methods of `Streams`, whose struct is in `streams`.
+// Each file uses only files below it. Those from `fanout` to `pages` have methods of `Streams`, whose struct is in
+// `streams`.
 mod slice;
 mod fanout;
 mod lifetimes;
@@ -65,13 +66,14 @@ mod segment;
 mod unsent;
 mod command;
 mod end;
+mod jitter;
 
 use channels::SMALL_CHANNEL_MEMBERS_MAX;
 pub use command::{Command, EndWhere, Hubs, Inbox, Listed, Matches, StreamId, SubscriberId};
 pub use connection::{Peer, Right, Subscription};
 pub use end::End;
 pub use handover::Carrier;
-pub use lifetimes::jitter;
+pub use jitter::jitter;
 use slice::Core;
 pub use streams::{PageRequest, Streams};
 pub use unsent::UnsentBytes;
@@ -244,7 +246,7 @@ impl Hub {
             // The time is read before the feed: see `Streams::apply`.
             let now = Instant::now();
             self.receive(now);
-            // After the arrivals, which it may be about.
+            // The command comes after the arrivals, because it may be about one of them.
             let is_commanded = self.obey(command.take());
             // An error means that the server is gone.
             if ends_at.is_none() && drain.begin.has_changed().unwrap_or(true) {

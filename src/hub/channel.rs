@@ -3,7 +3,7 @@
 //! # Deletions
 //! Streams of a single topic and streams of several topics are in different channels, because a deletion ends only the
 //! former:
-//! - *A single topic.* The channel's state becomes `Ending`. `Streams::end_member` gives each member the events from
+//! - *A single topic.* The channel's state becomes `Ending`. `Streams::end_deleted` gives each member the events from
 //!   before the deletion, the notice (`broker.deleted`), and the end of the stream.
 //! - *Several topics.* The notice is one more frame of the window, and the stream goes on with later events. It ends
 //!   when [`is_deleted`](Channel::is_deleted) is true for all its topics.
@@ -37,8 +37,9 @@ pub(super) struct Channel {
     pub(super) window: Window,
     /// The position of the topic's last known deletion; 0 if there is none, and in channels of single-topic streams.
     pub(super) deleted_seq: u64,
-    /// The position of the topic's last known event, for [`Self::is_deleted`]. If the topic is not deleted, a later event
-    /// does not change that, so [`Self::note_page`] notes the events of a page only if it is deleted.
+    /// A position of an event of the topic, for [`Self::is_deleted`]. If the topic is deleted, this is the last known
+    /// event, which is before the deletion. Otherwise some event after the last deletion is enough: it shows that the
+    /// topic is not deleted.
     pub(super) event_seq: u64,
     /// The keys of its connections. Each connection stores its index here in a [`Slot`](super::connection::Slot).
     pub(super) members: SmallVec<[usize; 2]>,

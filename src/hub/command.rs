@@ -81,7 +81,7 @@ pub type Matches = Arc<dyn Fn(&Identity) -> bool + Send + Sync>;
 pub struct EndWhere {
     /// Whose streams are ended. Streams of anonymous clients never are.
     pub matches: Matches,
-    /// Streams whose right was checked after this moment are not ended.
+    /// The moment of the command. A stream that is adopted later ends only if its right was checked before this moment.
     pub at: Instant,
     /// Why they are ended: [`End::Unauthorized`] or [`End::Ended`].
     pub end: End,

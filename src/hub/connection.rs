@@ -123,8 +123,8 @@ pub(super) struct Partial {
 pub(super) struct Cold {
     /// How its client learns its position when there is no event.
     pub(super) marks: Marks,
-    /// When the hub must end its stream; `None` for no limit. If its last block is queued: when to cut it.
-    pub(super) ends_at: Option<Instant>,
+    /// When its stage is over; `None` for no limit. Then an open stream ends, and an ending one is cut.
+    pub(super) stage_ends_at: Option<Instant>,
     /// When its right ends; `None` if it does not, or if the last block is queued.
     pub(super) right_ends_at: Option<Instant>,
     /// Whose stream it is; `None` for an anonymous client.
@@ -167,8 +167,8 @@ enum SendBuffer {
     HasSpace,
 }
 
-/// The error when unsent bytes must be written first: the rest of a partly sent event, or control blocks.
-const NO_REST: &str = "earlier bytes of the stream are not sent yet, or are missing";
+/// The error when other bytes must be written first: the rest of a partly sent event, or control blocks.
+const UNSENT_FIRST: &str = "earlier bytes of the stream are not sent yet, or are missing";
 
 impl<S> Connection<S> {
     /// The event that is partly sent, if any.
@@ -214,7 +214,7 @@ impl<S: Peer> Connection<S> {
             is_queued: false,
             cold: Box::new(Cold {
                 marks: subscription.marks,
-                ends_at: subscription.ends_at,
+                stage_ends_at: subscription.ends_at,
                 right_ends_at: right_ends_at.flatten(),
                 identity,
                 since_ms: wall_ms(),
@@ -282,7 +282,7 @@ impl<S: Peer> Connection<S> {
         debug_assert!(!self.is_ending(), "nothing follows the last block");
         debug_assert!(segment.last <= segment.to && segment.to >= self.cursor, "a segment continues from the cursor");
         if self.remainder.is_some() {
-            return Err(io::Error::other(NO_REST));
+            return Err(io::Error::other(UNSENT_FIRST));
         }
         let accepted = self.write_bytes(segment.bytes, now)?;
         if accepted == segment.bytes.len() {
@@ -300,7 +300,7 @@ impl<S: Peer> Connection<S> {
     pub(super) fn write_rest(&mut self, partial: Partial, frame: &[u8], now: Instant) -> io::Result<bool> {
         debug_assert_eq!(self.partial(), Some(partial), "the event is partly sent");
         let rest = frame.get(partial.sent..).filter(|rest| !rest.is_empty());
-        let rest = rest.ok_or_else(|| io::Error::other(NO_REST))?;
+        let rest = rest.ok_or_else(|| io::Error::other(UNSENT_FIRST))?;
         let accepted = self.write_bytes(rest, now)?;
         let is_sent = accepted == rest.len();
         let left = Partial { sent: partial.sent + accepted, ..partial };
@@ -314,7 +314,7 @@ impl<S: Peer> Connection<S> {
     /// When the socket fails, or when an event is partly sent: its rest must come first.
     pub(super) fn write_control(&mut self, now: Instant) -> io::Result<usize> {
         if self.partial().is_some() {
-            return Err(io::Error::other(NO_REST));
+            return Err(io::Error::other(UNSENT_FIRST));
         }
         let control = self.control();
         let accepted = self.write_bytes(&control, now)?;

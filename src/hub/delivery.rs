@@ -59,11 +59,11 @@ const VISIT_BYTES_MAX: usize = 128 << 10;
 const PAGE_BYTES: usize = 64 << 10;
 
 impl<S: Peer> Streams<S> {
-    /// Writes to a connection what it is missing, as far as its socket accepts bytes. The visit ends after the write with
-    /// which it has passed [`VISIT_BYTES_MAX`].
+    /// Writes to a connection what it is missing, as far as its socket accepts bytes. The visit also ends when it has
+    /// written [`VISIT_BYTES_MAX`] or more.
     pub(super) fn visit(&mut self, key: usize) -> Visit {
         self.deliver(key).unwrap_or_else(|error| {
-            self.fail(key, &error);
+            self.cut_failed(key, &error);
             Visit::Closed
         })
     }
@@ -77,7 +77,7 @@ impl<S: Peer> Streams<S> {
                 NextStep::WriteControl => {
                     self.flush(key)?;
                 }
-                NextStep::Close => self.close_cleanly(key),
+                NextStep::Close => self.close_ended(key),
                 NextStep::EndAsDeleted => {
                     let end = frame::end(connection.encoding.framing);
                     self.push_last(key, &end, End::Deleted);
@@ -135,8 +135,9 @@ impl<S: Peer> Streams<S> {
         let cursor = connection.cursor;
         connection.slots.iter().all(|slot| {
             let Some(channel) = self.channels.get(slot.channel) else { return false };
-            // The hub must not send deletion notices up to `subscribed_seq` (see `channel`). The window may have such a
-            // notice after the cursor only if both `subscribed_seq` and the last notice (`deleted_seq`) are after it.
+            // HTTP has reported the deletions up to `subscribed_seq`. The window may have the notice of such a deletion,
+            // and this stream must not get it again. All notices of the window are at `deleted_seq` or before. So there
+            // can be one between the cursor and `subscribed_seq` only if both positions are after the cursor.
             let may_have_older_notice = channel.deleted_seq > cursor && connection.cold.subscribed_seq > cursor;
             channel.window.covers(cursor) && !may_have_older_notice
         })
@@ -196,9 +197,9 @@ impl<S: Peer> Streams<S> {
             // backlog of a busy hub, each page of a replay would wait for all other connections.
             Ok(()) => {
                 self.visit(key);
-                self.close_overdue(key);
+                self.cut_overdue(key);
             }
-            Err(error) => self.fail(key, &error),
+            Err(error) => self.cut_failed(key, &error),
         }
         self.assert_invariants();
     }
@@ -251,7 +252,7 @@ impl<S: Peer> Streams<S> {
         page.deleted.retain(|(_, seq)| *seq > connection.cold.subscribed_seq);
         if !page.deleted.is_empty() && connection.slots.len() == 1 {
             // The deletion ends the stream. It removed all events before it, so the page has only events after it.
-            self.end_after_deletion(key);
+            self.push_deleted(key);
             return Ok(0);
         }
         connection.cold.removals_seen = page.removals_seen;
@@ -319,8 +320,9 @@ impl<S: Peer> Streams<S> {
         Ok(bytes.len())
     }
 
-    /// Lowers `last_id_sent` by one if it is the position of a deletion notice, which has no id. Then `last_id_sent` is
-    /// below the cursor, so the next heartbeat tells the client its position.
+    /// Lowers `last_id_sent` by one if it is the position of a deletion notice: a notice has no id, so this position was
+    /// not sent. All that matters is that `last_id_sent` is below the cursor: then the next heartbeat tells the client
+    /// its position.
     fn correct_last_id(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let last_id = connection.last_id_sent;
@@ -333,8 +335,9 @@ impl<S: Peer> Streams<S> {
     /// Whether a stream of several topics must end: each topic has been deleted since the stream subscribed, and
     /// nothing has been published to it since its deletion.
     ///
-    /// This is called only when the connection has everything up to `seen`, so the channels know every event that it
-    /// has got. If a later event is published to one of the topics, the client gets it when it resumes.
+    /// This is called only when the connection has everything up to `seen`, so the channels know every event that the
+    /// client has got. If an event is published to one of the topics after this call, the client gets that event when it
+    /// resumes.
     fn has_only_deleted_topics(&self, connection: &Connection<S>) -> bool {
         let received = connection.cold.subscribed_seq + 1..=connection.cursor;
         let is_deleted = |channel: &Channel| channel.is_deleted() && received.contains(&channel.deleted_seq);
@@ -344,16 +347,16 @@ impl<S: Peer> Streams<S> {
     /// Ends the stream of a connection whose only topic was deleted. The client first gets the events from before the
     /// deletion that the window still has, as far as its socket accepts them. If these events need several visits, this
     /// method does one, and must be called again.
-    pub(super) fn end_member(&mut self, key: usize) -> Visit {
+    pub(super) fn end_deleted(&mut self, key: usize) -> Visit {
         if self.visit(key) == Visit::More {
             return Visit::More;
         }
-        self.end_after_deletion(key);
+        self.push_deleted(key);
         self.visit(key)
     }
 
-    /// Queues the deletion notice of the only topic, and the end of the stream.
-    pub(super) fn end_after_deletion(&mut self, key: usize) {
+    /// Queues the deletion notice of the only topic, and the end of the stream. The connection leaves the channel.
+    pub(super) fn push_deleted(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         debug_assert!(connection.slots.len() <= 1, "a deletion ends only streams of a single topic");
         let Some(slot) = connection.slots.pop() else { return };

@@ -1,4 +1,19 @@
 //! Why a stream ended.
+//!
+//! These methods of `Streams` lead to an end. A stream that *ends* gets a last block, and its client sees a clean end. A
+//! stream that is *cut* loses what its socket has not accepted, and its client sees a broken connection.
+//!
+//! | method | when | what the client still gets |
+//! |---|---|---|
+//! | `end_caught_up` | lifetime, drain | all events up to this moment, then the farewell: where to resume, and when |
+//! | `end_at_cursor` | lost right, command | no further event; a notice |
+//! | `end_deleted` | its only topic was deleted | the events from before the deletion, then `broker.deleted` |
+//! | `begin_epoch` | the log has a new epoch | no further event; the farewell |
+//! | `push_last` | from all of these | queues the last block; nothing is queued after it |
+//! | `close_ended` | the last block is sent | the clean end; then the connection is removed |
+//! | `cut`, `cut_overdue`, `cut_failed` | its socket takes nothing, or fails | nothing |
+//!
+//! The rest of a partly sent event always comes before a last block.
 
 use std::io::{self, ErrorKind};
 

@@ -48,20 +48,20 @@ impl<S: Peer> Streams<S> {
     ) -> io::Result<()> {
         register(&mut socket, self.connections.vacant_key())?;
         let (topics, epoch) = (std::mem::take(&mut subscription.topics), subscription.start.epoch);
-        let end_at_once = self.end_on_arrival(&subscription);
+        let early_end = self.end_on_arrival(&subscription);
         let mut connection = Connection::new(socket, subscription, self.now);
         if epoch != self.epoch {
             // A new epoch has begun since the log resolved the subscription's start.
             let key = self.insert(connection, SmallVec::new());
             self.push_farewell(key, epoch, End::EpochEnded);
             self.queue(key);
-        } else if let Some(end) = end_at_once {
+        } else if let Some(end) = early_end {
             let key = self.insert(connection, topics);
-            self.end_at_once(key, end);
+            self.end_at_cursor(key, end);
         } else if self.drain_ends_at.is_some() {
-            connection.cold.ends_at = Some(self.now);
+            connection.cold.stage_ends_at = Some(self.now);
             let key = self.insert(connection, topics);
-            self.end(key);
+            self.end_caught_up(key);
         } else {
             // The backlog visits the connection, not this call: its replay may be long, and others wait, too.
             let key = self.insert(connection, topics);
@@ -94,16 +94,16 @@ impl<S: Peer> Streams<S> {
         self.advance(now);
     }
 
-    /// Whether a channel is ready or a connection is in the backlog.
+    /// Whether there is work: a channel is ready, or there is slow work.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        self.channels.first_ready().is_some() || self.has_backlog()
+        self.channels.first_ready().is_some() || self.has_slow_work()
     }
 
     /// Whether the only work is one channel with a few members.
     #[must_use]
     pub fn is_work_small(&self) -> bool {
-        !self.has_backlog() && self.channels.is_single_small_channel_ready()
+        !self.has_slow_work() && self.channels.is_single_small_channel_ready()
     }
 
     /// Checks a few connections whose timers have expired, makes a step of a walk, and gives the next channel its turn.
@@ -135,7 +135,7 @@ impl<S: Peer> Streams<S> {
                 }
                 Next::End(member) => {
                     // `Channels::next` would return the same member again. End the turn, because other channels wait.
-                    if self.end_member(member) == Visit::More {
+                    if self.end_deleted(member) == Visit::More {
                         break;
                     }
                 }
@@ -162,7 +162,7 @@ impl<S: Peer> Streams<S> {
     /// Handles that the peer of connection `key` has sent bytes, or has closed the connection.
     pub fn readable(&mut self, key: usize) {
         if let Some(Err(error)) = self.connections.get_mut(key).map(Connection::discard_input) {
-            self.fail(key, &error);
+            self.cut_failed(key, &error);
         }
         self.assert_invariants();
     }

@@ -251,8 +251,8 @@ impl AsyncRead for Carrier {
 
 impl AsyncWrite for Carrier {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        // This writes at once, even if the runtime does not know yet that a new socket is ready. If the client has ended
-        // its request too early, the server does not wait for a pending write, and drops the response.
+        // This writes at once, even if the runtime does not know yet that a new socket is ready. A write that is pending
+        // would lose the response to a client that has ended its request too early: the server does not wait for it.
         let written = self.with(buf.len(), |socket| socket.poll_write(cx, buf));
         if let Poll::Ready(Ok(n)) = written {
             self.0.has_progress.set(true);
@@ -262,7 +262,7 @@ impl AsyncWrite for Carrier {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A socket has no buffer of its own: the kernel has all that was written.
+        // The kernel has all that was written, or the session of TLS has the rest and sends it first.
         match self.0.response.get() {
             Response::Opening => self.set_response(Response::Opened),
             Response::Answer => self.set_response(Response::Sent),

@@ -9,6 +9,7 @@ use super::{
     channels::Channels,
     connection::{Peer, Stage},
     end::End,
+    jitter::jitter,
     streams::Streams,
 };
 use crate::{
@@ -47,29 +48,30 @@ impl<S: Peer> Streams<S> {
         let right_ends_at = self.connections.get(key).and_then(|connection| connection.cold.right_ends_at);
         if right_ends_at.is_some_and(|at| at <= self.now) {
             // First of all: what follows may write events, to which there is no right any more.
-            self.end_at_once(key, End::Unauthorized);
+            self.end_at_cursor(key, End::Unauthorized);
         }
         if self.is_overdue(key) {
             // The kernel reports space only when a third of the buffer is free. A slow reader may have read a little
-            // without such a report, so try to write before the connection is closed.
+            // without such a report, so try to write before the connection is cut.
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.unblock();
             }
             self.visit(key);
-            self.close_overdue(key);
-            // If the connection is open and still overdue, it waits for a page: `close_overdue` leaves open only such
-            // connections. The page comes first, so the code below sends no heartbeat to an overdue connection.
+            self.cut_overdue(key);
         }
         let Some(connection) = self.connections.get(key) else { return };
         if connection.slots.iter().any(|slot| self.channels.is_ending(slot.channel)) {
             // A channel is ending only if its members have no other topic, and that topic was deleted. A heartbeat
             // would move the client's cursor past the deletion.
-            self.end_member(key);
-        } else if connection.is_ending() && connection.cold.ends_at.is_some_and(|ends_at| ends_at <= self.now) {
-            self.close(key, End::WriteTimeout);
-        } else if connection.cold.ends_at.is_some_and(|ends_at| ends_at <= self.now) {
-            self.end(key);
+            self.end_deleted(key);
+        } else if connection.cold.stage_ends_at.is_some_and(|at| at <= self.now) {
+            if connection.is_ending() {
+                self.cut(key, End::WriteTimeout);
+            } else {
+                self.end_caught_up(key);
+            }
         } else if self.is_idle(key) && !self.is_overdue(key) {
+            // An overdue connection that was not cut waits for a page. The page comes before a heartbeat.
             // The heartbeat may tell the client a position, so the events before that position come first.
             self.visit(key);
             if self.is_idle(key) {
@@ -104,7 +106,7 @@ impl<S: Peer> Streams<S> {
         let block = frame::heartbeat(connection.encoding, position);
         self.push_control(key, &block);
         if let Err(error) = self.flush(key) {
-            self.fail(key, &error);
+            self.cut_failed(key, &error);
         }
     }
 
@@ -112,8 +114,8 @@ impl<S: Peer> Streams<S> {
     /// waits for its socket or for a page, or whose drain time is over, ends at its cursor instead.
     ///
     /// If the backlog must visit the connection before the end, this method returns early. The timer of the connection
-    /// soon calls it again, because `ends_at` is over.
-    pub(super) fn end(&mut self, key: usize) {
+    /// soon calls it again, because `stage_ends_at` is over.
+    pub(super) fn end_caught_up(&mut self, key: usize) {
         let is_late = self.drain_ends_at.is_some_and(|at| at <= self.now);
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.stage == Stage::Open {
@@ -150,7 +152,7 @@ impl<S: Peer> Streams<S> {
         for key in self.keys() {
             if self.connections.get(key).is_some_and(|connection| connection.partial().is_some()) {
                 // The rest of its event cannot be read any more: in the new epoch, that position has another event.
-                self.close(key, End::EpochEnded);
+                self.cut(key, End::EpochEnded);
                 continue;
             }
             self.push_farewell(key, self.epoch, End::EpochEnded);
@@ -177,7 +179,7 @@ impl<S: Peer> Streams<S> {
             let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.is_ending()) else {
                 continue;
             };
-            connection.cold.ends_at = Some(self.now + delay + spread.mul_f64(fastrand::f64()));
+            connection.cold.stage_ends_at = Some(self.now + delay + spread.mul_f64(fastrand::f64()));
             self.set_timer(key);
         }
         self.assert_invariants();
@@ -186,26 +188,5 @@ impl<S: Peer> Streams<S> {
     /// The keys of all connections.
     fn keys(&self) -> Vec<usize> {
         self.connections.iter().map(|(key, _)| key).collect()
-    }
-}
-
-/// Returns `duration` with a random change of up to 20 %, so that clients that were disconnected together do not
-/// reconnect together.
-#[must_use]
-pub fn jitter(duration: Duration) -> Duration {
-    duration.mul_f64(0.8 + 0.4 * fastrand::f64())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clients_come_back_over_a_span_of_time() {
-        // Goal: up to a fifth sooner or later than they are told, and over all of that.
-        let times: Vec<Duration> = (0..1000).map(|_| jitter(Duration::from_secs(10))).collect();
-        let (first, last) = (times.iter().min().expect("times"), times.iter().max().expect("times"));
-        assert!(*first >= Duration::from_secs(8) && *last <= Duration::from_secs(12), "{first:?} to {last:?}");
-        assert!(*first < Duration::from_secs(9) && *last > Duration::from_secs(11), "{first:?} to {last:?}");
     }
 }

@@ -15,8 +15,9 @@ use crate::{
     transport::Transport,
 };
 
-/// How long the hub works before it yields the thread to the HTTP server. A shorter slice has more task switches. In a
-/// longer one, the hub writes more often before the next requests of a burst are read, so each write has fewer events.
+/// How long the hub works before it yields the thread to the HTTP server. With shorter slices, the thread switches
+/// between tasks more often. With longer ones, the hub writes the events of a burst before the next requests are read:
+/// there are more writes, each with fewer events.
 const SLICE: Duration = Duration::from_micros(500);
 /// The slice while there is a backlog. Its writes are far larger, and new publishes wait for them.
 const BACKLOG_SLICE: Duration = Duration::from_micros(250);
@@ -36,8 +37,8 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// Applies the feed, then adopts `arrivals`. They subscribed before this call, so the feed has every deletion from
-    /// before their subscriptions, and it is applied before they are adopted (see [`Streams::adopt`]).
+    /// Applies the feed, then adopts `arrivals`, in this order: [`Streams::adopt`] needs every deletion from before the
+    /// subscription to be applied. The arrivals subscribed before this call, so all these deletions are in the feed.
     pub(super) fn receive(&mut self, arrivals: Vec<(Transport<TcpStream>, Subscription)>, now: Instant) {
         self.feed.take(&mut self.batch);
         self.streams.apply(&mut self.batch, now);
@@ -55,7 +56,7 @@ impl Core {
         let mut steps: u32 = 0;
         while self.streams.has_work() {
             let (slice, steps_per_clock_read) =
-                if self.streams.has_backlog() { (BACKLOG_SLICE, 1) } else { (SLICE, STEPS_PER_CLOCK_READ) };
+                if self.streams.has_slow_work() { (BACKLOG_SLICE, 1) } else { (SLICE, STEPS_PER_CLOCK_READ) };
             let reads_clock = steps > 0 && steps.is_multiple_of(steps_per_clock_read);
             if reads_clock && Instant::now() >= now + slice {
                 return true;

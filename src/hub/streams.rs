@@ -1,6 +1,7 @@
 //! The streams of one hub: the connections, their memberships in channels, the backlog, and the timers.
 //!
-//! Four files above this one have further methods of [`Streams`]: `subscribers`, `delivery`, `lifetimes` and `fanout`.
+//! Files above this one have further methods of [`Streams`]: `fanout` decides which connection is written next,
+//! `lifetimes` and `subscribers` end streams, `delivery` writes events, and `pages` reads them from the log.
 
 use std::{
     cmp::Reverse,
@@ -138,20 +139,20 @@ impl<S: Peer> Streams<S> {
     }
 
     /// Closes a connection after its last block was sent. The client sees a clean end of the stream.
-    pub(super) fn close_cleanly(&mut self, key: usize) {
+    pub(super) fn close_ended(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Ending(end) = connection.stage else { return };
         connection.socket.finish();
-        self.close(key, end);
+        self.cut(key, end);
     }
 
     /// Closes a connection that has failed.
-    pub(super) fn fail(&mut self, key: usize, error: &io::Error) {
+    pub(super) fn cut_failed(&mut self, key: usize, error: &io::Error) {
         self.remove(key, End::from_error(error), Some(error));
     }
 
     /// Closes a connection at once. Bytes that its socket has not accepted yet are lost.
-    pub(super) fn close(&mut self, key: usize, end: End) {
+    pub(super) fn cut(&mut self, key: usize, end: End) {
         self.remove(key, end, None);
     }
 
@@ -168,7 +169,8 @@ impl<S: Peer> Streams<S> {
         }
     }
 
-    /// Removes a connection from a channel. The caller has removed the slot from the connection.
+    /// Removes a connection from a channel. The caller has removed the slot from the connection. Other members of the
+    /// channel move to the index that has become free, so their slots are corrected.
     pub(super) fn leave(&mut self, slot: Slot) {
         for (member, index) in self.channels.leave(slot.channel, slot.index).into_iter().flatten() {
             let Some(connection) = self.connections.get_mut(member) else { continue };
@@ -192,10 +194,10 @@ impl<S: Peer> Streams<S> {
         self.backlog.push(key);
     }
 
-    /// Whether there is other work than rounds of channels: a connection is in the backlog or has an expired timer, or a
-    /// walk is under way. So a step may take long.
+    /// Whether there is work besides the rounds of channels: a connection is in the backlog or has an expired timer, or a
+    /// walk is under way. One step of such work may take long.
     #[must_use]
-    pub fn has_backlog(&self) -> bool {
+    pub fn has_slow_work(&self) -> bool {
         !self.backlog.is_empty() || !self.walks.is_empty() || self.has_expired_timer()
     }
 
@@ -220,7 +222,7 @@ impl<S: Peer> Streams<S> {
         }
         connection.push_control(block);
         if !self.unsent.add_control(block) {
-            self.close(key, End::UnsentBytes);
+            self.cut(key, End::UnsentBytes);
         }
     }
 
@@ -232,7 +234,7 @@ impl<S: Peer> Streams<S> {
             // A topic may be deleted while its stream is ending for another reason.
             if !connection.is_ending() {
                 connection.stage = Stage::Ending(end);
-                (connection.cold.ends_at, connection.cold.right_ends_at) = (None, None);
+                (connection.cold.stage_ends_at, connection.cold.right_ends_at) = (None, None);
             }
             // No further events are sent, so only a partly sent event may still need its page.
             connection.page_request = connection.page_request.filter(|_| connection.partial().is_some());
@@ -297,10 +299,10 @@ impl<S: Peer> Streams<S> {
 
     /// Closes an overdue connection, unless it waits for a page of the log. While it waits, nothing is written, so its
     /// socket cannot accept anything. Whether it is overdue is decided after the page has been written.
-    pub(super) fn close_overdue(&mut self, key: usize) {
+    pub(super) fn cut_overdue(&mut self, key: usize) {
         let waits = self.connections.get(key).is_some_and(|connection| connection.page_request.is_some());
         if !waits && self.is_overdue(key) {
-            self.close(key, End::WriteTimeout);
+            self.cut(key, End::WriteTimeout);
         }
     }
 
@@ -310,14 +312,15 @@ impl<S: Peer> Streams<S> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let mut check_at = match write_deadline {
             None => connection.last_write + self.config.heartbeat,
-            // The socket is full, so the next write is later than now, and no heartbeat is due before this time.
+            // The socket is full, so nothing is written before now. A heartbeat follows the last write, so none is due
+            // before this time.
             Some(_) => self.now + self.config.heartbeat,
         };
-        // A connection that waits for a page is not closed before the page has come: see `close_overdue`.
+        // A connection that waits for a page is not closed before the page has come: see `cut_overdue`.
         if let Some(deadline) = write_deadline.filter(|_| connection.page_request.is_none()) {
             check_at = check_at.min(deadline);
         }
-        for ends_at in [connection.cold.ends_at, connection.cold.right_ends_at].into_iter().flatten() {
+        for ends_at in [connection.cold.stage_ends_at, connection.cold.right_ends_at].into_iter().flatten() {
             check_at = check_at.min(ends_at);
         }
         connection.cold.timer_at = check_at.max(self.now + TIMER_MIN);
@@ -369,7 +372,7 @@ impl<S: Peer> Streams<S> {
             let timer = Reverse((connection.cold.timer_at, key));
             assert!(self.timers.iter().any(|other| *other == timer), "each connection has a timer");
             assert!(connection.last_id_sent <= connection.cursor, "the last id sent is not after the cursor");
-            let ends = connection.is_ending() || connection.cold.ends_at.is_some();
+            let ends = connection.is_ending() || connection.cold.stage_ends_at.is_some();
             assert!(ends || self.drain_ends_at.is_none(), "in a drain each stream has an end");
         }
         assert_eq!(slots, self.channels.memberships(), "each member of a channel is a connection with a slot there");

@@ -8,7 +8,7 @@ use super::{
     command::{Command, Listed, StreamId, time_of},
     connection::{Connection, Peer, Subscription},
     end::End,
-    lifetimes::jitter,
+    jitter::jitter,
     streams::Streams,
     walk::Walk,
 };
@@ -37,7 +37,7 @@ impl<S: Peer> Streams<S> {
             Command::End(id, answer) => {
                 let key = self.open_stream(id).map(|(key, _)| key);
                 if let Some(key) = key {
-                    self.end_at_once(key, End::Ended);
+                    self.end_at_cursor(key, End::Ended);
                 }
                 answer.send(key.is_some()).ok();
             }
@@ -76,7 +76,7 @@ impl<S: Peer> Streams<S> {
             let identity = open.and_then(|connection| connection.cold.identity.as_ref());
             if identity.is_some_and(|identity| (walk.command.matches)(identity)) && !walk.adopted.contains(&key) {
                 walk.ended += 1;
-                self.end_at_once(key, walk.command.end);
+                self.end_at_cursor(key, walk.command.end);
             }
         }
         if walk.next < end {
@@ -88,11 +88,11 @@ impl<S: Peer> Streams<S> {
 
     /// Ends a stream at its cursor, because its right has ended or an operator ends it. Its client has
     /// `stream.write_timeout` to take what is left.
-    pub(super) fn end_at_once(&mut self, key: usize, end: End) {
+    pub(super) fn end_at_cursor(&mut self, key: usize, end: End) {
         let Some(connection) = self.connections.get(key).filter(|connection| !connection.is_ending()) else { return };
         if connection.slots.iter().any(|slot| self.channels.is_ending(slot.channel)) {
             // The only topic was deleted. With another notice, the client would not learn of the deletion.
-            self.end_after_deletion(key);
+            self.push_deleted(key);
         } else {
             let (encoding, retry) = (connection.encoding, jitter(self.config.retry));
             let id = EventId { epoch: self.epoch, seq: connection.cursor };
@@ -107,7 +107,7 @@ impl<S: Peer> Streams<S> {
         self.visit(key);
         if let Some(connection) = self.connections.get_mut(key) {
             // The write deadline alone would not end it: a peer may take one byte now and then.
-            connection.cold.ends_at = Some(self.now + self.config.write_timeout);
+            connection.cold.stage_ends_at = Some(self.now + self.config.write_timeout);
             self.set_timer(key);
         }
     }
@@ -127,8 +127,9 @@ impl<S: Peer> Streams<S> {
 
     /// The first `limit` subscribers of `topic` after `after`.
     ///
-    /// It looks at the keys of all subscribers of the topic, but only at `limit` connections. The keys are together in
-    /// memory: to look at 100,000 takes about as long as a request.
+    /// It looks at the keys of all subscribers of the topic, but at few connections: at `limit`, and at as many more as
+    /// are ending, which are left out. The keys are together in memory: to look at 100,000 takes about as long as a
+    /// request.
     fn list(&self, topic: &TopicName, after: Option<StreamId>, limit: usize) -> Vec<Listed<StreamId>> {
         let after = after.and_then(|id| usize::try_from(id.key).ok());
         let members = self.channels.of_topic(topic).flat_map(|channel| channel.members.iter().copied());

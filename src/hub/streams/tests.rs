@@ -66,7 +66,7 @@ fn a_stream_that_waits_for_a_page_is_not_looked_after_again_and_again() {
     streams.connections[key].page_request = Some(NonZeroU32::MIN);
     streams.now = start + Duration::from_secs(5);
     assert_eq!(streams.next_timer(), Some(key));
-    streams.close_overdue(key);
+    streams.cut_overdue(key);
     streams.set_timer(key);
     assert_eq!(streams.connections[key].cold.timer_at, start + Duration::from_secs(25));
 }

@@ -223,7 +223,7 @@ fn many_streams_end_in_steps_and_those_of_others_stay() {
             assert_eq!(closed(), 0);
         }
         while world.streams.has_work() {
-            assert!(world.streams.has_backlog() && !world.streams.is_work_small(), "a step may take long");
+            assert!(world.streams.has_slow_work() && !world.streams.is_work_small(), "a step may take long");
             let before = closed();
             world.streams.step();
             assert!(closed() <= before + 16, "{} in one step", closed() - before);
