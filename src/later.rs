@@ -15,6 +15,6 @@ pub type Later<T, F = BoxFuture<'static, T>> = Either<Ready<T>, F>;
 pub type LocalLater<'a, T> = Later<T, LocalBoxFuture<'a, T>>;
 
 /// A result that is already known.
-pub fn now<T, F>(result: T) -> Later<T, F> {
+pub fn known<T, F>(result: T) -> Later<T, F> {
     Known(ready(result))
 }

@@ -3,6 +3,14 @@
 //! An engine implements [`Log`]. It may keep its events in this process or in another one, so every call that may have
 //! to wait returns a [`Later`]. The conformance suite tests these guarantees for every engine.
 //!
+//! # Words
+//! The documentation of all engines uses these words.
+//! - A *hot* event is in memory. A *cold* event is only in the engine's file or service, so to read it takes time.
+//! - An event is *removed* by retention or by the deletion of its topic. The reason of a gap, which clients get, and the
+//!   columns of the SQLite file say *evicted* instead. These names cannot be changed any more.
+//! - An event is *unreadable* when it should be held, but could not be read.
+//! - A topic without events may be *forgotten*: the log then knows nothing more of it.
+//!
 //! # Exact guarantees
 //! They hold at every moment.
 //! - *One sequence.* [`Log::append`] gives positions that grow over all topics, in the order of the calls. A call
@@ -131,7 +139,7 @@ pub trait Log: Send + Sync {
     /// How many idempotency keys are remembered.
     fn keys(&self) -> usize;
 
-    /// Removes expired keys, and events that are too old unless a thread of the engine removes these by itself. The
+    /// Removes expired keys. Also removes events that are too old, if no thread of the engine does that by itself. The
     /// server calls this regularly.
     fn enforce_retention(&self);
 }
@@ -268,8 +276,8 @@ pub struct ReadFrom {
     /// The reader has everything up to this position.
     pub after: u64,
     /// How many removals there had been when the reader last read. The log counts them from its opening. A page reports
-    /// only later removals, and with `u64::MAX` none. `after` does not show which removals are later, because an event
-    /// may be removed before events at lower positions.
+    /// only later removals, and with `u64::MAX` none. A position could not tell which removals are later: events are not
+    /// always removed in the order of their positions.
     pub removals_seen: u64,
 }
 

@@ -42,7 +42,7 @@ impl<T: Into<Self>> From<Result<T, Problem>> for Reply {
 
 /// A reply that is already known.
 pub(super) fn reply_now<'a>(reply: impl Into<Reply>) -> Served<'a> {
-    later::now(reply.into())
+    later::known(reply.into())
 }
 
 /// A reply that is not known yet.

@@ -8,9 +8,6 @@
 //!                   cold ─► fetch: a read connection, outside the workers' threads ─► page
 //! ```
 //!
-//! *Hot* events are the newest ones, which the index has in memory. `log::index` explains this word, and others that
-//! the files here use: *cold*, *removed*, *evicted*, *unreadable*, *forgotten*.
-//!
 //! Only one thread writes and checkpoints, so writes never contend for SQLite's lock. A batch costs one fsync, however
 //! many publishers wait for it. An event enters the index, the feeds and the receipts only after the commit. So nobody
 //! sees an event that a crash could undo, and no position is given to two events.
@@ -38,7 +35,7 @@ use super::{
 use crate::{
     config::{self, LogConfig},
     event::{Epoch, EventId, TopicName},
-    later::{Later, NotYet, now},
+    later::{Later, NotYet, known},
 };
 
 // Each file uses only files below it.
@@ -196,12 +193,12 @@ impl Log for DiskLog {
     }
 
     fn resolve_start(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Resolved {
-        now(Ok(lock(&self.shared.state).index.resolve_start(topics, start, deleted)))
+        known(Ok(lock(&self.shared.state).index.resolve_start(topics, start, deleted)))
     }
 
     fn read(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Reading {
         if let Some(page) = lock(&self.shared.state).index.read(topics, from, bytes_max) {
-            return now(Ok(page));
+            return known(Ok(page));
         }
         let (shared, permits, topics) = (Arc::clone(&self.shared), Arc::clone(&self.read_permits), topics.to_vec());
         let page = async move {
@@ -227,7 +224,7 @@ impl Log for DiskLog {
     }
 
     fn held(&self, topic: &TopicName) -> Later<Result<Option<Held>, ReadError>> {
-        now(Ok(lock(&self.shared.state).index.held(topic)))
+        known(Ok(lock(&self.shared.state).index.held(topic)))
     }
 
     fn deletion(&self, topic: &TopicName) -> Option<(EventId, Duration)> {

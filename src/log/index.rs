@@ -1,15 +1,12 @@
 //! The index of a log: which events each topic holds, and at which positions. Every engine has one in memory.
 //!
-//! The index has an entry for every event that the log holds. The newest entries are *hot*: they have the event
-//! itself, up to a limit of bytes. The others are *cold*: the engine reads their events from its file. The index
+//! The index has an entry for every event that the log holds. The newest entries are hot: they have the event
+//! itself, up to a limit of bytes. The others are cold: the engine reads their events from its file. The index
 //! *trims* the log to the retention limits, in *steps* with a *budget* of entries to visit, so that it is never locked
 //! for long. It remembers up to which position events of each topic were removed, so that every gap is reported.
 //!
-//! An event is *removed* by retention or by the deletion of its topic. The reason of a gap, which clients get, and the
-//! columns of the file say *evicted* instead. These names cannot be changed any more. An entry is *unreadable* when its
-//! event could not be read. Such an entry stays in its topic, with 0 bytes, until it is removed like any other: so each
-//! stream that reads past it reports a gap there, once. A topic without entries may be *forgotten*: the index then
-//! knows nothing more of it.
+//! The entry of an unreadable event stays in its topic, with 0 bytes, until it is removed like any other. So each stream
+//! that reads past it reports a gap there, once.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},

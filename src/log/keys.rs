@@ -18,7 +18,7 @@ use twox_hash::{XxHash3_64, XxHash3_128};
 use super::{Append, AppendError, Appended, Draft, KeyLimits, Receipt, clock::millis, mutex::lock, mutex::unlock_fair};
 use crate::{
     event::TopicName,
-    later::{Known, NotYet, now},
+    later::{Known, NotYet, known},
 };
 
 /// The idempotency keys of all topics.
@@ -125,8 +125,8 @@ impl Keys {
         let KeyUse { topic, key, fingerprint } = used;
         let (outcome, answer) = match append(Claim { number, key: Arc::clone(&key), fingerprint }) {
             Known(appended) => match appended.into_inner() {
-                Ok(receipt) => (Outcome::Committed(receipt), now(Ok(receipt))),
-                Err(error) => return now(Err(error)),
+                Ok(receipt) => (Outcome::Committed(receipt), known(Ok(receipt))),
+                Err(error) => return known(Err(error)),
             },
             NotYet(append) => {
                 let append = append.shared();
@@ -212,11 +212,11 @@ impl AllKeys {
             return None;
         }
         if first.fingerprint.is_some_and(|fingerprint| fingerprint != used.fingerprint) {
-            return Some(now(Err(AppendError::KeyReused)));
+            return Some(known(Err(AppendError::KeyReused)));
         }
         let replayed = |receipt| Receipt { replayed: true, ..receipt };
         Some(match &first.outcome {
-            Outcome::Committed(receipt) => now(Ok(replayed(*receipt))),
+            Outcome::Committed(receipt) => known(Ok(replayed(*receipt))),
             Outcome::Pending(append) => NotYet(append.clone().map_ok(replayed).boxed()),
         })
     }

@@ -21,7 +21,7 @@ use crate::{
     config::LogConfig,
     event::{Epoch, EventId, TopicName},
     frame,
-    later::{Later, now},
+    later::{Later, known},
 };
 
 /// The log in memory. An append with a key holds the lock of `keys` while it locks `state`; nothing locks them in the
@@ -75,7 +75,7 @@ impl MemoryLog {
         state.index.push(&event.topic, entry, &mut ignore);
         self.watermark.store(id.seq, Ordering::Release);
         state.feeds.push(Commit::Event(event));
-        now(Ok(Receipt { id, subscribers: draft.subscribers, replayed: false }))
+        known(Ok(Receipt { id, subscribers: draft.subscribers, replayed: false }))
     }
 }
 
@@ -108,20 +108,20 @@ impl Log for MemoryLog {
         state.feeds.push(Commit::Deleted(topic.clone(), seq));
         drop(guard);
         self.keys.forget(topic, seq);
-        now(Ok(EventId { epoch: self.epoch, seq }))
+        known(Ok(EventId { epoch: self.epoch, seq }))
     }
 
     fn resolve_start(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Resolved {
-        now(Ok(lock(&self.state).index.resolve_start(topics, start, deleted)))
+        known(Ok(lock(&self.state).index.resolve_start(topics, start, deleted)))
     }
 
     fn read(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Reading {
         // `None` would mean that the page begins with a cold entry, and this log has none.
-        now(lock(&self.state).index.read(topics, from, bytes_max).ok_or(ReadError))
+        known(lock(&self.state).index.read(topics, from, bytes_max).ok_or(ReadError))
     }
 
     fn held(&self, topic: &TopicName) -> Later<Result<Option<Held>, ReadError>> {
-        now(Ok(lock(&self.state).index.held(topic)))
+        known(Ok(lock(&self.state).index.held(topic)))
     }
 
     fn deletion(&self, topic: &TopicName) -> Option<(EventId, Duration)> {

@@ -23,7 +23,7 @@ pub(super) struct Expiry {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     NoneExpired,
-    /// Receipts from outside this range have expired.
+    /// Receipts from outside this range of times have expired.
     SomeExpired(TimeRange),
     /// Expired receipts are no longer removed, because some are on damaged pages.
     Stopped,
@@ -67,8 +67,13 @@ impl Expiry {
         Ok(())
     }
 
-    /// If receipts have expired: the range of times of those that are kept. All others are to be removed.
-    pub(super) fn kept_if_some_expired(&self) -> Option<TimeRange> {
+    /// Whether there are expired receipts to remove.
+    pub(super) fn has_expired(&self) -> bool {
+        self.kept_times().is_some()
+    }
+
+    /// The times of the receipts that are kept; all others are to be removed. `None` if none has expired.
+    pub(super) fn kept_times(&self) -> Option<TimeRange> {
         if let State::SomeExpired(kept_times) = self.state { Some(kept_times) } else { None }
     }
 
@@ -85,8 +90,10 @@ impl Expiry {
         self.state = State::Stopped;
     }
 
-    /// The times of receipts that have not expired at `now`. By the settings that the wall clock has had within the
-    /// last window, the time is now between `first_ms` and `last_ms`.
+    /// The times of receipts that have not expired at `now`.
+    ///
+    /// The wall clock may have been set within the last window. Had it kept one of its earlier settings, it would show
+    /// another time now. `first_ms` and `last_ms` are the earliest and the latest of these times.
     fn kept_at(&self, now: Moment) -> TimeRange {
         let (min_ms, max_ms) = self.wall.ahead_range_with(now.ahead_ms());
         let (first_ms, last_ms) =

@@ -47,8 +47,8 @@ pub(super) struct Portion {
     pub(super) topics: Vec<(TopicName, LastRemoved)>,
     /// What to write into the rows of topics.
     pub(super) last_removed: Vec<(TopicName, LastRemoved)>,
-    /// If it is set, the receipts from outside this range of times have expired, and are removed.
-    pub(super) expired_receipts: Option<TimeRange>,
+    /// The times of the receipts that are kept; those from other times are removed. If it is `None`, all are kept.
+    pub(super) kept_receipts: Option<TimeRange>,
 }
 
 impl Garbage {
@@ -149,10 +149,7 @@ impl Garbage {
 impl Portion {
     /// Whether there is nothing to remove.
     pub(super) fn is_empty(&self) -> bool {
-        self.events.is_empty()
-            && self.topics.is_empty()
-            && self.last_removed.is_empty()
-            && self.expired_receipts.is_none()
+        self.events.is_empty() && self.topics.is_empty() && self.last_removed.is_empty() && self.kept_receipts.is_none()
     }
 
     /// Takes out what is to be removed, as a portion of its own. `last_removed` stays: it is only written to the rows

@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     event::{EventId, TopicName},
-    later::{Later, NotYet, now},
+    later::{Later, NotYet, known},
     log::{AppendError, Draft, Receipt, keys::Claim, mutex::lock},
 };
 
@@ -99,7 +99,7 @@ impl Queue {
         let jobs = lock(&self.jobs).clone();
         let queued = jobs.and_then(|jobs| jobs.send(Job { work: work(done), space }).ok());
         if queued.is_none() {
-            return now(Err(AppendError::Unavailable));
+            return known(Err(AppendError::Unavailable));
         }
         // The writer has ended without an answer: the job may be done or not.
         NotYet(outcome.map(|outcome| outcome.unwrap_or(Err(AppendError::Unknown))).boxed())

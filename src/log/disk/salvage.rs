@@ -41,8 +41,8 @@ pub(super) fn scan(
             let checked = if (from..=last).contains(&id) { each(row) } else { Err(out_of_order(id)) };
             match checked {
                 Ok(()) => from = id + 1,
-                // `from` does not move, because `id` may be wrong. If `id` is above `last`, this notes `last` instead:
-                // otherwise events that are published later would count as missing.
+                // The id may be damaged, too. So the scan goes on after the last good row, not after `id`. An `id` above
+                // `last` is noted as `last`: positions after it are given to later events, which would count as missing.
                 Err(error) if error.is_damage() => {
                     let damaged = id.min(last);
                     ranges.push((damaged, damaged));

@@ -106,8 +106,7 @@ impl Writer {
     /// Whether there is so much to remove that the writer does not wait for the next job.
     fn has_removals_to_do(&self) -> bool {
         self.needs_retention_step
-            || ((self.garbage.has_full_portion() || self.expiry.kept_if_some_expired().is_some())
-                && !self.is_removal_postponed)
+            || ((self.garbage.has_full_portion() || self.expiry.has_expired()) && !self.is_removal_postponed)
     }
 
     /// Collects the jobs in the queue into a batch, up to its limits. Returns its changes, and the jobs' space in the

@@ -54,7 +54,7 @@ impl Order {
         self.chunks.range(first..).flat_map(|chunk| &chunk.entries).skip_while(move |entry| entry.0 <= seq)
     }
 
-    /// Notes that the event at `seq` was removed. Older ones may be left. When too many entries of its chunk
+    /// Notes that the event at `seq` was removed. Older events may still be held. When too many entries of its chunk
     /// are stale, the chunk keeps only those that `is_held` accepts.
     pub(super) fn mark_stale(&mut self, seq: u64, is_held: impl Fn(u64, &TopicName) -> bool) {
         let index = self.chunks.partition_point(|chunk| chunk.entries.back().is_none_or(|(last, _)| *last < seq));

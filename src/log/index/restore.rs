@@ -11,8 +11,8 @@ impl Index {
         self.topics.insert(topic.clone(), TopicState { removed, deleted_to, deleted_mono_ms, ..TopicState::default() });
     }
 
-    /// Adds the next event, unless its topic's last deletion or last removed event is at its position or a later one.
-    /// Returns whether it was added.
+    /// Adds the next event, unless it was removed: the topic's last deletion, or its last removed event, is at the event's
+    /// position or after it. Returns whether the event was added.
     pub(in crate::log) fn restore_event(&mut self, topic: &TopicName, entry: Entry) -> bool {
         self.watermark = entry.seq;
         self.times.note(entry.seq, entry.time_ms);

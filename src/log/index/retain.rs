@@ -161,7 +161,7 @@ impl Index {
         }
     }
 
-    /// Notes in [`Index::order`] that the entry at `seq` was removed. Older ones of other topics may be left.
+    /// Notes in [`Index::order`] that the entry at `seq` was removed. Older entries, of other topics, may still be held.
     fn mark_stale(&mut self, seq: u64) {
         self.order.mark_stale(seq, |seq, topic| is_held(&self.topics, seq, topic));
     }

@@ -25,7 +25,7 @@ fn receipt(seq: u64) -> Receipt {
 
 /// Publishes under a key, at a position; whether that was a retry.
 fn publish_at(keys: &Keys, mono_ms: u64, topic: &str, key: &str, seq: u64) -> bool {
-    let append = |_| now(Ok(receipt(seq)));
+    let append = |_| known(Ok(receipt(seq)));
     let answer = keys.append_once(used(topic, key), mono_ms, append).now_or_never();
     answer.expect("an answer at once").expect("a receipt").replayed
 }
@@ -137,7 +137,7 @@ fn a_key_whose_publish_failed_is_unused() {
     let keys = keys(9, 3);
     publish(&keys, "kept", "k");
     for n in 0..9 {
-        let refused = |_| now(Err(AppendError::DiskFull));
+        let refused = |_| known(Err(AppendError::DiskFull));
         let answer = keys.append_once(used("a", &n.to_string()), 0, refused).now_or_never();
         assert_eq!(answer, Some(Err(AppendError::DiskFull)));
         let number = begin(&keys, "b", &n.to_string());

@@ -38,7 +38,7 @@ impl Writer {
         }
         let removes_garbage = is_maintenance || (self.garbage.has_full_portion() && !self.is_removal_postponed);
         let mut portion = if removes_garbage { self.garbage.take() } else { Portion::default() };
-        portion.expired_receipts = self.expiry.kept_if_some_expired();
+        portion.kept_receipts = self.expiry.kept_times();
         if changes.is_empty() && portion.is_empty() && !is_probe {
             return self.checkpoints.run_if_due(&self.store);
         }
@@ -168,7 +168,7 @@ impl Writer {
         let is_known =
             |topic: &TopicName| topics_of_batch.contains(topic) || lock(&self.shared.state).index.held(topic).is_some();
         portion.remove_garbage(&transaction, is_known)?;
-        if let Some(kept_times) = portion.expired_receipts {
+        if let Some(kept_times) = portion.kept_receipts {
             let is_needed = |topic: &TopicName| is_known(topic) || self.garbage.has_topic(topic);
             let has_more = transaction.expire_receipts(kept_times, is_needed)?;
             if !has_more {
@@ -206,7 +206,7 @@ impl Writer {
     /// Rows that cannot be removed stay in the file. They are no longer served in any case, and if the process ended
     /// because of them, it would end again after each start.
     fn remove_separately(&mut self, portion: Portion) -> Result<(), StoreError> {
-        let Portion { events, topics, expired_receipts, .. } = portion;
+        let Portion { events, topics, kept_receipts, .. } = portion;
         let unremovable = self.remove_readable(&events)?;
         if unremovable > 0 {
             tracing::error!(rows = unremovable, "old events are on damaged pages and stay in the file");
@@ -214,7 +214,7 @@ impl Writer {
         if !self.try_remove(&Portion { topics, ..Portion::default() })? {
             tracing::error!("rows of removed topics are on damaged pages and stay in the file");
         }
-        if !self.try_remove(&Portion { expired_receipts, ..Portion::default() })? {
+        if !self.try_remove(&Portion { kept_receipts, ..Portion::default() })? {
             self.expiry.stop();
             tracing::error!("old idempotency keys are on damaged pages: they stay in the file until the next start");
         }
