@@ -87,8 +87,8 @@ const BACKLOG: i32 = 4096;
 const SEND_BUFFER: usize = 128 << 10;
 /// If a client acknowledges nothing for this many times `stream.write_timeout`, the kernel closes the connection.
 const WRITE_TIMEOUTS_UNTIL_DEAD: u32 = 4;
-/// How often retention runs, expired keys, idle topics and unused keys of rates are removed, and the files of TLS are
-/// looked at.
+/// How often maintenance runs: it enforces retention, removes expired keys, idle topics and unused keys of rates, and
+/// looks at the files of TLS.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 /// The last part of the drain time. It is reserved for requests in progress: the streams end before it.
 const DRAIN_FOR_REQUESTS: Duration = Duration::from_millis(250);

@@ -126,7 +126,7 @@ impl<S: AsFd> Transport<S> {
         }
     }
 
-    /// Writes as many bytes as the kernel accepts. If these are not all, the caller must write the rest next: see
+    /// Writes as many bytes as the socket takes. If these are not all, the caller must write the rest next: see
     /// [`Session::write`].
     ///
     /// # Errors

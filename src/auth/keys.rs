@@ -39,7 +39,7 @@ struct Source {
 impl Source {
     fn of_key(config: &KeyConfig, token_keys: &[TokenKey]) -> Self {
         let mut context = Context::new(&SHA256);
-        // This text has no secret. The material has it, also if it comes from a file.
+        // The text of the configuration shows no secret and no content of a file. The keys have both.
         context.update(format!("{config:?}").as_bytes());
         for key in token_keys {
             key.update(&mut context);

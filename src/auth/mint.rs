@@ -85,6 +85,7 @@ pub fn mint(key: &KeyConfig, token: &NewToken, now: SystemTime) -> Result<String
         match algorithm.family() {
             AlgorithmFamily::Rsa => EncodingKey::from_rsa_pem(&pem),
             AlgorithmFamily::Ec => EncodingKey::from_ec_pem(&pem),
+            // A key for an HMAC has a secret, so it does not come here.
             AlgorithmFamily::Ed | AlgorithmFamily::Hmac => EncodingKey::from_ed_pem(&pem),
         }
     };

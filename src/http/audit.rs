@@ -1,8 +1,8 @@
 //! The audit lines of the log: one for each thing that a caller ends or deletes. An operator finds them by their target,
 //! `tidings::audit`.
 //!
-//! A line is written right before it is done: the caller may hang up meanwhile, and it is done nevertheless. No line has
-//! a token.
+//! The line is written before the thing is done. Otherwise, a caller who hangs up meanwhile would leave no line, although
+//! the thing is done nevertheless. No line has a token.
 
 use std::net::IpAddr;
 

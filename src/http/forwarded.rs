@@ -51,17 +51,18 @@ impl<'h> Forwarded<'h> {
         scheme.transpose()
     }
 
-    /// Takes in the next element of a list. `node` is the address from which a proxy got the request. `None` if it is
-    /// not known: then the request counts as that of the proxy that has written the element.
+    /// Takes in the next element of a list. Each proxy appends one: `element.client` is the address from which that proxy
+    /// got the request, or `None` if the proxy does not say it.
+    ///
+    /// An element counts only if everybody after it is trusted. The list is read from its beginning. So when an element
+    /// names a sender that is not trusted, that sender may have made up all elements before, and these are forgotten.
     fn push(&mut self, element: Self, server: &ServerConfig) {
-        match element.client {
-            Some(node) if server.trusts(node) => {
-                self.client = self.client.or(Some(node));
-                self.host = self.host.or(element.host);
-                self.scheme = self.scheme.or(element.scheme);
-            }
-            // The client with this address may have made up the elements before this one.
-            _ => *self = element,
+        if element.client.is_some_and(|sender| server.trusts(sender)) {
+            self.client = self.client.or(element.client);
+            self.host = self.host.or(element.host);
+            self.scheme = self.scheme.or(element.scheme);
+        } else {
+            *self = element;
         }
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::authority::{Authority, Scheme};
 
-/// The head of a request as it was sent to this server, by a client or by a proxy.
+/// The head of a request as this server has got it, from a client or from a proxy.
 pub(super) trait SentHead {
     fn method(&self) -> &str;
 
@@ -40,7 +40,7 @@ pub(super) trait SentHead {
     }
 }
 
-/// The head of a request as the client has sent it: what trusted proxies say counts.
+/// The head of a request, with what counts for its client: what trusted proxies say of it, otherwise what was sent.
 pub(super) trait Head: SentHead {
     /// The address of the client.
     fn remote(&self) -> Option<IpAddr>;

@@ -26,10 +26,11 @@ const HEADERS: [&str; 19] = [
 ];
 const PREFIX: &str = "x-forwarded";
 
-/// Whether a proxy has forwarded the request, as far as the request tells. The proxy need not be a trusted one.
+/// Whether a proxy has forwarded the request, as far as the request tells, or its client is on another machine. The proxy
+/// need not be a trusted one.
 pub(super) fn is_forwarded(head: &impl Head) -> bool {
-    // Only by a proxy can a client of another machine reach a server that listens on loopback. The PROXY protocol has no
-    // header, but it gives the address.
+    // The PROXY protocol adds no header, but it gives the client's address. A server that listens on loopback gets the
+    // address of another machine only from a proxy.
     let is_remote = head.remote().is_none_or(|client| !client.to_canonical().is_loopback());
     is_remote
         || head.names().any(|name| {

@@ -1,4 +1,4 @@
-//! A request as the client has sent it, before trusted proxies have forwarded it.
+//! The head of a request, with what trusted proxies say of it: [`Head`], made of a [`SentHead`].
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::config::ServerConfig;
 
-/// The head of a request, together with what trusted proxies say of it.
+/// The head that this server has got, together with what trusted proxies say of the client's own request.
 pub(super) struct Received<'h, H> {
     head: &'h H,
     remote: Option<IpAddr>,

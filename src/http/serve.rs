@@ -85,8 +85,8 @@ fn route<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Result<Serv
             _ => Err(Problem::method_not_allowed("DELETE")),
         };
     }
-    // `/%70ublish` is another spelling of the same address (RFC 3986, section 6.2.2.2). The name `b""` is for the decoder's
-    // error, which is not used.
+    // `/%70ublish` is another spelling of the same address (RFC 3986, section 6.2.2.2). `b""` is what the decoder's error
+    // calls the text; that error is not used.
     let path = fields::decode_path(head.path(), b"").map_err(|_| not_found(head.path()))?;
     let answer = match (&*path, method) {
         ("/publish", _) => return publish::serve(app, head, body),

@@ -175,7 +175,7 @@ impl Session {
                     None
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    append(&mut self.unsent, 0, |buf| data.encode(buf).map_err(|error| missing_in_encode(&error)))?;
+                    append(&mut self.unsent, 0, |buf| data.encode(buf).map_err(|error| needed_to_encode(&error)))?;
                     None
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => {
@@ -218,7 +218,7 @@ impl Session {
         loop {
             let UnbufferedStatus { state, .. } = self.tls.process_tls_records(&mut self.incomplete);
             let Ok(ConnectionState::EncodeTlsData(mut data)) = state else { return };
-            if append(&mut self.unsent, 0, |buf| data.encode(buf).map_err(|error| missing_in_encode(&error))).is_err() {
+            if append(&mut self.unsent, 0, |buf| data.encode(buf).map_err(|error| needed_to_encode(&error))).is_err() {
                 return;
             }
         }
@@ -226,10 +226,13 @@ impl Session {
 
     /// Writes plaintext. Returns how many bytes are written.
     ///
-    /// If the kernel does not accept all encrypted bytes, the rest waits in `unsent`, and this reports one byte less than
-    /// the caller has offered. So the caller knows that the socket is full, and calls again. Until then, it must not
-    /// change that byte. A caller keeps the rest of a block of which a part is written, and a block has at least two
-    /// bytes.
+    /// If the kernel does not accept all encrypted bytes, the rest waits in `unsent`. Then this must return fewer bytes
+    /// than the caller has offered, because that is how a caller learns that the socket is full. If all bytes are
+    /// encrypted already, it withholds the last one: it returns one byte less, and the next call, which offers that byte
+    /// again, does not encrypt it again. So two things must hold for a caller:
+    /// - After a part, it offers the rest unchanged.
+    /// - A block has at least two bytes. Of a single byte nothing would be reported as written, and the caller could
+    ///   offer another block instead.
     pub(super) fn write(&mut self, socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
         let socket = socket.as_fd();
         self.flush(socket)?;
@@ -289,13 +292,13 @@ impl Session {
                                 Some(piece) => traffic.encrypt(piece, buf),
                                 None => traffic.queue_close_notify(buf),
                             };
-                            written.map_err(|error| missing_in_encrypt(&error))
+                            written.map_err(|error| needed_to_encrypt(&error))
                         })?;
                         is_written = true;
                     }
                     // The answer to a change of keys, for example.
                     ConnectionState::EncodeTlsData(mut data) => {
-                        append(scratch, 0, |buf| data.encode(buf).map_err(|error| missing_in_encode(&error)))?;
+                        append(scratch, 0, |buf| data.encode(buf).map_err(|error| needed_to_encode(&error)))?;
                     }
                     ConnectionState::TransmitTlsData(data) => data.done(),
                     ConnectionState::PeerClosed => self.is_closed = true,
@@ -315,8 +318,8 @@ fn with_scratch<T>(f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     SCRATCH.with_borrow_mut(f)
 }
 
-/// Appends to `out` what `write` writes: up to `len` bytes, or as many as `write` then asks for. `write` returns how many
-/// bytes it has written, or how many it needs; `None` if it cannot write at all.
+/// Appends to `out` what `write` writes. `write` gets space for `len` bytes; if it needs more, it is called again with
+/// more. It returns how many bytes it has written, or how many it needs; `None` if it cannot write at all.
 fn append(
     out: &mut Vec<u8>,
     mut len: usize,
@@ -340,14 +343,14 @@ fn append(
     }
 }
 
-fn missing_in_encode(error: &EncodeError) -> Option<usize> {
+fn needed_to_encode(error: &EncodeError) -> Option<usize> {
     match error {
         EncodeError::InsufficientSize(size) => Some(size.required_size),
         EncodeError::AlreadyEncoded => None,
     }
 }
 
-fn missing_in_encrypt(error: &EncryptError) -> Option<usize> {
+fn needed_to_encrypt(error: &EncryptError) -> Option<usize> {
     match error {
         EncryptError::InsufficientSize(size) => Some(size.required_size),
         EncryptError::EncryptExhausted => None,

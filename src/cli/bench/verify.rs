@@ -23,8 +23,8 @@ pub struct Topic {
     answered: usize,
     /// The lowest free position. It is only needed with several publishers.
     free_position: usize,
-    /// The largest `answered_before` of all events that a subscriber has got. Every event with a lower number than this
-    /// must have arrived before. If such an event arrives now at a subscriber for the first time, it is late.
+    /// The largest [`Event::answered_before`] of all events that any subscriber has got. All events with lower numbers
+    /// come before that one. If one of them arrives at a subscriber for the first time now, it is late.
     late_below: usize,
 }
 

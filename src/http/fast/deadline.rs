@@ -43,10 +43,10 @@ enum At {
     NotStarted,
     /// The deadline.
     Exact(Instant),
-    /// A time before the deadline of [`Wait::NextRequest`]: requests were served since this time was set. When it has
-    /// passed, the deadline becomes `keep_alive` after that moment. So the clock is not read for each request, but a
-    /// connection may be idle for up to 2 x `keep_alive`.
-    TooEarly(Instant),
+    /// The deadline before other requests were served. The deadline should move with each request, but then the clock
+    /// would be read for each. Instead, it moves when this time has passed: to `keep_alive` from then. So a connection
+    /// may be idle for up to 2 x `keep_alive`.
+    Stale(Instant),
 }
 
 impl Deadline {
@@ -79,18 +79,18 @@ impl Deadline {
 
     /// Notes that a request was served, and that the connection waits for the next one.
     pub(super) fn finish_request(&mut self) {
-        // If the request arrived in one piece, and was not the first one, the connection waited for it as for the next
-        // one. Then it has a deadline, which is too early now.
         self.wait_for(Wait::NextRequest);
+        // If the connection waited for the next request before, too, the deadline of that wait is still there. It is so
+        // for each request that arrives in one piece, except the first one.
         if let At::Exact(at) = self.at {
-            self.at = At::TooEarly(at);
+            self.at = At::Stale(at);
         }
     }
 
     /// Starts the wait, now that the connection has to wait, and sets the timer.
     pub(super) fn start(&mut self) {
         let at = match self.at {
-            At::Exact(at) | At::TooEarly(at) => at,
+            At::Exact(at) | At::Stale(at) => at,
             At::NotStarted => {
                 let at = Instant::now() + self.timeout();
                 self.at = At::Exact(at);
@@ -116,7 +116,7 @@ impl Deadline {
             let at = match self.at {
                 At::NotStarted => return Poll::Pending,
                 At::Exact(at) => at,
-                At::TooEarly(_) => now + self.keep_alive,
+                At::Stale(_) => now + self.keep_alive,
             };
             self.at = At::Exact(at);
             if at <= now {

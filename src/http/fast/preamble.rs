@@ -84,18 +84,20 @@ impl Preamble {
             let mut space = [0; SIGNATURE.len()];
             let mut seen = ReadBuf::new(space.get_mut(..expected.len()).unwrap_or_default());
             ready!(socket.poll_peek(cx, &mut seen))?;
-            let matching = seen.filled().iter().zip(expected).take_while(|(seen, expected)| seen == expected).count();
-            let is_other = matching < seen.filled().len();
+            let seen = seen.filled();
+            if seen.is_empty() {
+                // The connection has ended.
+                let is_cut = !self.received.is_empty();
+                return Poll::Ready(if is_cut { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(false) });
+            }
+            let matching = seen.iter().zip(expected).take_while(|(seen, expected)| seen == expected).count();
+            let is_other = matching < seen.len();
             if matching > 0 {
                 ready!(self.poll_append(matching, socket, cx))?;
-            } else if !is_other && !self.received.is_empty() {
-                return Poll::Ready(Err(ErrorKind::UnexpectedEof.into()));
             }
-            if is_other && self.received.len() > LINE_BREAKS {
-                return Poll::Ready(Err(broken()));
-            }
-            if is_other || self.received.is_empty() {
-                return Poll::Ready(Ok(false));
+            if is_other {
+                let is_broken = self.received.len() > LINE_BREAKS;
+                return Poll::Ready(if is_broken { Err(broken()) } else { Ok(false) });
             }
         }
         Poll::Ready(Ok(true))

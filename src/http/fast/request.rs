@@ -176,8 +176,8 @@ fn framing(method: &str, minor_version: u8, headers: &[httparse::Header<'_>]) ->
     if has_coding && length.is_some() {
         return bad("a request has either Content-Length or Transfer-Encoding, not both");
     }
-    // Without a length, such a body would end with the connection, and a proxy could take its end for that of the request
-    // (RFC 1945, section 7.2.2).
+    // In HTTP/1.0 a body without a length ends with the connection (RFC 1945, section 7.2.2). A proxy may believe so, while
+    // this server would take the length for 0, and the body for the next request.
     if minor_version == 0 && method == "POST" && length.is_none() {
         return bad("a POST of HTTP/1.0 must have a Content-Length");
     }

@@ -47,6 +47,7 @@ impl Keys {
     fn shard(&self, key: u64) -> MutexGuard<'_, Shard> {
         let [first, ..] = &*self.0;
         let index = usize::try_from(key).unwrap_or_default() % SHARDS;
+        // There are `SHARDS` of them, so the index always exists.
         lock(self.0.get(index).unwrap_or(first))
     }
 
