@@ -16,12 +16,14 @@ mod error;
 mod lists;
 mod sections;
 mod credentials;
+mod own_limits;
 mod size;
 #[cfg(test)]
 mod tests;
 
 pub use credentials::{Algorithm, Anonymous, ApiKeyConfig, AuthConfig, KeyConfig, Secret, Sha256};
 pub use error::{ConfigError, ConfigProblem};
+pub use own_limits::{OWN_LIMIT_MAX, OwnLimits};
 pub use sections::{
     Config, CorsConfig, DiskDurability, Engine, LimitsConfig, LogConfig, Origins, PublishConfig, ServerConfig,
     ShutdownConfig, StreamConfig,

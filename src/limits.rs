@@ -2,9 +2,11 @@
 
 // Each file uses only files below it.
 mod rates;
+mod own_streams;
 mod permits;
 mod network;
 
 pub use network::network;
+pub use own_streams::{OwnStreamPermit, OwnStreams};
 pub use permits::{BytesPermit, LimitReached, Permit, Quota, UNCOUNTED_MAX};
 pub use rates::{Rate, RateError, Rates, Used};

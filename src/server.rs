@@ -125,6 +125,7 @@ impl Server {
             auth: Arc::new(auth),
             gate: Gate::new(Arc::clone(&log), Arc::clone(&registry), hubs.clone()),
             subscribers: Quota::subscribers(&config.limits),
+            own_streams: Arc::default(),
             pending: Quota::pending_connections(&config.limits),
             bytes: Quota::request_bytes(&config.limits),
             rates: Arc::new(Rates::new(&config.limits)),

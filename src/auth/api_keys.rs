@@ -20,7 +20,8 @@ impl ApiKey {
     pub(super) fn new(config: &ApiKeyConfig) -> Result<Self, PatternError> {
         let rights = Rights::parse([&config.publish, &config.subscribe, &config.manage], None)?;
         let identity = Arc::new(Identity { key: config.name.as_str().into(), subject: None });
-        let verified = Arc::new(Verified { identity, rights, starts_at: None, expires_at: None });
+        let limits = config.limits();
+        let verified = Arc::new(Verified { identity, rights, limits, starts_at: None, expires_at: None });
         Ok(Self { sha256: config.sha256, verified })
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::rights::{Right, Rights};
-use crate::{event::TopicName, identity::Identity};
+use crate::{config::OwnLimits, event::TopicName, identity::Identity};
 
 /// Who makes a request.
 #[derive(Clone, Debug)]
@@ -26,6 +26,7 @@ enum Kind {
 pub(super) struct Verified {
     pub(super) identity: Arc<Identity>,
     pub(super) rights: Rights,
+    pub(super) limits: OwnLimits,
     /// Not before this time, with the leeway.
     pub(super) starts_at: Option<SystemTime>,
     /// Until this time, with the leeway. `None` for an API key.
@@ -182,6 +183,15 @@ impl Caller {
         match &self.0 {
             Kind::Anonymous { .. } => None,
             Kind::Verified(verified) => Some(Arc::clone(&verified.identity)),
+        }
+    }
+
+    /// The limits that the credential brings with it.
+    #[must_use]
+    pub fn limits(&self) -> OwnLimits {
+        match &self.0 {
+            Kind::Anonymous { .. } => OwnLimits::default(),
+            Kind::Verified(verified) => verified.limits,
         }
     }
 

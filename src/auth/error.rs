@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{key_file::KeyError, pattern::PatternError};
+use crate::config::OWN_LIMIT_MAX;
 
 /// How far the clocks of the broker and of those who sign tokens may differ: a token counts for so long after its
 /// `exp`, and before its `nbf`.
@@ -60,7 +61,8 @@ pub enum Refused {
     /// Its claims cannot be read.
     #[error(
         "the claims of the token cannot be read: it needs `exp`, and \"tidings\": {{\"publish\": […], \"subscribe\": […], \
-         \"manage\": […]}} with patterns of topics"
+         \"manage\": […]}} with patterns of topics; it may have \"limits\": {{\"publishes_per_second\": n, \
+         \"subscribers_max\": n}} in that, of whole numbers from 1 to {OWN_LIMIT_MAX}"
     )]
     BadClaims,
 }

@@ -20,7 +20,10 @@ use super::{
     pattern::PatternError,
     rights::Rights,
 };
-use crate::{config::KeyConfig, identity::Identity};
+use crate::{
+    config::{KeyConfig, OwnLimits},
+    identity::Identity,
+};
 
 /// A key that verifies tokens.
 pub(super) struct TokenKey {
@@ -45,13 +48,14 @@ struct Claims {
     tidings: TidingsClaim,
 }
 
-/// The claim `tidings`: patterns of topics for each right.
+/// The claim `tidings`: patterns of topics for each right, and limits.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct TidingsClaim {
     publish: Vec<String>,
     subscribe: Vec<String>,
     manage: Vec<String>,
+    limits: OwnLimits,
 }
 
 /// Times after this are taken as this one, in seconds since 1970: the year 2400.
@@ -109,13 +113,14 @@ impl TokenKey {
     fn verify(&self, token: &[u8]) -> Result<Verified, Refused> {
         let claims =
             decode::<Claims>(token, &self.key, &self.validation).map_err(|error| refusal(error.kind()))?.claims;
-        let TidingsClaim { publish, subscribe, manage } = &claims.tidings;
+        let TidingsClaim { publish, subscribe, manage, limits } = &claims.tidings;
         let rights = Rights::parse([publish, subscribe, manage], claims.sub.as_deref());
         let rights = rights.map_err(|_: PatternError| Refused::BadClaims)?;
         let identity = Identity { key: self.id.clone(), subject: claims.sub.map(String::into_boxed_str) };
         Ok(Verified {
             identity: Arc::new(identity),
             rights,
+            limits: *limits,
             starts_at: claims.nbf.and_then(|nbf| nbf.checked_sub(LEEWAY)),
             expires_at: claims.exp.checked_add(LEEWAY),
         })

@@ -14,7 +14,7 @@ use super::{
     pattern::PatternError,
     rights::Rights,
 };
-use crate::config::KeyConfig;
+use crate::config::{KeyConfig, OwnLimits};
 
 /// What a new token says.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct NewToken {
     pub subscribe: Vec<String>,
     /// Patterns of the topics that it may manage.
     pub manage: Vec<String>,
+    /// The limits that it brings with it.
+    pub limits: OwnLimits,
     /// How long it is valid.
     pub expires_in: Duration,
 }
@@ -73,8 +75,14 @@ pub fn mint(key: &KeyConfig, token: &NewToken, now: SystemTime) -> Result<String
     }
     let expires_at = now + token.expires_in;
     claims.insert("exp".to_owned(), json!(expires_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()));
-    let rights = json!({"publish": token.publish, "subscribe": token.subscribe, "manage": token.manage});
-    claims.insert("tidings".to_owned(), rights);
+    let mut tidings = json!({"publish": token.publish, "subscribe": token.subscribe, "manage": token.manage});
+    let OwnLimits { publishes_per_second, subscribers_max } = token.limits;
+    for (name, limit) in [("publishes_per_second", publishes_per_second), ("subscribers_max", subscribers_max)] {
+        if let Some(limit) = limit {
+            tidings["limits"][name] = json!(limit);
+        }
+    }
+    claims.insert("tidings".to_owned(), tidings);
     let algorithm = key_file::algorithm(key.algorithm);
     let header = Header { kid: Some(key.id.clone()), ..Header::new(algorithm) };
     let signing = if let Some(secret) = key_file::secret(key)? {

@@ -11,6 +11,7 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
 mod fuzz;
+mod limits;
 
 use super::*;
 use crate::config::{Algorithm, ApiKeyConfig, KeyConfig, Sha256};
@@ -301,6 +302,8 @@ fn an_api_key_is_known_by_its_digest() {
         publish: vec!["{sub}".to_owned()],
         subscribe: Vec::new(),
         manage: Vec::new(),
+        publishes_per_second: None,
+        subscribers_max: None,
     };
     let config = AuthConfig { api_keys: vec![bad], ..AuthConfig::default() };
     assert!(matches!(Keys::load(&config), Err(AuthConfigError::Pattern { .. })));

@@ -4,15 +4,16 @@ use std::{
     fmt::Display,
     io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
     path::PathBuf,
     process::ExitCode,
     time::{Duration, SystemTime},
 };
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, value_parser};
 use tidings::{
     auth::{Auth, NewToken, decode_unverified, mint},
-    config::Config,
+    config::{Config, OWN_LIMIT_MAX, OwnLimits},
 };
 
 use crate::{EXIT_CONFIG, EXIT_FAILURE};
@@ -59,6 +60,12 @@ pub struct NewArguments {
     /// A pattern of topics that it may describe and delete; may be repeated.
     #[arg(long, value_name = "PATTERN")]
     manage: Vec<String>,
+    /// How often its key and subject may publish within a second.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(OWN_LIMIT_MAX)))]
+    publishes_per_second: Option<u32>,
+    /// How many streams its key and subject may have open at one time.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(OWN_LIMIT_MAX)))]
+    subscribers_max: Option<u32>,
     /// How long it is valid: 90s, 10m, 24h.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
     expires_in: Duration,
@@ -102,6 +109,10 @@ fn new(arguments: NewArguments) -> ExitCode {
         publish: arguments.publish,
         subscribe: arguments.subscribe,
         manage: arguments.manage,
+        limits: OwnLimits {
+            publishes_per_second: arguments.publishes_per_second.and_then(NonZeroU32::new),
+            subscribers_max: arguments.subscribers_max.and_then(NonZeroU32::new),
+        },
         expires_in: arguments.expires_in,
     };
     match mint(key, &token, SystemTime::now()) {

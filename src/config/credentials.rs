@@ -1,10 +1,13 @@
 //! `[auth]`: who may publish, subscribe and manage.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
+
+use super::own_limits::{OwnLimits, if_given};
 
 /// `[auth]`: who may publish, subscribe and manage.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +106,20 @@ pub struct ApiKeyConfig {
     /// The topics that it may describe and delete, as patterns.
     #[serde(default)]
     pub manage: Vec<String>,
+    /// How often it may publish within a second.
+    #[serde(default, deserialize_with = "if_given")]
+    pub publishes_per_second: Option<NonZeroU32>,
+    /// How many streams it may have open at one time.
+    #[serde(default, deserialize_with = "if_given")]
+    pub subscribers_max: Option<NonZeroU32>,
+}
+
+impl ApiKeyConfig {
+    /// The limits that it brings with it.
+    #[must_use]
+    pub fn limits(&self) -> OwnLimits {
+        OwnLimits { publishes_per_second: self.publishes_per_second, subscribers_max: self.subscribers_max }
+    }
 }
 
 impl AuthConfig {

@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     event::TopicName,
     hub::{Drain, HubHandle, UnsentBytes},
-    limits::{Quota, Rates},
+    limits::{OwnStreams, Quota, Rates},
     transport::Acceptor,
 };
 
@@ -29,6 +29,8 @@ pub struct SharedState {
     pub gate: Gate,
     /// The limit on subscribers.
     pub subscribers: Arc<Quota>,
+    /// The limits that tokens and API keys have for their streams.
+    pub own_streams: Arc<OwnStreams>,
     /// The limit on connections without a subscription.
     pub pending: Arc<Quota>,
     /// The limit on the bytes of requests that are received or processed.

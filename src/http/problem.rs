@@ -170,6 +170,7 @@ impl From<LimitReached> for Problem {
         let code = match error {
             LimitReached::Connections(_) => Code::TooManyConnections,
             LimitReached::ConnectionsPerIp(_) => Code::TooManyConnectionsPerIp,
+            LimitReached::SubscribersOfToken(_) => Code::TooManySubscribersOfToken,
             LimitReached::TopicsPerIp(_) => Code::TooManyTopicsPerIp,
             LimitReached::PendingConnections(_) => Code::TooManyPendingConnections,
             LimitReached::PendingConnectionsPerIp(_) => Code::TooManyPendingConnectionsPerIp,

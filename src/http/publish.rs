@@ -115,7 +115,7 @@ impl<'a> PublishHead<'a> {
         // a request must not use up the rate of the topic: others could not publish to it any more.
         let topics = query.all("topic").take(app.config.limits.topics_per_request_max);
         let topics = topics.filter(|topic| caller.may::<auth::Publish>(topic));
-        let used = app.rates.publish(remote, caller.identity(), topics)?;
+        let used = app.rates.publish(remote, caller.identity(), caller.limits().publishes_per_second, topics)?;
         Ok(Self { caller, query, format, key, remote, used })
     }
 

@@ -1,8 +1,10 @@
 //! `GET /subscribe`: reads the request, and makes the beginning of the response, and the subscription for the hub.
 
 use std::{
+    any::Any,
     borrow::Cow,
     net::IpAddr,
+    num::NonZeroU32,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -67,6 +69,8 @@ struct SubscribeRequest {
     grants: SmallVec<[Grant<Subscribe>; 1]>,
     /// The right of a caller with a credential.
     right: Option<Right>,
+    /// How many streams the token allows at one time, if it has a limit.
+    own_max: Option<NonZeroU32>,
     encoding: Encoding,
     marks: Marks,
     start: Start,
@@ -90,6 +94,7 @@ impl SubscribeRequest {
         let grants = topics.into_iter().map(|topic| caller.grant(topic)).collect::<Result<_, _>>()?;
         let ends_at = caller.valid_for(SystemTime::now()).map(|valid_for| Instant::now() + valid_for);
         let right = caller.shared_identity().map(|identity| Right { identity, checked_at, ends_at });
+        let own_max = caller.limits().subscribers_max;
         let cursor = sent_cursor(request, query);
         let stop = cursor.as_deref().and_then(StopId::parse);
         let must_stay_away = stop.is_some_and(|stop| stop.is_active(wall_ms(), app.config.stream.gone));
@@ -118,6 +123,7 @@ impl SubscribeRequest {
         Ok(Self {
             grants,
             right,
+            own_max,
             encoding,
             marks,
             start,
@@ -198,6 +204,12 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
     app.check_open().map_err(with_retry)?;
     app.rates.subscribe(remote)?;
     let permit = app.subscribers.permit(remote).map_err(Problem::from).map_err(with_retry)?;
+    let own_permit = match (&request.right, request.own_max) {
+        (Some(right), Some(max)) => {
+            Some(app.own_streams.permit(&right.identity, max).map_err(Problem::from).map_err(with_retry)?)
+        }
+        _ => None,
+    };
     let cursor_in_epoch = match request.start {
         Start::After(id) if id.epoch == app.gate.epoch() => Some(id),
         _ => None,
@@ -236,6 +248,11 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
     }
     let first = first_bytes(app, &request, start, &topics, &deletion_notices);
     let lifetime = app.config.stream.lifetime_max;
+    // A stream without a limit of its own needs no memory for its permit.
+    let guards: Box<dyn Any> = match own_permit {
+        None => Box::new((memberships, permit)),
+        Some(own_permit) => Box::new((memberships, permit, own_permit)),
+    };
     let subscription = Subscription {
         topics,
         encoding,
@@ -243,7 +260,7 @@ async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Res
         start,
         ends_at: (!lifetime.is_zero()).then(|| Instant::now() + jitter(lifetime)),
         right: request.right,
-        guards: Box::new((memberships, permit)),
+        guards,
     };
     let mut head = stream_head(encoding.format, Some(start.id())).body(first);
     if encoding.framing == Framing::Chunked {

@@ -17,11 +17,13 @@ use smallvec::SmallVec;
 use super::network::network;
 use crate::{config::LimitsConfig, identity::Identity};
 
+mod own;
 mod keys;
 #[cfg(test)]
 mod tests;
 
 use keys::Keys;
+use own::OwnLimiter;
 
 /// How often clients publish and subscribe. A rate that is 0 in the configuration is not limited, and costs nothing.
 ///
@@ -29,6 +31,8 @@ use keys::Keys;
 pub struct Rates<C: Clock = MonotonicClock> {
     publishes_per_ip: Option<Limiter<C>>,
     publishes_per_key: Option<Limiter<C>>,
+    /// The rates that tokens and API keys bring with them.
+    publishes_of_token: OwnLimiter<C>,
     publishes_per_topic: Option<Limiter<C>>,
     subscribes_per_ip: Option<Limiter<C>>,
     /// Hashes the keys. Its seed is secret: otherwise a client could find a topic with the hash of another.
@@ -42,6 +46,8 @@ pub enum Rate {
     PublishesPerIp,
     /// `limits.publishes_per_second_per_key`.
     PublishesPerKey,
+    /// `publishes_per_second` of a token or an API key.
+    PublishesOfToken,
     /// `limits.publishes_per_second_per_topic`.
     PublishesPerTopic,
     /// `limits.subscribes_per_second_per_ip`.
@@ -86,6 +92,10 @@ pub enum RateError {
 pub struct Used {
     ip: Share,
     identity: Share,
+    /// What it has used of the rate that its token brings with it.
+    token: Share,
+    /// The limit of that rate, if the token has one.
+    token_limit: Option<NonZeroU32>,
     /// The hashes of the topics that are counted.
     topics: SmallVec<[u64; 2]>,
 }
@@ -115,6 +125,7 @@ impl<C: Clock + Clone> Rates<C> {
         Self {
             publishes_per_ip: limiter(Rate::PublishesPerIp, limits.publishes_per_second_per_ip),
             publishes_per_key: limiter(Rate::PublishesPerKey, limits.publishes_per_second_per_key),
+            publishes_of_token: OwnLimiter::new(clock.clone()),
             publishes_per_topic: limiter(Rate::PublishesPerTopic, limits.publishes_per_second_per_topic),
             subscribes_per_ip: limiter(Rate::SubscribesPerIp, limits.subscribes_per_second_per_ip),
             hasher: RandomState::new(),
@@ -133,7 +144,7 @@ impl<C: Clock> Rates<C> {
     }
 
     /// Counts a publish to the `topics` that are known before its body is read. A publish counts once for each topic,
-    /// and once if it names none.
+    /// and once if it names none. `own` is the limit that the token of `identity` brings with it.
     ///
     /// # Errors
     /// When a rate is used up. Then the publish has used nothing.
@@ -141,12 +152,15 @@ impl<C: Clock> Rates<C> {
         &self,
         ip: Option<IpAddr>,
         identity: Option<&Identity>,
+        own: Option<NonZeroU32>,
         topics: impl Iterator<Item = &'t str>,
     ) -> Result<Used, RateError> {
         let mut used = Used::default();
-        if self.limits_publishes() {
+        used.token_limit = own;
+        if self.limits_publish(&used) {
             used.ip.key = ip.map(|ip| self.hasher.hash_one(network(ip)));
             used.identity.key = identity.map(|identity| self.hasher.hash_one(identity));
+            used.token.key = used.identity.key;
             self.count(&mut used, topics)?;
         }
         Ok(used)
@@ -157,7 +171,7 @@ impl<C: Clock> Rates<C> {
     /// # Errors
     /// When a rate is used up. Then the publish has used nothing.
     pub fn publish_to<'t>(&self, mut used: Used, topics: impl Iterator<Item = &'t str>) -> Result<(), RateError> {
-        if self.limits_publishes() { self.count(&mut used, topics) } else { Ok(()) }
+        if self.limits_publish(&used) { self.count(&mut used, topics) } else { Ok(()) }
     }
 
     /// Forgets the keys whose rate is free again. Without this, their number would only grow.
@@ -165,6 +179,7 @@ impl<C: Clock> Rates<C> {
         for limiter in self.limiters().into_iter().flatten() {
             limiter.gcra.retain_recent();
         }
+        self.publishes_of_token.forget_unused();
     }
 
     fn limiters(&self) -> [Option<&Limiter<C>>; 4] {
@@ -172,8 +187,12 @@ impl<C: Clock> Rates<C> {
         [ip, key, topic, &self.subscribes_per_ip].map(Option::as_ref)
     }
 
-    fn limits_publishes(&self) -> bool {
-        self.publishes_per_ip.is_some() || self.publishes_per_key.is_some() || self.publishes_per_topic.is_some()
+    /// Whether a rate applies to this publish.
+    fn limits_publish(&self, used: &Used) -> bool {
+        self.publishes_per_ip.is_some()
+            || self.publishes_per_key.is_some()
+            || self.publishes_per_topic.is_some()
+            || used.token_limit.is_some()
     }
 
     fn count<'t>(&self, used: &mut Used, topics: impl Iterator<Item = &'t str>) -> Result<(), RateError> {
@@ -200,13 +219,15 @@ impl<C: Clock> Rates<C> {
         for (limiter, share) in [(&self.publishes_per_ip, &mut used.ip), (&self.publishes_per_key, &mut used.identity)]
         {
             if let (Some(limiter), Some(key)) = (limiter, share.key) {
-                if publishes > limiter.per_second.get() {
-                    let (rate, per_second) = (limiter.rate, limiter.per_second.get());
-                    return Err(RateError::TooManyTopics { rate, per_second, topics: publishes });
-                }
+                check_topics(limiter.rate, limiter.per_second, publishes)?;
                 limiter.take(key, publishes - share.publishes)?;
                 share.publishes = publishes;
             }
+        }
+        if let (Some(limit), Some(key)) = (used.token_limit, used.token.key) {
+            check_topics(Rate::PublishesOfToken, limit, publishes)?;
+            self.publishes_of_token.take(key, publishes - used.token.publishes, limit)?;
+            used.token.publishes = publishes;
         }
         for (key, name) in new {
             if let Some(limiter) = &self.publishes_per_topic {
@@ -223,6 +244,9 @@ impl<C: Clock> Rates<C> {
                 limiter.give_back(key, share.publishes);
             }
         }
+        if let (Some(limit), Some(key)) = (used.token_limit, used.token.key) {
+            self.publishes_of_token.give_back(key, used.token.publishes, limit);
+        }
         if let Some(limiter) = &self.publishes_per_topic {
             used.topics.iter().for_each(|key| limiter.give_back(*key, 1));
         }
@@ -230,12 +254,13 @@ impl<C: Clock> Rates<C> {
 }
 
 impl Rate {
-    /// Its key in the section `limits`.
+    /// Its key in the section `limits`, or its name in the `limits` of a token.
     #[must_use]
     pub fn key(self) -> &'static str {
         match self {
             Self::PublishesPerIp => "publishes_per_second_per_ip",
             Self::PublishesPerKey => "publishes_per_second_per_key",
+            Self::PublishesOfToken => "publishes_per_second",
             Self::PublishesPerTopic => "publishes_per_second_per_topic",
             Self::SubscribesPerIp => "subscribes_per_second_per_ip",
         }
@@ -243,8 +268,8 @@ impl Rate {
 
     fn unit(self) -> &'static str {
         match self {
-            Self::PublishesPerIp | Self::PublishesPerKey | Self::PublishesPerTopic => "publishes",
             Self::SubscribesPerIp => "subscriptions",
+            _ => "publishes",
         }
     }
 }
@@ -258,11 +283,18 @@ impl RateError {
     }
 }
 
+/// Refuses a request whose number of topics is never free at once.
+fn check_topics(rate: Rate, per_second: NonZeroU32, topics: u32) -> Result<(), RateError> {
+    let per_second = per_second.get();
+    if topics > per_second { Err(RateError::TooManyTopics { rate, per_second, topics }) } else { Ok(()) }
+}
+
 /// What has reached the limit, for the message.
 fn who(rate: Rate, topic: Option<&str>) -> String {
     match rate {
         Rate::PublishesPerIp | Rate::SubscribesPerIp => "your address".to_owned(),
         Rate::PublishesPerKey => "your key".to_owned(),
+        Rate::PublishesOfToken => "your token or API key".to_owned(),
         Rate::PublishesPerTopic => format!("the topic `{}`", topic.unwrap_or_default()),
     }
 }

@@ -20,7 +20,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn publish<const N: usize>(rates: &Rates<FakeRelativeClock>, from: &str, topics: [&str; N]) -> Result<(), RateError> {
-    rates.publish(Some(ip(from)), None, topics.into_iter()).map(drop)
+    rates.publish(Some(ip(from)), None, None, topics.into_iter()).map(drop)
 }
 
 /// How many publishes are accepted one after the other.
@@ -78,7 +78,7 @@ fn a_publish_counts_once_for_each_topic() {
     // Goal: the number of topics is what counts, and a topic that is named twice, or in the query and in the body, counts
     // once.
     let (rates, clock) = rates(|limits| limits.publishes_per_second_per_ip = 10);
-    let used = rates.publish(Some(ip("10.0.0.1")), None, ["a", "b", "a"].into_iter()).expect("two of ten");
+    let used = rates.publish(Some(ip("10.0.0.1")), None, None, ["a", "b", "a"].into_iter()).expect("two of ten");
     assert_eq!(rates.publish_to(used, ["a", "b", "c"].into_iter()), Ok(()), "three of ten");
     assert_eq!(publish(&rates, "10.0.0.1", NO_TOPIC), Ok(()), "four: its topics may be in the body");
     assert_eq!(
@@ -90,10 +90,10 @@ fn a_publish_counts_once_for_each_topic() {
     clock.advance(Duration::from_secs(1));
     let names: Vec<String> = (0..11).map(|n| n.to_string()).collect();
     let topics = |n| names.iter().take(n).map(String::as_str);
-    assert!(rates.publish(Some(ip("10.0.0.1")), None, topics(10)).is_ok());
+    assert!(rates.publish(Some(ip("10.0.0.1")), None, None, topics(10)).is_ok());
     clock.advance(Duration::from_secs(1));
     let too_many = RateError::TooManyTopics { rate: Rate::PublishesPerIp, per_second: 10, topics: 11 };
-    assert_eq!(rates.publish(Some(ip("10.0.0.1")), None, topics(11)).map(drop), Err(too_many));
+    assert_eq!(rates.publish(Some(ip("10.0.0.1")), None, None, topics(11)).map(drop), Err(too_many));
     assert_eq!(accepted(&rates, "10.0.0.1", "a"), 10);
 }
 
@@ -109,7 +109,7 @@ fn a_refused_publish_uses_nothing() {
     for _ in 0..100 {
         let refused = publish(&rates, "10.0.0.2", ["a", "full", "b"]);
         assert_eq!(refusal(refused), (Rate::PublishesPerTopic, 0, 2 * TENTH));
-        let used = rates.publish(Some(ip("10.0.0.2")), None, ["a", "b"].into_iter()).expect("they are free");
+        let used = rates.publish(Some(ip("10.0.0.2")), None, None, ["a", "b"].into_iter()).expect("they are free");
         let Err(RateError::Reached { topic, .. }) = rates.publish_to(used, ["a", "b", "full"].into_iter()) else {
             panic!("it is full");
         };
@@ -138,7 +138,7 @@ fn an_identity_is_a_key_with_its_subject() {
     let (rates, _) = rates(|limits| limits.publishes_per_second_per_key = 2);
     let identity = |key: &str, subject: Option<&str>| Identity { key: key.into(), subject: subject.map(Into::into) };
     let accepted = |from: &str, identity: Option<&Identity>| {
-        let publish = || rates.publish(Some(ip(from)), identity, ["a"].into_iter());
+        let publish = || rates.publish(Some(ip(from)), identity, None, ["a"].into_iter());
         (0..10).take_while(|_| publish().is_ok()).count()
     };
     let [service, ann, bob] = [None, Some("ann"), Some("bob")].map(|subject| identity("k1", subject));
@@ -146,8 +146,35 @@ fn an_identity_is_a_key_with_its_subject() {
     assert_eq!(accepted("10.0.0.2", Some(&ann)), 0, "from wherever it comes");
     assert_eq!(accepted("10.0.0.1", Some(&identity("k2", Some("ann")))), 2, "another key");
     assert_eq!(accepted("10.0.0.1", None), 10, "nobody");
-    let refused = rates.publish(None, Some(&bob), ["a"].into_iter()).map(drop);
+    let refused = rates.publish(None, Some(&bob), None, ["a"].into_iter()).map(drop);
     assert_eq!(refusal(refused), (Rate::PublishesPerKey, 0, 5 * TENTH));
+}
+
+#[test]
+fn a_token_has_a_rate_of_its_own() {
+    // Goal: at the token's limit a publish is accepted, one past it is refused; its identity shares the second among its
+    // tokens; other identities, and tokens without a limit, are not affected; the lower one of two limits counts.
+    let (rates, clock) = rates(|limits| limits.publishes_per_second_per_key = 20);
+    let identity = |subject: &str| Identity { key: "k".into(), subject: Some(subject.into()) };
+    let publish = |subject, own, topics: &[&'static str]| {
+        let (identity, own) = (identity(subject), NonZeroU32::new(own));
+        rates.publish(None, Some(&identity), own, topics.iter().copied()).map(drop)
+    };
+    let accepted = |subject, own| (0..100).take_while(|_| publish(subject, own, &["a"]).is_ok()).count();
+    assert_eq!([accepted("ann", 10), accepted("bob", 10), accepted("cleo", 3)], [10, 10, 3]);
+    assert_eq!(refusal(publish("ann", 10, &["a"])), (Rate::PublishesOfToken, 0, TENTH));
+    assert_eq!(refusal(publish("ann", 5, &["a"])).2, 2 * TENTH, "another token of the same identity");
+    assert_eq!(accepted("ann", 0), 10, "a token without a limit has what is left of the key's rate");
+    clock.advance(5 * TENTH);
+    assert_eq!(refusal(publish("ann", 10, &["1", "2", "3", "4", "5", "6"])), (Rate::PublishesOfToken, 5, TENTH));
+    assert_eq!(accepted("ann", 10), 5, "a refused one has used nothing");
+    let too_many = RateError::TooManyTopics { rate: Rate::PublishesOfToken, per_second: 2, topics: 3 };
+    assert_eq!(publish("dan", 2, &["a", "b", "c"]), Err(too_many));
+    assert_eq!(accepted("dan", 30), 20, "the key's rate is lower");
+    assert_eq!(rates.publishes_of_token.len(), 4);
+    clock.advance(Duration::from_secs(2));
+    rates.forget_unused();
+    assert_eq!(rates.publishes_of_token.len(), 0);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::{refused, subscribe_from};
 use crate::harness::{Answer, FOR_THE_FALLBACK, Stream, TestServer, connect_from, until};
 
 /// The headers of a request that the fast path serves, and of one that the fallback serves.
-const FRONTS: [&[(&str, &str)]; 2] = [&[], &[FOR_THE_FALLBACK]];
+pub const FRONTS: [&[(&str, &str)]; 2] = [&[], &[FOR_THE_FALLBACK]];
 const OWN: &str = "127.0.0.1";
 const OTHER: &str = "127.0.0.2";
 /// A request that publishes to topic `a`: its method, its path, its `Content-Type` and its body.
@@ -28,7 +28,7 @@ fn one_publish(config: &mut Config) {
 
 /// Checks a refusal by a rate of one a second.
 #[track_caller]
-fn rate_limited(answer: &Answer, limit: &str) {
+pub fn rate_limited(answer: &Answer, limit: &str) {
     let problem = answer.problem(429, "rate_limited");
     assert_eq!(problem["limit"], limit, "{problem}");
     assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("limit of 1 ")), "{problem}");
@@ -38,7 +38,7 @@ fn rate_limited(answer: &Answer, limit: &str) {
 }
 
 /// Sends requests from `source` in one piece, so that hardly any time passes between them; the status of each answer.
-async fn statuses(server: &TestServer, source: &str, requests: &[Vec<u8>]) -> Vec<u16> {
+pub async fn statuses(server: &TestServer, source: &str, requests: &[Vec<u8>]) -> Vec<u16> {
     let mut all = requests.concat();
     // Only the last one closes the connection.
     let close = b"Connection: close\r\n";

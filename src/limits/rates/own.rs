@@ -1,0 +1,66 @@
+//! The rates that tokens and API keys bring with them. Each token says its own limit, so one quota is not enough.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use governor::{Quota, RateLimiter, clock::Clock, middleware::NoOpMiddleware};
+
+use super::{Rate, RateError, keys::Keys};
+
+/// A second, in cells of the rate. A publish takes as many cells as a second has for each publish of its token's limit.
+const SECOND: NonZeroU32 = NonZeroU32::new(1_000_000_000).unwrap();
+
+/// What each identity has used of its own rate.
+///
+/// All tokens of an identity share one second: a publish takes 1/n of it, where n is the limit of its token. So nobody
+/// gets more by having several tokens.
+pub(super) struct OwnLimiter<C: Clock> {
+    keys: Keys,
+    gcra: RateLimiter<u64, Keys, C, NoOpMiddleware<C::Instant>>,
+}
+
+impl<C: Clock> OwnLimiter<C> {
+    pub(super) fn new(clock: C) -> Self {
+        let keys = Keys::new();
+        Self { gcra: RateLimiter::new(Quota::per_second(SECOND), keys.clone(), clock), keys }
+    }
+
+    /// Takes `n` publishes of the rate of `key`, of which `per_second` are allowed. The caller has checked that `n` is at
+    /// most that.
+    pub(super) fn take(&self, key: u64, n: u32, per_second: NonZeroU32) -> Result<(), RateError> {
+        let cost = cost(per_second);
+        let cells = n.saturating_mul(cost).min(SECOND.get());
+        let Some(needed) = NonZeroU32::new(cells) else { return Ok(()) };
+        let wait = match self.gcra.check_key_n(&key, needed) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(refused)) => refused.wait_time_from(self.gcra.clock().now()),
+            Err(_) => Duration::MAX,
+        };
+        // A cell becomes free each nanosecond.
+        let missing = u32::try_from(wait.as_nanos()).unwrap_or(u32::MAX);
+        let remaining = cells.saturating_sub(missing) / cost;
+        let rate = Rate::PublishesOfToken;
+        Err(RateError::Reached { rate, per_second: per_second.get(), remaining, wait, topic: None })
+    }
+
+    /// Gives `n` publishes back.
+    pub(super) fn give_back(&self, key: u64, n: u32, per_second: NonZeroU32) {
+        self.keys.give_back(key, u64::from(n.saturating_mul(cost(per_second))).into());
+    }
+
+    /// Forgets the identities whose rate is free again.
+    pub(super) fn forget_unused(&self) {
+        self.gcra.retain_recent();
+    }
+
+    /// How many identities are remembered.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.gcra.len()
+    }
+}
+
+/// How many cells a publish takes. Rounded down, so that as many publishes as the limit fit into a second. With a limit
+/// above ten million, the rounding would allow many more; the reader of the limit refuses such a limit.
+fn cost(per_second: NonZeroU32) -> u32 {
+    (SECOND.get() / per_second).max(1)
+}
