@@ -18,6 +18,7 @@ mod mint;
 mod keys;
 mod jwt;
 mod api_keys;
+mod certificates;
 mod caller;
 mod rights;
 mod error;
@@ -27,6 +28,7 @@ mod pattern;
 pub use caller::{Caller, Forbidden, Grant, GrantAll, Manage, Publish, RightKind, Subscribe};
 pub use error::{AuthConfigError, LEEWAY, Refused, TOKEN_BYTES_MAX};
 pub use key_file::KeyError;
+pub use keys::Gone;
 pub use mint::{MintError, NewToken, decode_unverified, mint};
 pub use pattern::PatternError;
 pub use rights::Right;
@@ -75,12 +77,19 @@ impl Auth {
         self.keys.load().authenticate(credential, SystemTime::now())
     }
 
-    /// Reads the keys again. Returns the names of the keys that are gone or have changed: the streams of their tokens
-    /// must end.
+    /// The caller whose client certificate, which was verified, has this subject; `None` if `auth.certificates` has no row
+    /// for it.
+    #[must_use]
+    pub fn of_certificate(&self, subject: &str) -> Option<Caller> {
+        self.keys.load().of_certificate(subject)
+    }
+
+    /// Reads the keys again. Returns the keys and the rows of certificates that are gone or have changed: the streams of
+    /// their callers must end.
     ///
     /// # Errors
     /// When a key cannot be read. Then the earlier keys stay.
-    pub fn reload(&self, config: &AuthConfig) -> Result<Vec<Box<str>>, AuthConfigError> {
+    pub fn reload(&self, config: &AuthConfig) -> Result<Vec<Gone>, AuthConfigError> {
         let keys = Arc::new(Keys::load(config)?);
         let earlier = self.keys.swap(Arc::clone(&keys));
         Ok(earlier.not_in(&keys))

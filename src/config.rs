@@ -21,7 +21,9 @@ mod size;
 #[cfg(test)]
 mod tests;
 
-pub use credentials::{Algorithm, Anonymous, ApiKeyConfig, AuthConfig, KeyConfig, Secret, Sha256};
+pub use credentials::{
+    Algorithm, Anonymous, ApiKeyConfig, AuthConfig, CERTIFICATE_KEY, CertificateConfig, KeyConfig, Secret, Sha256,
+};
 pub use error::{ConfigError, ConfigProblem};
 pub use own_limits::{OWN_LIMIT_MAX, OwnLimits};
 pub use sections::{
@@ -99,7 +101,14 @@ impl Config {
         let problem = |((key, _), (needed, _)): ((&str, _), (&str, _))| {
             Some(ConfigProblem::invalid(key, values.get(key)?, format!("only together with {needed}")))
         };
-        incomplete.filter_map(problem).collect()
+        let mut problems: Vec<ConfigProblem> = incomplete.filter_map(problem).collect();
+        if let (Some(value), None) = (values.get(CERTIFICATE_KEY), &server.tls_client_ca)
+            && !self.auth.certificates.is_empty()
+        {
+            let allowed = format!("only together with {}", client_ca.0);
+            problems.push(ConfigProblem::hidden(CERTIFICATE_KEY, value, allowed));
+        }
+        problems
     }
 
     /// The values that are too small for the value of another key. Each value is within its own range.

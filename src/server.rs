@@ -15,6 +15,7 @@ use crate::{
     config::{AuthConfig, Config, Engine},
     http::{Gate, SharedState},
     hub::{Drain, Hubs, Inbox, UnsentBytes},
+    identity::Identity,
     limits::{Quota, Rates},
     log::{
         KeyLimits, Log,
@@ -165,9 +166,10 @@ impl Server {
         self.shared.acceptor.reload();
         let gone = self.shared.auth.reload(config)?;
         if !gone.is_empty() {
-            let names = gone.clone();
-            let ended = self.hubs.end_where(Arc::new(move |identity| names.contains(&identity.key))).await;
-            tracing::info!(target: "tidings::audit", keys = ?gone, ended, "keys were removed or have changed");
+            let entries = gone.clone();
+            let has_gone = move |identity: &Identity| entries.iter().any(|entry| entry.has(identity));
+            let ended = self.hubs.end_where(Arc::new(has_gone)).await;
+            tracing::info!(target: "tidings::audit", keys = ?gone, ended, "keys or certificates were removed or have changed");
         }
         Ok(())
     }

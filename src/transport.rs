@@ -63,8 +63,8 @@ impl<S> Transport<S> {
     }
 
     /// The name in the client's certificate, which was verified; `None` if the client has shown no certificate.
-    pub fn subject(&self) -> Option<Arc<str>> {
-        self.session.as_ref()?.subject().cloned()
+    pub fn subject(&self) -> Option<&Arc<str>> {
+        self.session.as_ref()?.subject()
     }
 
     /// How many bytes of memory the connection itself keeps of what it has received.

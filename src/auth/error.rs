@@ -31,6 +31,14 @@ pub enum AuthConfigError {
         /// Why.
         error: PatternError,
     },
+    /// A pattern of a row for client certificates cannot be read.
+    #[error("auth.certificates: in the row of {subject:?}: {error}")]
+    Certificate {
+        /// The subject of the row.
+        subject: String,
+        /// Why.
+        error: PatternError,
+    },
     /// Other machines could connect, and nobody has decided what they may do.
     #[error(
         "server.host = {0}: other machines can connect, but there is no auth.keys and no auth.api_keys; add one, or say \

@@ -1,6 +1,6 @@
 //! All configured keys, and the tokens that they have verified.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use aws_lc_rs::digest::{Context, Digest, SHA256, digest};
 use quick_cache::sync::Cache;
@@ -8,10 +8,14 @@ use quick_cache::sync::Cache;
 use super::{
     api_keys::ApiKey,
     caller::{Caller, Verified},
+    certificates::Certificates,
     error::{AuthConfigError, Refused, TOKEN_BYTES_MAX},
     jwt::{self, TokenKey},
 };
-use crate::config::{ApiKeyConfig, AuthConfig, KeyConfig};
+use crate::{
+    config::{ApiKeyConfig, AuthConfig, CERTIFICATE_KEY, CertificateConfig, KeyConfig},
+    identity::Identity,
+};
 
 /// How many verified tokens are remembered. Without this, the signature would be verified for each request.
 const VERIFIED_MAX: usize = 10_000;
@@ -22,16 +26,44 @@ pub(super) struct Keys {
     signing: Vec<TokenKey>,
     /// The keys of `auth.api_keys`.
     fixed: Vec<ApiKey>,
+    /// The rows of `auth.certificates`.
+    certificates: Certificates,
     /// Verified tokens by their SHA-256, so that no token is kept.
     verified: Cache<[u8; 32], Arc<Verified>>,
     /// What the keys were read from, to find out which have changed.
     sources: Vec<Source>,
 }
 
-/// What a key was read from.
-struct Source {
+/// A key, or a row of certificates, that is not valid any more: the streams of its callers must end.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Gone {
     /// The `id` or the `name` of the key.
-    name: Box<str>,
+    key: Box<str>,
+    /// The subject of the row, if it is one of certificates. Otherwise the key is gone for all its subjects.
+    subject: Option<Box<str>>,
+}
+
+impl Gone {
+    /// Whether a stream of `identity` must end.
+    #[must_use]
+    pub fn has(&self, identity: &Identity) -> bool {
+        self.key == identity.key && (self.subject.is_none() || self.subject == identity.subject)
+    }
+}
+
+/// For the audit line. The texts are quoted, so that a name cannot forge another line.
+impl fmt::Debug for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.subject {
+            None => write!(f, "{:?}", self.key),
+            Some(subject) => write!(f, "{:?} of {subject:?}", self.key),
+        }
+    }
+}
+
+/// What a key or a row of certificates was read from.
+struct Source {
+    entry: Gone,
     /// A digest of the configuration of the key, and of what its file has.
     digest: Digest,
 }
@@ -44,22 +76,33 @@ impl Source {
         for key in token_keys {
             key.update(&mut context);
         }
-        Self { name: config.id.as_str().into(), digest: context.finish() }
+        Self { entry: Gone { key: config.id.as_str().into(), subject: None }, digest: context.finish() }
     }
 
     fn of_api_key(config: &ApiKeyConfig) -> Self {
-        Self { name: config.name.as_str().into(), digest: digest(&SHA256, format!("{config:?}").as_bytes()) }
+        let entry = Gone { key: config.name.as_str().into(), subject: None };
+        Self { entry, digest: digest(&SHA256, format!("{config:?}").as_bytes()) }
+    }
+
+    fn of_certificate(config: &CertificateConfig) -> Self {
+        let entry = Gone { key: CERTIFICATE_KEY.into(), subject: Some(config.subject.as_str().into()) };
+        Self { entry, digest: digest(&SHA256, format!("{config:?}").as_bytes()) }
     }
 
     fn is_same(&self, other: &Self) -> bool {
-        self.name == other.name && self.digest.as_ref() == other.digest.as_ref()
+        self.entry == other.entry && self.digest.as_ref() == other.digest.as_ref()
     }
 }
 
 impl Keys {
     pub(super) fn load(config: &AuthConfig) -> Result<Self, AuthConfigError> {
-        let mut keys =
-            Self { signing: Vec::new(), fixed: Vec::new(), verified: Cache::new(VERIFIED_MAX), sources: Vec::new() };
+        let mut keys = Self {
+            signing: Vec::new(),
+            fixed: Vec::new(),
+            certificates: Certificates::load(&config.certificates)?,
+            verified: Cache::new(VERIFIED_MAX),
+            sources: config.certificates.iter().map(Source::of_certificate).collect(),
+        };
         for key in &config.keys {
             let token_keys = TokenKey::load(key)?;
             keys.sources.push(Source::of_key(key, &token_keys));
@@ -101,9 +144,14 @@ impl Keys {
         Ok(Caller::verified(verified))
     }
 
-    /// The names of the keys that `later` does not have, or has with another value or other rights.
-    pub(super) fn not_in(&self, later: &Self) -> Vec<Box<str>> {
+    /// The caller with a verified certificate of `subject`; `None` if the subject has no row.
+    pub(super) fn of_certificate(&self, subject: &str) -> Option<Caller> {
+        self.certificates.caller(subject)
+    }
+
+    /// The keys and rows that `later` does not have, or has with another value or other rights.
+    pub(super) fn not_in(&self, later: &Self) -> Vec<Gone> {
         let is_kept = |source: &&Source| later.sources.iter().any(|other| other.is_same(source));
-        self.sources.iter().filter(|source| !is_kept(source)).map(|source| source.name.clone()).collect()
+        self.sources.iter().filter(|source| !is_kept(source)).map(|source| source.entry.clone()).collect()
     }
 }

@@ -75,14 +75,14 @@ pub fn mint(key: &KeyConfig, token: &NewToken, now: SystemTime) -> Result<String
     }
     let expires_at = now + token.expires_in;
     claims.insert("exp".to_owned(), json!(expires_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()));
-    let mut tidings = json!({"publish": token.publish, "subscribe": token.subscribe, "manage": token.manage});
-    let OwnLimits { publishes_per_second, subscribers_max } = token.limits;
-    for (name, limit) in [("publishes_per_second", publishes_per_second), ("subscribers_max", subscribers_max)] {
-        if let Some(limit) = limit {
-            tidings["limits"][name] = json!(limit);
-        }
+    let rights = [("publish", &token.publish), ("subscribe", &token.subscribe), ("manage", &token.manage)];
+    let mut tidings: Map<String, Value> =
+        rights.into_iter().map(|(right, patterns)| (right.to_owned(), json!(patterns))).collect();
+    let limits = limits(token.limits);
+    if !limits.is_empty() {
+        tidings.insert("limits".to_owned(), limits.into());
     }
-    claims.insert("tidings".to_owned(), tidings);
+    claims.insert("tidings".to_owned(), tidings.into());
     let algorithm = key_file::algorithm(key.algorithm);
     let header = Header { kid: Some(key.id.clone()), ..Header::new(algorithm) };
     let signing = if let Some(secret) = key_file::secret(key)? {
@@ -98,6 +98,13 @@ pub fn mint(key: &KeyConfig, token: &NewToken, now: SystemTime) -> Result<String
         }
     };
     encode(&header, &claims, &signing.map_err(MintError::Sign)?).map_err(MintError::Sign)
+}
+
+/// The limits that are given, for the claim.
+fn limits(limits: OwnLimits) -> Map<String, Value> {
+    let OwnLimits { publishes_per_second, subscribers_max } = limits;
+    let limits = [("publishes_per_second", publishes_per_second), ("subscribers_max", subscribers_max)];
+    limits.into_iter().filter_map(|(name, limit)| Some((name.to_owned(), json!(limit?)))).collect()
 }
 
 /// The header and the claims of a token, which is not verified. `None` if the text is no token.

@@ -365,7 +365,7 @@ fn a_reload_names_the_keys_that_are_gone_or_changed() {
     );
     assert!(auth.authenticate(token.as_bytes()).is_ok());
     let gone = auth.reload(&config(&[key("a", SECRET), key("b", other), key("d", SECRET)])).expect("it loads");
-    assert_eq!(gone, ["b".into(), "c".into()]);
+    assert_eq!(format!("{gone:?}"), r#"["b", "c"]"#);
     assert_eq!(auth.authenticate(token.as_bytes()).err(), Some(Refused::Unknown), "verified tokens are forgotten");
     assert!(auth.reload(&config(&[key("a", "short")])).is_err());
     assert!(auth.reload(&config(&[key("a", SECRET)])).is_ok_and(|gone| gone.len() == 2), "the earlier keys stayed");

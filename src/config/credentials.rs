@@ -22,6 +22,8 @@ pub struct AuthConfig {
     pub keys: Vec<KeyConfig>,
     /// `[[auth.api_keys]]`: fixed credentials.
     pub api_keys: Vec<ApiKeyConfig>,
+    /// `[[auth.certificates]]`: what verified client certificates give.
+    pub certificates: Vec<CertificateConfig>,
 }
 
 impl Default for AuthConfig {
@@ -32,6 +34,7 @@ impl Default for AuthConfig {
             cookie: String::new(),
             keys: Vec::new(),
             api_keys: Vec::new(),
+            certificates: Vec::new(),
         }
     }
 }
@@ -122,14 +125,48 @@ impl ApiKeyConfig {
     }
 }
 
+/// What a verified client certificate gives.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateConfig {
+    /// The common name of the certificate's subject, otherwise its first DNS name.
+    pub subject: String,
+    /// The topics that it may publish to, as patterns.
+    #[serde(default)]
+    pub publish: Vec<String>,
+    /// The topics that it may subscribe to, as patterns.
+    #[serde(default)]
+    pub subscribe: Vec<String>,
+    /// The topics that it may describe and delete, as patterns.
+    #[serde(default)]
+    pub manage: Vec<String>,
+    /// How often it may publish within a second.
+    #[serde(default, deserialize_with = "if_given")]
+    pub publishes_per_second: Option<NonZeroU32>,
+    /// How many streams it may have open at one time.
+    #[serde(default, deserialize_with = "if_given")]
+    pub subscribers_max: Option<NonZeroU32>,
+}
+
+impl CertificateConfig {
+    /// The limits that it brings with it.
+    #[must_use]
+    pub fn limits(&self) -> OwnLimits {
+        OwnLimits { publishes_per_second: self.publishes_per_second, subscribers_max: self.subscribers_max }
+    }
+}
+
+/// The key of the list of certificates, and the name that stands for a key in the identity of all of them.
+pub const CERTIFICATE_KEY: &str = "auth.certificates";
+
 impl AuthConfig {
     /// Whether a caller can have a credential.
     #[must_use]
     pub fn has_credentials(&self) -> bool {
-        !self.keys.is_empty() || !self.api_keys.is_empty()
+        !self.keys.is_empty() || !self.api_keys.is_empty() || !self.certificates.is_empty()
     }
 
-    /// The mistakes in `keys` and `api_keys` that need no look at other files: the key of the configuration, and what it
+    /// The mistakes in `keys`, `api_keys` and `certificates` that need no look at other files: the key of the configuration, and what it
     /// should be.
     pub(super) fn mistakes(&self) -> Vec<(&'static str, String)> {
         let mut mistakes = Vec::new();
@@ -150,9 +187,32 @@ impl AuthConfig {
             let key = if self.keys.iter().any(|key| key.id == **twice) { "auth.keys" } else { "auth.api_keys" };
             mistakes.push((key, format!("a name for each key; {twice:?} is given twice")));
         }
+        if names.iter().any(|name| *name == CERTIFICATE_KEY) {
+            mistakes.push(("auth.keys", format!("a name other than {CERTIFICATE_KEY}, which is that of certificates")));
+        }
+        mistakes.extend(certificate_mistakes(&self.certificates));
         mistakes
     }
 }
+
+/// The mistakes in the rows of certificates.
+fn certificate_mistakes(rows: &[CertificateConfig]) -> Vec<(&'static str, String)> {
+    let mut subjects: Vec<&String> = rows.iter().map(|row| &row.subject).collect();
+    subjects.sort();
+    let mut mistakes = Vec::new();
+    if let Some((twice, _)) = subjects.iter().zip(subjects.iter().skip(1)).find(|(one, next)| one == next) {
+        mistakes.push((CERTIFICATE_KEY, format!("one row for each subject; {twice:?} is given twice")));
+    }
+    let is_subject = |text: &str| (1..=SUBJECT_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control);
+    if let Some(bad) = subjects.iter().find(|subject| !is_subject(subject)) {
+        let form = format!("1 to {SUBJECT_BYTES_MAX} bytes without control characters");
+        mistakes.push((CERTIFICATE_KEY, format!("in the row of {bad:?}: a subject of {form}")));
+    }
+    mistakes
+}
+
+/// The longest subject of a row.
+const SUBJECT_BYTES_MAX: usize = 256;
 
 /// The form of an `id` and of a `name`.
 const NAME: &str = "1 to 128 printable ASCII characters";

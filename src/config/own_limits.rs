@@ -18,7 +18,9 @@ pub struct OwnLimits {
 pub const OWN_LIMIT_MAX: u32 = 10_000_000;
 
 /// The fields of [`OwnLimits`].
-const FIELDS: &[&str] = &["publishes_per_second", "subscribers_max"];
+const FIELDS: &[&str] = &[PUBLISHES, SUBSCRIBERS];
+const PUBLISHES: &str = "publishes_per_second";
+const SUBSCRIBERS: &str = "subscribers_max";
 
 impl<'de> Deserialize<'de> for OwnLimits {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -40,8 +42,8 @@ impl<'de> Visitor<'de> for Fields {
         let mut limits = OwnLimits::default();
         while let Some(name) = map.next_key::<String>()? {
             let (field, limit) = match name.as_str() {
-                "publishes_per_second" => (FIELDS[0], &mut limits.publishes_per_second),
-                "subscribers_max" => (FIELDS[1], &mut limits.subscribers_max),
+                PUBLISHES => (PUBLISHES, &mut limits.publishes_per_second),
+                SUBSCRIBERS => (SUBSCRIBERS, &mut limits.subscribers_max),
                 other => return Err(A::Error::unknown_field(other, FIELDS)),
             };
             let OwnLimit(given) = map.next_value()?;

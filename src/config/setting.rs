@@ -9,14 +9,15 @@ use ::config::{FileFormat, Format as _, Value, ValueKind};
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 
-use super::credentials::{ApiKeyConfig, KeyConfig};
+use super::credentials::{ApiKeyConfig, CertificateConfig, KeyConfig};
 use super::error::ConfigProblem;
 use super::lists::{HOSTS_MAX, NETWORKS_MAX, ORIGINS_MAX, hosts, networks, origins};
 use super::sections::{Config, Origins};
 use super::size::Size;
 // Without `Size` and `Origins`, which are also the names of types.
 use Rule::{
-    ApiKeys, Bool, CookieName, Count, Host, Hosts, Keys, Networks, OneOf, OptionalFile, Path, Port, Time, TimeOrZero,
+    ApiKeys, Bool, Certificates, CookieName, Count, Host, Hosts, Keys, Networks, OneOf, OptionalFile, Path, Port, Time,
+    TimeOrZero,
 };
 
 /// One key of the configuration.
@@ -50,6 +51,7 @@ pub(super) enum Rule {
     CookieName(Field<String>),
     Keys(Field<Vec<KeyConfig>>),
     ApiKeys(Field<Vec<ApiKeyConfig>>),
+    Certificates(Field<Vec<CertificateConfig>>),
 }
 
 /// A value that is a word, and the function that sets the field to it.
@@ -101,7 +103,8 @@ impl Setting {
             | Networks(_)
             | CookieName(_)
             | Keys(_)
-            | ApiKeys(_) => String::new(),
+            | ApiKeys(_)
+            | Certificates(_) => String::new(),
         }
     }
 
@@ -121,6 +124,7 @@ impl Setting {
             CookieName(_) => "the name of a cookie, of letters, digits, - and _; or \"\" for none".to_owned(),
             Keys(_) => "tables [[auth.keys]] with id, algorithm and a secret or a public key".to_owned(),
             ApiKeys(_) => "tables [[auth.api_keys]] with name, sha256 and patterns of topics".to_owned(),
+            Certificates(_) => "tables [[auth.certificates]] with subject and patterns of topics".to_owned(),
             Rule::Origins(_) => format!(
                 "[\"*\"], or up to {ORIGINS_MAX} origins as browsers send them, such as \
                  https://app.example.com: http or https, lower case, no path, no default port"
@@ -162,13 +166,13 @@ impl Setting {
             }
             CookieName(field) => format!("{:?}", field(&mut config)),
             // What they have is secret.
-            Keys(_) | ApiKeys(_) => "[]".to_owned(),
+            Keys(_) | ApiKeys(_) | Certificates(_) => "[]".to_owned(),
         }
     }
 
     /// Whether its value is a list of tables, which may have secrets. In a file they have headings of their own.
     pub(super) fn is_tables(&self) -> bool {
-        matches!(self.rule, Keys(_) | ApiKeys(_))
+        matches!(self.rule, Keys(_) | ApiKeys(_) | Certificates(_))
     }
 
     /// The problem of a value that is not allowed.
@@ -190,7 +194,7 @@ impl Setting {
                 Some(ValueKind::from(items.collect::<Vec<&str>>()))
             }
             // As the value would be in a file: `[{ id = "…", … }]`.
-            Keys(_) | ApiKeys(_) => {
+            Keys(_) | ApiKeys(_) | Certificates(_) => {
                 let file = FileFormat::Toml.parse(None, &format!("value = {text}")).ok();
                 file.and_then(|mut file| file.remove("value")).map(|value| value.kind)
             }
@@ -207,6 +211,7 @@ impl Setting {
         match &self.rule {
             Keys(field) => *field(config) = self.entries(value)?,
             ApiKeys(field) => *field(config) = self.entries(value)?,
+            Certificates(field) => *field(config) = self.entries(value)?,
             _ => self.set(config, &value.kind).ok_or_else(|| self.allowed())?,
         }
         Ok(())
@@ -250,7 +255,7 @@ impl Setting {
             Hosts(field) => *field(config) = hosts(value)?,
             Networks(field) => *field(config) = networks(value)?,
             CookieName(field) => text(value).filter(|name| is_cookie_name(name))?.clone_into(field(config)),
-            Keys(_) | ApiKeys(_) => return None,
+            Keys(_) | ApiKeys(_) | Certificates(_) => return None,
         }
         Some(())
     }

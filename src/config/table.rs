@@ -8,8 +8,8 @@ use super::credentials::Anonymous;
 use super::sections::{DiskDurability, Engine};
 // Without `Size` and `Origins`, which are also the names of types.
 use super::setting::Rule::{
-    self, ApiKeys, Bool, CookieName, Count, Host, Hosts, Keys, Networks, OneOf, OptionalFile, Path, Port, Time,
-    TimeOrZero,
+    self, ApiKeys, Bool, Certificates, CookieName, Count, Host, Hosts, Keys, Networks, OneOf, OptionalFile, Path, Port,
+    Time, TimeOrZero,
 };
 use super::setting::{Setting, Word};
 use super::size::Size;
@@ -152,6 +152,8 @@ pub const SETTINGS: &[Setting] = &[
         "Keys of tokens, as [[auth.keys]]: id, algorithm, secret, secret_file, public_key_file, jwks_file."),
     row("auth.api_keys", ApiKeys(|c| &mut c.auth.api_keys),
         "Fixed credentials, as [[auth.api_keys]]: name, sha256, publish, subscribe, manage."),
+    row("auth.certificates", Certificates(|c| &mut c.auth.certificates),
+        "What client certificates give, as [[auth.certificates]]: subject, publish, subscribe, manage."),
     row("cors.origins", Rule::Origins(|c| &mut c.cors.origins),
         "Pages of other origins that may use the broker: exact, as \"https://app.example.com\", or only \"*\"."),
     row("shutdown.drain", Time(Duration::ZERO..=TEN_MINUTES, |c| &mut c.shutdown.drain),

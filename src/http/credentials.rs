@@ -4,7 +4,7 @@ use super::{
     app_state::AppState,
     fields::Fields,
     head::Head,
-    local::is_forwarded,
+    local::{has_proxy_header, is_forwarded},
     problem::{Code, Problem},
 };
 use crate::auth::{Caller, Forbidden, Refused};
@@ -13,7 +13,7 @@ use crate::auth::{Caller, Forbidden, Refused};
 const QUERY_TOKEN: &str = "access_token";
 
 /// The caller of a request. The first credential counts: `Authorization`, then the query, then the cookie. A browser
-/// sends the cookie by itself, so it comes last.
+/// sends the cookie by itself, so it comes last. Without a credential in the request, the client's certificate counts.
 ///
 /// A credential that is not valid is an error, also where a caller without one is allowed: the client would not notice
 /// that its token has expired.
@@ -30,6 +30,13 @@ pub(super) fn caller(app: &AppState, head: &impl Head) -> Result<Caller, Problem
     }
     if let Some(token) = cookie(head, &config.cookie) {
         return authenticate(app, token);
+    }
+    // With a header of a proxy, the certificate may be the proxy's, which must not give its rights to all its clients.
+    if let Some(subject) = head.subject()
+        && !has_proxy_header(head)
+        && let Some(caller) = app.auth.of_certificate(subject)
+    {
+        return Ok(caller);
     }
     Ok(app.auth.anonymous(is_forwarded(head)))
 }
@@ -92,7 +99,7 @@ impl From<Forbidden> for Problem {
             );
             Self::unauthorized(detail, false)
         } else {
-            Self::new(Code::Forbidden, format!("the token gives no right to {what}"))
+            Self::new(Code::Forbidden, format!("the token or certificate gives no right to {what}"))
         };
         let problem = problem.with("right", right.to_string());
         match topic {

@@ -101,6 +101,10 @@ impl SentHead for HttpRequest {
         self.peer_addr().map(|address| address.ip())
     }
 
+    fn subject(&self) -> Option<&str> {
+        self.conn_data::<Carrier>().and_then(Carrier::subject)
+    }
+
     fn names(&self) -> impl Iterator<Item = &str> {
         self.headers().keys().map(HeaderName::as_str)
     }

@@ -191,8 +191,8 @@ impl FastPath {
                     return Ok(());
                 }
                 Step::FallBack(request) => {
-                    let carrier = request.into_carrier(connection.socket.into_watched()?);
-                    let remote = connection.remote;
+                    let (remote, subject) = (connection.remote, connection.subject().cloned());
+                    let carrier = request.into_carrier(connection.socket.into_watched()?, subject);
                     let (fallback, scratch) = (&self.fallback, &self.scratch);
                     let served = fallback_request::serve_with(fallback, carrier, remote, write_timeout, scratch);
                     match Box::pin(served).await? {
@@ -297,7 +297,10 @@ impl FastPath {
                 return self.read_more(connection, new, Wait::Head);
             }
             Ok(Parsed::PartialBody(_)) => return self.read_more(connection, new, Wait::Body),
-            Ok(Parsed::Simple(request, len)) => (self.serve_simple(&request), len),
+            Ok(Parsed::Simple(mut request, len)) => {
+                request.subject = connection.subject().map(|subject| &**subject);
+                (self.serve_simple(&request), len)
+            }
             Ok(Parsed::ForFallback(request)) => {
                 (self.fall_back(&request, &mut connection.permit, counted_ip), request.received())
             }

@@ -200,6 +200,10 @@ mod tests {
             None
         }
 
+        fn subject(&self) -> Option<&str> {
+            None
+        }
+
         fn names(&self) -> impl Iterator<Item = &str> {
             self.0.iter().map(|(name, _)| *name)
         }

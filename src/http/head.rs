@@ -23,6 +23,10 @@ pub(super) trait SentHead {
     /// The address from which the request was sent.
     fn peer(&self) -> Option<IpAddr>;
 
+    /// The subject of the certificate that the client has shown to this server, and that was verified. It comes from the
+    /// connection, never from a header. `None` on a connection that a trusted proxy has opened.
+    fn subject(&self) -> Option<&str>;
+
     /// The names of the headers, in any case.
     fn names(&self) -> impl Iterator<Item = &str>;
 

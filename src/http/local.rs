@@ -32,9 +32,13 @@ pub(super) fn is_forwarded(head: &impl Head) -> bool {
     // The PROXY protocol adds no header, but it gives the client's address. A server that listens on loopback gets the
     // address of another machine only from a proxy.
     let is_remote = head.remote().is_none_or(|client| !client.to_canonical().is_loopback());
-    is_remote
-        || head.names().any(|name| {
-            let begins = name.get(..PREFIX.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(PREFIX));
-            begins || HEADERS.iter().any(|other| other.eq_ignore_ascii_case(name))
-        })
+    is_remote || has_proxy_header(head)
+}
+
+/// Whether the request has a header by which a proxy says that it has forwarded the request.
+pub(super) fn has_proxy_header(head: &impl Head) -> bool {
+    head.names().any(|name| {
+        let begins = name.get(..PREFIX.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(PREFIX));
+        begins || HEADERS.iter().any(|other| other.eq_ignore_ascii_case(name))
+    })
 }

@@ -61,6 +61,10 @@ impl<H: SentHead> SentHead for Received<'_, H> {
         self.head.peer()
     }
 
+    fn subject(&self) -> Option<&str> {
+        self.head.subject()
+    }
+
     fn names(&self) -> impl Iterator<Item = &str> {
         self.head.names()
     }

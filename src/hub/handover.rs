@@ -21,6 +21,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -45,6 +46,8 @@ pub struct Carrier(Rc<Inner>);
 struct Inner {
     /// `None` after it has been taken out.
     socket: RefCell<Option<Transport<TcpStream>>>,
+    /// The subject of the client's certificate, if it counts.
+    subject: Option<Arc<str>>,
     /// Bytes that the server reads before those of the socket.
     read_ahead: RefCell<Option<ReadAhead>>,
     /// How many bytes of the request are still to be read from the socket; `None` if the request's length is not known.
@@ -85,12 +88,20 @@ enum Response {
 
 impl Carrier {
     /// Creates a carrier of `socket` for one request. The bytes `before` of the request were already read, and `permit`
-    /// is their permit. `rest` more bytes will come; with `None`, everything that comes belongs to the request.
+    /// is their permit. `rest` more bytes will come; with `None`, everything that comes belongs to the request. `subject`
+    /// is that of the client's certificate, if it counts.
     #[must_use]
-    pub fn new(socket: Transport<TcpStream>, before: Vec<u8>, rest: Option<usize>, permit: Box<dyn Any>) -> Self {
+    pub fn new(
+        socket: Transport<TcpStream>,
+        before: Vec<u8>,
+        rest: Option<usize>,
+        permit: Box<dyn Any>,
+        subject: Option<Arc<str>>,
+    ) -> Self {
         debug_assert!(!before.is_empty(), "a request has begun");
         Self(Rc::new(Inner {
             socket: RefCell::new(Some(socket)),
+            subject,
             read_ahead: RefCell::new(Some(ReadAhead { bytes: before, _permit: permit })),
             unread: Cell::new(rest),
             response: Cell::new(Response::None),
@@ -98,6 +109,12 @@ impl Carrier {
             has_progress: Cell::new(false),
             waker: RefCell::default(),
         }))
+    }
+
+    /// The subject of the client's certificate, if it counts.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.0.subject.as_deref()
     }
 
     /// Whether the length of the request is known. If it is not, no other request can follow.

@@ -155,8 +155,7 @@ impl<C: Clock> Rates<C> {
         own: Option<NonZeroU32>,
         topics: impl Iterator<Item = &'t str>,
     ) -> Result<Used, RateError> {
-        let mut used = Used::default();
-        used.token_limit = own;
+        let mut used = Used { token_limit: own, ..Used::default() };
         if self.limits_publish(&used) {
             used.ip.key = ip.map(|ip| self.hasher.hash_one(network(ip)));
             used.identity.key = identity.map(|identity| self.hasher.hash_one(identity));

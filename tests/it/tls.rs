@@ -20,6 +20,7 @@ mod certificates;
 mod client;
 mod probes;
 mod reload;
+mod rights;
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 const SSE: &[(&str, &str)] = &[("accept", "text/event-stream")];

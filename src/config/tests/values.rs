@@ -62,6 +62,7 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
         "[{ name = \"k\", sha256 = \"00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF\" }]",
         &[],
     ),
+    ("auth.certificates", "[{ subject = \"app\", publish = [\"**\"] }]", &[]),
     ("cors.origins", "https://a.example, http://localhost:3000", &["*,*", "null", "a.example"]),
     ("shutdown.drain", "0s", &["601s", "10"]),
 ];
@@ -83,6 +84,7 @@ fn every_key_is_set_by_its_variable_and_changes_only_its_field() {
         let needed: &[&str] = match *key {
             "server.tls_cert" => &["server.tls_key"],
             "server.tls_key" => &["server.tls_cert"],
+            "auth.certificates" => &["server.tls_client_ca", "server.tls_cert", "server.tls_key"],
             "server.tls_client_ca" => &["server.tls_cert", "server.tls_key"],
             _ => &[],
         };

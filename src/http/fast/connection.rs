@@ -19,6 +19,9 @@ pub(super) struct Connection {
     pub(super) remote: SocketAddr,
     /// `remote` is a trusted proxy, so the client is known only when the head of its request has been read.
     is_from_proxy: bool,
+    /// A trusted proxy has opened the connection. So the certificate may be the proxy's, whatever the proxy says of its
+    /// client.
+    is_opened_by_proxy: bool,
     pub(super) slot: PendingSlot,
     pub(super) deadline: Deadline,
     /// Bytes that were received after the last request that was served.
@@ -45,6 +48,7 @@ impl Connection {
             socket: Socket::Bare(socket),
             remote,
             is_from_proxy: config.trusts(remote.ip()),
+            is_opened_by_proxy: config.trusts(remote.ip()),
             slot,
             deadline: Deadline::new(config),
             buffer: Vec::new(),
@@ -68,6 +72,11 @@ impl Connection {
         // The client may be a trusted proxy itself.
         (self.remote, self.is_from_proxy) = (client, config.trusts(client.ip()));
         self.counted_ip().map_or(Ok(()), |ip| self.slot.count_for(ip))
+    }
+
+    /// The subject of the client's certificate, which was verified; `None` if there is none, or if it may be a proxy's.
+    pub(super) fn subject(&self) -> Option<&Arc<str>> {
+        if self.is_opened_by_proxy { None } else { self.socket.subject() }
     }
 
     /// The address against whose limits the connection counts; `None` if it counts only against those of the server,

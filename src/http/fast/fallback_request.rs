@@ -1,6 +1,6 @@
 //! How a connection gets to the fallback for one request, and back.
 
-use std::{cell::RefCell, future::poll_fn, io, net::SocketAddr, time::Duration};
+use std::{cell::RefCell, future::poll_fn, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::LocalBoxFuture;
 use tokio::{net::TcpStream, time::sleep};
@@ -35,9 +35,9 @@ impl FallbackRequest {
         Ok(Self { received, missing: request.missing(), permit })
     }
 
-    /// The carrier of the request. `socket` has the rest of it.
-    pub(super) fn into_carrier(self, socket: Transport<TcpStream>) -> Carrier {
-        Carrier::new(socket, self.received, self.missing, Box::new(self.permit))
+    /// The carrier of the request. `socket` has the rest of it, and `subject` is that of the client's certificate.
+    pub(super) fn into_carrier(self, socket: Transport<TcpStream>, subject: Option<Arc<str>>) -> Carrier {
+        Carrier::new(socket, self.received, self.missing, Box::new(self.permit), subject)
     }
 }
 

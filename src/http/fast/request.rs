@@ -43,6 +43,8 @@ pub(super) struct Request<'a> {
     query: &'a str,
     headers: &'a [httparse::Header<'a>],
     peer: IpAddr,
+    /// The subject of the client's certificate. [`parse`] does not know it, and leaves it out.
+    pub(super) subject: Option<&'a str>,
     pub(super) body: &'a [u8],
     /// The client asked to close the connection after the response.
     pub(super) is_last: bool,
@@ -100,7 +102,7 @@ pub(super) fn parse<'a>(
     };
     let Some(body) = bytes.get(head_len..len) else { return Ok(Parsed::PartialBody(raw)) };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    Ok(Parsed::Simple(Request { method, path, query, headers, peer, body, is_last }, len))
+    Ok(Parsed::Simple(Request { method, path, query, headers, peer, subject: None, body, is_last }, len))
 }
 
 /// Whether `bytes` contain an empty line. It ends the head, unless it comes before the head.
@@ -223,6 +225,10 @@ impl SentHead for Request<'_> {
 
     fn peer(&self) -> Option<IpAddr> {
         Some(self.peer)
+    }
+
+    fn subject(&self) -> Option<&str> {
+        self.subject
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {

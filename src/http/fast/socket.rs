@@ -3,6 +3,7 @@
 use std::{
     io::{self, ErrorKind},
     net::TcpStream as BareStream,
+    sync::Arc,
 };
 
 use tokio::net::TcpStream;
@@ -44,6 +45,15 @@ impl Socket {
             Self::Bare(socket) => socket.give_up_tls(),
             Self::Watched(socket) => socket.give_up_tls(),
             Self::Gone => {}
+        }
+    }
+
+    /// The subject of the client's certificate, which was verified; `None` if the client has shown none.
+    pub(super) fn subject(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Bare(socket) => socket.subject(),
+            Self::Watched(socket) => socket.subject(),
+            Self::Gone => None,
         }
     }
 
