@@ -33,7 +33,7 @@ pub use mint::{MintError, NewToken, decode_unverified, mint};
 pub use pattern::PatternError;
 pub use rights::Right;
 
-use keys::Keys;
+use keys::{Keys, Recalled};
 
 /// Verifies credentials.
 pub struct Auth {
@@ -67,6 +67,18 @@ impl Auth {
     #[must_use]
     pub fn anonymous(&self, is_forwarded: bool) -> Caller {
         if is_forwarded { self.anonymous_forwarded.clone() } else { self.anonymous.clone() }
+    }
+
+    /// The caller of an API key, or of a token that was verified before. `None` if [`Auth::authenticate`] has to verify a
+    /// signature.
+    ///
+    /// # Errors
+    /// When the token was verified, and is not valid any more, or the credential is too long.
+    pub fn recall(&self, credential: &[u8]) -> Result<Option<Caller>, Refused> {
+        Ok(match self.keys.load().recall(credential, SystemTime::now())? {
+            Recalled::Known(caller) => Some(caller),
+            Recalled::Unknown(_) => None,
+        })
     }
 
     /// Verifies a token or an API key.

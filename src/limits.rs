@@ -9,4 +9,4 @@ mod network;
 pub use network::network;
 pub use own_streams::{OwnStreamPermit, OwnStreams};
 pub use permits::{BytesPermit, LimitReached, Permit, Quota, UNCOUNTED_MAX};
-pub use rates::{Rate, RateError, Rates, Used};
+pub use rates::{Attempt, Rate, RateError, Rates, Used};

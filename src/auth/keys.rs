@@ -68,6 +68,14 @@ struct Source {
     digest: Digest,
 }
 
+/// What is known of a credential.
+pub(super) enum Recalled {
+    /// Who has it.
+    Known(Caller),
+    /// Nothing: its signature must be verified. With the SHA-256 of the credential.
+    Unknown([u8; 32]),
+}
+
 impl Source {
     fn of_key(config: &KeyConfig, token_keys: &[TokenKey]) -> Self {
         let mut context = Context::new(&SHA256);
@@ -119,6 +127,18 @@ impl Keys {
 
     /// Verifies a token or an API key.
     pub(super) fn authenticate(&self, credential: &[u8], now: SystemTime) -> Result<Caller, Refused> {
+        let sha256 = match self.recall(credential, now)? {
+            Recalled::Known(caller) => return Ok(caller),
+            Recalled::Unknown(sha256) => sha256,
+        };
+        let verified = Arc::new(jwt::verify(&self.signing, credential)?);
+        verified.check_times(now)?;
+        self.verified.insert(sha256, Arc::clone(&verified));
+        Ok(Caller::verified(verified))
+    }
+
+    /// Finds an API key, or a token that was verified before. It checks no signature, so it costs little.
+    pub(super) fn recall(&self, credential: &[u8], now: SystemTime) -> Result<Recalled, Refused> {
         if credential.len() > TOKEN_BYTES_MAX {
             return Err(Refused::TooLong);
         }
@@ -127,21 +147,18 @@ impl Keys {
         // All keys are compared, so that the time does not tell which one it is.
         let api_key = self.fixed.iter().fold(None, |found, key| if key.is(&sha256) { Some(key) } else { found });
         if let Some(key) = api_key {
-            return Ok(Caller::verified(Arc::clone(&key.verified)));
+            return Ok(Recalled::Known(Caller::verified(Arc::clone(&key.verified))));
         }
         if let Some(verified) = self.verified.get(&sha256) {
             return match verified.check_times(now) {
-                Ok(()) => Ok(Caller::verified(verified)),
+                Ok(()) => Ok(Recalled::Known(Caller::verified(verified))),
                 Err(error) => {
                     self.verified.remove(&sha256);
                     Err(error)
                 }
             };
         }
-        let verified = Arc::new(jwt::verify(&self.signing, credential)?);
-        verified.check_times(now)?;
-        self.verified.insert(sha256, Arc::clone(&verified));
-        Ok(Caller::verified(verified))
+        Ok(Recalled::Unknown(sha256))
     }
 
     /// The caller with a verified certificate of `subject`; `None` if the subject has no row.

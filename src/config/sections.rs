@@ -249,6 +249,8 @@ pub struct LimitsConfig {
     pub publishes_per_second_per_topic: usize,
     /// Subscriptions per second from one IP address.
     pub subscribes_per_second_per_ip: usize,
+    /// Credentials per second from one IP address that are refused after their signature was checked.
+    pub failed_authentications_per_second_per_ip: usize,
 }
 
 impl Default for LimitsConfig {
@@ -270,6 +272,7 @@ impl Default for LimitsConfig {
             publishes_per_second_per_key: 0,
             publishes_per_second_per_topic: 0,
             subscribes_per_second_per_ip: 0,
+            failed_authentications_per_second_per_ip: 1000,
         }
     }
 }

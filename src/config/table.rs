@@ -136,6 +136,9 @@ pub const SETTINGS: &[Setting] = &[
         "Publishes per second to one topic, from all clients together, {}; 0 is without limit."),
     row("limits.subscribes_per_second_per_ip", Count(0..=COUNT_MAX, |c| &mut c.limits.subscribes_per_second_per_ip),
         "Subscriptions per second from one IP address, {}; 0 is without limit."),
+    row("limits.failed_authentications_per_second_per_ip",
+        Count(0..=COUNT_MAX, |c| &mut c.limits.failed_authentications_per_second_per_ip),
+        "Refused tokens per second from one IP address, {}; past it, only known ones count; 0 is without limit."),
     row("auth.anonymous",
         OneOf(&[
             Word("loopback", |c| c.auth.anonymous = Anonymous::Loopback),

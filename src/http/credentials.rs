@@ -20,16 +20,16 @@ const QUERY_TOKEN: &str = "access_token";
 pub(super) fn caller(app: &AppState, head: &impl Head) -> Result<Caller, Problem> {
     let config = &app.config.auth;
     if let Some(bearer) = bearer(head)? {
-        return authenticate(app, bearer);
+        return authenticate(app, head, bearer);
     }
     if config.query_token && head.query().contains(QUERY_TOKEN) {
         let query = Fields::query(head.query(), &[QUERY_TOKEN], &[])?;
         if let Some(token) = query.only(QUERY_TOKEN)? {
-            return authenticate(app, token.as_bytes());
+            return authenticate(app, head, token.as_bytes());
         }
     }
     if let Some(token) = cookie(head, &config.cookie) {
-        return authenticate(app, token);
+        return authenticate(app, head, token);
     }
     // With a header of a proxy, the certificate may be the proxy's, which must not give its rights to all its clients.
     if let Some(subject) = head.subject()
@@ -46,8 +46,17 @@ pub(super) fn is_by_cookie(head: &impl Head, cookie_name: &str) -> bool {
     head.value("authorization").is_none() && cookie(head, cookie_name).is_some()
 }
 
-fn authenticate(app: &AppState, credential: &[u8]) -> Result<Caller, Problem> {
-    app.auth.authenticate(credential).map_err(Problem::from)
+/// Verifies a credential. A client whose credentials fail too often may not have another signature checked: that takes
+/// far longer than all else that a refused request needs. What was verified before still counts, so that nobody can lock
+/// out the others behind the same address.
+fn authenticate(app: &AppState, head: &impl Head, credential: &[u8]) -> Result<Caller, Problem> {
+    if let Some(caller) = app.auth.recall(credential)? {
+        return Ok(caller);
+    }
+    let attempt = app.rates.authenticate(head.remote())?;
+    let caller = app.auth.authenticate(credential)?;
+    app.rates.succeed(attempt);
+    Ok(caller)
 }
 
 /// The token of `Authorization: Bearer` (RFC 6750, section 2.1).

@@ -49,8 +49,24 @@ const REFUSED_RETRY_FACTOR: u32 = 4;
 
 /// Serves `GET /subscribe`.
 pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head) -> Result<Served<'a>, Problem> {
-    let request = SubscribeRequest::read(app, head)?;
-    Ok(if request.must_stay_away { reply_now(stop()) } else { reply_later(request.admit(app)) })
+    Ok(match SubscribeRequest::read(app, head) {
+        Ok(request) if request.must_stay_away => reply_now(stop()),
+        Ok(request) => reply_later(request.admit(app)),
+        Err(problem) => reply_now(refused_unread(app, head, problem)?),
+    })
+}
+
+/// The refusal of a request of which not all was read. If its reason may pass, an `EventSource` is told to come back: at
+/// another status than 200 it would stop for good.
+fn refused_unread(app: &AppState, head: &impl Head, problem: Problem) -> Result<Answer, Problem> {
+    let accept = Accept::read(head);
+    let Some(wait) = problem.retry_time().filter(|_| accept.names_events() && !accept.prefers_lines()) else {
+        return Err(problem);
+    };
+    let query = Fields::query(head.query(), &PARAMETERS, &CURSORS)?;
+    let cursor = sent_cursor(head, &query).and_then(|cursor| EventId::parse(&cursor));
+    let retry = jitter(app.config.stream.retry * REFUSED_RETRY_FACTOR);
+    Ok(refused_stream(Format::Plain, retry.max(wait), cursor, &problem))
 }
 
 /// Serves `HEAD /subscribe`: the head of a stream, without a subscriber.

@@ -1,4 +1,4 @@
-//! Limits on how often clients publish and subscribe. They are for the whole server, not for each worker.
+//! Limits on how often clients publish, subscribe, and fail to authenticate. They are for the whole server, not for each worker.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -35,6 +35,7 @@ pub struct Rates<C: Clock = MonotonicClock> {
     publishes_of_token: OwnLimiter<C>,
     publishes_per_topic: Option<Limiter<C>>,
     subscribes_per_ip: Option<Limiter<C>>,
+    failed_authentications_per_ip: Option<Limiter<C>>,
     /// Hashes the keys. Its seed is secret: otherwise a client could find a topic with the hash of another.
     hasher: RandomState,
 }
@@ -52,6 +53,8 @@ pub enum Rate {
     PublishesPerTopic,
     /// `limits.subscribes_per_second_per_ip`.
     SubscribesPerIp,
+    /// `limits.failed_authentications_per_second_per_ip`.
+    FailedAuthenticationsPerIp,
 }
 
 /// Why a request is refused.
@@ -100,6 +103,13 @@ pub struct Used {
     topics: SmallVec<[u64; 2]>,
 }
 
+/// An authentication that counts as failed until [`Rates::succeed`].
+#[derive(Debug)]
+pub struct Attempt {
+    /// The hash of the address, if there is a rate.
+    key: Option<u64>,
+}
+
 /// What a publish has used of the rate of its address or identity.
 #[derive(Debug, Default)]
 struct Share {
@@ -128,6 +138,10 @@ impl<C: Clock + Clone> Rates<C> {
             publishes_of_token: OwnLimiter::new(clock.clone()),
             publishes_per_topic: limiter(Rate::PublishesPerTopic, limits.publishes_per_second_per_topic),
             subscribes_per_ip: limiter(Rate::SubscribesPerIp, limits.subscribes_per_second_per_ip),
+            failed_authentications_per_ip: limiter(
+                Rate::FailedAuthenticationsPerIp,
+                limits.failed_authentications_per_second_per_ip,
+            ),
             hasher: RandomState::new(),
         }
     }
@@ -141,6 +155,27 @@ impl<C: Clock> Rates<C> {
     pub fn subscribe(&self, ip: Option<IpAddr>) -> Result<(), RateError> {
         let (Some(limiter), Some(ip)) = (&self.subscribes_per_ip, ip) else { return Ok(()) };
         limiter.take(self.hasher.hash_one(network(ip)), 1)
+    }
+
+    /// Counts an authentication as failed, before it is tried. Otherwise requests on several threads could together fail
+    /// more often than the rate allows.
+    ///
+    /// # Errors
+    /// When the rate is used up: then it must not be tried.
+    pub fn authenticate(&self, ip: Option<IpAddr>) -> Result<Attempt, RateError> {
+        let (Some(limiter), Some(ip)) = (&self.failed_authentications_per_ip, ip) else {
+            return Ok(Attempt { key: None });
+        };
+        let key = self.hasher.hash_one(network(ip));
+        limiter.take(key, 1)?;
+        Ok(Attempt { key: Some(key) })
+    }
+
+    /// Gives back what an authentication has used, because it has succeeded.
+    pub fn succeed(&self, attempt: Attempt) {
+        if let (Some(limiter), Some(key)) = (&self.failed_authentications_per_ip, attempt.key) {
+            limiter.give_back(key, 1);
+        }
     }
 
     /// Counts a publish to the `topics` that are known before its body is read. A publish counts once for each topic,
@@ -181,9 +216,10 @@ impl<C: Clock> Rates<C> {
         self.publishes_of_token.forget_unused();
     }
 
-    fn limiters(&self) -> [Option<&Limiter<C>>; 4] {
+    fn limiters(&self) -> [Option<&Limiter<C>>; 5] {
         let (ip, key, topic) = (&self.publishes_per_ip, &self.publishes_per_key, &self.publishes_per_topic);
-        [ip, key, topic, &self.subscribes_per_ip].map(Option::as_ref)
+        let (subscribes, failures) = (&self.subscribes_per_ip, &self.failed_authentications_per_ip);
+        [ip, key, topic, subscribes, failures].map(Option::as_ref)
     }
 
     /// Whether a rate applies to this publish.
@@ -262,12 +298,14 @@ impl Rate {
             Self::PublishesOfToken => "publishes_per_second",
             Self::PublishesPerTopic => "publishes_per_second_per_topic",
             Self::SubscribesPerIp => "subscribes_per_second_per_ip",
+            Self::FailedAuthenticationsPerIp => "failed_authentications_per_second_per_ip",
         }
     }
 
     fn unit(self) -> &'static str {
         match self {
             Self::SubscribesPerIp => "subscriptions",
+            Self::FailedAuthenticationsPerIp => "failed authentications",
             _ => "publishes",
         }
     }
@@ -291,7 +329,7 @@ fn check_topics(rate: Rate, per_second: NonZeroU32, topics: u32) -> Result<(), R
 /// What has reached the limit, for the message.
 fn who(rate: Rate, topic: Option<&str>) -> String {
     match rate {
-        Rate::PublishesPerIp | Rate::SubscribesPerIp => "your address".to_owned(),
+        Rate::PublishesPerIp | Rate::SubscribesPerIp | Rate::FailedAuthenticationsPerIp => "your address".to_owned(),
         Rate::PublishesPerKey => "your key".to_owned(),
         Rate::PublishesOfToken => "your token or API key".to_owned(),
         Rate::PublishesPerTopic => format!("the topic `{}`", topic.unwrap_or_default()),

@@ -4,6 +4,7 @@ use tidings::config::{Config, Size};
 
 use crate::harness::{Stream, TestServer, connect_from, until};
 
+mod authentications;
 mod own;
 mod permits;
 mod rates;

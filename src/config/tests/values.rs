@@ -53,6 +53,7 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("limits.publishes_per_second_per_key", "1", &["-1", "10000001"]),
     ("limits.publishes_per_second_per_topic", "1", &["-1", "10000001"]),
     ("limits.subscribes_per_second_per_ip", "1", &["-1", "10000001"]),
+    ("limits.failed_authentications_per_second_per_ip", "1", &["-1", "10000001"]),
     ("auth.anonymous", "none", &["Loopback", "", "anyone"]),
     ("auth.query_token", "true", &["yes", "1", ""]),
     ("auth.cookie", "tidings-token", &["a b", "a;b", "a=b"]),
@@ -236,6 +237,7 @@ fn values_at_a_bound_are_taken_and_one_past_it_refused() {
         ("limits.publishes_per_second_per_key", "0", "-1", "10000000", "10000001"),
         ("limits.publishes_per_second_per_topic", "0", "-1", "10000000", "10000001"),
         ("limits.subscribes_per_second_per_ip", "0", "-1", "10000000", "10000001"),
+        ("limits.failed_authentications_per_second_per_ip", "0", "-1", "10000000", "10000001"),
         ("shutdown.drain", "0s", "-1s", "10m", "601s"),
     ];
     for (key, least, below, most, above) in cases {

@@ -178,10 +178,34 @@ fn a_token_has_a_rate_of_its_own() {
 }
 
 #[test]
+fn only_authentications_that_fail_use_the_rate() {
+    // Goal: at the limit an authentication may be tried, one past it not; one that succeeds has used nothing; each network
+    // has a rate of its own.
+    let (rates, clock) = rates(|limits| limits.failed_authentications_per_second_per_ip = 10);
+    let fails = |from: &str| (0..100).take_while(|_| rates.authenticate(Some(ip(from))).is_ok()).count();
+    for _ in 0..100 {
+        let attempt = rates.authenticate(Some(ip("10.0.0.1"))).expect("none has failed");
+        rates.succeed(attempt);
+    }
+    assert_eq!(fails("10.0.0.1"), 10);
+    assert_eq!(
+        refusal(rates.authenticate(Some(ip("10.0.0.1"))).map(drop)),
+        (Rate::FailedAuthenticationsPerIp, 0, TENTH)
+    );
+    assert_eq!([fails("2001:db8::1"), fails("2001:db8::2"), fails("2001:db8:0:1::1")], [10, 0, 10]);
+    clock.advance(3 * TENTH);
+    assert_eq!(fails("10.0.0.1"), 3);
+    clock.advance(Duration::from_secs(2));
+    rates.forget_unused();
+    assert!(rates.limiters().into_iter().flatten().all(|limiter| limiter.gcra.is_empty()));
+}
+
+#[test]
 fn zero_is_without_limit() {
-    let (rates, _) = rates(|_| {});
+    let (rates, _) = rates(|limits| limits.failed_authentications_per_second_per_ip = 0);
     assert_eq!(accepted(&rates, "10.0.0.1", "a"), 1000);
     assert!((0..1000).all(|_| rates.subscribe(Some(ip("10.0.0.1"))).is_ok()));
+    assert!((0..2000).all(|_| rates.authenticate(Some(ip("10.0.0.1"))).is_ok()));
     assert!(rates.limiters().iter().all(Option::is_none), "nothing is remembered");
 }
 
