@@ -28,7 +28,7 @@ pub enum LimitReached {
     #[error("your address has reached its limit of {0} subscribers")]
     ConnectionsPerIp(usize),
     /// `subscribers_max` of a token or an API key.
-    #[error("your token or API key has reached its limit of {0} subscribers")]
+    #[error("your credential has reached its limit of {0} subscribers")]
     SubscribersOfToken(u32),
     /// `limits.pending_connections_max`.
     #[error("the server has reached its limit of {0} connections without a subscription")]

@@ -23,7 +23,7 @@ mod keys;
 mod tests;
 
 use keys::Keys;
-use own::OwnLimiter;
+use own::{OwnLimiter, UsedUp};
 
 /// How often clients publish and subscribe. A rate that is 0 in the configuration is not limited, and costs nothing.
 ///
@@ -172,6 +172,7 @@ impl<C: Clock> Rates<C> {
     }
 
     /// Gives back what an authentication has used, because it has succeeded.
+    #[expect(clippy::needless_pass_by_value, reason = "an attempt succeeds only once")]
     pub fn succeed(&self, attempt: Attempt) {
         if let (Some(limiter), Some(key)) = (&self.failed_authentications_per_ip, attempt.key) {
             limiter.give_back(key, 1);
@@ -261,7 +262,14 @@ impl<C: Clock> Rates<C> {
         }
         if let (Some(limit), Some(key)) = (used.token_limit, used.token.key) {
             check_topics(Rate::PublishesOfToken, limit, publishes)?;
-            self.publishes_of_token.take(key, publishes - used.token.publishes, limit)?;
+            let taken = self.publishes_of_token.take(key, publishes - used.token.publishes, limit);
+            taken.map_err(|UsedUp { remaining, wait }| RateError::Reached {
+                rate: Rate::PublishesOfToken,
+                per_second: limit.get(),
+                remaining,
+                wait,
+                topic: None,
+            })?;
             used.token.publishes = publishes;
         }
         for (key, name) in new {
@@ -331,7 +339,7 @@ fn who(rate: Rate, topic: Option<&str>) -> String {
     match rate {
         Rate::PublishesPerIp | Rate::SubscribesPerIp | Rate::FailedAuthenticationsPerIp => "your address".to_owned(),
         Rate::PublishesPerKey => "your key".to_owned(),
-        Rate::PublishesOfToken => "your token or API key".to_owned(),
+        Rate::PublishesOfToken => "your credential".to_owned(),
         Rate::PublishesPerTopic => format!("the topic `{}`", topic.unwrap_or_default()),
     }
 }

@@ -4,10 +4,18 @@ use std::{num::NonZeroU32, time::Duration};
 
 use governor::{Quota, RateLimiter, clock::Clock, middleware::NoOpMiddleware};
 
-use super::{Rate, RateError, keys::Keys};
+use super::keys::Keys;
 
 /// A second, in cells of the rate. A publish takes as many cells as a second has for each publish of its token's limit.
 const SECOND: NonZeroU32 = NonZeroU32::new(1_000_000_000).unwrap();
+
+/// The rate is used up.
+pub(super) struct UsedUp {
+    /// How many publishes are left, which are not enough.
+    pub(super) remaining: u32,
+    /// After this time there are enough.
+    pub(super) wait: Duration,
+}
 
 /// What each identity has used of its own rate.
 ///
@@ -26,7 +34,7 @@ impl<C: Clock> OwnLimiter<C> {
 
     /// Takes `n` publishes of the rate of `key`, of which `per_second` are allowed. The caller has checked that `n` is at
     /// most that.
-    pub(super) fn take(&self, key: u64, n: u32, per_second: NonZeroU32) -> Result<(), RateError> {
+    pub(super) fn take(&self, key: u64, n: u32, per_second: NonZeroU32) -> Result<(), UsedUp> {
         let cost = cost(per_second);
         let cells = n.saturating_mul(cost).min(SECOND.get());
         let Some(needed) = NonZeroU32::new(cells) else { return Ok(()) };
@@ -38,8 +46,7 @@ impl<C: Clock> OwnLimiter<C> {
         // A cell becomes free each nanosecond.
         let missing = u32::try_from(wait.as_nanos()).unwrap_or(u32::MAX);
         let remaining = cells.saturating_sub(missing) / cost;
-        let rate = Rate::PublishesOfToken;
-        Err(RateError::Reached { rate, per_second: per_second.get(), remaining, wait, topic: None })
+        Err(UsedUp { remaining, wait })
     }
 
     /// Gives `n` publishes back.
