@@ -1,6 +1,7 @@
 //! The commands of the program, one module each.
 
 pub mod serve;
+mod check;
 pub mod bench;
 pub mod config;
 pub mod token;

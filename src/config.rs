@@ -8,6 +8,7 @@ use std::path::Path;
 
 use ::config::Value;
 
+pub mod checklist;
 pub mod document;
 mod sources;
 mod table;

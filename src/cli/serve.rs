@@ -2,12 +2,11 @@
 
 use std::{fmt::Display, io::Write as _, path::PathBuf, process::ExitCode};
 
+use super::check::check;
 use clap::Args;
 use tidings::{
-    auth::Auth,
     config::{Anonymous, Config, Engine, LogConfig},
     server::{Server, StartError},
-    transport::Acceptor,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -35,7 +34,8 @@ pub struct ServeArguments {
     /// earlier subscribers are told that they may have missed events.
     #[arg(long)]
     new_epoch: bool,
-    /// Check the configuration and exit: 0 if it is valid, 78 if it is not.
+    /// Check the configuration, ask about what the security checklist advises otherwise, and exit: 0 if it is valid, also
+    /// with questions; 78 if it is not.
     #[arg(long)]
     check: bool,
 }
@@ -52,15 +52,13 @@ pub fn serve(arguments: &ServeArguments) -> ExitCode {
     }
     config.log.new_epoch = arguments.new_epoch;
     if arguments.check {
-        // Keys and certificates are files of their own, which otherwise the server reads.
-        if let Err(error) = Auth::load(&config.auth, config.server.address()) {
-            return fail(EXIT_CONFIG, error);
-        }
-        if let Err(error) = Acceptor::load(&config.server) {
-            return fail(EXIT_CONFIG, error);
-        }
-        println!("the configuration is valid");
-        return ExitCode::SUCCESS;
+        return match check(&config, descriptors_needed(&config)) {
+            Ok(findings) => {
+                println!("{findings}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(EXIT_CONFIG, error),
+        };
     }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG_FILTER));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -82,9 +80,7 @@ async fn run(arguments: &ServeArguments, config: Config) -> ExitCode {
         return fail(EXIT_FAILURE, "cannot listen for signals");
     };
     ignore_signals();
-    let limits = &config.limits;
-    let connections = limits.connections_max.saturating_add(limits.pending_connections_max);
-    let descriptors = connections.saturating_add(OTHER_DESCRIPTORS);
+    let descriptors = descriptors_needed(&config);
     raise_descriptor_limit();
     grow_descriptor_table(descriptors);
     let server = match Server::listen(config) {
@@ -143,6 +139,12 @@ fn ignore_signals() {
             }
         });
     }
+}
+
+/// How many file descriptors the server may need.
+fn descriptors_needed(config: &Config) -> usize {
+    let limits = &config.limits;
+    limits.connections_max.saturating_add(limits.pending_connections_max).saturating_add(OTHER_DESCRIPTORS)
 }
 
 /// Raises the limit of open files as far as the system allows. A shell's limit is usually far below that.

@@ -11,6 +11,8 @@ use tokio::{process::Command, time::timeout};
 
 use crate::harness::{DEADLINE, Process, process::program};
 
+mod checklist;
+
 /// Runs `command` to its end.
 pub async fn run(command: &mut Command) -> (i32, String, String) {
     let Output { status, stdout, stderr } =

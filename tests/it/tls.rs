@@ -17,7 +17,7 @@ use crate::harness::{DEADLINE, Stream, TestServer};
 use client::{Files, dial, server};
 
 mod certificates;
-mod client;
+pub mod client;
 mod probes;
 mod reload;
 mod rights;

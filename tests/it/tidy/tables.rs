@@ -7,7 +7,12 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use tidings::{config::document, frame::GapReason, http::Code, hub::End};
+use tidings::{
+    config::{checklist, document},
+    frame::GapReason,
+    http::Code,
+    hub::End,
+};
 
 use super::source::{first_word, paths, read, rust, words, write};
 
@@ -105,6 +110,14 @@ fn every_key_is_documented_with_its_default_and_meaning() {
     let table = document::markdown();
     let lines: Vec<String> = table.lines().map(str::to_owned).collect();
     check_table(&lines[0], &lines[2..]);
+}
+
+#[test]
+fn the_checklist_is_that_of_the_program() {
+    // What `--check` asks about and what the page advises come from the same items.
+    let quoted = |keys: &[&str]| keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+    let row = |item: &checklist::Item| format!("| {} | {} | {} |", item.advice, quoted(item.keys), item.asked);
+    check_table("| item | key | `--check` asks if |", &checklist::ITEMS.iter().map(row).collect::<Vec<_>>());
 }
 
 #[test]

@@ -1,0 +1,41 @@
+//! `tidings --check`: whether the configuration can be used, and what the checklist of docs/security.md asks about it.
+
+use std::{error::Error, fs, os::unix::fs::PermissionsExt as _};
+
+use tidings::{
+    auth::Auth,
+    config::{
+        Config,
+        checklist::{Findings, Surroundings, look},
+    },
+    transport::Acceptor,
+};
+
+/// Checks a configuration, and says what was found. `open_files_needed` is how many files the server may have to open.
+///
+/// # Errors
+/// When the server would not start with it.
+pub(super) fn check(config: &Config, open_files_needed: usize) -> Result<String, Box<dyn Error>> {
+    // Keys and certificates are files of their own, which otherwise the server reads.
+    Auth::load(&config.auth, config.server.address())?;
+    Acceptor::load(&config.server)?;
+    let hard_limit = rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX);
+    let surroundings = Surroundings {
+        log_mode: fs::metadata(&config.log.path).ok().map(|directory| directory.permissions().mode()),
+        // The server raises its limit as far as this.
+        open_files: usize::try_from(hard_limit).unwrap_or(usize::MAX),
+        open_files_needed,
+    };
+    let Findings { questions, unseen, is_exposed } = look(config, surroundings);
+    let mut lines = vec!["the configuration is valid".to_owned()];
+    if !questions.is_empty() {
+        lines.push("the checklist of docs/security.md asks:".to_owned());
+        lines.extend(questions.iter().map(|question| format!("  {question}")));
+    } else if is_exposed {
+        lines.push("it follows the checklist of docs/security.md".to_owned());
+    } else {
+        lines.push("only this machine can connect, so the checklist of docs/security.md asks nothing".to_owned());
+    }
+    lines.extend(unseen.iter().map(|advice| format!("what --check cannot see: {advice}")));
+    Ok(lines.join("\n"))
+}
