@@ -90,7 +90,7 @@ fn ask(is_asked: bool, question: &str) -> Option<String> {
 
 /// For the items that cannot be seen from here.
 const UNSEEN: &str = "never: it cannot see this";
-const NO_RATE: &str = "one of them is 0: the rate has no bound. Intended?";
+const NO_RATE: &str = "a rate of 0 has no bound. Intended? Otherwise set one.";
 /// A network with a shorter prefix has more addresses than one usually has proxies.
 const PREFIX_MIN: (u8, u8) = (24, 64);
 /// The bits of the users that are not the owner.
@@ -108,7 +108,7 @@ pub const ITEMS: &[Item] = &[
         keys: &["server.host"],
         asked: "it is `0.0.0.0` or `::`",
         question: |facts| ask(facts.config.server.host.is_unspecified(),
-            "every network of this machine can connect. Do clients come from all of them? Otherwise name one address."),
+            "every network of this machine can connect. Do clients come from all of them? Otherwise name the address of one."),
     },
     Item {
         advice: "Say what callers without a token may do: `none`, or `subscribe` for public topics. `all` lets everybody publish.",
@@ -127,14 +127,16 @@ pub const ITEMS: &[Item] = &[
         keys: &["auth.query_token"],
         asked: "it is `true`",
         question: |facts| ask(facts.config.auth.query_token,
-            "tokens in addresses end up in logs. Does a client need that, and do the logs stay private?"),
+            "tokens in addresses end up in logs. Does a client need that, and do the logs stay private? Otherwise \
+            set false."),
     },
     Item {
         advice: "Encrypt, here or in a proxy.",
         keys: &["server.tls_cert", "server.tls_key"],
         asked: "other machines can connect, and it is not set",
         question: |facts| ask(!facts.is_loopback() && facts.config.server.tls_cert.is_none(),
-            "tokens and events cross the network unencrypted. Does a proxy encrypt, on a network that is yours alone?"),
+            "tokens and events cross the network unencrypted. Does a proxy encrypt, on a network \
+            that is yours alone? Otherwise set both."),
     },
     Item {
         advice: "Name your proxies, and no other address: they are believed who the client is.",
@@ -147,10 +149,11 @@ pub const ITEMS: &[Item] = &[
         keys: &["server.host", "server.trusted_proxies"],
         asked: "there is a proxy, and other machines can connect",
         question: |facts| ask(!facts.is_loopback() && !facts.config.server.trusted_proxies.is_empty(),
-            "other machines than the proxies can connect as well. Does a firewall stop them?"),
+            "other machines than the proxies can connect as well. Does a firewall stop them? Otherwise listen where only the \
+            proxies connect."),
     },
     Item {
-        advice: "Behind a proxy, let it pass `Host` on ([Operating](operating.md) has a recipe).",
+        advice: "Behind a proxy, let it pass `Host` on.",
         keys: &["server.hosts"],
         asked: UNSEEN,
         question: |_| None,
@@ -160,7 +163,7 @@ pub const ITEMS: &[Item] = &[
         keys: &["server.hosts"],
         asked: "it is empty",
         question: |facts| ask(facts.is_exposed() && facts.config.server.hosts.is_empty(),
-            "the broker answers to IP addresses and localhost only. Do clients use no name?"),
+            "the broker answers to IP addresses and localhost only. Do clients use no name? Otherwise list it."),
     },
     Item {
         advice: "List the exact origins of your own pages. `\"*\"` lets every page of every site read and publish.",
@@ -174,14 +177,14 @@ pub const ITEMS: &[Item] = &[
         keys: &["publish.allow_get"],
         asked: "it is `true`",
         question: |facts| ask(facts.is_exposed() && facts.config.publish.allow_get,
-            "content in addresses ends up in logs. Does a page or a script need it?"),
+            "content in addresses ends up in logs. Does a page or a script need it? Otherwise set false."),
     },
     Item {
         advice: "Bound what one event may weigh.",
         keys: &["publish.event_bytes_max"],
         asked: "it is more than the default",
         question: |facts| ask(facts.is_exposed() && facts.config.publish.event_bytes_max > EVENT_BYTES_MAX,
-            "each subscriber gets events as large as this. Does a topic need them?"),
+            "each subscriber gets events as large as this. Does a topic need them? Otherwise set less."),
     },
     Item {
         advice: "Bound how often one address may publish and subscribe. The default is no bound.",
@@ -198,21 +201,21 @@ pub const ITEMS: &[Item] = &[
         keys: &["limits.publishes_per_second_per_key"],
         asked: "it is 0",
         question: |facts| ask(facts.is_exposed() && facts.config.limits.publishes_per_second_per_key == 0,
-            "a key and subject may publish as often as it likes. Intended?"),
+            "a key and subject may publish as often as it likes. Intended? Otherwise set a rate."),
     },
     Item {
         advice: "Bound how often one topic may be published to. The default is no bound.",
         keys: &["limits.publishes_per_second_per_topic"],
         asked: "it is 0",
         question: |facts| ask(facts.is_exposed() && facts.config.limits.publishes_per_second_per_topic == 0,
-            "a topic may be published to without bound. Intended?"),
+            "a topic may be published to without bound. Intended? Otherwise set a rate."),
     },
     Item {
         advice: "Bound how often the credentials of one address may fail: each failure costs the check of a signature.",
         keys: &["limits.failed_authentications_per_second_per_ip"],
         asked: "it is 0",
         question: |facts| ask(facts.is_exposed() && facts.config.limits.failed_authentications_per_second_per_ip == 0,
-            "one address may have signatures checked without bound. Intended?"),
+            "one address may have signatures checked without bound. Intended? Otherwise set a rate."),
     },
     Item {
         advice: "Bound the streams, of all and of one address. Behind a proxy that is not named, one address has all clients.",
@@ -221,7 +224,7 @@ pub const ITEMS: &[Item] = &[
         question: |facts| {
             let limits = &facts.config.limits;
             ask(facts.is_exposed() && limits.connections_per_ip_max >= limits.connections_max,
-                "one address may take all places of subscribers. Intended?")
+                "one address may take all places of subscribers. Intended? Otherwise set the second one lower.")
         },
     },
     Item {
@@ -231,7 +234,7 @@ pub const ITEMS: &[Item] = &[
         question: |facts| {
             let limits = &facts.config.limits;
             ask(facts.is_exposed() && limits.pending_connections_per_ip_max >= limits.pending_connections_max,
-                "one address may take all connections. Intended?")
+                "one address may take all connections. Intended? Otherwise set the second one lower.")
         },
     },
     Item {
@@ -241,7 +244,7 @@ pub const ITEMS: &[Item] = &[
         question: |facts| {
             let limits = &facts.config.limits;
             let is_bounded = (1..limits.topics_max).contains(&limits.topics_per_ip_max);
-            ask(facts.is_exposed() && !is_bounded, "one address may start all live topics. Intended?")
+            ask(facts.is_exposed() && !is_bounded, "one address may start all live topics. Intended? Otherwise set the second one lower, and not to 0.")
         },
     },
     Item {
@@ -251,7 +254,8 @@ pub const ITEMS: &[Item] = &[
         question: |facts| {
             let limits = &facts.config.limits;
             ask(facts.is_exposed() && limits.request_bytes_in_flight_per_ip_max >= limits.request_bytes_in_flight_max,
-                "the requests of one address may use all of it, and others are refused. Intended?")
+                "the requests of one address may use all of it, and others are refused. Intended? Otherwise \
+                set the second one lower.")
         },
     },
     Item {
@@ -259,7 +263,7 @@ pub const ITEMS: &[Item] = &[
         keys: &["server.head_timeout"],
         asked: "it is more than 30s",
         question: |facts| ask(facts.is_exposed() && facts.config.server.head_timeout > HEAD_TIMEOUT_MAX,
-            "a client that sends byte by byte keeps its connection so long. Does a client need it?"),
+            "a client that sends byte by byte keeps its connection so long. Does a client need it? Otherwise set less."),
     },
     Item {
         advice: "Cut subscribers that read nothing.",
@@ -268,7 +272,8 @@ pub const ITEMS: &[Item] = &[
         question: |facts| {
             let stream = &facts.config.stream;
             let is_long = stream.write_timeout > WRITE_TIMEOUT_MAX || stream.unsent_bytes_max > UNSENT_BYTES_MAX;
-            ask(facts.is_exposed() && is_long, "subscribers that read nothing keep memory so long, or so much. Needed?")
+            ask(facts.is_exposed() && is_long, "subscribers that read nothing keep memory so long, or so much. Needed? Otherwise \
+                set less.")
         },
     },
     Item {
@@ -279,7 +284,7 @@ pub const ITEMS: &[Item] = &[
             let log = &facts.config.log;
             let is_open = log.topic_bytes_max >= log.bytes_max || log.age_max.is_zero();
             ask(facts.is_exposed() && is_open, "one topic may push out the history of all others, or events never expire. \
-                Intended?")
+                Intended? Otherwise set the second one lower, and a time for the third.")
         },
     },
     Item {
@@ -295,15 +300,20 @@ pub const ITEMS: &[Item] = &[
         question: |facts| {
             let Surroundings { open_files, open_files_needed: needed, .. } = facts.surroundings;
             (facts.is_exposed() && open_files < needed).then(|| format!(
-                "the system allows {open_files} open files here, and these may need {needed}. Will ulimit -n be higher?"))
+                "the system allows {open_files} open files here, and these may need {needed}. Will ulimit -n be higher? Otherwise raise \
+                it."))
         },
     },
 ];
 
 fn anonymous(facts: &Facts<'_>) -> Option<String> {
     let question = match facts.config.auth.anonymous {
-        Anonymous::All => "everybody who reaches the server may publish and subscribe. Intended?",
-        Anonymous::Subscribe => "everybody who reaches the server may read every topic. Intended?",
+        Anonymous::All => {
+            "everybody who reaches the server may publish and subscribe. Intended? Otherwise set \"subscribe\" or \"none\"."
+        }
+        Anonymous::Subscribe => {
+            "everybody who reaches the server may read every topic. Intended? Otherwise set \"none\"."
+        }
         Anonymous::Loopback if facts.is_loopback() && facts.is_exposed() => {
             "a proxy that adds no header makes all its clients local, and they may do everything. Set \"none\"?"
         }
@@ -319,7 +329,9 @@ fn widest_key(facts: &Facts<'_>) -> Option<String> {
     let certificates = auth.certificates.iter().map(|row| (&row.subject, [&row.publish, &row.manage]));
     let is_wide = |patterns: &[&Vec<String>; 2]| patterns.iter().any(|patterns| patterns.iter().any(|p| p == "**"));
     let (name, _) = keys.chain(certificates).find(|(_, patterns)| is_wide(patterns)).filter(|_| facts.is_exposed())?;
-    Some(format!("{name:?} may publish to every topic, or manage every topic. Does it need that?"))
+    Some(format!(
+        "{name:?} may publish to every topic, or manage every topic. Does it need that? Otherwise name its topics."
+    ))
 }
 
 fn proxies(facts: &Facts<'_>) -> Option<String> {
@@ -330,7 +342,7 @@ fn proxies(facts: &Facts<'_>) -> Option<String> {
     };
     if let Some(network) = server.trusted_proxies.iter().find(is_large) {
         return Some(format!(
-            "every address in {network} is believed who the client is. Is each of them a proxy of yours?"
+            "every address in {network} is believed who the client is. Is each of them a proxy of yours? Otherwise name only these."
         ));
     }
     ask(
