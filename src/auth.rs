@@ -1,5 +1,5 @@
 //! Who may do what: it verifies credentials, and gives grants. It is pure: it reads no request, and no clock except in
-//! [`Auth::authenticate`].
+//! [`Auth`].
 //!
 //! ```text
 //!  credential ─► authenticate ─► Caller ─► grant(topic) ─► Grant<Publish>, Grant<Subscribe>, Grant<Manage>
@@ -12,7 +12,10 @@ use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwap;
 
-use crate::config::{Anonymous, AuthConfig};
+use crate::{
+    config::{Anonymous, AuthConfig},
+    transport::ClientCertificate,
+};
 
 mod mint;
 mod keys;
@@ -89,11 +92,11 @@ impl Auth {
         self.keys.load().authenticate(credential, SystemTime::now())
     }
 
-    /// The caller whose client certificate, which was verified, has this subject; `None` if `auth.certificates` has no row
-    /// for it.
+    /// The caller with this client certificate, which was verified. `None` if `auth.certificates` has no row for its
+    /// subject, or it has expired since then.
     #[must_use]
-    pub fn of_certificate(&self, subject: &str) -> Option<Caller> {
-        self.keys.load().of_certificate(subject)
+    pub fn of_certificate(&self, certificate: &ClientCertificate) -> Option<Caller> {
+        self.keys.load().of_certificate(certificate, SystemTime::now())
     }
 
     /// Reads the keys again. Returns the keys and the rows of certificates that are gone or have changed: the streams of

@@ -24,11 +24,13 @@ use tokio::{
 mod acceptor;
 mod certificates;
 mod session;
+mod client_certificate;
 mod subject;
 mod socket;
 
 pub use acceptor::Acceptor;
 pub use certificates::TlsError;
+pub use client_certificate::ClientCertificate;
 use session::{NotTls, Session};
 pub(crate) use socket::{finish, recv, send};
 
@@ -62,9 +64,9 @@ impl<S> Transport<S> {
         if self.session.is_none() { Ok(self.socket) } else { Err(self) }
     }
 
-    /// The name in the client's certificate, which was verified; `None` if the client has shown no certificate.
-    pub fn subject(&self) -> Option<&Arc<str>> {
-        self.session.as_ref()?.subject()
+    /// The client's certificate, which was verified; `None` if the client has shown none.
+    pub fn certificate(&self) -> Option<&Arc<ClientCertificate>> {
+        self.session.as_ref()?.certificate()
     }
 
     /// How many bytes of memory the connection itself keeps of what it has received.

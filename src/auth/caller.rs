@@ -17,8 +17,8 @@ pub struct Caller(Kind);
 enum Kind {
     /// A caller without a credential, and what all such callers may do.
     Anonymous { may_publish: bool, may_subscribe: bool, may_manage: bool },
-    /// A caller whose credential was verified.
-    Verified(Arc<Verified>),
+    /// A caller whose credential was verified, and until when it counts; `None` for no limit.
+    Verified(Arc<Verified>, Option<SystemTime>),
 }
 
 /// What a verified credential says.
@@ -29,7 +29,7 @@ pub(super) struct Verified {
     pub(super) limits: OwnLimits,
     /// Not before this time, with the leeway.
     pub(super) starts_at: Option<SystemTime>,
-    /// Until this time, with the leeway. `None` for an API key.
+    /// Until this time, with the leeway. `None` for an API key, and for certificates, each of which has an end of its own.
     pub(super) expires_at: Option<SystemTime>,
 }
 
@@ -111,7 +111,13 @@ impl Caller {
     }
 
     pub(super) fn verified(verified: Arc<Verified>) -> Self {
-        Self(Kind::Verified(verified))
+        let expires_at = verified.expires_at;
+        Self(Kind::Verified(verified, expires_at))
+    }
+
+    /// A caller with a certificate that is valid until `expires_at`.
+    pub(super) fn certified(verified: Arc<Verified>, expires_at: SystemTime) -> Self {
+        Self(Kind::Verified(verified, Some(expires_at)))
     }
 
     /// Gives the grant for `topic`.
@@ -131,7 +137,7 @@ impl Caller {
     pub fn may<R: RightKind>(&self, topic: &str) -> bool {
         match &self.0 {
             Kind::Anonymous { .. } => self.has_for_all(R::RIGHT),
-            Kind::Verified(verified) => verified.rights.allows(R::RIGHT, topic),
+            Kind::Verified(verified, _) => verified.rights.allows(R::RIGHT, topic),
         }
     }
 
@@ -142,7 +148,7 @@ impl Caller {
     pub fn check_any<R: RightKind>(&self) -> Result<(), Forbidden> {
         let has_any = match &self.0 {
             Kind::Anonymous { .. } => self.has_for_all(R::RIGHT),
-            Kind::Verified(verified) => verified.rights.allows_any(R::RIGHT),
+            Kind::Verified(verified, _) => verified.rights.allows_any(R::RIGHT),
         };
         if has_any { Ok(()) } else { Err(self.forbidden(R::RIGHT, None)) }
     }
@@ -160,7 +166,7 @@ impl Caller {
             (Kind::Anonymous { may_publish, .. }, Right::Publish) => *may_publish,
             (Kind::Anonymous { may_subscribe, .. }, Right::Subscribe) => *may_subscribe,
             (Kind::Anonymous { may_manage, .. }, Right::Manage) => *may_manage,
-            (Kind::Verified(verified), _) => verified.rights.allows_all(right),
+            (Kind::Verified(verified, _), _) => verified.rights.allows_all(right),
         }
     }
 
@@ -173,7 +179,7 @@ impl Caller {
     pub fn identity(&self) -> Option<&Identity> {
         match &self.0 {
             Kind::Anonymous { .. } => None,
-            Kind::Verified(verified) => Some(&verified.identity),
+            Kind::Verified(verified, _) => Some(&verified.identity),
         }
     }
 
@@ -182,7 +188,7 @@ impl Caller {
     pub fn shared_identity(&self) -> Option<Arc<Identity>> {
         match &self.0 {
             Kind::Anonymous { .. } => None,
-            Kind::Verified(verified) => Some(Arc::clone(&verified.identity)),
+            Kind::Verified(verified, _) => Some(Arc::clone(&verified.identity)),
         }
     }
 
@@ -191,7 +197,7 @@ impl Caller {
     pub fn limits(&self) -> OwnLimits {
         match &self.0 {
             Kind::Anonymous { .. } => OwnLimits::default(),
-            Kind::Verified(verified) => verified.limits,
+            Kind::Verified(verified, _) => verified.limits,
         }
     }
 
@@ -200,8 +206,8 @@ impl Caller {
     pub fn valid_for(&self, now: SystemTime) -> Option<Duration> {
         match &self.0 {
             Kind::Anonymous { .. } => None,
-            Kind::Verified(verified) => {
-                verified.expires_at.map(|expires_at| expires_at.duration_since(now).unwrap_or_default())
+            Kind::Verified(_, expires_at) => {
+                expires_at.map(|expires_at| expires_at.duration_since(now).unwrap_or_default())
             }
         }
     }

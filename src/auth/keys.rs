@@ -15,6 +15,7 @@ use super::{
 use crate::{
     config::{ApiKeyConfig, AuthConfig, CERTIFICATE_KEY, CertificateConfig, KeyConfig},
     identity::Identity,
+    transport::ClientCertificate,
 };
 
 /// How many verified tokens are remembered. Without this, the signature would be verified for each request.
@@ -161,9 +162,9 @@ impl Keys {
         Ok(Recalled::Unknown(sha256))
     }
 
-    /// The caller with a verified certificate of `subject`; `None` if the subject has no row.
-    pub(super) fn of_certificate(&self, subject: &str) -> Option<Caller> {
-        self.certificates.caller(subject)
+    /// The caller with a verified certificate; `None` if its subject has no row, or it has expired.
+    pub(super) fn of_certificate(&self, certificate: &ClientCertificate, now: SystemTime) -> Option<Caller> {
+        self.certificates.caller(certificate, now)
     }
 
     /// The keys and rows that `later` does not have, or has with another value or other rights.

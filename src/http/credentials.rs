@@ -32,9 +32,9 @@ pub(super) fn caller(app: &AppState, head: &impl Head) -> Result<Caller, Problem
         return authenticate(app, head, token);
     }
     // With a header of a proxy, the certificate may be the proxy's, which must not give its rights to all its clients.
-    if let Some(subject) = head.subject()
+    if let Some(certificate) = head.certificate()
         && !has_proxy_header(head)
-        && let Some(caller) = app.auth.of_certificate(subject)
+        && let Some(caller) = app.auth.of_certificate(certificate)
     {
         return Ok(caller);
     }

@@ -25,7 +25,10 @@ use futures_util::{TryStreamExt as _, stream};
 use tokio::net::TcpStream;
 
 use super::{answer::Answer, app_state::AppState, head::SentHead, payload::Body, reply::Reply, serve::serve};
-use crate::hub::{Carrier, HubHandle, Subscription};
+use crate::{
+    hub::{Carrier, HubHandle, Subscription},
+    transport::ClientCertificate,
+};
 
 /// Answers the first request of a [`Carrier`].
 pub async fn answer(app: Rc<AppState>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
@@ -101,8 +104,8 @@ impl SentHead for HttpRequest {
         self.peer_addr().map(|address| address.ip())
     }
 
-    fn subject(&self) -> Option<&str> {
-        self.conn_data::<Carrier>().and_then(Carrier::subject)
+    fn certificate(&self) -> Option<&ClientCertificate> {
+        self.conn_data::<Carrier>().and_then(Carrier::certificate)
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {

@@ -191,8 +191,8 @@ impl FastPath {
                     return Ok(());
                 }
                 Step::FallBack(request) => {
-                    let (remote, subject) = (connection.remote, connection.subject().cloned());
-                    let carrier = request.into_carrier(connection.socket.into_watched()?, subject);
+                    let (remote, certificate) = (connection.remote, connection.certificate().cloned());
+                    let carrier = request.into_carrier(connection.socket.into_watched()?, certificate);
                     let (fallback, scratch) = (&self.fallback, &self.scratch);
                     let served = fallback_request::serve_with(fallback, carrier, remote, write_timeout, scratch);
                     match Box::pin(served).await? {
@@ -298,7 +298,7 @@ impl FastPath {
             }
             Ok(Parsed::PartialBody(_)) => return self.read_more(connection, new, Wait::Body),
             Ok(Parsed::Simple(mut request, len)) => {
-                request.subject = connection.subject().map(|subject| &**subject);
+                request.certificate = connection.certificate().map(|certificate| &**certificate);
                 (self.serve_simple(&request), len)
             }
             Ok(Parsed::ForFallback(request)) => {

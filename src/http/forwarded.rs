@@ -200,7 +200,7 @@ mod tests {
             None
         }
 
-        fn subject(&self) -> Option<&str> {
+        fn certificate(&self) -> Option<&crate::transport::ClientCertificate> {
             None
         }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::authority::{Authority, Scheme};
+use crate::transport::ClientCertificate;
 
 /// The head of a request as this server has got it, from a client or from a proxy.
 pub(super) trait SentHead {
@@ -23,9 +24,9 @@ pub(super) trait SentHead {
     /// The address from which the request was sent.
     fn peer(&self) -> Option<IpAddr>;
 
-    /// The subject of the certificate that the client has shown to this server, and that was verified. It comes from the
-    /// connection, never from a header. `None` on a connection that a trusted proxy has opened.
-    fn subject(&self) -> Option<&str>;
+    /// The certificate that the client has shown to this server, and that was verified. It comes from the connection, never
+    /// from a header. `None` on a connection that a trusted proxy has opened.
+    fn certificate(&self) -> Option<&ClientCertificate>;
 
     /// The names of the headers, in any case.
     fn names(&self) -> impl Iterator<Item = &str>;

@@ -9,7 +9,7 @@ use super::{
     hosts,
     problem::Problem,
 };
-use crate::config::ServerConfig;
+use crate::{config::ServerConfig, transport::ClientCertificate};
 
 /// The head that this server has got, together with what trusted proxies say of the client's own request.
 pub(super) struct Received<'h, H> {
@@ -61,8 +61,8 @@ impl<H: SentHead> SentHead for Received<'_, H> {
         self.head.peer()
     }
 
-    fn subject(&self) -> Option<&str> {
-        self.head.subject()
+    fn certificate(&self) -> Option<&ClientCertificate> {
+        self.head.certificate()
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {

@@ -31,7 +31,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::transport::Transport;
+use crate::transport::{ClientCertificate, Transport};
 
 /// The interim response that the server may send before its response.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -46,8 +46,8 @@ pub struct Carrier(Rc<Inner>);
 struct Inner {
     /// `None` after it has been taken out.
     socket: RefCell<Option<Transport<TcpStream>>>,
-    /// The subject of the client's certificate, if it counts.
-    subject: Option<Arc<str>>,
+    /// The client's certificate, if it counts.
+    certificate: Option<Arc<ClientCertificate>>,
     /// Bytes that the server reads before those of the socket.
     read_ahead: RefCell<Option<ReadAhead>>,
     /// How many bytes of the request are still to be read from the socket; `None` if the request's length is not known.
@@ -88,20 +88,20 @@ enum Response {
 
 impl Carrier {
     /// Creates a carrier of `socket` for one request. The bytes `before` of the request were already read, and `permit`
-    /// is their permit. `rest` more bytes will come; with `None`, everything that comes belongs to the request. `subject`
-    /// is that of the client's certificate, if it counts.
+    /// is their permit. `rest` more bytes will come; with `None`, everything that comes belongs to the request. `certificate`
+    /// is the client's, if it counts.
     #[must_use]
     pub fn new(
         socket: Transport<TcpStream>,
         before: Vec<u8>,
         rest: Option<usize>,
         permit: Box<dyn Any>,
-        subject: Option<Arc<str>>,
+        certificate: Option<Arc<ClientCertificate>>,
     ) -> Self {
         debug_assert!(!before.is_empty(), "a request has begun");
         Self(Rc::new(Inner {
             socket: RefCell::new(Some(socket)),
-            subject,
+            certificate,
             read_ahead: RefCell::new(Some(ReadAhead { bytes: before, _permit: permit })),
             unread: Cell::new(rest),
             response: Cell::new(Response::None),
@@ -111,10 +111,10 @@ impl Carrier {
         }))
     }
 
-    /// The subject of the client's certificate, if it counts.
+    /// The client's certificate, if it counts.
     #[must_use]
-    pub fn subject(&self) -> Option<&str> {
-        self.0.subject.as_deref()
+    pub fn certificate(&self) -> Option<&ClientCertificate> {
+        self.0.certificate.as_deref()
     }
 
     /// Whether the length of the request is known. If it is not, no other request can follow.

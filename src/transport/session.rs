@@ -18,8 +18,8 @@ use rustls::{
 };
 
 use super::{
+    client_certificate::ClientCertificate,
     socket::{recv, send},
-    subject::subject,
 };
 
 /// How many bytes are encrypted at once: the most that fits into one record. What the kernel then does not accept must be
@@ -61,14 +61,14 @@ pub(super) struct Session {
     has_begun: bool,
     /// The client will send nothing more.
     is_closed: bool,
-    /// The subject of the client's certificate; `None` if there is none.
-    subject: Option<Arc<str>>,
+    /// The client's certificate; `None` if there is none.
+    certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// Without keys and plaintext.
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("subject", &self.subject).finish_non_exhaustive()
+        f.debug_struct("Session").field("certificate", &self.certificate).finish_non_exhaustive()
     }
 }
 
@@ -83,7 +83,7 @@ impl Session {
             is_byte_withheld: false,
             has_begun: false,
             is_closed: false,
-            subject: None,
+            certificate: None,
         })
     }
 
@@ -102,9 +102,9 @@ impl Session {
         self.incomplete.capacity() + self.plaintext.capacity()
     }
 
-    /// The subject of the client's certificate, which was verified; `None` if the client has shown none.
-    pub(super) fn subject(&self) -> Option<&Arc<str>> {
-        self.subject.as_ref()
+    /// The client's certificate, which was verified; `None` if the client has shown none.
+    pub(super) fn certificate(&self) -> Option<&Arc<ClientCertificate>> {
+        self.certificate.as_ref()
     }
 
     /// Reads plaintext. Until the handshake is complete, this only continues the handshake.
@@ -208,7 +208,7 @@ impl Session {
             return Err(io::Error::new(ErrorKind::InvalidData, "a record or a message of TLS is too long"));
         }
         if was_handshaking && !self.tls.is_handshaking() {
-            self.subject = self.tls.peer_certificates().and_then(|chain| subject(chain.first()?));
+            self.certificate = self.tls.peer_certificates().and_then(|chain| ClientCertificate::read(chain.first()?));
         }
         Ok(())
     }

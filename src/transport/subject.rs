@@ -1,8 +1,5 @@
 //! Whom a client's certificate names.
 
-use std::sync::Arc;
-
-use rustls::pki_types::CertificateDer;
 use simple_asn1::{ASN1Block, BigUint, OID, from_der};
 use webpki::EndEntityCert;
 
@@ -10,11 +7,10 @@ use webpki::EndEntityCert;
 const COMMON_NAME: [u32; 4] = [2, 5, 4, 3];
 
 /// The common name of a certificate's subject, otherwise its first DNS name; `None` if it has neither.
-pub(super) fn subject(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
-    let certificate = EndEntityCert::try_from(certificate).ok()?;
+pub(super) fn subject(certificate: &EndEntityCert<'_>) -> Option<Box<str>> {
     let common_name = common_name(certificate.subject());
     let name = common_name.or_else(|| certificate.valid_dns_names().next().map(str::to_owned));
-    name.filter(|name| !name.is_empty()).map(Arc::from)
+    name.filter(|name| !name.is_empty()).map(Box::from)
 }
 
 /// The first common name of a subject. A subject is a sequence of sets of attributes (RFC 5280, section 4.1.2.4), and

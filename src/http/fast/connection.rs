@@ -10,7 +10,7 @@ use crate::{
     config::ServerConfig,
     http::{pending::PendingSlot, problem::Problem},
     limits::{BytesPermit, LimitReached, Quota, UNCOUNTED_MAX},
-    transport::Transport,
+    transport::{ClientCertificate, Transport},
 };
 
 /// A connection of the fast path, with its receive buffer.
@@ -74,9 +74,9 @@ impl Connection {
         self.counted_ip().map_or(Ok(()), |ip| self.slot.count_for(ip))
     }
 
-    /// The subject of the client's certificate, which was verified; `None` if there is none, or if it may be a proxy's.
-    pub(super) fn subject(&self) -> Option<&Arc<str>> {
-        if self.is_opened_by_proxy { None } else { self.socket.subject() }
+    /// The client's certificate, which was verified; `None` if there is none, or if it may be a proxy's.
+    pub(super) fn certificate(&self) -> Option<&Arc<ClientCertificate>> {
+        if self.is_opened_by_proxy { None } else { self.socket.certificate() }
     }
 
     /// The address against whose limits the connection counts; `None` if it counts only against those of the server,

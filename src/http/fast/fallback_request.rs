@@ -12,7 +12,7 @@ use super::{
 use crate::{
     hub::Carrier,
     limits::{BytesPermit, LimitReached},
-    transport::Transport,
+    transport::{ClientCertificate, Transport},
 };
 
 /// Serves one request of a connection with a complete HTTP server.
@@ -35,9 +35,13 @@ impl FallbackRequest {
         Ok(Self { received, missing: request.missing(), permit })
     }
 
-    /// The carrier of the request. `socket` has the rest of it, and `subject` is that of the client's certificate.
-    pub(super) fn into_carrier(self, socket: Transport<TcpStream>, subject: Option<Arc<str>>) -> Carrier {
-        Carrier::new(socket, self.received, self.missing, Box::new(self.permit), subject)
+    /// The carrier of the request. `socket` has the rest of it, and `certificate` is the client's.
+    pub(super) fn into_carrier(
+        self,
+        socket: Transport<TcpStream>,
+        certificate: Option<Arc<ClientCertificate>>,
+    ) -> Carrier {
+        Carrier::new(socket, self.received, self.missing, Box::new(self.permit), certificate)
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::http::head::SentHead;
 use crate::http::problem::{Code, Problem};
+use crate::transport::ClientCertificate;
 
 #[cfg(test)]
 mod fuzz;
@@ -43,8 +44,8 @@ pub(super) struct Request<'a> {
     query: &'a str,
     headers: &'a [httparse::Header<'a>],
     peer: IpAddr,
-    /// The subject of the client's certificate. [`parse`] does not know it, and leaves it out.
-    pub(super) subject: Option<&'a str>,
+    /// The client's certificate. [`parse`] does not know it, and leaves it out.
+    pub(super) certificate: Option<&'a ClientCertificate>,
     pub(super) body: &'a [u8],
     /// The client asked to close the connection after the response.
     pub(super) is_last: bool,
@@ -102,7 +103,7 @@ pub(super) fn parse<'a>(
     };
     let Some(body) = bytes.get(head_len..len) else { return Ok(Parsed::PartialBody(raw)) };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    Ok(Parsed::Simple(Request { method, path, query, headers, peer, subject: None, body, is_last }, len))
+    Ok(Parsed::Simple(Request { method, path, query, headers, peer, certificate: None, body, is_last }, len))
 }
 
 /// Whether `bytes` contain an empty line. It ends the head, unless it comes before the head.
@@ -227,8 +228,8 @@ impl SentHead for Request<'_> {
         Some(self.peer)
     }
 
-    fn subject(&self) -> Option<&str> {
-        self.subject
+    fn certificate(&self) -> Option<&ClientCertificate> {
+        self.certificate
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {

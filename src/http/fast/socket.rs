@@ -8,7 +8,7 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use crate::transport::Transport;
+use crate::transport::{ClientCertificate, Transport};
 
 /// The socket of a connection.
 pub(super) enum Socket {
@@ -48,11 +48,11 @@ impl Socket {
         }
     }
 
-    /// The subject of the client's certificate, which was verified; `None` if the client has shown none.
-    pub(super) fn subject(&self) -> Option<&Arc<str>> {
+    /// The client's certificate, which was verified; `None` if the client has shown none.
+    pub(super) fn certificate(&self) -> Option<&Arc<ClientCertificate>> {
         match self {
-            Self::Bare(socket) => socket.subject(),
-            Self::Watched(socket) => socket.subject(),
+            Self::Bare(socket) => socket.certificate(),
+            Self::Watched(socket) => socket.certificate(),
             Self::Gone => None,
         }
     }

@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -49,11 +50,19 @@ impl Authority {
 
     /// Signs a certificate for `names`, whose subject has the common name `subject`, if any.
     pub fn sign(&self, names: &[&str], subject: Option<&str>) -> Pair {
+        self.sign_until(names, subject, None)
+    }
+
+    /// As [`sign`](Self::sign). The certificate is valid until `expires_at`, in whole seconds.
+    pub fn sign_until(&self, names: &[&str], subject: Option<&str>, expires_at: Option<SystemTime>) -> Pair {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names");
         params.distinguished_name = rcgen::DistinguishedName::new();
         if let Some(subject) = subject {
             params.distinguished_name.push(DnType::CommonName, subject);
+        }
+        if let Some(expires_at) = expires_at {
+            params.not_after = expires_at.into();
         }
         let key = KeyPair::generate().expect("a key");
         Pair { cert: params.signed_by(&key, &self.issuer).expect("a certificate").pem(), key: key.serialize_pem() }

@@ -1,6 +1,6 @@
 //! What a verified client certificate gives, through both readers of requests.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use tidings::config::{Anonymous, CertificateConfig, Config};
@@ -255,6 +255,52 @@ async fn a_certificate_is_an_identity() {
         .await;
         let _stream = client.subscribe(front).await;
         client.ask("GET", "/subscribe?topic=news", front).await.problem(429, "too_many_subscribers_of_token");
+    }
+}
+
+/// Goal: the rights end with the validity of the certificate: its streams end with `broker.unauthorized`, and a connection
+/// that is still open is one of a caller without a credential. A certificate that lasts goes on.
+#[tokio::test]
+async fn the_rights_end_when_the_certificate_expires() {
+    let files = Files::new();
+    let server = TestServer::with(|config| configure(&files, config));
+    let lasting = files.authority.sign(&[], Some("app"));
+    // Times beyond 2049 have another form (RFC 5280, section 4.1.2.5).
+    let century = SystemTime::now() + Duration::from_hours(24 * 365 * 70);
+    let century = files.authority.sign_until(&[], Some("app"), Some(century));
+    let lasting = [as_client(&server, &files, Some(&lasting)).await, as_client(&server, &files, Some(&century)).await];
+    let mut others = Vec::new();
+    for client in &lasting {
+        others.push(client.subscribe(&[]).await);
+    }
+    // Its end has no fraction of a second, and a handshake may take a moment.
+    let expires_at = SystemTime::now() + Duration::from_secs(4);
+    let short = files.authority.sign_until(&[], Some("app"), Some(expires_at));
+    let mut open = dial(server.address, files.authority.client(&VERSIONS, Some(&short))).await.expect("a handshake");
+    let client = as_client(&server, &files, Some(&short)).await;
+    let mut streams = Vec::new();
+    for front in FRONTS {
+        let stream = client.subscribe(front).await;
+        assert_eq!(stream.status, 200);
+        streams.push(stream);
+    }
+    for stream in &mut streams {
+        let rest = timeout(DEADLINE, stream.rest()).await.expect("it ends");
+        assert!(rest.contains("event: broker.unauthorized"), "{rest}");
+    }
+    let late = SystemTime::now().duration_since(expires_at).unwrap_or_default();
+    assert!(late < Duration::from_secs(2), "{late:?}");
+    let request =
+        format!("POST {PUBLISH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    open.write_all(request.as_bytes()).await.expect("it is sent");
+    let mut answer = String::new();
+    open.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    for (client, mut stream) in lasting.iter().zip(others) {
+        client.ask("POST", PUBLISH, &[]).await.ok();
+        let publisher = bearer("ann", &json!({"publish": ["news"]}));
+        client.ask("POST", "/publish?topic=news&content=on", &[("authorization", &publisher)]).await.ok();
+        assert_eq!(stream.next().await.expect("it goes on").data, "on");
     }
 }
 
