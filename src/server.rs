@@ -27,7 +27,9 @@ use crate::{
     transport::{Acceptor, TlsError},
 };
 
+// Each file uses only files below it.
 mod worker;
+mod accept;
 
 /// A running server.
 pub struct Server {
@@ -132,6 +134,7 @@ impl Server {
             rates: Arc::new(Rates::new(&config.limits)),
             unsent: Arc::new(UnsentBytes::new(config.stream.unsent_bytes_max.to_usize())),
             drain: Drain { begin, delays_drain: delays_drain.downgrade() },
+            descriptors: Arc::new(accept::reserve(sockets.len())),
             acceptor,
             config: Arc::new(config),
         };

@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{EXIT_CONFIG, EXIT_FAILURE, EXIT_LOG};
 
-/// File descriptors for everything except connections: listeners, the files of the log, the runtime.
+/// File descriptors for everything except connections: listeners, the files of the log, the runtime, the reserve.
 const OTHER_DESCRIPTORS: usize = 200;
 
 /// The log filter if `RUST_LOG` is not set. actix-http is silent, because it logs every malformed request as an error:
@@ -162,7 +162,7 @@ fn warn_of_descriptor_limit(needed: usize) {
             needed,
             "the limit of open files (ulimit -n) is below the sum of limits.connections_max, \
              limits.pending_connections_max and {OTHER_DESCRIPTORS}; when it is reached, idle connections are closed, \
-             and if there are none, new connections must wait"
+             and if there are none, new connections are refused"
         );
     }
 }

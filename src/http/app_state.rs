@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     event::TopicName,
     hub::{Drain, HubHandle, UnsentBytes},
-    limits::{OwnStreams, Quota, Rates},
+    limits::{DescriptorReserve, OwnStreams, Quota, Rates},
     transport::Acceptor,
 };
 
@@ -41,6 +41,8 @@ pub struct SharedState {
     pub unsent: Arc<UnsentBytes>,
     /// The drain.
     pub drain: Drain,
+    /// The descriptors with which new connections are refused at the limit of open files.
+    pub descriptors: Arc<DescriptorReserve>,
     /// Begins TLS on new connections.
     pub acceptor: Acceptor,
 }

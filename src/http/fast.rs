@@ -124,7 +124,15 @@ impl FastPath {
             // An error means that the client has disconnected.
             rejected::answer(socket, error.into(), &eviction, &fast.responder, &fast.scratch).await.ok();
             fast.rejected.remove(&eviction);
+            // Its descriptor is free now. If it was one of the reserve, the reserve gets it back.
+            fast.app.descriptors.refill();
         });
+    }
+
+    /// Frees the descriptor of the rejected connection that is oldest, if there are at least `n`. Returns false if there
+    /// are not.
+    pub fn evict_rejected(&self, n: usize) -> bool {
+        self.rejected.len() >= n && self.rejected.evict_oldest()
     }
 
     /// Serves a connection until it is closed, or the hub has its socket.

@@ -176,6 +176,7 @@ impl From<LimitReached> for Problem {
             LimitReached::PendingConnectionsPerIp(_) => Code::TooManyPendingConnectionsPerIp,
             LimitReached::RequestBytes(_) => Code::TooManyRequestBytes,
             LimitReached::RequestBytesPerIp(_) => Code::TooManyRequestBytesPerIp,
+            LimitReached::OpenFiles => Code::TooManyOpenFiles,
         };
         Self::new(code, error.to_string()).retry_after(RETRY_AFTER)
     }

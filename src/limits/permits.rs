@@ -18,7 +18,7 @@ use crate::config::LimitsConfig;
 /// small requests of others, such as health checks. The limits on connections also limit the number of such requests.
 pub const UNCOUNTED_MAX: usize = 4 << 10;
 
-/// The limit that a permit would exceed, with its value.
+/// The limit that a permit or a connection would exceed, with its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitReached {
     /// `limits.connections_max`.
@@ -45,6 +45,9 @@ pub enum LimitReached {
     /// `limits.request_bytes_in_flight_per_ip_max`.
     #[error("the requests in progress from your address have reached its limit of {0} bytes")]
     RequestBytesPerIp(usize),
+    /// The limit of open files of the process or of the system.
+    #[error("the server has reached its limit of open files")]
+    OpenFiles,
 }
 
 /// A limit, and the error of a permit that would exceed it.

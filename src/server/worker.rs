@@ -6,33 +6,21 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::{Arc, mpsc::Sender},
-    time::Duration,
 };
 
 use actix_http::{HttpService, KeepAlive, Protocol};
 use actix_service::{IntoServiceFactory as _, Service as _, ServiceFactory as _, ServiceFactoryExt as _};
 use actix_web::{App, dev::AppConfig, web};
 use futures_util::FutureExt as _;
-use mio::net::{TcpListener, TcpStream};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    task::{spawn_local, yield_now},
-    time::sleep,
-};
+use mio::net::TcpListener;
+use tokio::io::{Interest, unix::AsyncFd};
 
+use super::accept::Door;
 use crate::{
-    config::Config,
     http::{AppState, Fallback, FastPath, LINGER, PendingSlots, SharedState, fallback},
     hub::{Carrier, HubHandle, Inbox},
     log::Log,
-    transport::{Acceptor, Transport},
 };
-
-/// How many connections are accepted before other tasks continue. To serve a connection costs far more than to accept
-/// it.
-const ACCEPTS_PER_YIELD: usize = 16;
-/// How long a worker waits when there is no file descriptor left and no idle connection to evict.
-const RETRY_ACCEPT_AFTER: Duration = Duration::from_millis(100);
 
 /// Serves the connections of `listener` until the thread's runtime stops. Reports to `started` whether the worker could
 /// start.
@@ -44,14 +32,14 @@ pub(super) async fn run(
     started: Sender<io::Result<()>>,
 ) {
     let (pending, config) = (PendingSlots::new(Arc::clone(&shared.pending)), Arc::clone(&shared.config));
-    let acceptor = shared.acceptor.clone();
+    let (acceptor, descriptors) = (shared.acceptor.clone(), Arc::clone(&shared.descriptors));
     // A send fails only if nobody waits for the report any more.
     match start(listener, &log, shared, inbox).await {
         Ok((listener, fast)) => {
             started.send(Ok(())).ok();
             // The server waits until every worker has dropped its sender.
             drop(started);
-            accept(&listener, &fast, &pending, &acceptor, &config).await;
+            Door { listener, fast, pending, acceptor, descriptors, config }.run().await;
         }
         Err(error) => drop(started.send(Err(error))),
     }
@@ -95,64 +83,4 @@ async fn start_fallback(app: &Rc<AppState>) -> io::Result<Fallback> {
         // An error means that the connection is closed. There is nothing else to do.
         service.call((carrier, Protocol::Http1, Some(remote))).map(drop).boxed_local()
     }))
-}
-
-async fn accept(
-    listener: &AsyncFd<TcpListener>,
-    fast: &Rc<FastPath>,
-    pending: &Rc<PendingSlots>,
-    acceptor: &Acceptor,
-    config: &Config,
-) {
-    let mut accepted = 0;
-    // Whether the last call failed because of exhaustion. The error is logged only once for a row of such failures.
-    let mut is_exhausted = false;
-    loop {
-        let (socket, remote) = match accept_one(listener).await {
-            Ok(connection) => connection,
-            Err(error) if is_exhaustion(&error) => {
-                if !is_exhausted {
-                    tracing::error!(%error, "no connection can be accepted; raise the limit of open files (ulimit -n)");
-                }
-                is_exhausted = true;
-                // The task of an evicted connection must run before its descriptor is free.
-                if pending.evict_idle() {
-                    yield_now().await;
-                } else {
-                    sleep(RETRY_ACCEPT_AFTER).await;
-                }
-                continue;
-            }
-            // The client of the connection has gone, or the runtime ends.
-            Err(_) => continue,
-        };
-        is_exhausted = false;
-        // An error means that the system has no randomness. The connection is closed.
-        let Ok(socket) = Transport::accept(socket.into(), acceptor) else { continue };
-        // The clients of a proxy do not share the limit of its address.
-        let counted_ip = (!config.server.trusts(remote.ip())).then(|| remote.ip());
-        match pending.admit(counted_ip) {
-            Ok(slot) => drop(spawn_local(Rc::clone(fast).serve(socket, remote, slot))),
-            Err(error) => fast.reject(socket, error),
-        }
-        accepted += 1;
-        if accepted % ACCEPTS_PER_YIELD == 0 {
-            yield_now().await;
-        }
-    }
-}
-
-async fn accept_one(listener: &AsyncFd<TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
-    loop {
-        let mut ready = listener.readable().await?;
-        if let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) {
-            return accepted;
-        }
-    }
-}
-
-/// Whether the process or the system has no descriptors or memory left for another connection.
-fn is_exhaustion(error: &io::Error) -> bool {
-    let codes = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
-    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }

@@ -7,6 +7,7 @@ mod clock;
 mod connections;
 mod damage;
 mod deletion;
+mod descriptors;
 mod dripped;
 mod endings;
 mod keys;

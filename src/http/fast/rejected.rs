@@ -30,15 +30,25 @@ pub(super) struct RejectedConnections(RefCell<VecDeque<Rc<Notify>>>);
 impl RejectedConnections {
     /// Adds a connection, and returns what notifies of its eviction.
     pub(super) fn add(&self) -> Rc<Notify> {
-        let mut open = self.0.borrow_mut();
-        if open.len() >= REJECTED_MAX
-            && let Some(oldest) = open.pop_front()
-        {
-            oldest.notify_one();
+        if self.len() >= REJECTED_MAX {
+            self.evict_oldest();
         }
         let eviction = Rc::new(Notify::new());
-        open.push_back(Rc::clone(&eviction));
+        self.0.borrow_mut().push_back(Rc::clone(&eviction));
         eviction
+    }
+
+    /// Makes the oldest end at once. Returns false if there is none.
+    pub(super) fn evict_oldest(&self) -> bool {
+        let oldest = self.0.borrow_mut().pop_front();
+        if let Some(oldest) = &oldest {
+            oldest.notify_one();
+        }
+        oldest.is_some()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.borrow().len()
     }
 
     pub(super) fn remove(&self, eviction: &Rc<Notify>) {

@@ -9,20 +9,19 @@ use tidings::config::Config;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    process::Command,
     time::{interval, timeout},
 };
 
-use crate::harness::{DEADLINE, Process, Stream, TestServer, connect_from, process::program, until};
+use crate::harness::{DEADLINE, Stream, TestServer, connect_from, until};
 
-const OWN: &str = "127.0.0.1";
+pub const OWN: &str = "127.0.0.1";
 const OTHER: &str = "127.0.0.2";
-const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+pub const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const LAST_HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 pub const LAST_PUBLISH: &[u8] =
     b"GET /publish?topic=a&content=x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 /// The beginning of a request: its connection is not silent.
-const HALF: &[u8] = b"GET /publish?to";
+pub const HALF: &[u8] = b"GET /publish?to";
 
 /// A connection from `source`, an address of this machine, on which `bytes` have been sent.
 pub async fn send_from(source: &str, server: SocketAddr, bytes: &[u8]) -> TcpStream {
@@ -227,43 +226,6 @@ async fn a_subscriber_leaves_its_place_to_the_next_connection() {
         assert_eq!(stream.next().await.expect("an event").id, id);
     }
     accepted(&server).await;
-}
-
-/// A server that may open few files, and as many connections to it as it may not have.
-async fn exhausted(first: &[u8]) -> (Process, Vec<TcpStream>) {
-    let mut command = Command::new("sh");
-    let binary = program().as_std().get_program().to_owned();
-    command
-        .args(["-c", "ulimit -n 128 && exec \"$0\" --listen 127.0.0.1:0"])
-        .arg(binary)
-        .current_dir(env!("CARGO_TARGET_TMPDIR"));
-    command.env("TIDINGS__SERVER__WORKERS", "1").env("TIDINGS__SERVER__HEAD_TIMEOUT", "1m").kill_on_drop(true);
-    let server = Process::spawn(&mut command).await;
-    let mut sockets = Vec::new();
-    for _ in 0..200 {
-        sockets.push(send_from(OWN, server.address, first).await);
-    }
-    (server, sockets)
-}
-
-/// Goal: when the process has no descriptor left, silent connections give theirs up, and a client that asks is answered.
-#[tokio::test]
-async fn silent_connections_give_up_their_descriptors() {
-    let (mut server, silent) = exhausted(b"").await;
-    let answer = end(&mut send_from(OWN, server.address, LAST_PUBLISH).await).await;
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    server.signal("TERM").await;
-    assert!(server.exit().await.success());
-    let (_, report) = server.last_words().await;
-    assert!(
-        report.contains("the limit of open files (ulimit -n) is below the sum of limits.connections_max"),
-        "{report}"
-    );
-    drop(silent);
-    // The control: connections that are not silent keep theirs, and there is none for a newcomer.
-    let (server, _busy) = exhausted(HALF).await;
-    let mut newcomer = send_from(OWN, server.address, LAST_PUBLISH).await;
-    assert!(timeout(Duration::from_secs(1), newcomer.read_u8()).await.is_err(), "it is not even accepted");
 }
 
 /// Sends `bytes` again and again until the server ends the connection; how long that took, and what it said.
