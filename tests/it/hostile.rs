@@ -5,6 +5,7 @@ mod budget;
 mod busy;
 mod clock;
 mod connections;
+mod crowd;
 mod damage;
 mod deletion;
 mod descriptors;
