@@ -17,3 +17,4 @@ mod readers;
 mod removed;
 mod restored;
 mod smuggling;
+mod topics;
