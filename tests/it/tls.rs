@@ -21,6 +21,7 @@ pub mod client;
 mod probes;
 mod reload;
 mod rights;
+mod streams;
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 const SSE: &[(&str, &str)] = &[("accept", "text/event-stream")];
