@@ -17,4 +17,5 @@ mod readers;
 mod removed;
 mod restored;
 mod smuggling;
+mod threats;
 mod topics;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::source::read;
+use super::source::{paths, read};
 
 type Names = BTreeSet<String>;
 
@@ -58,6 +58,54 @@ fn every_route_is_on_the_page_and_no_other() {
         told.extend(words.map(|word| word.split(['?', '[']).next().unwrap_or_default().to_owned()));
     }
     same(API, &routes, &told);
+}
+
+/// The tests in the table of threats: the cells of its last column.
+fn tests_of_threats() -> Names {
+    let page = read("docs/security.md");
+    let rows = rows(section(&page, "## Threats"));
+    assert!(rows.len() > 25, "the table is read");
+    let mut told = Names::new();
+    for row in &rows[2..] {
+        let tests: Vec<&str> = quoted(&row[2]).collect();
+        assert!(!tests.is_empty(), "{row:?} names a test");
+        told.extend(tests.into_iter().map(str::to_owned));
+    }
+    told
+}
+
+/// The tests of a file, in the order in which they stand.
+fn tests_in(text: &str) -> impl Iterator<Item = &str> {
+    let attributes = text.split("\n#[").filter(|rest| rest.starts_with("test]") || rest.starts_with("tokio::test"));
+    let begins = attributes.filter_map(|rest| rest.lines().nth(1));
+    begins.filter_map(|line| line.split_once("fn ")?.1.split('(').next())
+}
+
+#[test]
+fn every_threat_has_tests_that_exist() {
+    // `a::b::name` is the test `name` in tests/it/a/b.rs, or in src/a/b.rs. Each test of the threats is in the table.
+    let told = tests_of_threats();
+    let files: Vec<String> = paths(&["tests/it", "src"]);
+    for test in &told {
+        let (module, name) = test.rsplit_once("::").unwrap_or_else(|| panic!("{test} has a module"));
+        let path = module.replace("::", "/");
+        let homes = [format!("tests/it/{path}.rs"), format!("src/{path}.rs")];
+        let mut homes = homes.iter().filter(|home| files.contains(home));
+        assert!(homes.any(|home| tests_in(&read(home)).any(|test| test == name)), "there is no test {test}");
+    }
+    for file in files.iter().filter(|file| file.starts_with("tests/it/hostile/threats")) {
+        let module = file.trim_start_matches("tests/it/").trim_end_matches(".rs").replace('/', "::");
+        for test in tests_in(&read(file)) {
+            assert!(told.contains(&format!("{module}::{test}")), "{module}::{test} is not in the table of threats");
+        }
+    }
+}
+
+#[test]
+fn tests_are_found_as_they_are_written() {
+    // The control of the other test.
+    let text = "\n#[test]\nfn one() {}\n#[allow]\nfn other() {}\n#[tokio::test(a)]\nasync fn two() {}\nfn three() {}\n";
+    assert_eq!(tests_in(text).collect::<Vec<_>>(), ["one", "two"]);
 }
 
 #[test]
