@@ -1,5 +1,5 @@
-//! Who may do what: it verifies credentials, and gives grants. It is pure: it reads no request, and no clock except in
-//! [`Auth`].
+//! Who may do what: it verifies credentials, and gives grants. It reads no request; it reads files only to load keys, and
+//! the clock only in [`Auth`].
 //!
 //! ```text
 //!  credential ─► authenticate ─► Caller ─► grant(topic) ─► Grant<Publish>, Grant<Subscribe>, Grant<Manage>

@@ -11,7 +11,7 @@ pub enum Right {
     Publish,
     /// Subscribe to it.
     Subscribe,
-    /// Describe it, delete it, and list and end its subscribers.
+    /// Describe it, delete it, and list its subscribers. To end subscribers needs this right to all topics.
     Manage,
 }
 

@@ -57,7 +57,7 @@ pub struct NewArguments {
     /// A pattern of topics that it may subscribe to; may be repeated.
     #[arg(long, value_name = "PATTERN")]
     subscribe: Vec<String>,
-    /// A pattern of topics that it may describe and delete; may be repeated.
+    /// A pattern of topics that it may manage; may be repeated.
     #[arg(long, value_name = "PATTERN")]
     manage: Vec<String>,
     /// How often its key and subject may publish within a second.

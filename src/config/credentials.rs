@@ -56,7 +56,8 @@ pub enum Anonymous {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyConfig {
-    /// Its name. If a token has a `kid`, only the key with this id verifies it.
+    /// Its name. If a token has a `kid`, only the key with this id verifies it. With a `jwks_file`, the ids in the set count
+    /// instead.
     pub id: String,
     /// The one algorithm of tokens that this key verifies.
     pub algorithm: Algorithm,
@@ -106,7 +107,7 @@ pub struct ApiKeyConfig {
     /// The topics that it may subscribe to, as patterns.
     #[serde(default)]
     pub subscribe: Vec<String>,
-    /// The topics that it may describe and delete, as patterns.
+    /// The topics that it may manage, as patterns: describe and delete them, and list their subscribers.
     #[serde(default)]
     pub manage: Vec<String>,
     /// How often it may publish within a second.
@@ -137,7 +138,7 @@ pub struct CertificateConfig {
     /// The topics that it may subscribe to, as patterns.
     #[serde(default)]
     pub subscribe: Vec<String>,
-    /// The topics that it may describe and delete, as patterns.
+    /// The topics that it may manage, as patterns: describe and delete them, and list their subscribers.
     #[serde(default)]
     pub manage: Vec<String>,
     /// How often it may publish within a second.
