@@ -18,6 +18,7 @@ mod app_state;
 mod gate;
 mod reply;
 mod payload;
+mod topic_list;
 mod audit;
 mod pending;
 mod refusal;

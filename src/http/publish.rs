@@ -16,7 +16,7 @@ use super::{
     gate::GrantedDraft,
     head::{Head, ascii_text},
     origin,
-    payload::{Body, Payload},
+    payload::{Body, Payload, Reception, announced_length, collect},
     problem::{Code, Problem},
     reply::{Reply, Served, reply_later, reply_now},
 };
@@ -54,10 +54,7 @@ pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> 
             permit.cover(bytes)?;
             Ok(publish.append(app, Some(permit)))
         }
-        Body::Coming(payload) => {
-            let length = head.text("content-length").and_then(|length| length.parse().ok());
-            Ok(reply_later(receive(app, publish.into_owned(), length, payload)))
-        }
+        Body::Coming(payload) => Ok(reply_later(receive(app, publish.into_owned(), announced_length(head), payload))),
     }
 }
 
@@ -70,7 +67,9 @@ async fn receive(
 ) -> Result<Reply, Problem> {
     let _delays_drain = app.delay_drain()?;
     let mut permit = app.bytes.bytes_permit(head.remote);
-    let body = body::collect(head.format, length, payload, &app.config.publish, &mut permit).await?;
+    let config = &app.config.publish;
+    let reception = Reception { length, bytes_max: head.format.bytes_max(config), timeout: config.body_timeout };
+    let body = collect(payload, reception, &mut permit).await?;
     Ok(head.with_body(app, body)?.append(app, Some(permit)).await)
 }
 

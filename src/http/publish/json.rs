@@ -1,72 +1,26 @@
 //! The JSON body. It is parsed without a tree of values: a tree of `[0,0,…]` needs fifty times the memory of the text.
 
-use std::{borrow::Cow, fmt};
-
-use serde::{
-    Deserialize, Deserializer,
-    de::{SeqAccess, Visitor},
-};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+
+use crate::http::topic_list::TopicList;
 
 /// How deep objects and arrays may be nested, including the outermost object.
 const DEPTH_MAX: usize = 127;
-/// The most topics that are kept. Further topics are only counted. No configuration allows so many in a request.
-const TOPICS_KEPT_MAX: usize = 1025;
 
 /// The members of the outermost object. Other members are ignored.
 #[derive(Deserialize)]
 pub(super) struct JsonBody<'a> {
-    pub(super) topic: Option<Topics>,
+    pub(super) topic: Option<TopicList>,
     pub(super) event: Option<String>,
     /// `None` only if the member is absent: `null` is content, too.
     #[serde(default, borrow, deserialize_with = "present")]
     content: Option<&'a RawValue>,
 }
 
-/// The value of `topic`: one topic or a list.
-#[derive(Default)]
-pub(super) struct Topics {
-    /// The first [`TOPICS_KEPT_MAX`] topics.
-    pub(super) kept: Vec<String>,
-    /// How many other topics the body names.
-    pub(super) dropped: usize,
-}
-
 /// Deserializes a member that is present, even if it is `null`.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
-}
-
-impl<'de> Deserialize<'de> for Topics {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TopicsVisitor)
-    }
-}
-
-struct TopicsVisitor;
-
-impl<'de> Visitor<'de> for TopicsVisitor {
-    type Value = Topics;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a topic or a list of topics")
-    }
-
-    fn visit_str<E>(self, topic: &str) -> Result<Topics, E> {
-        Ok(Topics { kept: vec![topic.to_owned()], dropped: 0 })
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Topics, A::Error> {
-        let mut topics = Topics::default();
-        while let Some(topic) = list.next_element::<Cow<'_, str>>()? {
-            if topics.kept.len() < TOPICS_KEPT_MAX {
-                topics.kept.push(topic.into_owned());
-            } else {
-                topics.dropped += 1;
-            }
-        }
-        Ok(topics)
-    }
 }
 
 impl<'a> JsonBody<'a> {
@@ -143,6 +97,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::http::topic_list::TOPICS_KEPT_MAX;
 
     fn content(json: &str) -> Result<String, String> {
         let body = format!("{{\"content\":{json}}}");
