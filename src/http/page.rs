@@ -15,6 +15,7 @@ const FILES: &[File] = &[
     ("/app.js", SCRIPT, include_bytes!("../../static/app.js")),
     ("/commands.js", SCRIPT, include_bytes!("../../static/commands.js")),
     ("/list.js", SCRIPT, include_bytes!("../../static/list.js")),
+    ("/parser.js", SCRIPT, include_bytes!("../../static/parser.js")),
     ("/publish.js", SCRIPT, include_bytes!("../../static/publish.js")),
     ("/stream.js", SCRIPT, include_bytes!("../../static/stream.js")),
     ("/theme.js", SCRIPT, include_bytes!("../../static/theme.js")),
