@@ -3,12 +3,18 @@
 //!
 //! ```text
 //!  credential ─► authenticate ─► Caller ─► grant(topic) ─► Grant<Publish>, Grant<Subscribe>, Grant<Manage>
+//!                                  ▲ │
+//!            ticket ─► redeem_ticket ┘ └─► take_ticket(Grant<Subscribe>…) ─► NewTicket
 //! ```
 //!
 //! Only [`Caller::grant`] makes a [`Grant`], and a topic can only be reached with one. So a handler cannot forget to
 //! check a right.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use arc_swap::ArcSwap;
 
@@ -22,21 +28,25 @@ mod keys;
 mod jwt;
 mod api_keys;
 mod certificates;
+
+mod tickets;
 mod caller;
 mod rights;
 mod error;
 mod key_file;
 mod pattern;
 
-pub use caller::{Caller, Forbidden, Grant, GrantAll, Manage, Publish, RightKind, Subscribe};
-pub use error::{AuthConfigError, LEEWAY, Refused, TOKEN_BYTES_MAX};
+pub use caller::{Caller, Credential, Forbidden, Grant, GrantAll, Manage, Publish, RightKind, Subscribe};
+pub use error::{AuthConfigError, LEEWAY, Refused, TOKEN_BYTES_MAX, TicketError};
 pub use key_file::KeyError;
 pub use keys::Gone;
 pub use mint::{MintError, NewToken, decode_unverified, mint};
 pub use pattern::PatternError;
 pub use rights::Right;
+pub use tickets::{NewTicket, TicketUse};
 
 use keys::{Keys, Recalled};
+use tickets::Tickets;
 
 /// Verifies credentials.
 pub struct Auth {
@@ -45,6 +55,7 @@ pub struct Auth {
     /// A caller without a credential whose request came over a proxy.
     anonymous_forwarded: Caller,
     keys: ArcSwap<Keys>,
+    tickets: Tickets,
 }
 
 impl Auth {
@@ -63,7 +74,8 @@ impl Auth {
             Anonymous::Subscribe => (Caller::subscriber(), Caller::subscriber()),
             Anonymous::All => (Caller::publisher(), Caller::publisher()),
         };
-        Ok(Self { anonymous, anonymous_forwarded, keys: ArcSwap::from_pointee(Keys::load(config)?) })
+        let (keys, tickets) = (ArcSwap::from_pointee(Keys::load(config)?), Tickets::new(config));
+        Ok(Self { anonymous, anonymous_forwarded, keys, tickets })
     }
 
     /// The caller of a request without a credential. `is_forwarded` says that a proxy has forwarded the request.
@@ -107,7 +119,44 @@ impl Auth {
     pub fn reload(&self, config: &AuthConfig) -> Result<Vec<Gone>, AuthConfigError> {
         let keys = Arc::new(Keys::load(config)?);
         let earlier = self.keys.swap(Arc::clone(&keys));
-        Ok(earlier.not_in(&keys))
+        let gone = earlier.not_in(&keys);
+        if !gone.is_empty() {
+            self.tickets.remove_keys(|identity| gone.iter().any(|gone| gone.has(identity)), Instant::now());
+        }
+        Ok(gone)
+    }
+
+    /// Gives `caller` a ticket for the topics of `grants`. `checked_at` is a moment before [`Self::authenticate`] was
+    /// called for it: keys that have changed since then are noticed.
+    ///
+    /// # Errors
+    /// See [`TicketError`].
+    pub fn take_ticket(
+        &self,
+        caller: &Caller,
+        grants: impl Iterator<Item = Grant<Subscribe>>,
+        checked_at: Instant,
+    ) -> Result<NewTicket, TicketError> {
+        self.tickets.take(caller, grants, checked_at, (Instant::now(), SystemTime::now()))
+    }
+
+    /// The caller that a ticket stands for. It has the identity and the `exp` of the token that the ticket was taken
+    /// with, and the right to subscribe to the topics of the ticket.
+    ///
+    /// # Errors
+    /// When the ticket is used up, has expired, or was never given.
+    pub fn redeem_ticket(&self, ticket: &str, ticket_use: TicketUse) -> Result<Caller, Refused> {
+        self.tickets.redeem(ticket, ticket_use, (Instant::now(), SystemTime::now()))
+    }
+
+    /// Removes the tickets of a subject.
+    pub fn remove_tickets_of(&self, subject: &str) {
+        self.tickets.remove_subject(subject);
+    }
+
+    /// Removes the tickets that have expired. They count for the limits until then, or until the next ticket is taken.
+    pub fn remove_expired_tickets(&self) {
+        self.tickets.remove_expired(Instant::now());
     }
 }
 

@@ -272,13 +272,12 @@ pub fn refused(format: Format, retry: Duration, cursor: Option<EventId>, code: &
     }
 }
 
-/// `broker.unauthorized`, and the end of a stream whose right has ended. Its client may come back after `retry` with
-/// another credential, and resumes after `cursor`.
+/// `broker.unauthorized`, and the end of a stream whose right has ended, or that has no right to begin, for the reason
+/// `detail`. Its client may come back after `retry` with another credential, and resumes after `cursor`.
 #[must_use]
-pub fn unauthorized(encoding: Encoding, retry: Duration, cursor: EventId) -> Bytes {
-    let detail = "the right to this stream has ended; come back with a new token or ticket";
+pub fn unauthorized(encoding: Encoding, retry: Duration, cursor: Option<EventId>, detail: &str) -> Bytes {
     let data = json!({"code": "unauthorized", "detail": detail});
-    last_notice(encoding, retry, &notice(encoding.format, "broker.unauthorized", Some(cursor), &data))
+    last_notice(encoding, retry, &notice(encoding.format, "broker.unauthorized", cursor, &data))
 }
 
 /// `broker.ended`, and the end of a stream that an operator has ended. Its id makes the server tell the client to stop

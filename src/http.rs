@@ -7,6 +7,7 @@ mod serve;
 mod publish;
 mod subscribe;
 mod subscribers;
+mod tickets;
 mod topics;
 mod health;
 mod page;

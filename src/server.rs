@@ -90,8 +90,8 @@ const BACKLOG: i32 = 4096;
 const SEND_BUFFER: usize = 128 << 10;
 /// If a client acknowledges nothing for this many times `stream.write_timeout`, the kernel closes the connection.
 const WRITE_TIMEOUTS_UNTIL_DEAD: u32 = 4;
-/// How often maintenance runs: it enforces retention, removes expired keys, idle topics and unused keys of rates, and
-/// looks at the files of TLS.
+/// How often maintenance runs: it enforces retention, removes expired keys and tickets, idle topics and unused keys of
+/// rates, and looks at the files of TLS.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 /// The last part of the drain time. It is reserved for requests in progress: the streams end before it.
 const DRAIN_FOR_REQUESTS: Duration = Duration::from_millis(250);
@@ -143,8 +143,8 @@ impl Server {
             socket.listen(BACKLOG).map_err(listen_error)?;
         }
         let workers = start_workers(sockets, inboxes, &log, &shared).map_err(StartError::Worker)?;
-        let (rates, acceptor) = (Arc::clone(&shared.rates), shared.acceptor.clone());
-        actix_rt::spawn(maintain(Arc::clone(&log), Arc::clone(&registry), rates, acceptor));
+        let (auth, rates, acceptor) = (Arc::clone(&shared.auth), Arc::clone(&shared.rates), shared.acceptor.clone());
+        actix_rt::spawn(maintain(Arc::clone(&log), Arc::clone(&registry), auth, rates, acceptor));
         Ok(Self { address, log, registry, hubs, shared, workers, drain, delays_drain, drained })
     }
 
@@ -320,13 +320,14 @@ async fn stop(workers: Vec<Arbiter>) {
 }
 
 /// Runs the regular maintenance until the runtime ends.
-async fn maintain(log: Arc<dyn Log>, registry: Arc<Registry>, rates: Arc<Rates>, acceptor: Acceptor) {
+async fn maintain(log: Arc<dyn Log>, registry: Arc<Registry>, auth: Arc<Auth>, rates: Arc<Rates>, acceptor: Acceptor) {
     let mut ticks = interval(MAINTENANCE_INTERVAL);
     loop {
         ticks.tick().await;
         log.enforce_retention();
         registry.retire_idle();
         rates.forget_unused();
+        auth.remove_expired_tickets();
         acceptor.reload_if_changed();
     }
 }

@@ -19,6 +19,8 @@ enum Kind {
     Anonymous { may_publish: bool, may_subscribe: bool, may_manage: bool },
     /// A caller whose credential was verified, and until when it counts; `None` for no limit.
     Verified(Arc<Verified>, Option<SystemTime>),
+    /// A caller with a ticket, who may only subscribe to the topics of the ticket.
+    Ticket(Arc<Ticket>),
 }
 
 /// What a verified credential says.
@@ -31,6 +33,17 @@ pub(super) struct Verified {
     pub(super) starts_at: Option<SystemTime>,
     /// Until this time, with the leeway. `None` for an API key, and for certificates, each of which has an end of its own.
     pub(super) expires_at: Option<SystemTime>,
+}
+
+/// What a ticket stands for.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    /// What the credential says that it was taken with.
+    pub(super) verified: Arc<Verified>,
+    /// Until when that credential counts.
+    expires_at: Option<SystemTime>,
+    /// The topics that it was taken for, sorted.
+    topics: Box<[TopicName]>,
 }
 
 /// The permission to use a right on a topic. Only [`Caller::grant`] makes one.
@@ -81,8 +94,19 @@ pub struct Forbidden {
     pub right: Right,
     /// The topic; `None` if the right is needed without a certain topic.
     pub topic: Option<TopicName>,
-    /// The caller has no credential. With one, it might have the right.
-    pub is_anonymous: bool,
+    /// What the caller has shown.
+    pub credential: Credential,
+}
+
+/// What a caller has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// Nothing. With a token, it might have the right.
+    None,
+    /// A token, an API key or a certificate.
+    Token,
+    /// A ticket.
+    Ticket,
 }
 
 impl Caller {
@@ -120,6 +144,18 @@ impl Caller {
         Self(Kind::Verified(verified, Some(expires_at)))
     }
 
+    pub(super) const fn by_ticket(ticket: Arc<Ticket>) -> Self {
+        Self(Kind::Ticket(ticket))
+    }
+
+    pub(super) fn verified_by(&self) -> Option<&Arc<Verified>> {
+        match &self.0 {
+            Kind::Anonymous { .. } => None,
+            Kind::Verified(verified, _) => Some(verified),
+            Kind::Ticket(ticket) => Some(&ticket.verified),
+        }
+    }
+
     /// Gives the grant for `topic`.
     ///
     /// # Errors
@@ -138,6 +174,7 @@ impl Caller {
         match &self.0 {
             Kind::Anonymous { .. } => self.has_for_all(R::RIGHT),
             Kind::Verified(verified, _) => verified.rights.allows(R::RIGHT, topic),
+            Kind::Ticket(ticket) => R::RIGHT == Right::Subscribe && ticket.is_for(topic),
         }
     }
 
@@ -149,6 +186,7 @@ impl Caller {
         let has_any = match &self.0 {
             Kind::Anonymous { .. } => self.has_for_all(R::RIGHT),
             Kind::Verified(verified, _) => verified.rights.allows_any(R::RIGHT),
+            Kind::Ticket(_) => R::RIGHT == Right::Subscribe,
         };
         if has_any { Ok(()) } else { Err(self.forbidden(R::RIGHT, None)) }
     }
@@ -167,49 +205,78 @@ impl Caller {
             (Kind::Anonymous { may_subscribe, .. }, Right::Subscribe) => *may_subscribe,
             (Kind::Anonymous { may_manage, .. }, Right::Manage) => *may_manage,
             (Kind::Verified(verified, _), _) => verified.rights.allows_all(right),
+            (Kind::Ticket(_), _) => false,
         }
     }
 
     fn forbidden(&self, right: Right, topic: Option<TopicName>) -> Forbidden {
-        Forbidden { right, topic, is_anonymous: self.identity().is_none() }
+        let credential = match &self.0 {
+            Kind::Anonymous { .. } => Credential::None,
+            Kind::Verified(..) => Credential::Token,
+            Kind::Ticket(_) => Credential::Ticket,
+        };
+        Forbidden { right, topic, credential }
     }
 
     /// The identity of a verified credential.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
-        match &self.0 {
-            Kind::Anonymous { .. } => None,
-            Kind::Verified(verified, _) => Some(&verified.identity),
-        }
+        self.verified_by().map(|verified| &*verified.identity)
     }
 
     /// The identity, for something that outlives the request.
     #[must_use]
     pub fn shared_identity(&self) -> Option<Arc<Identity>> {
-        match &self.0 {
-            Kind::Anonymous { .. } => None,
-            Kind::Verified(verified, _) => Some(Arc::clone(&verified.identity)),
-        }
+        self.verified_by().map(|verified| Arc::clone(&verified.identity))
     }
 
     /// The limits that the credential brings with it.
     #[must_use]
     pub fn limits(&self) -> OwnLimits {
-        match &self.0 {
-            Kind::Anonymous { .. } => OwnLimits::default(),
-            Kind::Verified(verified, _) => verified.limits,
-        }
+        self.verified_by().map_or_else(OwnLimits::default, |verified| verified.limits)
     }
 
     /// How long the credential is still valid; `None` for no limit.
     #[must_use]
     pub fn valid_for(&self, now: SystemTime) -> Option<Duration> {
+        let expires_at = self.expires_at()?;
+        Some(expires_at.duration_since(now).unwrap_or_default())
+    }
+
+    /// When the credential ends.
+    pub(super) fn expires_at(&self) -> Option<SystemTime> {
         match &self.0 {
             Kind::Anonymous { .. } => None,
-            Kind::Verified(_, expires_at) => {
-                expires_at.map(|expires_at| expires_at.duration_since(now).unwrap_or_default())
-            }
+            Kind::Verified(_, expires_at) => *expires_at,
+            Kind::Ticket(ticket) => ticket.expires_at,
         }
+    }
+}
+
+impl Ticket {
+    /// A ticket of a caller with this credential, which ends at `expires_at`.
+    pub(super) fn new(
+        verified: Arc<Verified>,
+        expires_at: Option<SystemTime>,
+        grants: impl Iterator<Item = Grant<Subscribe>>,
+    ) -> Self {
+        let mut topics: Vec<TopicName> = grants.map(Grant::into_topic).collect();
+        topics.sort();
+        Self { verified, expires_at, topics: topics.into() }
+    }
+
+    /// How many topics it is for.
+    pub(super) fn topics(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// Whether the credential that it was taken with has ended.
+    pub(super) fn has_ended(&self, now: SystemTime) -> bool {
+        self.expires_at.is_some_and(|expires_at| now >= expires_at)
+    }
+
+    fn is_for(&self, topic: &str) -> bool {
+        self.topics.binary_search_by(|other| other.as_str().cmp(topic)).is_ok()
     }
 }
 

@@ -66,6 +66,9 @@ pub enum Refused {
     /// It has another `iss` or `aud` than the key demands.
     #[error("the token is for another issuer or audience")]
     OtherAudience,
+    /// It is a ticket that is used up, has expired, or was never given.
+    #[error("the ticket is used up, has expired, or was never given: take a new one")]
+    Ticket,
     /// Its claims cannot be read.
     #[error(
         "the claims of the token cannot be read: it needs `exp`, and \"tidings\": {{\"publish\": […], \"subscribe\": […], \
@@ -73,4 +76,29 @@ pub enum Refused {
          \"subscribers_max\": n}} in that, of whole numbers from 1 to {OWN_LIMIT_MAX}"
     )]
     BadClaims,
+}
+
+/// Why no ticket is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TicketError {
+    /// The caller has no credential that the ticket could stand for.
+    #[error("a ticket stands for a token: send `Authorization: Bearer` and a token")]
+    Anonymous,
+    /// All tickets together have as many topics as `auth.tickets_max` allows.
+    #[error("there are as many tickets as auth.tickets_max ({0} topics) allows")]
+    TooMany(usize),
+    /// The tickets of the identity have as many topics as `auth.tickets_per_key_max` allows.
+    #[error("this key and subject have as many tickets as auth.tickets_per_key_max ({0} topics) allows")]
+    TooManyOfKey(usize),
+    /// The ticket has more topics than there is ever room for.
+    #[error("a ticket may have {max} topics (auth.tickets_max, auth.tickets_per_key_max), and this one has {topics}")]
+    TooManyTopics {
+        /// How many there is room for.
+        max: usize,
+        /// How many topics it has.
+        topics: usize,
+    },
+    /// The keys have changed since the token was checked, or the system gives no random numbers.
+    #[error("no ticket can be given at this moment")]
+    Unavailable,
 }

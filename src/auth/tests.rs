@@ -101,7 +101,7 @@ fn a_token_gives_the_rights_of_its_claims() {
     assert!(caller.grant_all::<Manage>().is_ok() && caller.grant_all::<Subscribe>().is_err());
     assert_eq!(caller.valid_for(now()), Some(Duration::from_secs(65)));
     let forbidden = caller.grant::<Publish>(topic("x")).expect_err("no right");
-    assert_eq!((forbidden.right, forbidden.is_anonymous), (Right::Publish, false));
+    assert_eq!((forbidden.right, forbidden.credential), (Right::Publish, Credential::Token));
 }
 
 #[test]

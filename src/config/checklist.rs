@@ -123,7 +123,7 @@ pub const ITEMS: &[Item] = &[
         question: widest_key,
     },
     Item {
-        advice: "Keep tokens out of addresses, which servers and proxies log.",
+        advice: "Keep tokens out of addresses, which servers and proxies log: a page can take a ticket.",
         keys: &["auth.query_token"],
         asked: "it is `true`",
         question: |facts| ask(facts.config.auth.query_token,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
@@ -18,6 +19,12 @@ pub struct AuthConfig {
     pub query_token: bool,
     /// The name of the cookie that may carry a token. Empty means none.
     pub cookie: String,
+    /// How long a ticket can be used.
+    pub ticket_ttl: Duration,
+    /// Topics of all unused tickets together.
+    pub tickets_max: usize,
+    /// Topics of the unused tickets of one key and subject.
+    pub tickets_per_key_max: usize,
     /// `[[auth.keys]]`: the keys that sign tokens.
     pub keys: Vec<KeyConfig>,
     /// `[[auth.api_keys]]`: fixed credentials.
@@ -32,6 +39,9 @@ impl Default for AuthConfig {
             anonymous: Anonymous::Loopback,
             query_token: false,
             cookie: String::new(),
+            ticket_ttl: Duration::from_secs(30),
+            tickets_max: 100_000,
+            tickets_per_key_max: 10_000,
             keys: Vec::new(),
             api_keys: Vec::new(),
             certificates: Vec::new(),

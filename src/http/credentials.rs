@@ -7,7 +7,7 @@ use super::{
     local::{has_proxy_header, is_forwarded},
     problem::{Code, Problem},
 };
-use crate::auth::{Caller, Forbidden, Refused};
+use crate::auth::{Caller, Credential, Forbidden, Refused};
 
 /// The query parameter of a token (RFC 6750, section 2.3).
 const QUERY_TOKEN: &str = "access_token";
@@ -96,19 +96,23 @@ impl From<Refused> for Problem {
 
 impl From<Forbidden> for Problem {
     fn from(error: Forbidden) -> Self {
-        let Forbidden { right, topic, is_anonymous } = error;
+        let Forbidden { right, topic, credential } = error;
         let what = match &topic {
             Some(topic) => format!("{right} the topic `{topic}`"),
             None => right.to_string(),
         };
-        let problem = if is_anonymous {
-            let detail = format!(
-                "without a token, nobody may {what} here: send `Authorization: Bearer` and a token (the operator decides \
-                 with auth.anonymous what is allowed without one; behind a proxy, `loopback` allows nothing)"
-            );
-            Self::unauthorized(detail, false)
-        } else {
-            Self::new(Code::Forbidden, format!("the token or certificate gives no right to {what}"))
+        let problem = match credential {
+            Credential::None => {
+                let detail = format!(
+                    "without a token, nobody may {what} here: send `Authorization: Bearer` and a token (the operator decides \
+                     with auth.anonymous what is allowed without one; behind a proxy, `loopback` allows nothing)"
+                );
+                Self::unauthorized(detail, false)
+            }
+            Credential::Token => {
+                Self::new(Code::Forbidden, format!("the token or certificate gives no right to {what}"))
+            }
+            Credential::Ticket => Self::new(Code::Forbidden, format!("the ticket gives no right to {what}")),
         };
         let problem = problem.with("right", right.to_string());
         match topic {

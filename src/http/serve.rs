@@ -16,7 +16,7 @@ use super::{
     publish,
     received::Received,
     reply::{Reply, Served, reply_later, reply_now},
-    subscribe, subscribers, topics,
+    subscribe, subscribers, tickets, topics,
 };
 use crate::later::{Known, NotYet};
 
@@ -90,6 +90,7 @@ fn route<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Result<Serv
     let path = fields::decode_path(head.path(), b"").map_err(|_| not_found(head.path()))?;
     let answer = match (&*path, method) {
         ("/publish", _) => return publish::serve(app, head, body),
+        ("/tickets", _) => return tickets::serve(app, head, body),
         ("/subscribe", "GET") => return subscribe::serve(app, head),
         ("/subscribe", "HEAD") => subscribe::head(app, head),
         ("/healthz", "GET" | "HEAD") => Ok(health::alive()),

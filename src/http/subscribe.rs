@@ -9,7 +9,7 @@ use std::{
 };
 
 use actix_http::StatusCode;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
     reply::{Reply, Served, reply_later, reply_now},
 };
 use crate::{
-    auth::{Grant, Subscribe},
+    auth::{Caller, Grant, Subscribe, TicketUse},
     event::{EventId, StopId, TopicName},
     frame::{self, Encoding, Format, Framing, Marks, Opening},
     hub::{Right, Subscription, jitter},
@@ -38,8 +38,8 @@ mod time;
 /// the query. `event-source-polyfill`, Mercure and Symfony each use a different name.
 const CURSORS: [&str; 4] = ["lastEventId", "last_event_id", "lastEventID", "Last-Event-ID"];
 /// The parameters of a subscription.
-const PARAMETERS: [&str; 10] =
-    ["topic", "since", "last", "envelope", "on_gap", "marks", CURSORS[0], CURSORS[1], CURSORS[2], CURSORS[3]];
+const PARAMETERS: [&str; 11] =
+    ["topic", "ticket", "since", "last", "envelope", "on_gap", "marks", CURSORS[0], CURSORS[1], CURSORS[2], CURSORS[3]];
 /// `broker.gap` contains at most this much of what the client requested.
 const REQUESTED_BYTES_MAX: usize = 128;
 /// The maximum of `last=`. It is limited because the search locks the log.
@@ -49,9 +49,9 @@ const REFUSED_RETRY_FACTOR: u32 = 4;
 
 /// Serves `GET /subscribe`.
 pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head) -> Result<Served<'a>, Problem> {
-    Ok(match SubscribeRequest::read(app, head) {
-        Ok(request) if request.must_stay_away => reply_now(stop()),
-        Ok(request) => reply_later(request.admit(app)),
+    Ok(match Outcome::read(app, head, TicketUse::Spend) {
+        Ok(Outcome::Stream(request)) => reply_later(request.admit(app)),
+        Ok(Outcome::Answer(answer)) => reply_now(answer),
         Err(problem) => reply_now(refused_unread(app, head, problem)?),
     })
 }
@@ -59,20 +59,90 @@ pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head) -> Result<Served<'a
 /// The refusal of a request of which not all was read. If its reason may pass, an `EventSource` is told to come back: at
 /// another status than 200 it would stop for good.
 fn refused_unread(app: &AppState, head: &impl Head, problem: Problem) -> Result<Answer, Problem> {
-    let accept = Accept::read(head);
-    let Some(wait) = problem.retry_time().filter(|_| accept.names_events() && !accept.prefers_lines()) else {
+    let Some(wait) = problem.retry_time().filter(|_| is_event_source(Accept::read(head))) else {
         return Err(problem);
     };
     let query = Fields::query(head.query(), &PARAMETERS, &CURSORS)?;
-    let cursor = sent_cursor(head, &query).and_then(|cursor| EventId::parse(&cursor));
+    let cursor = Cursor::read(head, &query).and_then(|cursor| cursor.id());
     let retry = jitter(app.config.stream.retry * REFUSED_RETRY_FACTOR);
     Ok(refused_stream(Format::Plain, retry.max(wait), cursor, &problem))
 }
 
-/// Serves `HEAD /subscribe`: the head of a stream, without a subscriber.
+/// Serves `HEAD /subscribe`: the head of a stream, without a subscriber. It does not use up a ticket.
 pub(super) fn head(app: &AppState, head: &impl Head) -> Result<Answer, Problem> {
-    let request = SubscribeRequest::read(app, head)?;
-    Ok(if request.must_stay_away { stop() } else { stream_head(request.encoding.format, None) })
+    Ok(match Outcome::read(app, head, TicketUse::Look)? {
+        Outcome::Stream(request) => stream_head(request.encoding.format, None),
+        Outcome::Answer(answer) => answer,
+    })
+}
+
+/// What a request to subscribe gets, if it is not refused.
+enum Outcome {
+    Stream(SubscribeRequest),
+    Answer(Answer),
+}
+
+impl Outcome {
+    fn read(app: &AppState, head: &impl Head, ticket_use: TicketUse) -> Result<Self, Problem> {
+        let query = Fields::query(head.query(), &PARAMETERS, &CURSORS)?;
+        let cursor = Cursor::read(head, &query);
+        // Before the credential is checked: an `EventSource` whose stream an operator has ended comes back with a ticket
+        // that is used up, and it must stay away.
+        if cursor.as_ref().is_some_and(|cursor| cursor.must_stay_away(app.config.stream.gone)) {
+            return Ok(Self::Answer(stop()));
+        }
+        let checked_at = Instant::now();
+        // A ticket counts before the other credentials. A browser sends a cookie by itself.
+        let caller = match query.only("ticket")? {
+            None => credentials::caller(app, head)?,
+            Some(ticket) => match app.auth.redeem_ticket(ticket, ticket_use) {
+                Ok(caller) => caller,
+                // An `EventSource` comes back to the URL that it was given, with a ticket that is used up. At another
+                // status than 200 it would stop, and could not tell its page why.
+                Err(refused) if is_event_source(Accept::read(head)) => {
+                    let retry = jitter(app.config.stream.retry * REFUSED_RETRY_FACTOR);
+                    let id = cursor.and_then(|cursor| cursor.id());
+                    return Ok(Self::Answer(unauthorized_stream(retry, id, &refused.to_string())));
+                }
+                Err(refused) => return Err(refused.into()),
+            },
+        };
+        SubscribeRequest::read(app, head, &query, cursor, (&caller, checked_at)).map(Self::Stream)
+    }
+}
+
+/// The cursor as the client has sent it.
+struct Cursor {
+    text: String,
+    /// The cursor is from a stream that an operator has ended.
+    stop: Option<StopId>,
+}
+
+impl Cursor {
+    /// Finds the cursor. The header has priority: when a browser reconnects, it sends the new cursor in the header, and
+    /// the query of the first request again.
+    fn read(request: &impl Head, query: &Fields<'_>) -> Option<Self> {
+        let header = request.values("last-event-id").map(String::from_utf8_lossy);
+        let query = CURSORS.iter().flat_map(|name| query.all(name)).map(Cow::Borrowed);
+        // An empty cursor counts as none. A client may send an empty one in one place, and its cursor in another.
+        let text = header.chain(query).find(|cursor| !cursor.is_empty())?.into_owned();
+        Some(Self { stop: StopId::parse(&text), text })
+    }
+
+    /// Whether an operator has ended the client's last stream, less than `gone` ago.
+    fn must_stay_away(&self, gone: Duration) -> bool {
+        self.stop.is_some_and(|stop| stop.is_active(wall_ms(), gone))
+    }
+
+    /// The id; `None` if the cursor cannot be read.
+    fn id(&self) -> Option<EventId> {
+        self.stop.map(|stop| stop.id).or_else(|| EventId::parse(&self.text))
+    }
+}
+
+/// Whether the client may be an `EventSource`: it asks for an event stream by name, as every `EventSource` does.
+fn is_event_source(accept: Accept) -> bool {
+    accept.names_events() && !accept.prefers_lines()
 }
 
 /// Tells the client to stop: an `EventSource` that gets 204 does not come back (HTML standard, section 9.2.3).
@@ -92,33 +162,28 @@ struct SubscribeRequest {
     start: Start,
     /// The cursor, or `since`, as the client sent it, for `broker.gap`. It is cut to [`REQUESTED_BYTES_MAX`].
     requested: String,
-    /// An operator has ended the client's last stream, less than `stream.gone` ago.
-    must_stay_away: bool,
     /// `on_gap=fail`: refuse the request if there is a gap.
     fails_on_gap: bool,
-    /// The client may be an `EventSource`: it asks for an event stream by name, as every `EventSource` does.
     is_event_source: bool,
     remote: Option<IpAddr>,
 }
 
 impl SubscribeRequest {
-    fn read(app: &AppState, request: &impl Head) -> Result<Self, Problem> {
-        let checked_at = Instant::now();
-        let caller = credentials::caller(app, request)?;
-        let query = &Fields::query(request.query(), &PARAMETERS, &CURSORS)?;
+    /// Reads what `caller` asks for, who was checked after the given moment.
+    fn read(
+        app: &AppState,
+        request: &impl Head,
+        query: &Fields<'_>,
+        cursor: Option<Cursor>,
+        (caller, checked_at): (&Caller, Instant),
+    ) -> Result<Self, Problem> {
         let (topics, _) = app.topics(query.all("topic"), query.topics_dropped())?;
         let grants = topics.into_iter().map(|topic| caller.grant(topic)).collect::<Result<_, _>>()?;
         let ends_at = caller.valid_for(SystemTime::now()).map(|valid_for| Instant::now() + valid_for);
         let right = caller.shared_identity().map(|identity| Right { identity, checked_at, ends_at });
         let own_max = caller.limits().subscribers_max;
-        let cursor = sent_cursor(request, query);
-        let stop = cursor.as_deref().and_then(StopId::parse);
-        let must_stay_away = stop.is_some_and(|stop| stop.is_active(wall_ms(), app.config.stream.gone));
         let start = match &cursor {
-            Some(cursor) => {
-                let id = stop.map(|stop| stop.id).or_else(|| EventId::parse(cursor));
-                id.map_or(Start::Unreadable, Start::After)
-            }
+            Some(cursor) => cursor.id().map_or(Start::Unreadable, Start::After),
             None => start(query)?,
         };
         let fails_on_gap = match query.only("on_gap")? {
@@ -127,28 +192,16 @@ impl SubscribeRequest {
             Some(other) => return Err(bad_parameter("on_gap", other, "`event` or `fail`")),
         };
         let since = query.only("since")?.map(str::to_owned);
-        let mut requested = cursor.or(since).unwrap_or_default();
+        let mut requested = cursor.map(|cursor| cursor.text).or(since).unwrap_or_default();
         requested.truncate(requested.floor_char_boundary(REQUESTED_BYTES_MAX));
         let accept = Accept::read(request);
         let format = format(accept, query)?;
         let framing = if request.is_http_1_1() { Framing::Chunked } else { Framing::Close };
         let encoding = Encoding { format, framing };
         let marks = marks(query)?;
-        let is_event_source = format != Format::Lines && accept.names_events();
+        let is_event_source = is_event_source(accept);
         let remote = request.remote();
-        Ok(Self {
-            grants,
-            right,
-            own_max,
-            encoding,
-            marks,
-            start,
-            requested,
-            must_stay_away,
-            fails_on_gap,
-            is_event_source,
-            remote,
-        })
+        Ok(Self { grants, right, own_max, encoding, marks, start, requested, fails_on_gap, is_event_source, remote })
     }
 
     /// Opens the stream, or refuses the subscriber.
@@ -185,15 +238,6 @@ fn marks(query: &Fields<'_>) -> Result<Marks, Problem> {
         Some("none") => Ok(Marks::None),
         Some(other) => Err(bad_parameter("marks", other, "`event`, `id` or `none`")),
     }
-}
-
-/// The cursor as the client sent it. The header has priority: when a browser reconnects, it sends the new cursor in the
-/// header, and the query of the first request again.
-fn sent_cursor(request: &impl Head, query: &Fields<'_>) -> Option<String> {
-    let header = request.values("last-event-id").map(String::from_utf8_lossy);
-    let query = CURSORS.iter().flat_map(|name| query.all(name)).map(Cow::Borrowed);
-    // An empty cursor counts as none. A client may send an empty one in one place, and its cursor in another.
-    header.chain(query).find(|cursor| !cursor.is_empty()).map(Cow::into_owned)
 }
 
 fn start(query: &Fields<'_>) -> Result<Start, Problem> {
@@ -324,8 +368,18 @@ fn stream_head(format: Format, id: Option<EventId>) -> Answer {
 /// A short stream with status 200 that tells an `EventSource` why it is refused. At any other status, an `EventSource`
 /// would not reconnect.
 fn refused_stream(format: Format, retry: Duration, cursor: Option<EventId>, problem: &Problem) -> Answer {
-    let refused = frame::refused(format, retry, cursor, problem.code().as_str(), problem.detail());
-    let mut answer = stream_head(format, None).body(Vec::from(refused));
+    short_stream(format, frame::refused(format, retry, cursor, problem.code().as_str(), problem.detail()))
+}
+
+/// As [`refused_stream`], for a ticket that is not valid.
+fn unauthorized_stream(retry: Duration, cursor: Option<EventId>, detail: &str) -> Answer {
+    // The length of the body is known, so it is no chunk.
+    let encoding = Encoding { format: Format::Plain, framing: Framing::Close };
+    short_stream(encoding.format, frame::unauthorized(encoding, retry, cursor, detail))
+}
+
+fn short_stream(format: Format, body: Bytes) -> Answer {
+    let mut answer = stream_head(format, None).body(Vec::from(body));
     // The body is complete, so its length is sent.
     answer.is_stream = false;
     answer

@@ -25,6 +25,13 @@ impl<'de> Deserialize<'de> for TopicList {
     }
 }
 
+impl TopicList {
+    /// Deserializes a list of topics, and nothing else.
+    pub(super) fn only_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(Visit)
+    }
+}
+
 struct Visit;
 
 impl<'de> Visitor<'de> for Visit {

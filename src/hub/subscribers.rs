@@ -22,6 +22,8 @@ use crate::{
 const WALK_STEP: usize = 256;
 /// How many streams one step of a walk ends. To end a stream takes far longer than to look at a connection.
 const WALK_ENDS: usize = 16;
+/// What a stream says whose right has ended.
+const RIGHT_ENDED: &str = "the right to this stream has ended; come back with a new token or ticket";
 
 impl<S: Peer> Streams<S> {
     /// Carries out a command. A command for all connections only begins here: [`step`](Self::step) goes on with it.
@@ -100,7 +102,7 @@ impl<S: Peer> Streams<S> {
                 let gone = u64::try_from(self.config.gone.as_millis()).unwrap_or(u64::MAX);
                 frame::ended(encoding, retry, StopId { id, until_ms: wall_ms().saturating_add(gone) })
             } else {
-                frame::unauthorized(encoding, retry, id)
+                frame::unauthorized(encoding, retry, Some(id), RIGHT_ENDED)
             };
             self.push_last(key, &notice, end);
         }

@@ -14,7 +14,7 @@ use crate::{
     harness::{Answer, DEADLINE, FOR_THE_FALLBACK, Process, Stream, TestServer, blocking::Directory, process::program},
 };
 
-const SECRET: &str = "a secret of thirty-two bytes....";
+pub const SECRET: &str = "a secret of thirty-two bytes....";
 /// The API key `abc`, as FIPS 180-2 has its digest.
 const API_KEY_DIGEST: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 const INVALID: &str = "Bearer realm=\"tidings\", error=\"invalid_token\"";
@@ -40,7 +40,7 @@ pub fn seconds_from_now(seconds: u64) -> u64 {
 }
 
 /// A token with these claims.
-fn sign(kid: Option<&str>, secret: &str, claims: &Value) -> String {
+pub fn sign(kid: Option<&str>, secret: &str, claims: &Value) -> String {
     let header = Header { kid: kid.map(str::to_owned), ..Header::default() };
     encode(&header, claims, &EncodingKey::from_secret(secret.as_bytes()).expect("a key")).expect("signed")
 }

@@ -44,6 +44,7 @@ mod smoke;
 mod storm;
 mod subscribe;
 mod subscribers;
+mod tickets;
 mod tidy;
 mod tls;
 mod topics;

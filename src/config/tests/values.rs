@@ -57,6 +57,9 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("auth.anonymous", "none", &["Loopback", "", "anyone"]),
     ("auth.query_token", "true", &["yes", "1", ""]),
     ("auth.cookie", "tidings-token", &["a b", "a;b", "a=b"]),
+    ("auth.ticket_ttl", "10m", &["", "0s", "999ms", "601s", "30"]),
+    ("auth.tickets_max", "1", &["0", "10000001"]),
+    ("auth.tickets_per_key_max", "1", &["0", "10000001"]),
     ("auth.keys", "[{ id = \"k\", algorithm = \"EdDSA\", jwks_file = \"keys.json\" }]", &[]),
     (
         "auth.api_keys",

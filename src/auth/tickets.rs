@@ -1,0 +1,231 @@
+//! One-time tickets: each opens one stream of the topics that it was taken for.
+//!
+//! An `EventSource` can send no header. So that it need not put a token into the URL, which servers and proxies log, it
+//! puts a ticket there. When somebody reads the ticket in a log, it is used up.
+//!
+//! Only publishes are frequent, and they use no ticket. So one lock for all tickets is enough.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use aws_lc_rs::{
+    digest::{SHA256, digest},
+    rand,
+};
+
+use super::{
+    caller::{Caller, Grant, Subscribe, Ticket},
+    error::{Refused, TicketError},
+};
+use crate::{config::AuthConfig, identity::Identity};
+
+/// How many random bytes a ticket has. Nobody can guess 192 bits.
+const RANDOM_BYTES: usize = 24;
+/// The length of a ticket, in hexadecimal digits.
+const TICKET_LEN: usize = 2 * RANDOM_BYTES;
+
+/// A ticket for its client.
+pub struct NewTicket {
+    /// What the client gives as `?ticket=`: [`TICKET_LEN`] hexadecimal digits.
+    pub text: String,
+    /// For how long it can be used.
+    pub valid_for: Duration,
+}
+
+/// What happens to a ticket that somebody shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TicketUse {
+    /// It opens a stream, and is used up.
+    Spend,
+    /// It is only looked at.
+    Look,
+}
+
+/// The tickets that are not used yet.
+pub(super) struct Tickets {
+    ttl: Duration,
+    /// The most topics of all tickets together.
+    max: usize,
+    /// The most topics of the tickets of one identity.
+    per_key_max: usize,
+    store: Mutex<Store>,
+}
+
+#[derive(Default)]
+struct Store {
+    /// By number, so the oldest first.
+    held: BTreeMap<u64, Held>,
+    /// The number of each ticket, by its SHA-256. So no memory has a ticket that can be used, and the time of a search
+    /// tells nothing about a ticket that is held.
+    numbers: HashMap<[u8; 32], u64>,
+    next_number: u64,
+    /// The topics of the tickets of each identity. A ticket uses as much memory as its topics, so these are counted.
+    counts: HashMap<Arc<Identity>, usize>,
+    /// The topics of all tickets.
+    count: usize,
+    /// When keys were last removed or changed.
+    keys_changed_at: Option<Instant>,
+}
+
+struct Held {
+    sha256: [u8; 32],
+    ticket: Arc<Ticket>,
+    expires_at: Instant,
+}
+
+impl Tickets {
+    pub(super) fn new(config: &AuthConfig) -> Self {
+        let AuthConfig { ticket_ttl, tickets_max, tickets_per_key_max, .. } = config;
+        Self { ttl: *ticket_ttl, max: *tickets_max, per_key_max: *tickets_per_key_max, store: Mutex::default() }
+    }
+
+    /// Makes a ticket for the topics of `grants`. `checked_at` is a moment before the token of `caller` was checked.
+    pub(super) fn take(
+        &self,
+        caller: &Caller,
+        grants: impl Iterator<Item = Grant<Subscribe>>,
+        checked_at: Instant,
+        (now, wall): (Instant, SystemTime),
+    ) -> Result<NewTicket, TicketError> {
+        let verified = caller.verified_by().ok_or(TicketError::Anonymous)?;
+        let ticket = Arc::new(Ticket::new(Arc::clone(verified), caller.expires_at(), grants));
+        let text = random_text()?;
+        let sha256 = sha256(&text).ok_or(TicketError::Unavailable)?;
+        let valid_for = caller.valid_for(wall).map_or(self.ttl, |left| left.min(self.ttl));
+        let mut store = self.lock();
+        store.remove_expired(now);
+        // The key of the token may be gone since the token was checked. Its other tickets were removed at that moment.
+        if store.keys_changed_at.is_some_and(|changed_at| checked_at <= changed_at) {
+            return Err(TicketError::Unavailable);
+        }
+        self.check_room(&store, &verified.identity, ticket.topics())?;
+        store.insert(Held { sha256, ticket, expires_at: now + valid_for });
+        Ok(NewTicket { text, valid_for })
+    }
+
+    /// An identity that is at its limit is refused, so that it can neither use up the room of the others, nor push out a
+    /// ticket that a client is about to use.
+    fn check_room(&self, store: &Store, identity: &Arc<Identity>, topics: usize) -> Result<(), TicketError> {
+        let most = self.max.min(self.per_key_max);
+        if topics > most {
+            return Err(TicketError::TooManyTopics { max: most, topics });
+        }
+        if store.counts.get(identity).copied().unwrap_or_default() + topics > self.per_key_max {
+            return Err(TicketError::TooManyOfKey(self.per_key_max));
+        }
+        if store.count + topics > self.max { Err(TicketError::TooMany(self.max)) } else { Ok(()) }
+    }
+
+    /// The caller that a ticket stands for. After [`TicketUse::Spend`] the ticket is gone, also if the caller gets no
+    /// stream.
+    pub(super) fn redeem(
+        &self,
+        text: &str,
+        ticket_use: TicketUse,
+        (now, wall): (Instant, SystemTime),
+    ) -> Result<Caller, Refused> {
+        let sha256 = sha256(text).ok_or(Refused::Ticket)?;
+        let mut store = self.lock();
+        let number = *store.numbers.get(&sha256).ok_or(Refused::Ticket)?;
+        let held = store.held.get(&number).ok_or(Refused::Ticket)?;
+        let (ticket, expires_at) = (Arc::clone(&held.ticket), held.expires_at);
+        if ticket_use == TicketUse::Spend {
+            store.remove(number);
+        }
+        drop(store);
+        // The token may have ended earlier than by its `exp`, if the wall clock was set.
+        let is_valid = now < expires_at && !ticket.has_ended(wall);
+        if is_valid { Ok(Caller::by_ticket(ticket)) } else { Err(Refused::Ticket) }
+    }
+
+    /// Removes the tickets of those whose keys are gone or have changed at `now`.
+    pub(super) fn remove_keys(&self, is_gone: impl Fn(&Identity) -> bool, now: Instant) {
+        let mut store = self.lock();
+        store.keys_changed_at = Some(now);
+        store.remove_where(is_gone);
+    }
+
+    /// Removes the tickets of a subject.
+    pub(super) fn remove_subject(&self, subject: &str) {
+        self.lock().remove_where(|identity| identity.subject.as_deref() == Some(subject));
+    }
+
+    /// Removes the tickets that have expired.
+    pub(super) fn remove_expired(&self, now: Instant) {
+        self.lock().remove_expired(now);
+    }
+
+    /// Locks the store, also when a thread panicked while it held the lock.
+    fn lock(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store {
+    fn insert(&mut self, held: Held) {
+        let number = self.next_number;
+        self.next_number += 1;
+        let topics = held.ticket.topics();
+        *self.counts.entry(Arc::clone(&held.ticket.verified.identity)).or_default() += topics;
+        self.count += topics;
+        self.numbers.insert(held.sha256, number);
+        self.held.insert(number, held);
+    }
+
+    fn remove(&mut self, number: u64) {
+        let Some(held) = self.held.remove(&number) else { return };
+        self.numbers.remove(&held.sha256);
+        let (identity, topics) = (&held.ticket.verified.identity, held.ticket.topics());
+        self.count -= topics;
+        if let Some(count) = self.counts.get_mut(identity) {
+            *count -= topics;
+            if *count == 0 {
+                self.counts.remove(identity);
+            }
+        }
+    }
+
+    /// Removes the expired tickets at the front. All tickets have the same ttl, so those behind it expire later; only one
+    /// whose token ends before the ttl stays for the rest of the ttl. It cannot be used.
+    fn remove_expired(&mut self, now: Instant) {
+        while let Some((number, held)) = self.held.first_key_value()
+            && held.expires_at <= now
+        {
+            let number = *number;
+            self.remove(number);
+        }
+    }
+
+    fn remove_where(&mut self, matches: impl Fn(&Identity) -> bool) {
+        let matching = self.held.iter().filter(|(_, held)| matches(&held.ticket.verified.identity));
+        let numbers: Vec<u64> = matching.map(|(number, _)| *number).collect();
+        for number in numbers {
+            self.remove(number);
+        }
+    }
+}
+
+fn random_text() -> Result<String, TicketError> {
+    let mut bytes = [0; RANDOM_BYTES];
+    rand::fill(&mut bytes).map_err(|_| TicketError::Unavailable)?;
+    Ok(bytes.iter().fold(String::with_capacity(TICKET_LEN), |mut text, byte| {
+        let written = write!(text, "{byte:02x}");
+        debug_assert!(written.is_ok(), "writing text into memory cannot fail");
+        text
+    }))
+}
+
+/// The digest of a ticket; `None` if the text is too long or too short for one.
+fn sha256(text: &str) -> Option<[u8; 32]> {
+    if text.len() != TICKET_LEN {
+        return None;
+    }
+    digest(&SHA256, text.as_bytes()).as_ref().try_into().ok()
+}
+
+#[cfg(test)]
+mod tests;
