@@ -35,7 +35,7 @@ const HOSTS: [&str; 14] = [
     "Host: localhost\r\nHost: evil.example",
     "No-Host: localhost",
 ];
-const PATHS: [&str; 34] = [
+const PATHS: [&str; 35] = [
     "/publish",
     "/publish",
     "/publish",
@@ -62,6 +62,7 @@ const PATHS: [&str; 34] = [
     "/subscribers/",
     "/subjects/a%2Fb",
     "/subjects/",
+    "/tickets",
     "/healthz",
     "/readyz",
     "/",
@@ -71,7 +72,7 @@ const PATHS: [&str; 34] = [
     "/subscribe/",
     "//publish",
 ];
-const PAIRS: [&str; 48] = [
+const PAIRS: [&str; 49] = [
     "topic=a",
     "topic=a",
     "topic=a",
@@ -100,6 +101,7 @@ const PAIRS: [&str; 48] = [
     "other=%ff",
     "&",
     "=",
+    "ticket=x",
     "since=all",
     "since=10m",
     "since=yesterday",
