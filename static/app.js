@@ -4,6 +4,7 @@ import { copy, endpoint, subscribeCommand } from './commands.js';
 import { EventList, hue } from './list.js';
 import { PublishForm } from './publish.js';
 import { Subscription } from './stream.js';
+import { askForTicket, forgetToken, hasToken, setToken } from './token.js';
 import { currentLanguage, label, preferredLanguage, say, sayNothing, setLanguage } from './words.js';
 
 const COUNT_DOWN_EVERY_MS = 250;
@@ -48,7 +49,8 @@ function subscribe() {
       showCursor();
     },
   };
-  subscription = new Subscription(endpoint('subscribe'), { topics, cursor, start: find('#since').value }, callbacks);
+  const what = { topics, cursor, start: find('#since').value, askForTicket };
+  subscription = new Subscription(endpoint('subscribe'), what, callbacks);
   keepLinkInStep();
 }
 
@@ -97,6 +99,7 @@ function showState(name, details) {
   sayNothing(find('#countdown'));
   if (name === 'connecting') ticker = setInterval(() => say(find('#countdown'), 'slow'), SLOW_AFTER_MS);
   else if ('attempt' in details) countDown(details);
+  if (details.status === 401) find('#token-panel').open = true;
   // The cursor of topics that are gone leads nowhere; the next subscription begins afresh.
   if (name === 'ended') cursor = '';
   showCursor();
@@ -115,6 +118,8 @@ function sayReason(name, details) {
 const LIMITS = ['too_many_connections', 'too_many_connections_per_ip', 'too_many_subscribers'];
 
 function refusal({ status, code, detail }) {
+  if (status === 401) return hasToken() ? 'reason_token' : 'reason_no_token';
+  if (code === 'forbidden') return 'reason_forbidden';
   if (status === 200 && LIMITS.includes(code)) return `reason_${code}`;
   if (detail) return 'reason_refused_message';
   if (status !== 200) return 'reason_refused_status';
@@ -191,7 +196,34 @@ function showTopics() {
 }
 
 function showCommand() {
-  find('#curl-subscribe').textContent = subscribeCommand(topics, find('#since').value);
+  find('#curl-subscribe').textContent = subscribeCommand(topics, find('#since').value, hasToken());
+}
+
+// --- The token ------------------------------------------------------------------------------
+
+function showToken(hint) {
+  say(find('#token-state'), hasToken() ? 'token_given' : 'token_none');
+  say(find('#token-hint'), hint);
+  const forget = find('#token-forget');
+  if (document.activeElement === forget && !hasToken()) find('#token').focus();
+  forget.hidden = !hasToken();
+  showCommand();
+  publishForm.tokenChanged();
+}
+
+// The stream goes on with the new token, after its cursor.
+function useTypedToken() {
+  const valid = setToken(find('#token').value);
+  showToken(valid ? 'token_hint' : 'token_invalid');
+  if (subscription !== null) subscribe();
+}
+
+// What the token has opened is closed with it.
+function forget() {
+  forgetToken();
+  find('#token').value = '';
+  showToken('token_hint');
+  if (subscription !== null) unsubscribe();
 }
 
 // --- The link -------------------------------------------------------------------------------
@@ -287,6 +319,9 @@ function listen() {
   find('#retry').addEventListener('click', () => subscription?.retryNow());
   find('#since').addEventListener('change', beginElsewhere);
   find('#clear').addEventListener('click', () => list.clear());
+  find('#token-form').addEventListener('submit', (event) => event.preventDefault());
+  find('#token').addEventListener('change', useTypedToken);
+  find('#token-forget').addEventListener('click', forget);
   find('#hold').addEventListener('click', (event) => {
     const held = event.currentTarget.getAttribute('aria-pressed') !== 'true';
     event.currentTarget.setAttribute('aria-pressed', String(held));
@@ -307,6 +342,7 @@ function start() {
   const asked = new URLSearchParams(location.search).getAll('topic').filter((topic) => topic !== '');
   setTopics(asked.length > 0 ? [...new Set(asked)] : ['news']);
   showState('idle', {});
+  showToken('token_hint');
   listen();
   if (asked.length === 0) return;
   publishForm.suggestTopic(asked[0]);

@@ -9,19 +9,23 @@ export function endpoint(name) {
   return new URL(name, document.baseURI);
 }
 
-export function subscribeCommand(topics, start) {
+// The token itself is not shown: commands end up in the history of a shell, and on screens.
+const HEADER = '-H "Authorization: Bearer $TOKEN"';
+
+export function subscribeCommand(topics, start, withToken) {
   const query = topics.map((topic) => `topic=${encodeURIComponent(topic)}`);
   if (start !== '') query.push(start);
-  return `curl -N ${shellQuote(`${bare(endpoint('subscribe'))}?${query.join('&')}`)}`;
+  return `curl -N ${withToken ? `${HEADER} ` : ''}${shellQuote(`${bare(endpoint('subscribe'))}?${query.join('&')}`)}`;
 }
 
 // --data-urlencode takes `name=content` and encodes all that follows the first `=`, so no content,
 // not even one that begins with `@`, is taken for a file name.
-export function publishCommand({ topic, event, content }) {
+export function publishCommand({ topic, event, content }, withToken) {
   const fields = [`topic=${topic}`];
   if (event !== '') fields.push(`event=${event}`);
   fields.push(`content=${content}`);
   const lines = [`curl ${shellQuote(bare(endpoint('publish')))}`];
+  if (withToken) lines.push(`  ${HEADER}`);
   for (const field of fields) lines.push(`  --data-urlencode ${shellQuote(field)}`);
   return lines.join(' \\\n');
 }

@@ -2,6 +2,7 @@
 
 import { endpoint, publishCommand } from './commands.js';
 import { readProblem } from './stream.js';
+import { authorization, hasToken } from './token.js';
 import { say, sayNothing, word } from './words.js';
 
 const ANSWER_WITHIN_MS = 15_000;
@@ -47,6 +48,11 @@ export class PublishForm {
     this.#showCommand();
   }
 
+  /** To be called when there is a token, or none any more. */
+  tokenChanged() {
+    this.#showCommand();
+  }
+
   /** Follows the subscription while nobody has chosen otherwise. */
   suggestTopic(topic) {
     this.#topic.value = topic;
@@ -58,7 +64,7 @@ export class PublishForm {
   }
 
   #showCommand() {
-    this.#command.textContent = publishCommand(this.#fields());
+    this.#command.textContent = publishCommand(this.#fields(), hasToken());
   }
 
   async #publish() {
@@ -82,7 +88,7 @@ export class PublishForm {
     this.#unanswered = { body, key };
     const response = await fetch(endpoint('publish'), {
       method: 'POST',
-      headers: { 'Content-Type': 'application/json', 'Idempotency-Key': key },
+      headers: { ...authorization(), 'Content-Type': 'application/json', 'Idempotency-Key': key },
       body,
       signal: AbortSignal.timeout(ANSWER_WITHIN_MS),
     });
@@ -94,6 +100,10 @@ export class PublishForm {
   #showAnswer(answer) {
     if (answer.id !== undefined) {
       this.#show('good', answer.subscribers > 0 ? 'published' : 'published_nobody', answer);
+    } else if (answer.status === 401) {
+      this.#show('bad', hasToken() ? 'not_published_token' : 'not_published_no_token');
+    } else if (answer.code === 'forbidden') {
+      this.#show('bad', 'not_published_forbidden', answer);
     } else if (answer.detail) {
       this.#show('bad', 'not_published', answer);
     } else {

@@ -34,6 +34,7 @@ export class Subscription {
   #url;
   #topics;
   #start;
+  #askForTicket;
   #on;
   #connection = null; // AbortController of the connection in use; any other one is stale
   #timer = 0;
@@ -44,14 +45,17 @@ export class Subscription {
 
   /**
    * @param {URL} url of the subscribe endpoint
-   * @param {{topics: string[], cursor?: string, start?: string}} what `start` (`since=all`,
-   *   `last=10`) says where to begin while there is no cursor yet; without it, live only
+   * @param {{topics: string[], cursor?: string, start?: string, askForTicket?: Function}} what
+   *   `start` (`since=all`, `last=10`) says where to begin while there is no cursor yet; without it,
+   *   live only. `askForTicket(topics, signal)` resolves to the response of /tickets, or to null
+   *   when none is needed
    * @param {object} on the callbacks
    */
-  constructor(url, { topics, cursor = '', start = '' }, on) {
+  constructor(url, { topics, cursor = '', start = '', askForTicket = async () => null }, on) {
     this.#url = url;
     this.#topics = [...topics];
     this.#start = start;
+    this.#askForTicket = askForTicket;
     this.#on = on;
     this.cursor = cursor;
     addEventListener('online', this.#networkChanged);
@@ -114,9 +118,10 @@ export class Subscription {
     this.#connection = null;
   }
 
-  #address() {
+  #address(ticket) {
     const url = new URL(this.#url);
     for (const topic of this.#topics) url.searchParams.append('topic', topic);
+    if (ticket !== null) url.searchParams.set('ticket', ticket);
     url.searchParams.set('envelope', 'json'); // so that each event names its topic
     url.searchParams.set('marks', 'id'); // so that the cursor moves while nothing comes
     if (this.cursor === '' && this.#start !== '') {
@@ -135,7 +140,9 @@ export class Subscription {
     if (this.cursor !== '') headers['Last-Event-ID'] = asHeader(this.cursor);
     const watchdog = new Watchdog(() => connection.abort());
     try {
-      const response = await fetch(this.#address(), { headers, cache: 'no-store', signal: connection.signal });
+      const ticket = await this.#ticket(connection);
+      if (connection !== this.#connection) return;
+      const response = await fetch(this.#address(ticket), { headers, cache: 'no-store', signal: connection.signal });
       if (await this.#accepts(response, connection)) await this.#read(response.body, connection, watchdog);
       this.#lost(connection);
     } catch {
@@ -151,6 +158,17 @@ export class Subscription {
     if (!navigator.onLine) this.#on.state('offline', details);
     else if (this.#failures > 0 || this.#wasOpen) this.#on.state('reconnecting', details);
     else this.#on.state('connecting', details);
+  }
+
+  // Each connection needs a ticket of its own: the last one is used up. A refusal that says when to
+  // try again passes by itself; any other one would repeat itself.
+  async #ticket(connection) {
+    const response = await this.#askForTicket(this.#topics, connection.signal);
+    if (response === null) return null;
+    if (response.status === 201) return (await response.json()).ticket;
+    if (response.headers.has('Retry-After')) this.#lost(connection);
+    else this.#finish(connection, 'refused', { status: response.status, ...(await readProblem(response)) });
+    return null;
   }
 
   // As for an EventSource: 200 with the right type is a stream, 204 says "do not come back", and
@@ -218,6 +236,9 @@ export class Subscription {
       const isLast = this.#topics.length === 1;
       this.#on.deleted(notice.topic);
       if (isLast) this.#finish(connection, 'ended', { reason: 'deleted' });
+    } else if (type === 'broker.unauthorized') {
+      // The token has ended, or its key. A new ticket, or its refusal, says what is left of it.
+      this.#lost(connection);
     } else if (type === 'broker.refused') {
       this.#refused(notice, connection);
     }

@@ -19,6 +19,7 @@ const FILES: &[File] = &[
     ("/publish.js", SCRIPT, include_bytes!("../../static/publish.js")),
     ("/stream.js", SCRIPT, include_bytes!("../../static/stream.js")),
     ("/theme.js", SCRIPT, include_bytes!("../../static/theme.js")),
+    ("/token.js", SCRIPT, include_bytes!("../../static/token.js")),
     ("/words.js", SCRIPT, include_bytes!("../../static/words.js")),
 ];
 

@@ -13,6 +13,7 @@ mod page;
 mod polyfill;
 mod proxy;
 mod refusal;
+mod token;
 mod words;
 
 use std::{path::Path, time::Duration};
