@@ -13,6 +13,7 @@ mod page;
 mod polyfill;
 mod proxy;
 mod refusal;
+mod ticket;
 mod token;
 mod words;
 

@@ -6,7 +6,7 @@
 
 mod checker;
 mod course;
-mod printed;
+pub mod printed;
 mod programs;
 mod recipes;
 

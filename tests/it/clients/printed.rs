@@ -1,4 +1,4 @@
-//! The code that `docs/clients.md` prints, to be run as it is.
+//! The code that the documentation prints, to be run as it is.
 
 use std::path::Path;
 
@@ -7,9 +7,14 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The first block of code below the heading `### name`.
+/// The first block of code of `docs/clients.md` below the heading `### name`.
 pub fn code(name: &str) -> String {
-    block(&read("docs/clients.md"), name).unwrap_or_else(|| panic!("docs/clients.md has no code below `### {name}`"))
+    code_of("docs/clients.md", name)
+}
+
+/// The first block of code of a page below the heading `### name`.
+pub fn code_of(page: &str, name: &str) -> String {
+    block(&read(page), name).unwrap_or_else(|| panic!("{page} has no code below `### {name}`"))
 }
 
 fn block(page: &str, name: &str) -> Option<String> {
