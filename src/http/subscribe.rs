@@ -58,7 +58,7 @@ pub(super) fn head(app: &AppState, head: &impl Head) -> Result<Answer, Problem> 
 
 /// What a request to subscribe gets, if it is not refused.
 enum Outcome {
-    Stream(SubscribeRequest),
+    Stream(Box<SubscribeRequest>),
     Answer(Answer),
 }
 
@@ -87,13 +87,13 @@ impl Outcome {
                 Err(refused) => return Err(refused.into()),
             },
         };
-        SubscribeRequest::read(app, head, &query, cursor, (&caller, checked_at)).map(Self::Stream)
+        SubscribeRequest::read(app, head, &query, cursor, (&caller, checked_at)).map(Box::new).map(Self::Stream)
     }
 }
 
 impl SubscribeRequest {
     /// Opens the stream, or refuses the subscriber.
-    async fn admit(self, app: &AppState) -> Reply {
+    async fn admit(self: Box<Self>, app: &AppState) -> Reply {
         let (format, is_event_source) = (self.encoding.format, self.is_event_source);
         let cursor = if let Start::After(id) = self.start { Some(id) } else { None };
         let retry = jitter(app.config.stream.retry * REFUSED_RETRY_FACTOR);

@@ -23,12 +23,12 @@ use crate::{
     hub::{Subscription, jitter},
     log::{Start, StartPoint},
     registry::RegistryError,
-    topic::{Deletion, JoinError, Joined, Subscriber},
+    topic::{Deletion, JoinError, Joined, Membership, Subscriber},
 };
 
-/// Joins the topics and resolves the start. Returns the stream, or a 204 if all topics were deleted. If the request is
-/// refused for a reason that may pass, the client may try again after `retry`.
-pub(super) async fn open(app: &AppState, request: SubscribeRequest, retry: Duration) -> Result<Reply, Problem> {
+/// Opens the stream. Returns a 204 instead if all topics were deleted. If the request is refused for a reason that may
+/// pass, the client may try again after `retry`.
+pub(super) async fn open(app: &AppState, request: Box<SubscribeRequest>, retry: Duration) -> Result<Reply, Problem> {
     let (encoding, remote) = (request.encoding, request.remote);
     let with_retry = |problem: Problem| problem.retry_after(retry);
     app.check_open().map_err(with_retry)?;
@@ -40,42 +40,17 @@ pub(super) async fn open(app: &AppState, request: SubscribeRequest, retry: Durat
         }
         _ => None,
     };
-    let cursor_in_epoch = match request.start {
-        Start::After(id) if id.epoch == app.gate.epoch() => Some(id),
-        _ => None,
-    };
-    let subscriber = Subscriber { remote, cursor: cursor_in_epoch, single_topic: request.grants.len() == 1 };
-    let (mut topics, mut memberships) = (SmallVec::new(), SmallVec::<[_; 1]>::new());
-    let (mut are_all_deleted, mut deletion_notices) = (true, Vec::new());
-    for grant in &request.grants {
-        let Joined { membership, deletion } = match app.gate.join(grant, subscriber).await {
-            Ok(joined) => joined,
-            // Only a subscriber with a `single_topic` gets this error.
-            Err(RegistryError::Topic(JoinError::Deleted)) => return Ok(stop().into()),
-            Err(error) => return Err(with_retry(error.into())),
-        };
-        let topic = membership.topic().clone();
-        // `deletion` is after the client's cursor, so the client does not know of it. A topic does not count as deleted
-        // if it has got new events since.
-        are_all_deleted =
-            are_all_deleted && deletion.is_some() && app.gate.held(grant).await?.is_none_or(|held| held.events == 0);
-        // A pending deletion is not committed yet: the hub sends its notice later, in the order of the stream.
-        if let Some(Deletion::At(_)) = deletion {
-            deletion_notices.push(topic.clone());
-        }
-        topics.push(topic);
-        memberships.push(membership);
-    }
-    if are_all_deleted {
+    let Some(Topics { memberships, deletion_notices }) = join(app, &request, retry).await? else {
         return Ok(stop().into());
-    }
-    // The first bytes of the stream report these deletions. So for the log, the events that they removed are no gap.
+    };
+    // The first bytes of the stream report the deletions. So the log does not report the deleted events as a gap.
     let start = app.gate.resolve_start(&memberships, &request.start, &deletion_notices).await?;
     // `gap_ahead` is a gap that the stream would report only later.
     if let Some(reason) = start.gap.or(start.gap_ahead).filter(|_| request.fails_on_gap) {
         let detail = "the cursor cannot be honoured, and `on_gap=fail` was asked for";
         return Err(Problem::new(Code::Gap, detail).with("reason", reason.as_str()));
     }
+    let topics: SmallVec<[TopicName; 1]> = memberships.iter().map(|membership| membership.topic().clone()).collect();
     let first = first_bytes(app, &request, start, &topics, &deletion_notices);
     let lifetime = app.config.stream.lifetime_max;
     // A stream without a limit of its own needs no memory for its permit.
@@ -97,6 +72,42 @@ pub(super) async fn open(app: &AppState, request: SubscribeRequest, retry: Durat
         head = head.with("transfer-encoding", "chunked");
     }
     Ok(Reply::Stream(head, Box::new(subscription)))
+}
+
+/// The topics of a new stream.
+struct Topics {
+    memberships: SmallVec<[Membership; 1]>,
+    /// The topics of whose deletions the client does not know.
+    deletion_notices: Vec<TopicName>,
+}
+
+/// Joins the topics. Returns `None` if all were deleted after the client's cursor, and nothing was published since.
+async fn join(app: &AppState, request: &SubscribeRequest, retry: Duration) -> Result<Option<Topics>, Problem> {
+    let cursor = match request.start {
+        Start::After(id) if id.epoch == app.gate.epoch() => Some(id),
+        _ => None,
+    };
+    let single_topic = request.grants.len() == 1;
+    let subscriber = Subscriber { remote: request.remote, cursor, single_topic };
+    let mut topics = Topics { memberships: SmallVec::new(), deletion_notices: Vec::new() };
+    let mut are_all_deleted = true;
+    for grant in &request.grants {
+        let Joined { membership, deletion } = match app.gate.join(grant, subscriber).await {
+            Ok(joined) => joined,
+            // Only a subscriber with a `single_topic` gets this error.
+            Err(RegistryError::Topic(JoinError::Deleted)) => return Ok(None),
+            Err(error) => return Err(Problem::from(error).retry_after(retry)),
+        };
+        // `deletion` is after the client's cursor. The topic may have new events since.
+        let is_deleted = deletion.is_some() && app.gate.held(grant).await?.is_none_or(|held| held.events == 0);
+        are_all_deleted &= is_deleted;
+        // A pending deletion is not committed yet: the hub sends its notice later, in the order of the stream.
+        if let Some(Deletion::At(_)) = deletion {
+            topics.deletion_notices.push(membership.topic().clone());
+        }
+        topics.memberships.push(membership);
+    }
+    Ok(if are_all_deleted { None } else { Some(topics) })
 }
 
 /// The first bytes of the stream: the opening, and notices of a gap and of deletions.
