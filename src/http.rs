@@ -37,5 +37,5 @@ mod authority;
 pub use app_state::{AppState, SharedState};
 pub use fast::{Fallback, FastPath, LINGER};
 pub use gate::Gate;
-pub use pending::PendingSlots;
+pub use pending::{PendingSlot, PendingSlots};
 pub use problem::{Code, Problem};

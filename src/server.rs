@@ -30,6 +30,7 @@ use crate::{
 // Each file uses only files below it.
 mod worker;
 mod accept;
+mod tasks;
 
 /// A running server.
 pub struct Server {

@@ -136,10 +136,9 @@ impl FastPath {
     }
 
     /// Serves a connection until it is closed, or the hub has its socket.
-    pub async fn serve(self: Rc<Self>, socket: Transport<BareStream>, remote: SocketAddr, slot: PendingSlot) {
-        // The task of each connection has memory for the largest step of these functions. So the connection, and the
-        // steps that few connections need, are in boxes. With tasks of 2 KiB instead, the C library's allocator left gaps
-        // between those of subscribers, and a subscriber cost up to 2 KiB.
+    pub async fn serve(self: &Rc<Self>, socket: Transport<BareStream>, remote: SocketAddr, slot: PendingSlot) {
+        // A task has memory for the largest step of these functions. So the connection, and the steps that few
+        // connections need, are in boxes.
         let mut connection = Box::new(Connection::new(socket, remote, slot, &self.app.config.server));
         if connection.is_from_proxy() {
             match Box::pin(preamble::read(&mut connection, &self.app.config.server)).await {

@@ -13,12 +13,9 @@ use std::{
 };
 
 use mio::net::{TcpListener, TcpStream};
-use tokio::{
-    io::unix::AsyncFd,
-    task::{spawn_local, yield_now},
-    time::sleep,
-};
+use tokio::{io::unix::AsyncFd, task::yield_now, time::sleep};
 
+use super::tasks::{Admitted, Tasks};
 use crate::{
     config::Config,
     http::{FastPath, PendingSlots},
@@ -44,6 +41,7 @@ const RESERVE_MAX: usize = 64;
 pub(super) struct Door {
     pub(super) listener: AsyncFd<TcpListener>,
     pub(super) fast: Rc<FastPath>,
+    pub(super) tasks: Rc<Tasks>,
     pub(super) pending: Rc<PendingSlots>,
     pub(super) acceptor: Acceptor,
     pub(super) descriptors: Arc<DescriptorReserve>,
@@ -95,7 +93,7 @@ impl Door {
         // The clients of a proxy do not share the limit of its address.
         let counted_ip = (!self.config.server.trusts(remote.ip())).then(|| remote.ip());
         match self.pending.admit(counted_ip) {
-            Ok(slot) => drop(spawn_local(Rc::clone(&self.fast).serve(socket, remote, slot))),
+            Ok(slot) => self.tasks.serve(Admitted { socket, remote, slot }),
             Err(error) => self.fast.reject(socket, error),
         }
     }
