@@ -89,8 +89,9 @@ async fn tidings(tls: Option<&Path>) -> io::Result<(Child, SocketAddr)> {
     Ok((child, address.parse().map_err(io::Error::other)?))
 }
 
-/// Starts nginx with one worker in front of `broker`; `None` if it is not installed.
-async fn nginx(directory: &Path, broker: SocketAddr) -> io::Result<Option<(Child, SocketAddr, Vec<u32>)>> {
+/// Starts nginx in front of `broker`; `None` if it is not installed. It is one process: a worker of its own would outlive
+/// its master when that is killed.
+async fn nginx(directory: &Path, broker: SocketAddr) -> io::Result<Option<(Child, SocketAddr)>> {
     let Some(program) = ["/usr/sbin/nginx", "/usr/bin/nginx"].map(PathBuf::from).into_iter().find(|path| path.exists())
     else {
         return Ok(None);
@@ -98,7 +99,7 @@ async fn nginx(directory: &Path, broker: SocketAddr) -> io::Result<Option<(Child
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let folder = directory.display();
     let config = format!(
-        "daemon off; master_process on; worker_processes 1; worker_rlimit_nofile 60000; pid {folder}/nginx.pid;
+        "daemon off; master_process off; worker_rlimit_nofile 60000; pid {folder}/nginx.pid;
          error_log {folder}/error.log; events {{ worker_connections 30000; }}
          http {{ access_log off; ssl_session_cache shared:a:10m;
          server {{ listen {port} ssl backlog=4096; ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem;
@@ -115,10 +116,7 @@ async fn nginx(directory: &Path, broker: SocketAddr) -> io::Result<Option<(Child
         }
     };
     timeout(DEADLINE, started).await.map_err(io::Error::other)?;
-    let id = child.id().unwrap_or_default();
-    let workers = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
-    let workers = workers.split_whitespace().filter_map(|id| id.parse().ok()).collect();
-    Ok(Some((child, port, workers)))
+    Ok(Some((child, port)))
 }
 
 impl Setup {
@@ -242,11 +240,11 @@ async fn run(directory: &Path, subscribers: usize) -> io::Result<()> {
     encrypted.measure(subscribers).await?;
     drop(encrypted);
     let (broker, publish) = tidings(None).await?;
-    let Some((front, address, mut processes)) = nginx(directory, publish).await? else {
+    let Some((front, address)) = nginx(directory, publish).await? else {
         println!("nginx is not installed: left out");
         return Ok(());
     };
-    processes.extend(broker.id());
+    let processes = front.id().into_iter().chain(broker.id()).collect();
     let behind = Setup {
         name: "plain behind nginx with TLS",
         address,
