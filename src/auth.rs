@@ -39,7 +39,7 @@ mod pattern;
 pub use caller::{Caller, Credential, Forbidden, Grant, GrantAll, Manage, Publish, RightKind, Subscribe};
 pub use error::{AuthConfigError, LEEWAY, Refused, TOKEN_BYTES_MAX, TicketError};
 pub use key_file::KeyError;
-pub use keys::Gone;
+pub use keys::KeyName;
 pub use mint::{MintError, NewToken, decode_unverified, mint};
 pub use pattern::PatternError;
 pub use rights::Right;
@@ -116,7 +116,7 @@ impl Auth {
     ///
     /// # Errors
     /// When a key cannot be read. Then the earlier keys stay.
-    pub fn reload(&self, config: &AuthConfig) -> Result<Vec<Gone>, AuthConfigError> {
+    pub fn reload(&self, config: &AuthConfig) -> Result<Vec<KeyName>, AuthConfigError> {
         let keys = Arc::new(Keys::load(config)?);
         let earlier = self.keys.swap(Arc::clone(&keys));
         let gone = earlier.not_in(&keys);

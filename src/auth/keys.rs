@@ -35,17 +35,17 @@ pub(super) struct Keys {
     sources: Vec<Source>,
 }
 
-/// A key, or a row of certificates, that is not valid any more: the streams of its callers must end.
+/// The name of a key, or of a row of certificates.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Gone {
+pub struct KeyName {
     /// The `id` or the `name` of the key.
     key: Box<str>,
-    /// The subject of the row, if it is one of certificates. Otherwise the key is gone for all its subjects.
+    /// The subject of the row, if it is one of certificates. Otherwise the key is meant for all its subjects.
     subject: Option<Box<str>>,
 }
 
-impl Gone {
-    /// Whether a stream of `identity` must end.
+impl KeyName {
+    /// Whether the credential of `identity` is of this key or row.
     #[must_use]
     pub fn has(&self, identity: &Identity) -> bool {
         self.key == identity.key && (self.subject.is_none() || self.subject == identity.subject)
@@ -53,7 +53,7 @@ impl Gone {
 }
 
 /// For the audit line. The texts are quoted, so that a name cannot forge another line.
-impl fmt::Debug for Gone {
+impl fmt::Debug for KeyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.subject {
             None => write!(f, "{:?}", self.key),
@@ -64,7 +64,7 @@ impl fmt::Debug for Gone {
 
 /// What a key or a row of certificates was read from.
 struct Source {
-    entry: Gone,
+    name: KeyName,
     /// A digest of the configuration of the key, and of what its file has.
     digest: Digest,
 }
@@ -85,21 +85,21 @@ impl Source {
         for key in token_keys {
             key.update(&mut context);
         }
-        Self { entry: Gone { key: config.id.as_str().into(), subject: None }, digest: context.finish() }
+        Self { name: KeyName { key: config.id.as_str().into(), subject: None }, digest: context.finish() }
     }
 
     fn of_api_key(config: &ApiKeyConfig) -> Self {
-        let entry = Gone { key: config.name.as_str().into(), subject: None };
-        Self { entry, digest: digest(&SHA256, format!("{config:?}").as_bytes()) }
+        let name = KeyName { key: config.name.as_str().into(), subject: None };
+        Self { name, digest: digest(&SHA256, format!("{config:?}").as_bytes()) }
     }
 
     fn of_certificate(config: &CertificateConfig) -> Self {
-        let entry = Gone { key: CERTIFICATE_KEY.into(), subject: Some(config.subject.as_str().into()) };
-        Self { entry, digest: digest(&SHA256, format!("{config:?}").as_bytes()) }
+        let name = KeyName { key: CERTIFICATE_KEY.into(), subject: Some(config.subject.as_str().into()) };
+        Self { name, digest: digest(&SHA256, format!("{config:?}").as_bytes()) }
     }
 
     fn is_same(&self, other: &Self) -> bool {
-        self.entry == other.entry && self.digest.as_ref() == other.digest.as_ref()
+        self.name == other.name && self.digest.as_ref() == other.digest.as_ref()
     }
 }
 
@@ -168,8 +168,8 @@ impl Keys {
     }
 
     /// The keys and rows that `later` does not have, or has with another value or other rights.
-    pub(super) fn not_in(&self, later: &Self) -> Vec<Gone> {
+    pub(super) fn not_in(&self, later: &Self) -> Vec<KeyName> {
         let is_kept = |source: &&Source| later.sources.iter().any(|other| other.is_same(source));
-        self.sources.iter().filter(|source| !is_kept(source)).map(|source| source.entry.clone()).collect()
+        self.sources.iter().filter(|source| !is_kept(source)).map(|source| source.name.clone()).collect()
     }
 }

@@ -189,8 +189,9 @@ impl Store {
         }
     }
 
-    /// Removes the expired tickets at the front. All tickets have the same ttl, so those behind it expire later; only one
-    /// whose token ends before the ttl stays for the rest of the ttl. It cannot be used.
+    /// Removes the expired tickets, the oldest first, up to the first one that has not expired. All tickets have the same
+    /// ttl, so the later ones have not expired either. The exception is a ticket whose token ends before the ttl: that
+    /// ticket may stay here for the rest of the ttl, but cannot be used.
     fn remove_expired(&mut self, now: Instant) {
         while let Some((number, held)) = self.held.first_key_value()
             && held.expires_at <= now
