@@ -10,6 +10,17 @@
 //! The hub has no send queue for a subscriber, only a cursor into the log. So a slow subscriber costs little memory,
 //! and a subscriber gets a burst of events in a single write.
 //!
+//! # Words
+//! - The *cursor* of a connection: it has been given every event of its topics up to this position. *Seen*: the hub has
+//!   got every commit up to this position from the feed.
+//! - A *channel*: the connections of one topic in one encoding, its *members*. Its *window* has the newest frames, which all
+//!   members share. Streams of a single topic and streams of several topics are in different channels.
+//! - A *visit* writes to one connection what it is missing. A *round* visits each member of a channel once, in *turns*
+//!   between those of other channels. The *backlog* has the connections that must be visited apart from rounds.
+//! - A *control block* is what the broker itself writes into a stream: a heartbeat, a notice, or the last block.
+//! - `deleted_seq`: the last deletion that a channel knows of. `subscribed_seq`: the end of the log when a stream
+//!   subscribed; HTTP has told it of the deletions up to there, so the hub tells it only of later ones.
+//!
 //! The hub shares its thread with the HTTP server: it works in steps (see `fanout`) for a slice of time, then yields to
 //! the requests. Both use the hub's state:
 //!

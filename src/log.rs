@@ -263,8 +263,8 @@ pub enum Start {
     Unreadable,
     /// With the oldest event that is held.
     All,
-    /// With the first event at or after this time, in milliseconds since the Unix epoch. If the wall clock was set
-    /// back, for example from 12:00 to 11:00, all events that the log had by then count as no later than 11:00.
+    /// With the first event at or after this time, in milliseconds since the Unix epoch. The wall clock may have been set
+    /// back, for example from 12:00 to 11:00. Then the events of before count as published at 11:00 or earlier.
     Since(u64),
     /// With the last `n` events of its topics.
     Last(usize),

@@ -103,8 +103,8 @@ impl Server {
     /// Opens the log, listens, and starts the workers. It must be called within an actix system.
     ///
     /// # Errors
-    /// When TLS cannot be set up, the address cannot be listened on, the log cannot be opened, or a worker cannot be
-    /// started.
+    /// When TLS cannot be set up, the keys cannot be read, the address cannot be listened on, the log cannot be opened, or a
+    /// worker cannot be started.
     pub fn listen(config: Config) -> Result<Self, StartError> {
         let acceptor = Acceptor::load(&config.server)?;
         let requested = config.server.address();

@@ -133,9 +133,7 @@ fn ignore_signals() {
         let Ok(mut signals) = signal(kind) else { continue };
         tokio::task::spawn_local(async move {
             while signals.recv().await.is_some() {
-                tracing::info!(
-                    "{name} is ignored: the configuration is read only at the start; SIGTERM ends the server"
-                );
+                tracing::info!("{name} is ignored: SIGHUP reads keys and certificates again; SIGTERM ends the server");
             }
         });
     }

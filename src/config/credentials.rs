@@ -25,7 +25,7 @@ pub struct AuthConfig {
     pub tickets_max: usize,
     /// Topics of the unused tickets of one key and subject.
     pub tickets_per_key_max: usize,
-    /// `[[auth.keys]]`: the keys that sign tokens.
+    /// `[[auth.keys]]`: the keys of tokens.
     pub keys: Vec<KeyConfig>,
     /// `[[auth.api_keys]]`: fixed credentials.
     pub api_keys: Vec<ApiKeyConfig>,
@@ -62,7 +62,7 @@ pub enum Anonymous {
     All,
 }
 
-/// A key that signs tokens (RFC 7519).
+/// A key of tokens (RFC 7519): a secret that signs and verifies them, or public keys that verify them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyConfig {

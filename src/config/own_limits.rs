@@ -1,11 +1,11 @@
-//! The limits that a token or an API key brings with it.
+//! The limits that a credential brings with it: a token, an API key or a certificate.
 
 use std::fmt;
 use std::num::NonZeroU32;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Unexpected, Visitor};
 
-/// The limits that a token or an API key brings with it. They count in addition to those of `[limits]`.
+/// The limits that a credential brings with it. They count in addition to those of `[limits]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OwnLimits {
     /// Publishes per second with its key and subject; `None` is without limit.
@@ -14,7 +14,7 @@ pub struct OwnLimits {
     pub subscribers_max: Option<NonZeroU32>,
 }
 
-/// The highest limit of [`OwnLimits`], as for the limits of `[limits]`.
+/// The highest limit of [`OwnLimits`].
 pub const OWN_LIMIT_MAX: u32 = 10_000_000;
 
 /// The fields of [`OwnLimits`].

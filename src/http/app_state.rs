@@ -29,13 +29,13 @@ pub struct SharedState {
     pub gate: Gate,
     /// The limit on subscribers.
     pub subscribers: Arc<Quota>,
-    /// The limits that tokens and API keys have for their streams.
+    /// The limits that credentials have for their streams.
     pub own_streams: Arc<OwnStreams>,
     /// The limit on connections without a subscription.
     pub pending: Arc<Quota>,
     /// The limit on the bytes of requests that are received or processed.
     pub bytes: Arc<Quota>,
-    /// The limits on how often clients publish and subscribe.
+    /// The limits on how often clients publish, subscribe and fail to authenticate.
     pub rates: Arc<Rates>,
     /// The bytes of partly sent events and of notices that wait for slow subscribers, and their limit.
     pub unsent: Arc<UnsentBytes>,

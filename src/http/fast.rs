@@ -131,7 +131,7 @@ impl FastPath {
 
     /// Frees the descriptor of the rejected connection that is oldest, if there are at least `n`. Returns false if there
     /// are not.
-    pub fn evict_rejected(&self, n: usize) -> bool {
+    pub fn evict_rejected_if(&self, n: usize) -> bool {
         self.rejected.len() >= n && self.rejected.evict_oldest()
     }
 
@@ -140,7 +140,7 @@ impl FastPath {
         // A task has memory for the largest step of these functions. So the connection, and the steps that few
         // connections need, are in boxes.
         let mut connection = Box::new(Connection::new(socket, remote, slot, &self.app.config.server));
-        if connection.is_from_proxy() {
+        if connection.is_remote_a_proxy() {
             match Box::pin(preamble::read(&mut connection, &self.app.config.server)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(limit)) => {
@@ -239,7 +239,7 @@ impl FastPath {
                 return Poll::Ready(self.receive(connection, read.map(|()| received.filled())));
             }
             if connection.cover_incomplete_record(&self.app.bytes).is_err() {
-                // During a handshake, the client cannot be answered.
+                // No request has arrived to answer: the record is incomplete.
                 return Poll::Ready(Ok(Step::Close));
             }
             let is_idle = connection.buffer.is_empty();

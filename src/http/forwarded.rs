@@ -1,8 +1,8 @@
 //! What proxies say of a request in its headers: who has sent it, to which host, and by which scheme.
 //!
 //! Anyone can send such headers, so they count only from `server.trusted_proxies`. Each proxy appends the address from
-//! which it got the request. So the list is read from its end: as long as an address is that of a trusted proxy, the
-//! address before it counts. The first address that is not trusted is the client's.
+//! which it got the request. So the last address that is not that of a trusted proxy is the client's: what is before it
+//! in the list, the client may have made up.
 //!
 //! A proxy must set or remove each header that is read here. Otherwise it passes on what the client has sent.
 
@@ -54,8 +54,8 @@ impl<'h> Forwarded<'h> {
     /// Takes in the next element of a list. Each proxy appends one: `element.client` is the address from which that proxy
     /// got the request, or `None` if the proxy does not say it.
     ///
-    /// An element counts only if everybody after it is trusted. The list is read from its beginning. So when an element
-    /// names a sender that is not trusted, that sender may have made up all elements before, and these are forgotten.
+    /// When an element names a sender that is not trusted, that sender may have made up all elements before, and these are
+    /// forgotten.
     fn push(&mut self, element: Self, server: &ServerConfig) {
         if element.client.is_some_and(|sender| server.trusts(sender)) {
             self.client = self.client.or(element.client);

@@ -1,4 +1,4 @@
-//! The only way from a request to a topic. Each method needs a grant for the topic.
+//! The only way from a request to a topic. Each method that does something to a topic needs a grant for it.
 
 use std::{net::IpAddr, sync::Arc};
 

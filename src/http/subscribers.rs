@@ -118,7 +118,7 @@ pub(super) fn end_subject<'a>(app: &'a AppState, head: &impl Head, name: &str) -
     let grant = caller.grant_all()?;
     let subject = fields::decode_path(name, b"subject")?.into_owned();
     audit::record(caller.identity(), head.remote(), "end_subject", &subject);
-    // First its tickets: a stream that one of them has begun to open ends with the others.
+    // The subject's tickets are removed before its streams end. Otherwise one of them could open a stream after that.
     app.auth.remove_tickets_of(&subject);
     Ok(reply_later(async move {
         app.gate.hubs(grant).end_subject(&subject).await;

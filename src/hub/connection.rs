@@ -59,7 +59,7 @@ pub struct Right {
     /// A moment before the check began. A command that ends the streams of an identity also ends those that are handed
     /// over after it, if their right was checked before it.
     pub checked_at: Instant,
-    /// When the right ends, and the stream with it: the `exp` of the token, plus the leeway.
+    /// When the right ends, and the stream with it: the `exp` of the token, plus the leeway, or the end of the certificate.
     pub ends_at: Option<Instant>,
 }
 
@@ -159,7 +159,7 @@ pub(super) enum Stage {
 /// What is known of the socket's send buffer in the kernel.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SendBuffer {
-    /// It has never been full, so the poll does not watch it. Most sockets stay in this state.
+    /// It has never been full, so the poll does not report when it has space. Most sockets stay in this state.
     NeverFull,
     /// It is full. The poll will report when it has space.
     Full,

@@ -117,8 +117,8 @@ impl<S: Peer> Streams<S> {
         }
     }
 
-    /// Writes some of the events that a connection is missing. Returns how many bytes it tried to write, as all methods
-    /// do that write events.
+    /// Writes some of the events that a connection is missing. Returns how many bytes it tried to write, as do the methods
+    /// that it calls.
     fn write_events(&mut self, key: usize) -> io::Result<usize> {
         let Some(connection) = self.connections.get(key) else { return Ok(0) };
         if !self.is_covered(connection) {
@@ -135,9 +135,9 @@ impl<S: Peer> Streams<S> {
         let cursor = connection.cursor;
         connection.slots.iter().all(|slot| {
             let Some(channel) = self.channels.get(slot.channel) else { return false };
-            // HTTP has reported the deletions up to `subscribed_seq`. The window may have the notice of such a deletion,
-            // and this stream must not get it again. All notices of the window are at `deleted_seq` or before. So there
-            // can be one between the cursor and `subscribed_seq` only if both positions are after the cursor.
+            // HTTP has reported the deletions up to `subscribed_seq`, and this stream must not get their notices again. So
+            // the window cannot be used if it has a notice after the cursor, but not after `subscribed_seq`. It has none
+            // if no deletion is after the cursor, or if the cursor has passed `subscribed_seq`.
             let may_have_older_notice = channel.deleted_seq > cursor && connection.cold.subscribed_seq > cursor;
             channel.window.covers(cursor) && !may_have_older_notice
         })
@@ -321,8 +321,8 @@ impl<S: Peer> Streams<S> {
     }
 
     /// Lowers `last_id_sent` by one if it is the position of a deletion notice: a notice has no id, so this position was
-    /// not sent. All that matters is that `last_id_sent` is below the cursor: then the next heartbeat tells the client
-    /// its position.
+    /// not sent. The heartbeat compares `last_id_sent` with the cursor (`Streams::send_heartbeat`): when it is lower, the
+    /// heartbeat tells the client its position.
     fn correct_last_id(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let last_id = connection.last_id_sent;

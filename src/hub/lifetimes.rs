@@ -113,8 +113,9 @@ impl<S: Peer> Streams<S> {
     /// Ends a stream cleanly: its client gets all events up to now, and then the farewell. A stream that
     /// waits for its socket or for a page, or whose drain time is over, ends at its cursor instead.
     ///
-    /// If the backlog must visit the connection before the end, this method returns early. The timer of the connection
-    /// soon calls it again, because `stage_ends_at` is over.
+    /// A connection that is in the backlog may need several visits to catch up. Then this method returns, so that the
+    /// backlog can make them in turn with those of others. The connection's timer calls this method again, because
+    /// `stage_ends_at` has passed.
     pub(super) fn end_caught_up(&mut self, key: usize) {
         let is_late = self.drain_ends_at.is_some_and(|at| at <= self.now);
         let Some(connection) = self.connections.get_mut(key) else { return };
@@ -146,8 +147,8 @@ impl<S: Peer> Streams<S> {
         self.push_last(key, &farewell, end);
     }
 
-    /// Begins another epoch. All streams of the old epoch end at their cursors. When their clients reconnect, a gap
-    /// notice with the reason `reset` tells them of the new epoch.
+    /// Begins another epoch. All streams of the old epoch end at their cursors, and those with a partly sent event are cut.
+    /// When their clients reconnect, a gap notice with the reason `reset` tells them of the new epoch.
     pub(super) fn begin_epoch(&mut self, epoch: Epoch) {
         for key in self.keys() {
             if self.connections.get(key).is_some_and(|connection| connection.partial().is_some()) {

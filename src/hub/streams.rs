@@ -312,8 +312,8 @@ impl<S: Peer> Streams<S> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let mut check_at = match write_deadline {
             None => connection.last_write + self.config.heartbeat,
-            // The socket is full, so nothing is written before now. A heartbeat follows the last write, so none is due
-            // before this time.
+            // The socket is full, so the next write comes after this moment. A heartbeat is due only after the next write,
+            // and so not before this time.
             Some(_) => self.now + self.config.heartbeat,
         };
         // A connection that waits for a page is not closed before the page has come: see `cut_overdue`.

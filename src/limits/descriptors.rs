@@ -16,9 +16,9 @@ const FILE: &str = "/dev/null";
 
 /// Descriptors that are kept open for connections above the limit of open files.
 ///
-/// To accept such a connection, a worker closes one of them. Another worker may then get the descriptor for a connection
-/// that it would have served. So a connection is served only if the reserve is complete ([`Self::refill`]) after it was
-/// accepted: then its descriptor is not one of the reserve.
+/// To accept such a connection, a worker closes one of them. At this moment another worker may accept a connection, too,
+/// and get the descriptor. If it served that connection, the reserve would have one less. So each worker completes the
+/// reserve ([`Self::refill`]) after it has accepted a connection, and serves the connection only if that succeeds.
 #[derive(Debug)]
 pub struct DescriptorReserve {
     size: usize,

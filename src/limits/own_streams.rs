@@ -1,4 +1,4 @@
-//! Permits for the streams of a token or an API key that has a limit of its own.
+//! Permits for the streams of a credential that has a limit of its own.
 
 use std::{num::NonZeroU32, sync::Arc};
 

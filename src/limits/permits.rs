@@ -27,7 +27,7 @@ pub enum LimitReached {
     /// `limits.connections_per_ip_max`.
     #[error("your address has reached its limit of {0} subscribers")]
     ConnectionsPerIp(usize),
-    /// `subscribers_max` of a token or an API key.
+    /// `subscribers_max` of a credential.
     #[error("your credential has reached its limit of {0} subscribers")]
     SubscribersOfToken(u32),
     /// `limits.pending_connections_max`.

@@ -25,13 +25,13 @@ mod tests;
 use keys::Keys;
 use own::{OwnLimiter, UsedUp};
 
-/// How often clients publish and subscribe. A rate that is 0 in the configuration is not limited, and costs nothing.
+/// How often clients publish, subscribe and fail to authenticate. A rate that is 0 in the configuration is not limited, and costs nothing.
 ///
 /// Each key of a rate, such as an address, may use up one second's worth at once.
 pub struct Rates<C: Clock = MonotonicClock> {
     publishes_per_ip: Option<Limiter<C>>,
     publishes_per_key: Option<Limiter<C>>,
-    /// The rates that tokens and API keys bring with them.
+    /// The rates that credentials bring with them.
     publishes_of_token: OwnLimiter<C>,
     publishes_per_topic: Option<Limiter<C>>,
     subscribes_per_ip: Option<Limiter<C>>,
@@ -47,7 +47,7 @@ pub enum Rate {
     PublishesPerIp,
     /// `limits.publishes_per_second_per_key`.
     PublishesPerKey,
-    /// `publishes_per_second` of a token or an API key.
+    /// `publishes_per_second` of a credential.
     PublishesOfToken,
     /// `limits.publishes_per_second_per_topic`.
     PublishesPerTopic,

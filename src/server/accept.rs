@@ -82,7 +82,8 @@ impl Door {
     async fn admit(&self, socket: TcpStream, remote: SocketAddr) {
         // An error means that the system has no randomness. The connection is closed.
         let Ok(socket) = Transport::accept(socket.into(), &self.acceptor) else { return };
-        // A connection on a descriptor of the reserve is not served: the reserve would shrink by one with each.
+        // While the reserve is not complete, the new connection may have one of its descriptors. Such a connection is not
+        // served: otherwise the reserve would become smaller with each.
         while !self.descriptors.refill() {
             if !self.pending.evict_idle() {
                 self.fast.reject(socket, LimitReached::OpenFiles);
@@ -98,14 +99,16 @@ impl Door {
         }
     }
 
-    /// Frees a descriptor for the next connection, or waits.
+    /// Frees a descriptor for the next connection, or waits. In this order: an idle connection is closed; if this worker
+    /// has had its part of the reserve, the oldest connection that it refuses is; a descriptor of the reserve is used; if
+    /// other workers have all of it, the oldest refused connection is closed after all.
     async fn free_descriptor(&self) {
-        let is_evicted = self.pending.evict_idle() || self.fast.evict_rejected(RESERVE_PER_WORKER);
+        let is_evicted = self.pending.evict_idle() || self.fast.evict_rejected_if(RESERVE_PER_WORKER);
         if is_evicted {
             // The task of an evicted connection must run before its descriptor is free.
             yield_now().await;
         } else if !self.descriptors.release() {
-            if self.fast.evict_rejected(1) {
+            if self.fast.evict_rejected_if(1) {
                 yield_now().await;
             } else {
                 sleep(RETRY_ACCEPT_AFTER).await;

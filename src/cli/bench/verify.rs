@@ -23,8 +23,8 @@ pub struct Topic {
     answered: usize,
     /// The lowest free position. It is only needed with several publishers.
     free_position: usize,
-    /// The largest [`Event::answered_before`] of all events that any subscriber has got. All events with lower numbers
-    /// come before that one. If one of them arrives at a subscriber for the first time now, it is late.
+    /// Some event has arrived that was sent after all events with lower numbers than this were answered. So an event with
+    /// a lower number that arrives for the first time now is late.
     late_below: usize,
 }
 

@@ -18,10 +18,10 @@ pub(super) struct Connection {
     pub(super) socket: Socket,
     pub(super) remote: SocketAddr,
     /// `remote` is a trusted proxy, so the client is known only when the head of its request has been read.
-    is_from_proxy: bool,
+    is_remote_a_proxy: bool,
     /// A trusted proxy has opened the connection. So the certificate may be the proxy's, whatever the proxy says of its
     /// client.
-    is_opened_by_proxy: bool,
+    is_peer_a_proxy: bool,
     pub(super) slot: PendingSlot,
     pub(super) deadline: Deadline,
     /// Bytes that were received after the last request that was served.
@@ -47,8 +47,8 @@ impl Connection {
         Self {
             socket: Socket::Bare(socket),
             remote,
-            is_from_proxy: config.trusts(remote.ip()),
-            is_opened_by_proxy: config.trusts(remote.ip()),
+            is_remote_a_proxy: config.trusts(remote.ip()),
+            is_peer_a_proxy: config.trusts(remote.ip()),
             slot,
             deadline: Deadline::new(config),
             buffer: Vec::new(),
@@ -60,8 +60,8 @@ impl Connection {
     }
 
     /// Whether a trusted proxy has opened the connection, and has not said for which client.
-    pub(super) fn is_from_proxy(&self) -> bool {
-        self.is_from_proxy
+    pub(super) fn is_remote_a_proxy(&self) -> bool {
+        self.is_remote_a_proxy
     }
 
     /// Notes for which client a trusted proxy has opened the connection, and counts it against the client's limit.
@@ -70,19 +70,19 @@ impl Connection {
     /// When that limit is reached.
     pub(super) fn set_client(&mut self, client: SocketAddr, config: &ServerConfig) -> Result<(), LimitReached> {
         // The client may be a trusted proxy itself.
-        (self.remote, self.is_from_proxy) = (client, config.trusts(client.ip()));
+        (self.remote, self.is_remote_a_proxy) = (client, config.trusts(client.ip()));
         self.counted_ip().map_or(Ok(()), |ip| self.slot.count_for(ip))
     }
 
     /// The client's certificate, which was verified; `None` if there is none, or if it may be a proxy's.
     pub(super) fn certificate(&self) -> Option<&Arc<ClientCertificate>> {
-        if self.is_opened_by_proxy { None } else { self.socket.certificate() }
+        if self.is_peer_a_proxy { None } else { self.socket.certificate() }
     }
 
     /// The address against whose limits the connection counts; `None` if it counts only against those of the server,
     /// because clients of a proxy must not use up a limit for each other.
     pub(super) fn counted_ip(&self) -> Option<IpAddr> {
-        (!self.is_from_proxy).then(|| self.remote.ip())
+        (!self.is_remote_a_proxy).then(|| self.remote.ip())
     }
 
     /// Appends `new` to the buffer.

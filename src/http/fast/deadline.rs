@@ -43,9 +43,9 @@ enum At {
     NotStarted,
     /// The deadline.
     Exact(Instant),
-    /// The deadline before other requests were served. The deadline should move with each request, but then the clock
-    /// would be read for each. Instead, it moves when this time has passed: to `keep_alive` from then. So a connection
-    /// may be idle for up to 2 x `keep_alive`.
+    /// An old deadline: requests were served since it was set. A new one is set only when the old one has passed, to
+    /// `keep_alive` later. So the clock is not read for each request, but a connection may be idle for up to
+    /// 2 x `keep_alive`.
     Stale(Instant),
 }
 
@@ -80,8 +80,8 @@ impl Deadline {
     /// Notes that a request was served, and that the connection waits for the next one.
     pub(super) fn finish_request(&mut self) {
         self.wait_for(Wait::NextRequest);
-        // If the connection waited for the next request before, too, the deadline of that wait is still there. It is so
-        // for each request that arrives in one piece, except the first one.
+        // A request that arrives in one piece changes no wait: the connection has waited for the next request all the
+        // time, and its deadline is from before this request.
         if let At::Exact(at) = self.at {
             self.at = At::Stale(at);
         }

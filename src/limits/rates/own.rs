@@ -1,4 +1,4 @@
-//! The rates that tokens and API keys bring with them. Each token says its own limit, so one quota is not enough.
+//! The rates that credentials bring with them. Each token says its own limit, so one quota is not enough.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -6,7 +6,7 @@ use governor::{Quota, RateLimiter, clock::Clock, middleware::NoOpMiddleware};
 
 use super::keys::Keys;
 
-/// A second, in cells of the rate. A publish takes as many cells as a second has for each publish of its token's limit.
+/// How many cells a second has. With a limit of n publishes a second, each publish takes 1/n of them.
 const SECOND: NonZeroU32 = NonZeroU32::new(1_000_000_000).unwrap();
 
 /// The rate is used up.

@@ -92,8 +92,8 @@ impl Expiry {
 
     /// The times of receipts that have not expired at `now`.
     ///
-    /// The wall clock may have been set within the last window. Had it kept one of its earlier settings, it would show
-    /// another time now. `first_ms` and `last_ms` are the earliest and the latest of these times.
+    /// The wall clock may have been set within the last window. By each of its earlier settings it would show another time
+    /// now. `first_ms` is the earliest of all these times, `last_ms` the latest.
     fn kept_at(&self, now: Moment) -> TimeRange {
         let (min_ms, max_ms) = self.wall.ahead_range_with(now.ahead_ms());
         let (first_ms, last_ms) =
