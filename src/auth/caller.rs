@@ -218,6 +218,12 @@ impl Caller {
         Forbidden { right, topic, credential }
     }
 
+    /// Whether the caller has shown a ticket.
+    #[must_use]
+    pub fn has_ticket(&self) -> bool {
+        matches!(self.0, Kind::Ticket(_))
+    }
+
     /// The identity of a verified credential.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {

@@ -374,12 +374,14 @@ async fn the_room_for_tickets_is_bounded_and_one_identity_takes_nothing_from_ano
 
 #[tokio::test]
 async fn taking_a_ticket_counts_as_subscribing() {
-    // Goal: the rate of an address bounds how often it takes tickets.
+    // Goal: the rate of an address bounds how often it takes tickets. The stream that a ticket opens does not count again:
+    // at one subscription a second it could never be opened.
     let server = TestServer::with(|config| {
         with_keys(config);
         config.limits.subscribes_per_second_per_ip = 1;
     });
-    take(&server, &bearer("ann"), &["a"]).await;
+    let ticket = take(&server, &bearer("ann"), &["a"]).await;
+    assert_eq!(open(&server, &format!("topic=a&ticket={ticket}"), &[SSE]).await.status, 200);
     let answer = ask(&server, &bearer("ann"), r#"{"topics": ["a"]}"#, &[]).await;
     assert_eq!(answer.problem(429, "rate_limited")["limit"], "subscribes_per_second_per_ip");
 }

@@ -32,7 +32,9 @@ pub(super) async fn open(app: &AppState, request: Box<SubscribeRequest>, retry: 
     let (encoding, remote) = (request.encoding, request.remote);
     let with_retry = |problem: Problem| problem.retry_after(retry);
     app.check_open().map_err(with_retry)?;
-    app.rates.subscribe(remote)?;
+    if !request.has_ticket {
+        app.rates.subscribe(remote)?;
+    }
     let permit = app.subscribers.permit(remote).map_err(Problem::from).map_err(with_retry)?;
     let own_permit = match (&request.right, request.own_max) {
         (Some(right), Some(max)) => {

@@ -51,6 +51,8 @@ pub(super) struct SubscribeRequest {
     /// `on_gap=fail`: refuse the request if there is a gap.
     pub(super) fails_on_gap: bool,
     pub(super) is_event_source: bool,
+    /// The caller has a ticket, which has counted as this subscription when it was taken.
+    pub(super) has_ticket: bool,
     pub(super) remote: Option<IpAddr>,
 }
 
@@ -85,9 +87,21 @@ impl SubscribeRequest {
         let framing = if request.is_http_1_1() { Framing::Chunked } else { Framing::Close };
         let encoding = Encoding { format, framing };
         let marks = marks(query)?;
-        let is_event_source = is_event_source(accept);
+        let (is_event_source, has_ticket) = (is_event_source(accept), caller.has_ticket());
         let remote = request.remote();
-        Ok(Self { grants, right, own_max, encoding, marks, start, requested, fails_on_gap, is_event_source, remote })
+        Ok(Self {
+            grants,
+            right,
+            own_max,
+            encoding,
+            marks,
+            start,
+            requested,
+            fails_on_gap,
+            is_event_source,
+            has_ticket,
+            remote,
+        })
     }
 }
 
