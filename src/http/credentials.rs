@@ -46,6 +46,11 @@ pub(super) fn is_by_cookie(head: &impl Head, cookie_name: &str) -> bool {
     head.value("authorization").is_none() && cookie(head, cookie_name).is_some()
 }
 
+/// Whether the request comes with a client certificate, and no `Authorization`.
+pub(super) fn is_by_certificate(head: &impl Head) -> bool {
+    head.value("authorization").is_none() && head.certificate().is_some()
+}
+
 /// Verifies a credential. A client whose credentials fail too often may not have another signature checked: that takes
 /// far longer than all else that a refused request needs. What was verified before still counts, so that nobody can lock
 /// out the others behind the same address.

@@ -2,14 +2,15 @@
 //!
 //! A page of another site can make a browser send a GET or a simple POST without a CORS preflight. CORS then only hides
 //! the response, but the event is published. So a cross-site request of a browser is refused unless its origin is in
-//! `cors.origins`. Clients other than browsers send neither `Origin` nor `Sec-Fetch-Site`, and are always allowed.
+//! `cors.origins`. Clients other than browsers send neither `Origin` nor `Sec-Fetch-Site`, and are always allowed, unless
+//! their token is in a cookie.
 //!
 //! `Sec-Fetch-Site` is checked first. The browser sets it, a page cannot, and it is correct even when a proxy changes
 //! `Host`. But browsers send it only over HTTPS and to localhost. Without it, `Origin` must match the host.
 
 use super::{
     authority::{Authority, Scheme},
-    credentials::is_by_cookie,
+    credentials::{is_by_certificate, is_by_cookie},
     head::{Head, ascii_text},
     problem::{Code, Problem},
 };
@@ -18,13 +19,17 @@ use crate::config::{Config, Origins};
 /// Refuses the request of a page that may neither publish nor delete.
 pub(super) fn check(request: &impl Head, config: &Config) -> Result<(), Problem> {
     let origin = request.value("origin").map(|origin| ascii_text(origin).unwrap_or_default());
-    let listed = is_listed(&config.cors.origins, origin);
+    // A browser shows a cookie and a certificate by itself, also for a page of another site. So `"*"`, which means pages
+    // that nobody has looked at, does not allow them.
+    let is_by_cookie = is_by_cookie(request, &config.auth.cookie);
+    let is_shown_by_itself = is_by_cookie || is_by_certificate(request);
+    let listed =
+        is_listed(&config.cors.origins, origin) && !(is_shown_by_itself && config.cors.origins == Origins::Any);
     let allowed = match (request.value("sec-fetch-site"), origin) {
         // `none`: the user has typed the address. Forms and images of another page have other values.
         (Some(b"same-origin" | b"none"), _) => true,
-        // A browser sends a cookie by itself, also for a page of another site. Without the two headers, the server cannot
-        // know which page has sent the request.
-        (None, None) => !is_by_cookie(request, &config.auth.cookie),
+        // Without the two headers, the server cannot know which page has sent the request.
+        (None, None) => !is_by_cookie,
         (Some(_), _) => listed,
         (None, Some(origin)) => listed || request.host().is_some_and(|host| is_own(origin, host, request.scheme())),
     };

@@ -7,7 +7,7 @@ use std::{
 
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
-use tidings::config::{Algorithm, Anonymous, ApiKeyConfig, Config, KeyConfig};
+use tidings::config::{Algorithm, Anonymous, ApiKeyConfig, Config, KeyConfig, Origins};
 
 use crate::{
     cli::run,
@@ -200,6 +200,35 @@ async fn a_token_in_the_query_or_a_cookie_counts_only_when_configured() {
     let both = [from_own_page[0], from_own_page[1], ("authorization", "Bearer x")];
     for answer in ask_both(&open, "POST", "/publish?topic=a&content=x", &both).await {
         answer.problem(401, "unauthorized");
+    }
+}
+
+#[tokio::test]
+async fn a_cookie_does_not_count_for_pages_that_nobody_has_listed() {
+    // Goal: `cors.origins = ["*"]` lets every page publish with a token that it has itself, and none with the cookie of its
+    // visitor. A listed origin may.
+    let token = token("ann", &json!({"publish": ["a"]}), seconds_from_now(60));
+    let (cookie, bearer) = (format!("session={token}"), format!("Bearer {token}"));
+    let page = [("origin", "http://page.example"), ("sec-fetch-site", "cross-site")];
+    let [with_cookie, with_token] =
+        [("cookie", cookie.as_str()), ("authorization", &bearer)].map(|c| [page[0], page[1], c]);
+    for (origins, by_cookie) in
+        [(Origins::Any, Err("cross_site")), (Origins::Only(vec!["http://page.example".to_owned()]), Ok(()))]
+    {
+        let server = TestServer::with(|config| {
+            with_keys(config);
+            "session".clone_into(&mut config.auth.cookie);
+            config.cors.origins = origins;
+        });
+        for answer in ask_both(&server, "POST", "/publish?topic=a&content=x", &with_token).await {
+            answer.ok();
+        }
+        for answer in ask_both(&server, "POST", "/publish?topic=a&content=x", &with_cookie).await {
+            match by_cookie {
+                Ok(()) => drop(answer.ok()),
+                Err(code) => drop(answer.problem(403, code)),
+            }
+        }
     }
 }
 
