@@ -178,6 +178,11 @@ export class Subscription {
       this.#finish(connection, 'ended', { reason: 'gone' });
       return false;
     }
+    // A proxy cannot reach the server at this moment.
+    if (response.status >= 502 && response.status <= 504) {
+      this.#lost(connection);
+      return false;
+    }
     const type = response.headers.get('Content-Type') ?? '';
     if (response.status === 200 && /^text\/event-stream\s*(;|$)/i.test(type)) return true;
     const problem = await readProblem(response);
