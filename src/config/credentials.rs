@@ -41,7 +41,7 @@ impl Default for AuthConfig {
             cookie: String::new(),
             ticket_ttl: Duration::from_secs(30),
             tickets_max: 100_000,
-            tickets_per_key_max: 10_000,
+            tickets_per_key_max: 1_000,
             keys: Vec::new(),
             api_keys: Vec::new(),
             certificates: Vec::new(),

@@ -43,7 +43,7 @@ async fn describe(app: &AppState, grant: Grant<Manage>) -> Result<Answer, Proble
     Ok(Answer::new(StatusCode::OK).with("content-type", "application/json").body(format!("{known}\n").into_bytes()))
 }
 
-/// Serves `DELETE /topics/{topic}`: deletes its events, and ends its streams.
+/// Serves `DELETE /topics/{topic}`: deletes its events, and ends the streams of this topic alone.
 pub(super) fn delete<'a>(app: &'a AppState, head: &impl Head, name: &str) -> Result<Served<'a>, Problem> {
     origin::check(head, &app.config)?;
     app.check_open()?;

@@ -8,10 +8,10 @@
 //! | `end_caught_up` | lifetime, drain | all events up to this moment, then the farewell: where to resume, and when |
 //! | `end_at_cursor` | lost right, command | no further event; a notice |
 //! | `end_deleted` | its only topic was deleted | the events from before the deletion, then `broker.deleted` |
-//! | `begin_epoch` | the log has a new epoch | no further event; the farewell |
+//! | `begin_epoch` | the log has a new epoch | no further event; the farewell. With a partly sent event, it is cut |
 //! | `push_last` | from all of these | queues the last block; nothing is queued after it |
 //! | `close_ended` | the last block is sent | the clean end; then the connection is removed |
-//! | `cut`, `cut_overdue`, `cut_failed` | its socket takes nothing, or fails | nothing |
+//! | `cut`, `cut_overdue`, `cut_failed` | its socket takes nothing, sends too much or fails, or a limit is reached | nothing |
 //!
 //! The rest of a partly sent event always comes before a last block.
 

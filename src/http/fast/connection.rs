@@ -59,7 +59,8 @@ impl Connection {
         }
     }
 
-    /// Whether a trusted proxy has opened the connection, and has not said for which client.
+    /// Whether the remote is a trusted proxy, as far as is known: one that has opened the connection, or the client that
+    /// it has named.
     pub(super) fn is_remote_a_proxy(&self) -> bool {
         self.is_remote_a_proxy
     }
