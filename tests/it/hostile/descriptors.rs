@@ -52,7 +52,10 @@ async fn served(server: &Process, sockets: Vec<TcpStream>) -> Vec<TcpStream> {
                 let answer = String::from_utf8_lossy(&answer).into_owned();
                 assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("too_many_open_files"), "{answer}");
             }
-            other => panic!("it was closed without an answer: {other:?}"),
+            // It was evicted before its bytes had arrived, which may take a while on a busy machine: until then it is idle.
+            Ok(0) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+            Err(error) => panic!("it has failed: {error}"),
         }
     }
     open
