@@ -119,12 +119,12 @@ impl Auth {
     pub fn reload(&self, config: &AuthConfig) -> Result<Vec<KeyName>, AuthConfigError> {
         let keys = Arc::new(Keys::load(config)?);
         let earlier = self.keys.load_full();
-        if earlier.not_in(&keys).is_empty() && keys.not_in(&earlier).is_empty() {
-            // The earlier keys stay, with the tokens that they have verified.
-            return Ok(Vec::new());
-        }
-        self.keys.store(Arc::clone(&keys));
         let gone = earlier.not_in(&keys);
+        if gone.is_empty() && keys.not_in(&earlier).is_empty() {
+            // The earlier keys stay, with the tokens that they have verified.
+            return Ok(gone);
+        }
+        self.keys.store(keys);
         if !gone.is_empty() {
             self.tickets.remove_keys(|identity| gone.iter().any(|gone| gone.has(identity)), Instant::now());
         }
