@@ -19,19 +19,22 @@ use crate::config::{Config, Origins};
 /// Refuses the request of a page that may neither publish nor delete.
 pub(super) fn check(request: &impl Head, config: &Config) -> Result<(), Problem> {
     let origin = request.value("origin").map(|origin| ascii_text(origin).unwrap_or_default());
-    // A browser shows a cookie and a certificate by itself, also for a page of another site. So `"*"`, which means pages
-    // that nobody has looked at, does not allow them.
-    let is_by_cookie = is_by_cookie(request, &config.auth.cookie);
-    let is_shown_by_itself = is_by_cookie || is_by_certificate(request);
-    let listed =
-        is_listed(&config.cors.origins, origin) && !(is_shown_by_itself && config.cors.origins == Origins::Any);
+    let is_by_cookie = || is_by_cookie(request, &config.auth.cookie);
+    let is_allowed_by_list = || match &config.cors.origins {
+        // A browser shows a cookie and a certificate by itself, also for a page of another site. So `"*"`, which means
+        // pages that nobody has looked at, does not allow them.
+        Origins::Any => !is_by_cookie() && !is_by_certificate(request),
+        origins @ Origins::Only(_) => is_listed(origins, origin),
+    };
     let allowed = match (request.value("sec-fetch-site"), origin) {
         // `none`: the user has typed the address. Forms and images of another page have other values.
         (Some(b"same-origin" | b"none"), _) => true,
         // Without the two headers, the server cannot know which page has sent the request.
-        (None, None) => !is_by_cookie,
-        (Some(_), _) => listed,
-        (None, Some(origin)) => listed || request.host().is_some_and(|host| is_own(origin, host, request.scheme())),
+        (None, None) => !is_by_cookie(),
+        (Some(_), _) => is_allowed_by_list(),
+        (None, Some(origin)) => {
+            is_allowed_by_list() || request.host().is_some_and(|host| is_own(origin, host, request.scheme()))
+        }
     };
     if allowed {
         return Ok(());
