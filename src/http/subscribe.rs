@@ -1,6 +1,6 @@
 //! `GET /subscribe`: reads the request, and makes the beginning of the response, and the subscription for the hub.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{
     accept::Accept,
@@ -44,7 +44,7 @@ fn refused_unread(app: &AppState, head: &impl Head, problem: Problem) -> Result<
     };
     let query = Fields::query(head.query(), &PARAMETERS, &CURSORS)?;
     let cursor = Cursor::read(head, &query).and_then(|cursor| cursor.id());
-    let retry = jitter(app.config.stream.retry * REFUSED_RETRY_FACTOR);
+    let retry = refused_retry(app);
     Ok(refused_stream(Format::Plain, retry.max(wait), cursor, &problem))
 }
 
@@ -54,6 +54,11 @@ pub(super) fn head(app: &AppState, head: &impl Head) -> Result<Answer, Problem> 
         Outcome::Stream(request) => stream_head(request.encoding.format, None),
         Outcome::Answer(answer) => answer,
     })
+}
+
+/// After which time a refused subscriber may try again.
+fn refused_retry(app: &AppState) -> Duration {
+    jitter(app.config.stream.retry * REFUSED_RETRY_FACTOR)
 }
 
 /// What a request to subscribe gets, if it is not refused.
@@ -80,7 +85,7 @@ impl Outcome {
                 // An `EventSource` comes back to the URL that it was given, with a ticket that is used up. At another
                 // status than 200 it would stop, and could not tell its page why.
                 Err(refused) if is_event_source(Accept::read(head)) => {
-                    let retry = jitter(app.config.stream.retry * REFUSED_RETRY_FACTOR);
+                    let retry = refused_retry(app);
                     let id = cursor.and_then(|cursor| cursor.id());
                     return Ok(Self::Answer(unauthorized_stream(retry, id, &refused.to_string())));
                 }
@@ -96,7 +101,7 @@ impl SubscribeRequest {
     async fn admit(self: Box<Self>, app: &AppState) -> Reply {
         let (format, is_event_source) = (self.encoding.format, self.is_event_source);
         let cursor = if let Start::After(id) = self.start { Some(id) } else { None };
-        let retry = jitter(app.config.stream.retry * REFUSED_RETRY_FACTOR);
+        let retry = refused_retry(app);
         match open(app, self, retry).await {
             Err(problem) if is_event_source && let Some(wait) = problem.retry_time() => {
                 refused_stream(format, retry.max(wait), cursor, &problem).into()
