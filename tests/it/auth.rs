@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -18,6 +19,13 @@ pub const SECRET: &str = "a secret of thirty-two bytes....";
 /// The API key `abc`, as FIPS 180-2 has its digest.
 const API_KEY_DIGEST: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 const INVALID: &str = "Bearer realm=\"tidings\", error=\"invalid_token\"";
+
+/// Writes a configuration with a key of each id, whose secret is [`SECRET`] and the id.
+pub fn write_keys(file: &Path, ids: &[&str]) {
+    let key = |id: &&str| format!("[[auth.keys]]\nid = \"{id}\"\nalgorithm = \"HS256\"\nsecret = \"{SECRET}{id}\"\n");
+    let keys: Vec<String> = ids.iter().map(key).collect();
+    std::fs::write(file, format!("[auth]\nanonymous = \"none\"\n{}", keys.concat())).expect("a file");
+}
 
 pub fn with_keys(config: &mut Config) {
     config.auth.anonymous = Anonymous::None;
@@ -353,18 +361,11 @@ async fn a_reload_takes_new_keys_and_ends_the_streams_of_removed_ones() {
     let directory = Directory::new();
     std::fs::create_dir_all(&directory.0).expect("a directory");
     let file = directory.0.join("tidings.toml");
-    let with_keys = |ids: &[&str]| {
-        let key =
-            |id: &&str| format!("[[auth.keys]]\nid = \"{id}\"\nalgorithm = \"HS256\"\nsecret = \"{SECRET}{id}\"\n");
-        let keys: Vec<String> = ids.iter().map(key).collect();
-        let text = format!("[auth]\nanonymous = \"none\"\n{}", keys.concat());
-        std::fs::write(&file, text).expect("a file");
-    };
     let bearer = |id: &str| {
         let claims = json!({"exp": seconds_from_now(600), "tidings": {"subscribe": ["a"], "publish": ["a"]}});
         format!("Bearer {}", sign(Some(id), &format!("{SECRET}{id}"), &claims))
     };
-    with_keys(&["old", "new"]);
+    write_keys(&file, &["old", "new"]);
     let mut command = program();
     command.arg("--config").arg(&file).args(["--listen", "127.0.0.1:0"]);
     let server = Process::spawn(&mut command).await;
@@ -375,7 +376,7 @@ async fn a_reload_takes_new_keys_and_ends_the_streams_of_removed_ones() {
     };
     let (mut ends, mut goes_on) = (open(&old).await, open(&new).await);
     assert_eq!((ends.status, goes_on.status), (200, 200));
-    with_keys(&["new", "third"]);
+    write_keys(&file, &["new", "third"]);
     server.signal("HUP").await;
     let rest = tokio::time::timeout(DEADLINE, ends.rest()).await.expect("it ends");
     assert!(rest.contains("event: broker.unauthorized"), "{rest}");

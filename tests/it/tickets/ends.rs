@@ -6,7 +6,7 @@ use tokio::process::Command;
 
 use super::*;
 use crate::{
-    auth::{SECRET, sign},
+    auth::{SECRET, sign, write_keys},
     harness::{DEADLINE, Process, blocking::Directory, process::program, until},
 };
 
@@ -98,13 +98,7 @@ async fn a_stream_by_ticket_and_an_unused_ticket_end_with_their_key() {
     let directory = Directory::new();
     std::fs::create_dir_all(&directory.0).expect("a directory");
     let file = directory.0.join("tidings.toml");
-    let with_keys = |ids: &[&str]| {
-        let key =
-            |id: &&str| format!("[[auth.keys]]\nid = \"{id}\"\nalgorithm = \"HS256\"\nsecret = \"{SECRET}{id}\"\n");
-        let keys: Vec<String> = ids.iter().map(key).collect();
-        std::fs::write(&file, format!("[auth]\nanonymous = \"none\"\n{}", keys.concat())).expect("a file");
-    };
-    with_keys(&["old", "new"]);
+    write_keys(&file, &["old", "new"]);
     let mut command = program();
     command.arg("--config").arg(&file).args(["--listen", "127.0.0.1:0"]);
     let server = Process::spawn(&mut command).await;
@@ -123,7 +117,7 @@ async fn a_stream_by_ticket_and_an_unused_ticket_end_with_their_key() {
     let (mut ends, goes_on) = (open(&take("old").await).await, open(&take("new").await).await);
     assert_eq!((ends.status, goes_on.status), (200, 200));
     let (gone, stays) = (take("old").await, take("new").await);
-    with_keys(&["new"]);
+    write_keys(&file, &["new"]);
     server.signal("HUP").await;
     let rest = tokio::time::timeout(DEADLINE, ends.rest()).await.expect("it ends");
     assert!(rest.contains("event: broker.unauthorized"), "{rest}");
