@@ -1,6 +1,7 @@
 //! The limits of a request that the fast path reads. The fallback has the same limits for a head.
 
-/// The longest request that the fast path serves itself, head and body. Longer ones are rare, and go to the fallback.
+/// The longest request with a body that the fast path serves itself, head and body. Longer ones are rare, and go to the
+/// fallback.
 pub(super) const BYTES_MAX: usize = 32 << 10;
 /// The longest head.
 pub(super) const HEAD_BYTES_MAX: usize = 128 << 10;

@@ -33,7 +33,7 @@ pub(super) enum Parsed<'a> {
     PartialBody(RawRequest<'a>),
     /// A complete simple request, and its length in bytes.
     Simple(Request<'a>, usize),
-    /// The complete head of a request that is not simple, or is longer than [`BYTES_MAX`].
+    /// The complete head of a request that is not simple, or has a body and is longer than [`BYTES_MAX`].
     ForFallback(RawRequest<'a>),
 }
 
@@ -94,7 +94,10 @@ pub(super) fn parse<'a>(
     // correct client never sends.
     let has_simple_target = target.starts_with('/') && memchr::memchr(b'#', target.as_bytes()).is_none();
     let is_simple = is_simple && has_simple_target && minor_version == 1;
-    let Some(len) = len.filter(|len| is_simple && *len <= BYTES_MAX) else {
+    // The fallback needs several times the memory of a head. So a request without a body stays here, however long its
+    // head is.
+    let is_short = |len: usize| len <= BYTES_MAX || len == head_len;
+    let Some(len) = len.filter(|len| is_simple && is_short(*len)) else {
         if !has_simple_target && Uri::try_from(encode(target)).is_err() {
             // The fallback would refuse it, too, but without a problem document.
             return Err(Problem::new(Code::BadRequest, "the target of the request is neither a path nor a URL"));

@@ -211,7 +211,7 @@ fn a_request_that_is_too_long_goes_to_the_fallback_or_is_refused() {
         let head = "GET /subscribe HTTP/1.1\r\nHost: x\r\nA: ";
         format!("{head}{}\r\n\r\n", "x".repeat(bytes - head.len() - 4))
     };
-    assert_eq!(parsed(&head(HEAD_BYTES_MAX)), "fallback");
+    assert!(parsed(&head(HEAD_BYTES_MAX)).starts_with("GET /subscribe"));
     assert_eq!(parsed(&head(HEAD_BYTES_MAX + 1)), "headers_too_large");
     let name = |bytes: usize| format!("GET / HTTP/1.1\r\nHost: x\r\nExpect: x\r\n{}: b\r\n\r\n", "n".repeat(bytes));
     assert_eq!(parsed(&name(NAME_BYTES_MAX)), "fallback");
