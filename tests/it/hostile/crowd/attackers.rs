@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU16, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -12,6 +12,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
+    runtime::{Builder, Runtime},
     task::JoinSet,
     time::{MissedTickBehavior, interval, timeout},
 };
@@ -20,6 +21,9 @@ use tokio::{
 const STEP: Duration = Duration::from_millis(100);
 /// How long an attacker waits for an answer that need not come.
 const ANSWER_TIME: Duration = Duration::from_millis(200);
+/// The ports that attackers connect from.
+const FIRST_PORT: u16 = 20_000;
+const PORTS: u16 = 40_000;
 const SUBSCRIBE: &str = "GET /subscribe?topic=t0&topic=t1&topic=t2&topic=t3 HTTP/1.1\r\nHost: localhost\r\nAccept: \
                          text/event-stream\r\n";
 
@@ -69,6 +73,8 @@ const KINDS: [Kind; 12] = [
 
 /// A crowd that attacks.
 pub struct Attack {
+    /// Attackers have a thread of their own, because on one with honest subscribers those would wait for them.
+    runtime: Runtime,
     attackers: JoinSet<()>,
     steps: Arc<[AtomicUsize; KINDS.len()]>,
 }
@@ -76,11 +82,13 @@ pub struct Attack {
 /// Lets `n` attackers of all kinds begin.
 pub fn start(server: SocketAddr, n: usize) -> Attack {
     let steps = Arc::new(<[AtomicUsize; KINDS.len()]>::default());
+    let ports = Arc::new(AtomicU16::new(0));
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let mut attackers = JoinSet::new();
     for n in 0..n {
-        let (kind, steps) = (n % KINDS.len(), Arc::clone(&steps));
-        attackers.spawn(async move {
-            let mut attacker = Attacker { server, n, step: 0, socket: None };
+        let (kind, steps, ports) = (n % KINDS.len(), Arc::clone(&steps), Arc::clone(&ports));
+        let attack = async move {
+            let mut attacker = Attacker { server, ports, n, step: 0, socket: None };
             let mut ticks = interval(STEP);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
@@ -92,21 +100,25 @@ pub fn start(server: SocketAddr, n: usize) -> Attack {
                 attacker.step += 1;
                 steps[kind].fetch_add(1, Ordering::Relaxed);
             }
-        });
+        };
+        attackers.spawn_on(attack, runtime.handle());
     }
-    Attack { attackers, steps }
+    Attack { runtime, attackers, steps }
 }
 
 impl Attack {
     /// Ends it, and gives how often each kind did something.
     pub async fn stop(mut self) -> Vec<(Kind, usize)> {
         self.attackers.shutdown().await;
+        self.runtime.shutdown_background();
         KINDS.into_iter().zip(self.steps.iter().map(|steps| steps.load(Ordering::Relaxed))).collect()
     }
 }
 
 struct Attacker {
     server: SocketAddr,
+    /// Counts the connections of all attackers.
+    ports: Arc<AtomicU16>,
     n: usize,
     step: usize,
     socket: Option<TcpStream>,
@@ -123,13 +135,15 @@ impl Attacker {
         Ok(self.socket.as_mut().expect("it is there"))
     }
 
-    /// Connects from one of ten addresses, so that the limits of one address do not hold the crowd back.
+    /// Connects from one of ten addresses, so that the limits of one address do not hold the crowd back. The port is
+    /// given, because the kernel's own search for a free one takes more processor time than the server does.
     async fn connect(&self) -> std::io::Result<TcpStream> {
         let socket = TcpSocket::new_v4()?;
         socket.set_reuseaddr(true)?;
         socket.set_recv_buffer_size(4 << 10)?;
         let last = u8::try_from(self.n % 10).expect("it is small");
-        socket.bind((IpAddr::from(Ipv4Addr::new(127, 0, 1, 1 + last)), 0).into())?;
+        let port = FIRST_PORT + self.ports.fetch_add(1, Ordering::Relaxed) % PORTS;
+        socket.bind((IpAddr::from(Ipv4Addr::new(127, 0, 1, 1 + last)), port).into())?;
         timeout(ANSWER_TIME, socket.connect(self.server)).await?
     }
 
