@@ -11,6 +11,25 @@
 //! Only one thread writes and checkpoints, so writes never contend for SQLite's lock. A batch costs one fsync, however
 //! many publishers wait for it. An event enters the index, the feeds and the receipts only after the commit. So nobody
 //! sees an event that a crash could undo, and no position is given to two events.
+//!
+//! # Words
+//! Besides the words of [`Log`]:
+//! - A position is *reserved* when the files say that it may have been given. Positions are reserved before they are
+//!   given, many at once. For example, the first event has position 1, and reserves the positions up to 65,537. If the
+//!   process is killed after event 70, the next start gives the position 65,538.
+//! - *Last found* is the highest position in the database: 70 in the example.
+//! - The *high-water mark* is a file beside the database with the last reserved position, and with the last committed
+//!   one. A start compares both with the database, to notice a database that was restored from a backup.
+//! - The log has *lost power* when the machine stopped under `log.durability = "os"`, before it closed the log. Then
+//!   the newest events may be missing: the *hole* is all positions up to the reserved one, and subscribers with a
+//!   cursor in it are told of a gap.
+//! - A *batch* is what one transaction writes: new events and deletions, and old rows to remove.
+//! - *Garbage* is the rows of removed events and forgotten topics that are still in the file. A *portion* is the part
+//!   of the garbage that one batch removes.
+//! - A *receipt* is also the row of an idempotency key. It *expires* when it is older than
+//!   `publish.idempotency_window`.
+//! - *Maintenance* is what the writer does once a second: it enforces retention, and removes all kinds of old rows.
+//! - *Damage* is a part of the file that cannot be read, or is not what was written.
 
 use std::{
     fs::{File, TryLockError},
@@ -78,8 +97,8 @@ pub struct DiskLog {
 struct DirectoryLock(File);
 
 impl DiskLog {
-    /// Opens the log in the directory `config.path`, and creates the directory if it does not exist. With many events
-    /// this takes some time; it logs its progress.
+    /// Opens the log in the directory `config.path`, and creates the directory if it does not exist. Many events take
+    /// some time to load. Meanwhile the progress is logged.
     pub fn open(config: &LogConfig, keys: KeyLimits) -> Result<Self, OpenError> {
         Self::with_wall(config, keys, clock::system())
     }
@@ -100,7 +119,7 @@ impl DiskLog {
         let (queue, jobs) = Queue::new(config.queue_bytes_max.to_usize(), config.queue_wait);
         let shared_with_writer = Arc::clone(&shared);
         let run = move || {
-            // Without this report, the process would refuse every event after a panic, and never end.
+            // Without this report, the process would go on after a panic, and refuse every event.
             if catch_unwind(AssertUnwindSafe(|| writer.run(&jobs))).is_err() {
                 let panicked = "the log's writer panicked";
                 tracing::error!("{panicked}");
@@ -207,8 +226,8 @@ impl Log for DiskLog {
                 // The permit is released when the read ends, even if the caller has dropped the future before.
                 let _permit = permit;
                 shared.fetch(&topics, from, bytes_max).map_err(|error| {
-                    // The cause may pass, such as a lack of memory. The stream ends; its client comes back and asks
-                    // again.
+                    // The cause may pass, such as a lack of memory. The stream ends, and its client reconnects and
+                    // asks again.
                     tracing::error!(%error, "the log cannot be read: a stream ends");
                     ReadError
                 })

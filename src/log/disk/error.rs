@@ -43,8 +43,8 @@ pub enum OpenError {
     },
 }
 
-/// What to do about a damaged file. The flag is needed because a restored copy of the whole directory looks like the
-/// latest state, and the same ids would be given again.
+/// What to do about a damaged file. A restored copy of the whole directory looks like the latest state. Without the
+/// flag, the server would give the same ids again.
 const RESTORE: &str = "restore a backup and start once with --new-epoch, so that no id is used twice; or move it \
                        away to start with an empty history";
 
@@ -132,8 +132,9 @@ impl StoreError {
     pub(super) fn is_full(&self, directory: &Path) -> bool {
         match self {
             Self::Sqlite(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => true,
-            // SQLite reports a full disk only for `ENOSPC`, and only for the database file and its log. A quota, or a
-            // full disk under the file of the shared memory, has one of these codes. The codes have other causes, too.
+            // SQLite reports a full disk only for `ENOSPC`, and only for the database file and its log. For a quota,
+            // and for a full disk under the file of the shared memory, it gives one of these codes. The codes have
+            // other causes, too, so a trial decides.
             Self::Sqlite(error) => {
                 let codes = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_SHMOPEN];
                 has_code(error, &codes) && filesystem::is_full(directory)

@@ -27,7 +27,7 @@ impl Shared {
                 };
                 match event {
                     Some(event) => page.events.push(event),
-                    // The loop goes on, so that all unreadable events here are marked at once.
+                    // The loop goes on, so that all unreadable events at the beginning are marked at once.
                     None if page.events.is_empty() => begins_with_gap = true,
                     None => {
                         page.end(entry.seq - 1);
@@ -58,7 +58,8 @@ impl Shared {
     /// Marks the entry of an event that cannot be read. Its row stays in the file, because the disk may be able to read
     /// it later.
     fn mark_unreadable(&self, topic: &TopicName, seq: u64, why: &StoreError) {
-        // An event leaves the index before its row leaves the file. So a row that was removed is not reported.
+        // An event leaves the index before its row leaves the file. So when the row was removed, the index returns
+        // `false`, and nothing is reported.
         if !lock(&self.state).index.mark_unreadable(topic, seq) {
             return;
         }

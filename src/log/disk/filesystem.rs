@@ -1,7 +1,7 @@
 //! Creates the log's directory, and finds out whether its file system is a network file system, or full.
 //!
 //! The write-ahead log needs shared memory between connections, and reliable locks and syncs. A network file system may
-//! accept the calls for these without doing what they promise (<https://sqlite.org/wal.html>,
+//! accept the calls and not do what they promise (<https://sqlite.org/wal.html>,
 //! <https://sqlite.org/faq.html#q5>). A trial would not show the failure, so the type of the file system decides.
 
 use std::{
@@ -76,7 +76,7 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
 pub(super) fn is_full(directory: &Path) -> bool {
     let path = directory.join("room");
     let written = fs::write(&path, vec![0; TRIAL_BYTES]);
-    // A file that is left over could be overwritten without new space, which would tell nothing.
+    // A file that is left over would make the next trial useless: it can be overwritten without new space.
     fs::remove_file(&path).ok();
     written.is_err_and(|error| is_full_error(&error))
 }

@@ -33,9 +33,9 @@ CREATE INDEX receipt_age ON receipt (time_ms);
 
 /// The SQL that makes each later format from the one before.
 const MIGRATIONS: [&str; 2] = [
-    // To format 2. `evicted_ms` is the time of the newest removed event of a topic, 0 when it is not known. In `meta`,
-    // `forgotten_ms` is the same for all topics without a row, `deleted_to` is the position of the newest deletion of
-    // such a topic, and `unreadable_to` is the last position of any topic that a start could not read.
+    // To format 2. `evicted_ms` is the time of the newest removed event of a topic, 0 when this time is not known. In
+    // `meta`, `forgotten_ms` is the same for all topics without a row, `deleted_to` is the position of the newest
+    // deletion of a topic without a row, and `unreadable_to` is the last position that a start could not read.
     "ALTER TABLE topic ADD COLUMN evicted_ms INTEGER NOT NULL DEFAULT 0;
      INSERT INTO meta VALUES ('forgotten_ms', 0), ('deleted_to', 0), ('unreadable_to', 0);",
     // To format 3. `fingerprint_upper` is the upper half of a receipt's fingerprint; null in older receipts, whose
@@ -77,10 +77,14 @@ pub(super) fn check(connection: &Connection) -> Result<Option<i32>, StoreError> 
     }
 }
 
-/// Creates the tables of the first format, with a new epoch. In `meta`, `reserved` is the last position that may have
-/// been given, and `forgotten_to` that of the last removed event of all topics without a row. Events up to `hole_to`
-/// may be missing because the machine stopped. `clean` is 1 when the file was closed, `durable` when commits wait for
-/// the disk. `probe` gives a commit something to write. The table `boot` names the machine's boot of the last start.
+/// Creates the tables of the first format, with a new epoch. In `meta`:
+/// - `reserved` is the last reserved position;
+/// - `forgotten_to` is the position of the last removed event of all topics without a row;
+/// - `hole_to` is the end of the hole, 0 without one;
+/// - `clean` is 1 when the file was closed, `durable` is 1 when commits wait for the disk;
+/// - `probe` gives a commit something to write.
+///
+/// The table `boot` names the machine's boot of the last start.
 fn create(transaction: &Connection) -> Result<(), StoreError> {
     transaction.execute_batch(TABLES)?;
     transaction.execute(

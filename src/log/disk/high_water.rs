@@ -1,14 +1,13 @@
-//! The high-water mark: the last position that may have been given, stored in a file beside the database.
+//! The high-water mark: the last reserved position, and the last committed one, in a file beside the database.
 //!
 //! A database that was restored from a backup, or that has lost its write-ahead log, knows nothing of later events. It
-//! would give their positions again, to other events. The file beside it still knows the later positions. When a start
-//! finds that the database is behind the file, it begins a new epoch.
+//! would give the positions of these events again, to other events. The file beside it still knows the later positions.
+//! When a start finds that the database is behind the file, it begins a new epoch.
 //!
-//! The file consists of three records of one sector each. The first two hold the last position that may be given. They
-//! are written alternately, and synced before a position is used, so a torn write leaves the other one. The third
-//! record says up to which position events have been committed. It is written with each batch and not synced. A power
-//! cut or a full disk may leave an older value there. Then a start may not notice that the database has lost its newest
-//! events.
+//! The file consists of three records of one sector each. The first two hold the last reserved position. They are
+//! written alternately, and synced before a position is given: if a write is torn, the other record is still valid. The
+//! third record holds the last committed position. It is written with each batch and not synced. A power cut or a full
+//! disk may leave an older value there. Then a start may not notice that the database has lost its newest events.
 
 use std::{
     fs::{self, File},
@@ -57,9 +56,9 @@ pub(super) enum Found {
 pub(super) struct Mark {
     /// The epoch of the positions.
     pub(super) epoch: Epoch,
-    /// Positions up to this one may have been given.
+    /// The last reserved position.
     pub(super) reserved: u64,
-    /// Events up to this position have been committed, and perhaps later ones.
+    /// The last committed position, or an older one: the third record is not synced.
     pub(super) committed: u64,
     /// The generation of the newer of the first two records.
     generation: u64,
@@ -127,8 +126,7 @@ impl Record {
 }
 
 impl HighWater {
-    /// Opens the file in which `mark` was found. The file is not created anew, because the disk may be too full for
-    /// that.
+    /// Opens the file in which `mark` was found. The disk may be too full to create the file anew.
     pub(super) fn open(directory: &Path, mark: Mark, committed: u64) -> Result<Self, StoreError> {
         let file = File::options().write(true).open(directory.join(NAME))?;
         let mut opened = Self { file, epoch: mark.epoch, generation: mark.generation + 1, is_behind: false };
@@ -136,8 +134,8 @@ impl HighWater {
         Ok(opened)
     }
 
-    /// Creates the file, or replaces it in one step: positions up to `reserved` may have been given, and events up to
-    /// `committed` have been committed.
+    /// Creates the file, or replaces it in one step. `reserved` is the last reserved position, `committed` the last
+    /// committed one.
     pub(super) fn create(directory: &Path, epoch: Epoch, reserved: u64, committed: u64) -> Result<Self, StoreError> {
         let (path, new) = (directory.join(NAME), directory.join(format!("{NAME}.new")));
         let record = |generation, position| Record { generation, epoch, position }.bytes();
@@ -150,7 +148,7 @@ impl HighWater {
         Ok(Self { file, epoch, generation: 3, is_behind: false })
     }
 
-    /// Writes that positions up to `to` may be given. When this returns, the record survives a power cut.
+    /// Reserves the positions up to `to`. When this returns, the record survives a power cut.
     pub(super) fn reserve(&mut self, to: u64) -> io::Result<()> {
         let record = Record { generation: self.generation, epoch: self.epoch, position: to };
         self.file.write_all_at(&record.bytes(), self.generation % 2 * SECTOR_OFFSET)?;
@@ -159,15 +157,15 @@ impl HighWater {
         Ok(())
     }
 
-    /// Writes that no position after `last` has been given. Both records must say so: if the newer one were damaged
-    /// later, the older one would count, and a higher position there would contradict the database.
+    /// Lowers the last reserved position to `last`, the last one that was given. This writes both records: if the newer
+    /// one were damaged later, the older one would count, and a higher position there would contradict the database.
     pub(super) fn end(&mut self, last: u64) -> io::Result<()> {
         self.reserve(last)?;
         self.reserve(last)
     }
 
-    /// Writes that events up to `to` have been committed. A full disk is no error here, because the events are safe
-    /// without the record, which keeps its older value. On some file systems even overwriting needs space.
+    /// Writes that `to` is the last committed position. A full disk is no error here: the record keeps its older value,
+    /// and the events are safe without it. On some file systems even overwriting needs space.
     pub(super) fn commit(&mut self, to: u64) -> io::Result<()> {
         let record = Record { generation: 0, epoch: self.epoch, position: to };
         let written = self.file.write_all_at(&record.bytes(), 2 * SECTOR_OFFSET);
@@ -181,9 +179,9 @@ impl HighWater {
 }
 
 impl Mark {
-    /// Compares the database with this mark, and returns why the database cannot be the latest one of this directory;
-    /// `None` when it can be. `reserved` is the last position that may be given, as the database says. `last_found`
-    /// is the highest position in the database; `None` when it is not compared with the committed events.
+    /// Compares the database with this mark. Returns why the database cannot be the latest one of this directory, or
+    /// `None` when it can be. `epoch`, `reserved` and `last_found` are those of the database. Without `last_found`, the
+    /// committed position is not compared.
     pub(super) fn contradiction(&self, epoch: Epoch, reserved: u64, last_found: Option<u64>) -> Option<&'static str> {
         if self.epoch != epoch {
             Some("the database has another epoch than the last one in this directory")

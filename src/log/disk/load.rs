@@ -98,9 +98,9 @@ pub(super) fn load(
     Ok((shared, writer))
 }
 
-/// Compares the database with the high-water mark, and begins a new epoch when the database is older than the mark (it
-/// was restored from a backup), when the mark is damaged, or when the operator asks for it. In a new epoch no id is
-/// given twice, and subscribers with older cursors are told that the history was reset.
+/// Compares the database with the high-water mark. Begins a new epoch when the database is older than the mark (the
+/// database was restored from a backup), when the mark is damaged, or when the operator asks for a new epoch. In a new
+/// epoch no id is given twice, and subscribers with older cursors are told that the history was reset.
 fn check_high_water(store: &mut Store, meta: &mut Meta, config: &LogConfig) -> Result<HighWater, StoreError> {
     let found = Found::read(&config.path)?;
     let reason = match found {
@@ -109,8 +109,8 @@ fn check_high_water(store: &mut Store, meta: &mut Meta, config: &LogConfig) -> R
         Found::Damaged => Some("the file high-water is damaged, so the database may be older than the last run"),
         Found::Mark(mark) => {
             // `reserved` is always compared, the last event only after a crash of the process:
-            // - After an orderly end, `reserved` is the last position, so it is enough.
-            // - After a loss of power, even the latest database may lack events. They are reported as a gap.
+            // - After an orderly end, `reserved` is the last position. To compare it is enough.
+            // - After a loss of power, even the latest database may lack events. The hole reports them as a gap.
             let compares_events = !meta.was_closed && !meta.lost_power;
             let last_found = compares_events.then_some(meta.last_found);
             mark.contradiction(meta.epoch, meta.stored.reserved, last_found)
@@ -173,8 +173,8 @@ fn load_events(
             }
             return;
         }
-        // The row's topic is not known. An event up to `forgotten_to` counts as removed: the index had removed it, and
-        // had then forgotten its topic. A later event is lost, because the row of its topic cannot be read.
+        // The row's topic is not known. If the event is not after `forgotten_to`, the index had removed the event and
+        // forgotten its topic. A later event is lost, because the row of its topic cannot be read.
         loaded.garbage.note_row(seq);
         if seq > forgotten_to {
             loaded.unreadable_to = seq;

@@ -1,5 +1,5 @@
 //! Checks that the log's files are still in their directory. Writes to a file that was removed or replaced succeed, but
-//! nobody will ever read them. And without the lock file, another process could open the same log.
+//! nobody will ever read what they wrote. And without the lock file, another process could open the same log.
 
 use std::{
     fs, io,
@@ -16,7 +16,7 @@ const NAMES: [&str; 5] = ["lock", "tidings.db", "tidings.db-wal", "tidings.db-sh
 pub(super) struct Presence(Vec<(PathBuf, (u64, u64))>);
 
 impl Presence {
-    /// Remembers which files are in `directory`. To be called when all of them are open.
+    /// Remembers which files are in `directory`. All of them must be open.
     pub(super) fn note(directory: &Path) -> Result<Self, StoreError> {
         // An absolute path means the same directory even if the working directory of the process changes.
         let directory = directory.canonicalize().map_err(StoreError::Directory)?;

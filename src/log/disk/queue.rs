@@ -1,8 +1,8 @@
 //! The queue of jobs for the writer's thread, bounded in bytes.
 //!
-//! A job first reserves space in the queue. The order in the queue is the order of the log. The writer does every
-//! queued job, even if nobody waits for its outcome. A job that still waits for space is not in the queue: when its
-//! future is dropped, the job is never done, and the next waiting job gets the space.
+//! A job first reserves space in the queue, and is then queued. The order in the queue is the order of the log. The
+//! writer does every queued job, even if nobody waits for the outcome. A job that waits for space is not queued yet:
+//! when its future is dropped, the job is never done, and the next waiting job gets the space.
 
 use std::{
     sync::{
@@ -88,8 +88,8 @@ impl Queue {
         waited.map_err(|_| AppendError::QueueFull)?.map_err(|_| AppendError::Unavailable)
     }
 
-    /// Queues `work` at once in space that was reserved. Returns its outcome, which is an error at once when the queue
-    /// is closed.
+    /// Queues `work` at once, in space that was reserved, and returns its outcome. When the queue is closed, the
+    /// outcome is an error.
     pub(super) fn put<T: Send + 'static>(
         &self,
         space: OwnedSemaphorePermit,
@@ -101,7 +101,7 @@ impl Queue {
         if queued.is_none() {
             return known(Err(AppendError::Unavailable));
         }
-        // The writer has ended without an answer: the job may be done or not.
+        // No answer means that the writer has ended. The job may be done or not.
         NotYet(outcome.map(|outcome| outcome.unwrap_or(Err(AppendError::Unknown))).boxed())
     }
 
@@ -125,8 +125,8 @@ impl Queue {
     }
 }
 
-/// The space for a job with `bytes` of content, in units. Every job needs at least one, so that the number of jobs is
-/// bounded, too.
+/// The space for a job with `bytes` of content, in units. A job without content needs one unit, so that the number of
+/// jobs is bounded, too.
 fn units(bytes: usize) -> u32 {
     u32::try_from(1 + bytes / SPACE_UNIT).unwrap_or(u32::MAX)
 }

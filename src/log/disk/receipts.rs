@@ -29,8 +29,8 @@ impl Store {
         now: Moment,
         topics: &HashMap<i64, TopicName>,
     ) -> Result<Keys, StoreError> {
-        // Keys from the far future were stored while the wall clock was wrong. They are skipped: they would be
-        // remembered until that time.
+        // Keys from the far future were stored while the wall clock was wrong. They would be remembered until that
+        // time, so they are skipped.
         let sql = "SELECT topic, key, seq, fingerprint, subscribers, time_ms, fingerprint_upper FROM receipt
             WHERE time_ms BETWEEN ?1 AND ?2 ORDER BY time_ms DESC, seq DESC";
         let (keys, window_ms) = (Keys::new(limits), millis(limits.window));

@@ -11,14 +11,14 @@ use super::{
 /// Row ids that cannot be read: the first and the last one.
 pub(super) type Range = (u64, u64);
 
-/// About how many rows a page holds. A step over row ids that cannot be read is no larger, so a readable page between
-/// two damaged ones is hardly ever missed.
+/// About how many rows a page holds. The search for the next readable row makes no larger steps, so a readable page
+/// between two damaged ones is hardly ever missed.
 const PAGE_ROWS: u64 = 32;
 /// About how many steps there may be. In a table with very large row ids, steps are larger than [`PAGE_ROWS`].
 const STEPS_MAX: u64 = 1 << 18;
 
-/// Calls `each` with every readable row of `select`, and returns the row ids that cannot be read, some of them perhaps
-/// twice. `select` must return rows with `?1 <= id`, in order of the id, with the id in the first column. `last` is the
+/// Calls `each` with every readable row of `select`, and returns the row ids that cannot be read, some perhaps twice.
+/// `select` must return rows with `?1 <= id`, in order of the id, with the id in the first column. `last` is the
 /// largest id. A row for which `each` returns an error of damage counts as unreadable.
 pub(super) fn scan(
     connection: &Connection,
@@ -41,8 +41,9 @@ pub(super) fn scan(
             let checked = if (from..=last).contains(&id) { each(row) } else { Err(out_of_order(id)) };
             match checked {
                 Ok(()) => from = id + 1,
-                // The id may be damaged, too. So the scan goes on after the last good row, not after `id`. An `id` above
-                // `last` is noted as `last`: positions after it are given to later events, which would count as missing.
+                // The id may be damaged, too. So the scan goes on after the last good row, not after `id`. And an `id`
+                // above `last` is noted as `last`: the later events at the positions up to `id` must not count as
+                // missing.
                 Err(error) if error.is_damage() => {
                     let damaged = id.min(last);
                     ranges.push((damaged, damaged));
@@ -65,8 +66,8 @@ fn out_of_order(id: u64) -> StoreError {
     StoreError::Corrupt(format!("a row {id} out of order"))
 }
 
-/// The first row id after `from` from which rows can be read again; `last + 1` when there is none. It tries ids at
-/// growing distances until one is readable, then searches between that id and the last unreadable one.
+/// The first row id after `from` from which rows can be read again; `last + 1` when there is none. Tries ids at growing
+/// distances until one is readable. Then does a binary search between that id and the last unreadable one.
 fn next_readable(connection: &Connection, select: &str, from: u64, last: u64) -> Result<u64, StoreError> {
     let select_first = format!("{select} LIMIT 1");
     let is_readable = |id: u64| {
@@ -107,7 +108,7 @@ pub(super) fn rebuild_topics(connection: &mut Connection, readable: &[i64]) -> R
         copy.execute([id])?;
     }
     drop(copy);
-    // Another topic may get the id of a lost row, and would get these receipts with it.
+    // Another topic may get the id of a lost row, and would get the receipts with that id.
     transaction.execute("DELETE FROM receipt WHERE topic NOT IN (SELECT id FROM topic)", [])?;
     Ok(transaction.commit()?)
 }

@@ -57,8 +57,8 @@ pub(super) struct State {
 pub(super) const READERS: usize = 4;
 
 impl Shared {
-    /// Queues the draft, and returns its outcome. If its key was used before, returns the outcome of the first publish
-    /// with the key instead.
+    /// Queues a draft with a key, and returns its outcome. If the key was used before, returns the outcome of the first
+    /// publish with the key instead.
     pub(super) fn put_once(
         &self,
         queue: &Queue,

@@ -29,11 +29,12 @@ pub(super) struct Meta {
     /// The epoch of its positions.
     pub(super) epoch: Epoch,
     pub(super) stored: LogState,
-    /// The highest position that is found anywhere in the file.
+    /// The highest position in the file.
     pub(super) last_found: u64,
     /// The previous process closed the file, and lowered `stored.reserved` to its last position.
     pub(super) was_closed: bool,
-    /// The machine stopped while the previous process ran, and the commits of that process did not wait for the disk.
+    /// The machine stopped while the previous process ran, and the commits of that process did not wait for the disk:
+    /// events in the hole may be missing.
     pub(super) lost_power: bool,
 }
 
@@ -68,8 +69,8 @@ const EMPTY_COST_MAX: u64 = 4096;
 /// How long a statement waits for a lock that another process holds. After that the disk counts as failed. Publishes
 /// are refused long before, when the queue is full for `log.queue_wait`.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a checkpoint waits for another connection. A read of this process is of one event, and usually takes less.
-/// Only another process, such as a backup, reads for longer.
+/// How long a checkpoint waits for another connection. This process reads one event at a time, which usually takes
+/// less. Only another process, such as a backup, reads for longer.
 const CHECKPOINT_BUSY_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// Opens a connection to the file, with the settings that all connections need.
@@ -137,7 +138,6 @@ impl Store {
         let reserved = value_of("reserved")?;
         let was_closed = value_of("clean")? != 0;
         let lost_power = !was_closed && value_of("durable")? == 0 && last_boot != boot;
-        // Events up to here may be missing because the machine stopped.
         let hole_to = if lost_power { reserved } else { value_of("hole_to")? };
         let stored = LogState {
             reserved,
@@ -166,7 +166,7 @@ impl Store {
         })
     }
 
-    /// The highest position that is found anywhere in the file.
+    /// The highest position in the file.
     fn last_found(&self) -> Result<u64, StoreError> {
         let of_topics = "SELECT coalesce(max(max(evicted_to, deleted_to)), 0) FROM topic";
         // A table of topics that is damaged will be rebuilt.
@@ -262,16 +262,16 @@ impl Store {
 
     /// Makes sure that the next start does not find the events of a batch whose commit failed because the disk is full.
     ///
-    /// A commit has two steps. It writes the batch to the write-ahead log (WAL) and syncs it. Then it extends the file
-    /// of the shared memory. If only the second step failed, the WAL has the complete batch, and the next start would
-    /// find it. The next commit writes to the same place in the WAL, so this commits a small change.
+    /// A commit has two steps. It writes the batch to the write-ahead log (WAL), and syncs the WAL. Then it extends the
+    /// file of the shared memory. If only the second step failed, the WAL has the complete batch, and the next start
+    /// would find that batch. The next commit writes to the same place in the WAL, so this commits a small change.
     pub(super) fn overwrite_failed_batch(&mut self) -> Result<(), StoreError> {
         let overwritten = self.begin_transaction().and_then(|transaction| {
             transaction.probe()?;
             transaction.commit()
         });
         match overwritten {
-            // This commit, too, may fail at the shared memory. By then it has overwritten the batch in the WAL.
+            // This commit, too, may fail at the second step. By then it has overwritten the batch in the WAL.
             Err(error) if self.is_full(&error) => Ok(()),
             overwritten => overwritten,
         }
@@ -283,7 +283,7 @@ impl Store {
         Ok(Transaction { inner, topic_id_floor: self.topic_id_floor })
     }
 
-    /// Writes that positions up to `to` may be given. This waits for the disk even if other commits do not.
+    /// Reserves the positions up to `to`. This waits for the disk even if other commits do not.
     pub(super) fn reserve(&mut self, to: u64) -> Result<(), StoreError> {
         self.commit_durably(|connection| set_meta(connection, &[("reserved", to)]))
     }
@@ -309,7 +309,7 @@ impl Store {
         }
     }
 
-    /// Writes the last position and that the file was closed, so that the next start need not look for lost events.
+    /// Lowers the last reserved position to `last`, and writes that the file was closed.
     pub(super) fn end(&mut self, last: u64) -> Result<(), StoreError> {
         self.commit_durably(|connection| set_meta(connection, &[("reserved", last), ("clean", 1)]))?;
         self.checkpoint(true).map(drop)

@@ -39,16 +39,15 @@ pub(super) struct Writer {
     pub(super) high_water: HighWater,
     pub(super) presence: Presence,
     pub(super) shared: Arc<Shared>,
-    /// The last position that was given, or that may have been given before the start.
+    /// The last position that was given. After a start, the last reserved position.
     pub(super) last: u64,
     /// The time of the last event.
     pub(super) time_ms: u64,
-    /// The files say that positions up to this one may have been given.
+    /// The last reserved position.
     pub(super) reserved: u64,
-    /// A cache of the row ids of topics. It is cleared when a batch cannot be committed, because the rows that the
-    /// batch added do not exist then.
+    /// A cache of the row ids of topics. It is cleared when a batch cannot be committed: then the rows that the batch
+    /// added do not exist.
     pub(super) topics: HashMap<TopicName, i64>,
-    /// The rows of removed events and topics, which are still in the file.
     pub(super) garbage: Garbage,
     /// The disk was too full to remove rows. The next maintenance tries again.
     pub(super) is_removal_postponed: bool,
@@ -64,11 +63,12 @@ enum Change {
     Deletion { topic: TopicName, seq: u64, done: Done<EventId> },
 }
 
-/// How many jobs one batch may have. The limits keep a batch short, because its first job waits until all are written.
+/// How many jobs one batch may have. Both limits keep a batch short, because the first job of a batch waits until all
+/// its jobs are written.
 const BATCH_JOBS_MAX: usize = 4096;
 /// When a batch has this many bytes of content, no further job is added.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// How often maintenance runs: it enforces retention by age, and removes garbage and expired receipts.
+/// How often maintenance runs.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Writer {
@@ -76,7 +76,7 @@ impl Writer {
     pub(super) fn run(mut self, queue: &mpsc::Receiver<Job>) {
         let mut last_maintenance = Instant::now();
         loop {
-            // Removals do not wait for the next job: each batch does a part of them, even a batch without jobs.
+            // Removals do not wait for the next job. Each batch does a part of the removals, even a batch without jobs.
             let timeout = if self.has_removals_to_do() { Duration::ZERO } else { MAINTENANCE_INTERVAL };
             let first = match queue.recv_timeout(timeout) {
                 Ok(job) => Some(job),
@@ -145,7 +145,7 @@ impl Writer {
         }
     }
 
-    /// Does one step of retention. It is needed without appends, or when the step of the last append did not finish.
+    /// Does one step of retention, for events that become too old without an append, or that the last append left.
     fn enforce_retention(&mut self) {
         let now = self.shared.clock.read();
         let mut state = lock(&self.shared.state);
@@ -177,7 +177,7 @@ impl Writer {
         self.needs_retention_step = index.needs_step();
         self.shared.watermark.store(index.watermark(), Ordering::Release);
         drop(state);
-        // Sending fails when the publisher no longer waits for the answer. The event is published all the same.
+        // Sending fails when the publisher no longer waits for the answer. Its event is published in any case.
         for (key, receipt, done) in receipts {
             if let Some(key) = key {
                 self.shared.keys.settle(key, Ok(receipt));
