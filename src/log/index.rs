@@ -5,8 +5,8 @@
 //! *trims* the log to the retention limits, in *steps* with a *budget* of entries to visit, so that it is never locked
 //! for long. It remembers up to which position events of each topic were removed, so that every gap is reported.
 //!
-//! The entry of an unreadable event stays in its topic, with 0 bytes, until it is removed like any other. So each stream
-//! that reads past it reports a gap there, once.
+//! The entry of an unreadable event stays in its topic, with 0 bytes, until it is removed like any other. So each
+//! stream that reads past it reports a gap there, once.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -127,13 +127,14 @@ pub(super) struct Entry {
     pub(super) event: Option<Arc<Event>>,
 }
 
-/// One removal. The engine is told of it, so that it can remove the same from its file.
+/// What the index has removed. The engine removes the same from its file.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Removal<'a> {
-    /// Of an event: its topic, position and time.
-    Event(&'a TopicName, u64, u64),
-    /// Of a topic without events, which is forgotten: the position and time of its last removed event.
-    Topic(&'a TopicName, u64, u64),
+    /// An event.
+    Event { topic: &'a TopicName, seq: u64, time_ms: u64 },
+    /// A topic without events, which is forgotten. `removed_to` is the position of its last removed event, and
+    /// `removed_ms` the time of the newest one.
+    Topic { topic: &'a TopicName, removed_to: u64, removed_ms: u64 },
 }
 
 /// What an engine has stored about all topics together.

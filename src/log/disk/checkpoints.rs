@@ -12,8 +12,15 @@ use super::{error::StoreError, store::Store};
 pub(super) struct Checkpoints {
     /// Bytes written, roughly.
     written: u64,
-    /// The value of `written` at the last incomplete attempt, and when that was.
-    blocked: Option<(u64, Instant)>,
+    /// The last attempt, if it was incomplete.
+    blocked: Option<Blocked>,
+}
+
+/// An incomplete checkpoint.
+struct Blocked {
+    at: Instant,
+    /// The value of [`Checkpoints::written`] then.
+    written: u64,
 }
 
 /// A checkpoint is due after so many bytes. It does not wait for readers.
@@ -32,8 +39,10 @@ impl Checkpoints {
 
     /// Whether to run a checkpoint now.
     pub(super) fn is_due(&self) -> bool {
-        let Some((written, at)) = self.blocked else { return self.written >= BYTES };
-        self.written >= written + BYTES || at.elapsed() >= RETRY_AFTER
+        match &self.blocked {
+            None => self.written >= BYTES,
+            Some(blocked) => self.written >= blocked.written + BYTES || blocked.at.elapsed() >= RETRY_AFTER,
+        }
     }
 
     /// Runs a checkpoint if one is due.
@@ -52,7 +61,7 @@ impl Checkpoints {
         if is_complete {
             *self = Self::default();
         } else {
-            self.blocked = Some((self.written, Instant::now()));
+            self.blocked = Some(Blocked { at: Instant::now(), written: self.written });
         }
         Ok(())
     }

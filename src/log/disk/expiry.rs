@@ -5,6 +5,9 @@
 //! event again. So for one window after the clock was set, a receipt expires only when it is too old both by the clock
 //! as it was before and by the clock as it is now. After that window, every receipt from before has expired, and only
 //! the clock as it is now counts.
+//!
+//! For example, the window is 5 minutes, and at 12:00 the clock is set to 13:00. At 13:01 the old clock would say
+//! 12:01, so receipts from 11:56 to 13:06 are kept. From 13:05 on, only those of the last 5 minutes are.
 
 use std::time::Duration;
 
@@ -30,14 +33,17 @@ enum State {
 }
 
 /// Notices when the wall clock is set: how far it is ahead of the monotonic time changes then.
+#[expect(clippy::struct_field_names, reason = "each name ends in its unit")]
 struct WallClock {
     /// When it was last set, in monotonic time.
     set_mono_ms: u64,
     /// How far it was ahead then. Later readings are compared with this value, so that many small steps are noticed,
     /// too.
     ahead_ms: i64,
-    /// The smallest and the largest value of `ahead_ms` within the last window.
-    ahead_range: (i64, i64),
+    /// The smallest value of `ahead_ms` within the last window.
+    ahead_min_ms: i64,
+    /// The largest value of `ahead_ms` within the last window.
+    ahead_max_ms: i64,
 }
 
 impl Expiry {
@@ -46,7 +52,7 @@ impl Expiry {
         Self {
             window_ms: millis(window),
             state: State::NoneExpired,
-            wall: WallClock { set_mono_ms: now.mono_ms, ahead_ms, ahead_range: (ahead_ms, ahead_ms) },
+            wall: WallClock { set_mono_ms: now.mono_ms, ahead_ms, ahead_min_ms: ahead_ms, ahead_max_ms: ahead_ms },
         }
     }
 
@@ -77,8 +83,8 @@ impl Expiry {
         if let State::SomeExpired(kept_times) = self.state { Some(kept_times) } else { None }
     }
 
-    /// Makes the writer remove no more receipts until [`find_expired`](Self::find_expired) finds expired ones. It is
-    /// called when none are left, and to postpone their removal.
+    /// Makes the writer remove no more receipts until [`find_expired`](Self::find_expired) finds expired ones. The
+    /// writer calls this when no expired ones are left, and to postpone their removal.
     pub(super) fn forget_expired(&mut self) {
         if self.state != State::Stopped {
             self.state = State::NoneExpired;
@@ -92,13 +98,16 @@ impl Expiry {
 
     /// The times of receipts that have not expired at `now`.
     ///
-    /// The wall clock may have been set within the last window. By each of its earlier settings it would show another time
-    /// now. `first_ms` is the earliest of all these times, `last_ms` the latest.
+    /// The wall clock may have been set within the last window. With each earlier setting, the clock would show another
+    /// time now: `earliest_ms` is the first of all these times, `latest_ms` the last.
     fn kept_at(&self, now: Moment) -> TimeRange {
-        let (min_ms, max_ms) = self.wall.ahead_range_with(now.ahead_ms());
-        let (first_ms, last_ms) =
-            (now.mono_ms.saturating_add_signed(min_ms), now.mono_ms.saturating_add_signed(max_ms));
-        (first_ms.saturating_sub(self.window_ms), last_ms.saturating_add(self.window_ms))
+        let ahead_ms = now.ahead_ms();
+        let earliest_ms = now.mono_ms.saturating_add_signed(self.wall.ahead_min_ms.min(ahead_ms));
+        let latest_ms = now.mono_ms.saturating_add_signed(self.wall.ahead_max_ms.max(ahead_ms));
+        TimeRange {
+            first_ms: earliest_ms.saturating_sub(self.window_ms),
+            last_ms: latest_ms.saturating_add(self.window_ms),
+        }
     }
 }
 
@@ -108,16 +117,11 @@ impl WallClock {
         let ahead_ms = now.ahead_ms();
         if ahead_ms.abs_diff(self.ahead_ms) > TOLERANCE_MS {
             (self.set_mono_ms, self.ahead_ms) = (now.mono_ms, ahead_ms);
-            self.ahead_range = self.ahead_range_with(ahead_ms);
+            self.ahead_min_ms = self.ahead_min_ms.min(ahead_ms);
+            self.ahead_max_ms = self.ahead_max_ms.max(ahead_ms);
         } else if now.mono_ms.saturating_sub(self.set_mono_ms) >= window_ms {
-            self.ahead_range = (self.ahead_ms, self.ahead_ms);
+            (self.ahead_min_ms, self.ahead_max_ms) = (self.ahead_ms, self.ahead_ms);
         }
-    }
-
-    /// `ahead_range`, extended by `ahead_ms`.
-    fn ahead_range_with(&self, ahead_ms: i64) -> (i64, i64) {
-        let (min_ms, max_ms) = self.ahead_range;
-        (min_ms.min(ahead_ms), max_ms.max(ahead_ms))
     }
 }
 
@@ -136,11 +140,11 @@ mod tests {
 
     /// The range of times at that moment, without the window, relative to what a wall clock that was never set would
     /// say.
-    fn seen(expiry: &mut Expiry, mono_ms: u64, set_ms: u64) -> TimeRange {
+    fn seen(expiry: &mut Expiry, mono_ms: u64, set_ms: u64) -> (u64, u64) {
         let now = moment(mono_ms, set_ms);
         expiry.wall.observe(now, WINDOW_MS);
-        let (from, to) = expiry.kept_at(now);
-        (from + WINDOW_MS - BEGIN - mono_ms, to - WINDOW_MS - BEGIN - mono_ms)
+        let TimeRange { first_ms, last_ms } = expiry.kept_at(now);
+        (first_ms + WINDOW_MS - BEGIN - mono_ms, last_ms - WINDOW_MS - BEGIN - mono_ms)
     }
 
     fn new() -> Expiry {
@@ -190,12 +194,12 @@ mod tests {
         for wall_ms in [u64::MAX, 0] {
             let now = Moment { mono_ms: 1000, wall_ms };
             expiry.wall.observe(now, WINDOW_MS);
-            let (from, to) = expiry.kept_at(now);
-            assert!((from..to).contains(&(BEGIN + TEN_YEARS)), "{wall_ms}: {from} to {to}");
+            let kept = expiry.kept_at(now);
+            assert!((kept.first_ms..kept.last_ms).contains(&(BEGIN + TEN_YEARS)), "{wall_ms}: {kept:?}");
         }
         let right = moment(2000, TEN_YEARS);
         expiry.wall.observe(right, WINDOW_MS);
-        assert_eq!(expiry.kept_at(right).0, 0);
+        assert_eq!(expiry.kept_at(right).first_ms, 0);
         assert_eq!(seen(&mut expiry, 2000 + WINDOW_MS, TEN_YEARS), (TEN_YEARS, TEN_YEARS));
     }
 }

@@ -10,18 +10,15 @@ use std::{
 
 use super::{
     error::StoreError,
-    transaction::{PORTION, TimeRange, Transaction},
+    transaction::{LastRemoved, PORTION, TimeRange, Transaction},
 };
 use crate::{event::TopicName, log::index::Removal};
-
-/// Position and time of a topic's last removed event.
-type LastRemoved = (u64, u64);
 
 /// A row to remove.
 enum OldRow {
     /// Of the event at this position.
     Event(u64),
-    /// Of a topic. It is boxed, so that the rows of events, which are most, need less memory.
+    /// Of a topic. The box keeps the entries for events small, because most entries are for events.
     Topic(Box<(TopicName, LastRemoved)>),
 }
 
@@ -29,11 +26,11 @@ enum OldRow {
 #[derive(Default)]
 pub(super) struct Garbage {
     /// In the order in which the index removed them. The row of a topic must not be removed before the rows of its
-    /// events: a new topic may get the row id of the removed topic, and would get these events with it.
+    /// events: a new topic may get the row id of the removed topic, and with the id these events.
     rows: VecDeque<OldRow>,
     /// For each topic, how many entries in `rows` are for its row.
     topics: HashMap<TopicName, usize>,
-    /// What to write into the rows of topics. All of it is written before the first of `rows` is removed, or in the
+    /// What to write into the rows of topics. All of these are written before the first of `rows` is removed, or in the
     /// same transaction: otherwise a crash in between would leave a gap that is not reported.
     last_removed: HashMap<TopicName, LastRemoved>,
 }
@@ -47,7 +44,7 @@ pub(super) struct Portion {
     pub(super) topics: Vec<(TopicName, LastRemoved)>,
     /// What to write into the rows of topics.
     pub(super) last_removed: Vec<(TopicName, LastRemoved)>,
-    /// The times of the receipts that are kept; those from other times are removed. If it is `None`, all are kept.
+    /// The times of the receipts that are kept. Receipts from other times are removed. `None` keeps all.
     pub(super) kept_receipts: Option<TimeRange>,
 }
 
@@ -55,13 +52,14 @@ impl Garbage {
     /// Adds what the index has removed.
     pub(super) fn note(&mut self, removal: Removal<'_>) {
         match removal {
-            Removal::Event(topic, seq, time_ms) => {
+            Removal::Event { topic, seq, time_ms } => {
                 self.note_row(seq);
-                self.note_last_removed(topic.clone(), (seq, time_ms));
+                self.note_last_removed(topic.clone(), LastRemoved { seq, time_ms });
             }
-            Removal::Topic(topic, seq, time_ms) => {
+            Removal::Topic { topic, removed_to, removed_ms } => {
                 *self.topics.entry(topic.clone()).or_default() += 1;
-                self.rows.push_back(OldRow::Topic(Box::new((topic.clone(), (seq, time_ms)))));
+                let last = LastRemoved { seq: removed_to, time_ms: removed_ms };
+                self.rows.push_back(OldRow::Topic(Box::new((topic.clone(), last))));
             }
         }
     }
@@ -71,11 +69,12 @@ impl Garbage {
         self.rows.push_back(OldRow::Event(seq));
     }
 
-    /// Notes the last removed event of `topic`. The index drops the events of a deleted topic later, so an older event
-    /// may come after a newer one. The newest one counts.
-    fn note_last_removed(&mut self, topic: TopicName, (seq, time_ms): LastRemoved) {
-        let (to, ms) = self.last_removed.entry(topic).or_default();
-        (*to, *ms) = (seq.max(*to), time_ms.max(*ms));
+    /// Notes a removed event of `topic`. The index drops the events of a deleted topic later, so an older event may
+    /// come after a newer one. Then the newer one stays.
+    fn note_last_removed(&mut self, topic: TopicName, removed: LastRemoved) {
+        let last = self.last_removed.entry(topic).or_default();
+        last.seq = last.seq.max(removed.seq);
+        last.time_ms = last.time_ms.max(removed.time_ms);
     }
 
     /// Whether there is enough for a full portion.
@@ -131,7 +130,8 @@ impl Garbage {
         portion.events.sort_unstable();
     }
 
-    /// Puts back a portion that was not removed. It comes first again. Receipts are not part of the garbage.
+    /// Puts back a portion that was not removed. It comes first again. Its receipts are not garbage: the next
+    /// maintenance finds them again.
     pub(super) fn put_back(&mut self, portion: Portion) {
         for topic in portion.topics.into_iter().rev() {
             *self.topics.entry(topic.0.clone()).or_default() += 1;
@@ -152,27 +152,26 @@ impl Portion {
         self.events.is_empty() && self.topics.is_empty() && self.last_removed.is_empty() && self.kept_receipts.is_none()
     }
 
-    /// Takes out what is to be removed, as a portion of its own. `last_removed` stays: it is only written to the rows
-    /// of topics.
+    /// Takes out the rows to remove, as a portion of their own. `last_removed`, which removes no row, stays.
     pub(super) fn take_removals(&mut self) -> Self {
         let last_removed = mem::take(&mut self.last_removed);
         mem::replace(self, Self { last_removed, ..Self::default() })
     }
 
     /// Removes the rows of events and topics, and writes the last removed events into the rows of the other topics. The
-    /// row of a topic that `is_known` stays.
+    /// row of a topic that `is_in_use` stays.
     pub(super) fn remove_garbage(
         &self,
         transaction: &Transaction<'_>,
-        is_known: impl Fn(&TopicName) -> bool,
+        is_in_use: impl Fn(&TopicName) -> bool,
     ) -> Result<(), StoreError> {
         transaction.remove_events(&self.events)?;
-        for (topic, (to, ms)) in &self.last_removed {
-            transaction.mark_removed(topic, *to, *ms)?;
+        for (topic, last) in &self.last_removed {
+            transaction.mark_removed(topic, *last)?;
         }
-        for (topic, (to, ms)) in &self.topics {
-            if !is_known(topic) {
-                transaction.forget_topic(topic, *to, *ms)?;
+        for (topic, last) in &self.topics {
+            if !is_in_use(topic) {
+                transaction.forget_topic(topic, *last)?;
             }
         }
         Ok(())
@@ -192,12 +191,12 @@ mod tests {
     /// Notes an event of `name` for each of `seqs`.
     fn note_events(garbage: &mut Garbage, name: &str, seqs: impl IntoIterator<Item = u64>) {
         for seq in seqs {
-            garbage.note(Removal::Event(&topic(name), seq, 0));
+            garbage.note(Removal::Event { topic: &topic(name), seq, time_ms: 0 });
         }
     }
 
     fn note_topic(garbage: &mut Garbage, name: &str) {
-        garbage.note(Removal::Topic(&topic(name), 1, 0));
+        garbage.note(Removal::Topic { topic: &topic(name), removed_to: 1, removed_ms: 0 });
     }
 
     /// Takes the next portion. Returns the first and the last position in it, and the topics whose rows it removes.

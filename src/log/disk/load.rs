@@ -51,7 +51,7 @@ pub(super) fn load(
     let mut index = Index::new(meta.epoch, config.clone(), config.hot_bytes_max.get());
     let (mut topics, opened_at) = (HashMap::new(), clock.read());
     let lost_topics = store.topics(meta.stored.reserved, |row| {
-        index.restore_topic(&row.name, row.removed, (row.deleted_to, opened_at.mono_ms_of(row.deleted_ms)));
+        index.restore_topic(&row.name, row.removed, row.deleted_to, opened_at.mono_ms_of(row.deleted_ms));
         topics.insert(row.id, row.name);
     })?;
     store.repair(!lost_topics.is_empty(), topics.keys().copied())?;
@@ -169,7 +169,7 @@ fn load_events(
         loaded.topic_id_max = loaded.topic_id_max.max(topic_id);
         if let Some(topic) = topics.get(&topic_id) {
             if !index.restore_event(topic, entry) {
-                loaded.garbage.note(Removal::Event(topic, seq, time_ms));
+                loaded.garbage.note(Removal::Event { topic, seq, time_ms });
             }
             return;
         }
@@ -181,8 +181,8 @@ fn load_events(
             loaded.unreadable += 1;
         }
     })?;
-    for (_, to) in &ranges {
-        loaded.unreadable_to = loaded.unreadable_to.max(*to);
+    for range in &ranges {
+        loaded.unreadable_to = loaded.unreadable_to.max(range.last);
     }
     loaded.unreadable += u64::try_from(ranges.len()).unwrap_or_default();
     if loaded.unreadable_to > 0 {

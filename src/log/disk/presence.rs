@@ -12,8 +12,15 @@ use super::error::StoreError;
 /// The files that must stay in the directory.
 const NAMES: [&str; 5] = ["lock", "tidings.db", "tidings.db-wal", "tidings.db-shm", "high-water"];
 
-/// The files, each with the device and inode that it had when the log was opened.
-pub(super) struct Presence(Vec<(PathBuf, (u64, u64))>);
+/// The files, each with the identity that it had when the log was opened.
+pub(super) struct Presence(Vec<(PathBuf, Identity)>);
+
+/// Two files with the same device and inode are the same file.
+#[derive(PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+}
 
 impl Presence {
     /// Remembers which files are in `directory`. All of them must be open.
@@ -38,7 +45,6 @@ impl Presence {
     }
 }
 
-/// Device and inode of the file.
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    fs::metadata(path).map(|file| (file.dev(), file.ino()))
+fn identity(path: &Path) -> io::Result<Identity> {
+    fs::metadata(path).map(|file| Identity { device: file.dev(), inode: file.ino() })
 }

@@ -8,8 +8,12 @@ use super::{
     error::{StoreError, unless_damaged},
 };
 
-/// Row ids that cannot be read: the first and the last one.
-pub(super) type Range = (u64, u64);
+/// A range of row ids that cannot be read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unreadable {
+    first: u64,
+    pub(super) last: u64,
+}
 
 /// About how many rows a page holds. The search for the next readable row makes no larger steps, so a readable page
 /// between two damaged ones is hardly ever missed.
@@ -25,7 +29,7 @@ pub(super) fn scan(
     select: &str,
     last: u64,
     mut each: impl FnMut(&Row<'_>) -> Result<(), StoreError>,
-) -> Result<Vec<Range>, StoreError> {
+) -> Result<Vec<Unreadable>, StoreError> {
     let mut statement = connection.prepare(select)?;
     let (mut ranges, mut from) = (Vec::new(), 0);
     while from <= last {
@@ -46,7 +50,7 @@ pub(super) fn scan(
                 // missing.
                 Err(error) if error.is_damage() => {
                     let damaged = id.min(last);
-                    ranges.push((damaged, damaged));
+                    ranges.push(Unreadable { first: damaged, last: damaged });
                 }
                 Err(error) => return Err(error),
             }
@@ -56,7 +60,7 @@ pub(super) fn scan(
         }
         let next = next_readable(connection, select, from, last)?;
         tracing::error!(from, to = next - 1, %error, "rows of the log cannot be read and are skipped");
-        ranges.push((from, next - 1));
+        ranges.push(Unreadable { first: from, last: next - 1 });
         from = next;
     }
     Ok(ranges)
@@ -150,6 +154,7 @@ mod tests {
             ids.push(get_u64(row, 0)?);
             Ok(())
         });
-        assert_eq!((ids, ranges.expect("it is scanned")), (vec![1, 3, 4], vec![(4, 4), (2, 2)]));
+        let expected = [4, 2].map(|id| Unreadable { first: id, last: id });
+        assert_eq!((ids, ranges.expect("it is scanned")), (vec![1, 3, 4], expected.into()));
     }
 }

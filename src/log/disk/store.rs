@@ -15,7 +15,7 @@ use super::{
     column::{get_u64, to_column},
     error::{StoreError, unless_damaged},
     format,
-    salvage::{self, Range},
+    salvage::{self, Unreadable},
     transaction::{TimeRange, Transaction},
 };
 use crate::{
@@ -181,7 +181,7 @@ impl Store {
 
     /// Calls `each` with every readable row of a topic, and returns the row ids that cannot be read. A row with a
     /// position above `reserved` counts as unreadable.
-    pub(super) fn topics(&self, reserved: u64, mut each: impl FnMut(TopicRow)) -> Result<Vec<Range>, StoreError> {
+    pub(super) fn topics(&self, reserved: u64, mut each: impl FnMut(TopicRow)) -> Result<Vec<Unreadable>, StoreError> {
         // When the last row cannot be read, the largest id is unknown. No log has had more than `u32::MAX` topics.
         let last = unless_damaged(self.query_u64("SELECT coalesce(max(id), 0) FROM topic"))?;
         let select =
@@ -202,7 +202,7 @@ impl Store {
 
     /// Calls `each` with the topic's row id and the cold entry of every readable event, in order of position, and
     /// returns the positions that cannot be read. `last` is the last position. The entries have no monotonic time yet.
-    pub(super) fn events(&self, last: u64, mut each: impl FnMut(i64, Entry)) -> Result<Vec<Range>, StoreError> {
+    pub(super) fn events(&self, last: u64, mut each: impl FnMut(i64, Entry)) -> Result<Vec<Unreadable>, StoreError> {
         let select = "SELECT seq, topic, time_ms, cost, length(content) FROM event WHERE seq >= ?1 ORDER BY seq";
         salvage::scan(&self.connection, select, last, |row| {
             let (mut cost, content) = (get_u64(row, 3)?, get_u64(row, 4)?);
@@ -248,11 +248,11 @@ impl Store {
     }
 
     /// Whether there are receipts from outside this range of times.
-    pub(super) fn has_receipts_outside(&self, (first_ms, last_ms): TimeRange) -> Result<bool, StoreError> {
+    pub(super) fn has_receipts_outside(&self, times: TimeRange) -> Result<bool, StoreError> {
         let sql = "SELECT EXISTS (SELECT 1 FROM receipt WHERE time_ms < ?1)
             OR EXISTS (SELECT 1 FROM receipt WHERE time_ms > ?2)";
         let mut select = self.connection.prepare_cached(sql)?;
-        Ok(select.query_row([first_ms, last_ms].map(to_column), |row| row.get(0))?)
+        Ok(select.query_row([times.first_ms, times.last_ms].map(to_column), |row| row.get(0))?)
     }
 
     /// Whether the cause of `error` is a full disk.

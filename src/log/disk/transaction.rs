@@ -15,8 +15,21 @@ use crate::{
 /// publishers.
 pub(super) const PORTION: usize = 8192;
 
-/// First and last time, in milliseconds since the Unix epoch. Receipts from outside this range have expired.
-pub(super) type TimeRange = (u64, u64);
+/// Times of receipts, in milliseconds since the Unix epoch. Receipts from outside this range have expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TimeRange {
+    pub(super) first_ms: u64,
+    pub(super) last_ms: u64,
+}
+
+/// What is known of a topic's removed events.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LastRemoved {
+    /// Position of the last one.
+    pub(super) seq: u64,
+    /// Time of the newest one.
+    pub(super) time_ms: u64,
+}
 
 /// An open transaction. It is rolled back when it is dropped without a [`commit`](Self::commit).
 pub(super) struct Transaction<'a> {
@@ -85,24 +98,24 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Notes that events of `topic` up to position `to` have been removed, the newest of them from time `ms`.
-    pub(super) fn mark_removed(&self, topic: &TopicName, to: u64, ms: u64) -> Result<(), StoreError> {
+    /// Writes the last removed event of `topic` into the row of the topic.
+    pub(super) fn mark_removed(&self, topic: &TopicName, last: LastRemoved) -> Result<(), StoreError> {
         let sql = "UPDATE topic SET evicted_to = max(evicted_to, ?2), evicted_ms = max(evicted_ms, ?3) WHERE name = ?1";
-        self.execute(sql, params![topic.as_str(), to_column(to), to_column(ms)])
+        self.execute(sql, params![topic.as_str(), to_column(last.seq), to_column(last.time_ms)])
     }
 
-    /// Notes that `topic` was deleted at position `at`, and removes its receipts.
-    pub(super) fn mark_deleted(&self, topic: &TopicName, at: u64, time_ms: u64) -> Result<(), StoreError> {
+    /// Notes that `topic` was deleted at position `seq`, and removes its receipts.
+    pub(super) fn mark_deleted(&self, topic: &TopicName, seq: u64, time_ms: u64) -> Result<(), StoreError> {
         let id = self.topic_id(topic)?;
         let sql = "UPDATE topic SET deleted_to = ?2, deleted_ms = ?3 WHERE id = ?1";
-        self.execute(sql, [id, to_column(at), to_column(time_ms)])?;
+        self.execute(sql, [id, to_column(seq), to_column(time_ms)])?;
         self.execute("DELETE FROM receipt WHERE topic = ?1", [id])
     }
 
-    /// Removes the row of a topic without events. Position and time of its last removed event are noted in `meta`, for
+    /// Removes the row of a topic without events. Its last removed event is noted in `meta`, which has one value for
     /// all topics without a row. A topic that has receipts keeps its row: otherwise another topic could get the same
     /// id, and with the id these receipts.
-    pub(super) fn forget_topic(&self, topic: &TopicName, removed_to: u64, removed_ms: u64) -> Result<(), StoreError> {
+    pub(super) fn forget_topic(&self, topic: &TopicName, last: LastRemoved) -> Result<(), StoreError> {
         // The topic's deletion may have the highest position in the file. The next start must still find that position.
         let sql = "UPDATE meta SET value = max(value, (SELECT coalesce(max(deleted_to), 0) FROM topic WHERE name = ?1))
             WHERE name = 'deleted_to'";
@@ -110,27 +123,27 @@ impl Transaction<'_> {
         let sql =
             "DELETE FROM topic WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM receipt WHERE receipt.topic = topic.id)";
         self.execute(sql, [topic.as_str()])?;
-        for (name, value) in [("forgotten_to", removed_to), ("forgotten_ms", removed_ms)] {
+        for (name, value) in [("forgotten_to", last.seq), ("forgotten_ms", last.time_ms)] {
             let sql = "UPDATE meta SET value = max(value, ?2) WHERE name = ?1";
             self.execute(sql, params![name, to_column(value)])?;
         }
         Ok(())
     }
 
-    /// Removes expired receipts, at most [`PORTION`], and returns whether there may be more. A topic that has no
-    /// receipts afterwards loses its row, too, unless it `is_needed`: [`forget_topic`](Self::forget_topic) may have
-    /// left the row because of these receipts.
+    /// Removes receipts from outside `kept_times`, at most [`PORTION`], and returns whether there may be more. A topic
+    /// that has no receipts afterwards loses its row, too, unless it `keeps_row`: [`forget_topic`](Self::forget_topic)
+    /// may have left the row because of these receipts.
     pub(super) fn expire_receipts(
         &self,
-        (first_ms, last_ms): TimeRange,
-        is_needed: impl Fn(&TopicName) -> bool,
+        kept_times: TimeRange,
+        keeps_row: impl Fn(&TopicName) -> bool,
     ) -> Result<bool, StoreError> {
         let sql = "SELECT topic, key FROM receipt WHERE time_ms < ?1
             UNION ALL SELECT topic, key FROM receipt WHERE time_ms > ?2 LIMIT ?3";
         let most = i64::try_from(PORTION).unwrap_or(i64::MAX);
         let mut select = self.inner.prepare_cached(sql)?;
-        let rows =
-            select.query_map([to_column(first_ms), to_column(last_ms), most], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let (first_ms, last_ms) = (to_column(kept_times.first_ms), to_column(kept_times.last_ms));
+        let rows = select.query_map([first_ms, last_ms, most], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let mut old = rows.collect::<Result<Vec<(i64, String)>, _>>()?;
         // In order of the key, so that each page is written once. One statement for each row, because with a list of
         // keys SQLite would visit all keys of the topic.
@@ -139,24 +152,27 @@ impl Transaction<'_> {
         for (topic, key) in &old {
             delete.execute(params![topic, key])?;
         }
-        let more = old.len() >= PORTION;
+        let has_more = old.len() >= PORTION;
         old.dedup_by_key(|(topic, _)| *topic);
         let sql = "SELECT name, evicted_to, evicted_ms FROM topic
             WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM receipt WHERE topic = ?1)";
         let mut select = self.inner.prepare_cached(sql)?;
         for (topic, _) in old {
-            let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, get_u64(row, 1)?, get_u64(row, 2)?));
-            let Some((name, to, ms)) = select.query_row([topic], row).optional()? else { continue };
+            let read_row = |row: &Row<'_>| {
+                let last = LastRemoved { seq: get_u64(row, 1)?, time_ms: get_u64(row, 2)? };
+                Ok((row.get::<_, String>(0)?, last))
+            };
+            let Some((name, last)) = select.query_row([topic], read_row).optional()? else { continue };
             if let Ok(name) = TopicName::parse(&name, usize::MAX)
-                && !is_needed(&name)
+                && !keeps_row(&name)
             {
-                self.forget_topic(&name, to, ms)?;
+                self.forget_topic(&name, last)?;
             }
         }
-        Ok(more)
+        Ok(has_more)
     }
 
-    /// Changes a row that nobody reads, so that the commit has to write something. It fails when the disk is full.
+    /// Changes a row that nobody reads, so that the commit has to write something. On a full disk the commit fails.
     pub(super) fn probe(&self) -> Result<(), StoreError> {
         self.execute("UPDATE meta SET value = value + 1 WHERE name = 'probe'", [])
     }

@@ -5,23 +5,29 @@ use super::{Entry, Index, LogState, Missing, Removal, TopicState};
 use crate::{event::TopicName, log::clock::Moment};
 
 impl Index {
-    /// Adds a topic, before its events. `deleted` is the position and monotonic time of its last deletion.
-    pub(in crate::log) fn restore_topic(&mut self, topic: &TopicName, removed: Missing, deleted: (u64, u64)) {
-        let (deleted_to, deleted_mono_ms) = deleted;
+    /// Adds a topic, before its events: its removed events, and the position and time of its last deletion.
+    pub(in crate::log) fn restore_topic(
+        &mut self,
+        topic: &TopicName,
+        removed: Missing,
+        deleted_to: u64,
+        deleted_mono_ms: u64,
+    ) {
         self.topics.insert(topic.clone(), TopicState { removed, deleted_to, deleted_mono_ms, ..TopicState::default() });
     }
 
-    /// Adds the next event, unless it was removed: the topic's last deletion, or its last removed event, is at the event's
-    /// position or after it. Returns whether the event was added.
+    /// Adds the next event of `topic`, unless the event was removed: the topic's last deletion or last removed event
+    /// has the position of `entry` or a later one. Returns whether the event was added.
     pub(in crate::log) fn restore_event(&mut self, topic: &TopicName, entry: Entry) -> bool {
         self.watermark = entry.seq;
         self.times.note(entry.seq, entry.time_ms);
         let Some(state) = self.topics.get_mut(topic) else { return false };
         if entry.seq <= state.deleted_to.max(state.removed.to) {
+            // The removal has no number, because it was before the log was opened.
             state.removed.add(entry.seq, entry.time_ms, 0);
             return false;
         }
-        // The entry is cold. Without this, the first call of `cool` would visit every restored entry.
+        // The entry is cold. Otherwise the first call of `cool` would visit every restored entry.
         self.cold_to = entry.seq;
         self.insert(topic, entry);
         true
@@ -78,8 +84,8 @@ impl Index {
 }
 
 impl Missing {
-    /// Notes that no missing event is newer than `first_ms`, the time of the first event after them. It
-    /// takes the place of a time that is not known (0).
+    /// Notes that no missing event is newer than `first_ms`, the time of the first event after the missing ones. If
+    /// the time of the newest missing event is not known (0), `first_ms` takes its place.
     fn limit_time(&mut self, first_ms: u64) {
         self.newest_ms = if self.newest_ms == 0 { first_ms } else { self.newest_ms.min(first_ms) };
     }

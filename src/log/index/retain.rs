@@ -140,7 +140,7 @@ impl Index {
             };
             self.budget -= 1;
             self.hot_bytes -= entry.hot_bytes();
-            on_removal(Removal::Event(topic, entry.seq, entry.time_ms));
+            on_removal(Removal::Event { topic, seq: entry.seq, time_ms: entry.time_ms });
             self.mark_stale(entry.seq);
         }
         if self.deleted_entries.is_empty() {
@@ -161,7 +161,8 @@ impl Index {
         }
     }
 
-    /// Notes in [`Index::order`] that the entry at `seq` was removed. Older entries, of other topics, may still be held.
+    /// Notes in [`Index::order`] that the entry at `seq` was removed. Older entries, of other topics, may still be
+    /// held.
     fn mark_stale(&mut self, seq: u64) {
         self.order.mark_stale(seq, |seq, topic| is_held(&self.topics, seq, topic));
     }
@@ -216,7 +217,7 @@ impl Index {
         } else if state.entries.len() < state.entries.capacity() / 4 {
             state.entries.shrink_to(state.entries.len() * 2);
         }
-        on_removal(Removal::Event(topic, entry.seq, time_ms));
+        on_removal(Removal::Event { topic, seq: entry.seq, time_ms });
         Some(entry.seq)
     }
 
@@ -245,6 +246,6 @@ impl Index {
         let Some(state) = self.topics.remove(&topic) else { return };
         let Missing { to, newest_ms, .. } = state.removed;
         self.forgotten.add(to, newest_ms, self.removals);
-        on_removal(Removal::Topic(&topic, to, newest_ms));
+        on_removal(Removal::Topic { topic: &topic, removed_to: to, removed_ms: newest_ms });
     }
 }

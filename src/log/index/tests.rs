@@ -62,7 +62,7 @@ impl Watched {
         let before = self.removed.len();
         let removed = &mut self.removed;
         act(&mut self.index, &mut |what| {
-            if let Removal::Event(_, seq, _) = what {
+            if let Removal::Event { seq, .. } = what {
                 removed.push(seq);
             }
         });

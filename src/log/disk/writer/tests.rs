@@ -210,9 +210,9 @@ fn the_row_of_a_forgotten_topic_goes_with_its_last_receipt() {
     opened.put_topic(103, "young", 1, now_ms);
     opened.put_topic(104, "waiting", 1, 0);
     for seq in 1..2 * number_of(PORTION) {
-        opened.writer.garbage.note(Removal::Event(&topic("waiting"), seq + 1000, 0));
+        opened.writer.garbage.note(Removal::Event { topic: &topic("waiting"), seq: seq + 1000, time_ms: 0 });
     }
-    opened.writer.garbage.note(Removal::Topic(&topic("waiting"), 1000, 0));
+    opened.writer.garbage.note(Removal::Topic { topic: &topic("waiting"), removed_to: 1000, removed_ms: 0 });
     opened.batch(Vec::new(), true);
     let rows = |opened: &Opened| ["held", "forgotten", "young", "waiting"].map(|name| opened.has_topic(name));
     assert_eq!(rows(&opened), [true, false, true, true]);
@@ -235,7 +235,7 @@ fn no_room_to_remove_something_refuses_no_publish() {
             opened.put_topic(9, "old", to_column(portion) + 10, 0);
         } else {
             for seq in 0..portion + 10 {
-                opened.writer.garbage.note(Removal::Event(&topic("t"), seq + 1, 0));
+                opened.writer.garbage.note(Removal::Event { topic: &topic("t"), seq: seq + 1, time_ms: 0 });
             }
         }
         let before = opened.count(table);
@@ -297,8 +297,8 @@ fn a_damaged_page_of_old_receipts_ends_nothing() {
             opened.destroy_receipt(9);
         }
         if garbage {
-            opened.writer.garbage.note(Removal::Event(&topic("t"), 1, 0));
-            opened.writer.garbage.note(Removal::Topic(&topic("old"), 9, 0));
+            opened.writer.garbage.note(Removal::Event { topic: &topic("t"), seq: 1, time_ms: 0 });
+            opened.writer.garbage.note(Removal::Topic { topic: &topic("old"), removed_to: 9, removed_ms: 0 });
         }
         opened.batch(Vec::new(), true);
         let events = 2 - i64::from(garbage);

@@ -34,7 +34,7 @@ fn gap_since(index: &Index, name: &str, time_ms: u64) -> Option<GapReason> {
 fn restored(topics: &[(&str, Missing, (u64, u64))], events: &[(u64, u64)], stored: LogState, now: Moment) -> Index {
     let mut index = Index::new(Epoch::random(), high_limits(), u64::MAX);
     for (name, removed, deleted) in topics {
-        index.restore_topic(&topic(name), *removed, *deleted);
+        index.restore_topic(&topic(name), *removed, deleted.0, deleted.1);
     }
     for (seq, time_ms) in events {
         let entry = Entry { seq: *seq, mono_ms: 0, time_ms: *time_ms, bytes: EVENT_OVERHEAD, event: None };
@@ -93,8 +93,8 @@ fn what_was_lost_in_a_failure_is_missing_in_every_topic() {
 #[test]
 fn events_from_before_a_deletion_or_a_removal_stay_away() {
     let mut index = Index::new(Epoch::random(), high_limits(), u64::MAX);
-    index.restore_topic(&topic("removed"), missing(3, 30), (0, 0));
-    index.restore_topic(&topic("deleted"), Missing::default(), (3, 1));
+    index.restore_topic(&topic("removed"), missing(3, 30), 0, 0);
+    index.restore_topic(&topic("deleted"), Missing::default(), 3, 1);
     let mut add = |seq, name: &str| {
         let entry = Entry { seq, mono_ms: 0, time_ms: 10 * seq, bytes: EVENT_OVERHEAD, event: None };
         index.restore_event(&topic(name), entry)
