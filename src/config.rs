@@ -2,6 +2,14 @@
 //!
 //! [`Config::load`] checks every value against the allowed range in [`SETTINGS`], so other modules need not check it
 //! again. Only this file reads the environment of the process, except for `RUST_LOG`.
+//!
+//! # Files
+//! - [`sections`]: the types of the sections, with their defaults. [`credentials`], [`own_limits`] and [`size`] are
+//!   parts of them.
+//! - [`table`]: [`SETTINGS`], with one [`Setting`] for each key. [`setting`] and [`lists`] read and check the values.
+//! - [`sources`]: reads the file, the environment and the flag into values by key.
+//! - [`document`]: writes `config.toml` and the documentation from [`SETTINGS`].
+//! - [`checklist`]: the security checklist of `--check`, which compares a valid configuration with advice.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -35,6 +43,7 @@ pub use setting::Setting;
 pub use size::{NotASize, Size};
 pub use table::SETTINGS;
 
+use credentials::Mistake;
 use sources::Values;
 
 /// The file that is read if the command line names none. It may be absent.
@@ -92,69 +101,93 @@ impl Config {
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
     }
 
-    /// The keys of TLS that are set without another key that they need.
-    fn incomplete_tls(&self, values: &Values) -> Vec<ConfigProblem> {
-        let server = &self.server;
-        let (cert, key) = (("server.tls_cert", &server.tls_cert), ("server.tls_key", &server.tls_key));
-        let client_ca = ("server.tls_client_ca", &server.tls_client_ca);
-        let needs = [(cert, key), (key, cert), (client_ca, cert)];
-        let incomplete = needs.into_iter().filter(|((_, path), (_, needed))| path.is_some() && needed.is_none());
-        let problem = |((key, _), (needed, _)): ((&str, _), (&str, _))| {
-            Some(ConfigProblem::invalid(key, values.get(key)?, format!("only together with {needed}")))
-        };
-        let mut problems: Vec<ConfigProblem> = incomplete.filter_map(problem).collect();
-        if let (Some(value), None) = (values.get(CERTIFICATE_KEY), &server.tls_client_ca)
-            && !self.auth.certificates.is_empty()
-        {
-            let allowed = format!("only together with {}", client_ca.0);
-            problems.push(ConfigProblem::hidden(CERTIFICATE_KEY, value, allowed));
-        }
-        problems
-    }
-
-    /// The values that are too small for the value of another key. Each value is within its own range.
+    /// The values that do not fit together. Each value is within its own range.
     fn contradictions(&self, values: &Values) -> Vec<ConfigProblem> {
-        let (log, limits, event) = (&self.log, &self.limits, self.publish.event_bytes_max);
-        // For each key: its value, the smallest allowed value, and how the latter is calculated.
-        let rules = [
-            (
-                "log.topic_bytes_max",
-                log.topic_bytes_max,
-                Size::new(EVENT_EXPANSION * event.get()) + TOPIC_EXTRA,
-                format!("{EVENT_EXPANSION} x publish.event_bytes_max + {TOPIC_EXTRA}"),
-            ),
-            ("log.bytes_max", log.bytes_max, log.topic_bytes_max, "log.topic_bytes_max".to_owned()),
-            (
-                "log.queue_bytes_max",
-                log.queue_bytes_max,
-                event + QUEUE_EXTRA,
-                format!("publish.event_bytes_max + {QUEUE_EXTRA}"),
-            ),
-            (
-                "limits.request_bytes_in_flight_per_ip_max",
-                limits.request_bytes_in_flight_per_ip_max,
-                Size::new(ENCODED_FACTOR * event.get()) + ENCODED_EXTRA,
-                format!("{ENCODED_FACTOR} x publish.event_bytes_max + {ENCODED_EXTRA}"),
-            ),
-            (
-                "limits.request_bytes_in_flight_max",
-                limits.request_bytes_in_flight_max,
-                limits.request_bytes_in_flight_per_ip_max,
-                "limits.request_bytes_in_flight_per_ip_max".to_owned(),
-            ),
-        ];
         let mut problems = self.incomplete_tls(values);
-        for (key, actual, least, formula) in rules {
+        for SizeRule { key, actual, least, formula } in self.size_rules() {
             if actual < least {
                 let default = Value::new(Some(&"built-in default".to_owned()), actual.to_string());
                 let value = values.get(key).unwrap_or(&default);
                 problems.push(ConfigProblem::invalid(key, value, format!("at least {least} ({formula})")));
             }
         }
-        for (key, allowed) in self.auth.mistakes() {
+        for Mistake { key, allowed } in self.auth.mistakes() {
             let unknown = Value::new(None, "");
             problems.push(ConfigProblem::hidden(key, values.get(key).unwrap_or(&unknown), allowed));
         }
         problems
     }
+
+    /// The keys of TLS that are set without another key that they need.
+    fn incomplete_tls(&self, values: &Values) -> Vec<ConfigProblem> {
+        let server = &self.server;
+        let (has_cert, has_key) = (server.tls_cert.is_some(), server.tls_key.is_some());
+        let has_client_ca = server.tls_client_ca.is_some();
+        let mut missing = Vec::new();
+        if has_cert && !has_key {
+            missing.push(("server.tls_cert", "server.tls_key"));
+        }
+        if has_key && !has_cert {
+            missing.push(("server.tls_key", "server.tls_cert"));
+        }
+        if has_client_ca && !has_cert {
+            missing.push(("server.tls_client_ca", "server.tls_cert"));
+        }
+        if !self.auth.certificates.is_empty() && !has_client_ca {
+            missing.push((CERTIFICATE_KEY, "server.tls_client_ca"));
+        }
+        let mut problems = Vec::new();
+        for (key, needed) in missing {
+            if let (Some(setting), Some(value)) = (Setting::find(key), values.get(key)) {
+                problems.push(setting.problem(value, format!("only together with {needed}")));
+            }
+        }
+        problems
+    }
+
+    /// The sizes whose smallest value depends on another key.
+    fn size_rules(&self) -> [SizeRule; 5] {
+        let (log, limits, event) = (&self.log, &self.limits, self.publish.event_bytes_max);
+        [
+            SizeRule {
+                key: "log.topic_bytes_max",
+                actual: log.topic_bytes_max,
+                least: Size::new(EVENT_EXPANSION * event.get()) + TOPIC_EXTRA,
+                formula: format!("{EVENT_EXPANSION} x publish.event_bytes_max + {TOPIC_EXTRA}"),
+            },
+            SizeRule {
+                key: "log.bytes_max",
+                actual: log.bytes_max,
+                least: log.topic_bytes_max,
+                formula: "log.topic_bytes_max".to_owned(),
+            },
+            SizeRule {
+                key: "log.queue_bytes_max",
+                actual: log.queue_bytes_max,
+                least: event + QUEUE_EXTRA,
+                formula: format!("publish.event_bytes_max + {QUEUE_EXTRA}"),
+            },
+            SizeRule {
+                key: "limits.request_bytes_in_flight_per_ip_max",
+                actual: limits.request_bytes_in_flight_per_ip_max,
+                least: Size::new(ENCODED_FACTOR * event.get()) + ENCODED_EXTRA,
+                formula: format!("{ENCODED_FACTOR} x publish.event_bytes_max + {ENCODED_EXTRA}"),
+            },
+            SizeRule {
+                key: "limits.request_bytes_in_flight_max",
+                actual: limits.request_bytes_in_flight_max,
+                least: limits.request_bytes_in_flight_per_ip_max,
+                formula: "limits.request_bytes_in_flight_per_ip_max".to_owned(),
+            },
+        ]
+    }
+}
+
+/// A size with its smallest value, which depends on another key.
+struct SizeRule {
+    key: &'static str,
+    actual: Size,
+    least: Size,
+    /// How `least` is calculated, for the error message.
+    formula: String,
 }

@@ -62,12 +62,12 @@ pub enum Anonymous {
     All,
 }
 
-/// A key of tokens (RFC 7519): a secret that signs and verifies them, or public keys that verify them.
+/// A key of tokens (RFC 7519): a secret that signs and verifies tokens, or public keys that verify tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyConfig {
-    /// Its name. If a token has a `kid`, only the key with this id verifies it. With a `jwks_file`, the ids in the set count
-    /// instead.
+    /// Its name. If a token has a `kid`, only the key with this id verifies the token. With a `jwks_file`, the ids in
+    /// the set count instead.
     pub id: String,
     /// The one algorithm of tokens that this key verifies.
     pub algorithm: Algorithm,
@@ -167,7 +167,8 @@ impl CertificateConfig {
     }
 }
 
-/// The key of the list of certificates, and the name that stands for a key in the identity of all of them.
+/// The key of the list of certificates. It is also the name in the identity of every client with a certificate, where
+/// an identity from a token has the name of its key.
 pub const CERTIFICATE_KEY: &str = "auth.certificates";
 
 impl AuthConfig {
@@ -177,49 +178,59 @@ impl AuthConfig {
         !self.keys.is_empty() || !self.api_keys.is_empty() || !self.certificates.is_empty()
     }
 
-    /// The mistakes in `keys`, `api_keys` and `certificates` that need no look at other files: the key of the configuration, and what it
-    /// should be.
-    pub(super) fn mistakes(&self) -> Vec<(&'static str, String)> {
+    /// The mistakes in `keys`, `api_keys` and `certificates` that can be found without reading the files that they
+    /// name.
+    pub(super) fn mistakes(&self) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
+        let mut add = |key, allowed| mistakes.push(Mistake { key, allowed });
         for key in &self.keys {
             if let Some(mistake) = key.mistake() {
-                mistakes.push(("auth.keys", format!("in the key {:?}: {mistake}", key.id)));
+                add("auth.keys", format!("in the key {:?}: {mistake}", key.id));
             }
         }
         for key in &self.api_keys {
             if !is_name(&key.name) {
-                mistakes.push(("auth.api_keys", format!("in the key {:?}: a name of {NAME}", key.name)));
+                add("auth.api_keys", format!("in the key {:?}: a name of {NAME}", key.name));
             }
         }
         let ids = self.keys.iter().map(|key| &key.id);
-        let mut names: Vec<&String> = ids.chain(self.api_keys.iter().map(|key| &key.name)).collect();
-        names.sort();
-        if let Some((twice, _)) = names.iter().zip(names.iter().skip(1)).find(|(one, next)| one == next) {
-            let key = if self.keys.iter().any(|key| key.id == **twice) { "auth.keys" } else { "auth.api_keys" };
-            mistakes.push((key, format!("a name for each key; {twice:?} is given twice")));
+        let names: Vec<&String> = ids.chain(self.api_keys.iter().map(|key| &key.name)).collect();
+        if let Some(twice) = given_twice(&names) {
+            let key = if self.keys.iter().any(|key| key.id == *twice) { "auth.keys" } else { "auth.api_keys" };
+            add(key, format!("a name for each key; {twice:?} is given twice"));
         }
         if names.iter().any(|name| *name == CERTIFICATE_KEY) {
-            mistakes.push(("auth.keys", format!("a name other than {CERTIFICATE_KEY}, which is that of certificates")));
+            add("auth.keys", format!("a name other than {CERTIFICATE_KEY}, which is that of certificates"));
         }
-        mistakes.extend(certificate_mistakes(&self.certificates));
+        let subjects: Vec<&String> = self.certificates.iter().map(|row| &row.subject).collect();
+        if let Some(twice) = given_twice(&subjects) {
+            add(CERTIFICATE_KEY, format!("one row for each subject; {twice:?} is given twice"));
+        }
+        if let Some(bad) = subjects.iter().find(|subject| !is_subject(subject)) {
+            let form = format!("1 to {SUBJECT_BYTES_MAX} bytes without control characters");
+            add(CERTIFICATE_KEY, format!("in the row of {bad:?}: a subject of {form}"));
+        }
         mistakes
     }
 }
 
-/// The mistakes in the rows of certificates.
-fn certificate_mistakes(rows: &[CertificateConfig]) -> Vec<(&'static str, String)> {
-    let mut subjects: Vec<&String> = rows.iter().map(|row| &row.subject).collect();
-    subjects.sort();
-    let mut mistakes = Vec::new();
-    if let Some((twice, _)) = subjects.iter().zip(subjects.iter().skip(1)).find(|(one, next)| one == next) {
-        mistakes.push((CERTIFICATE_KEY, format!("one row for each subject; {twice:?} is given twice")));
-    }
-    let is_subject = |text: &str| (1..=SUBJECT_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control);
-    if let Some(bad) = subjects.iter().find(|subject| !is_subject(subject)) {
-        let form = format!("1 to {SUBJECT_BYTES_MAX} bytes without control characters");
-        mistakes.push((CERTIFICATE_KEY, format!("in the row of {bad:?}: a subject of {form}")));
-    }
-    mistakes
+/// A mistake in the lists of `[auth]`.
+pub(super) struct Mistake {
+    /// The key of the configuration.
+    pub(super) key: &'static str,
+    /// What is allowed instead.
+    pub(super) allowed: String,
+}
+
+/// The first text, in alphabetical order, that is in `texts` more than once.
+fn given_twice<'a>(texts: &[&'a String]) -> Option<&'a String> {
+    let mut sorted = texts.to_vec();
+    sorted.sort();
+    sorted.iter().zip(sorted.iter().skip(1)).find(|(one, next)| one == next).map(|(one, _)| *one)
+}
+
+fn is_subject(text: &str) -> bool {
+    (1..=SUBJECT_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
 /// The longest subject of a row.
@@ -243,11 +254,13 @@ impl KeyConfig {
             return Some("one of secret, secret_file, public_key_file and jwks_file".to_owned());
         }
         // With a public key as the secret of an HMAC, anybody who knows the public key could sign tokens.
-        match (algorithm.is_hmac(), public_key_file.is_some(), secret.is_some() || secret_file.is_some()) {
-            (true, true, _) => Some(format!("a secret, because the algorithm is {algorithm:?}")),
-            (false, _, true) => Some(format!("a public key, because the algorithm is {algorithm:?}")),
-            _ => None,
+        if algorithm.is_hmac() && public_key_file.is_some() {
+            return Some(format!("a secret, because the algorithm is {algorithm:?}"));
         }
+        if !algorithm.is_hmac() && (secret.is_some() || secret_file.is_some()) {
+            return Some(format!("a public key, because the algorithm is {algorithm:?}"));
+        }
+        None
     }
 }
 
@@ -265,7 +278,7 @@ pub struct Sha256(pub [u8; 32]);
 
 impl<'de> Deserialize<'de> for Sha256 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // The text is not part of the error: it may be the credential itself, given by mistake.
+        // The error does not show the text, which may be the credential itself, given by mistake.
         let error = || serde::de::Error::custom("sha256 must be text of 64 hexadecimal digits");
         let text = String::deserialize(deserializer).map_err(|_| error())?;
         let mut digest = [0; 32];

@@ -14,7 +14,7 @@ use super::error::ConfigProblem;
 use super::lists::{HOSTS_MAX, NETWORKS_MAX, ORIGINS_MAX, hosts, networks, origins};
 use super::sections::{Config, Origins};
 use super::size::Size;
-// Without `Size` and `Origins`, which are also the names of types.
+// `Rule::Size` and `Rule::Origins` keep their prefix: there are types of the same names.
 use Rule::{
     ApiKeys, Bool, Certificates, CookieName, Count, Host, Hosts, Keys, Networks, OneOf, OptionalFile, Path, Port, Time,
     TimeOrZero,
@@ -39,7 +39,7 @@ pub(super) enum Rule {
     Count(RangeInclusive<usize>, Field<usize>),
     Size(RangeInclusive<Size>, Field<Size>),
     Time(RangeInclusive<Duration>, Field<Duration>),
-    /// Zero is allowed, too, and the text says what it means.
+    /// Zero is allowed, too. The text says what zero means.
     TimeOrZero(&'static str, RangeInclusive<Duration>, Field<Duration>),
     OneOf(&'static [Word]),
     Path(Field<PathBuf>),
@@ -165,22 +165,23 @@ impl Setting {
                 format!("{:?}", field(&mut config).iter().map(ToString::to_string).collect::<Vec<String>>())
             }
             CookieName(field) => format!("{:?}", field(&mut config)),
-            // What they have is secret.
+            // The tables may have secrets.
             Keys(_) | ApiKeys(_) | Certificates(_) => "[]".to_owned(),
         }
     }
 
-    /// Whether its value is a list of tables, which may have secrets. In a file they have headings of their own.
+    /// Whether its value is a list of tables, which may have secrets. In a file, each table has a heading of its own.
     pub(super) fn is_tables(&self) -> bool {
         matches!(self.rule, Keys(_) | ApiKeys(_) | Certificates(_))
     }
 
     /// The problem of a value that is not allowed.
     pub(super) fn problem(&self, value: &Value, allowed: String) -> ConfigProblem {
-        if !self.is_tables() {
-            return ConfigProblem::invalid(self.key, value, allowed);
+        if self.is_tables() {
+            ConfigProblem::hidden(self.key, value, allowed)
+        } else {
+            ConfigProblem::invalid(self.key, value, allowed)
         }
-        ConfigProblem::hidden(self.key, value, allowed)
     }
 
     /// Converts the text of an environment variable or a flag to a value. Text that cannot be converted stays text,
@@ -203,10 +204,10 @@ impl Setting {
         typed.unwrap_or_else(|| ValueKind::from(text))
     }
 
-    /// Sets the field.
+    /// Sets the field to `value`.
     ///
     /// # Errors
-    /// What is allowed, if `value` is not.
+    /// If `value` is not allowed: says what is.
     pub(super) fn apply(&self, config: &mut Config, value: &Value) -> Result<(), String> {
         match &self.rule {
             Keys(field) => *field(config) = self.entries(value)?,
@@ -220,10 +221,12 @@ impl Setting {
     /// The entries of a list of tables. The error says which entry is wrong.
     fn entries<T: DeserializeOwned>(&self, value: &Value) -> Result<Vec<T>, String> {
         let ValueKind::Array(items) = &value.kind else { return Err(self.allowed()) };
-        let read = |(n, item): (usize, &Value)| {
-            item.clone().try_deserialize().map_err(|error| format!("in the table {}: {error}", n + 1))
-        };
-        items.iter().enumerate().map(read).collect()
+        let mut entries = Vec::with_capacity(items.len());
+        for (number, item) in (1..).zip(items) {
+            let entry = item.clone().try_deserialize();
+            entries.push(entry.map_err(|error| format!("in the table {number}: {error}"))?);
+        }
+        Ok(entries)
     }
 
     /// Sets the field. Returns `None` if `value` is not allowed.
