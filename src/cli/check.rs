@@ -6,7 +6,7 @@ use tidings::{
     auth::Auth,
     config::{
         Config,
-        checklist::{Findings, Surroundings, look},
+        checklist::{Findings, Machine, review},
     },
     transport::Acceptor,
 };
@@ -20,13 +20,13 @@ pub(super) fn check(config: &Config, open_files_needed: usize) -> Result<String,
     Auth::load(&config.auth, config.server.address())?;
     Acceptor::load(&config.server)?;
     let hard_limit = rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX);
-    let surroundings = Surroundings {
+    let machine = Machine {
         log_mode: fs::metadata(&config.log.path).ok().map(|directory| directory.permissions().mode()),
         // The server raises its limit as far as this.
         open_files: usize::try_from(hard_limit).unwrap_or(usize::MAX),
         open_files_needed,
     };
-    let Findings { questions, unseen, is_exposed } = look(config, surroundings);
+    let Findings { questions, unseen, is_exposed } = review(config, machine);
     let mut lines = vec!["the configuration is valid".to_owned()];
     if !questions.is_empty() {
         lines.push("the checklist of docs/security.md asks:".to_owned());

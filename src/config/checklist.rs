@@ -1,5 +1,5 @@
-//! The checklist of docs/security.md: what to decide before others can reach the broker. `tidings --check` asks about the
-//! items that a configuration does not follow, and the table in the documentation is made from the same items.
+//! The checklist of docs/security.md: what to decide before others can reach the broker. `tidings --check` asks about
+//! the items that a configuration does not follow, and the table in the documentation is made from the same items.
 
 use std::time::Duration;
 
@@ -16,51 +16,59 @@ pub struct Item {
     pub advice: &'static str,
     /// The keys that it is about.
     pub keys: &'static [&'static str],
-    /// When `--check` asks about it, for the documentation.
+    /// When `--check` asks the question, in words for the documentation.
     pub asked: &'static str,
-    /// The question, if the configuration does not follow the advice.
+    /// The question of `--check`, if the configuration does not follow the advice.
     question: fn(&Facts<'_>) -> Option<String>,
 }
 
-/// What the configuration does not say.
+/// What the checklist needs to know of this machine.
 #[derive(Clone, Copy, Debug)]
-pub struct Surroundings {
+pub struct Machine {
     /// The permission bits of the directory of the log; `None` if it does not exist.
     pub log_mode: Option<u32>,
     /// How many files the process may open.
     pub open_files: usize,
-    /// How many it may need.
+    /// How many files the limits on connections may need.
     pub open_files_needed: usize,
 }
 
-/// What the items look at.
+/// What decides about a question.
 struct Facts<'a> {
     config: &'a Config,
-    surroundings: Surroundings,
+    machine: Machine,
 }
 
-/// What a look at a configuration has found.
+/// The result of [`review`].
 pub struct Findings {
     /// One line for each item that the configuration does not follow.
     pub questions: Vec<String>,
-    /// The advice that neither a configuration nor this machine shows.
+    /// The advice that the reader must check: neither the configuration nor this machine shows whether it is followed.
     pub unseen: Vec<&'static str>,
     /// Whether clients of other machines can reach the server, as far as the configuration shows.
     pub is_exposed: bool,
 }
 
-/// Looks at a configuration. As long as only this machine can connect, most items do not matter, and are not asked about.
+/// Compares a configuration with the checklist. As long as only this machine can connect, most items do not matter, and
+/// `--check` does not ask their questions.
 #[must_use]
-pub fn look(config: &Config, surroundings: Surroundings) -> Findings {
-    let facts = Facts { config, surroundings };
-    let question = |item: &Item| (item.question)(&facts).map(|question| format!("{}: {question}", item.values(config)));
+pub fn review(config: &Config, machine: Machine) -> Findings {
+    let facts = Facts { config, machine };
     let is_exposed = facts.is_exposed();
-    let unseen = ITEMS.iter().filter(|item| is_exposed && item.asked == UNSEEN).map(|item| item.advice).collect();
-    Findings { questions: ITEMS.iter().filter_map(question).collect(), unseen, is_exposed }
+    let (mut questions, mut unseen) = (Vec::new(), Vec::new());
+    for item in ITEMS {
+        if let Some(question) = (item.question)(&facts) {
+            questions.push(format!("{}: {question}", item.values(config)));
+        }
+        if is_exposed && item.asked == UNSEEN {
+            unseen.push(item.advice);
+        }
+    }
+    Findings { questions, unseen, is_exposed }
 }
 
 impl Item {
-    /// Its keys, with their values unless these may be secret.
+    /// Its keys, with their values, except for tables, which may have secrets.
     fn values(&self, config: &Config) -> String {
         let value = |key: &&str| match Setting::find(key) {
             Some(setting) if !setting.is_tables() => format!("{key} = {}", setting.value(config)),
@@ -83,16 +91,18 @@ impl Facts<'_> {
     }
 }
 
-/// The question if `is_asked`.
+/// `question`, if `is_asked`.
 fn ask(is_asked: bool, question: &str) -> Option<String> {
     is_asked.then(|| question.to_owned())
 }
 
-/// For the items that cannot be seen from here.
+/// The text of [`Item::asked`] for items that neither the configuration nor this machine shows.
 const UNSEEN: &str = "never: it cannot see this";
 const NO_RATE: &str = "a rate of 0 has no bound. Intended? Otherwise set one.";
-/// A network with a shorter prefix has more addresses than one usually has proxies.
-const PREFIX_MIN: (u8, u8) = (24, 64);
+/// A network of IPv4 with a shorter prefix has more addresses than one usually has proxies.
+const PREFIX_MIN_V4: u8 = 24;
+/// The same for IPv6.
+const PREFIX_MIN_V6: u8 = 64;
 /// The bits of the users that are not the owner.
 const OTHERS: u32 = 0o077;
 const HEAD_TIMEOUT_MAX: Duration = Duration::from_secs(30);
@@ -139,7 +149,7 @@ pub const ITEMS: &[Item] = &[
             that is yours alone? Otherwise set both."),
     },
     Item {
-        advice: "Name your proxies, and no other address: they are believed who the client is.",
+        advice: "Name your proxies, and no other address: the addresses that you name may say who the client is.",
         keys: &["server.trusted_proxies"],
         asked: "a network in it is larger than a /24, or a /64 of IPv6; or a server on loopback has `server.hosts`, but no proxy",
         question: proxies,
@@ -298,7 +308,7 @@ pub const ITEMS: &[Item] = &[
         keys: &["limits.connections_max", "limits.pending_connections_max"],
         asked: "the system allows fewer",
         question: |facts| {
-            let Surroundings { open_files, open_files_needed: needed, .. } = facts.surroundings;
+            let Machine { open_files, open_files_needed: needed, .. } = facts.machine;
             (facts.is_exposed() && open_files < needed).then(|| format!(
                 "the system allows {open_files} open files here, and these may need {needed}. Will ulimit -n be higher? Otherwise raise \
                 it."))
@@ -325,10 +335,13 @@ fn anonymous(facts: &Facts<'_>) -> Option<String> {
 /// Asks about the first key or certificate that may publish to every topic, or manage every topic.
 fn widest_key(facts: &Facts<'_>) -> Option<String> {
     let auth = &facts.config.auth;
-    let keys = auth.api_keys.iter().map(|key| (&key.name, [&key.publish, &key.manage]));
-    let certificates = auth.certificates.iter().map(|row| (&row.subject, [&row.publish, &row.manage]));
-    let is_wide = |patterns: &[&Vec<String>; 2]| patterns.iter().any(|patterns| patterns.iter().any(|p| p == "**"));
-    let (name, _) = keys.chain(certificates).find(|(_, patterns)| is_wide(patterns)).filter(|_| facts.is_exposed())?;
+    if !facts.is_exposed() {
+        return None;
+    }
+    let is_wide = |publish: &[String], manage: &[String]| publish.iter().chain(manage).any(|pattern| pattern == "**");
+    let key = auth.api_keys.iter().find(|key| is_wide(&key.publish, &key.manage)).map(|key| &key.name);
+    let certificate = auth.certificates.iter().find(|row| is_wide(&row.publish, &row.manage)).map(|row| &row.subject);
+    let name = key.or(certificate)?;
     Some(format!(
         "{name:?} may publish to every topic, or manage every topic. Does it need that? Otherwise name its topics."
     ))
@@ -337,12 +350,12 @@ fn widest_key(facts: &Facts<'_>) -> Option<String> {
 fn proxies(facts: &Facts<'_>) -> Option<String> {
     let server = &facts.config.server;
     let is_large = |network: &&IpNet| match network {
-        IpNet::V4(network) => network.prefix_len() < PREFIX_MIN.0,
-        IpNet::V6(network) => network.prefix_len() < PREFIX_MIN.1,
+        IpNet::V4(network) => network.prefix_len() < PREFIX_MIN_V4,
+        IpNet::V6(network) => network.prefix_len() < PREFIX_MIN_V6,
     };
     if let Some(network) = server.trusted_proxies.iter().find(is_large) {
         return Some(format!(
-            "every address in {network} is believed who the client is. Is each of them a proxy of yours? Otherwise name only these."
+            "every address in {network} may say who the client is. Is each of them a proxy of yours? Otherwise name only these."
         ));
     }
     ask(
@@ -355,7 +368,7 @@ fn log_directory(facts: &Facts<'_>) -> Option<String> {
     if !facts.is_exposed() || facts.config.log.engine == Engine::Memory {
         return None;
     }
-    match facts.surroundings.log_mode {
+    match facts.machine.log_mode {
         None => Some("it does not exist yet. Create it for the broker's user only (mode 700).".to_owned()),
         Some(mode) if mode & OTHERS != 0 => {
             Some(format!("other users of this machine may reach it (mode {:o}). Set mode 700?", mode & 0o777))

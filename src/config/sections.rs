@@ -41,14 +41,15 @@ pub struct ServerConfig {
     pub workers: usize,
     /// How long an idle connection waits for its next request: at least this time, and at most twice as long.
     pub keep_alive: Duration,
-    /// How long the head of a request may take, from its first byte. For the first request, from when the connection
-    /// was opened.
+    /// How long the head of a request may take. The time begins with its first byte, but for the first request when
+    /// the connection is opened.
     pub head_timeout: Duration,
     /// The host names that the server answers to besides `localhost` and IP addresses.
     pub hosts: Vec<String>,
-    /// The addresses of proxies that are believed who has sent a request, and to which host.
+    /// The addresses of proxies. Only these may say who has sent a request, and to which host.
     pub trusted_proxies: Vec<IpNet>,
-    /// The file of the certificate, and of the authorities between it and the root. With it, connections are encrypted.
+    /// The file of the certificate, and of the authorities between the certificate and the root. With this file,
+    /// connections are encrypted.
     pub tls_cert: Option<PathBuf>,
     /// The file of the certificate's key. Both files are named, or none.
     pub tls_key: Option<PathBuf>,
@@ -112,7 +113,8 @@ pub struct LogConfig {
     pub queue_wait: Duration,
     /// How long an event is kept. Zero means no limit.
     pub age_max: Duration,
-    /// Whether this start begins a new epoch. It has no key, only the flag `--new-epoch`, because it is for one start.
+    /// Whether this start begins a new epoch. This has no key, only the flag `--new-epoch`, because it is for one
+    /// start.
     pub new_epoch: bool,
 }
 

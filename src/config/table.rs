@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::credentials::Anonymous;
 use super::sections::{DiskDurability, Engine};
-// Without `Size` and `Origins`, which are also the names of types.
+// `Rule::Size` and `Rule::Origins` keep their prefix: there are types of the same names.
 use super::setting::Rule::{
     self, ApiKeys, Bool, Certificates, CookieName, Count, Host, Hosts, Keys, Networks, OneOf, OptionalFile, Path, Port,
     Time, TimeOrZero,
@@ -40,7 +40,7 @@ pub const SETTINGS: &[Setting] = &[
     row("server.hosts", Hosts(|c| &mut c.server.hosts),
         "Names under which clients reach the broker, such as \"push.example.com\"; localhost and IP addresses always work."),
     row("server.trusted_proxies", Networks(|c| &mut c.server.trusted_proxies),
-        "Proxies, such as \"10.0.0.0/8\", that are believed who the client is (X-Forwarded-For, Forwarded)."),
+        "Addresses of your proxies, such as \"10.0.0.0/8\": only these may say who the client is (X-Forwarded-For, Forwarded)."),
     row("server.tls_cert", OptionalFile(|c| &mut c.server.tls_cert),
         "A PEM file with the certificate, then its intermediates; with it, the port speaks TLS only."),
     row("server.tls_key", OptionalFile(|c| &mut c.server.tls_key),

@@ -62,8 +62,8 @@ const CASES: &[(&str, &str, &str, &str)] = &[
         "\"wide\" may publish to every topic"),
     ("auth.query_token", "TIDINGS__AUTH__QUERY_TOKEN", "true", "true: tokens in addresses end up in logs"),
     ("server.tls_cert", "TIDINGS__SERVER__TLS_CERT", "", "tokens and events cross the network unencrypted"),
-    ("server.trusted_proxies", "TIDINGS__SERVER__TRUSTED_PROXIES", "10.0.0.0/23", "every address in 10.0.0.0/23 is believed"),
-    ("server.trusted_proxies", "TIDINGS__SERVER__TRUSTED_PROXIES", "fd00::/63", "every address in fd00::/63 is believed"),
+    ("server.trusted_proxies", "TIDINGS__SERVER__TRUSTED_PROXIES", "10.0.0.0/23", "every address in 10.0.0.0/23 may say"),
+    ("server.trusted_proxies", "TIDINGS__SERVER__TRUSTED_PROXIES", "fd00::/63", "every address in fd00::/63 may say"),
     ("server.host", "TIDINGS__SERVER__TRUSTED_PROXIES", "10.0.0.0/24", "other machines than the proxies can connect"),
     ("server.host", "TIDINGS__SERVER__TRUSTED_PROXIES", "fd00::/64", "other machines than the proxies can connect"),
     ("server.host", "TIDINGS__SERVER__TRUSTED_PROXIES", "10.0.0.7", "other machines than the proxies can connect"),
@@ -111,8 +111,8 @@ fn with<'a>(settings: &Settings<'a>, name: &'a str, value: &str) -> Settings<'a>
     others.chain([(name, value.to_owned())]).collect()
 }
 
-/// Goal: each item is asked about by a configuration that does not follow it, alone and with the key, and not by one that
-/// does; the exit code is 0.
+/// Goal: each item is asked about by a configuration that does not follow it, alone and with the key, and not by one
+/// that does; the exit code is 0.
 #[tokio::test]
 async fn each_item_is_asked_about_when_it_is_not_followed() {
     let (files, log) = (Files::new(), Directory::new());
@@ -177,8 +177,8 @@ async fn the_limit_of_open_files_is_looked_at() {
     }
 }
 
-/// Goal: the defaults on loopback ask nothing; what harms a server on loopback, too, is asked about; and behind a proxy on
-/// the same machine the checklist counts.
+/// Goal: the defaults on loopback ask nothing; what harms a server on loopback, too, is asked about; and behind a proxy
+/// on the same machine the checklist counts.
 #[tokio::test]
 async fn on_loopback_little_is_asked() {
     let nothing = "only this machine can connect, so the checklist of docs/security.md asks nothing";
