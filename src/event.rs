@@ -11,8 +11,8 @@ use ecow::EcoString;
 pub struct Event {
     /// Position in the log's one global sequence, from 1.
     pub seq: u64,
-    /// When the log appended it, in milliseconds since the Unix epoch. Not less than the time of the event before,
-    /// unless the wall clock was set back by more than a few seconds in between.
+    /// When the log appended the event, in milliseconds since the Unix epoch. An event never has an earlier time than
+    /// the event before, unless the wall clock was set back by more than ten seconds.
     pub time_ms: u64,
     /// The topic it was published to.
     pub topic: TopicName,
@@ -28,9 +28,9 @@ pub struct Event {
 /// Where an event's content is.
 #[derive(Debug)]
 pub enum Content {
-    /// These bytes of the event's frame. So content without a line break, the common case, is in memory only once.
+    /// These bytes of the event's frame: the content has no line break, the common case, and is in memory only once.
     Within(Range<usize>),
-    /// In memory of its own.
+    /// In memory of its own: the content has line breaks, which the frame replaces.
     Apart(Box<[u8]>),
 }
 
@@ -226,8 +226,8 @@ impl EventId {
         out.extend_from_slice(itoa::Buffer::new().format(self.seq).as_bytes());
     }
 
-    /// Parses what [`Display`](fmt::Display) wrote. Anything else is `None` and never an error: a browser that gets a
-    /// 4xx for its cursor would never reconnect.
+    /// Parses what [`Display`](fmt::Display) wrote. For anything else, it returns `None` and no error: a browser that
+    /// gets a 4xx for its cursor would never reconnect.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (epoch, seq) = text.split_once('-')?;
@@ -245,8 +245,8 @@ impl fmt::Display for EventId {
     }
 }
 
-/// The last id of a stream that an operator has ended, `<epoch>-<seq>.stop<ms>`: a position, and how long its client must
-/// stay away. The client comes back with it, so no server needs to remember the client.
+/// The last id of a stream that an operator has ended, `<epoch>-<seq>.stop<ms>`: a position, and until when the client
+/// must stay away. The client sends this id when it reconnects, so no server needs to remember the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopId {
     /// Where the client may resume later.
@@ -266,8 +266,8 @@ impl StopId {
     }
 
     /// Whether the client must still stay away at `now_ms`. No server asks a client to stay away for longer than
-    /// `at_most` (`stream.gone`). So if more than that is left, the wall clock was set back, and the id is not believed:
-    /// the client would be kept away for as long as the clock was set back.
+    /// `at_most` (`stream.gone`). If more time than that is left, the wall clock was set back, and the client may
+    /// return: otherwise it would stay away for as long as the clock was set back.
     #[must_use]
     pub fn is_active(&self, now_ms: u64, at_most: Duration) -> bool {
         let left_ms = self.until_ms.saturating_sub(now_ms);
@@ -338,6 +338,7 @@ mod tests {
             assert_eq!(EventId::parse(text), None, "{text}");
         }
     }
+
     #[test]
     fn a_stop_id_reads_back_and_nothing_else_does() {
         // Goal: what a client sends back is read exactly, and a plain id is not taken for a stop.

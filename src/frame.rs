@@ -7,8 +7,8 @@
 //! On HTTP/1.1 every block is one chunk of the response (RFC 9112, section 7.1). The chunk's head is made together
 //! with the block, so that all subscribers get the same bytes.
 //!
-//! A blank line ends a block. Some clients take it for the end of a message even after a block without data, and
-//! deliver an empty message. So blocks without data have no blank line, except where the client needs the id.
+//! A blank line ends a block. After a block without data, some clients deliver an empty message at the blank line. So
+//! blocks without data have no blank line, except where the client needs the id.
 
 use std::{
     borrow::Cow,
@@ -184,16 +184,16 @@ pub struct Opening<'a> {
     pub heartbeat: Duration,
 }
 
-/// The first block of a stream, so that proxies forward the response's head. In NDJSON it is an empty line. In an event
-/// stream it is a comment; the reconnection time; and, unless `marks` is none, a position, so that a client whose
-/// connection breaks before the first event resumes from here.
+/// The first block of a stream, which makes proxies forward the response's head. In NDJSON it is an empty line. In an
+/// event stream it consists of a comment, the reconnection time, and, unless `marks` is none, a position. From that
+/// position a client resumes whose connection breaks before the first event.
 #[must_use]
 pub fn opening(encoding: Encoding, marks: Marks, opening: Opening<'_>) -> Bytes {
     let Opening { retry, cursor, topics, heartbeat } = opening;
     let (retry, heartbeat) = (retry.as_millis(), heartbeat.as_millis());
     let topics: Vec<&str> = topics.iter().map(TopicName::as_str).collect();
     let text = match (encoding.format, marks) {
-        // Without the cursor, which is in the response's head: a client expects each non-empty line to be an event.
+        // A client expects each line that is not empty to be an event. The cursor is in the response's head.
         (Format::Lines, _) => "\n".to_owned(),
         (format, Marks::Event) => {
             let data = json!({"cursor": cursor.to_string(), "topics": topics, "heartbeat_ms": heartbeat});
@@ -205,8 +205,8 @@ pub fn opening(encoding: Encoding, marks: Marks, opening: Opening<'_>) -> Bytes 
     text_block(encoding.framing, &text)
 }
 
-/// What a quiet stream sends: its position, so that the client's cursor does not fall behind the retained history; or
-/// only a comment.
+/// What a quiet stream sends: a comment; or its position, so that the client's cursor does not fall behind the retained
+/// history.
 #[must_use]
 pub fn heartbeat(encoding: Encoding, position: Option<EventId>) -> Bytes {
     let text = match (encoding.format, position) {
@@ -217,8 +217,8 @@ pub fn heartbeat(encoding: Encoding, position: Option<EventId>) -> Bytes {
     text_block(encoding.framing, &text)
 }
 
-/// The last bytes of a stream that the broker ends, and whose client should reconnect after `retry`. They do not end
-/// with a comment, because some clients do not reconnect after one.
+/// The last bytes of a stream that the broker ends, and whose client should reconnect after `retry`. There is no
+/// comment at the end, because some clients do not reconnect after a final comment.
 #[must_use]
 pub fn farewell(encoding: Encoding, marks: Marks, retry: Duration, id: EventId) -> Bytes {
     let retry = retry.as_millis();
@@ -230,7 +230,7 @@ pub fn farewell(encoding: Encoding, marks: Marks, retry: Duration, id: EventId) 
     [text_block(encoding.framing, &text), end(encoding.framing)].concat().into()
 }
 
-/// What follows the last block of a stream that ends cleanly. A client that did not get it knows that the stream was
+/// What follows the last block of a stream that ends cleanly. Without these bytes, a client knows that the stream was
 /// cut.
 #[must_use]
 pub fn end(framing: Framing) -> Bytes {
@@ -258,9 +258,9 @@ pub fn deleted(encoding: Encoding, topic: &TopicName) -> Bytes {
     )
 }
 
-/// The whole body that answers a refused subscription: the reason, and when to reconnect. It repeats the `cursor`
-/// that the client sent, because some clients forget their cursor at a block without an id. Its length is known, so
-/// it is no chunk.
+/// The whole body that answers a refused subscription: the reason, and when to reconnect. The body repeats the `cursor`
+/// that the client sent, because some clients forget their cursor at a block without an id. The length of the body is
+/// known, so it is not a chunk.
 #[must_use]
 pub fn refused(format: Format, retry: Duration, cursor: Option<EventId>, code: &str, message: &str) -> Bytes {
     let retry = retry.as_millis();
@@ -272,16 +272,16 @@ pub fn refused(format: Format, retry: Duration, cursor: Option<EventId>, code: &
     }
 }
 
-/// `broker.unauthorized`, and the end of a stream whose right has ended, or that has no right to begin, for the reason
-/// `detail`. Its client may come back after `retry` with another credential, and resumes after `cursor`.
+/// `broker.unauthorized`, and the end of a stream that may not go on or not begin, for the reason `detail`. The client
+/// may reconnect after `retry` with another credential, and resumes after `cursor`.
 #[must_use]
 pub fn unauthorized(encoding: Encoding, retry: Duration, cursor: Option<EventId>, detail: &str) -> Bytes {
     let data = json!({"code": "unauthorized", "detail": detail});
     last_notice(encoding, retry, &notice(encoding.format, "broker.unauthorized", cursor, &data))
 }
 
-/// `broker.ended`, and the end of a stream that an operator has ended. Its id makes the server tell the client to stop
-/// when it comes back. It has data, because many clients ignore an id without data.
+/// `broker.ended`, and the end of a stream that an operator has ended. When the client reconnects with this id, the
+/// server tells it to stop. The notice has data, because many clients ignore an id without data.
 #[must_use]
 pub fn ended(encoding: Encoding, retry: Duration, id: StopId) -> Bytes {
     let data = json!({"code": "ended", "detail": "an operator has ended this stream"});
@@ -331,8 +331,8 @@ fn write_data(out: &mut Vec<u8>, line: &[u8]) {
 }
 
 /// Writes the id, and ends the block. The id is the last line, because some clients store an id as soon as they read
-/// its line: if the connection broke in the middle of the event, they would resume after an event that they do not
-/// have.
+/// its line. With data after the id, a connection that breaks in the middle of an event would lose the event: the
+/// client would resume after it.
 fn write_id(out: &mut Vec<u8>, id: EventId) {
     out.extend_from_slice(b"id: ");
     id.write(out);

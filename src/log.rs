@@ -1,14 +1,14 @@
 //! The log: the committed events and deletions of all topics in one order, and which of the events are still held.
 //!
 //! An engine implements [`Log`]. It may keep its events in this process or in another one, so every call that may have
-//! to wait returns a [`Later`]. The conformance suite tests these guarantees for every engine.
+//! to wait returns a [`Later`]. The conformance suite tests the guarantees below for every engine.
 //!
 //! # Words
 //! The documentation of all engines uses these words.
 //! - A *hot* event is in memory. A *cold* event is only in the engine's file or service, so to read it takes time.
-//! - An event is *removed* by retention or by the deletion of its topic. The reason of a gap, which clients get, and the
-//!   columns of the SQLite file say *evicted* instead. These names cannot be changed any more.
-//! - An event is *unreadable* when it should be held, but could not be read.
+//! - An event is *removed* by retention or by the deletion of its topic. The reason of a gap, which clients get, and
+//!   the columns of the SQLite file say *evicted* instead. These names cannot be changed any more.
+//! - An event is *unreadable* when the log should hold it, but could not read it.
 //! - A topic without events may be *forgotten*: the log then knows nothing more of it.
 //!
 //! # Exact guarantees
@@ -34,7 +34,8 @@
 //! # Conservative guarantees
 //! The engine may be inexact, but only in the direction that is stated here.
 //! - *A gap* may be reported although no event is missing, once something has been removed.
-//! - *Retention* may keep more than its limits allow, or keep it longer. It removes nothing that the limits allow.
+//! - *Retention* may keep more events than its limits allow, or keep events longer. It removes nothing that the limits
+//!   allow.
 //! - *[`Log::held`]* may return a state that is slightly out of date.
 //! - *A start by time* may give events that are older than the requested time.
 //! - *A deletion* ([`Log::deletion`]) is remembered for at least `stream.gone`, unless 65,536 other topics
@@ -139,8 +140,8 @@ pub trait Log: Send + Sync {
     /// How many idempotency keys are remembered.
     fn keys(&self) -> usize;
 
-    /// Removes expired keys. Also removes events that are too old, if no thread of the engine does that by itself. The
-    /// server calls this regularly.
+    /// Removes expired keys. An engine without a thread that removes old events also removes these. The server calls
+    /// this regularly.
     fn enforce_retention(&self);
 }
 
@@ -177,7 +178,7 @@ impl From<&Config> for KeyLimits {
     }
 }
 
-/// An event to publish. It has no position yet.
+/// An event to publish, which has no position yet.
 #[derive(Clone, Debug)]
 pub struct Draft {
     /// The topic to publish to.
@@ -263,8 +264,9 @@ pub enum Start {
     Unreadable,
     /// With the oldest event that is held.
     All,
-    /// With the first event at or after this time, in milliseconds since the Unix epoch. The wall clock may have been set
-    /// back, for example from 12:00 to 11:00. Then the events of before count as published at 11:00 or earlier.
+    /// With the first event at or after this time, in milliseconds since the Unix epoch. The wall clock may have been
+    /// set back, for example from 12:00 to 11:00. Then all events from before that moment count as published at 11:00
+    /// or earlier.
     Since(u64),
     /// With the last `n` events of its topics.
     Last(usize),
@@ -275,9 +277,9 @@ pub enum Start {
 pub struct ReadFrom {
     /// The reader has everything up to this position.
     pub after: u64,
-    /// How many removals there had been when the reader last read. The log counts them from its opening. A page reports
-    /// only later removals, and with `u64::MAX` none. A position could not tell which removals are later: events are not
-    /// always removed in the order of their positions.
+    /// How many removals there had been when the reader last read; the log counts them since it was opened. A page
+    /// reports only later removals, and with `u64::MAX` none. This is a count and not a position, because events are
+    /// not always removed in the order of their positions: topic `a` may lose event 9 before topic `b` loses event 3.
     pub removals_seen: u64,
 }
 
@@ -321,7 +323,7 @@ pub struct Page {
     /// The topics that were deleted after the reader's position and up to `to`, each with the position of its last
     /// deletion. Their events in `events` come after that deletion.
     pub deleted: Vec<(TopicName, u64)>,
-    /// How many removals there have been, for the next [`ReadFrom::removals_seen`].
+    /// How many removals there have been: the next [`ReadFrom::removals_seen`] of the reader.
     pub removals_seen: u64,
 }
 
@@ -351,7 +353,7 @@ impl Page {
         if self.has_unreadable { GapReason::Unreadable } else { GapReason::Evicted }
     }
 
-    /// Ends the page at `to`, and drops the deletions after it: the next page has them.
+    /// Ends the page at `to`. Deletions after `to` belong to the next page.
     fn end(&mut self, to: u64) {
         self.to = to;
         self.deleted.retain(|(_, seq)| *seq <= to);

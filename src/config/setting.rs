@@ -272,16 +272,18 @@ fn is_cookie_name(text: &str) -> bool {
 /// number.
 fn written(time: Duration) -> String {
     let millis = time.as_millis();
-    // A year of 365.25 days, as `humantime` reads `1y`.
-    let units = [Duration::from_hours(8766), Duration::from_hours(1), Duration::from_mins(1), Duration::from_secs(1)];
-    let units = units.map(|unit| unit.as_millis());
-    let unit =
-        units.into_iter().zip(["y", "h", "m", "s"]).find(|(unit, _)| millis >= *unit && millis.is_multiple_of(*unit));
-    match unit {
-        Some((unit, name)) => format!("{}{name}", millis / unit),
-        None if millis == 0 => "0s".to_owned(),
-        None => format!("{millis}ms"),
+    if millis == 0 {
+        return "0s".to_owned();
     }
+    // A year of 365.25 days, as `humantime` reads `1y`.
+    let (year, hour, minute, second) =
+        (Duration::from_hours(8766), Duration::from_hours(1), Duration::from_mins(1), Duration::from_secs(1));
+    for (name, unit) in [("y", year), ("h", hour), ("m", minute), ("s", second)] {
+        if millis.is_multiple_of(unit.as_millis()) {
+            return format!("{}{name}", millis / unit.as_millis());
+        }
+    }
+    format!("{millis}ms")
 }
 
 fn text(value: &ValueKind) -> Option<&str> {

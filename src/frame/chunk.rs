@@ -9,7 +9,8 @@ use bytes::Bytes;
 pub enum Framing {
     /// HTTP/1.1: every block is a chunk, and an empty chunk ends the stream.
     Chunked,
-    /// HTTP/1.0: not at all. The stream ends with its connection, so its client cannot tell an end from a failure.
+    /// HTTP/1.0: nothing surrounds a block. The stream ends with its connection, so its client cannot tell an end from
+    /// a failure.
     Close,
 }
 
@@ -33,8 +34,8 @@ fn chunk_head(mut len: usize) -> ([u8; HEAD_MAX], usize) {
     (head, first)
 }
 
-/// A block of exactly `len` bytes, which `fill` writes, in `framing`. The memory is exactly as large as needed,
-/// because it is kept as long as the event.
+/// A block of exactly `len` bytes, which `fill` writes, in `framing`. The memory is exactly as large as needed, because
+/// an event keeps it.
 pub(super) fn frame_of_len(framing: Framing, len: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     if framing == Framing::Close {
         let mut out = Vec::with_capacity(len);
@@ -51,8 +52,8 @@ pub(super) fn frame_of_len(framing: Framing, len: usize, fill: impl FnOnce(&mut 
     out
 }
 
-/// A block of about `guess` bytes, which `fill` writes, in `framing`. Room for the chunk's head is left in front, so
-/// that a large block need not be copied behind its head.
+/// A block of about `guess` bytes, which `fill` writes, in `framing`. The chunk's head, whose length is not known
+/// before, gets space in front, so that a large block is not copied when its head is written.
 pub(super) fn frame_of_about(framing: Framing, guess: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut out = Vec::with_capacity(HEAD_MAX + guess);
     out.extend_from_slice(&[0; HEAD_MAX]);
@@ -60,7 +61,7 @@ pub(super) fn frame_of_about(framing: Framing, guess: usize, fill: impl FnOnce(&
     let mut begin = HEAD_MAX;
     if framing == Framing::Chunked {
         let (head, first) = chunk_head(out.len() - HEAD_MAX);
-        // The array takes all the room that was left for it. `first` leaves out its unused beginning.
+        // The array fills the space in front. The block begins at `first`, after the unused part of the array.
         out.splice(..HEAD_MAX, head);
         out.extend_from_slice(CRLF);
         begin = first;

@@ -15,11 +15,10 @@ use std::{
 /// A wall clock: returns milliseconds since the Unix epoch.
 pub type Wall = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// How far the wall clock may go back before the times of events go back, too. It is more than what time servers
-/// correct in one step, and a `since=` that is wrong by less does not matter.
+/// How far the wall clock may go back before the times of events go back, too. Time servers correct less than this in
+/// one step. An error of this size in `since=` does not matter.
 pub(super) const TOLERANCE_MS: u64 = 10_000;
-/// The monotonic time when the log is opened. It is large, so that events from long before have a monotonic time
-/// above 0.
+/// The monotonic time when the log is opened: 200 years, so that older events in the file have a time above 0.
 const OPENED_MONO_MS: u64 = 200 * 365 * 24 * 3_600_000;
 
 /// The log's clock.
@@ -64,12 +63,13 @@ impl Moment {
         if has_gone_back(last_ms, self.wall_ms) { self.wall_ms } else { self.wall_ms.max(last_ms) }
     }
 
-    /// How far the wall clock is ahead of the monotonic time. It jumps only when the wall clock is set.
+    /// How far the wall clock is ahead of the monotonic time. This changes only when the wall clock is set.
     pub(super) fn ahead_ms(&self) -> i64 {
         signed(self.wall_ms) - signed(self.mono_ms)
     }
 
-    /// The monotonic time of something that happened at `time_ms` by the wall clock, before the log was opened.
+    /// The monotonic time of something that happened at `time_ms` by the wall clock, before the log was opened: its age
+    /// is the same by both clocks.
     pub(super) fn mono_ms_of(&self, time_ms: u64) -> u64 {
         self.mono_ms.saturating_sub(self.wall_ms.saturating_sub(time_ms))
     }

@@ -44,8 +44,7 @@ pub struct Batch {
     pub commits: Vec<Commit>,
     /// Position of the last commit that was dropped, and that the hub must read from the log; 0 when there is none.
     pub dropped_to: u64,
-    /// When set: the old history has ended, and the one with this name has begun. Everything in this batch belongs to
-    /// the new one. The old one cannot be read any more.
+    /// When set: this epoch has begun. Everything in the batch belongs to it. Earlier epochs cannot be read any more.
     pub epoch: Option<Epoch>,
     /// Bytes of the events in `commits`.
     bytes: usize,
@@ -54,9 +53,9 @@ pub struct Batch {
 }
 
 impl Feed {
-    /// How many commits may wait. With the next one, these are dropped, and only the next one waits.
+    /// How many commits may wait. When one more comes, all these are dropped, and only the new one waits.
     pub(super) const COMMITS_MAX: usize = 65_536;
-    /// How many bytes of events may wait. A commit that exceeds them has the same effect.
+    /// How many bytes of events may wait. When a commit would exceed this, all commits before it are dropped, too.
     pub(super) const BYTES_MAX: usize = 64 << 20;
 
     /// Queues `commit` for the hub. Engines call this in order of position.
@@ -82,9 +81,8 @@ impl Feed {
         }
     }
 
-    /// Tells the hub that the history has ended, and that another one begins, with its last commit at `watermark`. An
-    /// engine must call this before it shows any id of the new history. The disk and the memory engine never do: they
-    /// keep their epoch while they run.
+    /// Tells the hub that `epoch` begins, with its last commit at `watermark`. An engine must call this before it shows
+    /// any id of the new epoch. The disk and the memory engine never call it: they keep their epoch while they run.
     pub fn begin_epoch(&self, epoch: Epoch, watermark: u64) {
         let mut waiting = lock(&self.waiting);
         waiting.drop_commits();
@@ -93,7 +91,7 @@ impl Feed {
         self.arrived.notify_one();
     }
 
-    /// Replaces the contents of `batch` by all waiting commits. The feed goes on with the memory of `batch`, so that
+    /// Swaps all that waits with `batch`, which is emptied first. So the feed goes on with the memory of `batch`, and
     /// nothing has to be allocated again.
     pub fn take(&self, batch: &mut Batch) {
         batch.commits.clear();
@@ -101,8 +99,8 @@ impl Feed {
         std::mem::swap(&mut *lock(&self.waiting), batch);
     }
 
-    /// Drops all commits until the next [`take`](Self::take); they do not complete [`arrived`](Self::arrived). For a
-    /// hub without subscribers.
+    /// Drops all commits until the next [`take`](Self::take). Dropped commits do not complete
+    /// [`arrived`](Self::arrived). A hub without subscribers calls this.
     pub fn pause(&self) {
         let mut waiting = lock(&self.waiting);
         waiting.drop_commits();
@@ -124,7 +122,7 @@ impl Batch {
     }
 }
 
-/// The feeds of all hubs. When a hub has dropped its own reference, its feed is removed.
+/// The feeds of all hubs. A feed is removed when its hub has dropped it.
 #[derive(Debug, Default)]
 pub(super) struct Feeds(Vec<Arc<Feed>>);
 
@@ -169,6 +167,7 @@ mod tests {
         feed.push(deleted(6));
         assert_eq!(take(), (vec![6], 0), "until it was taken");
     }
+
     #[test]
     fn the_feed_of_a_hub_that_has_gone_is_dropped() {
         // Goal: a worker that is started anew leaves no feed that fills for ever.

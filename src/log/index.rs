@@ -1,12 +1,16 @@
 //! The index of a log: which events each topic holds, and at which positions. Every engine has one in memory.
 //!
-//! The index has an entry for every event that the log holds. The newest entries are hot: they have the event
-//! itself, up to a limit of bytes. The others are cold: the engine reads their events from its file. The index
-//! *trims* the log to the retention limits, in *steps* with a *budget* of entries to visit, so that it is never locked
-//! for long. It remembers up to which position events of each topic were removed, so that every gap is reported.
+//! The index has an entry for every event that the log holds. The newest entries are hot: they have the event itself, up
+//! to a limit of bytes. The others are cold: the engine reads their events from its file. The index *trims* the log to
+//! the retention limits, in *steps* with a *budget* of entries to visit, so that it is never locked for long.
 //!
-//! The entry of an unreadable event stays in its topic, with 0 bytes, until it is removed like any other. So each
-//! stream that reads past it reports a gap there, once.
+//! The index *counts removals*. For each topic, it notes the last position that was removed and the number of that
+//! removal, so that every gap is reported. For example, `log.topic_events_max` is 3, and a topic has the events 1, 4
+//! and 6. The push of event 7 removes event 1, as removal 1. A reader that has everything up to 0 and has seen 0
+//! removals gets a gap. A reader that has everything up to 4 gets none.
+//!
+//! The entry of an unreadable event stays in its topic, with 0 bytes, until it is removed like any other. So each stream
+//! that reads past this entry reports a gap there, once.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -50,28 +54,27 @@ pub(super) struct Index {
     order: Order,
     /// Entries up to this position have no event in memory. Later ones are hot, except for unreadable ones.
     cold_to: u64,
-    /// Bytes of the hot entries, with those in `deleted_entries`.
+    /// Bytes of the hot entries, also of those in `deleted_entries`.
     hot_bytes: u64,
     /// How many entries `topics` has.
     events: usize,
     /// Bytes of the entries in `topics`.
     bytes: u64,
     times: Times,
-    /// No entry exceeds `log.age_max` before this time.
+    /// No entry exceeds `log.age_max` before this time; 0 when this is not known.
     next_expiry_mono_ms: u64,
     /// How many entries the current step may still visit: see [`retain`].
     budget: usize,
-    /// The last step used up its budget before the log as a whole was within its limits. `deleted_entries` and
-    /// `over_limit` tell what else is left.
+    /// The last step used up its budget before the limits of all topics together were met. `deleted_entries` and
+    /// `over_limit` have what else is left to remove.
     is_trim_unfinished: bool,
     /// Entries of deleted topics. Readers do not see them; the next steps drop them.
     deleted_entries: VecDeque<(TopicName, VecDeque<Entry>)>,
     /// Topics that are over their limits because a step used up its budget.
     over_limit: VecDeque<TopicName>,
-    /// Exactly the topics without entries, in the order in which they are forgotten: by
-    /// [`TopicState::last_removal_seq`].
+    /// The topics without entries, by [`TopicState::last_removal_seq`]. They are forgotten in this order.
     empty: BTreeSet<(u64, TopicName)>,
-    /// The removed events of all topics that are not in `topics`.
+    /// The removed events of all topics that are not in `topics`, as if they were one topic.
     forgotten: Missing,
     /// Events of any topic that were not on the disk yet when the machine stopped.
     hole: Missing,
@@ -108,7 +111,7 @@ pub(super) struct Missing {
     pub(super) to: u64,
     /// No missing event is newer than this; 0 when that is not known yet.
     pub(super) newest_ms: u64,
-    /// The number of the last removal of such an event, as [`Index::removals`] counts; 0 when that was before the log
+    /// The number of the last removal of a missing event, as [`Index::removals`] counts; 0 when it was before the log
     /// was opened.
     pub(super) removal: u64,
 }
@@ -187,7 +190,8 @@ impl Missing {
 }
 
 impl TopicState {
-    /// A topic that the index does not know. It may be a forgotten one, so `forgotten` counts as its removed events.
+    /// The state of a topic that the index does not know. The topic may have been forgotten, so its removed events are
+    /// all `forgotten` ones.
     fn new(forgotten: Missing) -> Self {
         Self { removed: forgotten, ..Self::default() }
     }
@@ -293,7 +297,7 @@ impl Index {
         true
     }
 
-    /// Panics in a debug build when the state contradicts itself. It checks everything after each change, which would
+    /// Panics in a debug build when the state contradicts itself. This checks everything after each change, which would
     /// take too long in a large index.
     fn assert_invariants(&self) {
         if !cfg!(debug_assertions) || self.topics.len() + self.order.len() > CHECKED_MAX {

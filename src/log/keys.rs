@@ -1,7 +1,7 @@
 //! The idempotency keys of all topics, for every engine: a retry gets the receipt of the first publish.
 //!
-//! One lock covers the lookup of a key and the append of its event. So of two simultaneous publishes with the same key,
-//! the second always finds the first. An engine calls [`Keys::settle`] before it answers the publisher. So when a
+//! One lock covers the lookup of a key and the append of its event. So when two publishes have the same key at once,
+//! the second one always finds the first. An engine calls [`Keys::settle`] before it answers the publisher. So when a
 //! publisher learns that its publish failed, the key is already free for the retry.
 
 use std::{
@@ -60,8 +60,8 @@ pub(super) enum Outcome {
     Committed(Receipt),
 }
 
-/// The keys of all topics, each with a number. The maps are trees, not hash tables: a hash table copies all its entries
-/// when it grows, and publishers would wait for the lock meanwhile. Trees also free memory as they shrink.
+/// The keys of all topics, each with a number. The maps are trees: when a hash table grows, it copies all its entries,
+/// and publishers would wait for the lock during the copy. Trees also free memory as they shrink.
 struct AllKeys {
     limits: KeyLimits,
     /// The number of the next key. Keys are numbered in order of their first use. Within a topic, this is the order
@@ -113,8 +113,8 @@ impl Keys {
     /// Calls the engine's `append` if the key is unused, and returns its outcome. If the key was used before, returns
     /// the outcome of that publish.
     ///
-    /// If `append` returns a future, the engine must complete it even when nobody polls it, and must call
-    /// [`settle`](Self::settle) before.
+    /// If `append` returns a future, the engine must complete the future even when nobody polls it. Before that, the
+    /// engine must call [`settle`](Self::settle).
     pub(super) fn append_once(&self, used: KeyUse, mono_ms: u64, append: impl FnOnce(Claim) -> Append) -> Append {
         let mut all = lock(&self.0);
         if let Some(answer) = all.answer(&used, mono_ms) {
@@ -138,8 +138,8 @@ impl Keys {
         answer
     }
 
-    /// Notes the outcome of the publish whose key has this number. The engine calls it before it answers the
-    /// publisher. The key of a failed publish is forgotten, so that it does not count towards the limits.
+    /// Notes the outcome of the publish whose key has this number, before the engine answers the publisher. The key of
+    /// a failed publish is forgotten, so that it does not count towards the limits.
     pub(super) fn settle(&self, number: u64, appended: Appended) {
         let mut all = lock(&self.0);
         match appended {
@@ -170,7 +170,7 @@ impl Keys {
     pub(super) fn forget(&self, topic: &TopicName, deleted_at: u64) {
         self.remove_oldest_while(Some(topic), |entry| match entry.outcome {
             Outcome::Committed(receipt) => receipt.id.seq < deleted_at,
-            // This publish comes after the deletion: all before are settled.
+            // A publish that is still pending comes after the deletion, because all earlier ones are settled.
             Outcome::Pending(_) => false,
         });
     }

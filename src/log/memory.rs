@@ -29,7 +29,7 @@ use crate::{
 pub struct MemoryLog {
     epoch: Epoch,
     clock: Clock,
-    /// A copy of the index's watermark, to be read without the lock.
+    /// A copy of the index's watermark, which can be read without the lock.
     watermark: AtomicU64,
     state: Mutex<State>,
     keys: Keys,
@@ -70,7 +70,7 @@ impl MemoryLog {
         state.time_ms = moment.stamp(state.time_ms);
         let event = frame::encode(id, state.time_ms, draft.topic, draft.name, &draft.content);
         let entry = Entry::hot(Arc::clone(&event), moment.mono_ms);
-        // This limits how many entries `push` may visit, so that the lock is held only for a short time.
+        // A new step limits how many entries `push` may visit, so that the lock is held only for a short time.
         state.index.begin_step();
         state.index.push(&event.topic, entry, &mut ignore);
         self.watermark.store(id.seq, Ordering::Release);
@@ -149,5 +149,5 @@ impl Log for MemoryLog {
     }
 }
 
-/// What the index removes needs no further removal: this engine has no file.
+/// Does nothing with what the index has removed: this engine has no file to remove it from.
 fn ignore(_: Removal<'_>) {}

@@ -5,8 +5,8 @@ use std::{
     thread::yield_now,
 };
 
-/// Locks `mutex`, also when a thread panicked while it held the lock. That panic is a bug, but if this function
-/// panicked, too, the bug would end every stream.
+/// Locks `mutex`, also when a thread panicked while it held the lock. That panic is a bug. If this function panicked,
+/// too, one bug would end every stream.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

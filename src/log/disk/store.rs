@@ -206,8 +206,9 @@ impl Store {
         let select = "SELECT seq, topic, time_ms, cost, length(content) FROM event WHERE seq >= ?1 ORDER BY seq";
         salvage::scan(&self.connection, select, last, |row| {
             let (mut cost, content) = (get_u64(row, 3)?, get_u64(row, 4)?);
-            // Retention counts the cost, so a wrong value could remove all other events.
-            if !(content + EVENT_OVERHEAD..=content * EVENT_EXPANSION + EMPTY_COST_MAX).contains(&cost) {
+            // Retention counts the cost, so a damaged value could remove all other events.
+            let possible_costs = content + EVENT_OVERHEAD..=content * EVENT_EXPANSION + EMPTY_COST_MAX;
+            if !possible_costs.contains(&cost) {
                 cost = content + EVENT_OVERHEAD;
             }
             let (seq, time_ms) = (get_u64(row, 0)?, get_u64(row, 2)?);

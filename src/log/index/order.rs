@@ -1,8 +1,8 @@
 //! The positions of all events, over all topics, oldest first.
 //!
-//! An event that is removed before older ones of other topics leaves a *stale* position behind. Stale positions are
-//! removed at the front, or when they are more than half of their chunk. To remove each at once from the middle would
-//! take time in proportion to the length of the log, and to clean all chunks at once would delay appends.
+//! An event that is removed before older events of other topics leaves a *stale* position behind. Stale positions are
+//! removed at the front, or when they are more than half of their chunk. To remove each one at once from the middle
+//! would take time in proportion to the length of the log. To clean all chunks at once would delay appends.
 
 use std::collections::VecDeque;
 
@@ -18,7 +18,7 @@ pub(super) struct Order {
 #[derive(Debug)]
 struct Chunk {
     entries: VecDeque<(u64, TopicName)>,
-    /// An upper bound of the number of stale entries: [`Order::pop_front`] does not know whether it removes one.
+    /// How many entries are stale, at most: [`Order::pop_front`] does not know whether the entry it removes was stale.
     stale: usize,
 }
 

@@ -44,7 +44,7 @@ impl Index {
             if is_deleted {
                 page.deleted.push((topic.clone(), state.deleted_to));
             }
-            // The page reports the deletion. So the removed events are no gap if all of them were before the deletion.
+            // The page reports the deletion. If all removed events were before the deletion, they are no gap.
             let is_reported = is_deleted && state.removed.to < state.deleted_to;
             if !is_reported && state.removed.removal > from.removals_seen {
                 page.note_removed(state.removed.to, from.after);
@@ -86,29 +86,41 @@ impl Index {
         start: &Start,
         deleted: &[TopicName],
     ) -> StartPoint {
-        let before_oldest = || self.before_first(topics, |_| true);
-        let unreadable_after = |after| (after < self.last_unreadable(topics)).then_some(GapReason::Unreadable);
-        let (after, gap, gap_ahead) = match *start {
-            Start::Live => (self.watermark, None, None),
-            Start::All => (before_oldest(), None, None),
-            Start::Last(n) => (self.before_last(topics, n), None, None),
+        match *start {
+            Start::Live => self.start_after(self.watermark),
+            Start::All => self.start_after(self.before_oldest(topics)),
+            Start::Last(n) => self.start_after(self.before_last(topics, n)),
             Start::Since(time_ms) => {
                 let after = self.before_first(topics, |entry| self.time_ms(entry) >= time_ms);
-                (after, self.gap_since(topics, time_ms), unreadable_after(after))
+                let (gap, gap_ahead) = (self.gap_since(topics, time_ms), self.unreadable_after(after, topics));
+                StartPoint { gap, gap_ahead, ..self.start_after(after) }
             }
-            Start::Unreadable => (before_oldest(), Some(GapReason::Unreadable), None),
-            Start::After(id) if id.epoch != self.epoch || id.seq > self.watermark => {
-                (before_oldest(), Some(GapReason::Reset), None)
+            Start::Unreadable => {
+                StartPoint { gap: Some(GapReason::Unreadable), ..self.start_after(self.before_oldest(topics)) }
             }
-            Start::After(id) if topics.iter().any(|topic| self.is_missing_after(id.seq, topic, deleted)) => {
-                let is_unreadable = id.seq < self.unreadable_at_start.to;
-                let reason = if is_unreadable { GapReason::Unreadable } else { GapReason::Evicted };
-                (self.before_first(topics, |entry| entry.seq > id.seq), Some(reason), None)
-            }
-            Start::After(id) => (id.seq, None, unreadable_after(id.seq)),
-        };
+            Start::After(cursor) => self.resume(topics, cursor, deleted),
+        }
+    }
+
+    /// Where a subscription that has everything up to `cursor` begins.
+    fn resume(&self, topics: &[TopicName], cursor: EventId, deleted: &[TopicName]) -> StartPoint {
+        if cursor.epoch != self.epoch || cursor.seq > self.watermark {
+            return StartPoint { gap: Some(GapReason::Reset), ..self.start_after(self.before_oldest(topics)) };
+        }
+        if topics.iter().any(|topic| self.is_missing_after(cursor.seq, topic, deleted)) {
+            let is_unreadable = cursor.seq < self.unreadable_at_start.to;
+            let reason = if is_unreadable { GapReason::Unreadable } else { GapReason::Evicted };
+            let after = self.before_first(topics, |entry| entry.seq > cursor.seq);
+            return StartPoint { gap: Some(reason), ..self.start_after(after) };
+        }
+        let gap_ahead = self.unreadable_after(cursor.seq, topics);
+        StartPoint { gap_ahead, ..self.start_after(cursor.seq) }
+    }
+
+    /// A start after this position, without a gap.
+    fn start_after(&self, after: u64) -> StartPoint {
         let from = ReadFrom { after, removals_seen: self.removals };
-        StartPoint { epoch: self.epoch, from, gap, gap_ahead, watermark: self.watermark }
+        StartPoint { epoch: self.epoch, from, gap: None, gap_ahead: None, watermark: self.watermark }
     }
 
     /// Whether an event of `topic` after `seq` is missing. If the topic is in `deleted`, the events that its deletion
@@ -135,10 +147,20 @@ impl Index {
         (is_since(self.hole.to, self.hole.newest_ms) || topics.iter().any(is_removed)).then_some(GapReason::Evicted)
     }
 
+    /// The reason of a gap, if `topics` have an unreadable entry after this position.
+    fn unreadable_after(&self, after: u64, topics: &[TopicName]) -> Option<GapReason> {
+        (after < self.last_unreadable(topics)).then_some(GapReason::Unreadable)
+    }
+
     /// Position of the last unreadable entry of `topics`; 0 when there is none.
     pub(super) fn last_unreadable(&self, topics: &[TopicName]) -> u64 {
         let states = topics.iter().filter_map(|topic| self.topics.get(topic));
         states.map(|state| state.unreadable_to).max().unwrap_or_default()
+    }
+
+    /// The position before the oldest event of `topics`.
+    fn before_oldest(&self, topics: &[TopicName]) -> u64 {
+        self.before_first(topics, |_| true)
     }
 
     /// The position before the first event of `topics` that `is_wanted` accepts. `is_wanted` must accept all later
@@ -186,14 +208,18 @@ fn merge<T, K: Ord>(
     key: impl Fn(&T) -> K,
 ) -> impl Iterator<Item = T> {
     // The key of each source's next item, and the index of the source.
-    let keyed = |(at, source): (usize, &mut Peekable<_>)| Some((key(source.peek()?), at));
-    let mut next: BinaryHeap<(K, usize)> = sources.iter_mut().enumerate().filter_map(keyed).collect();
+    let mut heap: BinaryHeap<(K, usize)> = BinaryHeap::with_capacity(sources.len());
+    for (at, source) in sources.iter_mut().enumerate() {
+        if let Some(first) = source.peek() {
+            heap.push((key(first), at));
+        }
+    }
     std::iter::from_fn(move || {
-        let (_, at) = next.pop()?;
+        let (_, at) = heap.pop()?;
         let source = sources.get_mut(at)?;
         let item = source.next();
         if let Some(following) = source.peek() {
-            next.push((key(following), at));
+            heap.push((key(following), at));
         }
         item
     })

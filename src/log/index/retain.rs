@@ -1,8 +1,10 @@
 //! Adds events, applies the retention limits, and deletes topics, in steps.
 //!
 //! Readers and publishers wait while the index is locked. So one step, from lock to unlock, visits at most about
-//! [`STEP`] entries, to remove them or to make them cold. If more are left, [`Index::needs_step`] says so, and the
+//! [`STEP`] entries, to remove them or to make them cold. While [`Index::needs_step`] says that more are left, the
 //! engine makes further steps. A deletion takes effect for readers at once; its entries are dropped in steps, too.
+//!
+//! For example, the deletion of a topic with 10,000 entries needs three steps: of 4096, 4096 and 1808 entries.
 
 use std::{collections::VecDeque, mem};
 
@@ -17,8 +19,8 @@ pub(in crate::log) const STEP: usize = 4096;
 /// How many entries each new event may visit even after the step has used up its budget. It is more than one, so that
 /// the limits are met in the end.
 pub(super) const PUSH_MIN: usize = 4;
-/// How many topics without entries stay known, at most. For a known topic a gap is reported only if there is one; for
-/// a forgotten topic, [`Index::forgotten`] may report a gap where there is none.
+/// How many topics without entries stay known, at most. A known topic reports a gap only if there is one. A forgotten
+/// topic reports the gaps of all forgotten topics: see [`Index::forgotten`].
 pub(super) const EMPTY_MAX: usize = 65_536;
 
 impl Index {
@@ -27,7 +29,7 @@ impl Index {
         self.budget = STEP;
     }
 
-    /// Adds the next event of `topic`, and removes what exceeds the limits then.
+    /// Adds the next event of `topic`. Then removes what exceeds the limits.
     pub(in crate::log) fn push(&mut self, topic: &TopicName, entry: Entry, on_removal: &mut dyn FnMut(Removal<'_>)) {
         debug_assert!(entry.seq > self.watermark, "positions only grow");
         let mono_ms = entry.mono_ms;
@@ -167,7 +169,7 @@ impl Index {
         self.order.mark_stale(seq, |seq, topic| is_held(&self.topics, seq, topic));
     }
 
-    /// Removes the oldest events of the log while it is over its limits or they are too old.
+    /// Removes the oldest events of the log while the log is over its limits or these events are too old.
     fn trim_front(&mut self, mono_ms: u64, on_removal: &mut dyn FnMut(Removal<'_>)) {
         let (bytes_max, events_max) = (self.retention.bytes_max.get(), self.retention.events_max);
         let age_max_ms = millis(self.retention.age_max);
@@ -240,7 +242,7 @@ impl Index {
         }
     }
 
-    /// Forgets the first of the topics without entries. From then on `forgotten` stands for its removals.
+    /// Forgets the first of the topics without entries. From then on, its removed events are in `forgotten`.
     fn forget_first_empty(&mut self, on_removal: &mut dyn FnMut(Removal<'_>)) {
         let Some((_, topic)) = self.empty.pop_first() else { return };
         let Some(state) = self.topics.remove(&topic) else { return };

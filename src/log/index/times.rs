@@ -17,10 +17,10 @@ struct Correction {
 /// The newest time, and the corrections of earlier ones.
 #[derive(Debug, Default)]
 pub(super) struct Times {
-    /// Time of the newest event, or what the wall clock said when it went back after that event.
+    /// Time of the newest event. If the wall clock went back after that event, what the clock said then.
     pub(super) newest_ms: u64,
-    /// In ascending order of position and of time. A correction applies to every event before its position. If several
-    /// apply to an event, the first of them has the earliest time, so only that one counts.
+    /// In ascending order of position and of time. If several corrections apply to an event, the first of them has the
+    /// earliest time, so only that one counts.
     corrections: Vec<Correction>,
 }
 
