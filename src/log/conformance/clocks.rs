@@ -8,10 +8,10 @@ use crate::{config::LogConfig, frame::GapReason, log::Start};
 const TEN_YEARS: u64 = 10 * 365 * 24 * 3_600_000;
 const MINUTE: u64 = 60_000;
 
-pub(super) fn a_wall_clock_that_jumps_is_followed_and_loses_nothing(new: NewAt) {
-    // Goal: ten years ahead for a moment: those events alone have that time, none of them or of the others is removed
-    // for it, and `since=` finds what came after a time, no more than a jump's events in doubt, and not those for
-    // ever.
+pub(super) fn a_wall_clock_that_jumps_removes_no_event(new: NewAt) {
+    // Goal: while the clock is ten years ahead, only the events of that moment get that time, and no event is removed
+    // for its age. `since=` leaves out no event after the time asked for. At most it returns the events of the jump,
+    // too, but not for ever.
     let (clock, [a, b]) = (SetClock::new(), names(["a", "b"]));
     let log = new(LogConfig { age_max: Duration::from_hours(24), ..roomy() }, Some(clock.wall()));
     let begin = clock.get();
@@ -43,10 +43,9 @@ pub(super) fn a_wall_clock_that_jumps_is_followed_and_loses_nothing(new: NewAt) 
     assert_eq!(since(&b, begin + 3 * MINUTE), (5, None));
 }
 
-pub(super) fn since_a_time_tells_of_what_is_gone_after_it(new: NewAt) {
-    // Goal: a gap exactly when an event of its topics at that time or later has been removed, by retention or a
-    // deletion; a reader that asks for what is held gets none. At the time of the last one removed, and a millisecond
-    // later.
+pub(super) fn a_start_by_time_reports_later_removed_events(new: NewAt) {
+    // Goal: a start by time has a gap exactly when an event of its topics at that time or later was removed, by
+    // retention or a deletion. This holds at the time of the last removed event and a millisecond later.
     let (clock, [a, b]) = (SetClock::new(), names(["a", "b"]));
     let log = new(LogConfig { topic_events_max: 2, ..roomy() }, Some(clock.wall()));
     let begin = clock.get();
@@ -57,7 +56,7 @@ pub(super) fn since_a_time_tells_of_what_is_gone_after_it(new: NewAt) {
     append(&*log, &b);
     let at = |topics: &[_], start| place(&*log, topics, &start);
     let both = [a.clone(), b.clone()];
-    // Removed are those of the first and the second second.
+    // The events of the first and the second second are removed.
     let evicted = Some(GapReason::Evicted);
     for (ms, expected) in [(0, evicted), (1000, evicted), (1001, evicted), (2000, evicted), (2001, None), (4001, None)]
     {

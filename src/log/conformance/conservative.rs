@@ -12,7 +12,7 @@ use crate::{
 };
 
 pub(super) fn retention_keeps_what_its_limits_allow_and_in_the_end_no_more(new: New) {
-    // Goal: three events are within each limit, and all held; of eight the newest three stay, and the others go.
+    // Goal: three events are within each limit and stay. Of eight, the newest three stay.
     let [a] = names(["a"]);
     let three = Size::new(3 * cost(new, &a));
     let limits = [
@@ -35,8 +35,8 @@ pub(super) fn retention_keeps_what_its_limits_allow_and_in_the_end_no_more(new: 
     }
 }
 
-pub(super) fn an_event_stays_for_its_time_and_goes_in_the_end(new: New) {
-    // Goal: not before `age_max` is over.
+pub(super) fn an_event_stays_for_age_max_and_is_removed_in_the_end(new: New) {
+    // Goal: an event is not removed before `age_max` is over.
     let (log, [a]) = (new(LogConfig { age_max: Duration::from_millis(40), ..roomy() }), names(["a"]));
     let begin = Instant::now();
     append(&*log, &a);
@@ -47,8 +47,8 @@ pub(super) fn an_event_stays_for_its_time_and_goes_in_the_end(new: New) {
     assert!(begin.elapsed() > Duration::from_millis(40), "it went too soon");
 }
 
-pub(super) fn what_is_held_is_counted_in_the_end(new: New) {
-    // Goal: of events and of a deletion; of a topic that nothing was published to nothing is known.
+pub(super) fn held_is_right_in_the_end(new: New) {
+    // Goal: `held` counts the events, also after a deletion, and is `None` for a topic that nothing was published to.
     let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
     append_all(&*log, [&b; 2]);
     until("the events to be counted", || extent(&*log, &b) == (Some(1), Some(2), 2));
@@ -57,8 +57,9 @@ pub(super) fn what_is_held_is_counted_in_the_end(new: New) {
     assert_eq!(held(&*log, &a), None);
 }
 
-pub(super) fn a_start_by_time_gives_no_less_than_was_asked_for(new: New) {
-    // Goal: at the very time of each event, and of none that is to come.
+pub(super) fn a_start_by_time_leaves_out_no_event(new: New) {
+    // Goal: a start at the time of an event begins before that event. A start in the future begins not later than after
+    // the last event.
     let (log, topics) = (new(roomy()), names(["a", "b"]));
     append_all(&*log, [0, 1, 1, 0].map(|at: usize| &topics[at]));
     for event in page(&*log, &topics, 0).events {
@@ -69,7 +70,7 @@ pub(super) fn a_start_by_time_gives_no_less_than_was_asked_for(new: New) {
 }
 
 pub(super) fn a_deletion_is_remembered(new: New) {
-    // Goal: the last one, with no more time since then than has gone by.
+    // Goal: `deletion` returns the last deletion, and no more time than has passed since.
     let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
     append_all(&*log, [&a, &b]);
     let begin = Instant::now();

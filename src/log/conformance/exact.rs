@@ -14,8 +14,8 @@ use crate::{
     log::{Batch, Commit, Feed, ReadFrom, Start},
 };
 
-pub(super) fn positions_count_from_one_over_all_topics(new: New) {
-    // Goal: one sequence, whichever topic; deletions have their places in it.
+pub(super) fn positions_grow_by_one_over_all_topics(new: New) {
+    // Goal: all topics and all deletions share one sequence, which begins at 1.
     let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
     assert_eq!(log.watermark(), 0);
     assert_eq!([append(&*log, &a), append(&*log, &b), append(&*log, &a)], [1, 2, 3]);
@@ -24,8 +24,9 @@ pub(super) fn positions_count_from_one_over_all_topics(new: New) {
     assert_ne!(log.epoch(), new(roomy()).epoch(), "another log, another history");
 }
 
-pub(super) fn concurrent_appends_come_out_in_one_order(new: New) {
-    // Goal: from 8 threads: no position twice, none left out, the feed in order, every receipt's event in the log once.
+pub(super) fn concurrent_appends_have_one_order(new: New) {
+    // Goal: with 8 threads, no position is given twice or left out, the feed is in order, and the log has the event of
+    // each receipt once.
     let (log, topics) = (new(roomy()), names(["a", "b", "c"]));
     let feed = log.feed();
     let receipts: Vec<Vec<u64>> = std::thread::scope(|scope| {
@@ -43,8 +44,9 @@ pub(super) fn concurrent_appends_come_out_in_one_order(new: New) {
     assert!(page.events.is_sorted_by_key(|event| event.time_ms), "time never runs backwards");
 }
 
-pub(super) fn a_feed_carries_what_comes_after_it_was_opened(new: New) {
-    // Goal: nothing from before, everything from then on, events and deletions, and it says when something has come.
+pub(super) fn a_feed_has_the_commits_after_its_opening(new: New) {
+    // Goal: a feed has no earlier commit and every later one, events and deletions, and completes `arrived` when one
+    // comes.
     let (log, [a]) = (new(roomy()), names(["a"]));
     append(&*log, &a);
     let feed = log.feed();
@@ -58,8 +60,8 @@ pub(super) fn a_feed_carries_what_comes_after_it_was_opened(new: New) {
     assert_eq!(take(&feed, 1), [4]);
 }
 
-pub(super) fn the_feed_is_told_first(new: New) {
-    // Goal: what an answer tells of waits in the feed by then: an event, a deletion, and what a start has passed.
+pub(super) fn a_commit_is_in_the_feed_before_any_answer_shows_it(new: New) {
+    // Goal: when a receipt, a deletion or a start point shows a position, the feed already has the commit.
     let (log, [a]) = (new(roomy()), names(["a"]));
     let (feed, mut batch) = (log.feed(), Batch::default());
     let mut last = || {
@@ -75,8 +77,8 @@ pub(super) fn the_feed_is_told_first(new: New) {
     assert_eq!(last(), Some(5));
 }
 
-pub(super) fn an_append_that_nobody_awaits_is_published(new: New) {
-    // Goal: a publisher that goes away does not take its event back, and leaves no hole.
+pub(super) fn an_append_whose_future_is_dropped_is_published(new: New) {
+    // Goal: the event of a publisher that disconnects is published, and no position is left out.
     let (log, [a]) = (new(roomy()), names(["a"]));
     let feed = log.feed();
     drop(log.append(draft(&a, "dropped")));
@@ -85,8 +87,9 @@ pub(super) fn an_append_that_nobody_awaits_is_published(new: New) {
     assert_eq!(page(&*log, &[a], 0).events[0].content(), b"dropped");
 }
 
-pub(super) fn a_page_ends_where_it_says(new: New) {
-    // Goal: in order over topics; no more than was asked for, at least one event, and `to` is right before the next.
+pub(super) fn a_page_is_complete_up_to_its_end(new: New) {
+    // Goal: a page is in order over its topics, has at least one event and no more bytes than asked for, and `to` is
+    // the position before the next event.
     let (log, topics) = (new(roomy()), names(["a", "b", "c"]));
     append_all(&*log, [0, 1, 2, 1, 0, 0, 2, 0].map(|at: usize| &topics[at]));
     let ours = &topics[..2];
@@ -106,7 +109,7 @@ pub(super) fn a_page_ends_where_it_says(new: New) {
 }
 
 pub(super) fn a_subscription_begins_where_it_asks(new: New) {
-    // Goal: each start, over several topics; the bounds and one past them.
+    // Goal: each kind of start is right for several topics, also at the first and the last position and after the last.
     let (log, [a, b, c]) = (new(roomy()), names(["a", "b", "c"]));
     append_all(&*log, [&c, &a, &b, &c, &a, &c]);
     let ours = [a, b];
@@ -121,8 +124,9 @@ pub(super) fn a_subscription_begins_where_it_asks(new: New) {
     assert_eq!(place(&*log, &names(["nobody's"]), &Start::All), (6, None));
 }
 
-pub(super) fn a_deleted_topic_is_forgotten_and_lives_again(new: New) {
-    // Goal: readers from before learn of it, those of the next life do not, and nothing of the old life is left.
+pub(super) fn a_topic_can_be_used_again_after_its_deletion(new: New) {
+    // Goal: readers from before the deletion get the deletion, readers from after it do not, and no earlier event is
+    // left.
     let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
     append_all(&*log, [&a, &b, &a]);
     assert_eq!(delete(&*log, &a), 4);
@@ -138,8 +142,9 @@ pub(super) fn a_deleted_topic_is_forgotten_and_lives_again(new: New) {
     assert_eq!(start.watermark, 4);
 }
 
-pub(super) fn a_feed_that_nobody_takes_is_lost_and_says_so(new: New) {
-    // Goal: it holds its number of commits; with one more the hub is told up to where to read from the log.
+pub(super) fn a_full_feed_drops_its_commits_and_reports_it(new: New) {
+    // Goal: a feed holds `COMMITS_MAX` commits. With one more, it drops them and reports up to where the hub must read
+    // from the log.
     let (log, [a]) = (new(LogConfig { topic_events_max: 1, ..roomy() }), names(["a"]));
     let (full, over) = (log.feed(), log.feed());
     let max = Feed::COMMITS_MAX;
@@ -158,8 +163,9 @@ pub(super) fn a_feed_that_nobody_takes_is_lost_and_says_so(new: New) {
     assert_eq!((batch.dropped_to, batch.commits.len()), (0, 0), "it is told once");
 }
 
-pub(super) fn a_deletion_has_its_place_in_the_order(new: New) {
-    // Goal: a page that ends before it says nothing of it; the one that passes it does, once; the next life follows it.
+pub(super) fn a_deletion_is_on_the_page_that_includes_its_position(new: New) {
+    // Goal: a page that ends before the deletion does not have it. The page that includes it has it once, and the later
+    // events of the topic follow.
     let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
     append_all(&*log, [&a, &b, &a, &b]);
     delete(&*log, &a);
@@ -176,9 +182,9 @@ pub(super) fn a_deletion_has_its_place_in_the_order(new: New) {
     assert_eq!(part(0, usize::MAX), (vec![2, 4, 6, 7], Some(5), 7));
 }
 
-pub(super) fn no_loss_is_passed_over_in_silence(new: New) {
-    // Goal: from every position, for several choices of topics: what is missing after it is told by a page and by a
-    // start.
+pub(super) fn every_missing_event_is_reported(new: New) {
+    // Goal: for every position and several choices of topics, a page and a start report what is missing after the
+    // position.
     let (log, topics) = (new(LogConfig { topic_events_max: 2, ..roomy() }), names(["a", "b", "c"]));
     let order = [0, 1, 0, 0, 2, 1, 0, 1, 0].map(|at: usize| &topics[at]);
     append_all(&*log, order);

@@ -28,8 +28,8 @@ fn answer(log: &dyn Log, topic: &TopicName, key: &str) -> (u64, bool) {
 }
 
 pub(super) fn a_retry_gets_the_first_receipt(new: NewKeyed) {
-    // Goal: position and subscribers of the first time, whatever has been since; nothing is published. The same key in
-    // another topic is another one, and without a key equal events are two.
+    // Goal: a retry gets the position and the number of subscribers of the first publish, and publishes nothing. The
+    // same key in another topic is another key. Equal events without a key are two events.
     let (log, [a, b]) = (new(all_keys()), names(["a", "b"]));
     let first = Draft { subscribers: 3, ..keyed(&a, "k") };
     let id = wait(log.append(first)).expect("it is taken").id;
@@ -44,7 +44,7 @@ pub(super) fn a_retry_gets_the_first_receipt(new: NewKeyed) {
 }
 
 pub(super) fn a_key_for_another_event_is_refused(new: NewKeyed) {
-    // Goal: other content or another name is a mistake that must not pass for a retry, and does not change the key.
+    // Goal: the same key with other content or another name is an error, not a retry, and does not change the key.
     let (log, [a]) = (new(all_keys()), names(["a"]));
     publish(&*log, &a, "k");
     let name = |name| Some(EventName::parse(name).expect("a name"));
@@ -59,16 +59,17 @@ pub(super) fn a_key_for_another_event_is_refused(new: NewKeyed) {
     assert_eq!((log.watermark(), log.keys()), (1, 1));
 }
 
-pub(super) fn a_key_that_nobody_awaits_answers(new: NewKeyed) {
-    // Goal: a publisher that goes away takes neither its event back nor its key.
+pub(super) fn a_key_whose_future_is_dropped_answers_a_retry(new: NewKeyed) {
+    // Goal: when a publisher disconnects, its event and its key stay.
     let (log, [a]) = (new(all_keys()), names(["a"]));
     drop(log.append(keyed(&a, "k")));
     assert_eq!(answer(&*log, &a, "k"), (1, true));
     assert_eq!(append(&*log, &a), 2);
 }
 
-pub(super) fn equal_keys_at_once_publish_once(new: NewKeyed) {
-    // Goal: from 8 threads at the same moment: of each key one event, one first answer, and the same position for all.
+pub(super) fn equal_keys_at_once_publish_one_event(new: NewKeyed) {
+    // Goal: when 8 threads publish with the same keys, each key has one event, one receipt that is not a retry, and one
+    // position.
     const THREADS: usize = 8;
     let (log, [a], start) = (new(all_keys()), names(["a"]), Barrier::new(THREADS));
     let publish_all = || -> Vec<(u64, bool)> {
@@ -90,7 +91,7 @@ pub(super) fn equal_keys_at_once_publish_once(new: NewKeyed) {
 }
 
 pub(super) fn a_key_is_forgotten_after_its_window(new: NewKeyed) {
-    // Goal: not sooner; and it goes though nobody asks for it.
+    // Goal: a key is forgotten after its window and not before, also when nobody uses it again.
     let window = Duration::from_millis(300);
     let (log, [a]) = (new(KeyLimits { window, ..all_keys() }), names(["a"]));
     let begin = Instant::now();
@@ -101,7 +102,7 @@ pub(super) fn a_key_is_forgotten_after_its_window(new: NewKeyed) {
         last = answer(&*log, &a, "k");
         !last.1
     });
-    // By the log's own time, which counts whole milliseconds.
+    // The log's own time has whole milliseconds.
     assert!(begin.elapsed() + Duration::from_millis(1) >= window, "it went too soon");
     assert_eq!(last.0, 3);
     until("the keys to go", || {
@@ -110,9 +111,9 @@ pub(super) fn a_key_is_forgotten_after_its_window(new: NewKeyed) {
     });
 }
 
-pub(super) fn past_the_most_keys_the_oldest_is_forgotten(new: NewKeyed) {
-    // Goal: at both limits all are known, and one key more costs the oldest: of the topic where that has enough, else
-    // of all. Nobody is refused.
+pub(super) fn above_a_limit_the_oldest_key_is_forgotten(new: NewKeyed) {
+    // Goal: at both limits all keys are known. One more key evicts the oldest of the topic if the topic is at its
+    // limit, otherwise the oldest of all. No publish is refused.
     let limits = KeyLimits { of_topic_max: 2, max: 4, ..all_keys() };
     let (log, [a, b, c]) = (new(limits), names(["a", "b", "c"]));
     for (topic, key) in [(&a, "1"), (&b, "1"), (&b, "2"), (&c, "1")] {
@@ -129,8 +130,9 @@ pub(super) fn past_the_most_keys_the_oldest_is_forgotten(new: NewKeyed) {
     assert_eq!(log.keys(), 4);
 }
 
-pub(super) fn a_deletion_forgets_keys(new: NewKeyed) {
-    // Goal: of its topic all, however many; a retry publishes anew and is a retry from then on, of another event, too.
+pub(super) fn a_deletion_forgets_the_keys_of_its_topic(new: NewKeyed) {
+    // Goal: all keys of the topic are forgotten, however many. The next publish with such a key is a first one, also
+    // with another event, and later ones are its retries.
     let (log, [a, b]) = (new(all_keys()), names(["a", "b"]));
     let appends: Vec<_> = (0..1000).map(|n| log.append(keyed(&a, &n.to_string()))).collect();
     assert!(appends.into_iter().all(|append| wait(append).is_ok()));
@@ -143,8 +145,8 @@ pub(super) fn a_deletion_forgets_keys(new: NewKeyed) {
     assert_eq!(wait(log.append(other)).map(|receipt| receipt.replayed), Ok(false));
 }
 
-pub(super) fn a_deletion_among_publishes_leaves_no_answer_without_its_event(new: NewKeyed) {
-    // Goal: however the moments fall, what a retry after the deletion is answered is there.
+pub(super) fn after_a_deletion_no_retry_gets_a_deleted_event(new: NewKeyed) {
+    // Goal: when publishes and a deletion run at once, the event of every later receipt is in the log.
     let (log, [a], start) = (new(all_keys()), names(["a"]), Barrier::new(3));
     for round in 0..100 {
         let keys = || (0..8).map(|n| format!("{round}-{n}"));
@@ -166,7 +168,7 @@ pub(super) fn a_deletion_among_publishes_leaves_no_answer_without_its_event(new:
 
 #[test]
 fn keys_are_kept_over_a_restart() {
-    // Goal: on disk the first answer outlives the process, for the same event only, and the newest keys of all topics.
+    // Goal: on disk the newest keys of all topics survive a restart, each for its own event only.
     let config = LogConfig { path: directory(), ..roomy() };
     let [a, b, c] = names(["a", "b", "c"]);
     let open = |limits| DiskLog::open(&config, limits).expect("it opens");

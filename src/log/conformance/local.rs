@@ -19,8 +19,8 @@ use crate::{
     log::{ReadFrom, Start},
 };
 
-pub(super) fn a_topic_keeps_its_number_of_events(new: New) {
-    // Goal: `topic_events_max` are held; one more, and the oldest of that topic goes.
+pub(super) fn a_topic_keeps_topic_events_max_events(new: New) {
+    // Goal: `topic_events_max` events are held. One more removes the oldest of the topic.
     let (log, [a, b]) = (new(LogConfig { topic_events_max: 3, ..roomy() }), names(["a", "b"]));
     append(&*log, &b);
     append_all(&*log, [&a; 3]);
@@ -31,8 +31,8 @@ pub(super) fn a_topic_keeps_its_number_of_events(new: New) {
     assert_eq!(held(&*log, &b).expect("an event").events, 1, "another topic's limit is its own");
 }
 
-pub(super) fn a_topic_keeps_its_bytes(new: New) {
-    // Goal: events of exactly `topic_bytes_max` are held; with a byte less, one of them goes.
+pub(super) fn a_topic_keeps_topic_bytes_max_bytes(new: New) {
+    // Goal: events of exactly `topic_bytes_max` are held. With a limit of one byte less, one of them is removed.
     let [a] = names(["a"]);
     let three = 3 * cost(new, &a);
     for (bytes_max, first) in [(three, 1), (three - 1, 2)] {
@@ -44,8 +44,8 @@ pub(super) fn a_topic_keeps_its_bytes(new: New) {
     }
 }
 
-pub(super) fn all_topics_keep_their_bytes(new: New) {
-    // Goal: events of exactly `bytes_max` are held; with a byte less, the oldest of all topics goes.
+pub(super) fn all_topics_keep_bytes_max_bytes(new: New) {
+    // Goal: events of exactly `bytes_max` are held. With a limit of one byte less, the oldest of all topics is removed.
     let [a, b] = names(["a", "b"]);
     let four = 4 * cost(new, &a);
     for (bytes_max, left) in [(four, vec![1, 2, 3, 4]), (four - 1, vec![2, 3, 4])] {
@@ -57,8 +57,8 @@ pub(super) fn all_topics_keep_their_bytes(new: New) {
     }
 }
 
-pub(super) fn all_topics_keep_their_number_of_events(new: New) {
-    // Goal: `events_max` are held over all topics; one more, and the oldest of all goes, and is known to have gone.
+pub(super) fn all_topics_keep_events_max_events(new: New) {
+    // Goal: `events_max` events are held over all topics. One more removes the oldest of all, which is reported.
     let (log, [a, b]) = (new(LogConfig { events_max: 3, ..roomy() }), names(["a", "b"]));
     let both = [a.clone(), b.clone()];
     append_all(&*log, [&a, &b, &b]);
@@ -72,8 +72,8 @@ pub(super) fn all_topics_keep_their_number_of_events(new: New) {
 }
 
 pub(super) fn a_large_deletion_leaves_nothing(new: New) {
-    // Goal: more than one step takes apart: gone for every reader at once, and its memory in the end, without another
-    // append; the topic's next life is whole.
+    // Goal: a topic with more entries than one step drops disappears for all readers at once. Its memory is free in the
+    // end, without another append. Later events of the topic are all held.
     let (log, [a, b]) = (new(LogConfig { hot_bytes_max: Size::mib(1 << 10), ..roomy() }), names(["a", "b"]));
     append_all(&*log, repeat_n(&a, 10_000));
     append(&*log, &b);
@@ -93,7 +93,7 @@ pub(super) fn a_large_deletion_leaves_nothing(new: New) {
 }
 
 pub(super) fn an_event_is_kept_until_it_is_too_old(new: New) {
-    // Goal: it goes when it is older than `age_max`, not sooner, and is known to have gone.
+    // Goal: an event is removed when it is older than `age_max`, and not before, and this is reported.
     let (log, [a]) = (new(LogConfig { age_max: Duration::from_millis(40), ..roomy() }), names(["a"]));
     let begin = Instant::now();
     append(&*log, &a);
@@ -107,8 +107,8 @@ pub(super) fn an_event_is_kept_until_it_is_too_old(new: New) {
     assert_eq!(place(&*log, &[a], &after(&*log, 1)), (1, None));
 }
 
-pub(super) fn an_append_drives_out_what_is_too_old(new: New) {
-    // Goal: it does not wait for anybody to look.
+pub(super) fn an_append_removes_what_is_too_old(new: New) {
+    // Goal: an append removes old events by itself, without a call of `enforce_retention`.
     let (log, [a, b]) = (new(LogConfig { age_max: Duration::from_millis(40), ..roomy() }), names(["a", "b"]));
     append_all(&*log, [&a, &a, &b]);
     let begin = Instant::now();
@@ -117,9 +117,8 @@ pub(super) fn an_append_drives_out_what_is_too_old(new: New) {
     assert_eq!(seqs(&page(&*log, &[a, b], 0)), [4]);
 }
 
-pub(super) fn a_reader_is_told_exactly_of_what_it_misses(new: New) {
-    // Goal: `evicted_to` is the last event removed after the reader's position, of its topics, and 0 when there is
-    // none.
+pub(super) fn a_page_reports_exactly_what_is_missing(new: New) {
+    // Goal: `missing_to` is the last event of the topics that was removed after the position of the reader, or 0.
     let (log, [a, b, c]) = (new(LogConfig { topic_events_max: 1, ..roomy() }), names(["a", "b", "c"]));
     append_all(&*log, [&a, &a, &b, &b, &a, &b]);
     // Held are 5 of a and 6 of b; removed were 1 and 2 of a, 3 and 4 of b.
@@ -136,9 +135,9 @@ pub(super) fn a_reader_is_told_exactly_of_what_it_misses(new: New) {
     assert_eq!(read(&*log, &both, all, 1).missing_to, 0, "it did not ask for them");
 }
 
-pub(super) fn a_cursor_before_a_loss_is_told_of_it(new: New) {
-    // Goal: `evicted` exactly when an event of its topics after the cursor has gone; it goes on before the next one
-    // held.
+pub(super) fn a_start_before_a_removed_event_has_a_gap(new: New) {
+    // Goal: a start has the gap `evicted` exactly when an event of its topics after the cursor was removed, and begins
+    // before the next held event.
     let (log, [a, b]) = (new(LogConfig { topic_events_max: 2, ..roomy() }), names(["a", "b"]));
     append_all(&*log, [&a, &b, &a, &a, &a]);
     // Held are 4 and 5 of a, 2 of b; removed were 1 and 3 of a.
@@ -152,8 +151,9 @@ pub(super) fn a_cursor_before_a_loss_is_told_of_it(new: New) {
     assert_eq!(place(&*log, &both, &Start::All), (1, None), "who asks for what is held misses nothing");
 }
 
-pub(super) fn a_deletion_is_a_gap_only_to_a_start_before_an_event_that_went_with_it(new: New) {
-    // Goal: to a page it is none, which tells of the deletion itself; what the next life has lost is one.
+pub(super) fn a_deletion_is_a_gap_only_for_a_start_before_its_events(new: New) {
+    // Goal: a page reports the deletion itself, and no gap. Events that were published after the deletion and removed
+    // are a gap.
     let (log, [a, b]) = (new(LogConfig { topic_events_max: 3, ..roomy() }), names(["a", "b"]));
     append_all(&*log, [&a, &b, &a]);
     assert_eq!(delete(&*log, &a), 4);
@@ -170,8 +170,8 @@ pub(super) fn a_deletion_is_a_gap_only_to_a_start_before_an_event_that_went_with
     assert_eq!([0, 4].map(|at| page(&*log, from_ref(&a), at).missing_to), [5, 5], "what the next life lost is one");
 }
 
-pub(super) fn what_is_held_is_known(new: New) {
-    // Goal: nothing is known of a topic that nothing was published to; reading or asking does not make one.
+pub(super) fn held_is_exact(new: New) {
+    // Goal: `held` returns `None` for a topic that nothing was published to, and reads of the topic do not change that.
     let (log, [a, b]) = (new(roomy()), names(["a", "b"]));
     page(&*log, from_ref(&a), 0);
     assert_eq!(place(&*log, from_ref(&a), &Start::All).0, 0);
@@ -186,8 +186,7 @@ pub(super) fn what_is_held_is_known(new: New) {
 }
 
 pub(super) fn the_memory_of_empty_topics_is_bounded(new: New) {
-    // Goal: past the limit, the topic whose last removed event is the oldest is forgotten, but never that it lost
-    // events.
+    // Goal: above the limit, the topic with the oldest last removal is forgotten. Its gap is still reported.
     let topic = |n: usize| names([&n.to_string()])[0].clone();
     let log = new(LogConfig { bytes_max: Size::new(cost(new, &topic(0)) * 3 / 2), ..roomy() });
     append_all(&*log, &(0..=EMPTY_MAX).map(topic).collect::<Vec<_>>());
@@ -204,8 +203,9 @@ pub(super) fn the_memory_of_empty_topics_is_bounded(new: New) {
     }
 }
 
-pub(super) fn a_cursor_before_a_deletion_that_it_is_told_of_has_no_gap(new: New) {
-    // Goal: only what the next life has lost is one, and what other topics have lost.
+pub(super) fn a_start_before_a_reported_deletion_has_no_gap(new: New) {
+    // Goal: only events that were published after the deletion and removed, and removed events of other topics, are a
+    // gap.
     let (log, [a, b]) = (new(LogConfig { topic_events_max: 1, ..roomy() }), names(["a", "b"]));
     append_all(&*log, [&a, &b, &a]);
     delete(&*log, &a);
