@@ -2,6 +2,9 @@
 //!
 //! Rows are removed in portions of [`PORTION`]. One row at a time would be expensive: each publish would also write the
 //! page of an old event. All at once would delay publishes for too long.
+//!
+//! For example, the index removes event 3 of topic `a`. Then the row of event 3 is to be removed, and the row of topic
+//! `a` is to say that event 3 was the last removed one.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -28,21 +31,21 @@ pub(super) struct Garbage {
     /// In the order in which the index removed them. The row of a topic must not be removed before the rows of its
     /// events: a new topic may get the row id of the removed topic, and with the id these events.
     rows: VecDeque<OldRow>,
-    /// For each topic, how many entries in `rows` are for its row.
+    /// For each topic, how many entries in `rows` are for its row: two when it was forgotten, used and forgotten again.
     topics: HashMap<TopicName, usize>,
     /// What to write into the rows of topics. All of these are written before the first of `rows` is removed, or in the
     /// same transaction: otherwise a crash in between would leave a gap that is not reported.
     last_removed: HashMap<TopicName, LastRemoved>,
 }
 
-/// What one transaction removes.
+/// What one batch removes.
 #[derive(Default)]
 pub(super) struct Portion {
     /// Positions of events, in ascending order.
     pub(super) events: Vec<u64>,
     /// Topics whose rows are removed.
     pub(super) topics: Vec<(TopicName, LastRemoved)>,
-    /// What to write into the rows of topics.
+    /// What to write into the rows of topics that stay.
     pub(super) last_removed: Vec<(TopicName, LastRemoved)>,
     /// The times of the receipts that are kept. Receipts from other times are removed. `None` keeps all.
     pub(super) kept_receipts: Option<TimeRange>,
@@ -117,8 +120,8 @@ impl Garbage {
                 OldRow::Topic(topic) => {
                     let Some(entries) = self.topics.get_mut(&topic.0) else { continue };
                     *entries -= 1;
-                    // A topic that was forgotten, used and forgotten again has one row, but two entries. When the first
-                    // entry is taken, later events of the topic may still have their rows.
+                    // A topic that was forgotten twice has one row, but two entries. When the first entry is taken,
+                    // later events of the topic may still have their rows.
                     if *entries == 0 {
                         self.topics.remove(&topic.0);
                         portion.topics.push(*topic);

@@ -138,13 +138,7 @@ impl Transaction<'_> {
         kept_times: TimeRange,
         keeps_row: impl Fn(&TopicName) -> bool,
     ) -> Result<bool, StoreError> {
-        let sql = "SELECT topic, key FROM receipt WHERE time_ms < ?1
-            UNION ALL SELECT topic, key FROM receipt WHERE time_ms > ?2 LIMIT ?3";
-        let most = i64::try_from(PORTION).unwrap_or(i64::MAX);
-        let mut select = self.inner.prepare_cached(sql)?;
-        let (first_ms, last_ms) = (to_column(kept_times.first_ms), to_column(kept_times.last_ms));
-        let rows = select.query_map([first_ms, last_ms, most], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let mut old = rows.collect::<Result<Vec<(i64, String)>, _>>()?;
+        let mut old = self.receipts_outside(kept_times)?;
         // In order of the key, so that each page is written once. One statement for each row, because with a list of
         // keys SQLite would visit all keys of the topic.
         old.sort_unstable();
@@ -154,22 +148,38 @@ impl Transaction<'_> {
         }
         let has_more = old.len() >= PORTION;
         old.dedup_by_key(|(topic, _)| *topic);
-        let sql = "SELECT name, evicted_to, evicted_ms FROM topic
-            WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM receipt WHERE topic = ?1)";
-        let mut select = self.inner.prepare_cached(sql)?;
         for (topic, _) in old {
-            let read_row = |row: &Row<'_>| {
-                let last = LastRemoved { seq: get_u64(row, 1)?, time_ms: get_u64(row, 2)? };
-                Ok((row.get::<_, String>(0)?, last))
-            };
-            let Some((name, last)) = select.query_row([topic], read_row).optional()? else { continue };
-            if let Ok(name) = TopicName::parse(&name, usize::MAX)
+            if let Some((name, last)) = self.topic_without_receipts(topic)?
                 && !keeps_row(&name)
             {
                 self.forget_topic(&name, last)?;
             }
         }
         Ok(has_more)
+    }
+
+    /// The topic id and key of receipts from outside `kept_times`, at most [`PORTION`].
+    fn receipts_outside(&self, kept_times: TimeRange) -> Result<Vec<(i64, String)>, StoreError> {
+        let sql = "SELECT topic, key FROM receipt WHERE time_ms < ?1
+            UNION ALL SELECT topic, key FROM receipt WHERE time_ms > ?2 LIMIT ?3";
+        let most = i64::try_from(PORTION).unwrap_or(i64::MAX);
+        let (first_ms, last_ms) = (to_column(kept_times.first_ms), to_column(kept_times.last_ms));
+        let mut select = self.inner.prepare_cached(sql)?;
+        let rows = select.query_map([first_ms, last_ms, most], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The name of the topic with this row id, and its last removed event; `None` when the topic has receipts.
+    fn topic_without_receipts(&self, id: i64) -> Result<Option<(TopicName, LastRemoved)>, StoreError> {
+        let sql = "SELECT name, evicted_to, evicted_ms FROM topic
+            WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM receipt WHERE topic = ?1)";
+        let mut select = self.inner.prepare_cached(sql)?;
+        let read_row = |row: &Row<'_>| {
+            let last = LastRemoved { seq: get_u64(row, 1)?, time_ms: get_u64(row, 2)? };
+            Ok((row.get::<_, String>(0)?, last))
+        };
+        let Some((name, last)) = select.query_row([id], read_row).optional()? else { return Ok(None) };
+        Ok(TopicName::parse(&name, usize::MAX).ok().map(|name| (name, last)))
     }
 
     /// Changes a row that nobody reads, so that the commit has to write something. On a full disk the commit fails.

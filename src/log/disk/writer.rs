@@ -57,7 +57,7 @@ pub(super) struct Writer {
     pub(super) checkpoints: Checkpoints,
 }
 
-/// One event or deletion of a batch, with its position.
+/// One event or deletion of a batch, with its position. The answer is sent to `done`.
 enum Change {
     Event { event: Arc<Event>, receipt: Receipt, claim: Option<Claim>, done: Done<Receipt> },
     Deletion { topic: TopicName, seq: u64, done: Done<EventId> },

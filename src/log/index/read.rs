@@ -51,6 +51,7 @@ impl Index {
             }
             sources.push(state.after(from.after).map(move |entry| (topic, entry)).peekable());
         }
+        // The page is complete up to here, unless it ends early.
         let mut to = self.watermark.max(from.after);
         let (mut bytes, mut unreadable, mut entries) = (0, 0, Vec::new());
         for (topic, entry) in merge(sources, |(_, entry)| Reverse(entry.seq)) {

@@ -1,21 +1,20 @@
 //! Writes one batch: one transaction, which contains in this order:
 //!
-//! 1. the changes: the events and deletions from the queue;
-//! 2. a portion of the garbage: rows of events and topics that the index has removed;
-//! 3. the removal of expired receipts, which the portion names, too;
-//! 4. after a batch that did not fit on the disk, a probe: a small write that shows whether there is space again.
+//! 1. the changes: new events and deletions from the queue;
+//! 2. a portion of the old rows: garbage and expired receipts, which are removed;
+//! 3. after a batch that did not fit on the disk, a probe: a small write that shows whether there is space again.
 //!
-//! Each part may be empty. For example, 50 publishes while 9000 old rows are in the file make a batch of 50 changes and
-//! a portion of 8192 rows. The next maintenance removes the other 808.
+//! Each part may be empty. For example, there are 50 publishes and 9000 rows of garbage. The batch has 50 changes and a
+//! portion of 8192 rows. The next maintenance removes the other 808 rows.
 //!
 //! Old rows must not make publishes fail. So when the transaction fails and the portion may be the reason, the changes
-//! are written again without it:
+//! are written again without the portion:
 //!
-//! | what failed | the changes | the portion |
+//! | error | the changes | the portion |
 //! |---|---|---|
-//! | the disk is full | are written without it, or refused | is put back, and waits for the next maintenance |
-//! | a page is damaged | are written without it | is removed in transactions of its own, except for damaged rows |
-//! | anything else | are refused | stays in the file, because the log has failed |
+//! | the disk is full | are written alone; if that fails, too, they are refused | waits for the next maintenance |
+//! | a page is damaged | are written alone | is removed afterwards, except for rows on damaged pages |
+//! | any other | are refused, because the log has failed | stays in the file |
 
 use std::{collections::HashSet, mem, sync::atomic::Ordering};
 
@@ -73,7 +72,7 @@ impl Writer {
         }
     }
 
-    /// What the next batch removes. Outside of maintenance, garbage waits until it fills a portion.
+    /// What the next batch removes. Outside of maintenance, garbage waits until there is enough for a full portion.
     fn next_portion(&mut self, is_maintenance: bool) -> Portion {
         let removes_garbage = is_maintenance || (self.garbage.has_full_portion() && !self.is_removal_postponed);
         let garbage = if removes_garbage { self.garbage.take() } else { Portion::default() };
