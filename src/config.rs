@@ -123,6 +123,7 @@ impl Config {
         let server = &self.server;
         let (has_cert, has_key) = (server.tls_cert.is_some(), server.tls_key.is_some());
         let has_client_ca = server.tls_client_ca.is_some();
+        // A key, and the missing key that it needs.
         let mut missing = Vec::new();
         if has_cert && !has_key {
             missing.push(("server.tls_cert", "server.tls_key"));

@@ -120,6 +120,7 @@ impl AsRef<[u8]> for Frame {
 /// Makes an event, one that is new or one that is read from the disk, with its block in the format [`Format::Plain`].
 #[must_use]
 pub fn encode(id: EventId, time_ms: u64, topic: TopicName, name: Option<EventName>, content: &[u8]) -> Arc<Event> {
+    // The chunk's head has the length of the block, so the length is computed first.
     let (mut line_count, mut data_len) = (0, 0);
     for line in lines(content) {
         line_count += 1;

@@ -14,7 +14,7 @@ use super::size::Size;
 pub struct Item {
     /// What to do, for the documentation.
     pub advice: &'static str,
-    /// The keys that it is about.
+    /// The keys that the advice is about.
     pub keys: &'static [&'static str],
     /// When `--check` asks the question, in words for the documentation.
     pub asked: &'static str,
@@ -83,8 +83,8 @@ impl Facts<'_> {
         self.config.server.host.to_canonical().is_loopback()
     }
 
-    /// Whether clients of other machines can connect, directly or through a proxy. A server that only this machine can
-    /// reach needs no names and no proxies.
+    /// Whether clients of other machines can connect, directly or through a proxy. A server has names or proxies only
+    /// when other machines are to reach it.
     fn is_exposed(&self) -> bool {
         let server = &self.config.server;
         !self.is_loopback() || !server.hosts.is_empty() || !server.trusted_proxies.is_empty()

@@ -63,7 +63,7 @@ fn is_host(host: &str) -> bool {
     host.split('.').all(|label| !label.is_empty() && label.bytes().all(is_allowed))
 }
 
-/// Host names. They are compared without regard to case, and without a final dot.
+/// Host names, in lower case and without a final dot: neither makes a difference.
 pub(super) fn hosts(value: &ValueKind) -> Option<Vec<String>> {
     let items = texts(value)?;
     let name = |item: &str| {
@@ -73,7 +73,8 @@ pub(super) fn hosts(value: &ValueKind) -> Option<Vec<String>> {
     if items.len() > HOSTS_MAX { None } else { items.into_iter().map(name).collect() }
 }
 
-/// IP addresses and networks. A network must not have bits behind its prefix: `10.0.0.7/8` may be meant for one address.
+/// IP addresses and networks. A network must not have bits behind its prefix: `10.0.0.7/8` may be meant for one
+/// address.
 pub(super) fn networks(value: &ValueKind) -> Option<Vec<IpNet>> {
     let items = texts(value)?;
     let network = |item: &str| {

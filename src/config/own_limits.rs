@@ -28,7 +28,7 @@ impl<'de> Deserialize<'de> for OwnLimits {
     }
 }
 
-/// What serde derives would also take the limits as a list, without names.
+/// Reads the fields by name. A derived implementation would also accept a list of limits without names.
 struct Fields;
 
 impl<'de> Visitor<'de> for Fields {
@@ -65,7 +65,7 @@ struct OwnLimit(NonZeroU32);
 
 impl<'de> Deserialize<'de> for OwnLimit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // The type is not asked for: the reader of `config.toml` would then convert text and fractions.
+        // This asks for no type: otherwise the reader of `config.toml` would convert text and fractions to that type.
         deserializer.deserialize_any(WholeNumber)
     }
 }

@@ -146,7 +146,7 @@ impl Setting {
             Rule::Size(_, field) => format!("\"{}\"", field(&mut config)),
             Time(_, field) | TimeOrZero(_, _, field) => format!("\"{}\"", written(*field(&mut config))),
             OneOf(words) => {
-                // Setting the current value changes nothing.
+                // The current word is the one that changes nothing when it is set.
                 let is_current = |Word(_, set): &&Word| {
                     let mut other = config.clone();
                     set(&mut other);

@@ -58,7 +58,7 @@ pub(super) fn parse(path: String, text: &str) -> Result<Values, ConfigError> {
 /// Reads the environment variables of the broker. The key of an unknown variable is the variable's name.
 pub(super) fn environment(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Values, ConfigError> {
     let mut values = Values::new();
-    // They are sorted, so that `TIDINGS__SERVER__PORT` comes after `PORT`, and replaces its value.
+    // The variables are sorted, so that `TIDINGS__SERVER__PORT` comes after `PORT`, and replaces its value.
     let variables: BTreeMap<OsString, OsString> = variables.collect();
     for (name, text) in variables {
         let shown = name.to_string_lossy().into_owned();

@@ -24,10 +24,10 @@
 //!   the newest events may be missing: the *hole* is all positions up to the reserved one, and subscribers with a
 //!   cursor in it are told of a gap.
 //! - A *batch* is what one transaction writes: new events and deletions, and old rows to remove.
-//! - *Garbage* is the rows of removed events and forgotten topics that are still in the file. A *portion* is the part
-//!   of the garbage that one batch removes.
-//! - A *receipt* is also the row of an idempotency key. It *expires* when it is older than
+//! - *Garbage* is the rows of removed events and forgotten topics that are still in the file.
+//! - A *receipt* is also the row of an idempotency key. A receipt *expires* when it is older than
 //!   `publish.idempotency_window`.
+//! - A *portion* is the old rows that one batch removes: garbage and expired receipts.
 //! - *Maintenance* is what the writer does once a second: it enforces retention, and removes all kinds of old rows.
 //! - *Damage* is a part of the file that cannot be read, or is not what was written.
 
