@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_feed_that_is_paused_keeps_nothing_and_says_what_it_left_out() {
+    fn a_paused_feed_keeps_nothing_and_reports_what_it_dropped() {
         // Goal: a hub without subscribers costs no memory, and its next subscribers miss nothing.
         let (feed, mut batch) = (Feed::default(), Batch::default());
         let deleted = |seq| Commit::Deleted(TopicName::parse("topic", 255).expect("a name"), seq);
@@ -169,8 +169,8 @@ mod tests {
     }
 
     #[test]
-    fn the_feed_of_a_hub_that_has_gone_is_dropped() {
-        // Goal: a worker that is started anew leaves no feed that fills for ever.
+    fn the_feed_of_a_dropped_hub_is_removed() {
+        // Goal: when a worker restarts, no feed is left that fills for ever.
         let mut feeds = Feeds::default();
         let (gone, held) = (feeds.open(), feeds.open());
         drop(gone);

@@ -92,8 +92,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chunk_is_tidied_when_most_of_it_has_gone() {
-        // Goal: not for each entry, which would cost more than it frees; and not only when nearly all have gone.
+    fn a_chunk_is_cleaned_when_most_of_it_is_stale() {
+        // Goal: a chunk is not cleaned for each stale entry, which would cost more than it frees, and not only when
+        // nearly all are stale.
         let topic = TopicName::parse("topic", 255).expect("a name");
         let mut order = Order::default();
         (1..=10).for_each(|seq| order.push_back(seq, topic.clone()));
@@ -106,8 +107,8 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_filled() {
-        // Goal: entries are tidied together, and no more of them than a chunk has.
+    fn a_new_chunk_begins_when_the_last_one_is_full() {
+        // Goal: chunks have many entries, but at most `CHUNK_MAX`, so a cleanup is worth its cost and never long.
         let topic = TopicName::parse("topic", 255).expect("a name");
         let mut order = Order::default();
         (1..).zip(0..=CHUNK_MAX).for_each(|(seq, _)| order.push_back(seq, topic.clone()));

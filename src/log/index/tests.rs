@@ -139,7 +139,7 @@ fn without_steps_all_is_done_at_once() {
 }
 
 #[test]
-fn events_that_are_too_old_all_at_once_go_in_steps() {
+fn events_that_expire_together_are_removed_in_steps() {
     // Goal: events of many topics that expire together are removed in steps, also when the steps come from appends.
     let config = LogConfig { age_max: std::time::Duration::from_millis(10), ..high_limits() };
     let names: Vec<TopicName> = (0..100).map(|n| topic(&n.to_string())).collect();
@@ -160,7 +160,7 @@ fn events_that_are_too_old_all_at_once_go_in_steps() {
 }
 
 #[test]
-fn an_event_that_drives_out_many_does_it_in_steps() {
+fn a_large_event_removes_many_in_steps() {
     // Goal: a large event that exceeds the bytes of its topic, or of the log, removes the small ones in steps. The
     // limits are met in the end, also when nothing more is published, or only to another topic.
     let limit = Size::mib(40);
@@ -217,7 +217,7 @@ fn a_batch_does_little_more_than_a_step() {
 }
 
 #[test]
-fn entries_that_went_out_of_turn_do_not_pile_up() {
+fn stale_positions_do_not_pile_up() {
     // Goal: stale positions are removed although the oldest event of the log stays for ever.
     let (old, busy) = (topic("old"), topic("busy"));
     let mut watched = Watched::new(LogConfig { topic_events_max: 10, ..high_limits() }, u64::MAX);
@@ -230,8 +230,9 @@ fn entries_that_went_out_of_turn_do_not_pile_up() {
 }
 
 #[test]
-fn what_was_said_before_the_clock_was_set_back_is_no_time_to_search_by() {
-    // Goal: who asks for what is younger than a time is not given what only seemed to be.
+fn a_start_by_time_uses_corrected_times() {
+    // Goal: after the clock was set back, a start by time leaves out events that are older, although their own times
+    // are later.
     let a = topic("a");
     let mut watched = Watched::new(high_limits(), u64::MAX);
     for time_ms in [100, 100, 100, 50] {
@@ -245,8 +246,8 @@ fn what_was_said_before_the_clock_was_set_back_is_no_time_to_search_by() {
 }
 
 #[test]
-fn content_that_is_held_by_itself_costs_what_it_has() {
-    // Goal: the limit of bytes is of all that is in memory.
+fn content_outside_of_its_frame_counts_for_the_limit() {
+    // Goal: the limit of bytes counts all that is in memory.
     let cost_of = |content| {
         let (topic, frame) = (topic("name"), vec![b'x'; 10].into());
         cost(&Event { seq: 1, time_ms: 1, topic, name: None, content, frame })
@@ -256,8 +257,8 @@ fn content_that_is_held_by_itself_costs_what_it_has() {
 }
 
 #[test]
-fn a_reader_is_told_once_of_what_a_topic_without_an_entry_has_lost() {
-    // Goal: the topic was forgotten with the third removal; who has been told of that is not told again.
+fn the_gap_of_a_forgotten_topic_is_reported_once() {
+    // Goal: the topic was forgotten with the third removal. A reader that has seen this removal gets no gap.
     let mut index = Index::new(Epoch::random(), high_limits(), u64::MAX);
     (index.watermark, index.removals) = (9, 3);
     index.forgotten = Missing { to: 5, newest_ms: 0, removal: 3 };
@@ -270,8 +271,8 @@ fn a_reader_is_told_once_of_what_a_topic_without_an_entry_has_lost() {
 
 #[test]
 fn a_deletion_gives_back_its_bytes_and_is_remembered() {
-    // Goal: what is deleted does not count any more; each empty topic is queued once, also one that never held
-    // anything.
+    // Goal: deleted events no longer count for the limits. Each empty topic is queued once, also one that never had an
+    // event.
     let (a, other) = (topic("a"), topic("other"));
     let mut watched = Watched::new(high_limits(), u64::MAX);
     for name in [&a, &a, &a, &other] {

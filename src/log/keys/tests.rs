@@ -57,9 +57,9 @@ fn topics(keys: &Keys) -> usize {
 }
 
 #[test]
-fn past_the_most_keys_of_all_the_oldest_of_all_makes_room() {
-    // Goal: at the limit all keys are known. Each key past it removes the oldest key of all topics, even if it is
-    // another topic's.
+fn above_the_limit_of_all_topics_the_oldest_key_is_evicted() {
+    // Goal: at the limit all keys are known. Each further key evicts the oldest key of all topics, also of another
+    // topic.
     let keys = keys(9, 4);
     for (topic, key) in [("a", "0"), ("a", "1"), ("b", "0"), ("a", "2")] {
         assert!(!publish(&keys, topic, key));
@@ -78,8 +78,9 @@ fn past_the_most_keys_of_all_the_oldest_of_all_makes_room() {
 }
 
 #[test]
-fn a_topic_that_has_enough_makes_room_itself() {
-    // Goal: its oldest key goes, not that of another topic, though the limit of all is reached, too.
+fn above_the_limit_of_a_topic_its_oldest_key_is_evicted() {
+    // Goal: the oldest key of the topic is evicted, and not one of another topic, also when the limit of all topics is
+    // reached.
     let keys = keys(3, 4);
     publish(&keys, "b", "0");
     (0..1000).for_each(|n| assert!(!publish(&keys, "a", &n.to_string())));
@@ -89,7 +90,8 @@ fn a_topic_that_has_enough_makes_room_itself() {
 
 #[test]
 fn a_key_counts_for_its_window_and_no_longer() {
-    // Goal: to the millisecond, whether anybody looks after old keys or not; then another event may have it.
+    // Goal: the window is exact to the millisecond, also if nobody removes expired keys. After that, another event may
+    // use the key.
     let keys = keys(9, 9);
     publish_at(&keys, 1000, "a", "k", 1);
     assert!(publish_at(&keys, 1000 + WINDOW_MS - 1, "a", "k", 2));
@@ -99,8 +101,8 @@ fn a_key_counts_for_its_window_and_no_longer() {
 }
 
 #[test]
-fn expired_keys_go_without_being_asked_for() {
-    // Goal: all that are past the window, in several steps, of several topics, and no other.
+fn expired_keys_are_removed() {
+    // Goal: all expired keys of several topics are removed, in several steps, and no other key.
     let keys = keys(10_000, 100_000);
     for (topic, count) in [("a", 1), ("b", REMOVED_PER_LOCK), ("c", 2 * REMOVED_PER_LOCK + 1)] {
         (0..count).for_each(|n| assert!(!publish(&keys, topic, &n.to_string())));
@@ -115,8 +117,8 @@ fn expired_keys_go_without_being_asked_for() {
 }
 
 #[test]
-fn a_retry_waits_for_the_publish_under_way() {
-    // Goal: it gets the same receipt, also when the first publisher has gone.
+fn a_retry_waits_for_the_pending_publish() {
+    // Goal: the retry gets the same receipt, also when the first publisher has disconnected.
     let keys = keys(9, 9);
     let (done, outcome) = tokio::sync::oneshot::channel::<Appended>();
     let append = |_| Append::Right(outcome.map(|outcome| outcome.expect("it is told")).boxed());
@@ -133,7 +135,8 @@ fn a_retry_waits_for_the_publish_under_way() {
 
 #[test]
 fn a_key_whose_publish_failed_is_unused() {
-    // Goal: at once or later, it takes no room from others, and its retry counts as the first.
+    // Goal: a publish that fails, at once or later, takes no space from other keys, and its retry counts as the first
+    // publish.
     let keys = keys(9, 3);
     publish(&keys, "kept", "k");
     for n in 0..9 {
@@ -160,7 +163,7 @@ fn a_key_whose_publish_failed_is_unused() {
 
 #[test]
 fn a_deletion_forgets_the_keys_before_it() {
-    // Goal: those and no others: neither what is under way, which comes after it, nor another topic's.
+    // Goal: a pending publish, which comes after the deletion, keeps its key, and so does another topic.
     let keys = keys(10_000, 10_000);
     (1..=600).for_each(|seq| assert!(!publish_at(&keys, 0, "a", &seq.to_string(), seq)));
     publish_at(&keys, 0, "b", "k", 601);
@@ -177,7 +180,7 @@ fn a_deletion_forgets_the_keys_before_it() {
 
 #[test]
 fn keys_from_before_the_process_are_the_oldest() {
-    // Goal: in their order over topics, the newest of each topic and of all; whatever is used now comes after them.
+    // Goal: the newest keys of each topic and of all topics are restored in order. Every key that is used now is newer.
     let keys = keys(2, 4);
     let restore = |topic: &str, key: &str| {
         let outcome = Outcome::Committed(receipt(1));
@@ -204,9 +207,9 @@ fn keys_from_before_the_process_are_the_oldest() {
 }
 
 #[test]
-fn the_limits_hold_whatever_many_do_at_once() {
-    // Goal: on several threads keys are used, fail, expire and go with their topic; never more than there may be, and
-    // nothing left at the end.
+fn the_limits_hold_for_concurrent_threads() {
+    // Goal: while several threads use keys, let them fail or expire, and delete topics, there are never more keys than
+    // the limits allow. Nothing is left at the end.
     let keys = keys(7, 20);
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -233,7 +236,7 @@ fn the_limits_hold_whatever_many_do_at_once() {
 
 #[test]
 fn a_fingerprint_is_the_same_in_every_release() {
-    // Goal: those on disk stay what they are. The values are from the reference implementation of XXH3.
+    // Goal: fingerprints on disk stay valid. The values are from the reference implementation of XXH3.
     let draft = |name: Option<&str>, content: &'static str| Draft {
         topic: TopicName::parse("any", 255).expect("a name"),
         name: name.map(|name| EventName::parse(name).expect("a name")),

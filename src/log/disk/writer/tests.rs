@@ -160,9 +160,9 @@ fn topic(name: &str) -> TopicName {
 }
 
 #[test]
-fn old_receipts_go_in_portions() {
-    // Goal: a second in which nobody publishes removes them, too; never more than a portion in one transaction, and the
-    // next portion does not wait for another second.
+fn expired_receipts_are_removed_in_portions() {
+    // Goal: expired receipts are also removed while nobody publishes. A transaction removes at most a portion, and the
+    // next portion does not wait for the next maintenance.
     let (mut opened, portion) = (Opened::new(), to_column(number_of(PORTION)));
     opened.put_topic(1, "t", 2 * portion + 10, 0);
     opened.put_topic(1, "t", 1, clock::system()());
@@ -175,7 +175,7 @@ fn old_receipts_go_in_portions() {
 }
 
 #[test]
-fn a_reader_that_stays_holds_up_no_publish() {
+fn a_long_reader_delays_no_publish() {
     // Goal: while a backup reads, the write-ahead log grows, and no batch waits for the end of the backup. After its
     // end, the log becomes small again.
     let mut opened = Opened::new();
@@ -188,7 +188,7 @@ fn a_reader_that_stays_holds_up_no_publish() {
         opened.publish("t");
         assert!(!opened.writer.checkpoints.is_due(), "it has been tried, and is not again at once");
     }
-    // Far above what they take; each would wait as long for the reader.
+    // Three batches take far less. A batch that waited for the reader would take longer than this.
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert!(opened.log_bytes() > 0);
     other.execute_batch("COMMIT").expect("the end of the read");
@@ -198,9 +198,9 @@ fn a_reader_that_stays_holds_up_no_publish() {
 }
 
 #[test]
-fn the_row_of_a_forgotten_topic_goes_with_its_last_receipt() {
-    // Goal: of those that are forgotten no row stays for ever; but one that holds an event, has a receipt that still
-    // counts, or whose events have yet to be removed, keeps it.
+fn the_row_of_a_forgotten_topic_is_removed_with_its_last_receipt() {
+    // Goal: no row of a forgotten topic stays for ever. A topic keeps its row while it has an event, a receipt that has
+    // not expired, or events that are still to be removed.
     let mut opened = Opened::new();
     let now_ms = clock::system()();
     opened.publish("held");
@@ -224,10 +224,10 @@ fn the_row_of_a_forgotten_topic_goes_with_its_last_receipt() {
 }
 
 #[test]
-fn no_room_to_remove_something_refuses_no_publish() {
-    // Goal: what there is room for is taken, and the disk is not said to be full, while old receipts or rows of events
-    // cannot be removed for want of room; the removal is tried again when the writer looks after the file, not with
-    // each batch, and succeeds when there is room.
+fn a_disk_that_is_too_full_to_remove_rows_accepts_publishes() {
+    // Goal: while the disk has no space to remove expired receipts or rows of events, publishes that fit are accepted,
+    // and the disk does not count as full. Maintenance, not each batch, tries the removal again, which succeeds when
+    // there is space.
     for table in ["receipt", "event"] {
         let (mut opened, portion) = (Opened::new(), number_of(PORTION));
         opened.publish("t");
@@ -246,7 +246,7 @@ fn no_room_to_remove_something_refuses_no_publish() {
             opened.batch(Vec::new(), is_maintenance);
             assert!(!opened.is_full() && !opened.writer.has_removals_to_do(), "{table} {is_maintenance}");
         }
-        // The control: it is the disk.
+        // The control: nothing could be removed.
         assert!(opened.count(table) >= before, "{table}");
         opened.empty_disk(table);
         opened.batch(Vec::new(), true);
@@ -256,8 +256,8 @@ fn no_room_to_remove_something_refuses_no_publish() {
 }
 
 #[test]
-fn a_disk_that_was_full_is_found_to_have_room_though_nothing_can_be_removed() {
-    // Goal: what is tried for it while nobody publishes is a small write, not a removal that takes more room.
+fn a_probe_finds_space_also_when_nothing_can_be_removed() {
+    // Goal: while nobody publishes, maintenance tries a small write, and not only a removal, which needs more space.
     let (mut opened, portion) = (Opened::new(), to_column(number_of(PORTION)));
     opened.put_topic(9, "old", portion + 10, 0);
     opened.fill_disk("receipt");
@@ -266,14 +266,14 @@ fn a_disk_that_was_full_is_found_to_have_room_though_nothing_can_be_removed() {
     opened.batch(Vec::new(), true);
     assert!(!opened.is_full());
     assert_eq!(opened.try_publish("t", "content", false), Ok(()));
-    // The control: what there is no room for is refused, with a removal in the same batch as without.
+    // The control: a publish that does not fit is refused, also in a batch with a removal.
     assert_eq!(opened.try_publish("t", &"x".repeat(1_000_000), true), Err(AppendError::DiskFull));
     assert!(opened.is_full());
 }
 
 #[test]
 fn a_key_whose_publish_was_refused_is_forgotten() {
-    // Goal: in memory and in the file; the control is one that was taken.
+    // Goal: the key is forgotten in memory and in the file. The control is a key whose publish was accepted.
     let mut opened = Opened::new();
     assert_eq!(opened.publish_once("t", "content", "taken"), Ok(()));
     opened.fill_disk("receipt");
@@ -285,9 +285,9 @@ fn a_key_whose_publish_was_refused_is_forgotten() {
 }
 
 #[test]
-fn a_damaged_page_of_old_receipts_ends_nothing() {
-    // Goal: neither in a quiet hour nor with a publish, whether there is something else to remove or not. That goes,
-    // and the receipts do at the next start. The control is the sound file.
+fn a_damaged_page_of_expired_receipts_does_not_stop_the_log() {
+    // Goal: the log goes on with and without publishes, and with and without other rows to remove. These are removed,
+    // and the receipts are at the next start. The control is a file without damage.
     for (damaged, garbage) in [(true, true), (true, false), (false, true)] {
         let mut opened = Opened::new();
         opened.publish("t");
@@ -307,7 +307,7 @@ fn a_damaged_page_of_old_receipts_ends_nothing() {
         for is_maintenance in [false, true] {
             assert_eq!(opened.try_publish("t", "content", is_maintenance), Ok(()));
         }
-        // The table begins anew at the next start.
+        // The next start begins a new table.
         opened.writer = load(&opened.file);
         opened.batch(Vec::new(), true);
         assert_eq!((opened.count("receipt"), opened.count("event")), (0, events + 2));

@@ -46,7 +46,8 @@ fn restored(topics: &[(&str, Missing, (u64, u64))], events: &[(u64, u64)], store
 
 #[test]
 fn removed_events_are_still_missing() {
-    // Goal: each of the three places where a removal is stored leads to the gaps of before, and to no other.
+    // Goal: each of the three places that store a removal leads to the same gaps as before the restart, and to no
+    // other.
     let stored = LogState { reserved: 9, forgotten_to: 2, forgotten_ms: 20, ..NOTHING };
     let topics = [("a", missing(4, 40), (0, 0)), ("b", Missing::default(), (6, 9_900))];
     let index = restored(&topics, &[(5, 50), (7, 70)], stored, NOW);

@@ -30,8 +30,8 @@ fn index(config: LogConfig) -> Index {
 const COST: u64 = 1 + 10 + EVENT_OVERHEAD;
 
 #[test]
-fn what_cannot_be_read_is_counted_once_and_costs_nothing_more() {
-    // Goal: neither an event that is not there nor one that is unreadable already is taken off the accounts.
+fn an_unreadable_event_is_counted_once() {
+    // Goal: an event that is not there, or is already unreadable, changes no count.
     let mut index = index(LogConfig::default());
     assert_eq!((index.bytes, index.hot_bytes), (4 * COST, 3 * COST));
     assert_eq!([("c", 1), ("a", 4), ("a", 9)].map(|(name, seq)| index.mark_unreadable(&topic(name), seq)), [false; 3]);
@@ -50,8 +50,8 @@ fn what_cannot_be_read_is_counted_once_and_costs_nothing_more() {
 }
 
 #[test]
-fn a_reader_is_told_of_what_is_unreadable_at_its_place() {
-    // Goal: what is before it comes first; a start with the last events does not count an unreadable one.
+fn an_unreadable_event_is_reported_at_its_position() {
+    // Goal: the events before it come first. A start with the last events does not count an unreadable one.
     let mut index = index(LogConfig::default());
     index.mark_unreadable(&topic("a"), 2);
     let page = index.plan(&[topic("a")], after(0), usize::MAX);
@@ -71,8 +71,8 @@ fn a_reader_is_told_of_what_is_unreadable_at_its_place() {
 }
 
 #[test]
-fn what_is_unreadable_goes_in_its_turn() {
-    // Goal: retention takes it like any other, and nothing of it is left.
+fn an_unreadable_event_is_removed_like_any_other() {
+    // Goal: retention removes the entry, and all counts are 0 again.
     let mut index = index(LogConfig::default());
     index.mark_unreadable(&topic("a"), 1);
     index.mark_unreadable(&topic("a"), 2);
@@ -85,8 +85,8 @@ fn what_is_unreadable_goes_in_its_turn() {
 }
 
 #[test]
-fn a_page_passes_over_so_many_unreadable_events_and_no_more() {
-    // Goal: the index is locked meanwhile.
+fn a_page_skips_a_limited_number_of_unreadable_events() {
+    // Goal: the index, which is locked while a page is made, is not locked for long.
     let mut index = index(LogConfig::default());
     let count = u64::try_from(UNREADABLE_MAX).expect("a number");
     for seq in 5..=count + 9 {
@@ -102,8 +102,9 @@ fn a_page_passes_over_so_many_unreadable_events_and_no_more() {
 }
 
 #[test]
-fn who_asks_for_what_is_younger_than_a_loss_is_not_told_of_it() {
-    // Goal: what a start could not read, and what never reached the disk, is told to those who asked for that time.
+fn a_start_after_the_time_of_a_loss_has_no_gap() {
+    // Goal: events that a start could not read, or that never reached the disk, are a gap only for a start at their
+    // time or earlier.
     let gap = |unreadable_to, hole_to, time_ms| {
         let mut index = index(LogConfig::default());
         index.unreadable_at_start = Missing { to: unreadable_to, newest_ms: 50, removal: 0 };
