@@ -249,10 +249,11 @@ export class Subscription {
     }
   }
 
-  // A draining server is on its way out and another one on its way in: that is worth coming back
-  // for. The other refusals are limits, and a page that hammered at them would make them worse.
+  // A server that drains will be replaced. A stream that was open may still count against a limit for
+  // some minutes, if the server has not noticed yet that it was lost. In both cases the page comes back
+  // later. Other refusals are limits that a new page has reached, and it stays away from them.
   #refused(notice, connection) {
-    if (notice.code === 'draining') {
+    if (notice.code === 'draining' || this.#wasOpen) {
       if (notice.retry_ms > 0) this.#retryMs = notice.retry_ms;
       this.#lost(connection);
     } else {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{RETRY, driver::Browser, driver::Window, eager, rows, until_rows, until_state};
+use super::{RETRY, driver::Browser, driver::Window, eager, proxy::Proxy, rows, until_rows, until_state};
 use crate::harness::{TestServer, until};
 
 /// How many subscribe requests this window has sent.
@@ -59,6 +59,30 @@ async fn a_page_too_many_says_why_and_stops() {
     server.publish("b", "at last").await;
     until_rows(&two, 1).await;
     assert_eq!(rows(&two).await[0].data, "at last");
+}
+
+#[tokio::test]
+async fn a_page_that_was_open_comes_back_until_there_is_room() {
+    // The connection is lost and another subscriber has the only place; the page tries again, and misses nothing.
+    let Some(browser) = Browser::start().await else { return };
+    let server = TestServer::with(|config| {
+        eager(config);
+        config.limits.connections_max = 1;
+    });
+    let proxy = Proxy::to(server.address).await;
+    let window = browser.open(&proxy.url("/?topic=a")).await;
+    until_state(&window, "open").await;
+    proxy.cut();
+    server.until_subscribers("a", 0).await;
+    let another = server.subscribe("topic=a").await;
+    let before = attempts(&window).await;
+    proxy.restore();
+    until("the page to be refused twice", async || attempts(&window).await >= before + 3).await;
+    server.publish("a", "missed").await;
+    drop(another);
+    until_state(&window, "open").await;
+    until_rows(&window, 1).await;
+    assert_eq!(rows(&window).await[0].data, "missed");
 }
 
 #[tokio::test]
