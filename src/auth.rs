@@ -126,7 +126,7 @@ impl Auth {
         }
         self.keys.store(keys);
         if !gone.is_empty() {
-            self.tickets.remove_keys(|identity| gone.iter().any(|gone| gone.has(identity)), Instant::now());
+            self.tickets.remove_keys(|identity| gone.iter().any(|key| key.covers(identity)), Instant::now());
         }
         Ok(gone)
     }

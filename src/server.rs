@@ -170,9 +170,9 @@ impl Server {
         self.shared.acceptor.reload();
         let gone = self.shared.auth.reload(config)?;
         if !gone.is_empty() {
-            let entries = gone.clone();
-            let has_gone = move |identity: &Identity| entries.iter().any(|entry| entry.has(identity));
-            let ended = self.hubs.end_where(Arc::new(has_gone)).await;
+            let keys = gone.clone();
+            let is_gone = move |identity: &Identity| keys.iter().any(|key| key.covers(identity));
+            let ended = self.hubs.end_where(Arc::new(is_gone)).await;
             tracing::info!(target: "tidings::audit", keys = ?gone, ended, "keys or certificates were removed or have changed");
         }
         Ok(())

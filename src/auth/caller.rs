@@ -148,7 +148,7 @@ impl Caller {
         Self(Kind::Ticket(ticket))
     }
 
-    pub(super) fn verified_by(&self) -> Option<&Arc<Verified>> {
+    pub(super) fn verified_credential(&self) -> Option<&Arc<Verified>> {
         match &self.0 {
             Kind::Anonymous { .. } => None,
             Kind::Verified(verified, _) => Some(verified),
@@ -227,19 +227,19 @@ impl Caller {
     /// The identity of a verified credential.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
-        self.verified_by().map(|verified| &*verified.identity)
+        self.verified_credential().map(|verified| &*verified.identity)
     }
 
     /// The identity, for something that outlives the request.
     #[must_use]
     pub fn shared_identity(&self) -> Option<Arc<Identity>> {
-        self.verified_by().map(|verified| Arc::clone(&verified.identity))
+        self.verified_credential().map(|verified| Arc::clone(&verified.identity))
     }
 
     /// The limits that the credential brings with it.
     #[must_use]
     pub fn limits(&self) -> OwnLimits {
-        self.verified_by().map_or_else(OwnLimits::default, |verified| verified.limits)
+        self.verified_credential().map_or_else(OwnLimits::default, |verified| verified.limits)
     }
 
     /// How long the credential is still valid; `None` for no limit.

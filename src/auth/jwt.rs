@@ -93,7 +93,7 @@ impl TokenKey {
     }
 
     /// Adds the key to a digest.
-    pub(super) fn update(&self, context: &mut Context) {
+    pub(super) fn add_to_digest(&self, context: &mut Context) {
         let kid = self.kid.as_deref().unwrap_or_default().as_bytes();
         let parts: [&[u8]; 3] = match self.key.kind() {
             DecodingKeyKind::SecretOrDer(bytes) => [kid, bytes, &[]],

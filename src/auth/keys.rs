@@ -24,13 +24,13 @@ const VERIFIED_MAX: usize = 10_000;
 /// All configured keys, and the tokens that they have verified.
 pub(super) struct Keys {
     /// The keys of `auth.keys`.
-    signing: Vec<TokenKey>,
+    for_tokens: Vec<TokenKey>,
     /// The keys of `auth.api_keys`.
-    fixed: Vec<ApiKey>,
+    for_api: Vec<ApiKey>,
     /// The rows of `auth.certificates`.
     certificates: Certificates,
     /// Verified tokens by their SHA-256, so that no token is kept.
-    verified: Cache<[u8; 32], Arc<Verified>>,
+    verified_tokens: Cache<[u8; 32], Arc<Verified>>,
     /// What the keys were read from, to find out which have changed.
     sources: Vec<Source>,
 }
@@ -47,7 +47,7 @@ pub struct KeyName {
 impl KeyName {
     /// Whether the credential of `identity` is of this key or row.
     #[must_use]
-    pub fn has(&self, identity: &Identity) -> bool {
+    pub fn covers(&self, identity: &Identity) -> bool {
         self.key == identity.key && (self.subject.is_none() || self.subject == identity.subject)
     }
 }
@@ -83,7 +83,7 @@ impl Source {
         // The text of the configuration shows no secret and no content of a file. The keys have both.
         context.update(format!("{config:?}").as_bytes());
         for key in token_keys {
-            key.update(&mut context);
+            key.add_to_digest(&mut context);
         }
         Self { name: KeyName { key: config.id.as_str().into(), subject: None }, digest: context.finish() }
     }
@@ -106,21 +106,21 @@ impl Source {
 impl Keys {
     pub(super) fn load(config: &AuthConfig) -> Result<Self, AuthConfigError> {
         let mut keys = Self {
-            signing: Vec::new(),
-            fixed: Vec::new(),
+            for_tokens: Vec::new(),
+            for_api: Vec::new(),
             certificates: Certificates::load(&config.certificates)?,
-            verified: Cache::new(VERIFIED_MAX),
+            verified_tokens: Cache::new(VERIFIED_MAX),
             sources: config.certificates.iter().map(Source::of_certificate).collect(),
         };
         for key in &config.keys {
             let token_keys = TokenKey::load(key)?;
             keys.sources.push(Source::of_key(key, &token_keys));
-            keys.signing.extend(token_keys);
+            keys.for_tokens.extend(token_keys);
         }
         for key in &config.api_keys {
             let api_key = ApiKey::new(key);
             let api_key = api_key.map_err(|error| AuthConfigError::Pattern { name: key.name.clone(), error })?;
-            keys.fixed.push(api_key);
+            keys.for_api.push(api_key);
             keys.sources.push(Source::of_api_key(key));
         }
         Ok(keys)
@@ -132,9 +132,9 @@ impl Keys {
             Recalled::Known(caller) => return Ok(caller),
             Recalled::Unknown(sha256) => sha256,
         };
-        let verified = Arc::new(jwt::verify(&self.signing, credential)?);
+        let verified = Arc::new(jwt::verify(&self.for_tokens, credential)?);
         verified.check_times(now)?;
-        self.verified.insert(sha256, Arc::clone(&verified));
+        self.verified_tokens.insert(sha256, Arc::clone(&verified));
         Ok(Caller::verified(verified))
     }
 
@@ -146,15 +146,15 @@ impl Keys {
         let digest = digest(&SHA256, credential);
         let sha256: [u8; 32] = digest.as_ref().try_into().map_err(|_| Refused::Unknown)?;
         // All keys are compared, so that the time does not tell which one it is.
-        let api_key = self.fixed.iter().fold(None, |found, key| if key.is(&sha256) { Some(key) } else { found });
+        let api_key = self.for_api.iter().fold(None, |found, key| if key.is(&sha256) { Some(key) } else { found });
         if let Some(key) = api_key {
             return Ok(Recalled::Known(Caller::verified(Arc::clone(&key.verified))));
         }
-        if let Some(verified) = self.verified.get(&sha256) {
+        if let Some(verified) = self.verified_tokens.get(&sha256) {
             return match verified.check_times(now) {
                 Ok(()) => Ok(Recalled::Known(Caller::verified(verified))),
                 Err(error) => {
-                    self.verified.remove(&sha256);
+                    self.verified_tokens.remove(&sha256);
                     Err(error)
                 }
             };

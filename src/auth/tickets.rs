@@ -64,9 +64,9 @@ struct Store {
     numbers: HashMap<[u8; 32], u64>,
     next_number: u64,
     /// The topics of the tickets of each identity. A ticket uses as much memory as its topics, so these are counted.
-    counts: HashMap<Arc<Identity>, usize>,
+    topic_counts: HashMap<Arc<Identity>, usize>,
     /// The topics of all tickets.
-    count: usize,
+    topic_count: usize,
     /// When keys were last removed or changed.
     keys_changed_at: Option<Instant>,
 }
@@ -91,7 +91,7 @@ impl Tickets {
         checked_at: Instant,
         (now, wall): (Instant, SystemTime),
     ) -> Result<NewTicket, TicketError> {
-        let verified = caller.verified_by().ok_or(TicketError::Anonymous)?;
+        let verified = caller.verified_credential().ok_or(TicketError::Anonymous)?;
         let ticket = Arc::new(Ticket::new(Arc::clone(verified), caller.expires_at(), grants));
         let text = random_text()?;
         let sha256 = sha256(&text).ok_or(TicketError::Unavailable)?;
@@ -114,10 +114,10 @@ impl Tickets {
         if topics > most {
             return Err(TicketError::TooManyTopics { max: most, topics });
         }
-        if store.counts.get(identity).copied().unwrap_or_default() + topics > self.per_key_max {
+        if store.topic_counts.get(identity).copied().unwrap_or_default() + topics > self.per_key_max {
             return Err(TicketError::TooManyOfKey(self.per_key_max));
         }
-        if store.count + topics > self.max { Err(TicketError::TooMany(self.max)) } else { Ok(()) }
+        if store.topic_count + topics > self.max { Err(TicketError::TooMany(self.max)) } else { Ok(()) }
     }
 
     /// The caller that a ticket stands for. After [`TicketUse::Spend`] the ticket is gone, also if the caller gets no
@@ -170,8 +170,8 @@ impl Store {
         let number = self.next_number;
         self.next_number += 1;
         let topics = held.ticket.topics();
-        *self.counts.entry(Arc::clone(&held.ticket.verified.identity)).or_default() += topics;
-        self.count += topics;
+        *self.topic_counts.entry(Arc::clone(&held.ticket.verified.identity)).or_default() += topics;
+        self.topic_count += topics;
         self.numbers.insert(held.sha256, number);
         self.held.insert(number, held);
     }
@@ -180,11 +180,11 @@ impl Store {
         let Some(held) = self.held.remove(&number) else { return };
         self.numbers.remove(&held.sha256);
         let (identity, topics) = (&held.ticket.verified.identity, held.ticket.topics());
-        self.count -= topics;
-        if let Some(count) = self.counts.get_mut(identity) {
+        self.topic_count -= topics;
+        if let Some(count) = self.topic_counts.get_mut(identity) {
             *count -= topics;
             if *count == 0 {
-                self.counts.remove(identity);
+                self.topic_counts.remove(identity);
             }
         }
     }

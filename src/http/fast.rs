@@ -131,7 +131,7 @@ impl FastPath {
 
     /// Frees the descriptor of the rejected connection that is oldest, if there are at least `n`. Returns false if there
     /// are not.
-    pub fn evict_rejected_if(&self, n: usize) -> bool {
+    pub fn evict_rejected_if_at_least(&self, n: usize) -> bool {
         self.rejected.len() >= n && self.rejected.evict_oldest()
     }
 
@@ -309,7 +309,7 @@ impl FastPath {
                 (self.serve_simple(&request), len)
             }
             Ok(Parsed::ForFallback(request)) => {
-                (self.fall_back(&request, &mut connection.permit, counted_ip), request.received())
+                (self.fall_back(&request, &mut connection.permit, counted_ip), request.received_len())
             }
             Err(problem) => (self.refuse(&problem), bytes.len()),
         };
@@ -338,7 +338,7 @@ impl FastPath {
     ) -> Step<'_> {
         // The fallback gets a copy of the request. If the buffer contains nothing else, `Connection::keep_after` frees the
         // buffer later, and the copy gets the buffer's permit. Otherwise the copy gets a permit of its own.
-        let permit = buffer_permit.take_if(|_| request.received() == request.bytes.len());
+        let permit = buffer_permit.take_if(|_| request.received_len() == request.bytes.len());
         let permit = permit.unwrap_or_else(|| self.app.bytes.bytes_permit(counted_ip));
         match FallbackRequest::new(permit, request) {
             Ok(request) => Step::FallBack(request),

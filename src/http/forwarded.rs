@@ -30,11 +30,11 @@ impl<'h> Forwarded<'h> {
     /// # Errors
     /// When they cannot be read, or contradict each other: one of them may be the client's own.
     pub(super) fn read(head: &'h impl SentHead, server: &ServerConfig) -> Result<Self, Problem> {
-        match (read_standard(head, server)?, read_other(head, server)?) {
-            (Some(standard), Some(other)) if standard != other => {
+        match (read_forwarded(head, server)?, read_x_forwarded(head, server)?) {
+            (Some(forwarded), Some(x_forwarded)) if forwarded != x_forwarded => {
                 Err(bad("`Forwarded` and `X-Forwarded-…` differ; the proxy must remove those that it does not set"))
             }
-            (standard, other) => Ok(standard.or(other).unwrap_or_default()),
+            (forwarded, x_forwarded) => Ok(forwarded.or(x_forwarded).unwrap_or_default()),
         }
     }
 
@@ -75,7 +75,7 @@ fn bad(what: &str) -> Problem {
 }
 
 /// Reads `Forwarded` (RFC 7239).
-fn read_standard<'h>(head: &'h impl SentHead, server: &ServerConfig) -> Result<Option<Forwarded<'h>>, Problem> {
+fn read_forwarded<'h>(head: &'h impl SentHead, server: &ServerConfig) -> Result<Option<Forwarded<'h>>, Problem> {
     let unreadable = || bad("`Forwarded` cannot be read");
     let mut forwarded = None;
     for line in head.values("forwarded") {
@@ -139,7 +139,7 @@ fn is_token(byte: u8) -> bool {
 
 /// Reads `X-Forwarded-For`, `X-Forwarded-Host` and `X-Forwarded-Proto`. Of the latter two, the last value counts: it is
 /// from the proxy that has sent the request.
-fn read_other<'h>(head: &'h impl SentHead, server: &ServerConfig) -> Result<Option<Forwarded<'h>>, Problem> {
+fn read_x_forwarded<'h>(head: &'h impl SentHead, server: &ServerConfig) -> Result<Option<Forwarded<'h>>, Problem> {
     let mut forwarded = Forwarded::default();
     let mut is_given = false;
     for line in head.values("x-forwarded-for") {

@@ -86,7 +86,7 @@ struct PublishHead<'a> {
 }
 
 /// A complete publish request.
-struct Publish {
+struct PublishRequest {
     /// One event for each topic.
     drafts: SmallVec<[GrantedDraft; 1]>,
     /// The response is a list of receipts, not a single one.
@@ -122,7 +122,7 @@ impl<'a> PublishHead<'a> {
         PublishHead { query: self.query.into_owned(), ..self }
     }
 
-    fn with_body(self, app: &AppState, body: Bytes) -> Result<Publish, Problem> {
+    fn with_body(self, app: &AppState, body: Bytes) -> Result<PublishRequest, Problem> {
         let body = self.format.parse(body)?;
         let in_query = self.query.only("content")?.map(|content| Bytes::copy_from_slice(content.as_bytes()));
         let content = either("content", in_query, body.content)?.ok_or_else(|| {
@@ -148,7 +148,7 @@ impl<'a> PublishHead<'a> {
         };
         let drafts: SmallVec<[GrantedDraft; 1]> = drafts.map(draft).collect::<Result<_, _>>()?;
         app.rates.publish_to(self.used, drafts.iter().map(|draft| draft.topic().as_str()))?;
-        Ok(Publish { drafts, is_list })
+        Ok(PublishRequest { drafts, is_list })
     }
 }
 
@@ -160,7 +160,7 @@ fn either<T>(name: &str, query: Option<T>, body: Option<T>) -> Result<Option<T>,
     Ok(query.or(body))
 }
 
-impl Publish {
+impl PublishRequest {
     /// Appends the events to the log. If the log commits at once, the reply is ready at once. The permit for the
     /// request's bytes is kept until the log has committed.
     fn append(self, app: &AppState, permit: Option<BytesPermit>) -> Served<'_> {
@@ -198,7 +198,7 @@ async fn append_each(
     drafts: SmallVec<[GrantedDraft; 1]>,
     _permit: Option<BytesPermit>,
 ) -> Result<Answer, Problem> {
-    // An error is ignored, as in `Publish::append`.
+    // An error is ignored, as in `PublishRequest::append`.
     let _delays_drain = app.delay_drain();
     let publish = async |draft: GrantedDraft| (draft.topic().clone(), app.gate.publish(draft).await);
     let outcomes = join_all(drafts.into_iter().map(publish)).await;

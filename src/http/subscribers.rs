@@ -30,15 +30,15 @@ const PAGE_MAX: usize = 1000;
 /// A page of a list.
 #[derive(Serialize)]
 struct Page {
-    subscribers: Vec<Described>,
+    subscribers: Vec<Description>,
     /// Where the next page begins, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
 
-/// What is told of a subscriber.
+/// What the answer says of a subscriber.
 #[derive(Serialize)]
-struct Described {
+struct Description {
     id: String,
     since: String,
     cursor: String,
@@ -47,7 +47,7 @@ struct Described {
     topics: Option<Vec<String>>,
 }
 
-impl Described {
+impl Description {
     fn new(subscriber: &Listed<SubscriberId>, topics: Option<Vec<String>>) -> Self {
         Self {
             id: subscriber.id.to_string(),
@@ -79,7 +79,7 @@ pub(super) fn list<'a>(app: &'a AppState, head: &impl Head, name: &str) -> Resul
         let has_more = page.len() > limit;
         page.truncate(limit);
         let next = page.last().filter(|_| has_more).map(|last| last.id.to_string());
-        let subscribers = page.iter().map(|subscriber| Described::new(subscriber, None)).collect();
+        let subscribers = page.iter().map(|subscriber| Description::new(subscriber, None)).collect();
         Ok(json_answer(&json!(Page { subscribers, next })))
     }))
 }
@@ -91,7 +91,7 @@ pub(super) fn show<'a>(app: &'a AppState, head: &impl Head, id: &str) -> Result<
     Ok(reply_later(async move {
         let (subscriber, topics) = app.gate.hubs(grant).find(id).await.ok_or_else(unknown)?;
         let topics = topics.iter().map(TopicName::to_string).collect();
-        Ok::<_, Problem>(json_answer(&json!(Described::new(&subscriber, Some(topics)))))
+        Ok::<_, Problem>(json_answer(&json!(Description::new(&subscriber, Some(topics)))))
     }))
 }
 

@@ -38,7 +38,7 @@ const RESERVE_PER_WORKER: usize = 16;
 const RESERVE_MAX: usize = 64;
 
 /// What accepts the connections of one worker.
-pub(super) struct Door {
+pub(super) struct AcceptLoop {
     pub(super) listener: AsyncFd<TcpListener>,
     pub(super) fast: Rc<FastPath>,
     pub(super) tasks: Rc<Tasks>,
@@ -53,7 +53,7 @@ pub(super) fn reserve(workers: usize) -> DescriptorReserve {
     DescriptorReserve::open(RESERVE_MAX.min(workers * RESERVE_PER_WORKER))
 }
 
-impl Door {
+impl AcceptLoop {
     /// Accepts connections until the runtime ends.
     pub(super) async fn run(&self) {
         let (mut accepted, mut reported) = (0, None);
@@ -103,12 +103,12 @@ impl Door {
     /// has had its part of the reserve, the oldest connection that it refuses is; a descriptor of the reserve is used; if
     /// other workers have all of it, the oldest refused connection is closed after all.
     async fn free_descriptor(&self) {
-        let is_evicted = self.pending.evict_idle() || self.fast.evict_rejected_if(RESERVE_PER_WORKER);
+        let is_evicted = self.pending.evict_idle() || self.fast.evict_rejected_if_at_least(RESERVE_PER_WORKER);
         if is_evicted {
             // The task of an evicted connection must run before its descriptor is free.
             yield_now().await;
         } else if !self.descriptors.release() {
-            if self.fast.evict_rejected_if(1) {
+            if self.fast.evict_rejected_if_at_least(1) {
                 yield_now().await;
             } else {
                 sleep(RETRY_ACCEPT_AFTER).await;

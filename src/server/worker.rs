@@ -15,7 +15,7 @@ use futures_util::FutureExt as _;
 use mio::net::TcpListener;
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{accept::Door, tasks::Tasks};
+use super::{accept::AcceptLoop, tasks::Tasks};
 use crate::{
     http::{AppState, Fallback, FastPath, LINGER, PendingSlots, SharedState, fallback},
     hub::{Carrier, HubHandle, Inbox},
@@ -40,7 +40,7 @@ pub(super) async fn run(
             // The server waits until every worker has dropped its sender.
             drop(started);
             let tasks = Tasks::new(Rc::clone(&fast));
-            Door { listener, fast, tasks, pending, acceptor, descriptors, config }.run().await;
+            AcceptLoop { listener, fast, tasks, pending, acceptor, descriptors, config }.run().await;
         }
         Err(error) => drop(started.send(Err(error))),
     }

@@ -73,9 +73,9 @@ fn spend(tickets: &Tickets, text: &str, clock: Clock) -> Result<Caller, Refused>
 fn held(tickets: &Tickets) -> (usize, usize) {
     let store = tickets.lock();
     let topics: usize = store.held.values().map(|held| held.ticket.topics()).sum();
-    assert_eq!((topics, store.held.len()), (store.count, store.numbers.len()));
-    assert_eq!(store.counts.values().sum::<usize>(), topics);
-    assert!(store.counts.values().all(|count| *count > 0), "an identity without tickets uses no memory");
+    assert_eq!((topics, store.held.len()), (store.topic_count, store.numbers.len()));
+    assert_eq!(store.topic_counts.values().sum::<usize>(), topics);
+    assert!(store.topic_counts.values().all(|count| *count > 0), "an identity without tickets uses no memory");
     (store.held.len(), topics)
 }
 
@@ -165,7 +165,7 @@ fn a_ticket_expires_with_its_ttl_or_its_token_whichever_is_first() {
 fn a_ticket_of_a_certificate_ends_with_the_certificate() {
     let (tickets, clock) = (tickets(10, 10), Clock::new());
     let token = caller("auth.certificates", Some("billing"), None);
-    let verified = Arc::clone(token.verified_by().expect("a credential"));
+    let verified = Arc::clone(token.verified_credential().expect("a credential"));
     let billing = Caller::certified(verified, clock.wall() + TTL / 2);
     let ticket = take(&tickets, &billing, &["a"], clock).expect("a ticket");
     assert_eq!(ticket.valid_for, TTL / 2);

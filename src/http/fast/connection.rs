@@ -21,7 +21,7 @@ pub(super) struct Connection {
     is_remote_a_proxy: bool,
     /// A trusted proxy has opened the connection. So the certificate may be the proxy's, whatever the proxy says of its
     /// client.
-    is_peer_a_proxy: bool,
+    is_opened_by_proxy: bool,
     pub(super) slot: PendingSlot,
     pub(super) deadline: Deadline,
     /// Bytes that were received after the last request that was served.
@@ -48,7 +48,7 @@ impl Connection {
             socket: Socket::Bare(socket),
             remote,
             is_remote_a_proxy: config.trusts(remote.ip()),
-            is_peer_a_proxy: config.trusts(remote.ip()),
+            is_opened_by_proxy: config.trusts(remote.ip()),
             slot,
             deadline: Deadline::new(config),
             buffer: Vec::new(),
@@ -77,7 +77,7 @@ impl Connection {
 
     /// The client's certificate, which was verified; `None` if there is none, or if it may be a proxy's.
     pub(super) fn certificate(&self) -> Option<&Arc<ClientCertificate>> {
-        if self.is_peer_a_proxy { None } else { self.socket.certificate() }
+        if self.is_opened_by_proxy { None } else { self.socket.certificate() }
     }
 
     /// The address against whose limits the connection counts; `None` if it counts only against those of the server,

@@ -32,7 +32,7 @@ impl FallbackRequest {
     pub(super) fn new(mut permit: BytesPermit, request: &RawRequest<'_>) -> Result<Self, LimitReached> {
         let received = request.rewrite();
         permit.cover(received.len())?;
-        Ok(Self { received, missing: request.missing(), permit })
+        Ok(Self { received, missing: request.missing_len(), permit })
     }
 
     /// The carrier of the request. `socket` has the rest of it, and `certificate` is the client's.

@@ -15,12 +15,12 @@ pub(super) struct RawRequest<'a> {
 
 impl RawRequest<'_> {
     /// How many bytes of the request have been received.
-    pub(super) fn received(&self) -> usize {
+    pub(super) fn received_len(&self) -> usize {
         self.len.map_or(self.bytes.len(), |len| len.min(self.bytes.len()))
     }
 
     /// How many bytes of the request are missing; `None` if that is not known.
-    pub(super) fn missing(&self) -> Option<usize> {
+    pub(super) fn missing_len(&self) -> Option<usize> {
         self.len.map(|len| len.saturating_sub(self.bytes.len()))
     }
 
@@ -31,7 +31,7 @@ impl RawRequest<'_> {
     /// - For an upgrade, it would pass what follows to the other protocol, or close the connection. This server has no
     ///   other protocol, and may ignore that the client asks for one (RFC 9110, section 7.8). So `upgrade` is hidden.
     pub(super) fn rewrite(&self) -> Vec<u8> {
-        let mut rewritten = self.bytes.get(..self.received()).unwrap_or_default().to_vec();
+        let mut rewritten = self.bytes.get(..self.received_len()).unwrap_or_default().to_vec();
         for upgrade in self.upgrades() {
             let at = self.position(upgrade);
             if let Some(hidden) = rewritten.get_mut(at..at + IGNORED.len()) {

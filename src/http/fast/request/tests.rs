@@ -32,7 +32,7 @@ fn for_fallback(request: &str) -> (String, Option<usize>) {
     let Ok(Parsed::ForFallback(raw)) = parse(request.as_bytes(), &mut space, 0, REMOTE) else {
         panic!("it is not simple")
     };
-    (String::from_utf8_lossy(&raw.rewrite()).into_owned(), raw.missing())
+    (String::from_utf8_lossy(&raw.rewrite()).into_owned(), raw.missing_len())
 }
 
 /// The simple request with one more line in its head.
