@@ -1,4 +1,10 @@
 //! How long a connection may wait: for its first request, for the rest of a request, for the next request.
+//!
+//! An exact deadline after each request would need the time of the clock for each request. So the connection keeps the
+//! deadline of an earlier wait, and knows only that its wait does not end before ([`At::NotBefore`]). An example with a
+//! `keep_alive` of 60 seconds: at second 0, the connection begins to wait for its next request, so its deadline is second
+//! 60. A request is served at second 50. At second 60 the timer fires, and the connection gets a new, exact deadline:
+//! second 120. Then it is closed, 70 seconds after its last request. A connection is idle for at most 2 x `keep_alive`.
 
 use std::{
     pin::Pin,
@@ -10,8 +16,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::config::ServerConfig;
 
-/// How long the fast path waits for the rest of a body. After that the fallback gets the request, with its own timeout
-/// for the body.
+/// How long the fast path waits for the rest of a body. After this time the request goes to the fallback, where
+/// `publish.body_timeout` limits the wait.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a connection waits for.
@@ -41,12 +47,11 @@ pub(super) struct Deadline {
 enum At {
     /// The wait has not started.
     NotStarted,
-    /// The deadline.
+    /// At this time.
     Exact(Instant),
-    /// An old deadline: requests were served since it was set. A new one is set only when the old one has passed, to
-    /// `keep_alive` later. So the clock is not read for each request, but a connection may be idle for up to
-    /// 2 x `keep_alive`.
-    Stale(Instant),
+    /// Not before this time, which is the deadline of an earlier wait. At this time, the wait gets an exact deadline,
+    /// `keep_alive` later.
+    NotBefore(Instant),
 }
 
 impl Deadline {
@@ -80,17 +85,17 @@ impl Deadline {
     /// Notes that a request was served, and that the connection waits for the next one.
     pub(super) fn finish_request(&mut self) {
         self.wait_for(Wait::NextRequest);
-        // A request that arrives in one piece changes no wait: the connection has waited for the next request all the
-        // time, and its deadline is from before this request.
+        // A request that arrives in one piece does not change `wait`. So `at` can still be the deadline from before this
+        // request.
         if let At::Exact(at) = self.at {
-            self.at = At::Stale(at);
+            self.at = At::NotBefore(at);
         }
     }
 
     /// Starts the wait, now that the connection has to wait, and sets the timer.
     pub(super) fn start(&mut self) {
         let at = match self.at {
-            At::Exact(at) | At::Stale(at) => at,
+            At::Exact(at) | At::NotBefore(at) => at,
             At::NotStarted => {
                 let at = Instant::now() + self.timeout();
                 self.at = At::Exact(at);
@@ -108,15 +113,16 @@ impl Deadline {
         }
     }
 
-    /// Ready when the deadline has passed.
+    /// Ready when the wait has ended.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
+            // The timer may fire too early. Then it is set to the deadline, and polled again.
             ready!(self.timer.poll(cx));
             let now = Instant::now();
             let at = match self.at {
                 At::NotStarted => return Poll::Pending,
                 At::Exact(at) => at,
-                At::Stale(_) => now + self.keep_alive,
+                At::NotBefore(_) => now + self.keep_alive,
             };
             self.at = At::Exact(at);
             if at <= now {
@@ -127,12 +133,12 @@ impl Deadline {
     }
 }
 
-/// A timer that fires at the deadline or earlier. If it fires earlier, it is set again. That costs less than to set it
+/// A timer that fires at the deadline or earlier. To set it again after it has fired too early costs less than to set it
 /// for each request.
 #[derive(Default)]
 struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
-    /// It was polled since it was set. Then it will wake the connection's task.
+    /// Whether the timer was polled since it was set, and so will wake the connection's task.
     is_armed: bool,
 }
 
@@ -157,7 +163,7 @@ impl Timer {
     /// Ready when the timer has fired.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(sleep) = &mut self.sleep else { return Poll::Pending };
-        // This is called for each request, and an armed timer need not be polled again.
+        // An armed timer need not be polled again. This function is called for each request, so it must cost little.
         if self.is_armed && !sleep.is_elapsed() {
             return Poll::Pending;
         }
