@@ -1,4 +1,5 @@
-//! The fast path: it reads every request, and serves those that are complete and simple. All others go to the fallback.
+//! The fast path reads every request, and serves the simple ones. All others go to the fallback, a complete HTTP
+//! server. [`request`] says which requests are simple.
 //!
 //! ```text
 //!  accept ─► read ─► simple request? ─ yes ─► serve ─► response ───────────────────────► the next request
@@ -7,8 +8,8 @@
 //! ```
 //!
 //! [`super::serve`] decides what a request means. The fast path only avoids the overhead of a complete HTTP server,
-//! which takes more time than the publish itself. An idle connection has no buffer. A connection whose client
-//! subscribes at once is registered only with the hub's poll, never with the runtime's.
+//! which is more than the publish itself costs. An idle connection has no buffer. If a client subscribes at once, its
+//! socket is registered only with the hub's poll, never with the runtime's.
 //!
 //! Every connection waits here for its next request and for the rest of a head, even if the fallback then serves the
 //! request. So the limits on connections, heads and waiting are all enforced here.
@@ -72,16 +73,16 @@ use unreadable::not_tls;
 pub use fallback_request::Fallback;
 pub use linger::LINGER;
 
-/// A connection lets the other tasks of its thread continue after so many steps. Otherwise a client that sends without
-/// a pause would keep the thread for itself: the thread would serve no other client, and miss the shutdown.
+/// After this many steps, a connection lets the other tasks of its thread continue. Otherwise a client that sends
+/// without a pause would keep the thread for itself: the thread would serve no other client, and miss the shutdown.
 const STEPS_PER_YIELD: u32 = 32;
 
 /// Serves the connections of one worker.
 pub struct FastPath {
     app: Rc<AppState>,
     fallback: Fallback,
-    /// Every read goes into this buffer. A connection gets a buffer of its own only for an incomplete request, and for what
-    /// follows a complete one.
+    /// Every read goes into this buffer. A connection has a buffer of its own only for an incomplete request, and for
+    /// the bytes after a complete one.
     scratch: RefCell<Vec<u8>>,
     responder: Responder,
     rejected: RejectedConnections,
@@ -124,35 +125,33 @@ impl FastPath {
             // An error means that the client has disconnected.
             rejected::answer(socket, error.into(), &eviction, &fast.responder, &fast.scratch).await.ok();
             fast.rejected.remove(&eviction);
-            // Its descriptor is free now. If it was one of the reserve, the reserve gets it back.
+            // A descriptor is free now. If the reserve is not complete, it gets this one.
             fast.app.descriptors.refill();
         });
     }
 
-    /// Frees the descriptor of the rejected connection that is oldest, if there are at least `n`. Returns false if there
-    /// are not.
+    /// Evicts the oldest rejected connection, if there are at least `n`. Returns false if there are fewer.
     pub fn evict_rejected_if_at_least(&self, n: usize) -> bool {
         self.rejected.len() >= n && self.rejected.evict_oldest()
     }
 
     /// Serves a connection until it is closed, or the hub has its socket.
     pub async fn serve(self: &Rc<Self>, socket: Transport<BareStream>, remote: SocketAddr, slot: PendingSlot) {
-        // A task has memory for the largest step of these functions. So the connection, and the steps that few
+        // A task is as large as the largest future that it awaits. So the connection, and the futures that few
         // connections need, are in boxes.
         let mut connection = Box::new(Connection::new(socket, remote, slot, &self.app.config.server));
         if connection.is_remote_a_proxy() {
-            match Box::pin(preamble::read(&mut connection, &self.app.config.server)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(limit)) => {
-                    // An error means that the socket cannot be used, so it is closed.
-                    connection.socket.into_bare().map(|socket| self.reject(socket, limit)).ok();
-                    return;
-                }
-                // The preamble is broken, or has not arrived in time.
-                Err(_) => return,
+            // The preamble is broken, or has not arrived in time.
+            let Ok(client) = Box::pin(preamble::read(&mut connection)).await else { return };
+            if let Some(client) = client
+                && let Err(limit) = connection.set_client(client, &self.app.config.server)
+            {
+                // An error means that the socket cannot be used, so it is closed.
+                connection.socket.into_bare().map(|socket| self.reject(socket, limit)).ok();
+                return;
             }
         }
-        // After an error the client cannot be answered: it has disconnected, or does not read.
+        // After an error, there is no answer: the client has disconnected, or does not read.
         self.run(connection).await.ok();
     }
 
@@ -170,7 +169,7 @@ impl FastPath {
                     continue;
                 }
                 Step::AwaitReply(reply, after) => {
-                    step = self.reply(reply.await, after);
+                    step = self.respond(reply.await, after);
                     continue;
                 }
                 Step::Respond(response) => {
@@ -239,12 +238,12 @@ impl FastPath {
                 return Poll::Ready(self.receive(connection, read.map(|()| received.filled())));
             }
             if connection.cover_incomplete_record(&self.app.bytes).is_err() {
-                // No request has arrived to answer: the record is incomplete.
+                // There is no room for the incomplete record, and no request to answer yet.
                 return Poll::Ready(Ok(Step::Close));
             }
             let is_idle = connection.buffer.is_empty();
             if is_idle && !connection.slot.mark_idle(cx) {
-                // It was evicted.
+                // The connection was evicted.
                 return Poll::Ready(Ok(Step::Close));
             }
             ready!(connection.deadline.poll(cx));
@@ -289,7 +288,7 @@ impl FastPath {
         }
         let bytes = if is_buffered { &*connection.buffer } else { new };
         if bytes.iter().all(|b| matches!(b, b'\r' | b'\n')) {
-            // There are no bytes, as usual after a request, or only empty lines. These are ignored before a request
+            // There are no bytes, as usual after a request, or only empty lines, which are ignored before a request
             // (RFC 9112, section 2.2). So the connection is idle.
             connection.free_buffer();
             return Step::Read;
@@ -317,7 +316,7 @@ impl FastPath {
         step
     }
 
-    /// Keeps an incomplete request in the buffer, and reads its rest. If there is no room for it, it is refused.
+    /// Keeps an incomplete request in the buffer, and reads its rest. If there is no room, the request is refused.
     fn read_more(&self, connection: &mut Connection, new: &[u8], wait: Wait) -> Step<'_> {
         connection.deadline.wait_for(wait);
         // If the buffer was not empty, it has `new` already.
@@ -336,8 +335,8 @@ impl FastPath {
         buffer_permit: &mut Option<BytesPermit>,
         counted_ip: Option<IpAddr>,
     ) -> Step<'_> {
-        // The fallback gets a copy of the request. If the buffer contains nothing else, `Connection::keep_after` frees the
-        // buffer later, and the copy gets the buffer's permit. Otherwise the copy gets a permit of its own.
+        // The fallback gets a copy of the request. If the buffer contains nothing else, `Connection::keep_after` frees
+        // the buffer later, and the copy gets the buffer's permit. Otherwise the copy gets a permit of its own.
         let permit = buffer_permit.take_if(|_| request.received_len() == request.bytes.len());
         let permit = permit.unwrap_or_else(|| self.app.bytes.bytes_permit(counted_ip));
         match FallbackRequest::new(permit, request) {
@@ -346,7 +345,7 @@ impl FastPath {
         }
     }
 
-    /// Gives a simple request to the fallback because its body arrives too slowly.
+    /// Gives a request to the fallback because its body arrives too slowly.
     fn fall_back_with_partial_body(&self, connection: &mut Connection) -> Step<'_> {
         let (remote, counted_ip) = (connection.remote.ip(), connection.counted_ip());
         let mut space = [const { MaybeUninit::uninit() }; HEADERS_MAX];
@@ -361,12 +360,13 @@ impl FastPath {
     fn serve_simple(&self, request: &Request<'_>) -> Step<'_> {
         let after = if request.is_last { AfterResponse::Close } else { AfterResponse::KeepAlive };
         match serve(&self.app, request, Body::Whole(request.body)) {
-            Known(reply) => self.reply(reply.into_inner(), after),
+            Known(reply) => self.respond(reply.into_inner(), after),
             NotYet(reply) => Step::AwaitReply(reply, after),
         }
     }
 
-    fn reply(&self, reply: Reply, after: AfterResponse) -> Step<'_> {
+    /// The step that sends a reply.
+    fn respond(&self, reply: Reply, after: AfterResponse) -> Step<'_> {
         match reply {
             Reply::Answer(answer) => Step::Respond(self.responder.format(answer, after)),
             Reply::Stream(head, subscription) => {

@@ -17,22 +17,22 @@ use crate::{
 pub(super) struct Connection {
     pub(super) socket: Socket,
     pub(super) remote: SocketAddr,
-    /// `remote` is a trusted proxy, so the client is known only when the head of its request has been read.
+    /// Whether `remote` is a trusted proxy. Then the proxy names the client of each request in its head.
     is_remote_a_proxy: bool,
-    /// A trusted proxy has opened the connection. So the certificate may be the proxy's, whatever the proxy says of its
-    /// client.
+    /// Whether a trusted proxy has opened the connection. Then the certificate may be the proxy's, also if a preamble
+    /// has named another `remote`.
     is_opened_by_proxy: bool,
     pub(super) slot: PendingSlot,
     pub(super) deadline: Deadline,
     /// Bytes that were received after the last request that was served.
     pub(super) buffer: Vec<u8>,
-    /// Covers `buffer`. A request that arrives alone and in one piece needs neither.
+    /// Covers `buffer`. A request that arrives alone and in one piece needs no buffer and no permit.
     pub(super) permit: Option<BytesPermit>,
     /// Covers what TLS keeps of an incomplete record. Usually there is none.
     tls_permit: Option<BytesPermit>,
     /// How many bytes at the beginning of `buffer` do not contain the end of the head.
     pub(super) searched_for_end: usize,
-    /// The refusal of the next request, which could not be buffered.
+    /// The refusal of the next request, for whose bytes there was no room in the buffer.
     pub(super) next_refusal: Option<Problem>,
 }
 
@@ -59,29 +59,29 @@ impl Connection {
         }
     }
 
-    /// Whether the remote is a trusted proxy, as far as is known: one that has opened the connection, or the client that
-    /// it has named.
+    /// Whether `remote` is a trusted proxy.
     pub(super) fn is_remote_a_proxy(&self) -> bool {
         self.is_remote_a_proxy
     }
 
-    /// Notes for which client a trusted proxy has opened the connection, and counts it against the client's limit.
+    /// Notes for which client a trusted proxy has opened the connection, and counts the connection against the limit of
+    /// the client's address.
     ///
     /// # Errors
-    /// When that limit is reached.
+    /// When this limit is reached.
     pub(super) fn set_client(&mut self, client: SocketAddr, config: &ServerConfig) -> Result<(), LimitReached> {
         // The client may be a trusted proxy itself.
         (self.remote, self.is_remote_a_proxy) = (client, config.trusts(client.ip()));
         self.counted_ip().map_or(Ok(()), |ip| self.slot.count_for(ip))
     }
 
-    /// The client's certificate, which was verified; `None` if there is none, or if it may be a proxy's.
+    /// The client's certificate, which was verified; `None` if there is none, or if it may be that of a proxy.
     pub(super) fn certificate(&self) -> Option<&Arc<ClientCertificate>> {
         if self.is_opened_by_proxy { None } else { self.socket.certificate() }
     }
 
-    /// The address against whose limits the connection counts; `None` if it counts only against those of the server,
-    /// because clients of a proxy must not use up a limit for each other.
+    /// The address whose limits the connection counts against, besides the limits of the server. `None` for the address
+    /// of a proxy: otherwise one client of the proxy could use up the limits for the others.
     pub(super) fn counted_ip(&self) -> Option<IpAddr> {
         (!self.is_remote_a_proxy).then(|| self.remote.ip())
     }
@@ -104,8 +104,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Keeps what follows a request in the buffer. The request ends at `end` in the buffer, or in `new` if the buffer is
-    /// empty. If there is no room, the next request is refused, after this one is answered.
+    /// Keeps what follows a request in the buffer. The request ends at `end` in the buffer, or in `new` if the buffer
+    /// is empty. If there is no room, the request is still answered, and the next one is refused.
     pub(super) fn keep_after(&mut self, end: usize, budget: &Arc<Quota>, new: &[u8]) {
         if self.buffer.is_empty() {
             self.next_refusal = self.append(budget, new.get(end..).unwrap_or_default()).err();
@@ -117,8 +117,8 @@ impl Connection {
         }
     }
 
-    /// Reserves what TLS keeps of an incomplete record. Otherwise many clients that each send a part of a record could use
-    /// up the memory.
+    /// Reserves what TLS keeps of an incomplete record. Otherwise many clients that each send a part of a record could
+    /// use up the memory.
     pub(super) fn cover_incomplete_record(&mut self, budget: &Arc<Quota>) -> Result<(), LimitReached> {
         let held = self.socket.held();
         if held <= UNCOUNTED_MAX {

@@ -1,8 +1,8 @@
 //! The preamble of the PROXY protocol, version 2: a proxy that does not read HTTP says from which client it has got a
 //! connection.
 //!
-//! It comes before everything else, also before a handshake of TLS. So it is read from the socket itself, and no byte
-//! after it. It counts only from trusted proxies, because anyone could send it.
+//! The preamble comes before everything else, also before a handshake of TLS. So it is read from the socket below TLS,
+//! and no byte after the preamble is read. It counts only from trusted proxies, because anyone could send one.
 
 use std::{
     future::poll_fn,
@@ -19,26 +19,27 @@ use tokio::{
 };
 
 use super::connection::Connection;
-use crate::{config::ServerConfig, limits::LimitReached};
 
-/// How it begins.
+/// How a preamble begins.
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// How many bytes of the signature are only line breaks, which may come before a request.
+/// How many bytes at the beginning of the signature are line breaks. Line breaks may also come before a request, where
+/// they are ignored (RFC 9112, section 2.2).
 const LINE_BREAKS: usize = 4;
-/// The length of the part that each preamble has. Its last two bytes are the length of the rest.
+/// The length of the part that each preamble has. The last two bytes of this part are the length of the rest.
 const FIXED_LEN: usize = 16;
-/// The longest rest. It has two addresses, and what the proxy says about TLS.
+/// The longest rest. The rest has two addresses, and what the proxy says about TLS.
 const REST_MAX: usize = 4096;
 
-/// Reads the preamble with which a trusted proxy may begin a connection, and counts the connection for the client that
-/// it names. The preamble and the first request together must arrive within `server.head_timeout`.
+/// Reads the preamble with which a trusted proxy may begin a connection. Returns the client that the preamble names;
+/// `None` if there is no preamble, or if it names no client. The preamble and the first request together must arrive
+/// within `server.head_timeout`.
 ///
 /// # Errors
-/// When the preamble is broken, or does not arrive in time. The inner error is a limit that the client has reached.
-pub(super) async fn read(connection: &mut Connection, config: &ServerConfig) -> io::Result<Result<(), LimitReached>> {
+/// When the preamble is broken, or does not arrive in time.
+pub(super) async fn read(connection: &mut Connection) -> io::Result<Option<SocketAddr>> {
     let mut preamble = Preamble::default();
     connection.deadline.start();
-    let client = poll_fn(|cx| {
+    poll_fn(|cx| {
         if let Poll::Ready(read) = preamble.poll_read(connection.socket.watch()?.socket_mut(), cx) {
             return Poll::Ready(read);
         }
@@ -47,9 +48,8 @@ pub(super) async fn read(connection: &mut Connection, config: &ServerConfig) -> 
             ready!(connection.deadline.poll(cx));
         }
         Poll::Ready(Err(ErrorKind::TimedOut.into()))
-    });
-    let client = client.await?;
-    Ok(client.map_or(Ok(()), |client| connection.set_client(client, config)))
+    })
+    .await
 }
 
 /// A preamble while it is received.
@@ -59,8 +59,8 @@ struct Preamble {
 }
 
 impl Preamble {
-    /// Reads the preamble. The result is the address of the client. It is `None` if there is no preamble, or if the
-    /// proxy has opened the connection for itself, for example to check whether the server is alive.
+    /// Reads the preamble. The result is the address of the client; `None` if there is no preamble, or if the proxy has
+    /// opened the connection for itself, for example to check whether the server is alive.
     ///
     /// # Errors
     /// When the preamble is broken. The connection must be closed.
@@ -87,15 +87,16 @@ impl Preamble {
             let seen = seen.filled();
             if seen.is_empty() {
                 // The connection has ended.
-                let is_cut = !self.received.is_empty();
-                return Poll::Ready(if is_cut { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(false) });
+                let is_incomplete = !self.received.is_empty();
+                return Poll::Ready(if is_incomplete { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(false) });
             }
             let matching = seen.iter().zip(expected).take_while(|(seen, expected)| seen == expected).count();
-            let is_other = matching < seen.len();
+            let differs = matching < seen.len();
             if matching > 0 {
                 ready!(self.poll_append(matching, socket, cx))?;
             }
-            if is_other {
+            if differs {
+                // After line breaks alone, this may be a request. After more of the signature, it is a broken preamble.
                 let is_broken = self.received.len() > LINE_BREAKS;
                 return Poll::Ready(if is_broken { Err(broken()) } else { Ok(false) });
             }
@@ -116,7 +117,7 @@ impl Preamble {
         Poll::Ready(Ok(()))
     }
 
-    /// The length of the preamble, as far as it is known.
+    /// The length of the preamble. Before the fixed part has arrived, this is the length of the fixed part.
     fn len(&self) -> io::Result<usize> {
         let Some([.., high, low]) = self.received.get(..FIXED_LEN) else { return Ok(FIXED_LEN) };
         let rest = usize::from(u16::from_be_bytes([*high, *low]));
