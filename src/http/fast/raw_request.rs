@@ -1,6 +1,6 @@
 //! A request whose head is complete, and how its bytes are rewritten for the fallback.
 
-/// Replaces `upgrade` in a head: it has the same length, and no server knows it.
+/// Replaces `upgrade` in a head. It has the same length, and no server knows a header or an option of this name.
 const IGNORED: &[u8] = b"ignored";
 
 /// A request whose head is complete.
@@ -26,10 +26,11 @@ impl RawRequest<'_> {
 
     /// Rewrites the received bytes of the request for the fallback, which would handle two things wrongly:
     ///
-    /// - It accepts a target only in ASCII, but `curl '…?topic=新闻'` sends the characters as they were typed. So the
-    ///   target is percent-encoded.
-    /// - For an upgrade, it would pass what follows to the other protocol, or close the connection. This server has no
-    ///   other protocol, and may ignore that the client asks for one (RFC 9110, section 7.8). So `upgrade` is hidden.
+    /// - The fallback accepts a target only in ASCII, but `curl '…?topic=新闻'` sends the characters as they were typed.
+    ///   So the target is percent-encoded.
+    /// - After an upgrade, the fallback would take the following bytes for those of another protocol, or close the
+    ///   connection. This server has no other protocol, and may ignore that a client asks for one (RFC 9110, section
+    ///   7.8). So `upgrade` is hidden.
     pub(super) fn rewrite(&self) -> Vec<u8> {
         let mut rewritten = self.bytes.get(..self.received_len()).unwrap_or_default().to_vec();
         for upgrade in self.upgrades() {
@@ -38,7 +39,7 @@ impl RawRequest<'_> {
                 hidden.copy_from_slice(IGNORED);
             }
         }
-        // This comes last because it moves the headers.
+        // This comes last: it moves the headers, whose positions are used above.
         if !self.target.bytes().all(is_allowed) {
             let start = self.position(self.target.as_bytes());
             rewritten.splice(start..start + self.target.len(), encode(self.target));

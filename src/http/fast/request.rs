@@ -1,8 +1,8 @@
 //! Parses requests, and tells which of them the fast path serves itself.
 //!
-//! The fast path serves only simple requests: those that every HTTP implementation understands in the same way. The
-//! fallback gets the bytes of all others, such as those with a transfer coding, an upgrade, or `Expect: 100-continue`.
-//! So both readers agree on what a request is and where it ends.
+//! The fast path serves only simple requests: those that every HTTP implementation understands in the same way. All
+//! others go to the fallback, such as those with a transfer coding, an upgrade, or `Expect: 100-continue`. So both
+//! readers agree on what a request is and where it ends.
 
 use std::{mem::MaybeUninit, net::IpAddr};
 
@@ -33,7 +33,7 @@ pub(super) enum Parsed<'a> {
     PartialBody(RawRequest<'a>),
     /// A complete simple request, and its length in bytes.
     Simple(Request<'a>, usize),
-    /// The complete head of a request that is not simple, or has a body and is longer than [`BYTES_MAX`].
+    /// The complete head of a request that is not simple, or that has a body and is longer than [`BYTES_MAX`].
     ForFallback(RawRequest<'a>),
 }
 
@@ -93,28 +93,40 @@ pub(super) fn parse<'a>(
     // Other targets are those for a proxy (`http://…`), for the whole server (`*`), and those with a fragment, which a
     // correct client never sends.
     let has_simple_target = target.starts_with('/') && memchr::memchr(b'#', target.as_bytes()).is_none();
+    if !has_simple_target && Uri::try_from(encode(target)).is_err() {
+        // The fallback would refuse the target, too, but without a problem document.
+        return Err(Problem::new(Code::BadRequest, "the target of the request is neither a path nor a URL"));
+    }
     let is_simple = is_simple && has_simple_target && minor_version == 1;
-    // The fallback needs several times the memory of a head. So a request without a body stays here, however long its
-    // head is.
-    let is_short = |len: usize| len <= BYTES_MAX || len == head_len;
-    let Some(len) = len.filter(|len| is_simple && is_short(*len)) else {
-        if !has_simple_target && Uri::try_from(encode(target)).is_err() {
-            // The fallback would refuse it, too, but without a problem document.
-            return Err(Problem::new(Code::BadRequest, "the target of the request is neither a path nor a URL"));
-        }
-        return Ok(Parsed::ForFallback(raw));
+    let len = match len {
+        // The fallback needs several times the memory of a head. So the fast path serves a request without a body
+        // itself, even if the head is long.
+        Some(len) if is_simple && (len <= BYTES_MAX || len == head_len) => len,
+        _ => return Ok(Parsed::ForFallback(raw)),
     };
     let Some(body) = bytes.get(head_len..len) else { return Ok(Parsed::PartialBody(raw)) };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     Ok(Parsed::Simple(Request { method, path, query, headers, peer, certificate: None, body, is_last }, len))
 }
 
-/// Whether `bytes` contain an empty line. It ends the head, unless it comes before the head.
+/// Whether `bytes` contain an empty line. An empty line ends the head, unless it comes before the head.
 fn may_end_head(bytes: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', bytes).any(|at| {
         let next_line = bytes.get(at + 1..).unwrap_or_default();
         next_line.starts_with(b"\n") || next_line.starts_with(b"\r\n")
     })
+}
+
+/// Refuses a head in which a line ends with LF alone. A proxy may have taken the LF for a part of a value, and so have
+/// seen fewer headers, or another length (request smuggling). Empty lines before the request are not part of the head.
+fn refuse_bare_line_feed(head: &[u8]) -> Result<(), Problem> {
+    let head = head.get(line_breaks(head)..).unwrap_or_default();
+    let is_bare = |at: usize| !head.get(..at).unwrap_or_default().ends_with(b"\r");
+    if memchr::memchr_iter(b'\n', head).any(is_bare) {
+        let detail = "a line of the head ends with LF alone; end each line with CRLF";
+        return Err(Problem::new(Code::BadRequest, detail));
+    }
+    Ok(())
 }
 
 /// What the headers say about the end of the request and about the connection.
@@ -127,23 +139,11 @@ struct Framing {
     is_last: bool,
 }
 
-/// Refuses a head in which a line ends with LF alone. A proxy may have taken the LF for a part of a value, and so have
-/// seen fewer headers, or another length (request smuggling). Empty lines before the request are not part of the head.
-fn refuse_bare_line_feed(head: &[u8]) -> Result<(), Problem> {
-    let head = head.get(line_breaks(head)..).unwrap_or_default();
-    let is_bare = |at: usize| at.checked_sub(1).and_then(|before| head.get(before)) != Some(&b'\r');
-    if memchr::memchr_iter(b'\n', head).any(is_bare) {
-        let detail = "a line of the head ends with LF alone; end each line with CRLF";
-        return Err(Problem::new(Code::BadRequest, detail));
-    }
-    Ok(())
-}
-
 /// Reads the headers.
 ///
-/// A request is refused if two servers could see its end, or its host, in different places. A proxy may have used the
-/// other one, and an attacker could hide a second request in the difference (request smuggling), or get around a rule
-/// for a host.
+/// A request is refused if a proxy could have read another end of the request, or another host, than this server. In
+/// the bytes between the two ends, an attacker could hide a second request from the proxy (request smuggling). With
+/// another host, the attacker could get around a rule of the proxy.
 fn framing(method: &str, minor_version: u8, headers: &[httparse::Header<'_>]) -> Result<Framing, Problem> {
     let bad = |detail: &str| Err(Problem::new(Code::BadRequest, detail));
     let (mut hosts, mut length, mut has_coding) = (0, None, false);
@@ -165,10 +165,6 @@ fn framing(method: &str, minor_version: u8, headers: &[httparse::Header<'_>]) ->
                 length = Some(value);
             }
             16 if is("content-encoding") => is_simple = false,
-            len if len > NAME_BYTES_MAX => {
-                let detail = format!("the name of a header is longer than {NAME_BYTES_MAX} bytes");
-                return Err(Problem::new(Code::HeadersTooLarge, detail).with("limit", NAME_BYTES_MAX));
-            }
             17 if is("transfer-encoding") => {
                 // HTTP/1.0 has no transfer codings (RFC 9112, section 6.1).
                 if has_coding || minor_version == 0 || !header.value.eq_ignore_ascii_case(b"chunked") {
@@ -176,14 +172,18 @@ fn framing(method: &str, minor_version: u8, headers: &[httparse::Header<'_>]) ->
                 }
                 has_coding = true;
             }
+            len if len > NAME_BYTES_MAX => {
+                let detail = format!("the name of a header is longer than {NAME_BYTES_MAX} bytes");
+                return Err(Problem::new(Code::HeadersTooLarge, detail).with("limit", NAME_BYTES_MAX));
+            }
             _ => {}
         }
     }
     if has_coding && length.is_some() {
         return bad("a request has either Content-Length or Transfer-Encoding, not both");
     }
-    // In HTTP/1.0 a body without a length ends with the connection (RFC 1945, section 7.2.2). A proxy may believe so, while
-    // this server would take the length for 0, and the body for the next request.
+    // In HTTP/1.0 a body without a length ends with the connection (RFC 1945, section 7.2.2). A proxy may read it so,
+    // but this server would take the length for 0, and the body for the next request.
     if minor_version == 0 && method == "POST" && length.is_none() {
         return bad("a POST of HTTP/1.0 must have a Content-Length");
     }
@@ -191,8 +191,8 @@ fn framing(method: &str, minor_version: u8, headers: &[httparse::Header<'_>]) ->
     if hosts > 1 || (hosts == 0 && minor_version == 1) {
         return bad("a request must have one Host header");
     }
-    let is_known = !has_coding && method != "CONNECT";
-    let body_len = is_known.then(|| length.unwrap_or(0));
+    let is_length_known = !has_coding && method != "CONNECT";
+    let body_len = is_length_known.then(|| length.unwrap_or(0));
     Ok(Framing { body_len, is_simple, is_last })
 }
 

@@ -129,8 +129,8 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// What actix-web reads at the beginning of `bytes`: the request, its body, and what follows it. `None` if the request is
-/// not complete.
+/// What actix-web reads at the beginning of `bytes`: the request, its body, and what follows it. `None` if the request
+/// is not complete.
 fn read_by_actix(config: &ServiceConfig, bytes: &[u8]) -> Result<Option<(ActixRequest, Bytes, Vec<u8>)>, String> {
     let (mut codec, mut bytes) = (Codec::new(config.clone()), BytesMut::from(bytes));
     let Some(Message::Item(request)) = codec.decode(&mut bytes).map_err(|error| error.to_string())? else {
@@ -184,10 +184,10 @@ fn check(config: &ServiceConfig, bytes: &[u8]) -> Result<(), TestCaseError> {
     let first = |bytes: &[u8]| Codec::new(config.clone()).decode(&mut BytesMut::from(bytes));
     match parse(bytes, &mut space, 0, IpAddr::V4(Ipv4Addr::LOCALHOST)) {
         Ok(Parsed::Simple(request, len)) => same(config, bytes, &request, len)?,
-        // What is handed on must be readable: actix-web refuses without a problem document.
+        // actix-web must be able to read what goes to the fallback: it refuses without a problem document.
         Ok(Parsed::ForFallback(raw) | Parsed::PartialBody(raw)) => {
             let read = first(&raw.rewrite());
-            prop_assert!(matches!(read, Ok(Some(Message::Item(_)))), "what is handed on: {:?}", read.err());
+            prop_assert!(matches!(read, Ok(Some(Message::Item(_)))), "what goes to the fallback: {:?}", read.err());
         }
         Ok(Parsed::PartialHead) => {
             prop_assert!(!matches!(first(bytes), Ok(Some(_))), "only actix-web sees a whole head");
