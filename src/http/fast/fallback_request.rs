@@ -35,7 +35,7 @@ impl FallbackRequest {
         Ok(Self { received, missing: request.missing_len(), permit })
     }
 
-    /// The carrier of the request. `socket` has the rest of it, and `certificate` is the client's.
+    /// The carrier of the request. The missing bytes come from `socket`, and `certificate` is the client's.
     pub(super) fn into_carrier(
         self,
         socket: Transport<TcpStream>,
@@ -74,8 +74,7 @@ pub(super) async fn serve_with(
         biased;
         () = fallback(carrier.clone(), remote) => {}
         // If the end of the request is not known, the HTTP server reads on after its response, to find the end and the
-        // next request. That may never end. Once the answer is sent or the hub has the socket, the server is no longer
-        // needed.
+        // next request, perhaps for ever. So its future is dropped when the answer is sent or the hub has the socket.
         () = poll_fn(|cx| carrier.poll_done(cx)), if !carrier.is_length_known() => {}
         () = stalled => return Err(io::ErrorKind::TimedOut.into()),
     }

@@ -16,7 +16,8 @@ use tokio::{io::ReadBuf, net::TcpStream, time::timeout};
 
 use crate::transport::Transport;
 
-/// How long a client may go on sending after its last response, from the fast path or from the fallback.
+/// How long a client may go on sending after the last response of its connection, from the fast path or from the
+/// fallback.
 pub const LINGER: Duration = Duration::from_secs(2);
 
 /// Shuts the socket down, and discards what the client sends, for at most [`LINGER`].
@@ -34,8 +35,8 @@ pub(super) async fn shut_down(socket: &mut Transport<TcpStream>, scratch: &RefCe
 
 /// Reads once, and returns how many bytes it discarded.
 ///
-/// It uses `poll_read`, which counts against tokio's budget of a task; `read` does not. Without the budget, a client
-/// that sends as fast as it is read would block this thread, and the timeout would never fire.
+/// It calls `poll_read`, because that counts against tokio's budget of a task, and `read` does not. Without the budget,
+/// a client that sends as fast as it is read would block this thread, and the timeout would never fire.
 async fn discard(socket: &mut Transport<TcpStream>, scratch: &RefCell<Vec<u8>>) -> io::Result<usize> {
     poll_fn(|cx| {
         let mut scratch = scratch.borrow_mut();

@@ -1,4 +1,5 @@
-//! Connections above the limit. Each gets one response and is closed. The response is an error, except to `/healthz`.
+//! Rejected connections: those above a limit. Each gets one response and is closed. The response is an error, except to
+//! `/healthz`.
 
 use std::{cell::RefCell, collections::VecDeque, io, net::TcpStream as BareStream, rc::Rc, time::Duration};
 
@@ -22,13 +23,13 @@ const REJECTED_MAX: usize = 64;
 /// The longest health check that is recognised.
 const HEALTH_CHECK_BYTES_MAX: usize = 2 << 10;
 
-/// The rejected connections of one worker that are still open, oldest first. Each is represented by the `Notify` that
-/// tells its task of its eviction.
+/// The rejected connections of one worker that are still open, oldest first. For each, there is the `Notify` with which
+/// its task learns that the connection is evicted.
 #[derive(Default)]
 pub(super) struct RejectedConnections(RefCell<VecDeque<Rc<Notify>>>);
 
 impl RejectedConnections {
-    /// Adds a connection, and returns what notifies of its eviction.
+    /// Adds a connection, and returns the `Notify` of its eviction. At [`REJECTED_MAX`], this evicts the oldest.
     pub(super) fn add(&self) -> Rc<Notify> {
         if self.len() >= REJECTED_MAX {
             self.evict_oldest();
@@ -38,7 +39,7 @@ impl RejectedConnections {
         eviction
     }
 
-    /// Makes the oldest end at once. Returns false if there is none.
+    /// Evicts the oldest connection: its task ends at once. Returns false if there is none.
     pub(super) fn evict_oldest(&self) -> bool {
         let oldest = self.0.borrow_mut().pop_front();
         if let Some(oldest) = &oldest {

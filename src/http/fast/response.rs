@@ -24,8 +24,8 @@ pub(super) enum AfterResponse {
     KeepAlive,
     /// It is closed. The client knows that and sends nothing more.
     Close,
-    /// It is closed a short time later. The client may still be sending, and would lose the response if the connection
-    /// were closed at once: see [`super::linger`].
+    /// It is closed a short time later. The client may still be sending, and might not get the response if the
+    /// connection were closed at once: see [`super::linger`].
     Linger,
 }
 
@@ -34,8 +34,16 @@ pub(super) enum AfterResponse {
 pub(super) struct Responder {
     /// An empty buffer. Its memory is used again for the next response.
     spare: RefCell<Vec<u8>>,
-    /// The time of the last response, as seconds since the Unix epoch and as text.
-    date: RefCell<(u64, String)>,
+    /// The time of the last response.
+    date: RefCell<Date>,
+}
+
+#[derive(Default)]
+struct Date {
+    /// In seconds since the Unix epoch.
+    second: u64,
+    /// The second in the format of the `Date` header.
+    text: String,
 }
 
 impl Responder {
@@ -73,13 +81,13 @@ impl Responder {
         Ok(())
     }
 
-    /// The current time in the format of the `Date` header. It is formatted once per second.
+    /// The text of the current second. It is formatted only once per second.
     fn date(&self) -> Ref<'_, str> {
         let now = SystemTime::now();
         let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        if self.date.borrow().0 != second {
-            *self.date.borrow_mut() = (second, httpdate::fmt_http_date(now));
+        if self.date.borrow().second != second {
+            *self.date.borrow_mut() = Date { second, text: httpdate::fmt_http_date(now) };
         }
-        Ref::map(self.date.borrow(), |(_, date)| &**date)
+        Ref::map(self.date.borrow(), |date| &*date.text)
     }
 }

@@ -39,7 +39,7 @@ impl Socket {
         }
     }
 
-    /// Goes on without TLS, to answer a client that speaks HTTP without TLS.
+    /// Continues without TLS, to answer a client that speaks HTTP without TLS.
     pub(super) fn give_up_tls(&mut self) {
         match self {
             Self::Bare(socket) => socket.give_up_tls(),
@@ -57,7 +57,7 @@ impl Socket {
         }
     }
 
-    /// How many bytes of memory the connection itself keeps of what it has received.
+    /// How many bytes TLS keeps of an incomplete record.
     pub(super) fn held(&self) -> usize {
         match self {
             Self::Bare(socket) => socket.held(),
