@@ -45,7 +45,7 @@ pub struct Server {
     /// Delays the end of the drain. The server drops this sender when the drain begins. Hubs and requests make clones
     /// through the weak sender in [`Drain`], and drop their clones when they have ended.
     delays_drain: mpsc::Sender<()>,
-    /// Closes when all these senders are dropped: then the drain has ended.
+    /// Closes when all senders of `delays_drain` are dropped: then the drain has ended.
     drained: mpsc::Receiver<()>,
 }
 
@@ -103,8 +103,8 @@ impl Server {
     /// Opens the log, listens, and starts the workers. It must be called within an actix system.
     ///
     /// # Errors
-    /// When TLS cannot be set up, the keys cannot be read, the address cannot be listened on, the log cannot be opened, or a
-    /// worker cannot be started.
+    /// When TLS cannot be set up, the keys cannot be read, the address cannot be listened on, the log cannot be opened,
+    /// or a worker cannot be started.
     pub fn listen(config: Config) -> Result<Self, StartError> {
         let acceptor = Acceptor::load(&config.server)?;
         let requested = config.server.address();
@@ -238,25 +238,34 @@ fn bind_all(address: SocketAddr, config: &Config) -> io::Result<(SocketAddr, Vec
     };
     let has_own_queues = cfg!(target_os = "linux") && workers > 1;
     if has_own_queues {
-        // With `SO_REUSEPORT`, a port can be bound even if another Tidings uses it. Without it, that is an error, so
-        // bind once without it.
-        bind(address, config, false)?;
+        // With `SO_REUSEPORT`, `bind` succeeds even if another Tidings uses the port. That must be an error, so bind
+        // once without it.
+        bind(address, config, Port::Exclusive)?;
     }
-    let first = bind(address, config, has_own_queues)?;
+    let port = if has_own_queues { Port::Shared } else { Port::Exclusive };
+    let first = bind(address, config, port)?;
     // The system may have chosen the port.
     let address = first.local_addr()?.as_socket().unwrap_or(address);
     let mut sockets = Vec::with_capacity(workers);
     for _ in 1..workers {
-        sockets.push(if has_own_queues { bind(address, config, true)? } else { first.try_clone()? });
+        sockets.push(if has_own_queues { bind(address, config, port)? } else { first.try_clone()? });
     }
     sockets.push(first);
     Ok((address, sockets))
 }
 
-fn bind(address: SocketAddr, config: &Config, reuses_port: bool) -> io::Result<Socket> {
+/// Whether other sockets may have the same port.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Port {
+    Exclusive,
+    /// `SO_REUSEPORT`.
+    Shared,
+}
+
+fn bind(address: SocketAddr, config: &Config, port: Port) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    if reuses_port {
+    if port == Port::Shared {
         socket.set_reuse_port(true)?;
     }
     if address.is_ipv6() {
@@ -282,17 +291,22 @@ fn start_workers(
     log: &Arc<dyn Log>,
     shared: &SharedState,
 ) -> io::Result<Vec<Arbiter>> {
-    let (started, starts) = std::sync::mpsc::channel();
+    let (report, reports) = std::sync::mpsc::channel();
     let mut workers = Vec::with_capacity(sockets.len());
     for (socket, inbox) in sockets.into_iter().zip(inboxes) {
         let (worker, log) = (Arbiter::try_new()?, Arc::clone(log));
-        let (shared, started) = (shared.clone(), started.clone());
-        worker.spawn_fn(move || drop(spawn_local(worker::run(socket.into(), log, shared, inbox, started))));
+        let (shared, report) = (shared.clone(), report.clone());
+        worker.spawn_fn(move || drop(spawn_local(worker::run(socket.into(), log, shared, inbox, report))));
         workers.push(worker);
     }
-    drop(started);
-    let reports: Vec<()> = starts.iter().collect::<io::Result<_>>()?;
-    if reports.len() < workers.len() {
+    // The loop ends when each worker has dropped its sender.
+    drop(report);
+    let mut started = 0;
+    for report in reports {
+        let () = report?;
+        started += 1;
+    }
+    if started < workers.len() {
         return Err(io::Error::other("a worker died while it started"));
     }
     Ok(workers)
@@ -301,11 +315,11 @@ fn start_workers(
 /// Stops the threads of the workers. All connections are closed.
 async fn stop(workers: Vec<Arbiter>) {
     let (all_joined, joined) = oneshot::channel();
-    // `join` blocks, so it needs a thread of its own. With a blocking task of the runtime instead, the end of the runtime
-    // would wait for `join`, even after the timeout.
+    // `join` blocks, so it needs a thread of its own. With a blocking task of the runtime instead, the end of the
+    // runtime would wait for `join`, even after the timeout.
     let thread = std::thread::Builder::new().name("stop".to_owned()).spawn(move || {
-        // Stop all workers before waiting for one. A worker that still runs would answer requests with errors, because
-        // the actors of the requested topics may have run on a stopped worker.
+        // Stop all workers before waiting for one. Otherwise a worker that still runs would answer requests with
+        // errors: the actor of a requested topic may have run on a worker that is stopped.
         for worker in &workers {
             worker.stop();
         }

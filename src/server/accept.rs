@@ -1,8 +1,8 @@
 //! Accepts the connections of one worker.
 //!
 //! When the process has no file descriptor left, the connection that has been idle longest is evicted. If none is idle,
-//! a descriptor of the reserve is used to accept the new connection and to refuse it. Otherwise it would wait in the
-//! queue of the kernel: its client would learn nothing, and a health check would fail.
+//! a descriptor of the reserve is used to accept the new connection and to reject it with a response. Otherwise the
+//! connection would wait in the queue of the kernel: its client would learn nothing, and a health check would fail.
 
 use std::{
     io,
@@ -23,21 +23,21 @@ use crate::{
     transport::{Acceptor, Transport},
 };
 
-/// How many connections are accepted before other tasks continue. To serve a connection costs far more than to accept
-/// it.
+/// After this many accepted connections, other tasks continue: the connections must be served, and that takes far
+/// longer than to accept them.
 const ACCEPTS_PER_YIELD: usize = 16;
-/// How long a worker waits when there is no file descriptor left, also not in the reserve. Without this pause it would
-/// use a whole processor to try again and again.
+/// How long a worker waits when there is no file descriptor left, not even in the reserve. Without this pause, the
+/// worker would use a whole processor to try again and again.
 const RETRY_ACCEPT_AFTER: Duration = Duration::from_millis(100);
 /// How often the log says that there is no file descriptor left.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
-/// The descriptors of the reserve that each worker may use for connections that it refuses. One more connection takes the
-/// place of the oldest. So a worker whose queue is flooded leaves the others theirs.
+/// How many descriptors of the reserve each worker may use for rejected connections. One more connection evicts the
+/// oldest. So a worker with a flood of new connections cannot use up the descriptors of the other workers.
 const RESERVE_PER_WORKER: usize = 16;
-/// The most descriptors of the reserve, with however many workers.
+/// The most descriptors of the reserve, for any number of workers.
 const RESERVE_MAX: usize = 64;
 
-/// What accepts the connections of one worker.
+/// Accepts the connections of one worker.
 pub(super) struct AcceptLoop {
     pub(super) listener: AsyncFd<TcpListener>,
     pub(super) fast: Rc<FastPath>,
@@ -48,7 +48,7 @@ pub(super) struct AcceptLoop {
     pub(super) config: Arc<Config>,
 }
 
-/// The reserve of a server with so many workers.
+/// Opens the reserve of a server with so many workers.
 pub(super) fn reserve(workers: usize) -> DescriptorReserve {
     DescriptorReserve::open(RESERVE_MAX.min(workers * RESERVE_PER_WORKER))
 }
@@ -68,7 +68,7 @@ impl AcceptLoop {
                     self.free_descriptor().await;
                     continue;
                 }
-                // The client of the connection has gone, or the runtime ends.
+                // The client has disconnected already, or the runtime ends.
                 Err(_) => continue,
             }
             accepted += 1;
@@ -78,12 +78,12 @@ impl AcceptLoop {
         }
     }
 
-    /// Serves a new connection, or refuses it.
+    /// Serves a new connection, or rejects it.
     async fn admit(&self, socket: TcpStream, remote: SocketAddr) {
         // An error means that the system has no randomness. The connection is closed.
         let Ok(socket) = Transport::accept(socket.into(), &self.acceptor) else { return };
-        // While the reserve is not complete, the new connection may have one of its descriptors. Such a connection is not
-        // served: otherwise the reserve would become smaller with each.
+        // While the reserve is not complete, the new connection may have a descriptor of the reserve. It is served only
+        // when the reserve is complete again: otherwise the reserve would become smaller with each such connection.
         while !self.descriptors.refill() {
             if !self.pending.evict_idle() {
                 self.fast.reject(socket, LimitReached::OpenFiles);
@@ -99,20 +99,21 @@ impl AcceptLoop {
         }
     }
 
-    /// Frees a descriptor for the next connection, or waits. In this order: an idle connection is closed; if this worker
-    /// has had its part of the reserve, the oldest connection that it refuses is; a descriptor of the reserve is used; if
-    /// other workers have all of it, the oldest refused connection is closed after all.
+    /// Frees a descriptor for the next connection, or waits. Does the first of these that is possible:
+    /// 1. Evict the connection that has been idle longest.
+    /// 2. If this worker has [`RESERVE_PER_WORKER`] rejected connections, evict the oldest of them.
+    /// 3. Release a descriptor of the reserve.
+    /// 4. Evict the oldest rejected connection: the other workers use the whole reserve.
     async fn free_descriptor(&self) {
         let is_evicted = self.pending.evict_idle() || self.fast.evict_rejected_if_at_least(RESERVE_PER_WORKER);
-        if is_evicted {
-            // The task of an evicted connection must run before its descriptor is free.
+        if !is_evicted && self.descriptors.release() {
+            return;
+        }
+        if is_evicted || self.fast.evict_rejected_if_at_least(1) {
+            // The descriptor of an evicted connection is free only after the task of the connection has run.
             yield_now().await;
-        } else if !self.descriptors.release() {
-            if self.fast.evict_rejected_if_at_least(1) {
-                yield_now().await;
-            } else {
-                sleep(RETRY_ACCEPT_AFTER).await;
-            }
+        } else {
+            sleep(RETRY_ACCEPT_AFTER).await;
         }
     }
 }

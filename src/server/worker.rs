@@ -22,27 +22,27 @@ use crate::{
     log::Log,
 };
 
-/// Serves the connections of `listener` until the thread's runtime stops. Reports to `started` whether the worker could
+/// Serves the connections of `listener` until the thread's runtime stops. Sends to `report` whether the worker could
 /// start.
 pub(super) async fn run(
     listener: std::net::TcpListener,
     log: Arc<dyn Log>,
     shared: SharedState,
     inbox: Inbox,
-    started: Sender<io::Result<()>>,
+    report: Sender<io::Result<()>>,
 ) {
     let (pending, config) = (PendingSlots::new(Arc::clone(&shared.pending)), Arc::clone(&shared.config));
     let (acceptor, descriptors) = (shared.acceptor.clone(), Arc::clone(&shared.descriptors));
     // A send fails only if nobody waits for the report any more.
     match start(listener, &log, shared, inbox).await {
         Ok((listener, fast)) => {
-            started.send(Ok(())).ok();
+            report.send(Ok(())).ok();
             // The server waits until every worker has dropped its sender.
-            drop(started);
+            drop(report);
             let tasks = Tasks::new(Rc::clone(&fast));
             AcceptLoop { listener, fast, tasks, pending, acceptor, descriptors, config }.run().await;
         }
-        Err(error) => drop(started.send(Err(error))),
+        Err(error) => drop(report.send(Err(error))),
     }
 }
 
@@ -69,8 +69,8 @@ async fn start_fallback(app: &Rc<AppState>) -> io::Result<Fallback> {
     let app_factory = App::new().default_service(web::to(answer)).into_factory();
     let app_factory = app_factory.map_err(|error: actix_web::Error| error.error_response());
     let service = HttpService::build()
-        // A connection is lent to this server for one request (`hub::Carrier`), so there is no next request to wait for.
-        // A keep-alive timer would only cut off a client that reads the response slowly.
+        // This server gets a connection for one request (`hub::Carrier`), so there is no next request to wait for. A
+        // keep-alive timer would only cut off a client that reads the response slowly.
         .keep_alive(KeepAlive::Os)
         .h1_allow_half_closed(false)
         // A response may be sent before the whole body was received, for example a 413. If the connection were closed
