@@ -1,5 +1,5 @@
-//! The fallback: actix-web reads the requests that are not simple enough for the fast path. As there, [`super::serve`]
-//! decides what a request means.
+//! The fallback: actix-web reads the requests that are not simple enough for the fast path. [`super::serve`] decides
+//! what they mean, as it does for the fast path.
 
 use std::{
     convert::Infallible,
@@ -58,8 +58,8 @@ pub async fn answer(app: Rc<AppState>, request: HttpRequest, payload: web::Paylo
     }
 }
 
-/// The body of a stream's response: its first bytes. When they are sent, the hub gets the socket. If the client
-/// disconnects before, the body is dropped, and the subscription with it.
+/// The body of a stream's response: the first bytes of the stream. When they are sent, the hub gets the socket. If the
+/// client disconnects before, the body is dropped, and the subscription with it.
 fn stream_body(first: Bytes, carrier: Carrier, hub: HubHandle, subscription: Subscription) -> impl MessageBody {
     let mut first = Some(first);
     let mut subscription = Some(subscription);

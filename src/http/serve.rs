@@ -1,8 +1,8 @@
 //! Decides what a request means, and serves it.
 //!
-//! Two readers of requests call this, the fast path ([`super::fast`]) and the fallback ([`super::fallback`]). They decide
-//! nothing themselves: not which methods an address has, not whether the server drains, not which hosts it answers to,
-//! not what pages of other origins may do. So a request means the same to both.
+//! Two readers of requests call [`serve`]: the fast path ([`super::fast`]) and the fallback ([`super::fallback`]). The
+//! readers do not decide which methods an address has, whether the server drains, which hosts it answers to, or what
+//! pages of other origins may do. So a request means the same to both.
 
 use futures_util::FutureExt as _;
 
@@ -33,12 +33,15 @@ pub(super) fn serve<'a>(app: &'a AppState, head: &impl SentHead, body: Body<'_>)
 }
 
 fn serve_received<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Served<'a> {
-    let checked = hosts::check(&app.config.server, head);
+    let host_check = hosts::check(&app.config.server, head);
     let permission = cors::permission(&app.config.cors, head);
-    if let Some(permission) = permission.as_ref().filter(|permission| checked.is_ok() && permission.is_preflight()) {
+    if let Some(permission) = &permission
+        && permission.is_preflight()
+        && host_check.is_ok()
+    {
         return reply_now(permission.preflight(head));
     }
-    let served = checked.and_then(|()| route(app, head, body));
+    let served = host_check.and_then(|()| route(app, head, body));
     let served = served.unwrap_or_else(|problem| reply_now(problem.answer()));
     let is_head = head.method() == "HEAD";
     if permission.is_none() && !is_head {
@@ -85,8 +88,8 @@ fn route<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Result<Serv
             _ => Err(Problem::method_not_allowed("DELETE")),
         };
     }
-    // `/%70ublish` is another spelling of the same address (RFC 3986, section 6.2.2.2). `b""` is what the decoder's error
-    // calls the text; that error is not used.
+    // `/%70ublish` is another spelling of the same address (RFC 3986, section 6.2.2.2). The text needs no name (`b""`),
+    // because the decoder's error, which would contain the name, is replaced.
     let path = fields::decode_path(head.path(), b"").map_err(|_| not_found(head.path()))?;
     let answer = match (&*path, method) {
         ("/publish", _) => return publish::serve(app, head, body),
@@ -107,7 +110,7 @@ fn route<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Result<Serv
 
 /// The problem for a path that is not served.
 fn not_found(path: &str) -> Problem {
-    // Other brokers have the topic in the path.
+    // With other brokers, the topic is in the path.
     let hint = ["/publish", "/subscribe"].into_iter().find_map(|route| {
         let topic = path.strip_prefix(route)?.strip_prefix('/').filter(|topic| !topic.is_empty())?;
         Some(format!("; the topic is a parameter: {route}?topic={topic}"))
