@@ -1,4 +1,4 @@
-//! Who makes a request: finds the credential in it, and has it verified.
+//! Who makes a request: finds the credential in the request, and lets [`crate::auth`] verify it.
 
 use super::{
     app_state::AppState,
@@ -15,8 +15,8 @@ const QUERY_TOKEN: &str = "access_token";
 /// The caller of a request. The first credential counts: `Authorization`, then the query, then the cookie. A browser
 /// sends the cookie by itself, so it comes last. Without a credential in the request, the client's certificate counts.
 ///
-/// A credential that is not valid is an error, also where a caller without one is allowed: the client would not notice
-/// that its token has expired.
+/// A credential that is not valid is an error, even if a caller without a credential may do the same: otherwise the
+/// client would not notice that its token has expired.
 pub(super) fn caller(app: &AppState, head: &impl Head) -> Result<Caller, Problem> {
     let config = &app.config.auth;
     if let Some(bearer) = bearer(head)? {
@@ -31,7 +31,7 @@ pub(super) fn caller(app: &AppState, head: &impl Head) -> Result<Caller, Problem
     if let Some(token) = cookie(head, &config.cookie) {
         return authenticate(app, head, token);
     }
-    // With a header of a proxy, the certificate may be the proxy's, which must not give its rights to all its clients.
+    // With a header of a proxy, the certificate may be the proxy's. All clients of the proxy would get its rights.
     if let Some(certificate) = head.certificate()
         && !has_proxy_header(head)
         && let Some(caller) = app.auth.of_certificate(certificate)
@@ -51,9 +51,9 @@ pub(super) fn is_by_certificate(head: &impl Head) -> bool {
     head.value("authorization").is_none() && head.certificate().is_some()
 }
 
-/// Verifies a credential. A client whose credentials fail too often may not have another signature checked: that takes
-/// far longer than all else that a refused request needs. What was verified before still counts, so that nobody can lock
-/// out the others behind the same address.
+/// Verifies a credential. If too many credentials from an address are not valid, no signature is checked for it for a
+/// while: a check takes far longer than all else that a refused request needs. Credentials that were verified before
+/// still count, so that one client cannot lock out the others at the same address.
 fn authenticate(app: &AppState, head: &impl Head, credential: &[u8]) -> Result<Caller, Problem> {
     if let Some(caller) = app.auth.recall(credential)? {
         return Ok(caller);
@@ -75,7 +75,7 @@ fn bearer(head: &impl Head) -> Result<Option<&[u8]>, Problem> {
     let token = scheme.and_then(|_| value.get(BEARER.len()..)).map(<[u8]>::trim_ascii);
     match token.filter(|token| !token.is_empty()) {
         Some(token) => Ok(Some(token)),
-        None => Err(Problem::unauthorized("`Authorization` must be `Bearer` and a token", true)),
+        None => Err(Problem::invalid_token("`Authorization` must be `Bearer` and a token")),
     }
 }
 
@@ -95,7 +95,7 @@ fn cookie<'a>(head: &'a impl Head, name: &str) -> Option<&'a [u8]> {
 
 impl From<Refused> for Problem {
     fn from(error: Refused) -> Self {
-        Self::unauthorized(error.to_string(), true)
+        Self::invalid_token(error.to_string())
     }
 }
 
@@ -112,7 +112,7 @@ impl From<Forbidden> for Problem {
                     "without a token, nobody may {what} here: send `Authorization: Bearer` and a token (the operator decides \
                      with auth.anonymous what is allowed without one; behind a proxy, `loopback` allows nothing)"
                 );
-                Self::unauthorized(detail, false)
+                Self::unauthorized(detail)
             }
             Credential::Token => {
                 Self::new(Code::Forbidden, format!("the token or certificate gives no right to {what}"))

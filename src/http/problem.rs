@@ -69,15 +69,17 @@ impl Problem {
         problem
     }
 
-    /// Creates [`Code::Unauthorized`], with the challenge of RFC 6750, section 3. `is_invalid` says that there was a
-    /// token.
-    pub(super) fn unauthorized(detail: impl Into<String>, is_invalid: bool) -> Self {
+    /// Creates [`Code::Unauthorized`] for a request without a token, with the challenge of RFC 6750, section 3.
+    pub(super) fn unauthorized(detail: impl Into<String>) -> Self {
         let mut problem = Self::new(Code::Unauthorized, detail);
-        problem.0.challenge = Some(if is_invalid {
-            "Bearer realm=\"tidings\", error=\"invalid_token\""
-        } else {
-            "Bearer realm=\"tidings\""
-        });
+        problem.0.challenge = Some("Bearer realm=\"tidings\"");
+        problem
+    }
+
+    /// As [`Self::unauthorized`], for a request with a token that is not valid.
+    pub(super) fn invalid_token(detail: impl Into<String>) -> Self {
+        let mut problem = Self::new(Code::Unauthorized, detail);
+        problem.0.challenge = Some("Bearer realm=\"tidings\", error=\"invalid_token\"");
         problem
     }
 
