@@ -47,6 +47,14 @@ pub struct SharedState {
     pub acceptor: Acceptor,
 }
 
+/// The topics that a request names.
+pub(super) struct NamedTopics {
+    /// Each topic once.
+    pub(super) topics: SmallVec<[TopicName; 1]>,
+    /// The request gives more than one name, perhaps of the same topic.
+    pub(super) is_list: bool,
+}
+
 /// What all requests of one worker use.
 pub struct AppState {
     /// What all workers share.
@@ -70,26 +78,25 @@ impl AppState {
         if self.drain.begin.has_changed().unwrap_or(true) { Err(draining()) } else { Ok(()) }
     }
 
-    /// Makes the drain wait until the result is dropped. A request calls this before it waits for the log.
+    /// Delays the end of the drain until the result is dropped. A request calls this before it waits for the log.
     pub(super) fn delay_drain(&self) -> Result<mpsc::Sender<()>, Problem> {
         self.drain.delays_drain.upgrade().ok_or_else(draining)
     }
 
-    /// Parses the topics that a request names. Returns each topic once, and whether the request has more than one name.
-    /// `more` counts further names that the parser of the request has not kept.
+    /// Parses the topics that a request names. `dropped` is the number of further names, which the parser of the
+    /// request has not kept.
     pub(super) fn topics<'a>(
         &self,
         mut names: impl Iterator<Item = &'a str>,
-        more: usize,
-    ) -> Result<(SmallVec<[TopicName; 1]>, bool), Problem> {
+        dropped: usize,
+    ) -> Result<NamedTopics, Problem> {
         let limits = &self.config.limits;
         let max = limits.topics_per_request_max;
-        let mut topics = SmallVec::new();
-        let mut given = 0;
+        let (mut topics, mut given) = (SmallVec::new(), 0);
         while let Some(name) = names.next() {
             given += 1;
             if given > max {
-                given += names.count() + more;
+                given += names.count() + dropped;
                 let detail = format!("a request may name {max} topics, and this one names {given}");
                 let problem = Problem::new(Code::TooManyTopicsNamed, detail);
                 return Err(problem.with("limit", max).with("given", given));
@@ -103,7 +110,7 @@ impl AppState {
         if topics.is_empty() {
             return Err(Problem::new(Code::TopicMissing, "there is no `topic`"));
         }
-        Ok((topics, given > 1))
+        Ok(NamedTopics { topics, is_list: given > 1 })
     }
 }
 

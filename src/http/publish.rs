@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::{
     answer::Answer,
-    app_state::AppState,
+    app_state::{AppState, NamedTopics},
     credentials,
     fields::Fields,
     gate::GrantedDraft,
@@ -81,7 +81,7 @@ struct PublishHead<'a> {
     /// The `Idempotency-Key`.
     key: Option<Arc<str>>,
     remote: Option<IpAddr>,
-    /// What it has used of the rates before its body is read.
+    /// What the request has used of the rates before its body is read.
     used: Used,
 }
 
@@ -89,7 +89,7 @@ struct PublishHead<'a> {
 struct PublishRequest {
     /// One event for each topic.
     drafts: SmallVec<[GrantedDraft; 1]>,
-    /// The response is a list of receipts, not a single one.
+    /// The response is a list of receipts, not a single receipt.
     is_list: bool,
 }
 
@@ -110,8 +110,8 @@ impl<'a> PublishHead<'a> {
         caller.check_any::<auth::Publish>()?;
         let query = Fields::query(head.query(), &PARAMETERS, &[])?;
         let (format, key, remote) = (BodyFormat::read(head)?, key(head)?, head.remote());
-        // A request with more topics is refused later, and so is one with a topic that the caller may not publish to. Such
-        // a request must not use up the rate of the topic: others could not publish to it any more.
+        // Topics above the limit and topics that the caller may not publish to do not count here. A request with such a
+        // topic is refused later, and must not use up the rate of a topic for other callers.
         let topics = query.all("topic").take(app.config.limits.topics_per_request_max);
         let topics = topics.filter(|topic| caller.may::<auth::Publish>(topic));
         let used = app.rates.publish(remote, caller.identity(), caller.limits().publishes_per_second, topics)?;
@@ -139,14 +139,16 @@ impl<'a> PublishHead<'a> {
         let name = name.filter(|name| !name.is_empty()).map(EventName::parse).transpose();
         let name = name.map_err(|error| Problem::new(Code::BadEvent, format!("`event` is refused: {error}")))?;
         let given = self.query.all("topic").chain(body.topics.iter().map(String::as_str));
-        let (topics, is_list) = app.topics(given, self.query.topics_dropped() + body.topics_dropped)?;
+        let dropped = self.query.topics_dropped() + body.topics_dropped;
+        let NamedTopics { topics, is_list } = app.topics(given, dropped)?;
+        // `repeat_n` moves the values for the last topic. So a publish to one topic copies nothing.
         let events = std::iter::repeat_n((name, content, self.key), topics.len());
-        let drafts = topics.into_iter().zip(events);
-        // One topic without a grant refuses the whole request.
-        let draft = |(topic, (name, content, key))| {
-            self.caller.grant(topic).map(|grant| GrantedDraft::new(grant, name, content, key))
-        };
-        let drafts: SmallVec<[GrantedDraft; 1]> = drafts.map(draft).collect::<Result<_, _>>()?;
+        let mut drafts: SmallVec<[GrantedDraft; 1]> = SmallVec::new();
+        for (topic, (name, content, key)) in topics.into_iter().zip(events) {
+            // One topic without a grant refuses the whole request.
+            let grant = self.caller.grant(topic)?;
+            drafts.push(GrantedDraft::new(grant, name, content, key));
+        }
         app.rates.publish_to(self.used, drafts.iter().map(|draft| draft.topic().as_str()))?;
         Ok(PublishRequest { drafts, is_list })
     }
@@ -255,8 +257,8 @@ fn answer(app: &AppState, outcomes: &[(TopicName, Appended)], is_list: bool) -> 
     Ok(answer.with("content-type", "application/json").body(body))
 }
 
-/// Appends the receipt for one topic: `{"id","topic","subscribers","durability"}`. It writes the fields one by one,
-/// because that is faster, and only the topic's name can need escapes.
+/// Appends the receipt for one topic: `{"id","topic","subscribers","durability"}`. The fields are written one by one,
+/// which is faster than a serializer. Only the topic's name can need escapes.
 fn write_receipt(out: &mut Vec<u8>, topic: &TopicName, receipt: Receipt, durability: &str) {
     out.extend_from_slice(b"{\"id\":\"");
     receipt.id.write(out);

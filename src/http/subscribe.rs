@@ -1,4 +1,4 @@
-//! `GET /subscribe`: reads the request, and makes the beginning of the response, and the subscription for the hub.
+//! `GET /subscribe`: reads the request, makes the beginning of the response, and makes the subscription for the hub.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ mod time;
 mod response;
 
 use open::open;
-use request::{CURSORS, Cursor, PARAMETERS, SubscribeRequest, is_event_source};
+use request::{CURSORS, CheckedCaller, Cursor, PARAMETERS, SubscribeRequest, is_event_source};
 use response::{refused_stream, stop, stream_head, unauthorized_stream};
 
 /// A refused subscriber must wait this many times `stream.retry`, with jitter, before it retries.
@@ -32,13 +32,13 @@ pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head) -> Result<Served<'a
     Ok(match Outcome::read(app, head, TicketUse::Spend) {
         Ok(Outcome::Stream(request)) => reply_later(request.admit(app)),
         Ok(Outcome::Answer(answer)) => reply_now(answer),
-        Err(problem) => reply_now(refused_unread(app, head, problem)?),
+        Err(problem) => reply_now(refuse(app, head, problem)?),
     })
 }
 
-/// The refusal of a request of which not all was read. If its reason may pass, an `EventSource` is told to come back: at
-/// another status than 200 it would stop for good.
-fn refused_unread(app: &AppState, head: &impl Head, problem: Problem) -> Result<Answer, Problem> {
+/// Refuses a request that [`Outcome::read`] has not read to its end. If the reason may pass, an `EventSource` gets a
+/// stream that tells it to come back. With another status than 200, it would stop for good.
+fn refuse(app: &AppState, head: &impl Head, problem: Problem) -> Result<Answer, Problem> {
     let Some(wait) = problem.retry_time().filter(|_| is_event_source(Accept::read(head))) else {
         return Err(problem);
     };
@@ -56,7 +56,7 @@ pub(super) fn head(app: &AppState, head: &impl Head) -> Result<Answer, Problem> 
     })
 }
 
-/// After which time a refused subscriber may try again.
+/// How long a refused subscriber must wait before it retries.
 fn refused_retry(app: &AppState) -> Duration {
     jitter(app.config.stream.retry * REFUSED_RETRY_FACTOR)
 }
@@ -71,8 +71,8 @@ impl Outcome {
     fn read(app: &AppState, head: &impl Head, ticket_use: TicketUse) -> Result<Self, Problem> {
         let query = Fields::query(head.query(), &PARAMETERS, &CURSORS)?;
         let cursor = Cursor::read(head, &query);
-        // Before the credential is checked: an `EventSource` whose stream an operator has ended comes back with a ticket
-        // that is used up, and it must stay away.
+        // An `EventSource` whose stream an operator has ended comes back with a used-up ticket. The answer must be the
+        // one that makes it stay away, not the refusal of the ticket. So the cursor is looked at before the credential.
         if cursor.as_ref().is_some_and(|cursor| cursor.must_stay_away(app.config.stream.gone)) {
             return Ok(Self::Answer(stop()));
         }
@@ -82,8 +82,8 @@ impl Outcome {
             None => credentials::caller(app, head)?,
             Some(ticket) => match app.auth.redeem_ticket(ticket, ticket_use) {
                 Ok(caller) => caller,
-                // An `EventSource` comes back to the URL that it was given, with a ticket that is used up. At another
-                // status than 200 it would stop, and could not tell its page why.
+                // An `EventSource` reconnects to the same URL, with a used-up ticket. With another status than 200, it
+                // would stop, and could not tell its page why.
                 Err(refused) if is_event_source(Accept::read(head)) => {
                     let retry = refused_retry(app);
                     let id = cursor.and_then(|cursor| cursor.id());
@@ -92,7 +92,8 @@ impl Outcome {
                 Err(refused) => return Err(refused.into()),
             },
         };
-        SubscribeRequest::read(app, head, &query, cursor, (&caller, checked_at)).map(Box::new).map(Self::Stream)
+        let request = SubscribeRequest::read(app, head, &query, cursor, CheckedCaller { caller, checked_at })?;
+        Ok(Self::Stream(Box::new(request)))
     }
 }
 

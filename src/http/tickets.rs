@@ -53,9 +53,7 @@ pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> 
             permit.cover(body.len())?;
             request.give(app, body).map(reply_now)
         }
-        Body::Coming(payload) => {
-            Ok(reply_later(receive(app, request, (announced_length(head), head.remote()), payload)))
-        }
+        Body::Coming(payload) => Ok(reply_later(receive(app, request, announced_length(head), head.remote(), payload))),
     }
 }
 
@@ -63,7 +61,8 @@ pub(super) fn serve<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> 
 async fn receive(
     app: &AppState,
     request: TicketHead,
-    (length, remote): (Option<usize>, Option<IpAddr>),
+    length: Option<usize>,
+    remote: Option<IpAddr>,
     payload: Payload,
 ) -> Result<Answer, Problem> {
     let _delays_drain = app.delay_drain()?;
@@ -74,8 +73,8 @@ async fn receive(
 }
 
 impl TicketHead {
-    /// Refuses the pages of other sites, callers without a token, and clients that subscribe too often: with each ticket
-    /// they could open a stream.
+    /// Reads the head. Refuses the pages of other sites, callers without a token, and clients that subscribe too often:
+    /// each ticket counts as a subscription.
     fn read(app: &AppState, head: &impl Head) -> Result<Self, Problem> {
         if head.method() != "POST" {
             return Err(Problem::method_not_allowed("POST"));
@@ -106,7 +105,7 @@ impl TicketHead {
             Problem::new(Code::BadJson, detail)
         })?;
         let names = body.topics.kept.iter().map(String::as_str);
-        let (topics, _) = app.topics(names, body.topics.dropped)?;
+        let topics = app.topics(names, body.topics.dropped)?.topics;
         let grants = topics.into_iter().map(|topic| self.caller.grant(topic)).collect::<Result<Vec<_>, _>>()?;
         let NewTicket { text, valid_for } = app.auth.take_ticket(&self.caller, grants.into_iter(), self.checked_at)?;
         let expires = humantime::format_rfc3339_millis(SystemTime::now() + valid_for).to_string();
@@ -116,8 +115,8 @@ impl TicketHead {
     }
 }
 
-/// The largest body: as many topics as a request may name, with an escape for each character. It is never larger than a
-/// publish, for which there is always room.
+/// The size of the largest body: as many topics as a request may name, with an escape for each character. It is never
+/// more than that of a publish, because the limit on request bytes always has room for a publish.
 fn bytes_max(config: &Config) -> u64 {
     let topics = u64::try_from(config.limits.topics_per_request_max).unwrap_or(u64::MAX);
     let per_topic = config.limits.topic_bytes_max.get() * ENCODED_FACTOR + BYTES_PER_TOPIC;
@@ -129,7 +128,7 @@ impl From<TicketError> for Problem {
     fn from(error: TicketError) -> Self {
         let detail = error.to_string();
         match error {
-            TicketError::Anonymous => Self::unauthorized(detail, false),
+            TicketError::Anonymous => Self::unauthorized(detail),
             TicketError::TooMany(max) => {
                 Self::new(Code::TooManyTickets, detail).with("limit", max).retry_after(RETRY_AFTER)
             }

@@ -68,7 +68,7 @@ pub(super) async fn is_known(app: &AppState, grant: &Grant<Manage>) -> Result<bo
 /// Parses a topic of the path. Its name may contain slashes, as `/` or as `%2F`.
 pub(super) fn parse(app: &AppState, name: &str) -> Result<TopicName, Problem> {
     let topic = fields::decode_path(name, b"topic")?;
-    app.topics(std::iter::once(&*topic), 0).map(|(mut topics, _)| topics.remove(0))
+    app.topics(std::iter::once(&*topic), 0).map(|mut named| named.topics.remove(0))
 }
 
 pub(super) fn unknown(topic: &TopicName) -> Problem {

@@ -26,7 +26,7 @@ use crate::{
     topic::{Deletion, JoinError, Joined, Membership, Subscriber},
 };
 
-/// Opens the stream. Returns a 204 instead if all topics were deleted. If the request is refused for a reason that may
+/// Opens the stream. If all topics were deleted, the reply is a 204. If the request is refused for a reason that may
 /// pass, the client may try again after `retry`.
 pub(super) async fn open(app: &AppState, request: Box<SubscribeRequest>, retry: Duration) -> Result<Reply, Problem> {
     let (encoding, remote) = (request.encoding, request.remote);
@@ -45,7 +45,7 @@ pub(super) async fn open(app: &AppState, request: Box<SubscribeRequest>, retry: 
     let Some(Topics { memberships, deletion_notices }) = join(app, &request, retry).await? else {
         return Ok(stop().into());
     };
-    // The first bytes of the stream report the deletions. So the log does not report the deleted events as a gap.
+    // The first bytes of the stream report the deletions, so the log need not report the deleted events as a gap.
     let start = app.gate.resolve_start(&memberships, &request.start, &deletion_notices).await?;
     // `gap_ahead` is a gap that the stream would report only later.
     if let Some(reason) = start.gap.or(start.gap_ahead).filter(|_| request.fails_on_gap) {
@@ -79,7 +79,7 @@ pub(super) async fn open(app: &AppState, request: Box<SubscribeRequest>, retry: 
 /// The topics of a new stream.
 struct Topics {
     memberships: SmallVec<[Membership; 1]>,
-    /// The topics of whose deletions the client does not know.
+    /// The topics that were deleted after the client's cursor. The first bytes of the stream report these deletions.
     deletion_notices: Vec<TopicName>,
 }
 
@@ -100,7 +100,7 @@ async fn join(app: &AppState, request: &SubscribeRequest, retry: Duration) -> Re
             Err(RegistryError::Topic(JoinError::Deleted)) => return Ok(None),
             Err(error) => return Err(Problem::from(error).retry_after(retry)),
         };
-        // `deletion` is after the client's cursor. The topic may have new events since.
+        // `deletion` is after the client's cursor. The topic may have got new events since then.
         let is_deleted = deletion.is_some() && app.gate.held(grant).await?.is_none_or(|held| held.events == 0);
         are_all_deleted &= is_deleted;
         // A pending deletion is not committed yet: the hub sends its notice later, in the order of the stream.

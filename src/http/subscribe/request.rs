@@ -36,12 +36,19 @@ const REQUESTED_BYTES_MAX: usize = 128;
 /// The maximum of `last=`. It is limited because the search locks the log.
 const LAST_MAX: usize = 10_000;
 
+/// Who asks for the stream.
+pub(super) struct CheckedCaller {
+    pub(super) caller: Caller,
+    /// A moment before the credential of `caller` was checked.
+    pub(super) checked_at: Instant,
+}
+
 /// A request to subscribe.
 pub(super) struct SubscribeRequest {
     pub(super) grants: SmallVec<[Grant<Subscribe>; 1]>,
-    /// The right of a caller with a credential.
+    /// The right to subscribe, if the caller has a credential.
     pub(super) right: Option<Right>,
-    /// How many streams the token allows at one time, if it has a limit.
+    /// How many streams the credential allows at one time, if it has a limit of its own.
     pub(super) own_max: Option<NonZeroU32>,
     pub(super) encoding: Encoding,
     pub(super) marks: Marks,
@@ -51,21 +58,21 @@ pub(super) struct SubscribeRequest {
     /// `on_gap=fail`: refuse the request if there is a gap.
     pub(super) fails_on_gap: bool,
     pub(super) is_event_source: bool,
-    /// The caller has a ticket, which has counted as this subscription when it was taken.
+    /// The caller has a ticket. Taking it has counted as this subscription.
     pub(super) has_ticket: bool,
     pub(super) remote: Option<IpAddr>,
 }
 
 impl SubscribeRequest {
-    /// Reads what `caller` asks for, who was checked after the given moment.
+    /// Reads what `caller` asks for.
     pub(super) fn read(
         app: &AppState,
         request: &impl Head,
         query: &Fields<'_>,
         cursor: Option<Cursor>,
-        (caller, checked_at): (&Caller, Instant),
+        CheckedCaller { caller, checked_at }: CheckedCaller,
     ) -> Result<Self, Problem> {
-        let (topics, _) = app.topics(query.all("topic"), query.topics_dropped())?;
+        let topics = app.topics(query.all("topic"), query.topics_dropped())?.topics;
         let grants = topics.into_iter().map(|topic| caller.grant(topic)).collect::<Result<_, _>>()?;
         let ends_at = caller.valid_for(SystemTime::now()).map(|valid_for| Instant::now() + valid_for);
         let right = caller.shared_identity().map(|identity| Right { identity, checked_at, ends_at });
@@ -108,7 +115,7 @@ impl SubscribeRequest {
 /// The cursor as the client has sent it.
 pub(super) struct Cursor {
     text: String,
-    /// The cursor is from a stream that an operator has ended.
+    /// The cursor as a stop id, if it is from a stream that an operator has ended.
     stop: Option<StopId>,
 }
 

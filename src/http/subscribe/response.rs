@@ -1,4 +1,5 @@
-//! The responses to a request to subscribe: the head of a stream, short streams that refuse, and the 204 that ends it all.
+//! The responses to a request to subscribe: the head of a stream, short streams that refuse, and the 204 that tells a
+//! client to stop.
 
 use std::time::Duration;
 
