@@ -1,5 +1,5 @@
-//! The CORS headers (Fetch standard, section 3.2). Either listed origins are allowed, with credentials, or all origins
-//! are, without credentials.
+//! The CORS headers (Fetch standard, section 3.2). The configuration allows a list of origins, with credentials, or all
+//! origins, without credentials.
 //!
 //! CORS decides whether a page of another origin may read a response. [`super::origin`] decides whether such a page may
 //! change something.
@@ -13,8 +13,8 @@ use crate::config::{CorsConfig, Origins};
 
 /// The CORS headers for the response to one request.
 pub(super) struct Permission {
-    /// The allowed origin: `*`, or the origin of the page. `None` if that is not listed, or the client is not a page: then
-    /// the response gets only `Vary`.
+    /// The allowed origin: `*`, or the origin of the page. `None` if the page's origin is not listed, or the client is
+    /// not a page. Then the response gets only `Vary`.
     origin: Option<Cow<'static, str>>,
     /// Whether the page may send credentials.
     credentials: bool,

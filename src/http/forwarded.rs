@@ -1,10 +1,14 @@
 //! What proxies say of a request in its headers: who has sent it, to which host, and by which scheme.
 //!
 //! Anyone can send such headers, so they count only from `server.trusted_proxies`. Each proxy appends the address from
-//! which it got the request. So the last address that is not that of a trusted proxy is the client's: what is before it
-//! in the list, the client may have made up.
+//! which it got the request. So the last address that is not that of a trusted proxy is the client's. The client may
+//! have made up the addresses before.
 //!
-//! A proxy must set or remove each header that is read here. Otherwise it passes on what the client has sent.
+//! An example with the trusted proxies 10.0.0.1 and 10.0.0.2: 10.0.0.1 sends `X-Forwarded-For: 203.0.113.9, 192.0.2.1,
+//! 10.0.0.2`. It got the request from 10.0.0.2, and that one from 192.0.2.1, the client. The client has sent
+//! 203.0.113.9.
+//!
+//! A proxy must set or remove each header that is read here. Otherwise the header may be the client's own.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -28,7 +32,7 @@ impl<'h> Forwarded<'h> {
     /// Reads the headers of a request that a trusted proxy has sent.
     ///
     /// # Errors
-    /// When they cannot be read, or contradict each other: one of them may be the client's own.
+    /// When the headers cannot be read, or contradict each other: one of them may be the client's own.
     pub(super) fn read(head: &'h impl SentHead, server: &ServerConfig) -> Result<Self, Problem> {
         match (read_forwarded(head, server)?, read_x_forwarded(head, server)?) {
             (Some(forwarded), Some(x_forwarded)) if forwarded != x_forwarded => {
@@ -51,11 +55,11 @@ impl<'h> Forwarded<'h> {
         scheme.transpose()
     }
 
-    /// Takes in the next element of a list. Each proxy appends one: `element.client` is the address from which that proxy
-    /// got the request, or `None` if the proxy does not say it.
+    /// Adds the next element of a list. Each proxy appends one element: `element.client` is the address from which this
+    /// proxy got the request, or `None` if the proxy does not say it.
     ///
-    /// When an element names a sender that is not trusted, that sender may have made up all elements before, and these are
-    /// forgotten.
+    /// If an element names a sender that is not trusted, the elements before are forgotten: the sender may have made
+    /// them up.
     fn push(&mut self, element: Self, server: &ServerConfig) {
         if element.client.is_some_and(|sender| server.trusts(sender)) {
             self.client = self.client.or(element.client);
@@ -95,8 +99,8 @@ fn read_forwarded<'h>(head: &'h impl SentHead, server: &ServerConfig) -> Result<
 /// Reads one element, such as `for=192.0.2.1;proto=https`, and the comma after it. Returns what follows, too. An empty
 /// element of a list counts as none (RFC 9110, section 5.6.1).
 ///
-/// The quotes matter: a client could send `for="`, to which a proxy appends its own element. A reader that ignores the
-/// quotes takes that element for something else.
+/// The quotes matter: a client could send `for="`, and a proxy then appends its own element. A reader that does not
+/// refuse the open quote could take the proxy's element for a part of the client's.
 fn read_element(text: &str) -> Option<(Option<Forwarded<'_>>, &str)> {
     let (mut node, mut host, mut scheme) = (None, None, None);
     let (mut rest, mut has_pairs) = (text, false);
@@ -137,8 +141,8 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Reads `X-Forwarded-For`, `X-Forwarded-Host` and `X-Forwarded-Proto`. Of the latter two, the last value counts: it is
-/// from the proxy that has sent the request.
+/// Reads `X-Forwarded-For`, `X-Forwarded-Host` and `X-Forwarded-Proto`. Of a list of hosts or schemes, the last one
+/// counts: it is from the proxy that has sent the request.
 fn read_x_forwarded<'h>(head: &'h impl SentHead, server: &ServerConfig) -> Result<Option<Forwarded<'h>>, Problem> {
     let mut forwarded = Forwarded::default();
     let mut is_given = false;

@@ -8,7 +8,7 @@ use super::{
     problem::{Code, Problem, RETRY_AFTER},
 };
 
-/// The answer to `GET /healthz`: the process serves.
+/// The answer to `GET /healthz`: the process serves requests.
 pub(super) fn alive() -> Answer {
     text(b"ok\n")
 }

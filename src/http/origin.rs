@@ -2,8 +2,8 @@
 //!
 //! A page of another site can make a browser send a GET or a simple POST without a CORS preflight. CORS then only hides
 //! the response, but the event is published. So a cross-site request of a browser is refused unless its origin is in
-//! `cors.origins`. Clients other than browsers send neither `Origin` nor `Sec-Fetch-Site`, and are always allowed, unless
-//! their token is in a cookie.
+//! `cors.origins`. Clients other than browsers send neither `Origin` nor `Sec-Fetch-Site`, and are always allowed,
+//! unless their token is in a cookie.
 //!
 //! `Sec-Fetch-Site` is checked first. The browser sets it, a page cannot, and it is correct even when a proxy changes
 //! `Host`. But browsers send it only over HTTPS and to localhost. Without it, `Origin` must match the host.
@@ -19,18 +19,18 @@ use crate::config::{Config, Origins};
 /// Refuses the request of a page that may neither publish nor delete.
 pub(super) fn check(request: &impl Head, config: &Config) -> Result<(), Problem> {
     let origin = request.value("origin").map(|origin| ascii_text(origin).unwrap_or_default());
-    let is_by_cookie = || is_by_cookie(request, &config.auth.cookie);
+    let has_cookie = || is_by_cookie(request, &config.auth.cookie);
     let is_allowed_by_list = || match &config.cors.origins {
-        // A browser shows a cookie and a certificate by itself, also for a page of another site. So `"*"`, which means
-        // pages that nobody has looked at, does not allow them.
-        Origins::Any => !is_by_cookie() && !is_by_certificate(request),
+        // A browser sends a cookie and a certificate by itself, also for a page of another site. `"*"` does not allow
+        // that: it stands for pages that the operator does not know.
+        Origins::Any => !has_cookie() && !is_by_certificate(request),
         origins @ Origins::Only(_) => is_listed(origins, origin),
     };
     let allowed = match (request.value("sec-fetch-site"), origin) {
         // `none`: the user has typed the address. Forms and images of another page have other values.
         (Some(b"same-origin" | b"none"), _) => true,
         // Without the two headers, the server cannot know which page has sent the request.
-        (None, None) => !is_by_cookie(),
+        (None, None) => !has_cookie(),
         (Some(_), _) => is_allowed_by_list(),
         (None, Some(origin)) => {
             is_allowed_by_list() || request.host().is_some_and(|host| is_own(origin, host, request.scheme()))
@@ -53,8 +53,8 @@ pub(super) fn is_listed(origins: &Origins, origin: Option<&str>) -> bool {
     }
 }
 
-/// Whether `origin` is the origin of this server, which the client addressed as `host`. A proxy may have ended TLS: if the
-/// scheme is not known, either may be right.
+/// Whether `origin` is the origin of this server, which the client addressed as `host`. If the scheme is not known,
+/// both schemes count, because a proxy may have ended TLS.
 fn is_own(origin: &str, host: Authority<'_>, scheme: Option<Scheme>) -> bool {
     let Some((origin_scheme, authority)) = origin.split_once("://") else { return false };
     let Some(origin_scheme) = Scheme::parse(origin_scheme) else { return false };
