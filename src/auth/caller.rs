@@ -15,9 +15,9 @@ pub struct Caller(Kind);
 
 #[derive(Clone, Debug)]
 enum Kind {
-    /// A caller without a credential, and what all such callers may do.
-    Anonymous { may_publish: bool, may_subscribe: bool, may_manage: bool },
-    /// A caller whose credential was verified, and until when it counts; `None` for no limit.
+    /// A caller without a credential, who has these rights to all topics.
+    Anonymous(&'static [Right]),
+    /// A caller whose credential was verified, and until when the credential counts; `None` for no limit.
     Verified(Arc<Verified>, Option<SystemTime>),
     /// A caller with a ticket, who may only subscribe to the topics of the ticket.
     Ticket(Arc<Ticket>),
@@ -31,18 +31,19 @@ pub(super) struct Verified {
     pub(super) limits: OwnLimits,
     /// Not before this time, with the leeway.
     pub(super) starts_at: Option<SystemTime>,
-    /// Until this time, with the leeway. `None` for an API key, and for certificates, each of which has an end of its own.
+    /// Until this time, with the leeway. `None` for an API key, and for a row of certificates: each certificate has an
+    /// end of its own.
     pub(super) expires_at: Option<SystemTime>,
 }
 
 /// What a ticket stands for.
 #[derive(Debug)]
 pub(super) struct Ticket {
-    /// What the credential says that it was taken with.
+    /// The credential with which the ticket was taken.
     pub(super) verified: Arc<Verified>,
-    /// Until when that credential counts.
+    /// Until when this credential counts.
     expires_at: Option<SystemTime>,
-    /// The topics that it was taken for, sorted.
+    /// The topics of the ticket, sorted.
     topics: Box<[TopicName]>,
 }
 
@@ -110,28 +111,24 @@ pub enum Credential {
 }
 
 impl Caller {
-    const fn anonymous(may_publish: bool, may_subscribe: bool, may_manage: bool) -> Self {
-        Self(Kind::Anonymous { may_publish, may_subscribe, may_manage })
-    }
-
     /// A caller on this machine, who may do everything.
     pub(super) const fn local() -> Self {
-        Self::anonymous(true, true, true)
+        Self(Kind::Anonymous(&[Right::Publish, Right::Subscribe, Right::Manage]))
     }
 
     /// A caller who may publish and subscribe.
     pub(super) const fn publisher() -> Self {
-        Self::anonymous(true, true, false)
+        Self(Kind::Anonymous(&[Right::Publish, Right::Subscribe]))
     }
 
     /// A caller who may subscribe.
     pub(super) const fn subscriber() -> Self {
-        Self::anonymous(false, true, false)
+        Self(Kind::Anonymous(&[Right::Subscribe]))
     }
 
     /// A caller who may do nothing.
     pub(super) const fn nobody() -> Self {
-        Self::anonymous(false, false, false)
+        Self(Kind::Anonymous(&[]))
     }
 
     pub(super) fn verified(verified: Arc<Verified>) -> Self {
@@ -148,9 +145,10 @@ impl Caller {
         Self(Kind::Ticket(ticket))
     }
 
+    /// The credential of the caller, or that with which the caller's ticket was taken.
     pub(super) fn verified_credential(&self) -> Option<&Arc<Verified>> {
         match &self.0 {
-            Kind::Anonymous { .. } => None,
+            Kind::Anonymous(_) => None,
             Kind::Verified(verified, _) => Some(verified),
             Kind::Ticket(ticket) => Some(&ticket.verified),
         }
@@ -172,19 +170,19 @@ impl Caller {
     #[must_use]
     pub fn may<R: RightKind>(&self, topic: &str) -> bool {
         match &self.0 {
-            Kind::Anonymous { .. } => self.has_for_all(R::RIGHT),
+            Kind::Anonymous(_) => self.has_for_all(R::RIGHT),
             Kind::Verified(verified, _) => verified.rights.allows(R::RIGHT, topic),
             Kind::Ticket(ticket) => R::RIGHT == Right::Subscribe && ticket.is_for(topic),
         }
     }
 
-    /// Checks that the caller has a right to any topic at all.
+    /// Checks that the caller has a right to at least one topic.
     ///
     /// # Errors
-    /// When the caller has it for no topic.
+    /// When the caller has the right to no topic.
     pub fn check_any<R: RightKind>(&self) -> Result<(), Forbidden> {
         let has_any = match &self.0 {
-            Kind::Anonymous { .. } => self.has_for_all(R::RIGHT),
+            Kind::Anonymous(_) => self.has_for_all(R::RIGHT),
             Kind::Verified(verified, _) => verified.rights.allows_any(R::RIGHT),
             Kind::Ticket(_) => R::RIGHT == Right::Subscribe,
         };
@@ -200,18 +198,16 @@ impl Caller {
     }
 
     fn has_for_all(&self, right: Right) -> bool {
-        match (&self.0, right) {
-            (Kind::Anonymous { may_publish, .. }, Right::Publish) => *may_publish,
-            (Kind::Anonymous { may_subscribe, .. }, Right::Subscribe) => *may_subscribe,
-            (Kind::Anonymous { may_manage, .. }, Right::Manage) => *may_manage,
-            (Kind::Verified(verified, _), _) => verified.rights.allows_all(right),
-            (Kind::Ticket(_), _) => false,
+        match &self.0 {
+            Kind::Anonymous(rights) => rights.contains(&right),
+            Kind::Verified(verified, _) => verified.rights.allows_all(right),
+            Kind::Ticket(_) => false,
         }
     }
 
     fn forbidden(&self, right: Right, topic: Option<TopicName>) -> Forbidden {
         let credential = match &self.0 {
-            Kind::Anonymous { .. } => Credential::None,
+            Kind::Anonymous(_) => Credential::None,
             Kind::Verified(..) => Credential::Token,
             Kind::Ticket(_) => Credential::Ticket,
         };
@@ -236,7 +232,7 @@ impl Caller {
         self.verified_credential().map(|verified| Arc::clone(&verified.identity))
     }
 
-    /// The limits that the credential brings with it.
+    /// The limits of the credential itself.
     #[must_use]
     pub fn limits(&self) -> OwnLimits {
         self.verified_credential().map_or_else(OwnLimits::default, |verified| verified.limits)
@@ -252,7 +248,7 @@ impl Caller {
     /// When the credential ends.
     pub(super) fn expires_at(&self) -> Option<SystemTime> {
         match &self.0 {
-            Kind::Anonymous { .. } => None,
+            Kind::Anonymous(_) => None,
             Kind::Verified(_, expires_at) => *expires_at,
             Kind::Ticket(ticket) => ticket.expires_at,
         }
@@ -260,7 +256,7 @@ impl Caller {
 }
 
 impl Ticket {
-    /// A ticket of a caller with this credential, which ends at `expires_at`.
+    /// A ticket of a caller with this credential, which counts until `expires_at`.
     pub(super) fn new(
         verified: Arc<Verified>,
         expires_at: Option<SystemTime>,
@@ -271,12 +267,12 @@ impl Ticket {
         Self { verified, expires_at, topics: topics.into() }
     }
 
-    /// How many topics it is for.
+    /// How many topics the ticket is for.
     pub(super) fn topics(&self) -> usize {
         self.topics.len()
     }
 
-    /// Whether the credential that it was taken with has ended.
+    /// Whether the credential with which the ticket was taken has expired.
     pub(super) fn has_ended(&self, now: SystemTime) -> bool {
         self.expires_at.is_some_and(|expires_at| now >= expires_at)
     }
