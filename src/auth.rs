@@ -1,5 +1,5 @@
-//! Who may do what: it verifies credentials, and gives grants. It reads no request; it reads files only to load keys, and
-//! the clock only in [`Auth`].
+//! Who may do what: this module verifies credentials, and gives grants. It does not read requests. It reads files only
+//! to load keys, and the clock only in [`Auth`].
 //!
 //! ```text
 //!  credential ─► authenticate ─► Caller ─► grant(topic) ─► Grant<Publish>, Grant<Subscribe>, Grant<Manage>
@@ -7,8 +7,8 @@
 //!            ticket ─► redeem_ticket ┘ └─► take_ticket(Grant<Subscribe>…) ─► NewTicket
 //! ```
 //!
-//! Only [`Caller::grant`] makes a [`Grant`], and a topic can only be reached with one. So a handler cannot forget to
-//! check a right.
+//! Only [`Caller::grant`] makes a [`Grant`], and a topic can only be reached with a grant. So a handler cannot forget
+//! to check a right.
 
 use std::{
     net::SocketAddr,
@@ -84,11 +84,11 @@ impl Auth {
         if is_forwarded { self.anonymous_forwarded.clone() } else { self.anonymous.clone() }
     }
 
-    /// The caller of an API key, or of a token that was verified before. `None` if [`Auth::authenticate`] has to verify a
-    /// signature.
+    /// The caller of an API key, or of a token that was verified before. `None` if [`Auth::authenticate`] has to verify
+    /// a signature.
     ///
     /// # Errors
-    /// When the token was verified, and is not valid any more, or the credential is too long.
+    /// When the token was verified before but is not valid any more, or when the credential is too long.
     pub fn recall(&self, credential: &[u8]) -> Result<Option<Caller>, Refused> {
         Ok(match self.keys.load().recall(credential, SystemTime::now())? {
             Recalled::Known(caller) => Some(caller),
@@ -105,14 +105,14 @@ impl Auth {
     }
 
     /// The caller with this client certificate, which was verified. `None` if `auth.certificates` has no row for its
-    /// subject, or it has expired since then.
+    /// subject, or if the certificate has expired since it was verified.
     #[must_use]
     pub fn of_certificate(&self, certificate: &ClientCertificate) -> Option<Caller> {
         self.keys.load().of_certificate(certificate, SystemTime::now())
     }
 
-    /// Reads the keys again. Returns the keys and the rows of certificates that are gone or have changed: the streams of
-    /// their callers must end.
+    /// Reads the keys again. Returns the keys and the rows of certificates that are gone or have changed: the streams
+    /// that were opened with them must end.
     ///
     /// # Errors
     /// When a key cannot be read. Then the earlier keys stay.
@@ -132,7 +132,7 @@ impl Auth {
     }
 
     /// Gives `caller` a ticket for the topics of `grants`. `checked_at` is a moment before [`Self::authenticate`] was
-    /// called for it: keys that have changed since then are noticed.
+    /// called for `caller`. If keys have changed since then, no ticket is given.
     ///
     /// # Errors
     /// See [`TicketError`].
@@ -145,8 +145,8 @@ impl Auth {
         self.tickets.take(caller, grants, checked_at, (Instant::now(), SystemTime::now()))
     }
 
-    /// The caller that a ticket stands for. It has the identity and the `exp` of the token that the ticket was taken
-    /// with, and the right to subscribe to the topics of the ticket.
+    /// The caller that a ticket stands for. This caller has the identity and the `exp` of the token with which the
+    /// ticket was taken, and the right to subscribe to the topics of the ticket.
     ///
     /// # Errors
     /// When the ticket is used up, has expired, or was never given.
@@ -159,7 +159,7 @@ impl Auth {
         self.tickets.remove_subject(subject);
     }
 
-    /// Removes the tickets that have expired. They count for the limits until then, or until the next ticket is taken.
+    /// Removes the expired tickets. Otherwise they would count for the limits until the next ticket is taken.
     pub fn remove_expired_tickets(&self) {
         self.tickets.remove_expired(Instant::now());
     }

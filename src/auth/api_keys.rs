@@ -25,7 +25,7 @@ impl ApiKey {
         Ok(Self { sha256: config.sha256, verified })
     }
 
-    /// Whether this is the key with the digest `sha256`. The time does not depend on where the two differ.
+    /// Whether this is the key with the digest `sha256`. The time does not depend on where the two digests differ.
     pub(super) fn is(&self, sha256: &[u8]) -> bool {
         verify_slices_are_equal(&self.sha256.0, sha256).is_ok()
     }

@@ -33,7 +33,8 @@ impl Certificates {
         rows.iter().map(read).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The caller with this certificate; `None` if its subject has no row, or it has expired since TLS has verified it.
+    /// The caller with this certificate; `None` if its subject has no row, or if the certificate has expired since TLS
+    /// has verified it.
     pub(super) fn caller(&self, certificate: &ClientCertificate, now: SystemTime) -> Option<Caller> {
         let verified = self.0.get(&certificate.subject).filter(|_| now < certificate.expires_at)?;
         Some(Caller::certified(Arc::clone(verified), certificate.expires_at))

@@ -5,8 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 use super::{key_file::KeyError, pattern::PatternError};
 use crate::config::OWN_LIMIT_MAX;
 
-/// How far the clocks of the broker and of those who sign tokens may differ: a token counts for so long after its
-/// `exp`, and before its `nbf`.
+/// How far the clocks of the broker and of those who sign tokens may differ: a token counts from this time before its
+/// `nbf` until this time after its `exp`.
 pub const LEEWAY: Duration = Duration::from_secs(5);
 
 /// The longest token. It must fit into a header.
@@ -48,7 +48,7 @@ pub enum AuthConfigError {
     OpenToAll(SocketAddr),
 }
 
-/// Why a credential is refused. It never says more than the one who sent the credential may know.
+/// Why a credential is refused. The text never says more than the sender of the credential may know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// It is neither a token that a configured key has signed, nor an API key.

@@ -78,7 +78,7 @@ pub(super) fn read(config: &KeyConfig) -> Result<Vec<Material>, KeyError> {
             // `KeyConfig` has refused a public key for an HMAC.
             AlgorithmFamily::Ed | AlgorithmFamily::Hmac => DecodingKey::from_ed_pem(&pem),
         };
-        // The library reads a private key, too, but it must not be here.
+        // The library also accepts a private key, but this server must not have one.
         let is_private = pem.windows(PRIVATE.len()).any(|window| window == PRIVATE);
         return match key {
             Ok(key) if !is_private => Ok(own(key)),
@@ -121,7 +121,7 @@ fn is_usable(jwk: &Jwk, algorithm: Algorithm) -> bool {
     is_for_signatures && is_for_algorithm
 }
 
-/// The name of RFC 7518.
+/// The name of an algorithm in RFC 7518.
 fn name(algorithm: Algorithm) -> String {
     format!("{algorithm:?}")
 }

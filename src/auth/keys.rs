@@ -29,7 +29,7 @@ pub(super) struct Keys {
     for_api: Vec<ApiKey>,
     /// The rows of `auth.certificates`.
     certificates: Certificates,
-    /// Verified tokens by their SHA-256, so that no token is kept.
+    /// Verified tokens by their SHA-256, so that the text of no token is kept.
     verified_tokens: Cache<[u8; 32], Arc<Verified>>,
     /// What the keys were read from, to find out which have changed.
     sources: Vec<Source>,
@@ -40,12 +40,12 @@ pub(super) struct Keys {
 pub struct KeyName {
     /// The `id` or the `name` of the key.
     key: Box<str>,
-    /// The subject of the row, if it is one of certificates. Otherwise the key is meant for all its subjects.
+    /// The subject of a row of certificates. `None` for a key, which may have any number of subjects.
     subject: Option<Box<str>>,
 }
 
 impl KeyName {
-    /// Whether the credential of `identity` is of this key or row.
+    /// Whether `identity` comes from a credential of this key or row.
     #[must_use]
     pub fn covers(&self, identity: &Identity) -> bool {
         self.key == identity.key && (self.subject.is_none() || self.subject == identity.subject)
@@ -69,18 +69,19 @@ struct Source {
     digest: Digest,
 }
 
-/// What is known of a credential.
+/// What is known of a credential without a check of its signature.
 pub(super) enum Recalled {
-    /// Who has it.
+    /// Who has the credential.
     Known(Caller),
-    /// Nothing: its signature must be verified. With the SHA-256 of the credential.
+    /// Nothing: the signature must be verified. The bytes are the SHA-256 of the credential.
     Unknown([u8; 32]),
 }
 
 impl Source {
     fn of_key(config: &KeyConfig, token_keys: &[TokenKey]) -> Self {
         let mut context = Context::new(&SHA256);
-        // The text of the configuration shows no secret and no content of a file. The keys have both.
+        // The `Debug` text of the configuration contains neither secrets nor the contents of files. The token keys have
+        // both.
         context.update(format!("{config:?}").as_bytes());
         for key in token_keys {
             key.add_to_digest(&mut context);
@@ -145,7 +146,7 @@ impl Keys {
         }
         let digest = digest(&SHA256, credential);
         let sha256: [u8; 32] = digest.as_ref().try_into().map_err(|_| Refused::Unknown)?;
-        // All keys are compared, so that the time does not tell which one it is.
+        // All keys are compared, so that the time does not tell which key matches.
         let api_key = self.for_api.iter().fold(None, |found, key| if key.is(&sha256) { Some(key) } else { found });
         if let Some(key) = api_key {
             return Ok(Recalled::Known(Caller::verified(Arc::clone(&key.verified))));
@@ -162,7 +163,7 @@ impl Keys {
         Ok(Recalled::Unknown(sha256))
     }
 
-    /// The caller with a verified certificate; `None` if its subject has no row, or it has expired.
+    /// The caller with a verified certificate; `None` if its subject has no row, or if the certificate has expired.
     pub(super) fn of_certificate(&self, certificate: &ClientCertificate, now: SystemTime) -> Option<Caller> {
         self.certificates.caller(certificate, now)
     }

@@ -23,13 +23,13 @@ pub struct NewToken {
     pub private_key_file: Option<PathBuf>,
     /// `sub`.
     pub subject: Option<String>,
-    /// Patterns of the topics that it may publish to.
+    /// Patterns of the topics that its holder may publish to.
     pub publish: Vec<String>,
-    /// Patterns of the topics that it may subscribe to.
+    /// Patterns of the topics that its holder may subscribe to.
     pub subscribe: Vec<String>,
-    /// Patterns of the topics that it may manage.
+    /// Patterns of the topics that its holder may manage.
     pub manage: Vec<String>,
-    /// The limits that it brings with it.
+    /// The limits of the token itself.
     pub limits: OwnLimits,
     /// How long it is valid.
     pub expires_in: Duration,

@@ -1,7 +1,7 @@
 //! One-time tickets: each opens one stream of the topics that it was taken for.
 //!
-//! An `EventSource` can send no header. So that it need not put a token into the URL, which servers and proxies log, it
-//! puts a ticket there. When somebody reads the ticket in a log, it is used up.
+//! An `EventSource` can send no header. A token in the URL would be in the logs of servers and proxies. So the URL has
+//! a ticket instead: when somebody reads the ticket in a log, it is used up.
 //!
 //! Only publishes are frequent, and they use no ticket. So one lock for all tickets is enough.
 
@@ -59,8 +59,8 @@ pub(super) struct Tickets {
 struct Store {
     /// By number, so the oldest first.
     held: BTreeMap<u64, Held>,
-    /// The number of each ticket, by its SHA-256. So no memory has a ticket that can be used, and the time of a search
-    /// tells nothing about a ticket that is held.
+    /// The number of each ticket, by its SHA-256. So the memory contains the text of no ticket, and the time of a
+    /// search tells nothing about the text of a ticket.
     numbers: HashMap<[u8; 32], u64>,
     next_number: u64,
     /// The topics of the tickets of each identity. A ticket uses as much memory as its topics, so these are counted.
@@ -98,7 +98,8 @@ impl Tickets {
         let valid_for = caller.valid_for(wall).map_or(self.ttl, |left| left.min(self.ttl));
         let mut store = self.lock();
         store.remove_expired(now);
-        // The key of the token may be gone since the token was checked. Its other tickets were removed at that moment.
+        // The key of the token may have been removed since the token was checked. The tickets of the key were removed
+        // at that moment, and there must be no new one.
         if store.keys_changed_at.is_some_and(|changed_at| checked_at <= changed_at) {
             return Err(TicketError::Unavailable);
         }
@@ -107,8 +108,9 @@ impl Tickets {
         Ok(NewTicket { text, valid_for })
     }
 
-    /// An identity that is at its limit is refused, so that it can neither use up the room of the others, nor push out a
-    /// ticket that a client is about to use.
+    /// Checks that there is room for a ticket with so many topics. At its limit, an identity gets no new ticket: it
+    /// must not use up the room of the others, and an older ticket is not removed, because a client may be about to use
+    /// it.
     fn check_room(&self, store: &Store, identity: &Arc<Identity>, topics: usize) -> Result<(), TicketError> {
         let most = self.max.min(self.per_key_max);
         if topics > most {
@@ -142,7 +144,7 @@ impl Tickets {
         if is_valid { Ok(Caller::by_ticket(ticket)) } else { Err(Refused::Ticket) }
     }
 
-    /// Removes the tickets of those whose keys are gone or have changed at `now`.
+    /// Removes the tickets of the identities whose keys are gone or have changed. This has happened at `now`.
     pub(super) fn remove_keys(&self, is_gone: impl Fn(&Identity) -> bool, now: Instant) {
         let mut store = self.lock();
         store.keys_changed_at = Some(now);
@@ -189,9 +191,9 @@ impl Store {
         }
     }
 
-    /// Removes the expired tickets, the oldest first, up to the first one that has not expired. All tickets have the same
-    /// ttl, so the later ones have not expired either. The exception is a ticket whose token ends before the ttl: that
-    /// ticket may stay here for the rest of the ttl, but cannot be used.
+    /// Removes the expired tickets, the oldest first, up to the first one that has not expired. All tickets have the
+    /// same ttl, so the later ones have not expired either. The exception is a ticket whose token ends before the ttl:
+    /// that ticket may stay here for the rest of the ttl, but cannot be used.
     fn remove_expired(&mut self, now: Instant) {
         while let Some((number, held)) = self.held.first_key_value()
             && held.expires_at <= now
