@@ -46,7 +46,7 @@ pub use rights::Right;
 pub use tickets::{NewTicket, TicketUse};
 
 use keys::{Keys, Recalled};
-use tickets::Tickets;
+use tickets::{Now, Tickets};
 
 /// Verifies credentials.
 pub struct Auth {
@@ -142,7 +142,7 @@ impl Auth {
         grants: impl Iterator<Item = Grant<Subscribe>>,
         checked_at: Instant,
     ) -> Result<NewTicket, TicketError> {
-        self.tickets.take(caller, grants, checked_at, (Instant::now(), SystemTime::now()))
+        self.tickets.take(caller, grants, checked_at, Now::read())
     }
 
     /// The caller that a ticket stands for. This caller has the identity and the `exp` of the token with which the
@@ -151,7 +151,7 @@ impl Auth {
     /// # Errors
     /// When the ticket is used up, has expired, or was never given.
     pub fn redeem_ticket(&self, ticket: &str, ticket_use: TicketUse) -> Result<Caller, Refused> {
-        self.tickets.redeem(ticket, ticket_use, (Instant::now(), SystemTime::now()))
+        self.tickets.redeem(ticket, ticket_use, Now::read())
     }
 
     /// Removes the tickets of a subject.

@@ -45,6 +45,21 @@ pub enum TicketUse {
     Look,
 }
 
+/// The present moment on both clocks.
+#[derive(Clone, Copy)]
+pub(super) struct Now {
+    /// For the lifetime of a ticket.
+    pub(super) mono: Instant,
+    /// For the `exp` of a token.
+    pub(super) wall: SystemTime,
+}
+
+impl Now {
+    pub(super) fn read() -> Self {
+        Self { mono: Instant::now(), wall: SystemTime::now() }
+    }
+}
+
 /// The tickets that are not used yet.
 pub(super) struct Tickets {
     ttl: Duration,
@@ -89,22 +104,22 @@ impl Tickets {
         caller: &Caller,
         grants: impl Iterator<Item = Grant<Subscribe>>,
         checked_at: Instant,
-        (now, wall): (Instant, SystemTime),
+        now: Now,
     ) -> Result<NewTicket, TicketError> {
         let verified = caller.verified_credential().ok_or(TicketError::Anonymous)?;
         let ticket = Arc::new(Ticket::new(Arc::clone(verified), caller.expires_at(), grants));
         let text = random_text()?;
         let sha256 = sha256(&text).ok_or(TicketError::Unavailable)?;
-        let valid_for = caller.valid_for(wall).map_or(self.ttl, |left| left.min(self.ttl));
+        let valid_for = caller.valid_for(now.wall).map_or(self.ttl, |left| left.min(self.ttl));
         let mut store = self.lock();
-        store.remove_expired(now);
+        store.remove_expired(now.mono);
         // The key of the token may have been removed since the token was checked. The tickets of the key were removed
         // at that moment, and there must be no new one.
         if store.keys_changed_at.is_some_and(|changed_at| checked_at <= changed_at) {
             return Err(TicketError::Unavailable);
         }
         self.check_room(&store, &verified.identity, ticket.topics())?;
-        store.insert(Held { sha256, ticket, expires_at: now + valid_for });
+        store.insert(Held { sha256, ticket, expires_at: now.mono + valid_for });
         Ok(NewTicket { text, valid_for })
     }
 
@@ -124,12 +139,7 @@ impl Tickets {
 
     /// The caller that a ticket stands for. After [`TicketUse::Spend`] the ticket is gone, also if the caller gets no
     /// stream.
-    pub(super) fn redeem(
-        &self,
-        text: &str,
-        ticket_use: TicketUse,
-        (now, wall): (Instant, SystemTime),
-    ) -> Result<Caller, Refused> {
+    pub(super) fn redeem(&self, text: &str, ticket_use: TicketUse, now: Now) -> Result<Caller, Refused> {
         let sha256 = sha256(text).ok_or(Refused::Ticket)?;
         let mut store = self.lock();
         let number = *store.numbers.get(&sha256).ok_or(Refused::Ticket)?;
@@ -139,8 +149,8 @@ impl Tickets {
             store.remove(number);
         }
         drop(store);
-        // The token may have ended earlier than by its `exp`, if the wall clock was set.
-        let is_valid = now < expires_at && !ticket.has_ended(wall);
+        // If the wall clock was set forward, the token may expire before the ticket does.
+        let is_valid = now.mono < expires_at && !ticket.has_ended(now.wall);
         if is_valid { Ok(Caller::by_ticket(ticket)) } else { Err(Refused::Ticket) }
     }
 

@@ -36,8 +36,8 @@ impl Clock {
         UNIX_EPOCH + Duration::from_hours(500_000) + self.passed
     }
 
-    fn now(self) -> (Instant, SystemTime) {
-        (self.mono(), self.wall())
+    fn now(self) -> Now {
+        Now { mono: self.mono(), wall: self.wall() }
     }
 }
 
@@ -180,9 +180,9 @@ fn the_wall_clock_may_be_set_and_no_ticket_outlives_its_token() {
     let (tickets, clock) = (tickets(10, 10), Clock::new());
     let ann = caller("k", Some("ann"), Some(clock.wall() + TTL));
     let [one, two] = [(); 2].map(|()| take(&tickets, &ann, &["a"], clock).expect("a ticket").text);
-    let forward = (clock.mono(), clock.wall() + TTL);
+    let forward = Now { mono: clock.mono(), wall: clock.wall() + TTL };
     assert!(tickets.redeem(&one, TicketUse::Spend, forward).is_err());
-    let back = (clock.after(TTL).mono(), clock.wall());
+    let back = Now { mono: clock.after(TTL).mono(), wall: clock.wall() };
     assert!(tickets.redeem(&two, TicketUse::Spend, back).is_err());
 }
 
