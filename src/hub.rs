@@ -81,7 +81,7 @@ mod jitter;
 
 use channels::SMALL_CHANNEL_MEMBERS_MAX;
 pub use command::{Command, EndWhere, Hubs, Inbox, Listed, Matches, StreamId, SubscriberId};
-pub use connection::{Peer, Right, Subscription};
+pub use connection::{CheckedRight, Peer, Subscription};
 pub use end::End;
 pub use handover::Carrier;
 pub use jitter::jitter;

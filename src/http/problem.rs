@@ -170,8 +170,8 @@ impl From<RateError> for Problem {
 impl From<LimitReached> for Problem {
     fn from(error: LimitReached) -> Self {
         let code = match error {
-            LimitReached::Connections(_) => Code::TooManyConnections,
-            LimitReached::ConnectionsPerIp(_) => Code::TooManyConnectionsPerIp,
+            LimitReached::Subscribers(_) => Code::TooManyConnections,
+            LimitReached::SubscribersPerIp(_) => Code::TooManyConnectionsPerIp,
             LimitReached::SubscribersOfToken(_) => Code::TooManySubscribersOfToken,
             LimitReached::TopicsPerIp(_) => Code::TooManyTopicsPerIp,
             LimitReached::PendingConnections(_) => Code::TooManyPendingConnections,

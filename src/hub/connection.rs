@@ -46,14 +46,14 @@ pub struct Subscription {
     /// When the hub must end the stream; `None` for no limit.
     pub ends_at: Option<Instant>,
     /// The right that its credential gives; `None` for an anonymous client.
-    pub right: Option<Right>,
+    pub right: Option<CheckedRight>,
     /// Permits and topic memberships. They are dropped when the stream has ended.
     pub guards: Box<dyn Any>,
 }
 
 /// The right of a stream, as HTTP has checked it.
 #[derive(Clone, Debug)]
-pub struct Right {
+pub struct CheckedRight {
     /// Whose right it is.
     pub identity: Arc<Identity>,
     /// A moment before the check began. A command that ends the streams of an identity also ends those that are handed

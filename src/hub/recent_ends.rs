@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{command::EndWhere, connection::Right, end::End};
+use super::{command::EndWhere, connection::CheckedRight, end::End};
 
 /// How many commands are remembered. In the time between the check and the hand-over there are usually none.
 const KEPT_MAX: usize = 64;
@@ -37,7 +37,7 @@ impl RecentEnds {
 
     /// Why a stream that is handed over with this right must end at once; `None` if it need not. If a command may have
     /// been forgotten, its client must come back, and its right is checked again.
-    pub(super) fn end_of(&self, right: &Right) -> Option<End> {
+    pub(super) fn end_of(&self, right: &CheckedRight) -> Option<End> {
         if right.checked_at < self.known_since {
             return Some(End::Unauthorized);
         }
@@ -64,7 +64,7 @@ mod tests {
         let at = |second: u64| start + Duration::from_secs(second);
         let right = |key: &str, second| {
             let identity = Identity { key: key.into(), subject: None };
-            Right { identity: Arc::new(identity), checked_at: at(second), ends_at: None }
+            CheckedRight { identity: Arc::new(identity), checked_at: at(second), ends_at: None }
         };
         let mut recent = RecentEnds::new(at(1));
         assert_eq!(recent.end_of(&right("old", 0)), Some(End::Unauthorized), "from before the hub");

@@ -23,10 +23,10 @@ pub const UNCOUNTED_MAX: usize = 4 << 10;
 pub enum LimitReached {
     /// `limits.connections_max`.
     #[error("the server has reached its limit of {0} subscribers")]
-    Connections(usize),
+    Subscribers(usize),
     /// `limits.connections_per_ip_max`.
     #[error("your address has reached its limit of {0} subscribers")]
-    ConnectionsPerIp(usize),
+    SubscribersPerIp(usize),
     /// `subscribers_max` of a credential.
     #[error("your credential has reached its limit of {0} subscribers")]
     SubscribersOfToken(u32),
@@ -103,8 +103,8 @@ impl Quota {
     #[must_use]
     pub fn subscribers(limits: &LimitsConfig) -> Arc<Self> {
         Self::new(
-            Limit { max: limits.connections_max, error: LimitReached::Connections },
-            Limit { max: limits.connections_per_ip_max, error: LimitReached::ConnectionsPerIp },
+            Limit { max: limits.connections_max, error: LimitReached::Subscribers },
+            Limit { max: limits.connections_per_ip_max, error: LimitReached::SubscribersPerIp },
         )
     }
 
@@ -237,7 +237,7 @@ mod tests {
     fn reservations_are_limited_overall_and_by_address_and_can_be_released() {
         let limits = LimitsConfig { connections_max: 10, connections_per_ip_max: 6, ..LimitsConfig::default() };
         let quota = Quota::subscribers(&limits);
-        let (overall, per_ip) = (Err(LimitReached::Connections(10)), Err(LimitReached::ConnectionsPerIp(6)));
+        let (overall, per_ip) = (Err(LimitReached::Subscribers(10)), Err(LimitReached::SubscribersPerIp(6)));
         let (one, other) = (Some(IpAddr::from([127, 0, 0, 1])), Some(IpAddr::from([127, 0, 0, 2])));
         assert_eq!(quota.reserve(one, 6), Ok(()));
         assert_eq!(quota.reserve(one, 1), per_ip);

@@ -21,7 +21,7 @@ use crate::{
         head::Head,
         problem::{Code, Problem},
     },
-    hub::Right,
+    hub::CheckedRight,
     log::{Start, wall_ms},
 };
 
@@ -47,7 +47,7 @@ pub(super) struct CheckedCaller {
 pub(super) struct SubscribeRequest {
     pub(super) grants: SmallVec<[Grant<Subscribe>; 1]>,
     /// The right to subscribe, if the caller has a credential.
-    pub(super) right: Option<Right>,
+    pub(super) right: Option<CheckedRight>,
     /// How many streams the credential allows at one time, if it has a limit of its own.
     pub(super) own_max: Option<NonZeroU32>,
     pub(super) encoding: Encoding,
@@ -75,7 +75,7 @@ impl SubscribeRequest {
         let topics = app.topics(query.all("topic"), query.topics_dropped())?.topics;
         let grants = topics.into_iter().map(|topic| caller.grant(topic)).collect::<Result<_, _>>()?;
         let ends_at = caller.valid_for(SystemTime::now()).map(|valid_for| Instant::now() + valid_for);
-        let right = caller.shared_identity().map(|identity| Right { identity, checked_at, ends_at });
+        let right = caller.shared_identity().map(|identity| CheckedRight { identity, checked_at, ends_at });
         let own_max = caller.limits().subscribers_max;
         let start = match &cursor {
             Some(cursor) => cursor.id().map_or(Start::Unreadable, Start::After),

@@ -15,7 +15,7 @@ use super::super::*;
 use crate::{
     config::{Config, LogConfig, StreamConfig},
     frame::{Encoding, Format, Framing, Marks},
-    hub::{Right, UnsentBytes, command::EndWhere},
+    hub::{CheckedRight, UnsentBytes, command::EndWhere},
     identity::Identity,
     log::{Batch, Draft, Feed, KeyLimits, Log, Start, memory::MemoryLog},
 };
@@ -94,7 +94,7 @@ pub(super) struct Plan {
     pub(super) topics: &'static [&'static str],
     pub(super) format: Format,
     pub(super) marks: Marks,
-    pub(super) right: Option<Right>,
+    pub(super) right: Option<CheckedRight>,
     pub(super) room: usize,
 }
 
@@ -112,9 +112,9 @@ impl World {
     }
 
     /// The right of `subject`, checked now, which ends after so many seconds.
-    pub(super) fn right(&self, subject: &str, seconds: Option<u64>) -> Right {
+    pub(super) fn right(&self, subject: &str, seconds: Option<u64>) -> CheckedRight {
         let ends_at = seconds.map(|seconds| self.now + Duration::from_secs(seconds));
-        Right { identity: identity(subject), checked_at: self.now, ends_at }
+        CheckedRight { identity: identity(subject), checked_at: self.now, ends_at }
     }
 
     pub(super) fn subscribe(&mut self, plan: &Plan) -> Rc<RefCell<Tap>> {

@@ -5,7 +5,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 use tidings::{
     event::EventId,
     frame::{self, Encoding, Format, Opening},
-    hub::{Right, Subscription},
+    hub::{CheckedRight, Subscription},
     identity::Identity,
     log::Start,
 };
@@ -65,7 +65,7 @@ impl World {
         client.ends_at = manners.lifetime.map(|lifetime| now + lifetime);
         client.right_ends_at = manners.right.map(|right| now + right);
         let identity = Arc::new(Identity { key: "key".into(), subject: None });
-        let right = Right { identity, checked_at: now, ends_at: client.right_ends_at };
+        let right = CheckedRight { identity, checked_at: now, ends_at: client.right_ends_at };
         let subscription = Subscription {
             topics: names.into(),
             encoding,
