@@ -2,18 +2,18 @@
 //!
 //! The fallback server gets a [`Carrier`] instead of the socket. Through it, the server reads one request and writes
 //! the response: the carrier returns the bytes that were already read, and then reads no further than the end of the
-//! request. If the response is a stream, its body takes the socket out of the carrier after the head is sent. After any
-//! other response, the socket is taken out when the server has finished:
+//! request. A response is a *stream* or an *answer*. The body of a stream takes the socket out of the carrier after the
+//! head is sent. After an answer, the socket is taken out when the server has finished:
 //!
 //! ```text
 //!  HTTP server: head, first bytes ─► flush ─► body: Carrier::poll_take ─► hub
-//!               a whole response  ─► flush ─► end of input ─► Carrier::reclaim ─► the next request
+//!               a whole answer    ─► flush ─► end of input ─► Carrier::reclaim ─► the next request
 //! ```
 //!
 //! The carrier reports the end of the input to the server, so the server's task and its buffers are freed at once.
 //!
-//! A carrier is for one request only. Bytes after the request may belong to a second request that is not complete. The
-//! fallback server would wait for the end of the second request, and keep back the first response.
+//! A carrier is for one request only. Bytes after the request may belong to a second request that is not complete. With
+//! these bytes, the fallback server would wait for the end of the second request, and keep back the first response.
 
 use std::{
     any::Any,
@@ -52,11 +52,11 @@ struct Inner {
     read_ahead: RefCell<Option<ReadAhead>>,
     /// How many bytes of the request are still to be read from the socket; `None` if the request's length is not known.
     unread: Cell<Option<usize>>,
-    /// The progress of the response.
-    response: Cell<Response>,
+    /// How far the response is.
+    stage: Cell<ResponseStage>,
     /// Whether the response's head contains `Connection: close`; `None` until the head has been written.
     closes: Cell<Option<bool>>,
-    /// The socket has accepted bytes since the last call to [`Carrier::take_progress`].
+    /// The socket has accepted bytes since the last call of [`Carrier::take_progress`].
     has_progress: Cell<bool>,
     /// The task that waits for bytes from the peer, or for the progress of the response.
     waker: RefCell<Option<Waker>>,
@@ -69,27 +69,27 @@ struct ReadAhead {
     _permit: Box<dyn Any>,
 }
 
-/// The progress of the response: `Opening` and `Opened` for a stream; `Answer`, `Sent` and `Ended` for any other.
+/// How far the response is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Response {
-    /// It has not begun.
-    None,
-    /// It is a stream, and the server is writing its head and first bytes.
-    Opening,
+enum ResponseStage {
+    /// The response has not begun.
+    NotBegun,
+    /// The server is writing the head and the first bytes of a stream.
+    StreamBegun,
     /// The head and the first bytes of the stream have been given to the kernel.
-    Opened,
-    /// It is no stream, and the server is writing it.
-    Answer,
+    StreamFlushed,
+    /// The server is writing an answer.
+    AnswerBegun,
     /// The whole answer has been given to the kernel.
-    Sent,
-    /// The carrier has also reported the end of the input, so the server knows that no other request will come.
-    Ended,
+    AnswerFlushed,
+    /// After the answer, the carrier has reported the end of the input. The server knows that no other request comes.
+    InputEnded,
 }
 
 impl Carrier {
     /// Creates a carrier of `socket` for one request. The bytes `before` of the request were already read, and `permit`
-    /// is their permit. `rest` more bytes will come; with `None`, everything that comes belongs to the request. `certificate`
-    /// is the client's, if it counts.
+    /// is their permit. `rest` more bytes of the request will come; with `None`, everything that comes belongs to the
+    /// request. `certificate` is the client's, if it counts.
     #[must_use]
     pub fn new(
         socket: Transport<TcpStream>,
@@ -104,7 +104,7 @@ impl Carrier {
             certificate,
             read_ahead: RefCell::new(Some(ReadAhead { bytes: before, _permit: permit })),
             unread: Cell::new(rest),
-            response: Cell::new(Response::None),
+            stage: Cell::new(ResponseStage::NotBegun),
             closes: Cell::new(None),
             has_progress: Cell::new(false),
             waker: RefCell::default(),
@@ -125,7 +125,7 @@ impl Carrier {
 
     /// Notes that the server has been given the first bytes of a stream: its next flush sends the head and these bytes.
     pub fn begin_stream(&self) {
-        self.begin(Response::Opening);
+        self.begin(ResponseStage::StreamBegun);
     }
 
     /// Notes that the server has been given a whole answer.
@@ -133,16 +133,16 @@ impl Carrier {
     /// If the length of the request is not known, the carrier now reports the end of the input: without this report,
     /// the server would wait for the end of a chunked body, and a client could keep the connection for ever.
     pub fn begin_answer(&self) {
-        self.begin(Response::Answer);
+        self.begin(ResponseStage::AnswerBegun);
     }
 
-    fn begin(&self, response: Response) {
+    fn begin(&self, stage: ResponseStage) {
         debug_assert!(!self.has_begun(), "a carrier carries one request");
-        self.set_response(response);
+        self.set_stage(stage);
     }
 
-    fn set_response(&self, response: Response) {
-        self.0.response.set(response);
+    fn set_stage(&self, stage: ResponseStage) {
+        self.0.stage.set(stage);
         if let Some(waker) = self.0.waker.take() {
             waker.wake();
         }
@@ -151,17 +151,17 @@ impl Carrier {
     /// Whether the response has begun. If so, the server must not read another request from this carrier.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        self.0.response.get() != Response::None
+        self.0.stage.get() != ResponseStage::NotBegun
     }
 
     /// Whether the whole answer has been given to the kernel.
-    fn is_sent(&self) -> bool {
-        matches!(self.0.response.get(), Response::Sent | Response::Ended)
+    fn is_answer_flushed(&self) -> bool {
+        matches!(self.0.stage.get(), ResponseStage::AnswerFlushed | ResponseStage::InputEnded)
     }
 
     /// Whether the response is complete and another request may follow.
     fn is_kept_alive(&self) -> bool {
-        self.0.response.get() == Response::Ended && self.0.closes.get() == Some(false)
+        self.0.stage.get() == ResponseStage::InputEnded && self.0.closes.get() == Some(false)
     }
 
     /// Ready when the response has begun. From then on, the server waits only for the client.
@@ -171,13 +171,17 @@ impl Carrier {
 
     /// Ready when the whole answer has been given to the kernel, or the socket was taken out.
     pub fn poll_done(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.is_sent() || self.0.socket.borrow().is_none() { Poll::Ready(()) } else { self.wait(cx) }
+        if self.is_answer_flushed() || self.0.socket.borrow().is_none() { Poll::Ready(()) } else { self.wait(cx) }
     }
 
     /// Takes the socket out when the first bytes of the stream have been flushed. The result is `None` if the socket
     /// was taken out before.
     pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<Transport<TcpStream>>> {
-        if self.0.response.get() == Response::Opened { Poll::Ready(self.0.socket.take()) } else { self.wait(cx) }
+        if self.0.stage.get() == ResponseStage::StreamFlushed {
+            Poll::Ready(self.0.socket.take())
+        } else {
+            self.wait(cx)
+        }
     }
 
     fn wait<T>(&self, cx: &Context<'_>) -> Poll<T> {
@@ -229,8 +233,8 @@ impl Carrier {
         if head.is_empty() || self.0.closes.get().is_some() {
             return;
         }
-        // If the socket did not accept the whole head at once, the client reads slowly: close the connection after the
-        // response.
+        // If the socket did not accept the whole head at once, the end of the head is not in `sent`. The client reads
+        // slowly, so close its connection after the response.
         let fields = memmem::find(head, b"\r\n\r\n").map(|at| head.get(..at + 2).unwrap_or_default());
         let closes = fields.is_none_or(|fields| memmem::find(fields, b"\r\nconnection: close\r\n").is_some());
         self.0.closes.set(Some(closes));
@@ -239,9 +243,10 @@ impl Carrier {
 
 impl AsyncRead for Carrier {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let response = self.0.response.get();
-        let is_answered = matches!(response, Response::Answer | Response::Sent | Response::Ended);
-        if self.0.socket.borrow().is_none() || (is_answered && !self.is_length_known()) {
+        let stage = self.0.stage.get();
+        let is_answer =
+            matches!(stage, ResponseStage::AnswerBegun | ResponseStage::AnswerFlushed | ResponseStage::InputEnded);
+        if self.0.socket.borrow().is_none() || (is_answer && !self.is_length_known()) {
             return Poll::Ready(Ok(()));
         }
         let mut ahead = self.0.read_ahead.borrow_mut();
@@ -255,8 +260,8 @@ impl AsyncRead for Carrier {
         }
         drop(ahead);
         let read = match self.0.unread.get() {
-            Some(0) if self.is_sent() => {
-                self.0.response.set(Response::Ended);
+            Some(0) if self.is_answer_flushed() => {
+                self.0.stage.set(ResponseStage::InputEnded);
                 return Poll::Ready(Ok(()));
             }
             Some(0) => Poll::Pending,
@@ -268,8 +273,8 @@ impl AsyncRead for Carrier {
 
 impl AsyncWrite for Carrier {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        // This writes at once, even if the runtime does not know yet that a new socket is ready. A write that is pending
-        // would lose the response to a client that has ended its request too early: the server does not wait for it.
+        // This writes at once, even if the runtime does not know yet that a new socket is ready. If a client has ended
+        // its request too early, the server does not wait for a write that is pending, and the response would be lost.
         let written = self.with(buf.len(), |socket| socket.poll_write(cx, buf));
         if let Poll::Ready(Ok(n)) = written {
             self.0.has_progress.set(true);
@@ -279,10 +284,11 @@ impl AsyncWrite for Carrier {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The kernel has all that was written, or the session of TLS has the rest and sends it first.
-        match self.0.response.get() {
-            Response::Opening => self.set_response(Response::Opened),
-            Response::Answer => self.set_response(Response::Sent),
+        // The kernel has all bytes that were written, or the TLS session has the last of them and sends them before
+        // others.
+        match self.0.stage.get() {
+            ResponseStage::StreamBegun => self.set_stage(ResponseStage::StreamFlushed),
+            ResponseStage::AnswerBegun => self.set_stage(ResponseStage::AnswerFlushed),
             _ => {}
         }
         Poll::Ready(Ok(()))
@@ -290,8 +296,8 @@ impl AsyncWrite for Carrier {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.is_kept_alive() {
-            // The server believes that the peer has closed the connection, because the carrier said so. Keep it open
-            // for the next request.
+            // The server ends the connection, because the carrier has reported the end of the input. But the client has
+            // not closed the connection: keep it open for the next request.
             return Poll::Ready(Ok(()));
         }
         self.with((), |socket| Poll::Ready(socket.finish()))
