@@ -6,8 +6,8 @@ use std::collections::{HashSet, VecDeque};
 #[derive(Default)]
 pub(super) struct Backlog {
     keys: VecDeque<usize>,
-    /// Keys whose connections have been closed while they waited. [`pop`](Backlog::pop) skips them: to search `keys` at
-    /// each close would take too long.
+    /// The keys of connections that were closed while they waited. These keys stay in `keys`, because a search at each
+    /// close would take too long. [`pop`](Backlog::pop) skips them.
     closed: HashSet<usize>,
 }
 
@@ -17,8 +17,8 @@ impl Backlog {
         self.keys.len() == self.closed.len()
     }
 
-    /// Adds a connection, which must not be in the queue. If `keys` still has this key from a closed connection, the
-    /// new connection takes that place.
+    /// Adds a connection, which must not be in the queue. If `keys` still has the same key of a closed connection, the
+    /// new connection takes its place.
     pub(super) fn push(&mut self, key: usize) {
         if self.closed.is_empty() || !self.closed.remove(&key) {
             self.keys.push_back(key);

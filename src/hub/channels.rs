@@ -7,9 +7,9 @@
 //!      └──────────────────────┘   └─────────────────────────────┘
 //!       nothing is left to write    frames are left to write
 //!
-//!    Any state ──► Ending, when the topic of single-topic streams is deleted
-//!    Paused    ──► Ready, when the topic of other streams is deleted
-//!    Quiet     ──► Ready, when the feed has dropped events
+//!    Any state     ──► Ending, when the topic of single-topic streams is deleted
+//!    Quiet, Paused ──► Ready, when the topic of other streams is deleted
+//!    Quiet         ──► Ready, when the feed has dropped events
 //! ```
 //!
 //! The state of a channel says which queue it is in. Only this file changes states.
@@ -110,18 +110,20 @@ impl Channels {
     }
 
     /// Finds or creates the channel of `topic` in `encoding`, for streams of a single topic or of several. The caller
-    /// must give it a member.
+    /// must add a member to the channel.
     pub(super) fn open(&mut self, topic: TopicName, encoding: Encoding, single_topic: bool, seen: u64) -> usize {
         let known = self.by_topic.entry(topic.clone()).or_default();
         let mut index = known.len();
         for (at, key) in known.iter().enumerate() {
             let Some(Entry { channel, .. }) = self.entries.get(*key) else { continue };
-            if channel.encoding == encoding {
-                if channel.single_topic == single_topic {
-                    return *key;
-                }
-                index = at;
+            if channel.encoding != encoding {
+                continue;
             }
+            if channel.single_topic == single_topic {
+                return *key;
+            }
+            // The new channel stands beside the other one of its encoding.
+            index = at;
         }
         let channel = Channel::new(topic, encoding, single_topic, seen);
         let key = self.entries.insert(Entry { channel, state: State::Quiet });
@@ -131,7 +133,7 @@ impl Channels {
 
     /// Removes the member at `index` of a channel. Returns which other members have moved. A quiet channel is removed
     /// with its last member. A channel that is in a queue is removed later, when it has its turn.
-    pub(super) fn leave(&mut self, key: usize, index: usize) -> Moved {
+    pub(super) fn leave(&mut self, key: usize, index: usize) -> [Option<Moved>; 2] {
         let Some(entry) = self.entries.get_mut(key) else { return [None, None] };
         let moved = entry.channel.remove_member(index);
         if entry.channel.members.is_empty() && entry.state == State::Quiet {
@@ -188,8 +190,8 @@ impl Channels {
         }
     }
 
-    /// Makes a channel ready or ending, because its topic was deleted. This ends a pause, so that the members get the
-    /// deletion without delay. A channel that was paused is the next one, because its frames have waited longest.
+    /// Makes a channel ready or ending, because its topic was deleted. This ends a pause, so that the members learn of
+    /// the deletion without delay. A channel that was paused has its turn next, because its frames have waited longest.
     fn end_wait(&mut self, key: usize, state: State) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         match std::mem::replace(&mut entry.state, state) {

@@ -56,10 +56,11 @@ pub struct Subscription {
 pub struct CheckedRight {
     /// Whose right it is.
     pub identity: Arc<Identity>,
-    /// A moment before the check began. A command that ends the streams of an identity also ends those that are handed
-    /// over after it, if their right was checked before it.
+    /// A moment before the check began. A command to end the streams of an identity also ends the streams that are
+    /// handed over later, if their right was checked before the command.
     pub checked_at: Instant,
-    /// When the right ends, and the stream with it: the `exp` of the token, plus the leeway, or the end of the certificate.
+    /// When the right ends, and the stream with it: at the `exp` of the token plus the leeway, or at the end of the
+    /// certificate.
     pub ends_at: Option<Instant>,
 }
 
@@ -72,7 +73,7 @@ pub(super) struct Slot {
     pub(super) index: usize,
 }
 
-/// A subscriber's connection, owned by the hub. It fits in two cache lines. With thousands of connections, these lines
+/// A subscriber's connection, owned by the hub. It fits in two cache lines: with thousands of connections, these lines
 /// are not in the cache, and a delivery must load each of them from memory.
 #[repr(align(64))]
 pub(super) struct Connection<S> {
@@ -83,7 +84,8 @@ pub(super) struct Connection<S> {
     pub(super) slots: SmallVec<[Slot; 1]>,
     /// It has been given everything up to this position. All of this is sent, except for what is in `remainder`.
     pub(super) cursor: u64,
-    /// The position of the last id that was sent to its client. After a deletion notice: a position below the notice.
+    /// The position of the last id that was sent to its client. After a deletion notice, which has no id: a position
+    /// below the notice.
     pub(super) last_id_sent: u64,
     /// What the socket must accept before anything else; `None` if it has accepted everything, as it usually has.
     remainder: Option<Box<Remainder>>,
@@ -123,9 +125,9 @@ pub(super) struct Partial {
 pub(super) struct Cold {
     /// How its client learns its position when there is no event.
     pub(super) marks: Marks,
-    /// When its stage is over; `None` for no limit. Then an open stream ends, and an ending one is cut.
+    /// When its stage is over: at this time an open stream ends, and an ending one is cut. `None` for no limit.
     pub(super) stage_ends_at: Option<Instant>,
-    /// When its right ends; `None` if it does not, or if the last block is queued.
+    /// When its right ends; `None` if the right has no end, or if the last block is queued.
     pub(super) right_ends_at: Option<Instant>,
     /// Whose stream it is; `None` for an anonymous client.
     pub(super) identity: Option<Arc<Identity>>,
@@ -193,8 +195,8 @@ impl<S> Connection<S> {
 }
 
 impl<S: Peer> Connection<S> {
-    /// How many bytes a peer may send on a stream before it is closed. Some clients pipeline one or two requests. More
-    /// is an attack: to read it costs time of the worker.
+    /// How many bytes a peer may send before its stream is closed. Some clients pipeline one or two requests. More is
+    /// an attack: to read the bytes costs time of the worker.
     const RECEIVED_MAX: usize = 64 << 10;
 
     pub(super) fn new(socket: S, subscription: Subscription, now: Instant) -> Self {
@@ -244,8 +246,8 @@ impl<S: Peer> Connection<S> {
         self.send_buffer == SendBuffer::Full
     }
 
-    /// Notes that the socket may accept bytes again. First it gets what was encrypted before. If it does not accept all of
-    /// that, the connection goes on waiting.
+    /// Notes that the socket may accept bytes again. First the socket gets the bytes that were encrypted before. If it
+    /// does not accept all of them, the connection goes on waiting.
     pub(super) fn unblock(&mut self) {
         if self.socket.flush().is_ok() {
             self.send_buffer = SendBuffer::HasSpace;
@@ -273,8 +275,8 @@ impl<S: Peer> Connection<S> {
         remainder.partial = Some(Partial { seq, sent });
     }
 
-    /// Writes `segment`. Returns how many bytes of it the socket accepted. If these are not all, the caller must
-    /// note where the write ended.
+    /// Writes `segment`. Returns how many bytes of it the socket accepted. If these are not all, the caller must note
+    /// where the write ended (`Streams::stop_at`).
     ///
     /// # Errors
     /// When the socket fails, or when earlier bytes must be sent first.

@@ -2,8 +2,18 @@
 //! struct is in `streams`.
 //!
 //! The main invariant: *a connection with cursor c has been given every event of its topics up to c, in order, once*. A
-//! visit moves the cursor towards the tail. The visit takes the events from the windows of the connection's channels if
-//! they reach back to the cursor, otherwise from the log. Events are written only here.
+//! visit moves the cursor towards the tail. Events are written only here.
+//!
+//! A visit takes the events from the windows of the connection's channels, if the windows *cover* the connection: they
+//! have all frames after its cursor, and no notice that the client must not get (see `channel`). Otherwise the visit
+//! reads a *page* of the log. For example, the hub has seen position 9.
+//! Topic `a` has events 3, 5 and 8, and its window has the frames after position 6:
+//! - Cursor 6: the window covers the connection. Event 8 is written, and the cursor becomes 9: no event is missing up
+//!   to there.
+//! - Cursor 4: the window does not cover the connection. A page after position 4 has events 5 and 8.
+//! - Cursor 2, and retention has removed event 3: the page reports that position 3 is missing, because the log has made
+//!   more removals than the connection knows of (`removals_seen`). The client gets a gap notice, and then events 5 and
+//!   8.
 
 use std::{io, num::NonZeroU32};
 
@@ -82,34 +92,39 @@ impl<S: Peer> Streams<S> {
                     let end = frame::end(connection.encoding.framing);
                     self.push_last(key, &end, End::Deleted);
                 }
-                NextStep::WriteEvents if budget == 0 => {
-                    self.queue(key);
-                    return Ok(Visit::More);
+                NextStep::WriteEvents => {
+                    if budget == 0 {
+                        self.queue(key);
+                        return Ok(Visit::More);
+                    }
+                    budget = budget.saturating_sub(self.write_events(key)?);
                 }
-                NextStep::WriteEvents => budget = budget.saturating_sub(self.write_events(key)?),
             }
         }
         Ok(Visit::Closed)
     }
 
-    /// What a visit must do next. The order of the checks is the order of the bytes in the stream: the rest of an event,
-    /// control blocks, then the end or further events.
+    /// What a visit must do next. The order of the checks is the order of the bytes in the stream: the rest of an
+    /// event, control blocks, then the end or further events.
     fn next_step(&self, connection: &Connection<S>) -> NextStep {
-        let waits_for_page = connection.page_request.is_some();
         if connection.is_blocked() {
-            NextStep::Wait(Visit::Blocked)
-        } else if let Some(partial) = connection.partial() {
-            if waits_for_page { NextStep::Wait(Visit::NeedsPage) } else { NextStep::WriteRest(partial) }
-        } else if connection.has_control() {
-            NextStep::WriteControl
-        } else if connection.is_ending() {
-            NextStep::Close
-        } else if connection.cursor >= self.seen {
-            if self.has_only_deleted_topics(connection) {
-                NextStep::EndAsDeleted
-            } else {
-                NextStep::Wait(Visit::AtTail)
-            }
+            return NextStep::Wait(Visit::Blocked);
+        }
+        let waits_for_page = connection.page_request.is_some();
+        if let Some(partial) = connection.partial() {
+            return if waits_for_page { NextStep::Wait(Visit::NeedsPage) } else { NextStep::WriteRest(partial) };
+        }
+        if connection.has_control() {
+            return NextStep::WriteControl;
+        }
+        if connection.is_ending() {
+            return NextStep::Close;
+        }
+        let is_at_tail = connection.cursor >= self.seen;
+        if is_at_tail && self.has_only_deleted_topics(connection) {
+            NextStep::EndAsDeleted
+        } else if is_at_tail {
+            NextStep::Wait(Visit::AtTail)
         } else if waits_for_page {
             NextStep::Wait(Visit::NeedsPage)
         } else {
@@ -117,8 +132,8 @@ impl<S: Peer> Streams<S> {
         }
     }
 
-    /// Writes some of the events that a connection is missing. Returns how many bytes it tried to write, as do the methods
-    /// that it calls.
+    /// Writes some of the events that a connection is missing. Returns how many bytes it tried to write, as do the
+    /// methods that it calls.
     fn write_events(&mut self, key: usize) -> io::Result<usize> {
         let Some(connection) = self.connections.get(key) else { return Ok(0) };
         if !self.is_covered(connection) {
@@ -130,20 +145,17 @@ impl<S: Peer> Streams<S> {
         }
     }
 
-    /// Whether the windows of a connection's channels have everything that it is missing.
+    /// Whether the windows of a connection's channels have all frames after its cursor, and no notice of a deletion
+    /// that HTTP has already reported to the client.
     fn is_covered(&self, connection: &Connection<S>) -> bool {
         let cursor = connection.cursor;
         connection.slots.iter().all(|slot| {
             let Some(channel) = self.channels.get(slot.channel) else { return false };
-            // HTTP has reported the deletions up to `subscribed_seq`, and this stream must not get their notices again. So
-            // the window cannot be used if it has a notice after the cursor, but not after `subscribed_seq`. It has none
-            // if no deletion is after the cursor, or if the cursor has passed `subscribed_seq`.
-            let may_have_older_notice = channel.deleted_seq > cursor && connection.cold.subscribed_seq > cursor;
-            channel.window.covers(cursor) && !may_have_older_notice
+            channel.window.covers(cursor) && !channel.may_have_reported_notice(cursor, connection.cold.subscribed_seq)
         })
     }
 
-    /// Writes events of the only topic, whose window reaches back to the cursor. This is the common case.
+    /// Writes events of the only topic, whose window covers the connection. This is the common case.
     fn write_window(&mut self, key: usize, slot: Slot) -> io::Result<usize> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
         let Some(channel) = self.channels.get_mut(slot.channel) else { return Ok(0) };
@@ -160,7 +172,7 @@ impl<S: Peer> Streams<S> {
         Ok(size)
     }
 
-    /// Writes events of several topics, whose windows all reach back to the cursor.
+    /// Writes events of several topics, whose windows cover the connection.
     fn write_windows(&mut self, key: usize) -> io::Result<usize> {
         let Some(connection) = self.connections.get(key) else { return Ok(0) };
         let mut frames: Vec<(u64, Frame)> = Vec::new();
@@ -171,8 +183,8 @@ impl<S: Peer> Streams<S> {
         self.write_frames(key, &frames, self.seen)
     }
 
-    /// Writes a page of the log, because the windows do not reach back to the cursor. If the page is not in memory, it
-    /// is only requested.
+    /// Writes a page of the log, because the windows do not cover the connection. If the page is not in memory, it is
+    /// only requested.
     fn write_from_log(&mut self, key: usize) -> io::Result<usize> {
         let Some(connection) = self.connections.get(key) else { return Ok(0) };
         let from = ReadFrom { after: connection.cursor, removals_seen: connection.cold.removals_seen };
@@ -193,8 +205,8 @@ impl<S: Peer> Streams<S> {
             None => self.write_page(key, page).map(drop),
         });
         match written {
-            // Visit the connection now, not from the backlog. Usually the visit only requests the next page. In the
-            // backlog of a busy hub, each page of a replay would wait for all other connections.
+            // Visit the connection now, not from the backlog: usually the visit only requests the next page. From the
+            // backlog of a busy hub, each page of a replay would be requested after visits to all other connections.
             Ok(()) => {
                 self.visit(key);
                 self.cut_overdue(key);
@@ -227,8 +239,8 @@ impl<S: Peer> Streams<S> {
         } else if let Some((topic, _)) = deletion {
             Frame::Made(frame::deleted(encoding, topic))
         } else {
-            // The stream is closed. The client has not got the event's id, so it resumes before the event, and is told
-            // of the gap.
+            // This error closes the stream. The client has not got the event's id, so it resumes before the event, and
+            // is told of the gap.
             return Err(io::Error::other("the log has removed the event that was sent in part"));
         };
         self.unsent.keep((partial.seq, encoding), frame.clone());
@@ -251,7 +263,8 @@ impl<S: Peer> Streams<S> {
         let (epoch, encoding) = (self.epoch, connection.encoding);
         page.deleted.retain(|(_, seq)| *seq > connection.cold.subscribed_seq);
         if !page.deleted.is_empty() && connection.slots.len() == 1 {
-            // The deletion ends the stream. It removed all events before it, so the page has only events after it.
+            // The deletion ends the stream. It has removed all events before it, so the page has only events that this
+            // stream must not get.
             self.push_deleted(key);
             return Ok(0);
         }
@@ -271,8 +284,8 @@ impl<S: Peer> Streams<S> {
         let mut frames = Vec::with_capacity(page.events.len() + page.deleted.len());
         for event in page.events {
             let seq = event.seq;
-            // A large event may be in `unsent`, because another connection has it in part. The frame from there is
-            // used, so the event is not encoded again, and is in memory only once.
+            // A large event may be in `unsent`, because it is partly sent to another connection. Use the frame from
+            // there, so that the event is not encoded again, and is in memory only once.
             let is_large = event.frame.len() >= PAGE_BYTES;
             let known = if is_large { self.unsent.frame((seq, encoding)) } else { None };
             frames.push((seq, known.unwrap_or_else(|| frame::event(encoding, epoch, event))));
@@ -284,7 +297,7 @@ impl<S: Peer> Streams<S> {
         self.write_frames(key, &frames, page.to)
     }
 
-    /// Queues the notice of the gap that `page` reports, and moves the cursor behind the gap.
+    /// Queues the gap notice for the events that are missing according to `page`, and moves the cursor past the gap.
     fn push_gap(&mut self, key: usize, page: &mut Page) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let encoding = connection.encoding;
@@ -316,28 +329,30 @@ impl<S: Peer> Streams<S> {
         if accepted < bytes.len() {
             self.stop_at(key, write_end(frames.iter(), accepted))?;
         }
-        self.correct_last_id(key);
+        self.lower_last_id_below_notice(key);
         Ok(bytes.len())
     }
 
-    /// Lowers `last_id_sent` by one if it is the position of a deletion notice: a notice has no id, so this position was
-    /// not sent. The heartbeat compares `last_id_sent` with the cursor (`Streams::send_heartbeat`): when it is lower, the
-    /// heartbeat tells the client its position.
-    fn correct_last_id(&mut self, key: usize) {
+    /// Lowers `last_id_sent` if it is the position of a deletion notice, because a notice has no id.
+    ///
+    /// For example, event 6 and the notice of deletion 8 were written. The cursor and `last_id_sent` are 8, but the
+    /// client knows only id 6. With 7 instead of 8, `last_id_sent` is below the cursor, so the next heartbeat tells the
+    /// client position 8 (`Streams::send_heartbeat`). Any value below 8 would do.
+    fn lower_last_id_below_notice(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let last_id = connection.last_id_sent;
         let is_notice = |slot: &Slot| self.channels.get(slot.channel).is_some_and(|c| c.deleted_seq == last_id);
         if last_id > 0 && connection.slots.iter().any(is_notice) {
-            connection.last_id_sent -= 1;
+            connection.last_id_sent = last_id - 1;
         }
     }
 
-    /// Whether a stream of several topics must end: each topic has been deleted since the stream subscribed, and
-    /// nothing has been published to it since its deletion.
+    /// Whether a stream of several topics must end: each topic has been deleted since the stream subscribed, and no
+    /// event was published after that deletion.
     ///
     /// This is called only when the connection has everything up to `seen`, so the channels know every event that the
-    /// client has got. If an event is published to one of the topics after this call, the client gets that event when it
-    /// resumes.
+    /// client has got. If an event is published to one of the topics after this call, the client gets that event when
+    /// it resumes.
     fn has_only_deleted_topics(&self, connection: &Connection<S>) -> bool {
         let received = connection.cold.subscribed_seq + 1..=connection.cursor;
         let is_deleted = |channel: &Channel| channel.is_deleted() && received.contains(&channel.deleted_seq);
@@ -346,7 +361,7 @@ impl<S: Peer> Streams<S> {
 
     /// Ends the stream of a connection whose only topic was deleted. The client first gets the events from before the
     /// deletion that the window still has, as far as its socket accepts them. If these events need several visits, this
-    /// method does one, and must be called again.
+    /// method makes one visit and returns [`Visit::More`]. Then it must be called again.
     pub(super) fn end_deleted(&mut self, key: usize) -> Visit {
         if self.visit(key) == Visit::More {
             return Visit::More;

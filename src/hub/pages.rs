@@ -1,5 +1,5 @@
-//! Reads pages of the log for connections, at once or by a request. These are methods of [`Streams`], whose struct is in
-//! `streams`.
+//! Reads pages of the log for connections, at once or by a request. These are methods of [`Streams`], whose struct is
+//! in `streams`.
 
 use std::{io, num::NonZeroU32};
 
@@ -32,7 +32,7 @@ impl<S: Peer> Streams<S> {
         Ok(None)
     }
 
-    /// Rejects a page of another epoch. The epoch of these streams has ended, and the feed will report that soon.
+    /// Rejects a page of another epoch: the epoch of these streams has ended, and the feed will report that soon.
     pub(super) fn check_epoch(&self, page: Result<Page, ReadError>) -> io::Result<Page> {
         let page = page.map_err(io::Error::other)?;
         if page.epoch == self.epoch { Ok(page) } else { Err(io::Error::other("the history has ended")) }

@@ -22,11 +22,11 @@ pub(super) struct Segment<'a> {
 pub(super) struct WriteEnd {
     /// The position of the last frame of which at least one byte was sent.
     pub(super) seq: u64,
-    /// That frame and how many of its bytes were sent; `None` if the whole frame was.
+    /// That frame, and how many of its bytes were sent; `None` if all of them were sent.
     pub(super) partial: Option<(Frame, usize)>,
 }
 
-/// Whether `frame` is a segment by itself. To join it with others would copy many bytes.
+/// Whether `frame` is a segment by itself, because no other frame fits beside it.
 pub(super) fn fills_segment(frame: &Frame) -> bool {
     frame.len() >= SEGMENT_BYTES_MAX
 }

@@ -43,17 +43,17 @@ pub struct Streams<S> {
     pub(super) channels: Channels,
     /// The epoch of all positions here.
     pub(super) epoch: Epoch,
-    /// The position up to which the feed has been applied. The channels do not have commits that the feed dropped, or
-    /// that are older than this hub.
+    /// The feed has been applied up to this position. Commits that the feed dropped, or that are older than this hub,
+    /// are not in the channels.
     pub(super) seen: u64,
     /// The time of the last call to `advance`.
     pub(super) now: Instant,
     pub(super) config: StreamConfig,
-    /// What slow subscribers have not been sent yet. All hubs share it.
+    /// The unsent bytes of slow subscribers. All hubs share them.
     pub(super) unsent: Arc<UnsentBytes>,
     /// The queue of connections that must be visited. They have `is_queued` set.
     backlog: Backlog,
-    /// When to check each connection. An entry is stale if the connection's `timer_at` is different.
+    /// When to check which connection, by its key. An entry is stale if the connection's `timer_at` is another time.
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
     /// Pages that the event loop must fetch, in order.
     pub(super) page_requests: VecDeque<PageRequest>,
@@ -79,7 +79,8 @@ pub struct PageRequest {
     pub page: BoxFuture<'static, Result<Page, ReadError>>,
 }
 
-/// The shortest timer of a connection. With a shorter one, an overdue connection could keep the hub busy.
+/// The shortest timer of a connection. With a shorter one, a connection whose check changes nothing could keep the hub
+/// busy.
 const TIMER_MIN: Duration = Duration::from_millis(10);
 /// A debug build asserts the invariants after each change, if there are at most this many connections.
 const CHECKED_MAX: usize = 32;
@@ -169,14 +170,14 @@ impl<S: Peer> Streams<S> {
         }
     }
 
-    /// Removes a connection from a channel. The caller has removed the slot from the connection. Other members of the
-    /// channel move to the index that has become free, so their slots are corrected.
+    /// Removes a connection from a channel. The caller has removed the slot from the connection. Up to two other
+    /// members of the channel move to another index, so their slots are corrected.
     pub(super) fn leave(&mut self, slot: Slot) {
-        for (member, index) in self.channels.leave(slot.channel, slot.index).into_iter().flatten() {
-            let Some(connection) = self.connections.get_mut(member) else { continue };
-            for moved in &mut connection.slots {
-                if moved.channel == slot.channel {
-                    moved.index = index;
+        for moved in self.channels.leave(slot.channel, slot.index).into_iter().flatten() {
+            let Some(connection) = self.connections.get_mut(moved.key) else { continue };
+            for other in &mut connection.slots {
+                if other.channel == slot.channel {
+                    other.index = moved.index;
                 }
             }
         }
@@ -194,8 +195,8 @@ impl<S: Peer> Streams<S> {
         self.backlog.push(key);
     }
 
-    /// Whether there is work besides the rounds of channels: a connection is in the backlog or has an expired timer, or a
-    /// walk is under way. One step of such work may take long.
+    /// Whether there is work besides the rounds of channels: a connection is in the backlog or has an expired timer, or
+    /// a walk is under way. One step of such work may take long.
     #[must_use]
     pub fn has_slow_work(&self) -> bool {
         !self.backlog.is_empty() || !self.walks.is_empty() || self.has_expired_timer()
@@ -210,9 +211,9 @@ impl<S: Peer> Streams<S> {
         Some(key)
     }
 
-    /// Queues a control block for a connection, unless the last block of its stream is already queued. If the unsent
-    /// bytes then exceed `stream.unsent_bytes_max`, the connection is closed. When its client reconnects, the client is
-    /// told of the gap or the deletion.
+    /// Queues a control block for a connection, unless the last block of its stream is already queued. If there is no
+    /// room for the block in `stream.unsent_bytes_max`, the connection is closed. A client that missed the notice of a
+    /// gap or of a deletion gets it when it reconnects.
     pub(super) fn push_control(&mut self, key: usize, block: &Bytes) {
         let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.is_ending()) else {
             return;
@@ -285,8 +286,8 @@ impl<S: Peer> Streams<S> {
         Ok(())
     }
 
-    /// When a connection must be closed unless its socket accepts bytes before. `None` if the socket has accepted the last
-    /// write.
+    /// The time at which a connection is overdue, unless its socket accepts bytes before. `None` if the socket has
+    /// accepted the last write.
     fn write_deadline(&self, key: usize) -> Option<Instant> {
         let stalled_since = self.connections.get(key)?.stalled_since?;
         Some(stalled_since + self.config.write_timeout)
@@ -297,8 +298,8 @@ impl<S: Peer> Streams<S> {
         self.write_deadline(key).is_some_and(|deadline| deadline <= self.now)
     }
 
-    /// Closes an overdue connection, unless it waits for a page of the log. While it waits, nothing is written, so its
-    /// socket cannot accept anything. Whether it is overdue is decided after the page has been written.
+    /// Closes an overdue connection, unless it waits for a page of the log. As long as it waits, nothing is written to
+    /// its socket, so the socket cannot accept anything. After the page is written, the connection is checked again.
     pub(super) fn cut_overdue(&mut self, key: usize) {
         let waits = self.connections.get(key).is_some_and(|connection| connection.page_request.is_some());
         if !waits && self.is_overdue(key) {
@@ -312,8 +313,8 @@ impl<S: Peer> Streams<S> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let mut check_at = match write_deadline {
             None => connection.last_write + self.config.heartbeat,
-            // The socket is full, so the next write comes after this moment. A heartbeat is due only after the next write,
-            // and so not before this time.
+            // The socket is full, so the next write is later than now. The next heartbeat is due `stream.heartbeat`
+            // after that write.
             Some(_) => self.now + self.config.heartbeat,
         };
         // A connection that waits for a page is not closed before the page has come: see `cut_overdue`.
@@ -345,7 +346,7 @@ impl<S: Peer> Streams<S> {
         None
     }
 
-    /// The time at which [`advance`](Self::advance) must be called next: a timer expires, or a pause ends.
+    /// The time at which [`advance`](Self::advance) must be called next, because a timer expires or a pause ends.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);

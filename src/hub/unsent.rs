@@ -54,7 +54,7 @@ impl UnsentBytes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a connection that has sent a part of `frame`, and needs its rest later.
+    /// Adds a connection that has been sent a part of `frame`, and needs the rest later.
     pub(super) fn add_reader(&self, event: EventKey, frame: Frame) {
         let mut inner = self.lock();
         *inner.readers.entry(event).or_default() += 1;
@@ -71,7 +71,7 @@ impl UnsentBytes {
         self.lock().frames.get(&event).cloned()
     }
 
-    /// Removes a connection that has sent all of an event, or is closed.
+    /// Removes a connection that has been sent all of an event, or is closed.
     pub(super) fn remove_reader(&self, event: EventKey) {
         let mut inner = self.lock();
         let Some(readers) = inner.readers.get_mut(&event) else {
@@ -85,8 +85,8 @@ impl UnsentBytes {
         }
     }
 
-    /// Adds a control block of a connection. Returns whether it is within the limit. If necessary, this drops events,
-    /// because they can be read from the log again.
+    /// Adds a control block of a connection. If necessary, this drops events, because they can be read from the log
+    /// again. Returns whether the control blocks are within the limit.
     pub(super) fn add_control(&self, block: &Bytes) -> bool {
         let mut inner = self.lock();
         inner.control += block.len();

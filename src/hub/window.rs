@@ -27,7 +27,8 @@ struct Merged {
     first: u64,
     /// The position of its last frame.
     last: u64,
-    /// The position of the window's last frame when the segment was merged.
+    /// The position of the window's last frame when the segment was merged. When a further frame has come, the segment
+    /// is merged again.
     window_last: u64,
     bytes: Vec<u8>,
 }
@@ -96,13 +97,14 @@ impl Window {
 
     /// The frames after `cursor`.
     pub(super) fn after(&self, cursor: u64) -> impl Iterator<Item = &(u64, Frame)> + Clone {
-        let all_new = self.frames.front().is_none_or(|(first, _)| *first > cursor);
-        let at = if all_new { 0 } else { self.frames.partition_point(|(seq, _)| *seq <= cursor) };
+        // Most members need all frames, so the search is usually not needed.
+        let needs_all = self.frames.front().is_none_or(|(first, _)| *first > cursor);
+        let at = if needs_all { 0 } else { self.frames.partition_point(|(seq, _)| *seq <= cursor) };
         self.frames.range(at..)
     }
 
-    /// The first frames after `cursor` as one segment. A subscriber that has got the last frame of the window has
-    /// everything up to `seen`.
+    /// The first frames after `cursor` as one segment; `None` if there are none. A subscriber that has got the last
+    /// frame of the window has everything up to `seen`.
     pub(super) fn segment(&mut self, cursor: u64, seen: u64) -> Option<Segment<'_>> {
         let (first, fills) = self.after(cursor).next().map(|(seq, frame)| (*seq, fills_segment(frame)))?;
         let window_last = self.last().unwrap_or(first);
