@@ -11,15 +11,15 @@
 //! and a subscriber gets a burst of events in a single write.
 //!
 //! # Words
-//! - The *cursor* of a connection: it has been given every event of its topics up to this position. *Seen*: the hub has
-//!   got every commit up to this position from the feed.
-//! - A *channel*: the connections of one topic in one encoding, its *members*. Its *window* has the newest frames, which all
-//!   members share. Streams of a single topic and streams of several topics are in different channels.
+//! - The *cursor* of a connection: the connection has been given every event of its topics up to this position. *Seen*:
+//!   the hub has got every commit up to this position from the feed.
+//! - A *channel*: the connections of one topic in one encoding, its *members*. Its *window* has the newest frames,
+//!   which all members share. Streams of a single topic and streams of several topics are in different channels.
 //! - A *visit* writes to one connection what it is missing. A *round* visits each member of a channel once, in *turns*
 //!   between those of other channels. The *backlog* has the connections that must be visited apart from rounds.
 //! - A *control block* is what the broker itself writes into a stream: a heartbeat, a notice, or the last block.
 //! - `deleted_seq`: the last deletion that a channel knows of. `subscribed_seq`: the end of the log when a stream
-//!   subscribed; HTTP has told it of the deletions up to there, so the hub tells it only of later ones.
+//!   subscribed. HTTP has reported the deletions up to there, so the hub reports only later ones.
 //!
 //! The hub shares its thread with the HTTP server: it works in steps (see `fanout`) for a slice of time, then yields to
 //! the requests. Both use the hub's state:
@@ -91,8 +91,8 @@ pub use unsent::UnsentBytes;
 
 /// How many pages are fetched at the same time. Further requests wait, so that many replays do not overload the disk.
 const FETCHES_MAX: usize = 4;
-/// How many readiness events one poll returns. A limit, because many clients can disconnect at once.
-const EVENTS: usize = 128;
+/// How many readiness events one poll returns at most, because many clients can disconnect at once.
+const EVENTS_MAX: usize = 128;
 /// The ends of streams are spread over this part of the drain time. The rest is for sockets that accept bytes late.
 const DRAIN_PART: f64 = 0.8;
 
@@ -118,8 +118,8 @@ struct Shared {
 pub struct Drain {
     /// Becomes `Some` when the drain begins: the time within which the hub must end its streams.
     pub begin: watch::Receiver<Option<Duration>>,
-    /// The drain has ended when all senders are dropped. The hub keeps one until its streams have ended, the server
-    /// until the drain begins, and a request while it waits for the log.
+    /// The drain has ended when all senders are dropped. A hub keeps a sender until its streams have ended, the server
+    /// until the drain begins, and a request as long as the request waits for the log.
     pub delays_drain: mpsc::WeakSender<()>,
 }
 
@@ -171,9 +171,9 @@ impl HubHandle {
         self.0.notify.notify_one();
     }
 
-    /// Delivers an event that was just committed, whose topic has this many subscribers. If they are few, those of
-    /// this hub get it before other requests are answered. All others get it from the tasks of their hubs, which the
-    /// feeds have woken.
+    /// Delivers an event that was just committed, whose topic has this many subscribers. If they are few, those of this
+    /// hub get the event before other requests are answered. All others get the event from the tasks of their hubs,
+    /// which the feeds have woken.
     pub fn deliver(&self, subscribers: usize) {
         if !(1..=SMALL_CHANNEL_MEMBERS_MAX).contains(&subscribers) {
             return;
@@ -181,8 +181,8 @@ impl HubHandle {
         let mut core = self.0.core.borrow_mut();
         let Some(core) = &mut *core else { return };
         if core.streams.is_empty() {
-            // The subscribers are in other hubs. The feed of this hub is paused, so that commits do not wake the hub.
-            // To take from the feed would end the pause.
+            // The subscribers are in other hubs. The feed of this hub is paused, so that commits do not wake this hub.
+            // `Core::receive` would end the pause.
             return;
         }
         core.is_delivering = true;
@@ -206,11 +206,11 @@ impl Shared {
 struct Hub {
     shared: Rc<Shared>,
     feed: Arc<Feed>,
-    /// It watches all sockets of the hub, and Tokio watches only it.
+    /// This poll watches all sockets of the hub. Tokio watches only the poll.
     poll: AsyncFd<Poll>,
     /// The readiness events of the last poll.
     events: Events,
-    /// A poll is due: the last one returned [`EVENTS`] events or was interrupted, so there may be more.
+    /// A poll is due: the last one returned [`EVENTS_MAX`] events or was interrupted, so there may be more.
     has_more_events: bool,
     /// Pages that are being fetched.
     fetches: FuturesUnordered<LocalBoxFuture<'static, Fetched>>,
@@ -242,7 +242,7 @@ impl Hub {
             shared: Rc::clone(shared),
             feed,
             poll,
-            events: Events::with_capacity(EVENTS),
+            events: Events::with_capacity(EVENTS_MAX),
             has_more_events: false,
             fetches: FuturesUnordered::new(),
         })
@@ -257,7 +257,7 @@ impl Hub {
             // The time is read before the feed: see `Streams::apply`.
             let now = Instant::now();
             self.receive(now);
-            // The command comes after the arrivals, because it may be about one of them.
+            // The arrivals are adopted before the command, because the command may be about one of them.
             let is_commanded = self.obey(command.take());
             // An error means that the server is gone.
             if ends_at.is_none() && drain.begin.has_changed().unwrap_or(true) {
@@ -300,7 +300,7 @@ impl Hub {
         }
     }
 
-    #[expect(clippy::expect_used, reason = "it is set when the hub is created, and removed after this task")]
+    #[expect(clippy::expect_used, reason = "the core is set when the hub is created, and removed after this task")]
     fn core(&self) -> RefMut<'_, Core> {
         RefMut::map(self.shared.core.borrow_mut(), |core| core.as_mut().expect("a running hub has its core"))
     }
@@ -358,7 +358,7 @@ impl Hub {
             count += 1;
         }
         drop(core);
-        self.has_more_events = count == EVENTS;
+        self.has_more_events = count == EVENTS_MAX;
     }
 }
 

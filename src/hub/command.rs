@@ -24,8 +24,8 @@ use crate::{
 /// How many commands may wait for a hub. With more, the senders wait.
 const INBOX: usize = 16;
 
-/// The id of a subscriber, `<worker>-<key>-<salt>`. Clients must not interpret it. All parts have a fixed length, so the
-/// order of the texts is the order of the ids.
+/// The id of a subscriber, `<worker>-<key>-<salt>`. Clients must not interpret it. All parts have a fixed length, so
+/// the order of the texts is the order of the ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SubscriberId {
     /// The number of the hub.
@@ -38,7 +38,7 @@ pub struct SubscriberId {
 pub struct StreamId {
     /// Its key in the hub.
     pub key: u32,
-    /// A random number: the key alone will belong to another connection later.
+    /// A random number, because the key will belong to another connection later.
     pub salt: u32,
 }
 
@@ -50,7 +50,7 @@ impl SubscriberId {
         let mut number = || u32::from_str_radix(parts.next()?, 16).ok();
         let (worker, key, salt) = (number()?, number()?, number()?);
         let id = Self { worker: worker.try_into().ok()?, stream: StreamId { key, salt } };
-        // The numbers have other spellings, too.
+        // Other texts, such as `+1-2-3`, have the same numbers, but name no subscriber.
         (id.to_string() == text).then_some(id)
     }
 }
@@ -87,7 +87,7 @@ pub struct EndWhere {
     pub end: End,
 }
 
-/// What a hub is to do. If nobody waits for the answer any more, it is done nevertheless.
+/// What a hub must do. The hub does it even if nobody waits for the answer any more.
 pub enum Command {
     /// List the subscribers of a topic whose ids are after `after`: the first `limit` of them.
     List {
@@ -114,7 +114,7 @@ pub struct Inbox(pub(super) mpsc::Receiver<Command>);
 
 /// The way to all hubs, from any thread. Cheap to clone.
 ///
-/// A hub that has ended has no subscribers, so it is left out.
+/// A hub that has ended has no subscribers, so the answers leave it out.
 #[derive(Clone, Debug)]
 pub struct Hubs(Arc<[mpsc::Sender<Command>]>);
 
@@ -138,9 +138,9 @@ impl Hubs {
             let after = after.filter(|id| id.worker == worker).map(|id| id.stream);
             let list = |answer| Command::List { topic: topic.clone(), after, limit, answer };
             let listed = ask(hub, list).await.unwrap_or_default();
-            let named =
+            let with_worker =
                 |Listed { id, since, cursor }| Listed { id: SubscriberId { worker, stream: id }, since, cursor };
-            listed.into_iter().map(named).collect::<Vec<_>>()
+            listed.into_iter().map(with_worker).collect::<Vec<_>>()
         });
         // The ids begin with the number of the hub, so the pages are in order.
         join_all(pages).await.into_iter().flatten().take(limit).collect()
@@ -169,8 +169,8 @@ impl Hubs {
     /// Ends the streams of the identities whose right has ended, for example because their key was removed. Their
     /// clients may come back with another credential. Returns how many there were.
     ///
-    /// Call this after the key was removed. Then it also ends the streams that are about to begin, and whose right was
-    /// checked before.
+    /// Call this after the key was removed. Then this also ends streams that begin later, if their right was checked
+    /// before this call.
     pub async fn end_where(&self, matches: Matches) -> usize {
         self.end_all(matches, End::Unauthorized).await
     }
@@ -189,7 +189,7 @@ async fn ask<T>(hub: &mpsc::Sender<Command>, command: impl FnOnce(oneshot::Sende
     answered.await.ok()
 }
 
-/// The time of a moment of [`wall_ms`](crate::log::wall_ms).
+/// The time that [`wall_ms`](crate::log::wall_ms) has returned as a number.
 pub(super) fn time_of(wall_ms: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(wall_ms)
 }

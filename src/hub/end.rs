@@ -1,7 +1,7 @@
 //! Why a stream ended.
 //!
-//! These methods of `Streams` lead to an end. A stream that *ends* gets a last block, and its client sees a clean end. A
-//! stream that is *cut* loses what its socket has not accepted, and its client sees a broken connection.
+//! These methods of `Streams` end a stream. A stream that *ends* gets a last block, and its client sees a clean end. A
+//! stream that is *cut* loses the bytes that its socket has not accepted, and its client sees a broken connection.
 //!
 //! | method | when | what the client still gets |
 //! |---|---|---|
@@ -9,7 +9,7 @@
 //! | `end_at_cursor` | lost right, command | no further event; a notice |
 //! | `end_deleted` | its only topic was deleted | the events from before the deletion, then `broker.deleted` |
 //! | `begin_epoch` | the log has a new epoch | no further event; the farewell. With a partly sent event, it is cut |
-//! | `push_last` | from all of these | queues the last block; nothing is queued after it |
+//! | `push_last` | called by all of these | the last block that it queues; nothing is queued after it |
 //! | `close_ended` | the last block is sent | the clean end; then the connection is removed |
 //! | `cut`, `cut_overdue`, `cut_failed` | its socket takes nothing, sends too much or fails, or a limit is reached | nothing |
 //!

@@ -35,8 +35,8 @@ impl<S: Peer> Streams<S> {
     /// Adds a subscriber. The first bytes of its stream have been written. `register` gets the key under which the
     /// caller must report that the socket is ready.
     ///
-    /// The caller must apply the feed after the log has resolved the subscription's start, and before this call: a
-    /// deletion from before the start that is still in the feed would end the new stream.
+    /// Before this call, but after the log has resolved the subscription's start, the caller must apply the feed.
+    /// Otherwise a deletion from before the start could still be in the feed, and would end the new stream.
     ///
     /// # Errors
     /// The error of `register`. The subscriber is dropped.
@@ -63,7 +63,7 @@ impl<S: Peer> Streams<S> {
             let key = self.insert(connection, topics);
             self.end_caught_up(key);
         } else {
-            // The backlog visits the connection, not this call: its replay may be long, and others wait, too.
+            // This call does not visit the connection: the replay may be long, and other connections wait, too.
             let key = self.insert(connection, topics);
             self.note_adopted(key);
             self.queue(key);
@@ -74,8 +74,8 @@ impl<S: Peer> Streams<S> {
 
     /// Puts commits into the channels, which makes quiet channels ready. Then it calls [`advance`](Self::advance).
     ///
-    /// The caller must read `now` before it takes the batch from the feed. So a stream that ends at `now` has got every
-    /// event that was committed before `now`.
+    /// The caller must read `now` before it takes the batch from the feed. Then a stream that ends at `now` has got
+    /// every event that was committed before `now`.
     pub fn apply(&mut self, batch: &mut Batch, now: Instant) {
         if let Some(epoch) = batch.epoch {
             self.begin_epoch(epoch);

@@ -21,12 +21,12 @@ use crate::{
 /// begins are usually committed by then, so all streams get them.
 const DRAIN_DELAY: Duration = Duration::from_millis(100);
 
-/// How many expired timers are handled before other work. More than that are handled step by step.
+/// How many expired timers are handled before other work. Further ones are handled step by step.
 const CHECKS_PER_ADVANCE: usize = 64;
 
 impl<S: Peer> Streams<S> {
-    /// Sets the clock, ends the channels' pauses that are over, and checks connections whose timers have expired. If
-    /// these are many, [`step`](Self::step) checks the rest: thousands of streams may end at the same moment.
+    /// Sets the clock, ends the channels' pauses that are over, and checks [`CHECKS_PER_ADVANCE`] connections whose
+    /// timers have expired. [`step`](Self::step) checks the others: thousands of streams may end at the same moment.
     pub fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
         self.channels.end_pauses(self.now);
@@ -47,7 +47,7 @@ impl<S: Peer> Streams<S> {
     fn check(&mut self, key: usize) {
         let right_ends_at = self.connections.get(key).and_then(|connection| connection.cold.right_ends_at);
         if right_ends_at.is_some_and(|at| at <= self.now) {
-            // First of all: what follows may write events, to which there is no right any more.
+            // The right comes first: the visits below may write events, and the client has no right to them any more.
             self.end_at_cursor(key, End::Unauthorized);
         }
         if self.is_overdue(key) {
@@ -71,8 +71,8 @@ impl<S: Peer> Streams<S> {
                 self.end_caught_up(key);
             }
         } else if self.is_idle(key) && !self.is_overdue(key) {
-            // An overdue connection that was not cut waits for a page. The page comes before a heartbeat.
-            // The heartbeat may tell the client a position, so the events before that position come first.
+            // A connection that is still overdue waits for a page. The page comes before a heartbeat.
+            // A heartbeat may tell the client a position, so this visit first writes the events up to that position.
             self.visit(key);
             if self.is_idle(key) {
                 self.send_heartbeat(key);
@@ -113,8 +113,8 @@ impl<S: Peer> Streams<S> {
     /// Ends a stream cleanly: its client gets all events up to now, and then the farewell. A stream that
     /// waits for its socket or for a page, or whose drain time is over, ends at its cursor instead.
     ///
-    /// A connection that is in the backlog may need several visits to catch up. Then this method returns, so that the
-    /// backlog can make them in turn with those of others. The connection's timer calls this method again, because
+    /// A connection that is in the backlog may need several visits to catch up. This method does not wait for them:
+    /// they take turns with the visits to other connections. The connection's timer calls this method again, because
     /// `stage_ends_at` has passed.
     pub(super) fn end_caught_up(&mut self, key: usize) {
         let is_late = self.drain_ends_at.is_some_and(|at| at <= self.now);
@@ -147,12 +147,12 @@ impl<S: Peer> Streams<S> {
         self.push_last(key, &farewell, end);
     }
 
-    /// Begins another epoch. All streams of the old epoch end at their cursors, and those with a partly sent event are cut.
-    /// When their clients reconnect, a gap notice with the reason `reset` tells them of the new epoch.
+    /// Begins another epoch. All streams of the old epoch end at their cursors, and those with a partly sent event are
+    /// cut. When their clients reconnect, a gap notice with the reason `reset` tells them of the new epoch.
     pub(super) fn begin_epoch(&mut self, epoch: Epoch) {
         for key in self.keys() {
             if self.connections.get(key).is_some_and(|connection| connection.partial().is_some()) {
-                // The rest of its event cannot be read any more: in the new epoch, that position has another event.
+                // The rest of the event cannot be read any more: in the new epoch, its position has another event.
                 self.cut(key, End::EpochEnded);
                 continue;
             }

@@ -1,8 +1,8 @@
 //! The latest commands to end the streams of identities, for streams that are handed over later.
 //!
-//! HTTP checks the right of a stream, and hands the stream over a little later. A key may be removed in between: then
-//! the command to end its streams comes before the stream. So the hub applies the command again to each stream whose
-//! right was checked before the command.
+//! HTTP checks the right of a stream, and hands the stream over a little later. If a key is removed in between, the
+//! command to end the streams of this key comes before the stream. So the hub remembers the command, and applies it to
+//! each later stream whose right was checked before the command.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +17,7 @@ const KEPT_MAX: usize = 64;
 /// The latest commands.
 pub(super) struct RecentEnds {
     commands: VecDeque<EndWhere>,
-    /// All commands from this moment on are in `commands`.
+    /// `commands` has all commands from this moment on. Earlier ones may have been forgotten.
     known_since: Instant,
 }
 
@@ -35,15 +35,15 @@ impl RecentEnds {
         }
     }
 
-    /// Why a stream that is handed over with this right must end at once; `None` if it need not. If a command may have
-    /// been forgotten, its client must come back, and its right is checked again.
+    /// Why a stream that is handed over with this right must end at once; `None` if it need not. If a command that the
+    /// stream needs may have been forgotten, the stream ends: its client comes back, and the right is checked again.
     pub(super) fn end_of(&self, right: &CheckedRight) -> Option<End> {
         if right.checked_at < self.known_since {
             return Some(End::Unauthorized);
         }
         let command = self.commands.iter().find(|command| {
-            let is_before = right.checked_at <= command.at;
-            is_before && (command.matches)(&right.identity)
+            let was_checked_before = right.checked_at <= command.at;
+            was_checked_before && (command.matches)(&right.identity)
         });
         command.map(|command| command.end)
     }

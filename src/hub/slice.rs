@@ -19,7 +19,7 @@ use crate::{
 /// between tasks more often. With longer ones, the hub writes the events of a burst before the next requests are read:
 /// there are more writes, each with fewer events.
 const SLICE: Duration = Duration::from_micros(500);
-/// The slice while there is a backlog. Its writes are far larger, and new publishes wait for them.
+/// The slice while there is a backlog. The writes of the backlog are far larger, and new publishes wait for them.
 const BACKLOG_SLICE: Duration = Duration::from_micros(250);
 /// Steps between two readings of the clock while there is no backlog. The number comes from a measurement: for a burst
 /// to 500 subscribers, the hub made 26,000 writes with seven steps, and 34,500 with eight.
@@ -30,7 +30,7 @@ pub(super) struct Core {
     pub(super) feed: Arc<Feed>,
     pub(super) streams: Streams<Socket>,
     pub(super) registry: Rc<Registry>,
-    /// Commits taken from the feed. It is kept here so that its memory is reused.
+    /// Commits taken from the feed. The batch is kept here so that its memory is used again.
     pub(super) batch: Batch,
     /// [`HubHandle::deliver`] is running. If the hub's task finds this set, `deliver` has panicked.
     pub(super) is_delivering: bool,
@@ -50,8 +50,8 @@ impl Core {
         }
     }
 
-    /// Makes steps until the slice that began at `now` is over, or no work is left. Returns whether work is left. It
-    /// makes at least one step, even if the feed and the poll have used up the slice.
+    /// Makes steps until the slice that began at `now` is over, or no work is left. Returns whether work is left. If
+    /// there is work, at least one step is made, even if the feed and the poll have used up the slice.
     pub(super) fn work(&mut self, now: Instant) -> bool {
         let mut steps: u32 = 0;
         while self.streams.has_work() {

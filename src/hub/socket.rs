@@ -7,8 +7,8 @@ use mio::{Interest, Registry, Token, net::TcpStream};
 use super::connection::Peer;
 use crate::transport::{Transport, finish, recv, send};
 
-/// A subscriber's socket, and the poll that reports under its key when it is ready. It is small, because a
-/// [`Connection`](super::connection::Connection) has to fit in two lines of the cache.
+/// A subscriber's socket, and the poll that reports when the socket is ready. It is small, because a
+/// [`Connection`](super::connection::Connection) must fit in two cache lines.
 pub(super) enum Socket {
     /// Not encrypted.
     Plain(TcpStream, Rc<Registry>),
@@ -63,8 +63,8 @@ impl Peer for Socket {
 }
 
 impl io::Read for Socket {
-    /// The hub looks at nothing that a subscriber sends, and only counts it. So under TLS, this counts the encrypted
-    /// bytes, and `buf` gets nothing.
+    /// The hub does not look at the bytes that a subscriber sends, and only counts them. So under TLS, this returns the
+    /// number of encrypted bytes, and puts nothing into `buf`.
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(socket, _) => recv(socket, buf),

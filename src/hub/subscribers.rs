@@ -1,8 +1,8 @@
 //! Lists subscribers, and ends their streams: on command, or because their right has ended. These are methods of
 //! [`Streams`], whose struct is in `streams`.
 //!
-//! Such a stream ends *at once*, at its cursor: its client gets no further event, only the rest of one that is partly
-//! sent, and a notice. When the client may come back, it resumes at its cursor, so it misses nothing.
+//! Such a stream ends at once, at its cursor: its client gets the rest of a partly sent event and a notice, but no
+//! further event. If the client may come back, it resumes at its cursor, so it misses nothing.
 
 use super::{
     command::{Command, Listed, StreamId, time_of},
@@ -74,9 +74,11 @@ impl<S: Peer> Streams<S> {
         while walk.next < stop && walk.ended < ended_before + WALK_ENDS {
             let key = walk.next;
             walk.next += 1;
-            let open = self.connections.get(key).filter(|connection| !connection.is_ending());
-            let identity = open.and_then(|connection| connection.cold.identity.as_ref());
-            if identity.is_some_and(|identity| (walk.command.matches)(identity)) && !walk.adopted.contains(&key) {
+            let Some(connection) = self.connections.get(key).filter(|connection| !connection.is_ending()) else {
+                continue;
+            };
+            let Some(identity) = &connection.cold.identity else { continue };
+            if (walk.command.matches)(identity) && !walk.adopted.contains(&key) {
                 walk.ended += 1;
                 self.end_at_cursor(key, walk.command.end);
             }
@@ -93,7 +95,7 @@ impl<S: Peer> Streams<S> {
     pub(super) fn end_at_cursor(&mut self, key: usize, end: End) {
         let Some(connection) = self.connections.get(key).filter(|connection| !connection.is_ending()) else { return };
         if connection.slots.iter().any(|slot| self.channels.is_ending(slot.channel)) {
-            // The only topic was deleted. With another notice, the client would not learn of the deletion.
+            // The stream's only topic was deleted. After another notice, the client would not learn of the deletion.
             self.push_deleted(key);
         } else {
             let (encoding, retry) = (connection.encoding, jitter(self.config.retry));
@@ -108,7 +110,7 @@ impl<S: Peer> Streams<S> {
         }
         self.visit(key);
         if let Some(connection) = self.connections.get_mut(key) {
-            // The write deadline alone would not end it: a peer may take one byte now and then.
+            // The write deadline alone would not close the connection: a peer may take one byte now and then.
             connection.cold.stage_ends_at = Some(self.now + self.config.write_timeout);
             self.set_timer(key);
         }
@@ -129,15 +131,16 @@ impl<S: Peer> Streams<S> {
 
     /// The first `limit` subscribers of `topic` after `after`.
     ///
-    /// It looks at the keys of all subscribers of the topic, but at few connections: at `limit`, and at as many more as
-    /// are ending, which are left out. The keys are together in memory: to look at 100,000 takes about as long as a
-    /// request.
+    /// This looks at the keys of all subscribers of the topic, which are together in memory: to look at 100,000 keys
+    /// takes about as long as a request. But it looks at few connections, which are not together: at the first `limit`,
+    /// and at the next ones if some of these are ending. Ending ones are left out.
     fn list(&self, topic: &TopicName, after: Option<StreamId>, limit: usize) -> Vec<Listed<StreamId>> {
         let after = after.and_then(|id| usize::try_from(id.key).ok());
         let members = self.channels.of_topic(topic).flat_map(|channel| channel.members.iter().copied());
         let mut keys: Vec<usize> = members.filter(|key| after.is_none_or(|after| *key > after)).collect();
         let mut listed = Vec::new();
         while listed.len() < limit && !keys.is_empty() {
+            // The first `limit` keys stay in `keys`, without an order; the others go to `later`.
             let later = if keys.len() > limit {
                 keys.select_nth_unstable(limit);
                 keys.split_off(limit)
