@@ -7,8 +7,8 @@ use futures_util::future::{BoxFuture, Either, LocalBoxFuture, Ready, ready};
 
 pub use futures_util::future::Either::{Left as Known, Right as NotYet};
 
-/// A result that is [`Known`], or a future of a result that is [`NotYet`] known. A known result is a future that is
-/// ready, so that a caller can await both alike, or take the known result with [`Ready::into_inner`].
+/// A result that is [`Known`], or a future of a result that is [`NotYet`] known. Both are futures, so a caller can
+/// await either. A known result can also be taken at once with [`Ready::into_inner`].
 pub type Later<T, F = BoxFuture<'static, T>> = Either<Ready<T>, F>;
 
 /// A [`Later`] that stays on one thread.

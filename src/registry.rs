@@ -20,12 +20,12 @@ use crate::{
 /// All live topics.
 pub struct Registry {
     topics: DashMap<TopicName, Arc<TopicHandle>>,
-    /// How many topics there are. The map itself would have to lock each of its shards to count them.
+    /// How many topics there are. To count them in the map would lock each of its shards.
     count: AtomicUsize,
     log: Arc<dyn Log>,
     topics_max: usize,
-    /// Counts the topics that each address has started.
-    started: Arc<Quota>,
+    /// Limits how many topics each address has started.
+    topics_per_ip: Arc<Quota>,
     limits: TopicLimits,
 }
 
@@ -51,14 +51,14 @@ pub enum RegistryError {
     Topic(JoinError),
 }
 
-/// How many actors a subscriber tries to join. Each further one replaces an actor that has died.
-const TRIES: usize = 3;
+/// How often a subscriber tries to join a topic. Each further try starts a new actor, because the last one has died.
+const JOIN_TRIES: usize = 3;
 
 impl Registry {
     /// No topics yet.
     #[must_use]
-    pub fn new(log: Arc<dyn Log>, topics_max: usize, started: Arc<Quota>, limits: TopicLimits) -> Self {
-        Self { topics: DashMap::new(), count: AtomicUsize::new(0), log, topics_max, started, limits }
+    pub fn new(log: Arc<dyn Log>, topics_max: usize, topics_per_ip: Arc<Quota>, limits: TopicLimits) -> Self {
+        Self { topics: DashMap::new(), count: AtomicUsize::new(0), log, topics_max, topics_per_ip, limits }
     }
 
     /// The live topic of this name, if there is one.
@@ -73,8 +73,8 @@ impl Registry {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// The topic of this name. If it is not live, or its actor has died, it is started for the address `remote`, on this
-    /// thread, which must be a worker of the server.
+    /// The topic of this name. If it is not live, or its actor has died, it is started for the address `remote`, on
+    /// this thread, which must be a worker of the server.
     ///
     /// # Errors
     /// When it cannot be started: see [`RegistryError`].
@@ -89,12 +89,12 @@ impl Registry {
             Entry::Occupied(mut entry) => {
                 if !entry.get().is_alive() {
                     tracing::error!(topic = %name, "a topic's actor has died and is started again");
-                    entry.insert(start(self.started.permit(remote)?));
+                    entry.insert(start(self.topics_per_ip.permit(remote)?));
                 }
                 Ok(Arc::clone(entry.get()))
             }
             Entry::Vacant(entry) => {
-                let permit = self.started.permit(remote)?;
+                let permit = self.topics_per_ip.permit(remote)?;
                 let one_more = |count| (count < self.topics_max).then_some(count + 1);
                 if self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
                     return Err(TooManyTopics { topics_max: self.topics_max }.into());
@@ -106,8 +106,8 @@ impl Registry {
 
     /// Publishes to the topic that `draft` names, and fills in how many subscribers it has.
     ///
-    /// The log puts the events in order, so a publish does not pass the topic's actor. A topic that is not live has no
-    /// subscribers, and need not be started: a start would cost twice what the publish itself costs.
+    /// The log puts the events in order, so a publish does not use the topic's actor. A topic that is not live has no
+    /// subscribers, and is not started: a start would cost twice what the publish itself costs.
     pub fn publish(&self, mut draft: Draft) -> Append {
         draft.subscribers = 0;
         if let Some(topic) = self.topics.get(draft.topic.as_str()) {
@@ -123,7 +123,7 @@ impl Registry {
     /// # Errors
     /// See [`RegistryError`].
     pub async fn join(&self, name: &TopicName, subscriber: Subscriber) -> Result<Joined, RegistryError> {
-        for _ in 0..TRIES {
+        for _ in 0..JOIN_TRIES {
             match self.open(name, subscriber.remote)?.join(subscriber).await {
                 Err(JoinError::ActorDied) => {}
                 joined => return joined.map_err(RegistryError::Topic),
@@ -132,8 +132,8 @@ impl Registry {
         Err(RegistryError::Topic(JoinError::ActorDied))
     }
 
-    /// Deletes the topic of this name, for the address `remote`. If a limit does not allow to start its actor, the log
-    /// deletes it without one: a deletion frees memory, so a limit on memory must not refuse it.
+    /// Deletes the topic of this name, for the address `remote`. If a limit forbids starting its actor, the log deletes
+    /// the topic without an actor: a deletion frees memory, so a limit on memory must not refuse it.
     ///
     /// # Errors
     /// See [`DeleteError`].
@@ -143,7 +143,7 @@ impl Registry {
         }
         let at = self.log.delete(name).await?;
         if let Some(topic) = self.find(name.as_str()) {
-            // The topic was started meanwhile.
+            // Another request has started the topic meanwhile.
             topic.was_deleted(at);
         }
         Ok(())

@@ -42,7 +42,7 @@ pub struct Subscriber {
     pub remote: Option<IpAddr>,
     /// Its cursor, if it resumes in this history.
     pub cursor: Option<EventId>,
-    /// Its stream has no other topic, and ends when this one is deleted.
+    /// Its stream has no other topic, and ends when this topic is deleted.
     pub single_topic: bool,
 }
 
@@ -50,8 +50,8 @@ pub struct Subscriber {
 pub struct Joined {
     /// Its entry in the list.
     pub membership: Membership,
-    /// The topic's deletion, if the subscriber's cursor is before it, and it was less than `stream.gone` ago. A pending
-    /// deletion is reported, too, unless `stream.gone` is zero.
+    /// The topic's deletion, if the deletion is after the subscriber's cursor and was less than `stream.gone` ago. A
+    /// pending deletion is reported, too, unless `stream.gone` is zero.
     pub deletion: Option<Deletion>,
 }
 
@@ -82,7 +82,7 @@ pub enum JoinError {
 /// Why a deletion is not confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeleteError {
-    /// The topic's actor died during the deletion, which may have been done or not.
+    /// The topic's actor died. The topic may be deleted or not.
     #[error("the topic's actor died during the deletion")]
     ActorDied,
     /// The log refused the deletion.
@@ -90,10 +90,10 @@ pub enum DeleteError {
     Log(#[from] AppendError),
 }
 
-/// The way to a topic. The actor ends when the last handle is dropped; it holds no handle itself.
+/// The way to a topic. The actor ends when the last handle is dropped. The actor itself holds only a weak handle.
 ///
 /// A publish reads `subscribers` here and does not ask the actor. The fields are not behind another pointer: with many
-/// topics that would be one more read of memory that is not in the cache.
+/// topics, that pointer would be one more read of memory that is not in the cache.
 pub struct TopicHandle {
     name: TopicName,
     actor: Addr<Topic>,
@@ -103,7 +103,7 @@ pub struct TopicHandle {
     subscribers: AtomicUsize,
     /// The topic is not retired before this many milliseconds after `started`, because it remembers a deletion.
     keep_until: AtomicU64,
-    /// Counts the topic for the address that has started it.
+    /// Counts the topic for the address that has started the topic.
     _permit: Permit,
 }
 
@@ -213,8 +213,8 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        // Unlike `try_send`, this ignores the mailbox's limit. A subscriber whose message is refused would be counted
-        // for ever. Each subscriber sends at most one such message, and the number of subscribers is limited.
+        // Unlike `try_send`, `do_send` ignores the mailbox's limit: if the message were refused, the subscriber would
+        // be counted for ever. Each subscriber sends only one such message, and the number of subscribers is limited.
         self.topic.actor.do_send(Leave(self.key));
     }
 }
@@ -224,7 +224,7 @@ struct Topic {
     name: TopicName,
     log: Arc<dyn Log>,
     limits: TopicLimits,
-    /// Its handle. When this has been dropped, no message can come any more.
+    /// Its handle. After the handle is dropped, no message can come any more.
     handle: Weak<TopicHandle>,
     subscribers: Slab<Listed>,
     /// The position of the last deletion, and when it was.
@@ -239,8 +239,8 @@ struct Listed {
     since: Instant,
 }
 
-/// Adds the subscriber to the list. If its client has gone meanwhile, nobody takes the [`Joined`]. The drop of its
-/// membership removes the subscriber again.
+/// Adds the subscriber to the list. If the client has gone meanwhile, nobody takes the [`Joined`]. Then its membership
+/// is dropped, which removes the subscriber again.
 #[derive(Message)]
 #[rtype(result = "Result<Joined, JoinError>")]
 struct Join(Subscriber, Arc<TopicHandle>);
@@ -259,7 +259,8 @@ struct Delete;
 struct Deleted(EventId);
 
 impl Topic {
-    /// The deletion that is reported to a subscriber with this cursor. Its position is, or will be, above the cursor.
+    /// The deletion that is reported to a subscriber with this cursor. The position of the deletion is above the
+    /// cursor, or will be.
     fn deletion_after(&self, cursor: Option<EventId>) -> Option<Deletion> {
         let cursor = cursor?;
         if self.deletions_pending > 0 && !self.limits.deletion_kept_for.is_zero() {

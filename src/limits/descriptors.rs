@@ -1,7 +1,7 @@
 //! A reserve of file descriptors, with which new connections can be refused when the process has no other left.
 //!
-//! The reserve is descriptors that are really open, and not a number below the limit of open files. So it is there
-//! whatever uses up the descriptors, and at the limit of the whole system, too.
+//! The reserve consists of descriptors that are really open, and is not a number below the limit of open files. So it
+//! helps whatever has used up the descriptors, and also when the limit of the whole system is reached.
 
 use std::{
     fs::File,
@@ -16,9 +16,10 @@ const FILE: &str = "/dev/null";
 
 /// Descriptors that are kept open for connections above the limit of open files.
 ///
-/// To accept such a connection, a worker closes one of them. At this moment another worker may accept a connection, too,
-/// and get the descriptor. If it served that connection, the reserve would have one less. So each worker completes the
-/// reserve ([`Self::refill`]) after it has accepted a connection, and serves the connection only if that succeeds.
+/// To accept such a connection, a worker closes one of them. At this moment, another worker may accept a connection and
+/// get the free descriptor. If that connection were served, the reserve would have one descriptor less. So each worker
+/// completes the reserve ([`Self::refill`]) after it has accepted a connection, and serves the connection only if the
+/// reserve is complete.
 #[derive(Debug)]
 pub struct DescriptorReserve {
     size: usize,

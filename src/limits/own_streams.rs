@@ -7,9 +7,9 @@ use dashmap::{DashMap, Entry};
 use super::permits::LimitReached;
 use crate::identity::Identity;
 
-/// Counts the open streams of each identity whose token has a limit. Those of other tokens are not counted.
+/// Counts the open streams of each identity whose credential has a limit. Streams of other credentials are not counted.
 ///
-/// An identity is remembered only while it has such a stream, so there are no more of them than subscribers.
+/// An identity is remembered only as long as it has such a stream, so there are no more identities than subscribers.
 #[derive(Debug, Default)]
 pub struct OwnStreams(DashMap<Arc<Identity>, u32>);
 
@@ -21,10 +21,10 @@ pub struct OwnStreamPermit {
 }
 
 impl OwnStreams {
-    /// Returns a permit for one more stream of `identity`, whose token allows `max` of them.
+    /// Returns a permit for one more stream of `identity`, whose credential allows `max` streams.
     ///
     /// # Errors
-    /// When the identity has as many, from whichever of its tokens.
+    /// When the identity has `max` counted streams or more, by all its credentials together.
     pub fn permit(
         self: &Arc<Self>,
         identity: &Arc<Identity>,
@@ -60,8 +60,8 @@ mod tests {
 
     #[test]
     fn the_streams_of_an_identity_are_counted_and_forgotten() {
-        // Goal: at the limit a stream has a place, one past it has none; another identity has places of its own; nothing is
-        // remembered when all streams have ended.
+        // Goal: at the limit a stream has a place, one past it has none; another identity has places of its own;
+        // nothing is remembered when all streams have ended.
         let streams = Arc::new(OwnStreams::default());
         let identity = |subject: &str| Arc::new(Identity { key: "k".into(), subject: Some(subject.into()) });
         let permit = |subject, max| streams.permit(&identity(subject), NonZeroU32::new(max).expect("a limit"));

@@ -15,7 +15,7 @@ use super::network::network;
 use crate::config::LimitsConfig;
 
 /// A request up to this size needs no permit for its bytes. So a client that uses up the limit on bytes cannot block
-/// small requests of others, such as health checks. The limits on connections also limit the number of such requests.
+/// small requests of others, such as health checks. The limits on connections limit how many small requests there are.
 pub const UNCOUNTED_MAX: usize = 4 << 10;
 
 /// The limit that a permit or a connection would exceed, with its value.
@@ -27,7 +27,7 @@ pub enum LimitReached {
     /// `limits.connections_per_ip_max`.
     #[error("your address has reached its limit of {0} subscribers")]
     SubscribersPerIp(usize),
-    /// `subscribers_max` of a credential.
+    /// `subscribers_max` of a credential: a token, an API key or a certificate.
     #[error("your credential has reached its limit of {0} subscribers")]
     SubscribersOfToken(u32),
     /// `limits.pending_connections_max`.
@@ -75,7 +75,8 @@ pub struct Quota {
     limit_per_ip: Limit,
     /// How much is reserved in all.
     reserved: AtomicUsize,
-    /// How much each address has reserved, if there is a limit for an address. Addresses without reservations are not in the map.
+    /// How much each address has reserved, if there is a limit for an address. Addresses without reservations are not
+    /// in the map.
     reserved_by_ip: DashMap<IpAddr, usize>,
 }
 
@@ -142,7 +143,7 @@ impl Quota {
         Arc::new(Self { limit, limit_per_ip, reserved: AtomicUsize::new(0), reserved_by_ip: DashMap::new() })
     }
 
-    /// How many connections or bytes have a permit.
+    /// How many connections, topics or bytes have a permit.
     #[must_use]
     pub fn reserved(&self) -> usize {
         self.reserved.load(Ordering::Relaxed)
@@ -173,8 +174,8 @@ impl Quota {
             Entry::Occupied(entry) => *entry.get(),
             Entry::Vacant(_) => 0,
         };
-        // The limit of the address is checked first. A client that has reached it must not be told that the whole
-        // server is full, and must not fill the server, even for a moment: others would be refused.
+        // The limit of the address is checked first. A client that has reached this limit must not be told that the
+        // whole server is full. The client must not fill the server either, even for a moment: others would be refused.
         let sum = self.limit_per_ip.sum(reserved, n).ok_or_else(|| self.limit_per_ip.reached())?;
         self.reserve_overall(n)?;
         entry.insert(sum);
@@ -206,10 +207,10 @@ impl Drop for Permit {
 }
 
 impl BytesPermit {
-    /// Makes the permit cover `bytes`. That may be more or fewer than before.
+    /// Makes the permit cover this number of bytes, which may be higher or lower than before.
     ///
     /// # Errors
-    /// When that would exceed a limit. Then the permit covers as many as before.
+    /// When the bytes would exceed a limit. Then the permit covers as many bytes as before.
     pub fn cover(&mut self, bytes: usize) -> Result<(), LimitReached> {
         let bytes = if bytes <= UNCOUNTED_MAX { 0 } else { bytes };
         if bytes <= self.reserved {

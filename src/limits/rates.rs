@@ -1,4 +1,5 @@
-//! Limits on how often clients publish, subscribe, and fail to authenticate. They are for the whole server, not for each worker.
+//! Limits on how often clients publish, subscribe, and fail to authenticate. They are for the whole server, not for
+//! each worker.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -25,18 +26,21 @@ mod tests;
 use keys::Keys;
 use own::{OwnLimiter, UsedUp};
 
-/// How often clients publish, subscribe and fail to authenticate. A rate that is 0 in the configuration is not limited, and costs nothing.
+/// How often clients publish, subscribe and fail to authenticate. A rate that is 0 in the configuration is not limited,
+/// and costs nothing.
 ///
-/// Each key of a rate, such as an address, may use up one second's worth at once.
+/// A rate is counted for each of its keys: for each address, identity or topic. A key may use up one second's worth at
+/// once.
 pub struct Rates<C: Clock = MonotonicClock> {
     publishes_per_ip: Option<Limiter<C>>,
     publishes_per_key: Option<Limiter<C>>,
-    /// The rates that credentials bring with them.
-    publishes_of_token: OwnLimiter<C>,
+    /// The rates that credentials bring with them: tokens, API keys and certificates.
+    publishes_of_credential: OwnLimiter<C>,
     publishes_per_topic: Option<Limiter<C>>,
     subscribes_per_ip: Option<Limiter<C>>,
     failed_authentications_per_ip: Option<Limiter<C>>,
-    /// Hashes the keys. Its seed is secret: otherwise a client could find a topic with the hash of another.
+    /// Hashes the keys. Its seed is secret: otherwise a client could find a topic with the hash of another topic, and
+    /// use up the rate of that topic.
     hasher: RandomState,
 }
 
@@ -95,10 +99,10 @@ pub enum RateError {
 pub struct Used {
     ip: Share,
     identity: Share,
-    /// What it has used of the rate that its token brings with it.
-    token: Share,
-    /// The limit of that rate, if the token has one.
-    token_limit: Option<NonZeroU32>,
+    /// What it has used of the rate of its credential.
+    credential: Share,
+    /// The limit of the credential's rate, if it has one.
+    credential_limit: Option<NonZeroU32>,
     /// The hashes of the topics that are counted.
     topics: SmallVec<[u64; 2]>,
 }
@@ -135,7 +139,7 @@ impl<C: Clock + Clone> Rates<C> {
         Self {
             publishes_per_ip: limiter(Rate::PublishesPerIp, limits.publishes_per_second_per_ip),
             publishes_per_key: limiter(Rate::PublishesPerKey, limits.publishes_per_second_per_key),
-            publishes_of_token: OwnLimiter::new(clock.clone()),
+            publishes_of_credential: OwnLimiter::new(clock.clone()),
             publishes_per_topic: limiter(Rate::PublishesPerTopic, limits.publishes_per_second_per_topic),
             subscribes_per_ip: limiter(Rate::SubscribesPerIp, limits.subscribes_per_second_per_ip),
             failed_authentications_per_ip: limiter(
@@ -157,11 +161,11 @@ impl<C: Clock> Rates<C> {
         limiter.take(self.hasher.hash_one(network(ip)), 1)
     }
 
-    /// Counts an authentication as failed, before it is tried. Otherwise requests on several threads could together fail
-    /// more often than the rate allows.
+    /// Counts an authentication as failed before it is tried. If it were counted afterwards, requests on several
+    /// threads could together fail more often than the rate allows.
     ///
     /// # Errors
-    /// When the rate is used up: then it must not be tried.
+    /// When the rate is used up. Then the authentication must not be tried.
     pub fn authenticate(&self, ip: Option<IpAddr>) -> Result<Attempt, RateError> {
         let (Some(limiter), Some(ip)) = (&self.failed_authentications_per_ip, ip) else {
             return Ok(Attempt { key: None });
@@ -180,7 +184,7 @@ impl<C: Clock> Rates<C> {
     }
 
     /// Counts a publish to the `topics` that are known before its body is read. A publish counts once for each topic,
-    /// and once if it names none. `own` is the limit that the token of `identity` brings with it.
+    /// and once if it names none. `credential_limit` is the limit that the credential of `identity` brings with it.
     ///
     /// # Errors
     /// When a rate is used up. Then the publish has used nothing.
@@ -188,20 +192,20 @@ impl<C: Clock> Rates<C> {
         &self,
         ip: Option<IpAddr>,
         identity: Option<&Identity>,
-        own: Option<NonZeroU32>,
+        credential_limit: Option<NonZeroU32>,
         topics: impl Iterator<Item = &'t str>,
     ) -> Result<Used, RateError> {
-        let mut used = Used { token_limit: own, ..Used::default() };
+        let mut used = Used { credential_limit, ..Used::default() };
         if self.limits_publish(&used) {
             used.ip.key = ip.map(|ip| self.hasher.hash_one(network(ip)));
             used.identity.key = identity.map(|identity| self.hasher.hash_one(identity));
-            used.token.key = used.identity.key;
+            used.credential.key = used.identity.key;
             self.count(&mut used, topics)?;
         }
         Ok(used)
     }
 
-    /// Counts all `topics` of the publish. Those that are counted already are not counted again.
+    /// Counts all `topics` of the publish, except those that are counted already.
     ///
     /// # Errors
     /// When a rate is used up. Then the publish has used nothing.
@@ -214,7 +218,7 @@ impl<C: Clock> Rates<C> {
         for limiter in self.limiters().into_iter().flatten() {
             limiter.gcra.retain_recent();
         }
-        self.publishes_of_token.forget_unused();
+        self.publishes_of_credential.forget_unused();
     }
 
     fn limiters(&self) -> [Option<&Limiter<C>>; 5] {
@@ -228,7 +232,7 @@ impl<C: Clock> Rates<C> {
         self.publishes_per_ip.is_some()
             || self.publishes_per_key.is_some()
             || self.publishes_per_topic.is_some()
-            || used.token_limit.is_some()
+            || used.credential_limit.is_some()
     }
 
     fn count<'t>(&self, used: &mut Used, topics: impl Iterator<Item = &'t str>) -> Result<(), RateError> {
@@ -246,10 +250,10 @@ impl<C: Clock> Rates<C> {
         counted
     }
 
-    /// Takes what the publish needs for the `new` topics. What was taken before an error is in `used`.
+    /// Takes what the publish needs for the `new` topics. After an error, `used` has what was taken before the error.
     ///
-    /// The address is asked first. A client that has reached its own limit must not use up the rate of a topic: others
-    /// could not publish to it any more.
+    /// The rates of topics come last. A client that has reached its own limit must not use up the rate of a topic:
+    /// others could not publish to that topic any more.
     fn take(&self, used: &mut Used, new: &[(u64, &str)]) -> Result<(), RateError> {
         let publishes = u32::try_from(used.topics.len() + new.len()).unwrap_or(u32::MAX).max(1);
         for (limiter, share) in [(&self.publishes_per_ip, &mut used.ip), (&self.publishes_per_key, &mut used.identity)]
@@ -260,9 +264,9 @@ impl<C: Clock> Rates<C> {
                 share.publishes = publishes;
             }
         }
-        if let (Some(limit), Some(key)) = (used.token_limit, used.token.key) {
+        if let (Some(limit), Some(key)) = (used.credential_limit, used.credential.key) {
             check_topics(Rate::PublishesOfToken, limit, publishes)?;
-            let taken = self.publishes_of_token.take(key, publishes - used.token.publishes, limit);
+            let taken = self.publishes_of_credential.take(key, publishes - used.credential.publishes, limit);
             taken.map_err(|UsedUp { remaining, wait }| RateError::Reached {
                 rate: Rate::PublishesOfToken,
                 per_second: limit.get(),
@@ -270,7 +274,7 @@ impl<C: Clock> Rates<C> {
                 wait,
                 topic: None,
             })?;
-            used.token.publishes = publishes;
+            used.credential.publishes = publishes;
         }
         for (key, name) in new {
             if let Some(limiter) = &self.publishes_per_topic {
@@ -287,8 +291,8 @@ impl<C: Clock> Rates<C> {
                 limiter.give_back(key, share.publishes);
             }
         }
-        if let (Some(limit), Some(key)) = (used.token_limit, used.token.key) {
-            self.publishes_of_token.give_back(key, used.token.publishes, limit);
+        if let (Some(limit), Some(key)) = (used.credential_limit, used.credential.key) {
+            self.publishes_of_credential.give_back(key, used.credential.publishes, limit);
         }
         if let Some(limiter) = &self.publishes_per_topic {
             used.topics.iter().for_each(|key| limiter.give_back(*key, 1));
@@ -297,7 +301,7 @@ impl<C: Clock> Rates<C> {
 }
 
 impl Rate {
-    /// Its key in the section `limits`, or its name in the `limits` of a token.
+    /// Its key in the section `limits`, or its name in the limits of a credential.
     #[must_use]
     pub fn key(self) -> &'static str {
         match self {
@@ -328,7 +332,7 @@ impl RateError {
     }
 }
 
-/// Refuses a request whose number of topics is never free at once.
+/// Refuses a request with more topics than the rate ever allows at once.
 fn check_topics(rate: Rate, per_second: NonZeroU32, topics: u32) -> Result<(), RateError> {
     let per_second = per_second.get();
     if topics > per_second { Err(RateError::TooManyTopics { rate, per_second, topics }) } else { Ok(()) }
@@ -368,10 +372,10 @@ impl<C: Clock> Limiter<C> {
         let wait = match self.gcra.check_key_n(&key, n) {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(refused)) => refused.wait_time_from(self.gcra.clock().now()),
-            // So many are never free at once. The callers check this before.
+            // `n` is more than is ever free at once. The callers refuse such a request before.
             Err(_) => Duration::MAX,
         };
-        // One becomes free after each interval.
+        // One becomes free after each interval. So the wait says how many of the `n` are missing.
         let missing = wait.as_nanos().div_ceil(self.interval.as_nanos().max(1));
         let remaining = n.get().saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX));
         Err(RateError::Reached { rate: self.rate, per_second: self.per_second.get(), remaining, wait, topic: None })

@@ -11,15 +11,16 @@ use governor::{
 };
 
 /// The most keys of one rate. They need at most 10 MB. A key is forgotten when all of its rate is free again, about a
-/// second after its last use. So a rate gets so many keys only if so many clients or topics use it within a second.
+/// second after its last use. So a rate reaches this number only if so many clients or topics use the rate within a
+/// second.
 pub(super) const KEYS_MAX: usize = 1 << 18;
-/// The keys are spread over so many maps, so that a thread rarely waits for another.
+/// The keys are spread over this many maps, so that a thread rarely waits for another.
 const SHARDS: usize = 64;
 const SHARD_KEYS_MAX: usize = KEYS_MAX / SHARDS;
 /// A map that is smaller than this is not shrunk.
 const CAPACITY_MIN: usize = 64;
 
-/// For each key, the time at which all of its rate is free again: the less it has used, the earlier. The keys are
+/// For each key, the time at which all of its rate is free again: the less the key has used, the earlier. The keys are
 /// hashes, so a long name needs no more memory than a short one.
 #[derive(Clone)]
 pub(super) struct Keys(Arc<[Mutex<Shard>; SHARDS]>);
@@ -31,7 +32,7 @@ impl Keys {
         Self(Arc::new(std::array::from_fn(|_| Mutex::default())))
     }
 
-    /// Makes `time` of its rate free again for `key`.
+    /// Makes all of the rate of `key` free earlier by `time`.
     pub(super) fn give_back(&self, key: u64, time: Nanos) {
         if let Some(free_at) = self.shard(key).get_mut(&key) {
             *free_at = free_at.saturating_sub(time);
@@ -83,7 +84,7 @@ impl StateStore for Keys {
     }
 }
 
-/// Forgets the half of the keys that have used least. So a client that makes up keys cannot lock out others, and cannot
+/// Forgets the half of the keys that have used least. So a client that invents keys cannot lock out others, and cannot
 /// make the server forget a key that has reached its limit.
 fn forget_half(shard: &mut Shard) {
     let mut times: Vec<Nanos> = shard.values().copied().collect();

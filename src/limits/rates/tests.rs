@@ -75,8 +75,8 @@ fn a_network_of_ipv6_is_one_address() {
 
 #[test]
 fn a_publish_counts_once_for_each_topic() {
-    // Goal: the number of topics is what counts, and a topic that is named twice, or in the query and in the body, counts
-    // once.
+    // Goal: the number of topics is what counts, and a topic that is named twice, or in the query and in the body,
+    // counts once.
     let (rates, clock) = rates(|limits| limits.publishes_per_second_per_ip = 10);
     let used = rates.publish(Some(ip("10.0.0.1")), None, None, ["a", "b", "a"].into_iter()).expect("two of ten");
     assert_eq!(rates.publish_to(used, ["a", "b", "c"].into_iter()), Ok(()), "three of ten");
@@ -152,8 +152,8 @@ fn an_identity_is_a_key_with_its_subject() {
 
 #[test]
 fn a_token_has_a_rate_of_its_own() {
-    // Goal: at the token's limit a publish is accepted, one past it is refused; its identity shares the second among its
-    // tokens; other identities, and tokens without a limit, are not affected; the lower one of two limits counts.
+    // Goal: at the token's limit a publish is accepted, one past it is refused; its identity shares the second among
+    // its tokens; other identities, and tokens without a limit, are not affected; the lower one of two limits counts.
     let (rates, clock) = rates(|limits| limits.publishes_per_second_per_key = 20);
     let identity = |subject: &str| Identity { key: "k".into(), subject: Some(subject.into()) };
     let publish = |subject, own, topics: &[&'static str]| {
@@ -171,16 +171,16 @@ fn a_token_has_a_rate_of_its_own() {
     let too_many = RateError::TooManyTopics { rate: Rate::PublishesOfToken, per_second: 2, topics: 3 };
     assert_eq!(publish("dan", 2, &["a", "b", "c"]), Err(too_many));
     assert_eq!(accepted("dan", 30), 20, "the key's rate is lower");
-    assert_eq!(rates.publishes_of_token.len(), 4);
+    assert_eq!(rates.publishes_of_credential.len(), 4);
     clock.advance(Duration::from_secs(2));
     rates.forget_unused();
-    assert_eq!(rates.publishes_of_token.len(), 0);
+    assert_eq!(rates.publishes_of_credential.len(), 0);
 }
 
 #[test]
 fn only_authentications_that_fail_use_the_rate() {
-    // Goal: at the limit an authentication may be tried, one past it not; one that succeeds has used nothing; each network
-    // has a rate of its own.
+    // Goal: at the limit an authentication may be tried, one past it not; one that succeeds has used nothing; each
+    // network has a rate of its own.
     let (rates, clock) = rates(|limits| limits.failed_authentications_per_second_per_ip = 10);
     let fails = |from: &str| (0..100).take_while(|_| rates.authenticate(Some(ip(from))).is_ok()).count();
     for _ in 0..100 {
