@@ -1,10 +1,10 @@
 //! A client's connection, for all modules that read from it or write to it: a socket, and a session if it speaks TLS.
 //!
-//! The socket is non-blocking. A connection begins on a bare socket, may have to be watched by the runtime, and ends in
-//! a hub, which watches it with a poll of its own. So the type of the socket is a parameter.
+//! The socket is non-blocking. A connection begins on a bare socket. Then the runtime may watch the socket, and later a
+//! hub watches it with a poll of its own. So the type of the socket is a parameter.
 //!
-//! The handshake of TLS has no step of its own: the first read of a request continues it until the request is there. So
-//! the limits and timeouts of a connection that has sent no request apply to it.
+//! The handshake of TLS has no step of its own: the first read of a request continues the handshake until the request
+//! is there. So the handshake has the limits and timeouts of a connection that has sent no request.
 
 use std::{
     future::poll_fn,
@@ -42,7 +42,7 @@ pub struct Transport<S> {
     session: Option<Box<Session>>,
 }
 
-/// Whether a read has failed because the client speaks HTTP without TLS. The answer to it is not encrypted either.
+/// Whether a read has failed because the client speaks HTTP without TLS. The answer must not be encrypted either.
 pub fn is_not_tls(error: &io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<NotTls>)
 }
@@ -56,10 +56,10 @@ impl<S> Transport<S> {
         Ok(Self { socket, session: acceptor.session()? })
     }
 
-    /// The socket, if the connection is not encrypted; otherwise the connection.
+    /// The socket, if the connection is not encrypted.
     ///
     /// # Errors
-    /// The connection, if it is encrypted.
+    /// Returns the connection itself, if it is encrypted.
     pub fn into_plain(self) -> Result<S, Self> {
         if self.session.is_none() { Ok(self.socket) } else { Err(self) }
     }
@@ -128,7 +128,7 @@ impl<S: AsFd> Transport<S> {
         }
     }
 
-    /// Writes as many bytes as the socket takes. If these are not all, the caller must write the rest next: see
+    /// Writes as many bytes as the socket accepts. If these are not all, the caller must write the rest next: see
     /// [`Session::write`].
     ///
     /// # Errors
@@ -151,7 +151,7 @@ impl<S: AsFd> Transport<S> {
     /// Tells the client that nothing more will come, if the connection is encrypted.
     pub fn end_session(&mut self) {
         if let Some(session) = &mut self.session {
-            // If the socket is full, the client only does not get the notice.
+            // If this fails, the client only misses the notice.
             session.finish(&self.socket).ok();
         }
     }
@@ -167,7 +167,7 @@ impl<S: AsFd> Transport<S> {
 }
 
 impl Transport<TcpStream> {
-    /// Reads what has arrived, or waits. It counts against the runtime's budget of a task.
+    /// Reads what has arrived, or waits. A read counts against the runtime's budget of a task.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Some(session) = &mut self.session else { return Pin::new(&mut self.socket).poll_read(cx, buf) };
         loop {

@@ -28,9 +28,9 @@ struct Tls {
 /// Which states of the files are known.
 #[derive(Debug)]
 struct Changes {
-    /// The state at the last load.
+    /// The state of the files when they were last read.
     loaded: Vec<Stamp>,
-    /// The state when it was last looked at.
+    /// The state of the files at the last check.
     seen: Vec<Stamp>,
 }
 
@@ -79,7 +79,8 @@ impl Acceptor {
         let Some(tls) = &self.0 else { return };
         let stamps = tls.files.stamps();
         let mut changes = tls.changes();
-        // A certificate and its key are two files. While a tool still writes one of them, they do not match.
+        // A certificate and its key are two files, and do not match while a tool still writes one of them. So the files
+        // are read only if they have not changed since the last check.
         let is_settled = stamps == changes.seen;
         let has_changed = stamps != changes.loaded;
         changes.seen = stamps;

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 /// The only protocol that is spoken inside TLS. A client that offers others, but not this one, is refused.
 const ALPN: &[u8] = b"http/1.1";
-/// The largest file that is read: a wrong path must not fill the memory.
+/// How many bytes of a file are read at most: a wrong path must not fill the memory.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Where the files are.
@@ -76,7 +76,8 @@ pub enum TlsError {
     },
 }
 
-/// What tells whether a file has changed; `None` for a file that is missing.
+/// The state of a file: its time of change, its size and its inode; `None` for a file that is missing. A file whose
+/// state is the same has not changed.
 pub(super) type Stamp = Option<(SystemTime, u64, u64)>;
 
 impl Files {
@@ -116,7 +117,7 @@ impl Files {
         })?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         // A client that reconnects shows a ticket, and both sides save the expensive part of the handshake. The server
-        // keeps nothing for it. The key of the tickets is new with each load, so an old ticket cannot stand for a client
+        // stores nothing for a ticket. Each load makes a new key for tickets, so an old ticket cannot replace a client
         // certificate that the new files would refuse.
         config.ticketer = Ticketer::new().map_err(|error| unusable("server.tls_key", &self.key, &error))?;
         config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -18,8 +18,8 @@ pub struct ClientCertificate {
 }
 
 impl ClientCertificate {
-    /// Reads a verified certificate. `None` if it names nobody, or the end of its validity cannot be read: a certificate
-    /// without an end would give its rights for ever.
+    /// Reads a verified certificate. `None` if it names nobody, or if the end of its validity cannot be read: without
+    /// an end, it would give its rights for ever.
     pub(super) fn read(der: &CertificateDer<'_>) -> Option<Arc<Self>> {
         let certificate = EndEntityCert::try_from(der).ok()?;
         let (subject, expires_at) = (subject(&certificate)?, expires_at(der, certificate.issuer())?);
@@ -31,7 +31,8 @@ impl ClientCertificate {
 fn expires_at(der: &[u8], issuer: &[u8]) -> Option<SystemTime> {
     let start = issuer.as_ptr().addr().checked_sub(der.as_ptr().addr())?.checked_add(issuer.len())?;
     let rest = der.get(start..)?;
-    // Two times have less than 128 bytes, so their length is one byte.
+    // The validity is a tag of one byte, a length, and two times. These have less than 128 bytes, so the length is one
+    // byte, too.
     let validity = rest.get(..2 + usize::from(*rest.get(1)?))?;
     let blocks = from_der(validity).ok()?;
     let [ASN1Block::Sequence(_, times)] = blocks.as_slice() else { return None };

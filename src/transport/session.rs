@@ -1,7 +1,7 @@
 //! The TLS session of a connection.
 //!
-//! rustls has the protocol and the keys, but no buffers and no socket: this file moves the bytes between it and the
-//! socket. A session has a buffer only while bytes wait in it, so an idle one needs little memory.
+//! rustls has the protocol and the keys, but no buffers and no socket: this file moves the bytes between rustls and the
+//! socket. A session has a buffer only while bytes wait in it, so an idle session needs little memory.
 
 use std::{
     cell::RefCell,
@@ -22,12 +22,12 @@ use super::{
     socket::{recv, send},
 };
 
-/// How many bytes are encrypted at once: the most that fits into one record. What the kernel then does not accept must be
-/// kept, so a slow reader costs this much memory.
+/// How many bytes are encrypted at once: the most that fits into one record. The session keeps those that the kernel
+/// does not accept, so a slow reader costs this much memory.
 const PLAINTEXT_MAX: usize = 16 << 10;
 /// The longest incomplete record, or incomplete message of the handshake, that is kept. A record has up to 18 KiB.
 const INCOMPLETE_MAX: usize = 20 << 10;
-/// The same of a subscriber, who has nothing to send. Some clients pipeline one or two requests.
+/// The same for a subscriber, who has nothing to send. Some clients pipeline one or two requests.
 const SUBSCRIBER_INCOMPLETE_MAX: usize = 4 << 10;
 /// What a record has beside the plaintext: a guess that is nearly always enough.
 const RECORD_EXTRA: usize = 64;
@@ -55,7 +55,7 @@ pub(super) struct Session {
     plaintext: Vec<u8>,
     /// Encrypted bytes that the kernel has not accepted yet.
     unsent: Vec<u8>,
-    /// The last byte of the last write is in `unsent`, and was not reported as written: see [`Session::write`].
+    /// The last byte of the last write is encrypted, but was not reported as written: see [`Session::write`].
     is_byte_withheld: bool,
     /// The client has sent its first bytes.
     has_begun: bool,
@@ -87,7 +87,7 @@ impl Session {
         })
     }
 
-    /// Whether [`read`](Self::read) needs no bytes of the socket.
+    /// Whether [`read`](Self::read) needs no bytes from the socket: there is plaintext, or the end has come.
     pub(super) fn has_read_ahead(&self) -> bool {
         !self.plaintext.is_empty() || self.is_closed
     }
@@ -120,8 +120,8 @@ impl Session {
         Ok(read)
     }
 
-    /// Receives bytes and discards the plaintext. Returns how many encrypted bytes were received: records that have no
-    /// plaintext cost time, too.
+    /// Receives bytes and discards the plaintext. Returns how many encrypted bytes were received, because records
+    /// without plaintext cost time, too.
     pub(super) fn discard(&mut self, socket: impl AsFd) -> io::Result<usize> {
         if self.is_closed {
             return Ok(0);
@@ -153,13 +153,13 @@ impl Session {
             Ok(received)
         })?;
         let processed = self.process();
-        // What is not sent here, is sent by the next write. If the connection is broken, the next read reports that.
+        // The next write sends what this flush does not send. If the connection is broken, the next read reports that.
         self.flush(socket).ok();
         processed?;
         Ok(received)
     }
 
-    /// Processes the received records. What is to be sent for them goes to `unsent`.
+    /// Processes the received records. The answers to them, such as those of the handshake, go to `unsent`.
     fn process(&mut self) -> io::Result<()> {
         let was_handshaking = self.tls.is_handshaking();
         let mut is_done = false;
@@ -226,16 +226,21 @@ impl Session {
 
     /// Writes plaintext. Returns how many bytes are written.
     ///
-    /// If the kernel does not accept all encrypted bytes, the rest waits in `unsent`. Then this must return fewer bytes
-    /// than the caller has offered, because that is how a caller learns that the socket is full. If all bytes are
-    /// encrypted already, it withholds the last one: it returns one byte less, and the next call, which offers that byte
-    /// again, does not encrypt it again. So two things must hold for a caller:
-    /// - After a part, it offers the rest unchanged.
-    /// - A block has at least two bytes. Of a single byte nothing would be reported as written, and the caller could
-    ///   offer another block instead.
+    /// If the kernel does not accept all encrypted bytes, the rest of them waits in `unsent`. Then this must return
+    /// fewer bytes than the caller has offered: so the caller learns that the socket is full.
+    ///
+    /// For example, the caller offers 100 bytes. All are encrypted, and the kernel accepts some. This *withholds* one
+    /// byte: it returns 99. The caller offers the last byte again. That call sends `unsent`, does not encrypt the byte
+    /// again, and returns 1.
+    ///
+    /// So two things must hold for a caller:
+    /// - If not all bytes were written, it offers the rest next, unchanged.
+    /// - A block has at least two bytes. For a block of one byte this would report `WouldBlock`, and the caller could
+    ///   offer another block next, although the byte is encrypted already.
     pub(super) fn write(&mut self, socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
         let socket = socket.as_fd();
         self.flush(socket)?;
+        // A byte that was withheld is the first of `bytes`, and is encrypted already.
         let mut written = usize::from(std::mem::take(&mut self.is_byte_withheld)).min(bytes.len());
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
             let piece = rest.get(..PLAINTEXT_MAX).unwrap_or(rest);
@@ -243,8 +248,8 @@ impl Session {
             written += piece.len();
             if !self.unsent.is_empty() {
                 self.is_byte_withheld = written == bytes.len();
-                written -= usize::from(self.is_byte_withheld);
-                return if written == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(written) };
+                let reported = if self.is_byte_withheld { written - 1 } else { written };
+                return if reported == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(reported) };
             }
         }
         Ok(written)
@@ -267,7 +272,7 @@ impl Session {
         Ok(())
     }
 
-    /// Tells the client that nothing more will come (`close_notify`). So it knows that nothing was cut off.
+    /// Tells the client that nothing more will come (`close_notify`). So the client knows that nothing was cut off.
     pub(super) fn finish(&mut self, socket: impl AsFd) -> io::Result<()> {
         self.flush(&socket)?;
         if self.tls.is_handshaking() {
@@ -276,10 +281,10 @@ impl Session {
         self.encrypt(socket.as_fd(), None)
     }
 
-    /// Encrypts `piece`, or the end of the session if it is `None`, and sends that. What the kernel does not accept goes to
-    /// `unsent`, which must be empty.
+    /// Encrypts and sends `piece`, or the end of the session if `piece` is `None`. The bytes that the kernel does not
+    /// accept go to `unsent`, which must be empty before.
     fn encrypt(&mut self, socket: BorrowedFd<'_>, piece: Option<&[u8]>) -> io::Result<()> {
-        debug_assert!(self.unsent.is_empty(), "what is encrypted later is sent later");
+        debug_assert!(self.unsent.is_empty(), "bytes are sent in the order in which they were encrypted");
         with_scratch(|scratch| {
             scratch.clear();
             let mut is_written = false;
@@ -318,8 +323,9 @@ fn with_scratch<T>(f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     SCRATCH.with_borrow_mut(f)
 }
 
-/// Appends to `out` what `write` writes. `write` gets space for `len` bytes; if it needs more, it is called again with
-/// more. It returns how many bytes it has written, or how many it needs; `None` if it cannot write at all.
+/// Appends to `out` what `write` writes. `write` gets space for `len` bytes, and returns how many bytes it has written.
+/// If it needs more space, it returns how many bytes it needs, and is called again. With `None`, it cannot write at
+/// all.
 fn append(
     out: &mut Vec<u8>,
     mut len: usize,

@@ -6,8 +6,8 @@ use webpki::EndEntityCert;
 /// The object identifier of a common name: 2.5.4.3.
 const COMMON_NAME: [u32; 4] = [2, 5, 4, 3];
 
-/// The common name of a certificate's subject, or its first DNS name if the subject has no common name. `None` if there is
-/// neither, or the subject cannot be read: then the DNS name could be that of somebody else.
+/// The common name of a certificate's subject. If the subject has none, the first DNS name of the certificate. `None`
+/// if there is neither, or if the subject cannot be read: it may have a common name, so the DNS name must not count.
 pub(super) fn subject(certificate: &EndEntityCert<'_>) -> Option<Box<str>> {
     let common_name = common_name(certificate.subject()).ok()?;
     let name = common_name.or_else(|| certificate.valid_dns_names().next().map(str::to_owned));
@@ -26,16 +26,18 @@ fn common_name(der: &[u8]) -> Result<Option<String>, Unreadable> {
     }
     let oid = OID::new(COMMON_NAME.iter().copied().map(BigUint::from).collect());
     let sets = from_der(der).map_err(|_| Unreadable)?;
-    let attributes =
-        sets.into_iter().filter_map(|set| if let ASN1Block::Set(_, items) = set { Some(items) } else { None });
-    let name = attributes.flatten().find_map(|attribute| {
-        let ASN1Block::Sequence(_, parts) = attribute else { return Some(Err(Unreadable)) };
-        match parts.as_slice() {
-            [ASN1Block::ObjectIdentifier(_, id), value] if *id == oid => Some(text(value).ok_or(Unreadable)),
-            _ => None,
+    for set in sets {
+        let ASN1Block::Set(_, attributes) = set else { continue };
+        for attribute in attributes {
+            let ASN1Block::Sequence(_, parts) = attribute else { return Err(Unreadable) };
+            if let [ASN1Block::ObjectIdentifier(_, id), value] = parts.as_slice()
+                && *id == oid
+            {
+                return text(value).map(Some).ok_or(Unreadable);
+            }
         }
-    });
-    name.transpose()
+    }
+    Ok(None)
 }
 
 fn text(value: &ASN1Block) -> Option<String> {
