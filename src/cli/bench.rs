@@ -7,9 +7,9 @@
 //!                                                       └► subscriber: response ─► blocks ─► verify
 //! ```
 //!
-//! It often runs on the same machine as the server, so it must be cheap. An event takes some 30 bytes of memory, no
-//! matter how many subscribers get it. A subscriber takes a few hundred, and stores at most the beginning of one line.
-//! The benchmark uses no code of the broker, so that it treats all servers in the same way.
+//! The benchmark often runs on the same machine as the server, so it must be cheap. An event takes some 30 bytes of
+//! memory, no matter how many subscribers get it. A subscriber takes a few hundred, and stores at most the beginning of
+//! one line. The benchmark uses no code of the broker, so that it treats all servers in the same way.
 
 use std::{
     io::{self, Write as _},

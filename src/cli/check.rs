@@ -14,15 +14,15 @@ use tidings::{
 /// Checks a configuration, and says what was found. `open_files_needed` is how many files the server may have to open.
 ///
 /// # Errors
-/// When the server would not start with it.
+/// When the server would not start with this configuration.
 pub(super) fn check(config: &Config, open_files_needed: usize) -> Result<String, Box<dyn Error>> {
-    // Keys and certificates are files of their own, which otherwise the server reads.
+    // The keys and certificates are in files of their own, which the server reads when it starts.
     Auth::load(&config.auth, config.server.address())?;
     Acceptor::load(&config.server)?;
     let hard_limit = rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX);
     let machine = Machine {
         log_mode: fs::metadata(&config.log.path).ok().map(|directory| directory.permissions().mode()),
-        // The server raises its limit as far as this.
+        // The server raises its limit to this one.
         open_files: usize::try_from(hard_limit).unwrap_or(usize::MAX),
         open_files_needed,
     };

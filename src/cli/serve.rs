@@ -34,8 +34,8 @@ pub struct ServeArguments {
     /// earlier subscribers are told that they may have missed events.
     #[arg(long)]
     new_epoch: bool,
-    /// Check the configuration, ask about what the security checklist advises otherwise, and exit: 0 if it is valid, also
-    /// with questions; 78 if it is not.
+    /// Check the configuration, print a question for each point that differs from the security checklist, and exit: 0
+    /// if the configuration is valid, 78 if it is not.
     #[arg(long)]
     check: bool,
 }

@@ -51,13 +51,13 @@ pub struct NewArguments {
     /// Whose token it is (`sub`).
     #[arg(long, value_name = "NAME")]
     subject: Option<String>,
-    /// A pattern of topics that it may publish to; may be repeated.
+    /// A pattern of topics that its holder may publish to; may be repeated.
     #[arg(long, value_name = "PATTERN")]
     publish: Vec<String>,
-    /// A pattern of topics that it may subscribe to; may be repeated.
+    /// A pattern of topics that its holder may subscribe to; may be repeated.
     #[arg(long, value_name = "PATTERN")]
     subscribe: Vec<String>,
-    /// A pattern of topics that it may manage; may be repeated.
+    /// A pattern of topics that its holder may manage; may be repeated.
     #[arg(long, value_name = "PATTERN")]
     manage: Vec<String>,
     /// How often its key and subject may publish within a second.

@@ -19,24 +19,25 @@ pub struct Response {
     framing: Framing,
 }
 
-/// What marks the end of the body, and the parser's position in the body.
+/// What marks the end of the body, and where in the body the parser is.
 #[derive(Debug, Default)]
 enum Framing {
     /// The end of the connection.
     #[default]
     Close,
-    /// Its length. This many bytes are still missing.
+    /// The length of the body. This many bytes are still missing.
     Length(u64),
-    /// Chunks: in the line end after the data of a chunk, or in the line with the size of the next chunk.
+    /// The last chunk. The parser is in the line end after the data of a chunk, or in the line with the size of the
+    /// next one.
     ChunkSize {
         /// The value of the digits so far; `None` before the first digit.
         size: Option<u64>,
         /// All digits have been read. The rest of the line is an extension.
         is_known: bool,
     },
-    /// Chunks: in the data of a chunk. This many bytes are still missing.
+    /// The last chunk. The parser is in the data of a chunk, of which this many bytes are still missing.
     ChunkData(u64),
-    /// Chunks: after the size of the last chunk.
+    /// The last chunk. The parser is after the size of this chunk.
     LastChunk,
 }
 
@@ -45,8 +46,8 @@ enum Framing {
 pub struct Malformed;
 
 impl Response {
-    /// Whether the whole response has arrived. The empty line after the last chunk may still be missing. Always false if
-    /// the response [ends with the connection](Self::ends_with_connection).
+    /// Whether the whole response has arrived. The empty line after the last chunk may still be missing. Always false
+    /// if the response [ends with the connection](Self::ends_with_connection).
     pub fn is_complete(&self) -> bool {
         self.status.is_some() && matches!(self.framing, Framing::Length(0) | Framing::LastChunk)
     }

@@ -16,8 +16,9 @@ use super::{
 /// How many subscribers connect at the same time.
 ///
 /// With more, the kernel's queue of new connections could overflow if the server is slow to accept. Then a connect
-/// takes seconds, until the kernel retries it. A small number is as fast. And it makes the server, and the kernel,
-/// allocate the memory of the subscribers in the order in which they are visited later, which is good for the caches.
+/// takes seconds, until the kernel retries it. A small number is as fast. With a small number, the server and the
+/// kernel also allocate the memory of the subscribers in the order in which they are visited later, which is good for
+/// the caches.
 const CONNECTING_MAX: usize = 16;
 
 /// All subscribers. The token of a subscriber is its index.
@@ -32,8 +33,16 @@ pub struct Subscribers {
     pub open: usize,
     /// The open streams of the subscribers before this index have got as many events as were acknowledged.
     up_to_date: usize,
-    /// Subscribers whose socket may have more to read, and whether the server has closed the connection.
-    unread: Vec<(usize, bool)>,
+    /// The sockets that may have more to read.
+    unread: Vec<Unread>,
+}
+
+/// A subscriber whose socket may have more to read.
+#[derive(Debug)]
+struct Unread {
+    index: usize,
+    /// The server has closed the connection.
+    is_closed: bool,
 }
 
 /// One subscriber.
@@ -138,7 +147,7 @@ impl Subscribers {
                 Err(error) => shared.tally.count_error(error_text("subscribe", &error)),
             }
         }
-        for (index, is_closed) in std::mem::take(&mut self.unread) {
+        for Unread { index, is_closed } in std::mem::take(&mut self.unread) {
             self.read(index, is_closed, shared);
         }
     }
@@ -180,7 +189,7 @@ impl Subscribers {
             return self.disconnected(index, reason, shared);
         }
         if is_closed || n == shared.buffer.len() {
-            self.unread.push((index, is_closed));
+            self.unread.push(Unread { index, is_closed });
         }
     }
 

@@ -5,7 +5,10 @@
 //! the first subscriber gets the event. But if event B was sent after the answer to event A had arrived, then B must
 //! have a higher position than A.
 //!
-//! For each subscriber, only its next position is stored, and the positions that it has skipped.
+//! An example: events 0 and 1 are answered before event 2 is sent, so `answered_before` of event 2 is 2. When the first
+//! subscriber gets event 2, `late_below` becomes 2. If no subscriber has got event 1 by then, event 1 is late.
+//!
+//! For each subscriber, only the next position is stored, and the positions that the subscriber has skipped.
 
 use std::ops::Range;
 
@@ -23,8 +26,8 @@ pub struct Topic {
     answered: usize,
     /// The lowest free position. It is only needed with several publishers.
     free_position: usize,
-    /// Some event has arrived that was sent after all events with lower numbers than this were answered. So an event with
-    /// a lower number that arrives for the first time now is late.
+    /// The highest `answered_before` of the events that have arrived. An event with a lower number than this is late if
+    /// it arrives for the first time now.
     late_below: usize,
 }
 
@@ -44,7 +47,7 @@ enum Outcome {
     /// There is no answer yet.
     Pending,
     Acknowledged,
-    /// The server refused it, or the connection ended without an answer. It may be delivered or not.
+    /// The server refused the event, or the connection ended without an answer. The event may be delivered or not.
     Failed,
 }
 
@@ -123,7 +126,8 @@ impl Seen {
         if is_late { Delivery::OutOfOrder } else { Delivery::InOrder }
     }
 
-    /// Checks the delivery of a position before the next one: the subscriber has skipped it, or already has it.
+    /// Checks the delivery of a position before the next one: the subscriber has skipped this position, or already has
+    /// it.
     fn check_earlier(&mut self, position: usize) -> Delivery {
         let Some((at, Range { start, end })) = self.skipped_range(position) else { return Delivery::Repeated };
         let still_skipped = [start..position, position + 1..end];
