@@ -5,11 +5,11 @@ use std::borrow::Cow;
 use actix_http::StatusCode;
 use smallvec::SmallVec;
 
-/// Every response has this header: a browser must not guess that a response is a page or a script. It also keeps pages of
-/// other sites from loading JSON and streams as scripts or images.
+/// Every response has this header: a browser must not guess that a response is a page or a script. It also keeps pages
+/// of other sites from loading JSON and streams as scripts or images.
 ///
-/// It is the only one of its kind here, because every header costs bytes in the answer to each publish. The headers that
-/// only matter where a browser shows a document are in [`super::page`].
+/// Other headers against attacks are not here, because every header costs bytes in the answer to each publish. The
+/// headers that only matter where a browser shows a document are in [`super::page`].
 const NO_SNIFFING: (&str, &str) = ("x-content-type-options", "nosniff");
 
 /// A complete response, or the head of a stream with its first bytes.

@@ -1,8 +1,8 @@
-//! The audit lines of the log: one for each thing that a caller ends or deletes. An operator finds them by their target,
-//! `tidings::audit`.
+//! The audit lines of the log: one for each stream or topic that a caller ends or deletes. An operator finds them by
+//! their target, `tidings::audit`.
 //!
-//! The line is written before the thing is done. Otherwise, a caller who hangs up meanwhile would leave no line, although
-//! the thing is done nevertheless. No line has a token.
+//! The line is written before the action is done. Otherwise there would be no line if the caller disconnects meanwhile,
+//! although the action is done nevertheless. No line contains a token.
 
 use std::net::IpAddr;
 

@@ -26,7 +26,7 @@ const HEADERS: [&str; 19] = [
 ];
 const PREFIX: &str = "x-forwarded";
 
-/// Whether a proxy has forwarded the request, as far as the request tells, or its client is on another machine. The proxy
+/// Whether the request counts as forwarded by a proxy: a header says so, or the client is on another machine. The proxy
 /// need not be a trusted one.
 pub(super) fn is_forwarded(head: &impl Head) -> bool {
     // The PROXY protocol adds no header, but it gives the client's address. A server that listens on loopback gets the

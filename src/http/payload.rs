@@ -29,7 +29,8 @@ pub(super) struct Reception {
     pub(super) length: Option<usize>,
     /// The largest body.
     pub(super) bytes_max: u64,
-    /// For the whole body: otherwise a client that sends very slowly could keep its connection for ever.
+    /// The time within which the whole body must arrive. Otherwise a client that sends very slowly could keep its
+    /// connection for ever.
     pub(super) timeout: Duration,
 }
 

@@ -75,6 +75,7 @@ pub(super) fn list<'a>(app: &'a AppState, head: &impl Head, name: &str) -> Resul
         if !topics::is_known(app, &grant).await? {
             return Err(topics::unknown(grant.topic()));
         }
+        // One more than the page has tells whether there is a next page.
         let mut page = app.gate.list_subscribers(&grant, after, limit + 1).await;
         let has_more = page.len() > limit;
         page.truncate(limit);
