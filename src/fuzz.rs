@@ -1,7 +1,7 @@
 //! Inputs for the fuzz targets: the modules `fuzz` of this crate, each beside the parser that it tests.
 //!
-//! A parser refuses most random bytes at the first one. So an input is made of pieces that mean something to the parser,
-//! with random characters and bytes between them.
+//! A parser refuses most random bytes at the first one. So an input is made of pieces that mean something to the
+//! parser, with random characters and bytes between them.
 
 use proptest::{collection::vec, prelude::*};
 

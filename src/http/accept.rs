@@ -17,8 +17,8 @@ pub(super) struct Accept {
     lines: Weight,
 }
 
-/// The weight of a media type. Of the ranges that match the type, the most specific one gives the weight. So weights are
-/// compared by `range` first: the order of the fields matters.
+/// The weight of a media type. Of the ranges that match the type, the most specific one gives the weight. So weights
+/// are compared by `range` first: the order of the fields matters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Weight {
     range: Range,

@@ -58,7 +58,8 @@ impl<'a> Authority<'a> {
         (is_ipv6(host) || is_name(host)).then_some(Self { host, port })
     }
 
-    /// Whether the host is an IP address. Numbers in other forms than a browser sends, such as `0x7f.1`, count as names.
+    /// Whether the host is an IP address. Numbers in other forms than a browser sends, such as `0x7f.1`, count as
+    /// names.
     pub(super) fn is_ip(&self) -> bool {
         self.host.parse::<Ipv4Addr>().is_ok() || is_ipv6(self.host)
     }

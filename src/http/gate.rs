@@ -66,7 +66,8 @@ impl Gate {
         self.registry.join(grant.topic(), subscriber).await
     }
 
-    /// Resolves where a stream of these memberships begins. A membership comes from [`Self::join`], so it needs no grant.
+    /// Resolves where a stream of these memberships begins. A membership comes from [`Self::join`], so it needs no
+    /// grant.
     pub(super) fn resolve_start(
         &self,
         memberships: &[Membership],

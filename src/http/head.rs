@@ -24,8 +24,8 @@ pub(super) trait SentHead {
     /// The address from which the request was sent.
     fn peer(&self) -> Option<IpAddr>;
 
-    /// The certificate that the client has shown to this server, and that was verified. It comes from the connection, never
-    /// from a header. `None` on a connection that a trusted proxy has opened.
+    /// The certificate that the client has shown to this server, and that was verified. It comes from the connection,
+    /// never from a header. `None` on a connection that a trusted proxy has opened.
     fn certificate(&self) -> Option<&ClientCertificate>;
 
     /// The names of the headers, in any case.

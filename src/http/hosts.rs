@@ -1,9 +1,9 @@
 //! Which hosts the server answers to.
 //!
-//! A page of any site can make its own name lead to this server: its DNS server first gives the address of the page, and
-//! then that of this server, for example 127.0.0.1 (DNS rebinding). To the browser, the page and this server then have the
-//! same origin. So the page could read every stream, and publish. Only `Host` still has the name of the page, so a name
-//! that is not known is refused.
+//! A page of any site can make its own name lead to this server: its DNS server first gives the address of the page,
+//! and then that of this server, for example 127.0.0.1 (DNS rebinding). To the browser, the page and this server then
+//! have the same origin. So the page could read every stream, and publish. Only `Host` still has the name of the page,
+//! so a name that is not known is refused.
 //!
 //! An IP address is always allowed: a page of another name, or of another address, has another origin.
 
@@ -14,7 +14,8 @@ use super::{
 };
 use crate::config::ServerConfig;
 
-/// Paths that need no known host. A supervisor or a load balancer calls them by any name, and their answers are no secret.
+/// Paths that need no known host. A supervisor or a load balancer calls them by any name, and their answers are no
+/// secret.
 const FOR_ANY_HOST: [&str; 2] = ["/healthz", "/readyz"];
 
 /// The host as the request itself names it; `None` if it names none, as HTTP/1.0 allows. No browser sends such a

@@ -28,8 +28,8 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// The headers for what a browser shows or runs.
 const HEADERS: [(&str, &str); 4] = [
-    // Only this server's files are allowed, and no inline scripts. If a fault ever shows an event as markup, its scripts
-    // still do not run. No other site may show the page in a frame, where a user could be made to click it.
+    // Only this server's files are allowed, and no inline scripts. If a fault ever shows an event as markup, its
+    // scripts still do not run. No other site may show the page in a frame, where a user could be made to click it.
     (
         "content-security-policy",
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; \

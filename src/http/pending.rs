@@ -164,8 +164,8 @@ impl PendingSlot {
     /// # Errors
     /// As [`PendingSlots::admit`]. Then the connection has no slot any more.
     pub fn count_for(&mut self, ip: IpAddr) -> Result<(), LimitReached> {
-        // The connection's own permit is freed first: otherwise, at the limit of the server, another connection would be
-        // evicted. The connection counts as busy meanwhile: otherwise it could be evicted to make room for itself.
+        // The connection's own permit is freed first: otherwise, at the limit of the server, another connection would
+        // be evicted. The connection counts as busy meanwhile: otherwise it could be evicted to make room for itself.
         self.mark_busy();
         drop(self.state.permit.take());
         *self = self.slots.admit(Some(ip))?;

@@ -34,8 +34,8 @@ impl Dialer {
         Self { registry, target, first_source: fastrand::u32(from..to), dialed: 0 }
     }
 
-    /// Starts to connect. The poll reports the events of the socket with `token`. The connection is established when the
-    /// socket is writable.
+    /// Starts to connect. The poll reports the events of the socket with `token`. The connection is established when
+    /// the socket is writable.
     pub fn dial(&mut self, token: usize) -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::for_address(self.target), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;

@@ -65,8 +65,8 @@ pub struct Plan {
     /// The path to POST events to.
     #[arg(long, value_name = "PATH", default_value = "/publish?topic={topic}", value_parser = path)]
     pub publish: String,
-    // With `marks=id`, a stream opens with an id without data. So even before its first event, a subscriber has a cursor to
-    // resume from (`--storm`).
+    // With `marks=id`, a stream opens with an id without data. So even before its first event, a subscriber has a
+    // cursor to resume from (`--storm`).
     /// The path of the streams.
     #[arg(long, value_name = "PATH", default_value = "/subscribe?topic={topic}&marks=id", value_parser = path)]
     pub subscribe: String,

@@ -1,10 +1,12 @@
 //! How long a connection may wait: for its first request, for the rest of a request, for the next request.
 //!
 //! An exact deadline after each request would need the time of the clock for each request. So the connection keeps the
-//! deadline of an earlier wait, and knows only that its wait does not end before ([`At::NotBefore`]). An example with a
-//! `keep_alive` of 60 seconds: at second 0, the connection begins to wait for its next request, so its deadline is second
-//! 60. A request is served at second 50. At second 60 the timer fires, and the connection gets a new, exact deadline:
-//! second 120. Then it is closed, 70 seconds after its last request. A connection is idle for at most 2 x `keep_alive`.
+//! deadline of an earlier wait, and knows only that its wait does not end before ([`At::NotBefore`]).
+//!
+//! An example with a `keep_alive` of 60 seconds: at 0 s, the connection begins to wait for its next request, so its
+//! deadline is at 60 s. A request is served at 50 s. At 60 s the timer fires, and the connection gets a new, exact
+//! deadline: at 120 s. Then it is closed, 70 seconds after its last request. So a connection may be idle for up to
+//! 2 x `keep_alive`.
 
 use std::{
     pin::Pin,
@@ -85,8 +87,8 @@ impl Deadline {
     /// Notes that a request was served, and that the connection waits for the next one.
     pub(super) fn finish_request(&mut self) {
         self.wait_for(Wait::NextRequest);
-        // A request that arrives in one piece does not change `wait`. So `at` can still be the deadline from before this
-        // request.
+        // A request that arrives in one piece does not change `wait`. So `at` can still be the deadline from before
+        // this request.
         if let At::Exact(at) = self.at {
             self.at = At::NotBefore(at);
         }
@@ -133,8 +135,8 @@ impl Deadline {
     }
 }
 
-/// A timer that fires at the deadline or earlier. To set it again after it has fired too early costs less than to set it
-/// for each request.
+/// A timer that fires at the deadline or earlier. To set it again after it has fired too early costs less than to set
+/// it for each request.
 #[derive(Default)]
 struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,

@@ -54,8 +54,9 @@ proptest! {
         let Ok(body) = JsonBody::parse(&text) else { return Ok(()) };
         let Ok(content) = body.content() else { return Ok(()) };
         let Ok(tree) = serde_json::from_str::<Value>(&text) else {
-            // A tree refuses numbers that it cannot hold; here a number is only text. It also refuses half of a surrogate
-            // pair, which the grammar allows (RFC 8259, section 8.2); here it is read only in the members with a meaning.
+            // A tree refuses numbers that it cannot hold; here a number is only text. It also refuses half of a
+            // surrogate pair, which the grammar allows (RFC 8259, section 8.2); here it is read only in the members
+            // with a meaning.
             prop_assert!(text.contains("1e999") || text.contains("\\ud800"), "only the tree refuses it");
             return Ok(());
         };
