@@ -37,7 +37,7 @@
 //! - [`event`]: the basic types: topic names, events, ids.
 //! - [`transport`]: a client's connection: a socket, and a session if it speaks TLS.
 //! - [`identity`]: who a request or a stream belongs to.
-//! - [`later`]: an outcome, now or later.
+//! - [`later`]: an outcome that is known now or later.
 //! - [`config`]: defaults < `config.toml` < environment < flags.
 
 pub mod server;

@@ -141,7 +141,7 @@ impl FastPath {
         // connections need, are in boxes.
         let mut connection = Box::new(Connection::new(socket, remote, slot, &self.app.config.server));
         if connection.is_remote_a_proxy() {
-            // The preamble is broken, or has not arrived in time.
+            // An error means that the preamble is broken, or has not arrived in time.
             let Ok(client) = Box::pin(preamble::read(&mut connection)).await else { return };
             if let Some(client) = client
                 && let Err(limit) = connection.set_client(client, &self.app.config.server)
@@ -155,6 +155,7 @@ impl FastPath {
         self.run(connection).await.ok();
     }
 
+    /// Takes one step after another, until the connection is closed or the hub has its socket.
     async fn run(&self, mut connection: Box<Connection>) -> io::Result<()> {
         let write_timeout = self.app.config.stream.write_timeout;
         let (mut step, mut steps) = (Step::Read, 0);
@@ -175,7 +176,7 @@ impl FastPath {
                 Step::Respond(response) => {
                     let after = response.after;
                     if after == AfterResponse::Linger {
-                        // The client may retry on another connection. Its byte budget must be free by then.
+                        // The client may retry on another connection. By then, this buffer must not count against its limits.
                         connection.free_buffer();
                     }
                     self.responder.send(&mut connection.socket, response.bytes, write_timeout).await?;
@@ -211,10 +212,11 @@ impl FastPath {
                     return Ok(());
                 }
             }
+            // The request was served. Go on with the next one.
             connection.deadline.finish_request();
             step = match connection.next_refusal.take() {
                 Some(problem) => self.refuse(&problem),
-                // The next request may be in the buffer already.
+                // It may be in the buffer already.
                 None => self.parse(&mut connection, &[]),
             };
         }

@@ -1,6 +1,6 @@
 //! How long a connection may wait: for its first request, for the rest of a request, for the next request.
 //!
-//! An exact deadline after each request would need the time of the clock for each request. So the connection keeps the
+//! To set a new deadline after each request, the clock would have to be read each time. So the connection keeps the
 //! deadline of an earlier wait, and knows only that its wait does not end before ([`At::NotBefore`]).
 //!
 //! An example with a `keep_alive` of 60 seconds: at 0 s, the connection begins to wait for its next request, so its
