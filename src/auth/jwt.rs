@@ -36,7 +36,7 @@ pub(super) struct TokenKey {
     validation: Validation,
 }
 
-/// The claims that the broker uses (RFC 7519, section 4.1). If one is given twice, the token is refused.
+/// The claims that the broker uses (RFC 7519, section 4.1). If a claim is given twice, the token is refused.
 #[derive(Deserialize)]
 struct Claims {
     sub: Option<String>,
@@ -133,16 +133,17 @@ pub(super) fn verify(keys: &[TokenKey], token: &[u8]) -> Result<Verified, Refuse
     let mut refused = Refused::Unknown;
     for key in keys.iter().filter(|key| key.is_for(header.alg, header.kid.as_deref())) {
         match key.verify(token) {
-            // Another key may have the right signature.
+            Ok(verified) => return Ok(verified),
+            // Another key may have signed the token.
             Err(Refused::Unknown) => {}
             Err(error) => refused = error,
-            verified => return verified,
         }
     }
     Err(refused)
 }
 
 impl Verified {
+    /// Refuses a token that has expired, or is not valid yet.
     pub(super) fn check_times(&self, now: SystemTime) -> Result<(), Refused> {
         if self.expires_at.is_some_and(|expires_at| now >= expires_at) {
             return Err(Refused::Expired);

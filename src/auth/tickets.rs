@@ -36,12 +36,12 @@ pub struct NewTicket {
     pub valid_for: Duration,
 }
 
-/// What happens to a ticket that somebody shows.
+/// What a client does with a ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TicketUse {
-    /// It opens a stream, and is used up.
+    /// The ticket opens a stream, and is used up.
     Spend,
-    /// It is only looked at.
+    /// The ticket is only looked at.
     Look,
 }
 
