@@ -186,8 +186,8 @@ pub struct Opening<'a> {
 }
 
 /// The first block of a stream, which makes proxies forward the response's head. In NDJSON it is an empty line. In an
-/// event stream it consists of a comment, the reconnection time, and, unless `marks` is none, a position. From that
-/// position a client resumes whose connection breaks before the first event.
+/// event stream it consists of a comment, the reconnection time, and, unless `marks` is none, a position. If
+/// the connection breaks before the first event, the client resumes from that position.
 #[must_use]
 pub fn opening(encoding: Encoding, marks: Marks, opening: Opening<'_>) -> Bytes {
     let Opening { retry, cursor, topics, heartbeat } = opening;

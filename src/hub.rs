@@ -119,7 +119,7 @@ pub struct Drain {
     /// Becomes `Some` when the drain begins: the time within which the hub must end its streams.
     pub begin: watch::Receiver<Option<Duration>>,
     /// The drain has ended when all senders are dropped. A hub keeps a sender until its streams have ended, the server
-    /// until the drain begins, and a request as long as the request waits for the log.
+    /// until the drain begins, and a request as long as the request waits for its body or for the log.
     pub delays_drain: mpsc::WeakSender<()>,
 }
 
@@ -181,8 +181,8 @@ impl HubHandle {
         let mut core = self.0.core.borrow_mut();
         let Some(core) = &mut *core else { return };
         if core.streams.is_empty() {
-            // The subscribers are in other hubs. The feed of this hub is paused, so that commits do not wake this hub.
-            // `Core::receive` would end the pause.
+            // The subscribers are in other hubs. A hub without streams pauses its feed, so that commits do not wake the
+            // hub. `Core::receive` would end the pause.
             return;
         }
         core.is_delivering = true;
@@ -210,7 +210,7 @@ struct Hub {
     poll: AsyncFd<Poll>,
     /// The readiness events of the last poll.
     events: Events,
-    /// A poll is due: the last one returned [`EVENTS_MAX`] events or was interrupted, so there may be more.
+    /// A poll is due: a socket may be ready, or the last poll returned [`EVENTS_MAX`] events or was interrupted.
     has_more_events: bool,
     /// Pages that are being fetched.
     fetches: FuturesUnordered<LocalBoxFuture<'static, Fetched>>,

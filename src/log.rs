@@ -140,8 +140,8 @@ pub trait Log: Send + Sync {
     /// How many idempotency keys are remembered.
     fn keys(&self) -> usize;
 
-    /// Removes expired keys. An engine without a thread that removes old events also removes these. The server calls
-    /// this regularly.
+    /// Removes expired keys. Also removes old events, unless a thread of the engine does that. The server calls this
+    /// regularly.
     fn enforce_retention(&self);
 }
 
@@ -278,8 +278,9 @@ pub struct ReadFrom {
     /// The reader has everything up to this position.
     pub after: u64,
     /// How many removals there had been when the reader last read; the log counts them since it was opened. A page
-    /// reports only later removals, and with `u64::MAX` none. This is a count and not a position, because events are
-    /// not always removed in the order of their positions: topic `a` may lose event 9 before topic `b` loses event 3.
+    /// reports only removals after that count. With `u64::MAX`, it reports none. This is a count and not a position,
+    /// because events are not always removed in the order of their positions: topic `a` may lose event 9 before topic
+    /// `b` loses event 3.
     pub removals_seen: u64,
 }
 

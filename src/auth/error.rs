@@ -12,7 +12,7 @@ pub const LEEWAY: Duration = Duration::from_secs(5);
 /// The longest token. It must fit into a header.
 pub const TOKEN_BYTES_MAX: usize = 8 << 10;
 
-/// Why the server cannot start with this configuration of `[auth]`.
+/// Why the server can neither start with this configuration of `[auth]` nor go on with it after a reload.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthConfigError {
     /// A key cannot be used.

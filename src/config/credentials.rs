@@ -167,8 +167,8 @@ impl CertificateConfig {
     }
 }
 
-/// The key of the list of certificates. It is also the name in the identity of every client with a certificate, where
-/// an identity from a token has the name of its key.
+/// The key of the list of certificates. The identity of every client with a certificate has this name, as the identity
+/// from a token has the name of the token's key.
 pub const CERTIFICATE_KEY: &str = "auth.certificates";
 
 impl AuthConfig {

@@ -41,8 +41,8 @@ pub struct ServerConfig {
     pub workers: usize,
     /// How long an idle connection waits for its next request: at least this time, and at most twice as long.
     pub keep_alive: Duration,
-    /// How long the head of a request may take. The time begins with its first byte, but for the first request when
-    /// the connection is opened.
+    /// How long the head of a request may take. The time of a connection's first request begins when the connection is
+    /// opened, that of another request with its first byte.
     pub head_timeout: Duration,
     /// The host names that the server answers to besides `localhost` and IP addresses.
     pub hosts: Vec<String>,

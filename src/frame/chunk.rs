@@ -61,7 +61,7 @@ pub(super) fn frame_of_about(framing: Framing, guess: usize, fill: impl FnOnce(&
     let mut begin = HEAD_MAX;
     if framing == Framing::Chunked {
         let (head, first) = chunk_head(out.len() - HEAD_MAX);
-        // The array fills the space in front. The block begins at `first`, after the unused part of the array.
+        // The array fills the space in front. The chunk begins at `first`, after the unused part of the array.
         out.splice(..HEAD_MAX, head);
         out.extend_from_slice(CRLF);
         begin = first;

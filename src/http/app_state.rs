@@ -78,7 +78,8 @@ impl AppState {
         if self.drain.begin.has_changed().unwrap_or(true) { Err(draining()) } else { Ok(()) }
     }
 
-    /// Delays the end of the drain until the result is dropped. A request calls this before it waits for the log.
+    /// Delays the end of the drain until the result is dropped. A request calls this before it waits for its body or
+    /// for the log.
     pub(super) fn delay_drain(&self) -> Result<mpsc::Sender<()>, Problem> {
         self.drain.delays_drain.upgrade().ok_or_else(draining)
     }

@@ -1,5 +1,5 @@
-//! The audit lines of the log: one for each stream or topic that a caller ends or deletes. An operator finds them by
-//! their target, `tidings::audit`.
+//! The audit lines of the log: one for each request that ends a stream, ends the streams of a subject, or deletes a
+//! topic. An operator finds them by their target, `tidings::audit`.
 //!
 //! The line is written before the action is done. Otherwise there would be no line if the caller disconnects meanwhile,
 //! although the action is done nevertheless. No line contains a token.

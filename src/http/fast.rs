@@ -81,7 +81,7 @@ const STEPS_PER_YIELD: u32 = 32;
 pub struct FastPath {
     app: Rc<AppState>,
     fallback: Fallback,
-    /// Every read goes into this buffer. A connection has a buffer of its own only for an incomplete request, and for
+    /// Requests are read into this buffer. A connection has a buffer of its own only for an incomplete request, and for
     /// the bytes after a complete one.
     scratch: RefCell<Vec<u8>>,
     responder: Responder,
@@ -176,7 +176,8 @@ impl FastPath {
                 Step::Respond(response) => {
                     let after = response.after;
                     if after == AfterResponse::Linger {
-                        // The client may retry on another connection. By then, this buffer must not count against its limits.
+                        // The client may retry on another connection. By then, this buffer must not count against its
+                        // limits.
                         connection.free_buffer();
                     }
                     self.responder.send(&mut connection.socket, response.bytes, write_timeout).await?;

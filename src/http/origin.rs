@@ -1,4 +1,4 @@
-//! Which web pages may change something: publish, delete topics, end streams.
+//! Which web pages may change something: publish, delete topics, end streams, take tickets.
 //!
 //! A page of another site can make a browser send a GET or a simple POST without a CORS preflight. CORS then only hides
 //! the response, but the event is published. So a cross-site request of a browser is refused unless its origin is in
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::config::{Config, Origins};
 
-/// Refuses the request of a page that may neither publish nor delete.
+/// Refuses the request of a page that may change nothing.
 pub(super) fn check(request: &impl Head, config: &Config) -> Result<(), Problem> {
     let origin = request.value("origin").map(|origin| ascii_text(origin).unwrap_or_default());
     let has_cookie = || is_by_cookie(request, &config.auth.cookie);

@@ -172,7 +172,7 @@ impl From<LimitReached> for Problem {
         let code = match error {
             LimitReached::Subscribers(_) => Code::TooManyConnections,
             LimitReached::SubscribersPerIp(_) => Code::TooManyConnectionsPerIp,
-            LimitReached::SubscribersOfToken(_) => Code::TooManySubscribersOfToken,
+            LimitReached::SubscribersOfCredential(_) => Code::TooManySubscribersOfToken,
             LimitReached::TopicsPerIp(_) => Code::TooManyTopicsPerIp,
             LimitReached::PendingConnections(_) => Code::TooManyPendingConnections,
             LimitReached::PendingConnectionsPerIp(_) => Code::TooManyPendingConnectionsPerIp,

@@ -4,7 +4,7 @@
 //! Streams of a single topic and streams of several topics are in different channels, because a deletion ends only the
 //! former:
 //! - *A single topic.* The channel's state becomes `Ending`. `Streams::end_deleted` gives each member the events from
-//!   before the deletion, the notice (`broker.deleted`), and the end of the stream.
+//!   before the deletion that the window still has, the notice (`broker.deleted`), and the end of the stream.
 //! - *Several topics.* The notice is one more frame of the window, and the stream goes on with later events. It ends
 //!   when [`is_deleted`](Channel::is_deleted) is true for all its topics.
 //! - *From the log.* A page reports deletions, too. `Streams::write_page` handles them in the same way, and notes them

@@ -229,7 +229,7 @@ impl<S: Peer> Streams<S> {
         self.write_rest_from_page(key, partial, page)
     }
 
-    /// Writes the rest of a partly sent event. The event is the first one of `page`.
+    /// Writes the rest of what was partly sent. `page` has it: its first event, or the notice of a deletion.
     fn write_rest_from_page(&mut self, key: usize, partial: Partial, page: Page) -> io::Result<()> {
         let Some(connection) = self.connections.get(key) else { return Ok(()) };
         let encoding = connection.encoding;

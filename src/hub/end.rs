@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `end_caught_up` | lifetime, drain | all events up to this moment, then the farewell: where to resume, and when |
 //! | `end_at_cursor` | lost right, command | no further event; a notice |
-//! | `end_deleted` | its only topic was deleted | the events from before the deletion, then `broker.deleted` |
+//! | `end_deleted` | its only topic was deleted | the events from before the deletion that the window has, then `broker.deleted` |
 //! | `begin_epoch` | the log has a new epoch | no further event; the farewell. With a partly sent event, it is cut |
 //! | `push_last` | called by all of these | the last block that it queues; nothing is queued after it |
 //! | `close_ended` | the last block is sent | the clean end; then the connection is removed |
@@ -36,7 +36,7 @@ pub enum End {
     PeerGone,
     /// Its client sent too much: a subscriber has nothing to send.
     Flooded,
-    /// Its socket accepted nothing for `stream.write_timeout`.
+    /// Its socket accepted nothing for `stream.write_timeout`, or too little of the last block for as long.
     WriteTimeout,
     /// One of the broker's own blocks did not fit into `stream.unsent_bytes_max`.
     UnsentBytes,

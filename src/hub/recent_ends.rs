@@ -31,6 +31,7 @@ impl RecentEnds {
         if self.commands.len() > KEPT_MAX
             && let Some(dropped) = self.commands.pop_front()
         {
+            // A stream that began at the same moment as the dropped command may be one that it was for.
             self.known_since = self.known_since.max(dropped.at + Duration::from_nanos(1));
         }
     }

@@ -22,7 +22,7 @@ use crate::{
 const WALK_STEP: usize = 256;
 /// How many streams one step of a walk ends. To end a stream takes far longer than to look at a connection.
 const WALK_ENDS: usize = 16;
-/// What a stream says whose right has ended.
+/// What a stream says when its right has ended.
 const RIGHT_ENDED: &str = "the right to this stream has ended; come back with a new token or ticket";
 
 impl<S: Peer> Streams<S> {

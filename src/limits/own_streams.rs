@@ -36,7 +36,7 @@ impl OwnStreams {
             Entry::Vacant(_) => 0,
         };
         if open >= max.get() {
-            return Err(LimitReached::SubscribersOfToken(max.get()));
+            return Err(LimitReached::SubscribersOfCredential(max.get()));
         }
         entry.insert(open + 1);
         Ok(OwnStreamPermit { streams: Arc::clone(self), identity: Arc::clone(identity) })
@@ -67,8 +67,8 @@ mod tests {
         let permit = |subject, max| streams.permit(&identity(subject), NonZeroU32::new(max).expect("a limit"));
         let first = permit("ann", 2).expect("a place");
         let second = permit("ann", 2).expect("a place");
-        assert_eq!(permit("ann", 2).err(), Some(LimitReached::SubscribersOfToken(2)));
-        assert_eq!(permit("ann", 1).err(), Some(LimitReached::SubscribersOfToken(1)), "by another token");
+        assert_eq!(permit("ann", 2).err(), Some(LimitReached::SubscribersOfCredential(2)));
+        assert_eq!(permit("ann", 1).err(), Some(LimitReached::SubscribersOfCredential(1)), "by another token");
         let third = permit("ann", 3).expect("another token allows more");
         let other = permit("bob", 1).expect("another subject");
         drop((first, third));

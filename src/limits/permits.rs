@@ -29,7 +29,7 @@ pub enum LimitReached {
     SubscribersPerIp(usize),
     /// `subscribers_max` of a credential: a token, an API key or a certificate.
     #[error("your credential has reached its limit of {0} subscribers")]
-    SubscribersOfToken(u32),
+    SubscribersOfCredential(u32),
     /// `limits.pending_connections_max`.
     #[error("the server has reached its limit of {0} connections without a subscription")]
     PendingConnections(usize),

@@ -52,7 +52,7 @@ pub enum Rate {
     /// `limits.publishes_per_second_per_key`.
     PublishesPerKey,
     /// `publishes_per_second` of a credential.
-    PublishesOfToken,
+    PublishesOfCredential,
     /// `limits.publishes_per_second_per_topic`.
     PublishesPerTopic,
     /// `limits.subscribes_per_second_per_ip`.
@@ -265,10 +265,10 @@ impl<C: Clock> Rates<C> {
             }
         }
         if let (Some(limit), Some(key)) = (used.credential_limit, used.credential.key) {
-            check_topics(Rate::PublishesOfToken, limit, publishes)?;
+            check_topics(Rate::PublishesOfCredential, limit, publishes)?;
             let taken = self.publishes_of_credential.take(key, publishes - used.credential.publishes, limit);
             taken.map_err(|UsedUp { remaining, wait }| RateError::Reached {
-                rate: Rate::PublishesOfToken,
+                rate: Rate::PublishesOfCredential,
                 per_second: limit.get(),
                 remaining,
                 wait,
@@ -307,7 +307,7 @@ impl Rate {
         match self {
             Self::PublishesPerIp => "publishes_per_second_per_ip",
             Self::PublishesPerKey => "publishes_per_second_per_key",
-            Self::PublishesOfToken => "publishes_per_second",
+            Self::PublishesOfCredential => "publishes_per_second",
             Self::PublishesPerTopic => "publishes_per_second_per_topic",
             Self::SubscribesPerIp => "subscribes_per_second_per_ip",
             Self::FailedAuthenticationsPerIp => "failed_authentications_per_second_per_ip",
@@ -343,7 +343,7 @@ fn who(rate: Rate, topic: Option<&str>) -> String {
     match rate {
         Rate::PublishesPerIp | Rate::SubscribesPerIp | Rate::FailedAuthenticationsPerIp => "your address".to_owned(),
         Rate::PublishesPerKey => "your key".to_owned(),
-        Rate::PublishesOfToken => "your credential".to_owned(),
+        Rate::PublishesOfCredential => "your credential".to_owned(),
         Rate::PublishesPerTopic => format!("the topic `{}`", topic.unwrap_or_default()),
     }
 }

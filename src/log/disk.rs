@@ -21,12 +21,12 @@
 //! - The *high-water mark* is a file beside the database with the last reserved position, and with the last committed
 //!   one. A start compares both with the database, to notice a database that was restored from a backup.
 //! - The log has *lost power* when the machine stopped under `log.durability = "os"`, before it closed the log. Then
-//!   the newest events may be missing: the *hole* is all positions up to the reserved one, and subscribers with a
-//!   cursor in it are told of a gap.
+//!   the newest events may be missing: the *hole*. It begins nobody knows where, and ends at the reserved position. So
+//!   a subscriber with any cursor up to there is told of a gap.
 //! - A *batch* is what one transaction writes: new events and deletions, and old rows to remove.
 //! - *Garbage* is the rows of removed events and forgotten topics that are still in the file.
-//! - A *receipt* is also the row of an idempotency key. A receipt *expires* when it is older than
-//!   `publish.idempotency_window`.
+//! - A *receipt* is what a publisher gets. For a publish with an idempotency key, it is stored as a row, which has the
+//!   same name. The row *expires* when it is older than `publish.idempotency_window`.
 //! - A *portion* is the old rows that one batch removes: garbage and expired receipts.
 //! - *Maintenance* is what the writer does once a second: it enforces retention, and removes all kinds of old rows.
 //! - *Damage* is a part of the file that cannot be read, or is not what was written.

@@ -2,7 +2,8 @@
 //!
 //! A task serves one connection after another. If each connection had a task of its own, the memory of the task would
 //! be freed when the hub takes over the socket of a subscriber, and the allocator would not use that memory for the
-//! next task. Measured: up to 2 KiB a subscriber instead of 400 bytes.
+//! next task. Measured: a subscriber takes 400 bytes with these tasks, and would take
+//! up to 2 KiB with a task for each connection.
 
 use std::{
     cell::{Cell, RefCell},

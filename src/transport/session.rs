@@ -97,7 +97,8 @@ impl Session {
         self.is_closed
     }
 
-    /// How many received bytes the session keeps.
+    /// How many bytes of memory the session keeps for what it has received: an incomplete record, and plaintext that
+    /// was not read yet.
     pub(super) fn held(&self) -> usize {
         self.incomplete.capacity() + self.plaintext.capacity()
     }
@@ -235,8 +236,8 @@ impl Session {
     ///
     /// So two things must hold for a caller:
     /// - If not all bytes were written, it offers the rest next, unchanged.
-    /// - A block has at least two bytes. For a block of one byte this would report `WouldBlock`, and the caller could
-    ///   offer another block next, although the byte is encrypted already.
+    /// - It does so even after `WouldBlock`, which a block of one byte may get although the byte is encrypted already.
+    ///   The only such block is a heartbeat, and the hub keeps a heartbeat until it is written.
     pub(super) fn write(&mut self, socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
         let socket = socket.as_fd();
         self.flush(socket)?;

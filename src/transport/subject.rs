@@ -19,7 +19,7 @@ pub(super) fn subject(certificate: &EndEntityCert<'_>) -> Option<Box<str>> {
 struct Unreadable;
 
 /// The first common name of a subject; `None` if it has none. A subject is a sequence of sets of attributes (RFC 5280,
-/// section 4.1.2.4), and `der` is what the sequence has.
+/// section 4.1.2.4), and `der` is the content of that sequence.
 fn common_name(der: &[u8]) -> Result<Option<String>, Unreadable> {
     if der.is_empty() {
         return Ok(None);

@@ -1,7 +1,7 @@
 //! How long a connection may wait: for its first request, for the rest of a request, for the next request.
 //!
 //! To set a new deadline after each request, the clock would have to be read each time. So the connection keeps the
-//! deadline of an earlier wait, and knows only that its wait does not end before ([`At::NotBefore`]).
+//! deadline of an earlier wait: the present wait ends then or later ([`At::NotBefore`]).
 //!
 //! An example with a `keep_alive` of 60 seconds: at 0 s, the connection begins to wait for its next request, so its
 //! deadline is at 60 s. A request is served at 50 s. At 60 s the timer fires, and the connection gets a new, exact

@@ -47,6 +47,7 @@ pub(super) async fn read(connection: &mut Connection) -> io::Result<Option<Socke
         if connection.slot.mark_idle(cx) {
             ready!(connection.deadline.poll(cx));
         }
+        // It was evicted, or its time is over. The caller closes the connection in both cases.
         Poll::Ready(Err(ErrorKind::TimedOut.into()))
     })
     .await

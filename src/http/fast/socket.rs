@@ -57,7 +57,7 @@ impl Socket {
         }
     }
 
-    /// How many bytes TLS keeps of an incomplete record.
+    /// How many bytes TLS keeps: usually those of an incomplete record.
     pub(super) fn held(&self) -> usize {
         match self {
             Self::Bare(socket) => socket.held(),

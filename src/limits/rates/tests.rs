@@ -162,13 +162,13 @@ fn a_token_has_a_rate_of_its_own() {
     };
     let accepted = |subject, own| (0..100).take_while(|_| publish(subject, own, &["a"]).is_ok()).count();
     assert_eq!([accepted("ann", 10), accepted("bob", 10), accepted("cleo", 3)], [10, 10, 3]);
-    assert_eq!(refusal(publish("ann", 10, &["a"])), (Rate::PublishesOfToken, 0, TENTH));
+    assert_eq!(refusal(publish("ann", 10, &["a"])), (Rate::PublishesOfCredential, 0, TENTH));
     assert_eq!(refusal(publish("ann", 5, &["a"])).2, 2 * TENTH, "another token of the same identity");
     assert_eq!(accepted("ann", 0), 10, "a token without a limit has what is left of the key's rate");
     clock.advance(5 * TENTH);
-    assert_eq!(refusal(publish("ann", 10, &["1", "2", "3", "4", "5", "6"])), (Rate::PublishesOfToken, 5, TENTH));
+    assert_eq!(refusal(publish("ann", 10, &["1", "2", "3", "4", "5", "6"])), (Rate::PublishesOfCredential, 5, TENTH));
     assert_eq!(accepted("ann", 10), 5, "a refused one has used nothing");
-    let too_many = RateError::TooManyTopics { rate: Rate::PublishesOfToken, per_second: 2, topics: 3 };
+    let too_many = RateError::TooManyTopics { rate: Rate::PublishesOfCredential, per_second: 2, topics: 3 };
     assert_eq!(publish("dan", 2, &["a", "b", "c"]), Err(too_many));
     assert_eq!(accepted("dan", 30), 20, "the key's rate is lower");
     assert_eq!(rates.publishes_of_credential.len(), 4);

@@ -127,8 +127,8 @@ fn has_code(error: &rusqlite::Error, codes: &[c_int]) -> bool {
 }
 
 impl StoreError {
-    /// Whether the cause is only that the disk of `directory` is full. Then nothing is damaged, and nothing was
-    /// written.
+    /// Whether the cause is only that the disk of `directory` is full. Then nothing is damaged. A commit that failed
+    /// may still be complete in the write-ahead log: see `Store::overwrite_failed_batch`.
     pub(super) fn is_full(&self, directory: &Path) -> bool {
         match self {
             Self::Sqlite(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => true,

@@ -7,7 +7,8 @@
 //! the clock as it is now counts.
 //!
 //! For example, the window is 5 minutes, and at 12:00 the clock is set to 13:00. At 13:01 the old clock would say
-//! 12:01, so receipts from 11:56 to 13:06 are kept. From 13:05 on, only those of the last 5 minutes are.
+//! 12:01, so receipts from 11:56 to 13:06 are kept. From 13:05 on, only those are whose time differs from the clock by
+//! at most 5 minutes.
 
 use std::time::Duration;
 
@@ -98,8 +99,9 @@ impl Expiry {
 
     /// The times of receipts that have not expired at `now`.
     ///
-    /// The wall clock may have been set within the last window. With each earlier setting, the clock would show another
-    /// time now: `earliest_ms` is the first of all these times, `latest_ms` the last.
+    /// The wall clock may have been set several times within the last window. Each earlier setting would make the clock
+    /// show another time at this moment: `earliest_ms` is the first of all these times, `latest_ms` the last. A receipt
+    /// may even be later by a window: see `receipts`.
     fn kept_at(&self, now: Moment) -> TimeRange {
         let ahead_ms = now.ahead_ms();
         let earliest_ms = now.mono_ms.saturating_add_signed(self.wall.ahead_min_ms.min(ahead_ms));

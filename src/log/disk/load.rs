@@ -108,7 +108,7 @@ fn check_high_water(store: &mut Store, meta: &mut Meta, config: &LogConfig) -> R
         Found::Nothing => None,
         Found::Damaged => Some("the file high-water is damaged, so the database may be older than the last run"),
         Found::Mark(mark) => {
-            // `reserved` is always compared, the last event only after a crash of the process:
+            // `reserved` is always compared, the last event only if the log neither was closed nor has lost power:
             // - After an orderly end, `reserved` is the last position. To compare it is enough.
             // - After a loss of power, even the latest database may lack events. The hole reports them as a gap.
             let compares_events = !meta.was_closed && !meta.lost_power;

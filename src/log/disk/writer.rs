@@ -145,7 +145,8 @@ impl Writer {
         }
     }
 
-    /// Does one step of retention, for events that become too old without an append, or that the last append left.
+    /// Does one step of retention, for events that become too old without an append, or that the last append left in
+    /// the index because its step was full.
     fn enforce_retention(&mut self) {
         let now = self.shared.clock.read();
         let mut state = lock(&self.shared.state);
