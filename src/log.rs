@@ -60,6 +60,7 @@ mod conformance;
 // Each file uses only files below it.
 pub mod memory;
 pub mod disk;
+mod queue;
 mod index;
 mod keys;
 mod feed;

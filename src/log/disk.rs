@@ -36,7 +36,7 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
@@ -50,6 +50,7 @@ use super::{
     clock::{self, Clock},
     keys,
     mutex::lock,
+    queue::Queue,
 };
 use crate::{
     config::{self, LogConfig},
@@ -68,7 +69,6 @@ mod high_water;
 mod presence;
 mod fetch;
 mod shared;
-mod queue;
 mod reader;
 mod store;
 mod transaction;
@@ -79,13 +79,12 @@ mod error;
 mod filesystem;
 
 pub use error::{OpenError, StoreError};
-use queue::{Queue, Work};
-use shared::{READERS, Shared};
+use shared::{Jobs, READERS, Shared, Work};
 
 /// The log on disk.
 pub struct DiskLog {
     shared: Arc<Shared>,
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Jobs>>,
     /// `None` once [`stop`](Self::stop) has taken it.
     writer_thread: Mutex<Option<JoinHandle<()>>>,
     /// Limits the reads from the disk that run at once to [`READERS`].
@@ -116,7 +115,8 @@ impl DiskLog {
             .map_err(|source| OpenError::Store { path: file.clone(), source })?;
         // The directory entry of a new file must survive a power failure, too.
         filesystem::sync_directory(path).map_err(directory_error(path))?;
-        let (queue, jobs) = Queue::new(config.queue_bytes_max.to_usize(), config.queue_wait);
+        let (sender, jobs) = mpsc::channel();
+        let queue = Queue::new(config.queue_bytes_max.to_usize(), config.queue_wait, sender);
         let shared_with_writer = Arc::clone(&shared);
         let run = move || {
             // Without this report, the process would go on after a panic, and refuse every event.

@@ -5,26 +5,37 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64},
+        mpsc,
     },
 };
 
 use tokio::sync::{OwnedSemaphorePermit, SetOnce};
 
-use super::{
-    queue::{Queue, Work},
-    reader::Reader,
-};
+use super::reader::Reader;
 use crate::{
     config,
-    event::Epoch,
+    event::{Epoch, EventId, TopicName},
     log::{
-        Append, Draft,
+        Append, Draft, Receipt,
         clock::Clock,
         feed::Feeds,
         index::Index,
-        keys::{self, Keys},
+        keys::{self, Claim, Keys},
+        queue::{self, Done, Queue},
     },
 };
+
+/// What a job does. The writer sends its outcome to `done`.
+pub(super) enum Work {
+    Append { draft: Draft, claim: Option<Claim>, done: Done<Receipt> },
+    Delete { topic: TopicName, done: Done<EventId> },
+}
+
+/// A job for the writer.
+pub(super) type Job = queue::Job<Work>;
+
+/// Takes the jobs for the writer's thread.
+pub(super) type Jobs = mpsc::Sender<Job>;
 
 /// The shared state of the log.
 pub(super) struct Shared {
@@ -61,7 +72,7 @@ impl Shared {
     /// publish with the key instead.
     pub(super) fn put_once(
         &self,
-        queue: &Queue,
+        queue: &Queue<Jobs>,
         draft: Draft,
         used: keys::KeyUse,
         space: OwnedSemaphorePermit,

@@ -19,14 +19,13 @@ use super::{
     garbage::Garbage,
     high_water::HighWater,
     presence::Presence,
-    queue::{Done, Job, Work},
-    shared::{Shared, State},
+    shared::{Job, Shared, State, Work},
     store::Store,
 };
 use crate::{
     event::{Event, EventId, TopicName},
     frame,
-    log::{Commit, Receipt, index::Entry, keys::Claim, mutex::lock},
+    log::{Commit, Receipt, index::Entry, keys::Claim, mutex::lock, queue::Done},
 };
 
 mod batch;

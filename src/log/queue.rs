@@ -1,4 +1,4 @@
-//! The queue of jobs for the writer's thread, bounded in bytes.
+//! The queue of jobs for an engine's writer, bounded in bytes.
 //!
 //! A job first reserves space in the queue, and is then queued. The order in the queue is the order of the log. The
 //! writer does every queued job, even if nobody waits for the outcome. A job that waits for space is not queued yet:
@@ -8,7 +8,6 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
-        mpsc,
     },
     time::Duration,
 };
@@ -19,23 +18,32 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{
-    event::{EventId, TopicName},
-    later::{Later, NotYet, known},
-    log::{AppendError, Draft, Receipt, keys::Claim, mutex::lock},
-};
+use super::{AppendError, mutex::lock};
+use crate::later::{Later, NotYet, known};
 
-/// A job for the writer.
-pub(super) struct Job {
-    pub(super) work: Work,
+/// A job for the writer. What it does is up to the engine.
+pub(super) struct Job<W> {
+    pub(super) work: W,
     /// Its space in the queue, which is released when the job is done.
     pub(super) space: OwnedSemaphorePermit,
 }
 
-/// What a job does. The writer sends its outcome to `done`.
-pub(super) enum Work {
-    Append { draft: Draft, claim: Option<Claim>, done: Done<Receipt> },
-    Delete { topic: TopicName, done: Done<EventId> },
+/// The end of a channel that takes jobs. A writer that is a thread has another kind of channel than one that is a task.
+pub(super) trait Jobs<W>: Clone {
+    /// Returns `false` when the writer has ended.
+    fn put(&self, job: Job<W>) -> bool;
+}
+
+impl<W> Jobs<W> for std::sync::mpsc::Sender<Job<W>> {
+    fn put(&self, job: Job<W>) -> bool {
+        self.send(job).is_ok()
+    }
+}
+
+impl<W> Jobs<W> for tokio::sync::mpsc::UnboundedSender<Job<W>> {
+    fn put(&self, job: Job<W>) -> bool {
+        self.send(job).is_ok()
+    }
 }
 
 /// The queue's space is reserved in units of so many bytes.
@@ -44,24 +52,24 @@ const SPACE_UNIT: usize = 1 << 10;
 /// Where the outcome of a job is sent.
 pub(super) type Done<T> = oneshot::Sender<Result<T, AppendError>>;
 
-pub(super) struct Queue {
+/// The queue. The channel `J` takes its jobs.
+pub(super) struct Queue<J> {
     /// The free space, in units of [`SPACE_UNIT`]. The semaphore is fair, so waiting jobs get space in order of
     /// arrival.
     space: Arc<Semaphore>,
     /// `log.queue_wait`.
     wait: Duration,
     /// `None` once the log is closed.
-    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    jobs: Mutex<Option<J>>,
     /// A job waited for space until the timeout, and no job has got space since.
     has_timed_out: AtomicBool,
 }
 
-impl Queue {
-    /// An empty queue, and the end of it that the writer receives from.
-    pub(super) fn new(bytes_max: usize, wait: Duration) -> (Self, mpsc::Receiver<Job>) {
-        let (jobs, receiver) = mpsc::channel();
+impl<J> Queue<J> {
+    /// An empty queue, whose jobs go to `jobs`.
+    pub(super) fn new(bytes_max: usize, wait: Duration, jobs: J) -> Self {
         let space = Arc::new(Semaphore::new(bytes_max / SPACE_UNIT));
-        (Self { space, wait, jobs: Mutex::new(Some(jobs)), has_timed_out: AtomicBool::new(false) }, receiver)
+        Self { space, wait, jobs: Mutex::new(Some(jobs)), has_timed_out: AtomicBool::new(false) }
     }
 
     /// Stops accepting jobs. The writer ends when it has done the jobs in the queue.
@@ -90,15 +98,18 @@ impl Queue {
 
     /// Queues `work` at once, in space that was reserved, and returns its outcome. When the queue is closed, the
     /// outcome is an error.
-    pub(super) fn put<T: Send + 'static>(
+    pub(super) fn put<W, T: Send + 'static>(
         &self,
         space: OwnedSemaphorePermit,
-        work: impl FnOnce(Done<T>) -> Work,
-    ) -> Later<Result<T, AppendError>> {
+        work: impl FnOnce(Done<T>) -> W,
+    ) -> Later<Result<T, AppendError>>
+    where
+        J: Jobs<W>,
+    {
         let (done, outcome) = oneshot::channel();
         let jobs = lock(&self.jobs).clone();
-        let queued = jobs.and_then(|jobs| jobs.send(Job { work: work(done), space }).ok());
-        if queued.is_none() {
+        let is_queued = jobs.is_some_and(|jobs| jobs.put(Job { work: work(done), space }));
+        if !is_queued {
             return known(Err(AppendError::Unavailable));
         }
         // No answer means that the writer has ended. The job may be done or not.
@@ -106,11 +117,14 @@ impl Queue {
     }
 
     /// Reserves space for `bytes`, queues `work`, and returns its outcome.
-    pub(super) fn reserve_and_put<T: Send + 'static>(
+    pub(super) fn reserve_and_put<W, T: Send + 'static>(
         self: &Arc<Self>,
         bytes: usize,
-        work: impl FnOnce(Done<T>) -> Work + Send + 'static,
-    ) -> Later<Result<T, AppendError>> {
+        work: impl FnOnce(Done<T>) -> W + Send + 'static,
+    ) -> Later<Result<T, AppendError>>
+    where
+        J: Jobs<W> + Send + Sync + 'static,
+    {
         if let Some(space) = self.try_reserve(bytes) {
             // The job is queued now, not when the future is polled, so that the order of the calls is the order of the
             // log.
