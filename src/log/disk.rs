@@ -48,9 +48,8 @@ use super::{
     Append, AppendError, Draft, Durability, Feed, Held, KeyLimits, Log, ReadError, ReadFrom, Reading, Resolved, Start,
     Wall,
     clock::{self, Clock},
-    keys,
     mutex::lock,
-    queue::Queue,
+    queue::{Job, Queue},
 };
 use crate::{
     config::{self, LogConfig},
@@ -79,12 +78,12 @@ mod error;
 mod filesystem;
 
 pub use error::{OpenError, StoreError};
-use shared::{Jobs, READERS, Shared, Work};
+use shared::{READERS, Shared};
 
 /// The log on disk.
 pub struct DiskLog {
     shared: Arc<Shared>,
-    queue: Arc<Queue<Jobs>>,
+    queue: Arc<Queue<mpsc::Sender<Job>>>,
     /// `None` once [`stop`](Self::stop) has taken it.
     writer_thread: Mutex<Option<JoinHandle<()>>>,
     /// Limits the reads from the disk that run at once to [`READERS`].
@@ -185,30 +184,11 @@ impl Log for DiskLog {
     }
 
     fn append(&self, draft: Draft) -> Append {
-        let bytes = draft.content.len();
-        let Some(used) = keys::KeyUse::of(&draft) else {
-            return self.queue.reserve_and_put(bytes, |done| Work::Append { draft, claim: None, done });
-        };
-        // The key is claimed (noted as used) only once there is space in the queue. If the key were claimed before, a
-        // publisher that disconnects during the wait would leave a key without an event.
-        if let Some(space) = self.queue.try_reserve(bytes) {
-            return self.shared.put_once(&self.queue, draft, used, space);
-        }
-        // A retry does not wait for space.
-        if let Some(answer) = self.shared.keys.find(&used, self.shared.clock.read().mono_ms) {
-            return answer;
-        }
-        let (shared, queue) = (Arc::clone(&self.shared), Arc::clone(&self.queue));
-        let append = async move {
-            let space = queue.reserve(bytes).await?;
-            shared.put_once(&queue, draft, used, space).await
-        };
-        NotYet(append.boxed())
+        self.queue.append(&self.shared, draft)
     }
 
     fn delete(&self, topic: &TopicName) -> Later<Result<EventId, AppendError>> {
-        let topic = topic.clone();
-        self.queue.reserve_and_put(0, |done| Work::Delete { topic, done })
+        self.queue.delete(topic.clone())
     }
 
     fn resolve_start(&self, topics: &[TopicName], start: &Start, deleted: &[TopicName]) -> Resolved {

@@ -18,32 +18,58 @@ use tokio::{
     time::timeout,
 };
 
-use super::{AppendError, mutex::lock};
-use crate::later::{Later, NotYet, known};
+use super::{
+    Append, AppendError, Draft, Receipt,
+    keys::{Claim, KeyUse, Keys},
+    mutex::lock,
+};
+use crate::{
+    event::{EventId, TopicName},
+    later::{Later, NotYet, known},
+};
 
-/// A job for the writer. What it does is up to the engine.
-pub(super) struct Job<W> {
-    pub(super) work: W,
+/// A job for the writer.
+pub(super) struct Job {
+    pub(super) work: Work,
     /// Its space in the queue, which is released when the job is done.
     pub(super) space: OwnedSemaphorePermit,
 }
 
+/// What a job does. The writer sends its outcome to `done`.
+pub(super) enum Work {
+    Append { draft: Draft, claim: Option<Claim>, done: Done<Receipt> },
+    Delete { topic: TopicName, done: Done<EventId> },
+}
+
 /// The end of a channel that takes jobs. A writer that is a thread has another kind of channel than one that is a task.
-pub(super) trait Jobs<W>: Clone {
+pub(super) trait Jobs: Clone + Send + Sync + 'static {
     /// Returns `false` when the writer has ended.
-    fn put(&self, job: Job<W>) -> bool;
+    fn put(&self, job: Job) -> bool;
 }
 
-impl<W> Jobs<W> for std::sync::mpsc::Sender<Job<W>> {
-    fn put(&self, job: Job<W>) -> bool {
+impl Jobs for std::sync::mpsc::Sender<Job> {
+    fn put(&self, job: Job) -> bool {
         self.send(job).is_ok()
     }
 }
 
-impl<W> Jobs<W> for tokio::sync::mpsc::UnboundedSender<Job<W>> {
-    fn put(&self, job: Job<W>) -> bool {
-        self.send(job).is_ok()
+impl Jobs for tokio::sync::mpsc::Sender<Job> {
+    fn put(&self, job: Job) -> bool {
+        // It has room for every job that can have space in the queue: see `jobs_max`.
+        self.try_send(job).is_ok()
     }
+}
+
+/// How many jobs a queue of so many bytes can have.
+pub(super) fn jobs_max(bytes_max: usize) -> usize {
+    bytes_max / SPACE_UNIT
+}
+
+/// The state of an engine, as far as the queue needs it.
+pub(super) trait KeyHolder: Send + Sync + 'static {
+    fn keys(&self) -> &Keys;
+    /// The monotonic time.
+    fn mono_ms(&self) -> u64;
 }
 
 /// The queue's space is reserved in units of so many bytes.
@@ -65,10 +91,10 @@ pub(super) struct Queue<J> {
     has_timed_out: AtomicBool,
 }
 
-impl<J> Queue<J> {
+impl<J: Jobs> Queue<J> {
     /// An empty queue, whose jobs go to `jobs`.
     pub(super) fn new(bytes_max: usize, wait: Duration, jobs: J) -> Self {
-        let space = Arc::new(Semaphore::new(bytes_max / SPACE_UNIT));
+        let space = Arc::new(Semaphore::new(jobs_max(bytes_max)));
         Self { space, wait, jobs: Mutex::new(Some(jobs)), has_timed_out: AtomicBool::new(false) }
     }
 
@@ -82,15 +108,51 @@ impl<J> Queue<J> {
         self.has_timed_out.load(Ordering::Relaxed) && self.space.available_permits() == 0
     }
 
+    /// Queues the append of `draft`, unless its key was used before. Then returns the outcome of the first publish with
+    /// the key.
+    pub(super) fn append<S: KeyHolder>(self: &Arc<Self>, holder: &Arc<S>, draft: Draft) -> Append {
+        let bytes = draft.content.len();
+        let Some(used) = KeyUse::of(&draft) else {
+            return self.reserve_and_put(bytes, |done| Work::Append { draft, claim: None, done });
+        };
+        // The key is claimed (noted as used) only once there is space in the queue. If the key were claimed before, a
+        // publisher that disconnects during the wait would leave a key without an event.
+        if let Some(space) = self.try_reserve(bytes) {
+            return self.put_once(&**holder, draft, used, space);
+        }
+        // A retry does not wait for space.
+        if let Some(answer) = holder.keys().find(&used, holder.mono_ms()) {
+            return answer;
+        }
+        let (holder, queue) = (Arc::clone(holder), Arc::clone(self));
+        let append = async move {
+            let space = queue.reserve(bytes).await?;
+            queue.put_once(&*holder, draft, used, space).await
+        };
+        NotYet(append.boxed())
+    }
+
+    /// Queues the deletion of `topic`.
+    pub(super) fn delete(self: &Arc<Self>, topic: TopicName) -> Later<Result<EventId, AppendError>> {
+        self.reserve_and_put(0, |done| Work::Delete { topic, done })
+    }
+
+    /// Queues a draft with a key, unless the key was used before.
+    fn put_once(&self, holder: &impl KeyHolder, draft: Draft, used: KeyUse, space: OwnedSemaphorePermit) -> Append {
+        holder.keys().append_once(used, holder.mono_ms(), |claim| {
+            self.put(space, |done| Work::Append { draft, claim: Some(claim), done })
+        })
+    }
+
     /// Reserves space for `bytes`, unless other jobs wait for space or there is too little.
-    pub(super) fn try_reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    fn try_reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let space = Arc::clone(&self.space).try_acquire_many_owned(units(bytes)).ok()?;
         self.has_timed_out.store(false, Ordering::Relaxed);
         Some(space)
     }
 
     /// Reserves space for `bytes`, and waits for it up to `log.queue_wait`.
-    pub(super) async fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, AppendError> {
+    async fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, AppendError> {
         let waited = timeout(self.wait, Arc::clone(&self.space).acquire_many_owned(units(bytes))).await;
         self.has_timed_out.store(waited.is_err(), Ordering::Relaxed);
         waited.map_err(|_| AppendError::QueueFull)?.map_err(|_| AppendError::Unavailable)
@@ -98,14 +160,11 @@ impl<J> Queue<J> {
 
     /// Queues `work` at once, in space that was reserved, and returns its outcome. When the queue is closed, the
     /// outcome is an error.
-    pub(super) fn put<W, T: Send + 'static>(
+    fn put<T: Send + 'static>(
         &self,
         space: OwnedSemaphorePermit,
-        work: impl FnOnce(Done<T>) -> W,
-    ) -> Later<Result<T, AppendError>>
-    where
-        J: Jobs<W>,
-    {
+        work: impl FnOnce(Done<T>) -> Work,
+    ) -> Later<Result<T, AppendError>> {
         let (done, outcome) = oneshot::channel();
         let jobs = lock(&self.jobs).clone();
         let is_queued = jobs.is_some_and(|jobs| jobs.put(Job { work: work(done), space }));
@@ -117,14 +176,11 @@ impl<J> Queue<J> {
     }
 
     /// Reserves space for `bytes`, queues `work`, and returns its outcome.
-    pub(super) fn reserve_and_put<W, T: Send + 'static>(
+    fn reserve_and_put<T: Send + 'static>(
         self: &Arc<Self>,
         bytes: usize,
-        work: impl FnOnce(Done<T>) -> W + Send + 'static,
-    ) -> Later<Result<T, AppendError>>
-    where
-        J: Jobs<W> + Send + Sync + 'static,
-    {
+        work: impl FnOnce(Done<T>) -> Work + Send + 'static,
+    ) -> Later<Result<T, AppendError>> {
         if let Some(space) = self.try_reserve(bytes) {
             // The job is queued now, not when the future is polled, so that the order of the calls is the order of the
             // log.

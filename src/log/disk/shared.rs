@@ -5,37 +5,17 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64},
-        mpsc,
     },
 };
 
-use tokio::sync::{OwnedSemaphorePermit, SetOnce};
+use tokio::sync::SetOnce;
 
 use super::reader::Reader;
 use crate::{
     config,
-    event::{Epoch, EventId, TopicName},
-    log::{
-        Append, Draft, Receipt,
-        clock::Clock,
-        feed::Feeds,
-        index::Index,
-        keys::{self, Claim, Keys},
-        queue::{self, Done, Queue},
-    },
+    event::Epoch,
+    log::{clock::Clock, feed::Feeds, index::Index, keys::Keys, queue::KeyHolder},
 };
-
-/// What a job does. The writer sends its outcome to `done`.
-pub(super) enum Work {
-    Append { draft: Draft, claim: Option<Claim>, done: Done<Receipt> },
-    Delete { topic: TopicName, done: Done<EventId> },
-}
-
-/// A job for the writer.
-pub(super) type Job = queue::Job<Work>;
-
-/// Takes the jobs for the writer's thread.
-pub(super) type Jobs = mpsc::Sender<Job>;
 
 /// The shared state of the log.
 pub(super) struct Shared {
@@ -67,18 +47,12 @@ pub(super) struct State {
 /// How many reads from the disk may run at once, for all workers together.
 pub(super) const READERS: usize = 4;
 
-impl Shared {
-    /// Queues a draft with a key, and returns its outcome. If the key was used before, returns the outcome of the first
-    /// publish with the key instead.
-    pub(super) fn put_once(
-        &self,
-        queue: &Queue<Jobs>,
-        draft: Draft,
-        used: keys::KeyUse,
-        space: OwnedSemaphorePermit,
-    ) -> Append {
-        self.keys.append_once(used, self.clock.read().mono_ms, |claim| {
-            queue.put(space, |done| Work::Append { draft, claim: Some(claim), done })
-        })
+impl KeyHolder for Shared {
+    fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    fn mono_ms(&self) -> u64 {
+        self.clock.read().mono_ms
     }
 }

@@ -19,13 +19,19 @@ use super::{
     garbage::Garbage,
     high_water::HighWater,
     presence::Presence,
-    shared::{Job, Shared, State, Work},
+    shared::{Shared, State},
     store::Store,
 };
 use crate::{
     event::{Event, EventId, TopicName},
     frame,
-    log::{Commit, Receipt, index::Entry, keys::Claim, mutex::lock, queue::Done},
+    log::{
+        Commit, Receipt,
+        index::Entry,
+        keys::Claim,
+        mutex::lock,
+        queue::{Done, Job, Work},
+    },
 };
 
 mod batch;
