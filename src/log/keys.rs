@@ -56,6 +56,8 @@ pub(super) struct KeyEntry {
 pub(super) enum Outcome {
     /// Not committed yet. A retry that comes now waits for the same future.
     Pending(future::Shared<BoxFuture<'static, Appended>>),
+    /// This server's publish is not settled yet, but [`Keys::note`] has seen the first event with the key.
+    Noted(Receipt),
     /// Committed, with this receipt.
     Committed(Receipt),
 }
@@ -84,7 +86,7 @@ struct TopicKeys {
 
 /// The number of the first key that is used in this process. Keys that were stored before get smaller numbers.
 const FIRST: u64 = 1 << 63;
-/// How many keys are removed under one lock.
+/// How many keys are removed under one lock, so that publishers do not wait long.
 const REMOVED_PER_LOCK: usize = 256;
 
 impl KeyUse {
@@ -92,6 +94,11 @@ impl KeyUse {
     pub(super) fn of(draft: &Draft) -> Option<Self> {
         let key = Arc::clone(draft.key.as_ref()?);
         Some(Self { topic: draft.topic.clone(), key, fingerprint: fingerprint(draft) })
+    }
+
+    /// The key of an event that another server may have published.
+    pub(super) fn of_event(topic: TopicName, key: Arc<str>, fingerprint: u128) -> Self {
+        Self { topic, key, fingerprint }
     }
 }
 
@@ -142,15 +149,48 @@ impl Keys {
     /// a failed publish is forgotten, so that it does not count towards the limits.
     pub(super) fn settle(&self, number: u64, appended: Appended) {
         let mut all = lock(&self.0);
-        match appended {
-            Ok(receipt) => {
-                // The key may have been evicted since by newer ones.
-                if let Some(entry) = all.by_age.get_mut(&number) {
-                    entry.outcome = Outcome::Committed(receipt);
-                }
-            }
-            Err(_) => all.remove(number),
+        // The key may have been evicted since by newer ones.
+        let Some(entry) = all.by_age.get_mut(&number) else { return };
+        match (&entry.outcome, appended) {
+            (Outcome::Noted(first), _) => entry.outcome = Outcome::Committed(*first),
+            (_, Ok(receipt)) => entry.outcome = Outcome::Committed(receipt),
+            (_, Err(_)) => all.remove(number),
         }
+    }
+
+    /// Notes the first event that is committed with this key, in order of position. If this server has claimed the key,
+    /// the claim stays, and [`first`](Self::first) finds this event.
+    pub(super) fn note(&self, used: KeyUse, receipt: Receipt, expires_mono_ms: u64) {
+        let mut all = lock(&self.0);
+        let KeyUse { topic, key, fingerprint } = used;
+        let known = all.topics.get(&topic).and_then(|topic_keys| topic_keys.by_key.get(&key)).copied();
+        if let Some(known) = known
+            && let Some(entry) = all.by_age.get_mut(&known)
+        {
+            match entry.outcome {
+                Outcome::Pending(_) => {
+                    entry.outcome = Outcome::Noted(receipt);
+                    (entry.fingerprint, entry.expires_mono_ms) = (Some(fingerprint), expires_mono_ms);
+                    return;
+                }
+                Outcome::Noted(_) => return,
+                // The server that has published this event had forgotten the key, because its window was over.
+                Outcome::Committed(_) => all.remove(known),
+            }
+        }
+        let number = all.next_number;
+        all.next_number += 1;
+        let (fingerprint, outcome) = (Some(fingerprint), Outcome::Committed(receipt));
+        all.insert(number, KeyEntry { topic, key, expires_mono_ms, fingerprint, outcome });
+    }
+
+    /// The receipt and the fingerprint of the first event with the key of this number, if [`note`](Self::note) has seen
+    /// it and the key is not forgotten.
+    pub(super) fn first(&self, number: u64) -> Option<(Receipt, u128)> {
+        let all = lock(&self.0);
+        let entry = all.by_age.get(&number)?;
+        let Outcome::Noted(receipt) = entry.outcome else { return None };
+        Some((receipt, entry.fingerprint?))
     }
 
     /// Adds a key that was stored before this process started. The engine calls it with the newest key first, before
@@ -165,28 +205,36 @@ impl Keys {
         all.by_age.len() < all.limits.max
     }
 
-    /// Forgets the keys of `topic` that were used before its deletion at this position. The engine must have settled
-    /// the publishes from before the deletion.
+    /// Forgets the keys of `topic` that were used before its deletion at this position. The engine must have settled the
+    /// publishes from before the deletion, or noted their events.
     pub(super) fn forget(&self, topic: &TopicName, deleted_at: u64) {
-        self.remove_oldest_while(Some(topic), |entry| match entry.outcome {
-            Outcome::Committed(receipt) => receipt.id.seq < deleted_at,
-            // A publish that is still pending comes after the deletion, because all earlier ones are settled.
-            Outcome::Pending(_) => false,
-        });
+        let mut next = 0;
+        loop {
+            let mut all = lock(&self.0);
+            let Some(topic_keys) = all.topics.get(topic) else { return };
+            let numbers: Vec<u64> = topic_keys.by_age.range(next..).copied().take(REMOVED_PER_LOCK).collect();
+            let Some(last) = numbers.last() else { return };
+            next = last + 1;
+            for number in numbers {
+                let is_before = all.by_age.get(&number).is_some_and(|entry| match entry.outcome {
+                    Outcome::Committed(receipt) | Outcome::Noted(receipt) => receipt.id.seq < deleted_at,
+                    // A publish that is still pending comes after the deletion.
+                    Outcome::Pending(_) => false,
+                });
+                if is_before {
+                    all.remove(number);
+                }
+            }
+            unlock_fair(all);
+        }
     }
 
     /// Forgets the keys whose window is over.
     pub(super) fn drop_expired(&self, mono_ms: u64) {
-        self.remove_oldest_while(None, |entry| entry.is_expired(mono_ms));
-    }
-
-    /// Removes the oldest keys, of `topic` or of all topics, up to the first one that `is_removed` refuses. Releases
-    /// the lock after every [`REMOVED_PER_LOCK`] keys, so that publishers do not wait long.
-    fn remove_oldest_while(&self, topic: Option<&TopicName>, is_removed: impl Fn(&KeyEntry) -> bool) {
         loop {
             let mut all = lock(&self.0);
             for _ in 0..REMOVED_PER_LOCK {
-                let Some((number, _)) = all.oldest(topic).filter(|(_, entry)| is_removed(entry)) else { return };
+                let Some((number, _)) = all.oldest(None).filter(|(_, entry)| entry.is_expired(mono_ms)) else { return };
                 all.remove(number);
             }
             unlock_fair(all);
@@ -216,7 +264,7 @@ impl AllKeys {
         }
         let replayed = |receipt| Receipt { replayed: true, ..receipt };
         Some(match &first.outcome {
-            Outcome::Committed(receipt) => known(Ok(replayed(*receipt))),
+            Outcome::Committed(receipt) | Outcome::Noted(receipt) => known(Ok(replayed(*receipt))),
             Outcome::Pending(append) => NotYet(append.clone().map_ok(replayed).boxed()),
         })
     }

@@ -248,3 +248,61 @@ fn a_fingerprint_is_the_same_in_every_release() {
     assert_eq!(fingerprint(&draft(None, "content")), 0x917e_1274_274f_c195_b27a_2d23_88d9_568c);
     assert_eq!(fingerprint(&draft(Some("tick"), "content")), 0x3c3d_aa1c_95c1_53aa_96b1_a6c3_0198_b861);
 }
+
+/// Notes an event with the key at this position, with this fingerprint.
+fn note(keys: &Keys, topic: &str, key: &str, (seq, fingerprint): (u64, u128)) {
+    keys.note(KeyUse::of_event(name(topic), key.into(), fingerprint), receipt(seq), WINDOW_MS);
+}
+
+/// The position that a publish under a key gets as a retry; `None` when the key is unused or pending.
+fn position(keys: &Keys, topic: &str, key: &str) -> Option<u64> {
+    let answer = keys.find(&used(topic, key), 0)?.now_or_never()?;
+    Some(answer.expect("a receipt").id.seq)
+}
+
+#[test]
+fn the_event_of_another_server_answers_retries() {
+    // Goal: a noted key is known as if it were used here, and a later event with the key takes its place.
+    let keys = keys(9, 9);
+    note(&keys, "a", "k", (3, 0));
+    assert_eq!((position(&keys, "a", "k"), position(&keys, "b", "k"), keys.len()), (Some(3), None, 1));
+    note(&keys, "a", "other", (4, 1));
+    let refused = keys.find(&used("a", "other"), 0).and_then(futures_util::FutureExt::now_or_never);
+    assert_eq!(refused, Some(Err(AppendError::KeyReused)));
+    note(&keys, "a", "k", (7, 0));
+    assert_eq!((position(&keys, "a", "k"), keys.len()), (Some(7), 2));
+    keys.forget(&name("a"), 5);
+    assert_eq!((position(&keys, "a", "k"), keys.len()), (Some(7), 1), "the other one was before the deletion");
+    keys.drop_expired(WINDOW_MS);
+    assert_eq!((keys.len(), topics(&keys)), (0, 0));
+}
+
+#[test]
+fn the_first_event_with_a_key_wins_also_over_one_that_is_on_its_way() {
+    // Goal: when another server's event with the key comes first, retries get that one at once, whatever becomes of the
+    // publish on its way: it fails, or it is answered with the first one's receipt.
+    for outcome in [Err(AppendError::Unknown), Ok(receipt(3))] {
+        let keys = keys(9, 9);
+        let number = begin(&keys, "a", "k");
+        assert!(keys.first(number).is_none() && position(&keys, "a", "k").is_none());
+        note(&keys, "a", "k", (3, 0));
+        note(&keys, "a", "k", (5, 0));
+        let (first, fingerprint) = keys.first(number).expect("it is noted");
+        assert_eq!((first.id.seq, fingerprint, position(&keys, "a", "k")), (3, 0, Some(3)));
+        keys.settle(number, outcome);
+        assert_eq!((position(&keys, "a", "k"), keys.len()), (Some(3), 1));
+        assert!(keys.first(number).is_none(), "it is settled");
+    }
+}
+
+#[test]
+fn a_deletion_forgets_noted_keys_behind_a_pending_one() {
+    // Goal: a publish that is still on its way keeps its key, and does not protect the keys after it.
+    let keys = keys(9, 9);
+    let number = begin(&keys, "a", "pending");
+    note(&keys, "a", "k", (3, 0));
+    keys.forget(&name("a"), 4);
+    assert_eq!((position(&keys, "a", "k"), keys.len()), (None, 1));
+    keys.settle(number, Ok(receipt(5)));
+    assert_eq!(position(&keys, "a", "pending"), Some(5));
+}
