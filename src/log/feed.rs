@@ -81,6 +81,18 @@ impl Feed {
         }
     }
 
+    /// Tells the hub to read everything up to `to` from the log, instead of what waits in the feed.
+    pub(super) fn skip(&self, to: u64) {
+        let mut waiting = lock(&self.waiting);
+        waiting.drop_commits();
+        waiting.dropped_to = to;
+        if waiting.is_paused {
+            return;
+        }
+        drop(waiting);
+        self.arrived.notify_one();
+    }
+
     /// Tells the hub that `epoch` begins, with its last commit at `watermark`. An engine must call this before it shows
     /// any id of the new epoch. The disk and the memory engine never call it: they keep their epoch while they run.
     pub fn begin_epoch(&self, epoch: Epoch, watermark: u64) {
@@ -133,6 +145,16 @@ impl Feeds {
         feed
     }
 
+    /// Calls [`Feed::skip`] of each feed.
+    pub(super) fn skip(&self, to: u64) {
+        self.0.iter().for_each(|feed| feed.skip(to));
+    }
+
+    /// Calls [`Feed::begin_epoch`] of each feed.
+    pub(super) fn begin_epoch(&self, epoch: Epoch, watermark: u64) {
+        self.0.iter().for_each(|feed| feed.begin_epoch(epoch, watermark));
+    }
+
     pub(super) fn push(&mut self, commit: Commit) {
         self.0.retain(|feed| Arc::strong_count(feed) > 1);
         if let Some((last, others)) = self.0.split_last() {
@@ -146,6 +168,8 @@ impl Feeds {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     #[test]
@@ -166,6 +190,20 @@ mod tests {
         assert_eq!(take(), (vec![], 5), "and what came then");
         feed.push(deleted(6));
         assert_eq!(take(), (vec![6], 0), "until it was taken");
+    }
+
+    #[test]
+    fn a_feed_that_skips_sends_its_hub_to_the_log() {
+        // Goal: the hub wakes up, and reads everything up to the position from the log. Later commits come as always.
+        let (feed, mut batch) = (Feed::default(), Batch::default());
+        let deleted = |seq| Commit::Deleted(TopicName::parse("topic", 255).expect("a name"), seq);
+        feed.push(deleted(1));
+        assert!(feed.arrived().now_or_never().is_some() && feed.arrived().now_or_never().is_none());
+        feed.skip(5);
+        assert!(feed.arrived().now_or_never().is_some());
+        feed.push(deleted(6));
+        feed.take(&mut batch);
+        assert_eq!((batch.dropped_to, batch.commits.iter().map(Commit::seq).collect()), (5, vec![6]));
     }
 
     #[test]

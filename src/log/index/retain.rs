@@ -100,6 +100,39 @@ impl Index {
         self.assert_invariants();
     }
 
+    /// Notes that all events up to `seq` were removed elsewhere, at or before `newest_ms`. If this includes positions
+    /// above the watermark, the index has not seen their events, so each topic may have lost some. Otherwise this is one
+    /// step. Returns whether another step is needed.
+    pub(in crate::log) fn remove_to(&mut self, seq: u64, newest_ms: u64) -> bool {
+        self.begin_step();
+        let has_unseen = seq > self.watermark;
+        while let Some((oldest, topic)) = self.order.front()
+            && *oldest <= seq
+        {
+            if self.budget == 0 && !has_unseen {
+                return true;
+            }
+            if is_held(&self.topics, *oldest, topic) {
+                let topic = topic.clone();
+                self.remove_oldest(&topic, &mut |_| ());
+            } else {
+                self.budget = self.budget.saturating_sub(1);
+            }
+            self.order.pop_front();
+        }
+        if has_unseen {
+            self.watermark = seq;
+            self.removals += 1;
+            for state in self.topics.values_mut() {
+                state.removed.add(seq, newest_ms, self.removals);
+            }
+            self.forgotten.add(seq, newest_ms, self.removals);
+            self.empty = self.topics.keys().map(|topic| (seq, topic.clone())).collect();
+        }
+        self.assert_invariants();
+        false
+    }
+
     /// Does one step of retention, without a new event. Returns whether another step is needed.
     pub(in crate::log) fn enforce_retention(&mut self, now: Moment, on_removal: &mut dyn FnMut(Removal<'_>)) -> bool {
         self.begin_step();

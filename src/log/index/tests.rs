@@ -12,6 +12,7 @@ use crate::{
     log::{ReadFrom, Start},
 };
 
+mod elsewhere;
 mod restored;
 mod unreadable;
 
