@@ -36,8 +36,8 @@ pub use credentials::{
 pub use error::{ConfigError, ConfigProblem};
 pub use own_limits::{OWN_LIMIT_MAX, OwnLimits};
 pub use sections::{
-    Config, CorsConfig, DiskDurability, Engine, LimitsConfig, LogConfig, Origins, PublishConfig, ServerConfig,
-    ShutdownConfig, StreamConfig,
+    ClusterConfig, ClusterStorage, Config, CorsConfig, DiskDurability, Engine, LimitsConfig, LogConfig, Origins,
+    PublishConfig, ServerConfig, ShutdownConfig, StreamConfig,
 };
 pub use setting::Setting;
 pub use size::{NotASize, Size};

@@ -60,6 +60,7 @@ mod conformance;
 // Each file uses only files below it.
 pub mod memory;
 pub mod disk;
+pub mod cluster;
 mod queue;
 mod index;
 mod keys;
@@ -114,8 +115,13 @@ pub trait Log: Send + Sync {
 
     /// Position of the last deletion of `topic`, and how long ago it was; `None` when there was none, or when the log
     /// no longer knows of it. The topic's actor calls this when it starts and cannot wait, so an engine answers from
-    /// memory.
+    /// memory. If [other servers](Self::has_other_writers) may delete topics, it calls this for every subscriber.
     fn deletion(&self, topic: &TopicName) -> Option<(EventId, Duration)>;
+
+    /// Whether other servers may write to this log, too.
+    fn has_other_writers(&self) -> bool {
+        false
+    }
 
     /// Whether the engine accepts events now, as far as it knows.
     fn check(&self) -> Result<(), AppendError> {
@@ -215,14 +221,20 @@ pub enum AppendError {
     /// The queue (`log.queue_bytes_max`) had no space within `log.queue_wait`.
     #[error("the queue of events that wait to be written is full")]
     QueueFull,
-    /// The disk has no space.
+    /// The disk has no space, or the service that keeps the events has none.
     #[error("the disk is full")]
     DiskFull,
+    /// The event is larger than the service accepts that keeps the events.
+    #[error("the event is larger than {bytes_max} bytes, which the log accepts")]
+    TooLarge {
+        /// The largest content.
+        bytes_max: usize,
+    },
     /// The idempotency key was used before, for another event.
     #[error("the idempotency key was used for another event")]
     KeyReused,
-    /// The disk failed during the write. Whether the event or the deletion is on the disk is not known.
-    #[error("the disk failed during the write")]
+    /// The log failed during the write. Whether the event or the deletion was written is not known.
+    #[error("the log failed during the write")]
     Unknown,
 }
 
@@ -240,6 +252,8 @@ pub enum Durability {
     Os,
     /// A power failure.
     Disk,
+    /// What the cluster of NATS servers survives: the loss of some of them, if there are replicas.
+    Cluster,
 }
 
 impl Durability {
@@ -250,6 +264,7 @@ impl Durability {
             Self::Memory => "memory",
             Self::Os => "os",
             Self::Disk => "disk",
+            Self::Cluster => "cluster",
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     limits::{Quota, Rates},
     log::{
         KeyLimits, Log,
+        cluster::{self, ClusterLog},
         disk::{DiskLog, OpenError},
         memory::MemoryLog,
     },
@@ -63,6 +64,9 @@ pub enum StartError {
     /// The log cannot be opened.
     #[error(transparent)]
     Log(#[from] OpenError),
+    /// The stream in NATS cannot be used.
+    #[error(transparent)]
+    Cluster(#[from] cluster::OpenError),
     /// The configuration of `[auth]` cannot be used.
     #[error(transparent)]
     Auth(#[from] AuthConfigError),
@@ -115,6 +119,7 @@ impl Server {
         let log: Arc<dyn Log> = match config.log.engine {
             Engine::Memory => Arc::new(MemoryLog::new(config.log.clone(), keys)),
             Engine::Disk => Arc::new(DiskLog::open(&config.log, keys)?),
+            Engine::Cluster => Arc::new(ClusterLog::open(&config.cluster, &config.log, keys)?),
         };
         let limits = TopicLimits {
             subscribers_max: config.limits.subscribers_per_topic_max,

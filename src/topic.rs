@@ -261,14 +261,28 @@ struct Deleted(EventId);
 impl Topic {
     /// The deletion that is reported to a subscriber with this cursor. The position of the deletion is above the
     /// cursor, or will be.
-    fn deletion_after(&self, cursor: Option<EventId>) -> Option<Deletion> {
+    fn deletion_after(&mut self, cursor: Option<EventId>) -> Option<Deletion> {
         let cursor = cursor?;
+        if self.log.has_other_writers() {
+            self.look_for_deletion();
+        }
         if self.deletions_pending > 0 && !self.limits.deletion_kept_for.is_zero() {
             return Some(Deletion::Pending);
         }
         let (at, when) = self.last_deletion?;
         let is_after = at.epoch == cursor.epoch && at.seq > cursor.seq;
         (is_after && when.elapsed() < self.limits.deletion_kept_for).then_some(Deletion::At(at.seq))
+    }
+
+    /// Notes a deletion that another server has made.
+    fn look_for_deletion(&mut self) {
+        if let Some((at, ago)) = self.log.deletion(&self.name)
+            && self.last_deletion.is_none_or(|(last, _)| last != at)
+            && let Some(when) = Instant::now().checked_sub(ago)
+        {
+            self.last_deletion = Some((at, when));
+            self.keep_for(self.limits.deletion_kept_for.saturating_sub(ago));
+        }
     }
 
     fn was_deleted(&mut self, at: EventId) {

@@ -5,7 +5,7 @@ use std::{fmt::Display, io::Write as _, path::PathBuf, process::ExitCode};
 use super::check::check;
 use clap::Args;
 use tidings::{
-    config::{Anonymous, Config, Engine, LogConfig},
+    config::{Anonymous, Config, Engine},
     server::{Server, StartError},
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,8 +17,8 @@ use crate::{EXIT_CONFIG, EXIT_FAILURE, EXIT_LOG};
 const OTHER_DESCRIPTORS: usize = 200;
 
 /// The log filter if `RUST_LOG` is not set. actix-http is silent, because it logs every malformed request as an error:
-/// a port scanner could fill the log.
-const DEFAULT_LOG_FILTER: &str = "info,actix_http=off,actix_server=warn";
+/// a port scanner could fill the log. The client of NATS repeats what the log says of its connection.
+const DEFAULT_LOG_FILTER: &str = "info,actix_http=off,actix_server=warn,async_nats=warn";
 
 /// The command line of `tidings serve`.
 #[derive(Args)]
@@ -46,8 +46,9 @@ pub fn serve(arguments: &ServeArguments) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(EXIT_CONFIG, error),
     };
-    if arguments.new_epoch && config.log.engine == Engine::Memory {
-        let reason = "--new-epoch is for log.engine = \"disk\": the memory engine begins a new epoch with each start";
+    if arguments.new_epoch && config.log.engine != Engine::Disk {
+        let reason = "--new-epoch is for log.engine = \"disk\": the memory engine begins a new epoch with each start, and the \
+                      cluster engine with each new stream";
         return fail(EXIT_CONFIG, reason);
     }
     config.log.new_epoch = arguments.new_epoch;
@@ -72,7 +73,7 @@ fn fail(exit_code: u8, reason: impl Display) -> ExitCode {
 }
 
 async fn run(arguments: &ServeArguments, config: Config) -> ExitCode {
-    let (drain, log, anonymous) = (config.shutdown.drain, config.log.clone(), config.auth.anonymous);
+    let (drain, anonymous, history) = (config.shutdown.drain, config.auth.anonymous, history(&config));
     // Handle signals before the banner is printed: a program that has read the banner may send a signal at once.
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
@@ -91,7 +92,7 @@ async fn run(arguments: &ServeArguments, config: Config) -> ExitCode {
     // After listening, so that an error of listening is printed alone.
     warn_of_descriptor_limit(descriptors);
     // If nobody reads stdout, the server runs nevertheless.
-    print_banner(&server, &log, anonymous).ok();
+    print_banner(&server, &history, anonymous).ok();
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -182,17 +183,26 @@ fn grow_descriptor_table(needed: usize) {
     }
 }
 
-fn print_banner(server: &Server, log: &LogConfig, anonymous: Anonymous) -> std::io::Result<()> {
+/// Where the events are, for the banner.
+fn history(config: &Config) -> String {
+    match config.log.engine {
+        Engine::Memory => "in memory, lost when this process ends (log.engine)".to_owned(),
+        Engine::Disk => format!("in {}", config.log.path.display()),
+        Engine::Cluster => {
+            let cluster = &config.cluster;
+            format!("in the stream {} of NATS, at {}", cluster.namespace, cluster.servers.join(", "))
+        }
+    }
+}
+
+fn print_banner(server: &Server, history: &str, anonymous: Anonymous) -> std::io::Result<()> {
     let scheme = if server.is_tls() { "https" } else { "http" };
     let url = format!("{scheme}://{}", server.address());
     let mut out = std::io::stdout().lock();
     writeln!(out, "Tidings {} serves on {url}/ (the page to try it)", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "  subscribe: curl -N '{url}/subscribe?topic=news'")?;
     writeln!(out, "  publish:   curl '{url}/publish?topic=news' --data-urlencode 'content=hello'")?;
-    match log.engine {
-        Engine::Memory => writeln!(out, "  history:   in memory, lost when this process ends (log.engine)")?,
-        Engine::Disk => writeln!(out, "  history:   in {}", log.path.display())?,
-    }
+    writeln!(out, "  history:   {history}")?;
     let access = match anonymous {
         Anonymous::Loopback if server.address().ip().to_canonical().is_loopback() => {
             "everything without a token, from this machine; behind a proxy set auth.anonymous = \"none\""

@@ -365,7 +365,7 @@ fn proxies(facts: &Facts<'_>) -> Option<String> {
 }
 
 fn log_directory(facts: &Facts<'_>) -> Option<String> {
-    if !facts.is_exposed() || facts.config.log.engine == Engine::Memory {
+    if !facts.is_exposed() || facts.config.log.engine != Engine::Disk {
         return None;
     }
     match facts.machine.log_mode {

@@ -13,6 +13,8 @@ pub(super) const ORIGINS_MAX: usize = 1000;
 pub(super) const HOSTS_MAX: usize = 1000;
 /// The most addresses and networks of proxies.
 pub(super) const NETWORKS_MAX: usize = 1000;
+/// The most NATS servers.
+pub(super) const SERVERS_MAX: usize = 100;
 /// The longest host name (RFC 1035, section 2.3.4).
 const NAME_BYTES_MAX: usize = 253;
 
@@ -83,4 +85,15 @@ pub(super) fn networks(value: &ValueKind) -> Option<Vec<IpNet>> {
         (network.trunc() == network).then_some(network)
     };
     if items.len() > NETWORKS_MAX { None } else { items.into_iter().map(network).collect() }
+}
+
+/// The addresses of NATS servers. An address has no user and no password, because the server logs addresses.
+pub(super) fn servers(value: &ValueKind) -> Option<Vec<String>> {
+    let items = texts(value)?;
+    let server = |item: &str| {
+        let address: async_nats::ServerAddr = item.parse().ok()?;
+        let is_known = matches!(address.scheme(), "nats" | "tls");
+        (is_known && !address.host().is_empty() && !item.contains('@')).then(|| item.to_owned())
+    };
+    if (1..=SERVERS_MAX).contains(&items.len()) { items.into_iter().map(server).collect() } else { None }
 }

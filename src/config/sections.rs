@@ -16,6 +16,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// `[log]`: which events are kept.
     pub log: LogConfig,
+    /// `[cluster]`: the NATS servers of the cluster engine.
+    pub cluster: ClusterConfig,
     /// `[stream]`: how a subscriber's stream behaves.
     pub stream: StreamConfig,
     /// `[publish]`: what a publisher may send.
@@ -105,7 +107,7 @@ pub struct LogConfig {
     pub bytes_max: Size,
     /// Events kept in all topics together.
     pub events_max: usize,
-    /// Bytes of the newest events that the disk engine keeps in memory, too.
+    /// Bytes of the newest events that the disk and the cluster engine keep in memory, too.
     pub hot_bytes_max: Size,
     /// Bytes of events that may wait to be written. At least the largest event plus 4 KiB.
     pub queue_bytes_max: Size,
@@ -135,6 +137,8 @@ pub enum Engine {
     Disk,
     /// `memory`: in the memory of this process. A restart loses them.
     Memory,
+    /// `cluster`: in a stream of NATS, for several servers together.
+    Cluster,
 }
 
 impl Default for LogConfig {
@@ -152,6 +156,48 @@ impl Default for LogConfig {
             queue_wait: Duration::from_secs(1),
             age_max: Duration::from_hours(24),
             new_epoch: false,
+        }
+    }
+}
+
+/// `[cluster]`: the NATS servers of the cluster engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// The addresses of the NATS servers.
+    pub servers: Vec<String>,
+    /// The name of the stream, and the first part of its subjects. All servers of a cluster have the same one.
+    pub namespace: String,
+    /// How many NATS servers keep each event.
+    pub replicas: usize,
+    /// Where the NATS servers keep the events.
+    pub storage: ClusterStorage,
+    /// The file with the credentials for NATS.
+    pub credentials_file: Option<PathBuf>,
+    /// How long one attempt to store an event waits for the answer of NATS.
+    pub ack_timeout: Duration,
+    /// How often the server compares its position with the stream's.
+    pub watch_interval: Duration,
+}
+
+/// Where the NATS servers keep the events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterStorage {
+    /// `file`: in files.
+    File,
+    /// `memory`: in the memory of the NATS servers. The events are lost when all of these have stopped.
+    Memory,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            servers: vec!["nats://127.0.0.1:4222".to_owned()],
+            namespace: "tidings".to_owned(),
+            replicas: 1,
+            storage: ClusterStorage::File,
+            credentials_file: None,
+            ack_timeout: Duration::from_secs(2),
+            watch_interval: Duration::from_secs(2),
         }
     }
 }

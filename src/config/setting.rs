@@ -11,13 +11,13 @@ use serde::de::DeserializeOwned;
 
 use super::credentials::{ApiKeyConfig, CertificateConfig, KeyConfig};
 use super::error::ConfigProblem;
-use super::lists::{HOSTS_MAX, NETWORKS_MAX, ORIGINS_MAX, hosts, networks, origins};
+use super::lists::{HOSTS_MAX, NETWORKS_MAX, ORIGINS_MAX, SERVERS_MAX, hosts, networks, origins, servers};
 use super::sections::{Config, Origins};
 use super::size::Size;
 // `Rule::Size` and `Rule::Origins` keep their prefix: there are types of the same names.
 use Rule::{
-    ApiKeys, Bool, Certificates, CookieName, Count, Host, Hosts, Keys, Networks, OneOf, OptionalFile, Path, Port, Time,
-    TimeOrZero,
+    ApiKeys, Bool, Certificates, CookieName, Count, Host, Hosts, Keys, Namespace, Networks, OneOf, OptionalFile, Path,
+    Port, Servers, Time, TimeOrZero,
 };
 
 /// One key of the configuration.
@@ -48,6 +48,8 @@ pub(super) enum Rule {
     Origins(Field<Origins>),
     Hosts(Field<Vec<String>>),
     Networks(Field<Vec<IpNet>>),
+    Servers(Field<Vec<String>>),
+    Namespace(Field<String>),
     CookieName(Field<String>),
     Keys(Field<Vec<KeyConfig>>),
     ApiKeys(Field<Vec<ApiKeyConfig>>),
@@ -101,6 +103,8 @@ impl Setting {
             | Rule::Origins(_)
             | Hosts(_)
             | Networks(_)
+            | Servers(_)
+            | Namespace(_)
             | CookieName(_)
             | Keys(_)
             | ApiKeys(_)
@@ -121,6 +125,10 @@ impl Setting {
             OneOf(words) => words.iter().map(|Word(word, _)| *word).collect::<Vec<_>>().join(" or "),
             Path(_) => "the path of a directory".to_owned(),
             OptionalFile(_) => "the path of a file, or \"\" for none".to_owned(),
+            Servers(_) => format!(
+                "1 to {SERVERS_MAX} addresses of NATS servers, such as nats://10.0.0.1:4222, without user and password"
+            ),
+            Namespace(_) => "1 to 32 letters, digits, - and _".to_owned(),
             CookieName(_) => "the name of a cookie, of letters, digits, - and _; or \"\" for none".to_owned(),
             Keys(_) => "tables [[auth.keys]] with id, algorithm and a secret or a public key".to_owned(),
             ApiKeys(_) => "tables [[auth.api_keys]] with name, sha256 and patterns of topics".to_owned(),
@@ -160,11 +168,11 @@ impl Setting {
                 Origins::Any => "[\"*\"]".to_owned(),
                 Origins::Only(origins) => format!("{origins:?}"),
             },
-            Hosts(field) => format!("{:?}", field(&mut config)),
+            Hosts(field) | Servers(field) => format!("{:?}", field(&mut config)),
             Networks(field) => {
                 format!("{:?}", field(&mut config).iter().map(ToString::to_string).collect::<Vec<String>>())
             }
-            CookieName(field) => format!("{:?}", field(&mut config)),
+            CookieName(field) | Namespace(field) => format!("{:?}", field(&mut config)),
             // The tables may have secrets.
             Keys(_) | ApiKeys(_) | Certificates(_) => "[]".to_owned(),
         }
@@ -190,7 +198,7 @@ impl Setting {
         let typed = match self.rule {
             Port(_) | Count(..) => text.parse::<i64>().ok().map(ValueKind::from),
             Bool(_) => text.parse::<bool>().ok().map(ValueKind::from),
-            Rule::Origins(_) | Hosts(_) | Networks(_) => {
+            Rule::Origins(_) | Hosts(_) | Networks(_) | Servers(_) => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Some(ValueKind::from(items.collect::<Vec<&str>>()))
             }
@@ -257,6 +265,8 @@ impl Setting {
             Rule::Origins(field) => *field(config) = origins(value)?,
             Hosts(field) => *field(config) = hosts(value)?,
             Networks(field) => *field(config) = networks(value)?,
+            Servers(field) => *field(config) = servers(value)?,
+            Namespace(field) => text(value).filter(|name| is_namespace(name))?.clone_into(field(config)),
             CookieName(field) => text(value).filter(|name| is_cookie_name(name))?.clone_into(field(config)),
             Keys(_) | ApiKeys(_) | Certificates(_) => return None,
         }
@@ -266,6 +276,11 @@ impl Setting {
 
 fn is_cookie_name(text: &str) -> bool {
     text.len() <= 128 && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+}
+
+/// It is a token of NATS and the name of a stream.
+fn is_namespace(text: &str) -> bool {
+    (1..=32).contains(&text.len()) && is_cookie_name(text)
 }
 
 /// A duration as a configuration file writes it, in the largest of the units y, h, m, s and ms that gives a whole

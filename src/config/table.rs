@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use super::credentials::Anonymous;
-use super::sections::{DiskDurability, Engine};
+use super::sections::{ClusterStorage, DiskDurability, Engine};
 // `Rule::Size` and `Rule::Origins` keep their prefix: there are types of the same names.
 use super::setting::Rule::{
-    self, ApiKeys, Bool, Certificates, CookieName, Count, Host, Hosts, Keys, Networks, OneOf, OptionalFile, Path, Port,
-    Time, TimeOrZero,
+    self, ApiKeys, Bool, Certificates, CookieName, Count, Host, Hosts, Keys, Namespace, Networks, OneOf, OptionalFile,
+    Path, Port, Servers, Time, TimeOrZero,
 };
 use super::setting::{Setting, Word};
 use super::size::Size;
@@ -51,8 +51,9 @@ pub const SETTINGS: &[Setting] = &[
         OneOf(&[
             Word("disk", |c| c.log.engine = Engine::Disk),
             Word("memory", |c| c.log.engine = Engine::Memory),
+            Word("cluster", |c| c.log.engine = Engine::Cluster),
         ]),
-        "Where the events are kept: disk, in a file; memory, until the process ends."),
+        "Where the events are kept: disk, in a file; memory, until the process ends; cluster, in NATS, for several servers."),
     row("log.path", Path(|c| &mut c.log.path),
         "The directory of the disk engine's files."),
     row("log.durability",
@@ -68,15 +69,33 @@ pub const SETTINGS: &[Setting] = &[
     row("log.bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.bytes_max),
         "Bytes kept in all topics together, {}; at least log.topic_bytes_max."),
     row("log.events_max", Count(1..=1_000_000_000, |c| &mut c.log.events_max),
-        "Events kept in all topics together, {}; each needs memory, even if its content is on disk."),
+        "Events kept in all topics together, {}; each needs memory, even if its content is on disk or in NATS."),
     row("log.hot_bytes_max", Rule::Size(Size::new(0)..=Size::tib(1), |c| &mut c.log.hot_bytes_max),
-        "Bytes of the newest events that the disk engine keeps in memory, too, {}."),
+        "Bytes of the newest events that the disk and the cluster engine keep in memory, too, {}."),
     row("log.queue_bytes_max", Rule::Size(Size::kib(64)..=Size::tib(1), |c| &mut c.log.queue_bytes_max),
         "Bytes of events that may wait to be written, {}; at least publish.event_bytes_max + 4KiB."),
     row("log.queue_wait", Time(Duration::ZERO..=TEN_MINUTES, |c| &mut c.log.queue_wait),
         "How long a publish waits for room in this queue before it is refused, {}."),
     row("log.age_max", TimeOrZero("no limit", SECOND..=TEN_YEARS, |c| &mut c.log.age_max),
         "How long an event is kept, {}; 0s is without limit."),
+    row("cluster.servers", Servers(|c| &mut c.cluster.servers),
+        "Addresses of the NATS servers of log.engine = \"cluster\", such as \"nats://10.0.0.1:4222\" or \"tls://nats.example.com\"."),
+    row("cluster.namespace", Namespace(|c| &mut c.cluster.namespace),
+        "The name of the stream in NATS and the start of its subjects; the same for all servers of a cluster."),
+    row("cluster.replicas", Count(1..=5, |c| &mut c.cluster.replicas),
+        "How many NATS servers keep each event, {}; 3 survives the loss of one."),
+    row("cluster.storage",
+        OneOf(&[
+            Word("file", |c| c.cluster.storage = ClusterStorage::File),
+            Word("memory", |c| c.cluster.storage = ClusterStorage::Memory),
+        ]),
+        "Where NATS keeps the events: file; memory, until all its servers have stopped."),
+    row("cluster.credentials_file", OptionalFile(|c| &mut c.cluster.credentials_file),
+        "The file with the credentials for NATS (.creds); empty for none."),
+    row("cluster.ack_timeout", Time(TENTH_SECOND..=Duration::from_secs(20), |c| &mut c.cluster.ack_timeout),
+        "How long an event waits for the answer of NATS, {}; then it is sent again, for up to twice this time in all."),
+    row("cluster.watch_interval", Time(TENTH_SECOND..=Duration::from_secs(5), |c| &mut c.cluster.watch_interval),
+        "How often the position in the stream is compared with the stream's last one, {}."),
     row("stream.heartbeat", Time(TENTH_SECOND..=TEN_MINUTES, |c| &mut c.stream.heartbeat),
         "How often an idle stream gets a heartbeat, {}; choose less than the timeouts of proxies."),
     row("stream.retry", Time(TENTH_SECOND..=TEN_MINUTES, |c| &mut c.stream.retry),

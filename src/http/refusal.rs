@@ -52,6 +52,9 @@ fn of_log(error: AppendError, hint: &str) -> Problem {
         AppendError::Unavailable => Code::Unavailable,
         AppendError::QueueFull => Code::QueueFull,
         AppendError::DiskFull => Code::DiskFull,
+        AppendError::TooLarge { bytes_max } => {
+            return Problem::too_large("the content", u64::try_from(bytes_max).unwrap_or(u64::MAX));
+        }
         AppendError::KeyReused => return Problem::new(Code::IdempotencyKeyReused, error.to_string()),
         AppendError::Unknown => return outcome_unknown(&error, hint),
     };
@@ -80,6 +83,7 @@ mod tests {
             (AppendError::Unavailable, (503, "unavailable")),
             (AppendError::QueueFull, (503, "queue_full")),
             (AppendError::DiskFull, (507, "disk_full")),
+            (AppendError::TooLarge { bytes_max: 1 }, (413, "too_large")),
             (AppendError::KeyReused, (409, "idempotency_key_reused")),
             (AppendError::Unknown, (503, "outcome_unknown")),
         ];

@@ -19,6 +19,7 @@ use tokio::{
 pub mod answer;
 pub mod blocking;
 pub mod chunks;
+pub mod nats;
 pub mod parser;
 pub mod preload;
 pub mod process;

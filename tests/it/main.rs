@@ -24,6 +24,7 @@ mod bench;
 mod browser;
 mod cli;
 mod clients;
+mod cluster;
 mod crash;
 mod disk;
 mod disk_log;

@@ -32,6 +32,8 @@ mod peer;
 mod rounds;
 mod world;
 
+use crate::harness::{nats, tools::left_out};
+
 pub use client::normalised;
 use engine::{End, Engine};
 use fault::Fault;
@@ -321,6 +323,17 @@ fn every_subscriber_receives_exactly_what_the_model_says_from_disk_and_over_rest
 fn every_subscriber_receives_exactly_what_the_model_says_from_another_process_and_over_its_histories() {
     // Goal: as above; with pages that always have to be waited for, and histories that end while the hub goes on.
     if let Err(error) = explore(Engine::Remote, cases(1_000)) {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn every_subscriber_receives_exactly_what_the_model_says_from_nats_and_over_restarts() {
+    // Goal: as above; with pages that come from NATS, and processes that end and start again on the same stream.
+    if let Err(missing) = nats::shared() {
+        return left_out(&missing);
+    }
+    if let Err(error) = explore(Engine::Cluster, cases(150)) {
         panic!("{error}");
     }
 }

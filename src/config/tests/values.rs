@@ -25,6 +25,13 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("log.queue_bytes_max", "2MiB", &["0", "63KiB", "1025GiB"]),
     ("log.queue_wait", "0s", &["601s", "1"]),
     ("log.age_max", "10y", &["24", "999ms", "3653d", "tomorrow", "-1s"]),
+    ("cluster.servers", "nats://10.0.0.1:4222, tls://b", &["", "http://a", "nats://u:p@a", "ws://a", "nats://"]),
+    ("cluster.namespace", "other-1", &["", "a.b", "a b", "*", "é", "a23456789012345678901234567890123"]),
+    ("cluster.replicas", "3", &["0", "6", "three"]),
+    ("cluster.storage", "memory", &["", "disk", "File"]),
+    ("cluster.credentials_file", "nats.creds", &[]),
+    ("cluster.ack_timeout", "20s", &["0s", "99ms", "21s", "5"]),
+    ("cluster.watch_interval", "100ms", &["0s", "99ms", "6s", "5"]),
     ("stream.heartbeat", "100ms", &["0s", "99ms", "601s", "15"]),
     ("stream.retry", "10m", &["0", "99ms", "601s", "3"]),
     ("stream.lifetime_max", "1s", &["1ms", "11y", "never"]),
@@ -177,7 +184,7 @@ fn bad_values_of_a_file_are_said_exactly() {
     let cases = [
         ("[server]\nport = 70000", "server.port = 70000; allowed: a whole number from 0 to 65535"),
         ("[server]\nport = \"80\"", "server.port = \"80\"; allowed: a whole number from 0 to 65535"),
-        ("[log]\nengine = \"redis\"", "log.engine = \"redis\"; allowed: disk or memory"),
+        ("[log]\nengine = \"redis\"", "log.engine = \"redis\"; allowed: disk or memory or cluster"),
         (
             "[log]\nage_max = 24",
             "log.age_max = 24; allowed: a duration with its unit (ms, s, m, h, d or y) \

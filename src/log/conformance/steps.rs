@@ -9,13 +9,14 @@ use std::{
 
 use tokio::runtime::{Builder, Runtime};
 
+use super::{nats, tools};
 use crate::{
-    config::{Config, LogConfig, Size},
+    config::{ClusterConfig, Config, LogConfig, Size},
     event::{EventId, TopicName},
     frame::GapReason,
     log::{
         Arc, Batch, Bytes, Commit, Draft, Feed, Held, KeyLimits, Log, Page, ReadFrom, Start, StartPoint, Wall, clock,
-        disk::DiskLog, memory::MemoryLog,
+        cluster::ClusterLog, disk::DiskLog, memory::MemoryLog,
     },
 };
 
@@ -201,4 +202,22 @@ pub(super) fn on_disk(mut config: LogConfig, keys: KeyLimits, wall: Option<Wall>
 /// A log in memory.
 pub(super) fn in_memory(config: LogConfig, keys: KeyLimits, wall: Option<Wall>) -> Arc<dyn Log> {
     Arc::new(MemoryLog::with_wall(config, keys, wall.unwrap_or_else(clock::system)))
+}
+
+/// A log in the cluster of one server of NATS, with a stream of its own.
+#[expect(clippy::needless_pass_by_value, reason = "the other engines need the value")]
+pub(super) fn in_cluster(config: LogConfig, keys: KeyLimits, _wall: Option<Wall>) -> Arc<dyn Log> {
+    let servers = vec![nats::shared().expect("it is not left out").url()];
+    let cluster = ClusterConfig { servers, namespace: nats::namespace(), ..ClusterConfig::default() };
+    let log = ClusterLog::open(&cluster, &config, keys).expect("it opens");
+    until("the stream to be read", || log.check().is_ok());
+    Arc::new(log)
+}
+
+/// Whether the tests of `engine` are left out, which is said. All others need nothing.
+pub(super) fn is_left_out(engine: &str) -> bool {
+    if engine != "in_cluster" {
+        return false;
+    }
+    nats::shared().map_err(|missing| tools::left_out(&missing)).is_err()
 }

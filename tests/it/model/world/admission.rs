@@ -37,7 +37,8 @@ impl World {
         let name = |topic: &usize| self.history.names[*topic].clone();
         let (names, notices): (Vec<_>, Vec<_>) =
             (topics.iter().map(name).collect(), deleted.iter().map(name).collect());
-        let point = at_hand(self.life.log.resolve_start(&names, start, &notices));
+        let point = self.life.wait(self.life.log.resolve_start(&names, start, &notices))?;
+        let point = point.map_err(|error| error.to_string())?;
         let expected = self.history.place(topics, start, deleted);
         if (point.from.after, point.gap) != expected {
             return Err(format!("{topics:?} from {start:?}: {point:?}, the model says {expected:?}"));

@@ -1,0 +1,78 @@
+//! Any bytes are one envelope or none.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::fuzz;
+
+const PIECES: &[&str] = &[
+    "\u{1}",
+    "\0",
+    "\u{1}\0\u{4}news\0\0\0",
+    "\u{1}\u{1}\u{4}news",
+    "\u{1}\0\u{4}news\u{4}tick\u{3}key0123456789abcdef\0",
+    "\u{2}",
+    "\u{7f}",
+    "\u{4}news",
+    "content",
+    "broker.",
+    "\n",
+];
+
+#[test]
+fn the_form_of_an_envelope_stays() {
+    // Goal: a release reads what an earlier one wrote. The stream outlives both.
+    let topic = TopicName::parse("news", 255).expect("a name");
+    let name = Some(EventName::parse("tick").expect("a name"));
+    let (key, content) = (Some(("key".into(), 7)), Bytes::from_static(b"hello"));
+    let event = Envelope::Event(Sent { topic: topic.clone(), name, key, subscribers: 300, content });
+    let bytes = b"\x01\x00\x04news\x04tick\x03key\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x07\xac\x02hello";
+    assert_eq!(event.encode(), &bytes[..]);
+    assert_eq!(Envelope::decode(&Bytes::from_static(bytes)), Some(event));
+    let deletion = Envelope::Deletion(topic);
+    assert_eq!(deletion.encode(), &b"\x01\x01\x04news"[..]);
+    assert_eq!(Envelope::decode(&deletion.encode()), Some(deletion));
+}
+
+#[test]
+fn what_is_no_envelope_is_refused() {
+    for bytes in [
+        &b""[..],
+        b"\x01",
+        b"\x02\x01\x04news",
+        b"\x01\x02\x04news",
+        b"\x01\x01\x05news",
+        b"\x01\x01\x04news!",
+        b"\x01\x01\x84\x00news",
+        b"\x01\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+        b"\x01\x00\x04news\x00\x03key123\x00",
+        b"\x01\x00\x04news\x00\x00\x00\xff",
+        b"\x01\x00\x04ne\nw\x00\x00\x00",
+        b"\x01\x00\x04news\x08broker.x\x00\x00",
+    ] {
+        assert_eq!(Envelope::decode(&Bytes::copy_from_slice(bytes)), None, "{bytes:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_one_envelope_or_none(bytes in fuzz::bytes(PIECES)) {
+        let bytes = Bytes::from(bytes);
+        if let Some(envelope) = Envelope::decode(&bytes) {
+            prop_assert_eq!(envelope.encode(), bytes);
+        }
+    }
+
+    #[test]
+    fn an_envelope_is_read_as_it_is_written(
+        topic in fuzz::text(PIECES), name in fuzz::text(PIECES), key in fuzz::text(PIECES),
+        print in any::<u128>(), subscribers in 0..usize::MAX / 2, content in fuzz::text(PIECES),
+    ) {
+        if let Ok(topic) = TopicName::parse(&topic, 255) {
+            let key = (!key.is_empty()).then(|| (key.as_str().into(), print));
+            let (name, content) = (EventName::parse(&name).ok(), Bytes::from(content));
+            let event = Envelope::Event(Sent { topic, name, key, subscribers, content });
+            prop_assert_eq!(Envelope::decode(&event.encode()), Some(event));
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The state of the log that the workers' threads and the engine's own tasks share.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{SetOnce, watch},
+    time::timeout,
+};
+
+use super::{connection::Link, envelope::OVERHEAD_MAX};
+use crate::{
+    event::{Epoch, EventId},
+    log::{clock::Clock, feed::Feeds, index::Index, keys::Keys, mutex::lock, queue::KeyHolder},
+};
+
+/// The shared state of the log.
+pub(super) struct Shared {
+    /// The epoch until the stream has been read.
+    pub(super) provisional: Epoch,
+    /// The stream, once this server has read it.
+    pub(super) open: SetOnce<Open>,
+    pub(super) clock: Clock,
+    /// A copy of the index's watermark, which can be read without the lock.
+    pub(super) watermark: AtomicU64,
+    pub(super) state: Mutex<State>,
+    pub(super) keys: Keys,
+    /// Everything up to this position is in the index, in the feeds and in the keys.
+    pub(super) position: watch::Sender<u64>,
+    pub(super) health: Health,
+    /// The reason, once the log has failed for good. The process must then end.
+    pub(super) failed: Arc<SetOnce<String>>,
+    /// How many events could not be read since the server started.
+    pub(super) unreadable: AtomicU64,
+    /// For how long a publish with a key may rely on the keys that this server has read from the stream.
+    pub(super) keys_valid: Duration,
+}
+
+/// What is known once the stream has been read.
+pub(super) struct Open {
+    pub(super) epoch: Epoch,
+    pub(super) link: Arc<Link>,
+}
+
+/// The part of the state that is locked as a whole.
+pub(super) struct State {
+    pub(super) index: Index,
+    pub(super) feeds: Feeds,
+}
+
+/// Whether events can be published now, as far as the tasks know.
+pub(super) struct Health {
+    /// The stream answers, and this server follows it.
+    pub(super) follows: AtomicBool,
+    /// NATS had no space for the last event.
+    pub(super) full: AtomicBool,
+    /// When the stream had nothing that this server has not read by now.
+    pub(super) current_at: Mutex<Instant>,
+}
+
+impl Shared {
+    /// Notes that the log has failed for good.
+    pub(super) fn fail(&self, reason: String) {
+        tracing::error!(%reason, "the log has failed");
+        self.failed.set(reason).ok();
+    }
+
+    /// How many bytes of content an event may have; `None` as long as that is not known.
+    pub(super) fn content_max(&self) -> Option<usize> {
+        Some(self.open.get()?.link.payload_max().saturating_sub(OVERHEAD_MAX))
+    }
+
+    /// Whether another server may have used a key that this one does not know, and NATS no longer knows it either.
+    pub(super) fn are_keys_outdated(&self) -> bool {
+        lock(&self.health.current_at).elapsed() > self.keys_valid
+    }
+
+    /// Waits until this server has reached the cursor. Returns `false` when that takes too long. A cursor that the
+    /// stream itself has not reached is not waited for: it is of another history.
+    pub(super) async fn reach(&self, cursor: EventId, wait: Duration) -> bool {
+        let reach = async {
+            let open = self.open.wait().await;
+            if open.epoch != cursor.epoch || cursor.seq <= *self.position.borrow() {
+                return true;
+            }
+            // Without an answer, it is not known whose cursor it is. Then the client asks again later.
+            let Ok(info) = open.link.info().await else { return false };
+            if info.state.last_sequence < cursor.seq {
+                return true;
+            }
+            self.position.subscribe().wait_for(|position| *position >= cursor.seq).await.is_ok()
+        };
+        timeout(wait, reach).await.unwrap_or(false)
+    }
+}
+
+impl Health {
+    pub(super) fn new() -> Self {
+        let (follows, full) = (AtomicBool::new(true), AtomicBool::new(false));
+        Self { follows, full, current_at: Mutex::new(Instant::now()) }
+    }
+
+    /// Notes whether NATS has space. Logs when it has none.
+    pub(super) fn set_full(&self, is_full: bool) {
+        if !self.full.swap(is_full, Ordering::Relaxed) && is_full {
+            tracing::error!("NATS has no space for events: publishes are refused");
+        }
+    }
+}
+
+impl KeyHolder for Shared {
+    fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    fn mono_ms(&self) -> u64 {
+        self.clock.read().mono_ms
+    }
+}
