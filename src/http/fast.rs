@@ -296,7 +296,10 @@ impl FastPath {
             connection.free_buffer();
             return Step::Read;
         }
-        connection.slot.mark_busy();
+        if !connection.slot.mark_busy() {
+            // It was evicted before these bytes arrived, so it no longer counts against the limit.
+            return Step::Close;
+        }
         let searched = std::mem::take(&mut connection.searched_for_end);
         let (remote, counted_ip) = (connection.remote.ip(), connection.counted_ip());
         let mut space = [const { MaybeUninit::uninit() }; HEADERS_MAX];

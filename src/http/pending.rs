@@ -172,9 +172,10 @@ impl PendingSlot {
         Ok(())
     }
 
-    /// Notes that a request has begun.
-    pub fn mark_busy(&self) {
+    /// Notes that a request has begun. Returns false if the connection was evicted.
+    pub fn mark_busy(&self) -> bool {
         self.state.period.set(None);
+        self.state.permit.borrow().is_some()
     }
 
     fn groups(&self) -> impl Iterator<Item = Group> + use<> {
@@ -223,10 +224,11 @@ mod tests {
             assert!(is_idle(slot));
         }
         // The oldest sends a request and is idle again: now it is the newest.
-        slots[1].mark_busy();
+        assert!(slots[1].mark_busy());
         assert!(is_idle(&slots[1]));
         let newcomers = [2, 2].map(|last| pool.admit(Some(ip(last))).expect("a slot"));
         assert_eq!([0, 1, 2].map(|n: usize| is_idle(&slots[n])), [false, true, false]);
+        assert_eq!([0, 1, 2].map(|n: usize| slots[n].mark_busy()), [false, true, false]);
         drop(newcomers);
         drop(slots);
         assert!(pool.order.borrow().is_empty());
