@@ -6,6 +6,8 @@
 mod ask;
 mod request;
 
+use std::time::Duration;
+
 use tidings::config::{Config, Engine, Origins, Size};
 
 use crate::harness::{FALLBACK_LINE, TestServer};
@@ -21,6 +23,9 @@ fn server(origins: &Origins) -> TestServer {
     TestServer::with(|config: &mut Config| {
         config.server.workers = 1;
         config.log.engine = Engine::Memory;
+        // Jittered times, of which some are four times as long, must have the same number of digits: the length of an
+        // answer tells it.
+        config.stream.retry = Duration::from_secs(5);
         config.log.topic_events_max = 5;
         config.publish.event_bytes_max = Size::new(1000);
         config.limits.topics_per_request_max = 2;
