@@ -93,14 +93,6 @@ impl Shared {
         }
     }
 
-    fn note_removed(&self, to: u64) {
-        while {
-            let mut state = lock(&self.state);
-            let to = to.min(state.index.watermark());
-            state.index.remove_to(to, 0)
-        } {}
-    }
-
     fn mark_unreadable(&self, topic: &TopicName, seq: u64) {
         if lock(&self.state).index.mark_unreadable(topic, seq) {
             self.unreadable.fetch_add(1, Ordering::Relaxed);

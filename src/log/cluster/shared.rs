@@ -16,7 +16,14 @@ use tokio::{
 use super::{connection::Link, envelope::OVERHEAD_MAX};
 use crate::{
     event::{Epoch, EventId},
-    log::{clock::Clock, feed::Feeds, index::Index, keys::Keys, mutex::lock, queue::KeyHolder},
+    log::{
+        clock::Clock,
+        feed::Feeds,
+        index::Index,
+        keys::Keys,
+        mutex::{lock, unlock_fair},
+        queue::KeyHolder,
+    },
 };
 
 /// The shared state of the log.
@@ -78,6 +85,19 @@ impl Shared {
     /// Whether another server may have used a key that this one does not know, and NATS no longer knows it either.
     pub(super) fn are_keys_outdated(&self) -> bool {
         lock(&self.health.current_at).elapsed() > self.keys_valid
+    }
+
+    /// Removes from the index what the stream has removed by its own limits, up to `seq`. The follower itself notes what
+    /// it can no longer read.
+    pub(super) fn note_removed(&self, seq: u64) {
+        loop {
+            let mut state = lock(&self.state);
+            let seq = seq.min(state.index.watermark());
+            if !state.index.remove_to(seq, 0) {
+                return;
+            }
+            unlock_fair(state);
+        }
     }
 
     /// Waits until this server has reached the cursor. Returns `false` when that takes too long. A cursor that the

@@ -76,7 +76,7 @@ impl Watchdog {
         if last < position {
             return Some(format!("its last position is {last}, and {position} was read before"));
         }
-        self.remove_to(first.saturating_sub(1));
+        self.shared.note_removed(first.saturating_sub(1));
         let reached = *self.shared.position.borrow();
         match self.goal {
             Some((goal, at)) if reached >= goal => *lock(&self.shared.health.current_at) = at,
@@ -98,18 +98,6 @@ impl Watchdog {
         self.failures += 1;
         if self.failures >= FAILURES_MAX {
             self.shared.health.follows.store(false, Ordering::Relaxed);
-        }
-    }
-
-    /// Removes from the index what the stream has removed by its own limits.
-    fn remove_to(&self, seq: u64) {
-        loop {
-            let mut state = lock(&self.shared.state);
-            // What the follower has not read yet is its own business.
-            let seq = seq.min(state.index.watermark());
-            if !state.index.remove_to(seq, 0) {
-                return;
-            }
         }
     }
 }
