@@ -1,6 +1,6 @@
 //! The values that are lists: how they are checked.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use ::config::ValueKind;
 use ipnet::IpNet;
@@ -28,15 +28,17 @@ fn texts(value: &ValueKind) -> Option<Vec<&str>> {
     texts.collect()
 }
 
-pub(super) fn origins(value: &ValueKind) -> Option<Origins> {
+/// A list of so many texts, each of which `read` accepts.
+fn list<T>(value: &ValueKind, allowed: RangeInclusive<usize>, read: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
     let items = texts(value)?;
-    if items == ["*"] {
+    if allowed.contains(&items.len()) { items.into_iter().map(read).collect() } else { None }
+}
+
+pub(super) fn origins(value: &ValueKind) -> Option<Origins> {
+    if texts(value)? == ["*"] {
         return Some(Origins::Any);
     }
-    if items.len() > ORIGINS_MAX || !items.iter().all(|item| is_origin(item)) {
-        return None;
-    }
-    Some(Origins::Only(items.into_iter().map(str::to_owned).collect()))
+    list(value, 0..=ORIGINS_MAX, |item| is_origin(item).then(|| item.to_owned())).map(Origins::Only)
 }
 
 /// Whether a browser could send this text as `Origin`. Another spelling of an origin would never match.
@@ -67,33 +69,30 @@ fn is_host(host: &str) -> bool {
 
 /// Host names, in lower case and without a final dot: neither makes a difference.
 pub(super) fn hosts(value: &ValueKind) -> Option<Vec<String>> {
-    let items = texts(value)?;
     let name = |item: &str| {
         let name = item.strip_suffix('.').unwrap_or(item).to_ascii_lowercase();
         (name.len() <= NAME_BYTES_MAX && is_host(&name)).then_some(name)
     };
-    if items.len() > HOSTS_MAX { None } else { items.into_iter().map(name).collect() }
+    list(value, 0..=HOSTS_MAX, name)
 }
 
 /// IP addresses and networks. A network must not have bits behind its prefix: `10.0.0.7/8` may be meant for one
 /// address.
 pub(super) fn networks(value: &ValueKind) -> Option<Vec<IpNet>> {
-    let items = texts(value)?;
     let network = |item: &str| {
         let address = item.parse::<IpAddr>().map(|ip| IpNet::from(ip.to_canonical()));
         let network = address.ok().or_else(|| item.parse().ok())?;
         (network.trunc() == network).then_some(network)
     };
-    if items.len() > NETWORKS_MAX { None } else { items.into_iter().map(network).collect() }
+    list(value, 0..=NETWORKS_MAX, network)
 }
 
 /// The addresses of NATS servers. An address has no user and no password, because the server logs addresses.
 pub(super) fn servers(value: &ValueKind) -> Option<Vec<String>> {
-    let items = texts(value)?;
     let server = |item: &str| {
         let address: async_nats::ServerAddr = item.parse().ok()?;
         let is_known = matches!(address.scheme(), "nats" | "tls");
         (is_known && !address.host().is_empty() && !item.contains('@')).then(|| item.to_owned())
     };
-    if (1..=SERVERS_MAX).contains(&items.len()) { items.into_iter().map(server).collect() } else { None }
+    list(value, 1..=SERVERS_MAX, server)
 }

@@ -266,21 +266,17 @@ impl Setting {
             Hosts(field) => *field(config) = hosts(value)?,
             Networks(field) => *field(config) = networks(value)?,
             Servers(field) => *field(config) = servers(value)?,
-            Namespace(field) => text(value).filter(|name| is_namespace(name))?.clone_into(field(config)),
-            CookieName(field) => text(value).filter(|name| is_cookie_name(name))?.clone_into(field(config)),
+            Namespace(field) => text(value).filter(|name| is_word(name, 1..=32))?.clone_into(field(config)),
+            CookieName(field) => text(value).filter(|name| is_word(name, 0..=128))?.clone_into(field(config)),
             Keys(_) | ApiKeys(_) | Certificates(_) => return None,
         }
         Some(())
     }
 }
 
-fn is_cookie_name(text: &str) -> bool {
-    text.len() <= 128 && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-}
-
-/// It is a token of NATS and the name of a stream.
-fn is_namespace(text: &str) -> bool {
-    (1..=32).contains(&text.len()) && is_cookie_name(text)
+/// Whether `text` can be the name of a cookie and a token of NATS. `lengths` are those that are allowed.
+fn is_word(text: &str, lengths: RangeInclusive<usize>) -> bool {
+    lengths.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
 }
 
 /// A duration as a configuration file writes it, in the largest of the units y, h, m, s and ms that gives a whole
