@@ -21,7 +21,7 @@
 //! - The *high-water mark* is a file beside the database with the last reserved position, and with the last committed
 //!   one. A start compares both with the database, to notice a database that was restored from a backup.
 //! - The log has *lost power* when the machine stopped under `log.durability = "os"`, before it closed the log. Then
-//!   the newest events may be missing: the *hole*. It begins nobody knows where, and ends at the reserved position. So
+//!   the newest events may be missing: the *hole*. Its begin is not known. It ends at the reserved position. So
 //!   a subscriber with any cursor up to there is told of a gap.
 //! - A *batch* is what one transaction writes: new events and deletions, and old rows to remove.
 //! - *Garbage* is the rows of removed events and forgotten topics that are still in the file.
