@@ -20,6 +20,7 @@ use arc_swap::ArcSwap;
 
 use crate::{
     config::{Anonymous, AuthConfig},
+    peers::{Node, TicketHash},
     transport::ClientCertificate,
 };
 
@@ -30,12 +31,14 @@ mod api_keys;
 mod certificates;
 
 mod tickets;
+mod travel;
 mod caller;
 mod rights;
 mod error;
 mod key_file;
 mod pattern;
 
+pub use crate::peers::TicketUse;
 pub use caller::{Caller, Credential, Forbidden, Grant, GrantAll, Manage, Publish, RightKind, Subscribe};
 pub use error::{AuthConfigError, LEEWAY, Refused, TOKEN_BYTES_MAX, TicketError};
 pub use key_file::KeyError;
@@ -43,7 +46,7 @@ pub use keys::KeyName;
 pub use mint::{MintError, NewToken, decode_unverified, mint};
 pub use pattern::PatternError;
 pub use rights::Right;
-pub use tickets::{NewTicket, TicketUse};
+pub use tickets::NewTicket;
 
 use keys::{Keys, Recalled};
 use tickets::{Now, Tickets};
@@ -76,6 +79,12 @@ impl Auth {
         };
         let (keys, tickets) = (ArcSwap::from_pointee(Keys::load(config)?), Tickets::new(config));
         Ok(Self { anonymous, anonymous_forwarded, keys, tickets })
+    }
+
+    /// Lets the tickets of this server begin with its name, so that the other servers of the cluster know whom to ask.
+    #[must_use]
+    pub fn in_cluster(self, node: Node) -> Self {
+        Self { tickets: self.tickets.in_cluster(node), ..self }
     }
 
     /// The caller of a request without a credential. `is_forwarded` says that a proxy has forwarded the request.
@@ -152,6 +161,29 @@ impl Auth {
     /// When the ticket is used up, has expired, or was never given.
     pub fn redeem_ticket(&self, ticket: &str, ticket_use: TicketUse) -> Result<Caller, Refused> {
         self.tickets.redeem(ticket, ticket_use, Now::read())
+    }
+
+    /// Which other server must be asked about a ticket; `None` if this server must know it.
+    #[must_use]
+    pub fn ticket_elsewhere(&self, ticket: &str) -> Option<(Node, TicketHash)> {
+        self.tickets.elsewhere(ticket)
+    }
+
+    /// What the ticket with this hash stands for, for the other server that asks; `None` as for
+    /// [`Self::redeem_ticket`].
+    #[must_use]
+    pub fn export_ticket(&self, hash: &TicketHash, ticket_use: TicketUse) -> Option<String> {
+        travel::encode(&*self.tickets.find(hash, ticket_use, Now::read())?)
+    }
+
+    /// The caller that a ticket stands for, as the server has said that gave it.
+    ///
+    /// # Errors
+    /// As for [`Self::redeem_ticket`], and when this server does not have the key of the ticket.
+    pub fn import_ticket(&self, exported: Option<&str>) -> Result<Caller, Refused> {
+        let ticket = exported.and_then(travel::decode).ok_or(Refused::Ticket)?;
+        let is_valid = self.keys.load().has(&ticket.verified.identity) && !ticket.has_ended(SystemTime::now());
+        if is_valid { Ok(Caller::by_ticket(Arc::new(ticket))) } else { Err(Refused::Ticket) }
     }
 
     /// Removes the tickets of a subject.

@@ -33,6 +33,7 @@
 //! - [`topic`]: the actor of a topic, and its handle.
 //! - [`limits`]: limits on connections, topics and bytes, and on how often clients publish and subscribe.
 //! - [`log`]: the interface of the log, and its engines.
+//! - [`peers`]: what the servers of a cluster ask and tell each other.
 //! - [`frame`]: encodes events for the wire.
 //! - [`event`]: the basic types: topic names, events, ids.
 //! - [`transport`]: a client's connection: a socket, and a session if it speaks TLS.
@@ -48,6 +49,7 @@ pub mod registry;
 pub mod topic;
 pub mod limits;
 pub mod log;
+pub mod peers;
 pub mod frame;
 pub mod event;
 pub mod transport;

@@ -52,6 +52,7 @@ use crate::{
     event::{Epoch, Event, EventId, EventName, TopicName},
     frame::GapReason,
     later::Later,
+    peers::Peers,
 };
 
 #[cfg(test)]
@@ -115,12 +116,12 @@ pub trait Log: Send + Sync {
 
     /// Position of the last deletion of `topic`, and how long ago it was; `None` when there was none, or when the log
     /// no longer knows of it. The topic's actor calls this when it starts and cannot wait, so an engine answers from
-    /// memory. If [other servers](Self::has_other_writers) may delete topics, it calls this for every subscriber.
+    /// memory. If [other servers](Self::peers) may delete topics, it calls this for every subscriber.
     fn deletion(&self, topic: &TopicName) -> Option<(EventId, Duration)>;
 
-    /// Whether other servers may write to this log, too.
-    fn has_other_writers(&self) -> bool {
-        false
+    /// The other servers that write to this log, if the engine is one for several servers.
+    fn peers(&self) -> Option<&dyn Peers> {
+        None
     }
 
     /// Whether the engine accepts events now, as far as it knows.

@@ -109,13 +109,34 @@ impl Registry {
     /// The log puts the events in order, so a publish does not use the topic's actor. A topic that is not live has no
     /// subscribers, and is not started: a start would cost twice what the publish itself costs.
     pub fn publish(&self, mut draft: Draft) -> Append {
-        draft.subscribers = 0;
+        draft.subscribers = self.subscribers_elsewhere(draft.topic.as_str());
         if let Some(topic) = self.topics.get(draft.topic.as_str()) {
             // All events of a live topic share one copy of its name.
             draft.topic = topic.name().clone();
-            draft.subscribers = topic.subscribers();
+            draft.subscribers += topic.subscribers();
         }
         self.log.append(draft)
+    }
+
+    /// How many subscribers the topic of this name has, on all servers; `None` if no server has any, and it is not live
+    /// here.
+    #[must_use]
+    pub fn subscribers(&self, name: &str) -> Option<usize> {
+        let here = self.find(name).map(|topic| topic.subscribers());
+        let elsewhere = self.subscribers_elsewhere(name);
+        if elsewhere == 0 { here } else { Some(here.unwrap_or_default() + elsewhere) }
+    }
+
+    /// How many subscribers the topic has on the other servers.
+    fn subscribers_elsewhere(&self, name: &str) -> usize {
+        self.log.peers().map_or(0, |peers| peers.subscribers(name))
+    }
+
+    /// The topics that have subscribers of this server, and how many.
+    #[must_use]
+    pub fn all_subscribers(&self) -> Vec<(TopicName, usize)> {
+        let topics = self.topics.iter().map(|topic| (topic.name().clone(), topic.subscribers()));
+        topics.filter(|(_, subscribers)| *subscribers > 0).collect()
     }
 
     /// Adds a subscriber to the topic of this name.

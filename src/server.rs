@@ -32,6 +32,9 @@ use crate::{
 mod worker;
 mod accept;
 mod tasks;
+mod local;
+
+use local::LocalParts;
 
 /// A running server.
 pub struct Server {
@@ -130,8 +133,16 @@ impl Server {
         let (hubs, inboxes) = Hubs::new(sockets.len());
         let topics = Quota::topics(&config.limits);
         let registry = Arc::new(Registry::new(Arc::clone(&log), config.limits.topics_max, topics, limits));
+        let auth = Arc::new(match log.peers() {
+            Some(peers) => auth.in_cluster(peers.node()),
+            None => auth,
+        });
+        if let Some(peers) = log.peers() {
+            let (auth, registry, hubs) = (Arc::clone(&auth), Arc::clone(&registry), hubs.clone());
+            peers.serve(Arc::new(LocalParts { auth, registry, hubs }));
+        }
         let shared = SharedState {
-            auth: Arc::new(auth),
+            auth,
             gate: Gate::new(Arc::clone(&log), Arc::clone(&registry), hubs.clone()),
             subscribers: Quota::subscribers(&config.limits),
             own_streams: Arc::default(),

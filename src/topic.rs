@@ -155,7 +155,7 @@ impl TopicHandle {
         &self.name
     }
 
-    /// How many subscribers it has now.
+    /// How many subscribers of this server it has now.
     #[must_use]
     pub fn subscribers(&self) -> usize {
         self.subscribers.load(Ordering::Relaxed)
@@ -263,7 +263,7 @@ impl Topic {
     /// cursor, or will be.
     fn deletion_after(&mut self, cursor: Option<EventId>) -> Option<Deletion> {
         let cursor = cursor?;
-        if self.log.has_other_writers() {
+        if self.log.peers().is_some() {
             self.look_for_deletion();
         }
         if self.deletions_pending > 0 && !self.limits.deletion_kept_for.is_zero() {
@@ -296,10 +296,13 @@ impl Topic {
         }
     }
 
-    /// Tells the handle how many subscribers there are.
-    fn store_count(&self) {
+    /// Tells the handle how many subscribers there are, and the other servers.
+    fn store_count(&self, count: usize) {
         if let Some(handle) = self.handle.upgrade() {
-            handle.subscribers.store(self.subscribers.len(), Ordering::Relaxed);
+            handle.subscribers.store(count, Ordering::Relaxed);
+        }
+        if let Some(peers) = self.log.peers() {
+            peers.note_change(&self.name);
         }
     }
 }
@@ -312,7 +315,9 @@ impl Drop for Topic {
     fn drop(&mut self) {
         if let Some(handle) = self.handle.upgrade() {
             handle.alive.store(false, Ordering::Relaxed);
-            handle.subscribers.store(0, Ordering::Relaxed);
+        }
+        if !self.subscribers.is_empty() {
+            self.store_count(0);
         }
     }
 }
@@ -330,7 +335,7 @@ impl Handler<Join> for Topic {
         }
         tracing::debug!(topic = %self.name, remote = ?subscriber.remote, "subscribed");
         let key = self.subscribers.insert(Listed { remote: subscriber.remote, since: Instant::now() });
-        self.store_count();
+        self.store_count(self.subscribers.len());
         MessageResult(Ok(Joined { membership: Membership { topic, key }, deletion }))
     }
 }
@@ -341,7 +346,7 @@ impl Handler<Leave> for Topic {
     fn handle(&mut self, Leave(key): Leave, _: &mut Context<Self>) {
         if let Some(Listed { remote, since }) = self.subscribers.try_remove(key) {
             tracing::debug!(topic = %self.name, ?remote, after = ?since.elapsed(), "left");
-            self.store_count();
+            self.store_count(self.subscribers.len());
         }
     }
 }

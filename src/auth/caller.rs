@@ -42,9 +42,9 @@ pub(super) struct Ticket {
     /// The credential with which the ticket was taken.
     pub(super) verified: Arc<Verified>,
     /// Until when this credential counts.
-    expires_at: Option<SystemTime>,
+    pub(super) expires_at: Option<SystemTime>,
     /// The topics of the ticket, sorted.
-    topics: Box<[TopicName]>,
+    pub(super) topics: Box<[TopicName]>,
 }
 
 /// The permission to use a right on a topic. Only [`Caller::grant`] makes one.
@@ -262,7 +262,15 @@ impl Ticket {
         expires_at: Option<SystemTime>,
         grants: impl Iterator<Item = Grant<Subscribe>>,
     ) -> Self {
-        let mut topics: Vec<TopicName> = grants.map(Grant::into_topic).collect();
+        Self::for_topics(verified, expires_at, grants.map(Grant::into_topic).collect())
+    }
+
+    /// A ticket that this or another server has given for these topics.
+    pub(super) fn for_topics(
+        verified: Arc<Verified>,
+        expires_at: Option<SystemTime>,
+        mut topics: Vec<TopicName>,
+    ) -> Self {
         topics.sort();
         Self { verified, expires_at, topics: topics.into() }
     }

@@ -168,6 +168,11 @@ impl Keys {
         self.certificates.caller(certificate, now)
     }
 
+    /// Whether there is the key or the row of certificates that `identity` comes from.
+    pub(super) fn has(&self, identity: &Identity) -> bool {
+        self.sources.iter().any(|source| source.name.covers(identity))
+    }
+
     /// The keys and rows that `later` does not have, or has with another value or other rights.
     pub(super) fn not_in(&self, later: &Self) -> Vec<KeyName> {
         let is_kept = |source: &&Source| later.sources.iter().any(|other| other.is_same(source));

@@ -21,28 +21,25 @@ use super::{
     caller::{Caller, Grant, Subscribe, Ticket},
     error::{Refused, TicketError},
 };
-use crate::{config::AuthConfig, identity::Identity};
+use crate::{
+    config::AuthConfig,
+    identity::Identity,
+    peers::{NODE_LEN, Node, TicketHash, TicketUse},
+};
 
 /// How many random bytes a ticket has. Nobody can guess 192 bits.
 const RANDOM_BYTES: usize = 24;
 /// The length of a ticket, in hexadecimal digits.
 const TICKET_LEN: usize = 2 * RANDOM_BYTES;
+/// The length of a ticket in a cluster: it begins with the name of the server that gave it.
+const CLUSTER_TICKET_LEN: usize = NODE_LEN + TICKET_LEN;
 
 /// A ticket for its client.
 pub struct NewTicket {
-    /// What the client gives as `?ticket=`: [`TICKET_LEN`] hexadecimal digits.
+    /// What the client gives as `?ticket=`: hexadecimal digits.
     pub text: String,
     /// For how long it can be used.
     pub valid_for: Duration,
-}
-
-/// What a client does with a ticket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TicketUse {
-    /// The ticket opens a stream, and is used up.
-    Spend,
-    /// The ticket is only looked at.
-    Look,
 }
 
 /// The present moment on both clocks.
@@ -62,6 +59,8 @@ impl Now {
 
 /// The tickets that are not used yet.
 pub(super) struct Tickets {
+    /// This server, if it is one of a cluster.
+    node: Option<Node>,
     ttl: Duration,
     /// The most topics of all tickets together.
     max: usize,
@@ -76,7 +75,7 @@ struct Store {
     held: BTreeMap<u64, Held>,
     /// The number of each ticket, by its SHA-256. So the memory contains the text of no ticket, and the time of a
     /// search tells nothing about the text of a ticket.
-    numbers: HashMap<[u8; 32], u64>,
+    numbers: HashMap<TicketHash, u64>,
     next_number: u64,
     /// The topics of the tickets of each identity. A ticket uses as much memory as its topics, so these are counted.
     topic_counts: HashMap<Arc<Identity>, usize>,
@@ -87,7 +86,7 @@ struct Store {
 }
 
 struct Held {
-    sha256: [u8; 32],
+    sha256: TicketHash,
     ticket: Arc<Ticket>,
     expires_at: Instant,
 }
@@ -95,7 +94,18 @@ struct Held {
 impl Tickets {
     pub(super) fn new(config: &AuthConfig) -> Self {
         let AuthConfig { ticket_ttl, tickets_max, tickets_per_key_max, .. } = config;
-        Self { ttl: *ticket_ttl, max: *tickets_max, per_key_max: *tickets_per_key_max, store: Mutex::default() }
+        Self {
+            node: None,
+            ttl: *ticket_ttl,
+            max: *tickets_max,
+            per_key_max: *tickets_per_key_max,
+            store: Mutex::default(),
+        }
+    }
+
+    /// Lets the tickets begin with the name of this server.
+    pub(super) fn in_cluster(self, node: Node) -> Self {
+        Self { node: Some(node), ..self }
     }
 
     /// Makes a ticket for the topics of `grants`. `checked_at` is a moment before the token of `caller` was checked.
@@ -108,7 +118,7 @@ impl Tickets {
     ) -> Result<NewTicket, TicketError> {
         let verified = caller.verified_credential().ok_or(TicketError::Anonymous)?;
         let ticket = Arc::new(Ticket::new(Arc::clone(verified), caller.expires_at(), grants));
-        let text = random_text()?;
+        let text = self.node.map(|node| node.to_string()).unwrap_or_default() + &random_text()?;
         let sha256 = sha256(&text).ok_or(TicketError::Unavailable)?;
         let valid_for = caller.valid_for(now.wall).map_or(self.ttl, |left| left.min(self.ttl));
         let mut store = self.lock();
@@ -140,18 +150,29 @@ impl Tickets {
     /// The caller that a ticket stands for. After [`TicketUse::Spend`] the ticket is gone, also if the caller gets no
     /// stream.
     pub(super) fn redeem(&self, text: &str, ticket_use: TicketUse, now: Now) -> Result<Caller, Refused> {
-        let sha256 = sha256(text).ok_or(Refused::Ticket)?;
+        let ticket = sha256(text).and_then(|hash| self.find(&hash, ticket_use, now));
+        ticket.map(Caller::by_ticket).ok_or(Refused::Ticket)
+    }
+
+    /// The ticket with this hash. After [`TicketUse::Spend`] it is gone.
+    pub(super) fn find(&self, hash: &TicketHash, ticket_use: TicketUse, now: Now) -> Option<Arc<Ticket>> {
         let mut store = self.lock();
-        let number = *store.numbers.get(&sha256).ok_or(Refused::Ticket)?;
-        let held = store.held.get(&number).ok_or(Refused::Ticket)?;
+        let number = *store.numbers.get(hash)?;
+        let held = store.held.get(&number)?;
         let (ticket, expires_at) = (Arc::clone(&held.ticket), held.expires_at);
         if ticket_use == TicketUse::Spend {
             store.remove(number);
         }
         drop(store);
         // If the wall clock was set forward, the token may expire before the ticket does.
-        let is_valid = now.mono < expires_at && !ticket.has_ended(now.wall);
-        if is_valid { Ok(Caller::by_ticket(ticket)) } else { Err(Refused::Ticket) }
+        (now.mono < expires_at && !ticket.has_ended(now.wall)).then_some(ticket)
+    }
+
+    /// Which other server has given the ticket, and its hash; `None` if this server must know it.
+    pub(super) fn elsewhere(&self, text: &str) -> Option<(Node, TicketHash)> {
+        let own = self.node?;
+        let node = (text.len() == CLUSTER_TICKET_LEN).then(|| text.get(..NODE_LEN).and_then(Node::parse)).flatten()?;
+        (node != own).then(|| Some((node, sha256(text)?))).flatten()
     }
 
     /// Removes the tickets of the identities whose keys are gone or have changed. This has happened at `now`.
@@ -233,8 +254,8 @@ fn random_text() -> Result<String, TicketError> {
 }
 
 /// The digest of a ticket; `None` if the text is too long or too short for one.
-fn sha256(text: &str) -> Option<[u8; 32]> {
-    if text.len() != TICKET_LEN {
+fn sha256(text: &str) -> Option<TicketHash> {
+    if ![TICKET_LEN, CLUSTER_TICKET_LEN].contains(&text.len()) {
         return None;
     }
     digest(&SHA256, text.as_bytes()).as_ref().try_into().ok()

@@ -10,6 +10,7 @@ use crate::{
     hub::{Hubs, Listed, SubscriberId},
     later::Later,
     log::{Append, AppendError, Draft, Durability, Held, Log, ReadError, Resolved, Start},
+    peers::{Node, PeerError, Peers, TicketHash, TicketUse},
     registry::{Registry, RegistryError},
     topic::{DeleteError, Joined, Membership, Subscriber},
 };
@@ -83,14 +84,32 @@ impl Gate {
         self.log.held(grant.topic())
     }
 
-    /// How many subscribers a topic has; `None` if it is not live.
+    /// See [`Registry::subscribers`].
     pub(super) fn subscribers(&self, grant: &Grant<Manage>) -> Option<usize> {
-        self.registry.find(grant.topic().as_str()).map(|topic| topic.subscribers())
+        self.registry.subscribers(grant.topic().as_str())
     }
 
     /// Deletes a topic. `remote` is who asks for it.
     pub(super) async fn delete(&self, grant: &Grant<Manage>, remote: Option<IpAddr>) -> Result<(), DeleteError> {
         self.registry.delete(grant.topic(), remote).await
+    }
+
+    /// The other servers, if this one is in a cluster.
+    pub(super) fn peers(&self) -> Option<&dyn Peers> {
+        self.log.peers()
+    }
+
+    /// See [`Peers::ticket`].
+    pub(super) async fn ticket(
+        &self,
+        node: Node,
+        hash: TicketHash,
+        ticket_use: TicketUse,
+    ) -> Result<Option<String>, PeerError> {
+        match self.log.peers() {
+            Some(peers) => peers.ticket(node, hash, ticket_use).await,
+            None => Ok(None),
+        }
     }
 
     /// See [`Hubs::list`].

@@ -6,6 +6,7 @@ use std::fmt;
 use super::problem::{Code, Problem, RETRY_AFTER};
 use crate::{
     log::{AppendError, ReadError},
+    peers::PeerError,
     registry::RegistryError,
     topic::{DeleteError, JoinError},
 };
@@ -43,6 +44,15 @@ impl From<RegistryError> for Problem {
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         Self::new(Code::Unavailable, error.to_string()).retry_after(RETRY_AFTER)
+    }
+}
+
+impl From<PeerError> for Problem {
+    fn from(error: PeerError) -> Self {
+        match error {
+            PeerError::Unavailable => Self::new(Code::Unavailable, error.to_string()).retry_after(RETRY_AFTER),
+            PeerError::Unknown => outcome_unknown(&error, "to be sure, retry"),
+        }
     }
 }
 

@@ -95,7 +95,7 @@ fn route<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Result<Serv
         ("/publish", _) => return publish::serve(app, head, body),
         ("/tickets", _) => return tickets::serve(app, head, body),
         ("/subscribe", "GET") => return subscribe::serve(app, head),
-        ("/subscribe", "HEAD") => subscribe::head(app, head),
+        ("/subscribe", "HEAD") => return subscribe::head(app, head),
         ("/healthz", "GET" | "HEAD") => Ok(health::alive()),
         ("/readyz", "GET" | "HEAD") => health::ready(app),
         ("/subscribe" | "/healthz" | "/readyz", _) => Err(Problem::method_not_allowed("GET, HEAD")),

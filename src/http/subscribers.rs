@@ -16,6 +16,7 @@ use super::{
     topics,
 };
 use crate::{
+    auth::{GrantAll, Manage},
     event::TopicName,
     hub::{Listed, SubscriberId},
 };
@@ -119,12 +120,25 @@ pub(super) fn end_subject<'a>(app: &'a AppState, head: &impl Head, name: &str) -
     let grant = caller.grant_all()?;
     let subject = fields::decode_path(name, b"subject")?.into_owned();
     audit::record(caller.identity(), head.remote(), "end_subject", &subject);
-    // The subject's tickets are removed before its streams end. Otherwise one of them could open a stream after that.
-    app.auth.remove_tickets_of(&subject);
     Ok(reply_later(async move {
-        app.gate.hubs(grant).end_subject(&subject).await;
-        Answer::new(StatusCode::NO_CONTENT)
+        // In a cluster, all servers end them when they read of it from the log, this one included.
+        let Some(peers) = app.gate.peers() else {
+            end_subject_here(app, grant, &subject).await;
+            return Ok(Answer::new(StatusCode::NO_CONTENT));
+        };
+        // All servers end them when they read of it from the log, this one included.
+        if let Err(error) = peers.end_subject(&subject).await {
+            end_subject_here(app, grant, &subject).await;
+            return Err(Problem::from(error));
+        }
+        Ok(Answer::new(StatusCode::NO_CONTENT))
     }))
+}
+
+async fn end_subject_here(app: &AppState, grant: GrantAll<Manage>, subject: &str) {
+    // The subject's tickets are removed before its streams end. Otherwise one of them could open a stream after that.
+    app.auth.remove_tickets_of(subject);
+    app.gate.hubs(grant).end_subject(subject).await;
 }
 
 fn json_answer(document: &Value) -> Answer {

@@ -89,6 +89,7 @@ impl<S: Peer> Streams<S> {
             match commit {
                 Commit::Event(event) => self.channels.push_event(event, self.epoch),
                 Commit::Deleted(topic, seq) => self.channels.push_deletion(&topic, seq),
+                Commit::Other(_) => {}
             }
         }
         self.advance(now);

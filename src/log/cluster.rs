@@ -48,6 +48,7 @@ use crate::{
     config::{ClusterConfig, LogConfig},
     event::{Epoch, EventId, TopicName},
     later::{Later, NotYet, known},
+    peers::{Local, Node, PeerError, Peers, TicketHash, TicketUse},
 };
 
 // Each file uses only files below it.
@@ -56,7 +57,11 @@ mod publisher;
 mod watchdog;
 mod follower;
 mod fetch;
+mod commands;
+mod exchange;
 mod shared;
+mod others;
+mod counts;
 mod connection;
 mod envelope;
 mod subject;
@@ -64,6 +69,7 @@ mod error;
 
 use connection::DUPLICATE_WINDOW;
 pub use error::OpenError;
+use others::Others;
 use shared::{Health, Open, Shared, State};
 use tasks::Parts;
 
@@ -104,6 +110,7 @@ impl ClusterLog {
             keys: Keys::new(keys),
             position: watch::Sender::new(0),
             health: Health::new(),
+            others: Others::new(),
             failed: Arc::default(),
             unreadable: AtomicU64::new(0),
             keys_valid: DUPLICATE_WINDOW / 2,
@@ -254,8 +261,8 @@ impl Log for ClusterLog {
         lock(&self.shared.state).index.deletion(topic, self.shared.clock.read().mono_ms)
     }
 
-    fn has_other_writers(&self) -> bool {
-        true
+    fn peers(&self) -> Option<&dyn Peers> {
+        Some(self)
     }
 
     fn feed(&self) -> Arc<Feed> {
@@ -302,6 +309,39 @@ impl Log for ClusterLog {
     fn close(&self) -> BoxFuture<'static, ()> {
         let thread = self.stop();
         tokio::task::spawn_blocking(move || join(thread)).map(drop).boxed()
+    }
+}
+
+impl Peers for ClusterLog {
+    fn node(&self) -> Node {
+        self.shared.others.own
+    }
+
+    fn subscribers(&self, topic: &str) -> usize {
+        self.shared.others.subscribers(topic)
+    }
+
+    fn note_change(&self, topic: &TopicName) {
+        lock(&self.shared.others.changes).note(topic);
+    }
+
+    fn ticket(
+        &self,
+        node: Node,
+        hash: TicketHash,
+        ticket_use: TicketUse,
+    ) -> BoxFuture<'static, Result<Option<String>, PeerError>> {
+        let asked = self.runtime.spawn(exchange::ask(Arc::clone(&self.shared), node, hash, ticket_use));
+        asked.map(|answer| answer.unwrap_or(Err(PeerError::Unavailable))).boxed()
+    }
+
+    fn end_subject(&self, subject: &str) -> BoxFuture<'static, Result<(), PeerError>> {
+        let ended = self.runtime.spawn(commands::end_subject(Arc::clone(&self.shared), subject.to_owned()));
+        ended.map(|ended| ended.unwrap_or(Err(PeerError::Unknown))).boxed()
+    }
+
+    fn serve(&self, local: Arc<dyn Local>) {
+        self.shared.others.serve(local);
     }
 }
 

@@ -7,13 +7,15 @@ use tokio::sync::Notify;
 use super::mutex::lock;
 use crate::event::{Epoch, Event, TopicName};
 
-/// One committed event or deletion.
+/// What is committed at one position.
 #[derive(Clone, Debug)]
 pub enum Commit {
     /// An event.
     Event(Arc<Event>),
     /// The deletion of a topic, at a position of its own.
     Deleted(TopicName, u64),
+    /// Something that is nothing to subscribers, at this position.
+    Other(u64),
 }
 
 impl Commit {
@@ -22,7 +24,7 @@ impl Commit {
     pub fn seq(&self) -> u64 {
         match self {
             Self::Event(event) => event.seq,
-            Self::Deleted(_, seq) => *seq,
+            Self::Deleted(_, seq) | Self::Other(seq) => *seq,
         }
     }
 }
@@ -67,7 +69,7 @@ impl Feed {
         }
         let bytes = match &commit {
             Commit::Event(event) => event.frame.len(),
-            Commit::Deleted(..) => 0,
+            Commit::Deleted(..) | Commit::Other(_) => 0,
         };
         if waiting.commits.len() == Self::COMMITS_MAX || waiting.bytes + bytes > Self::BYTES_MAX {
             waiting.drop_commits();

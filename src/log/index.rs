@@ -272,6 +272,12 @@ impl Index {
         self.watermark
     }
 
+    /// Notes that the position `seq` has neither an event nor a deletion.
+    pub(super) fn pass(&mut self, seq: u64) {
+        self.watermark = self.watermark.max(seq);
+        self.assert_invariants();
+    }
+
     /// When the event of `entry` was committed, corrected: never later than an event after it.
     fn time_ms(&self, entry: &Entry) -> u64 {
         self.times.corrected(entry.seq, entry.time_ms)

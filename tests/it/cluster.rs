@@ -13,6 +13,7 @@ use crate::harness::{
 };
 
 mod outage;
+mod peers;
 
 /// What the processes of one cluster have in common.
 struct Cluster {

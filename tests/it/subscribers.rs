@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Stream, TestServer};
 
-mod ending;
+pub mod ending;
 mod rights;
 
 const LINES: (&str, &str) = ("accept", "application/x-ndjson");

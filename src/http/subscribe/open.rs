@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use smallvec::SmallVec;
 
 use super::{
-    request::SubscribeRequest,
+    request::{Options, SubscribeRequest},
     response::{stop, stream_head},
 };
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
 /// Opens the stream. If all topics were deleted, the reply is a 204. If the request is refused for a reason that may
 /// pass, the client may try again after `retry`.
 pub(super) async fn open(app: &AppState, request: Box<SubscribeRequest>, retry: Duration) -> Result<Reply, Problem> {
-    let (encoding, remote) = (request.encoding, request.remote);
+    let Options { encoding, marks, remote, fails_on_gap, .. } = request.options;
     let with_retry = |problem: Problem| problem.retry_after(retry);
     app.check_open().map_err(with_retry)?;
     if !request.has_ticket {
@@ -46,14 +46,14 @@ pub(super) async fn open(app: &AppState, request: Box<SubscribeRequest>, retry: 
         return Ok(stop().into());
     };
     // The first bytes of the stream report the deletions, so the log need not report the deleted events as a gap.
-    let start = app.gate.resolve_start(&memberships, &request.start, &deletion_notices).await?;
+    let start = app.gate.resolve_start(&memberships, &request.options.start, &deletion_notices).await?;
     // `gap_ahead` is a gap that the stream would report only later.
-    if let Some(reason) = start.gap.or(start.gap_ahead).filter(|_| request.fails_on_gap) {
+    if let Some(reason) = start.gap.or(start.gap_ahead).filter(|_| fails_on_gap) {
         let detail = "the cursor cannot be honoured, and `on_gap=fail` was asked for";
         return Err(Problem::new(Code::Gap, detail).with("reason", reason.as_str()));
     }
     let topics: SmallVec<[TopicName; 1]> = memberships.iter().map(|membership| membership.topic().clone()).collect();
-    let first = first_bytes(app, &request, start, &topics, &deletion_notices);
+    let first = first_bytes(app, &request.options, start, &topics, &deletion_notices);
     let lifetime = app.config.stream.lifetime_max;
     // A stream without a limit of its own needs no memory for its permit.
     let guards: Box<dyn Any> = match own_permit {
@@ -63,7 +63,7 @@ pub(super) async fn open(app: &AppState, request: Box<SubscribeRequest>, retry: 
     let subscription = Subscription {
         topics,
         encoding,
-        marks: request.marks,
+        marks,
         start,
         ends_at: (!lifetime.is_zero()).then(|| Instant::now() + jitter(lifetime)),
         right: request.right,
@@ -85,12 +85,12 @@ struct Topics {
 
 /// Joins the topics. Returns `None` if all were deleted after the client's cursor, and nothing was published since.
 async fn join(app: &AppState, request: &SubscribeRequest, retry: Duration) -> Result<Option<Topics>, Problem> {
-    let cursor = match request.start {
+    let cursor = match request.options.start {
         Start::After(id) if id.epoch == app.gate.epoch() => Some(id),
         _ => None,
     };
     let single_topic = request.grants.len() == 1;
-    let subscriber = Subscriber { remote: request.remote, cursor, single_topic };
+    let subscriber = Subscriber { remote: request.options.remote, cursor, single_topic };
     let mut topics = Topics { memberships: SmallVec::new(), deletion_notices: Vec::new() };
     let mut are_all_deleted = true;
     for grant in &request.grants {
@@ -115,17 +115,17 @@ async fn join(app: &AppState, request: &SubscribeRequest, retry: Duration) -> Re
 /// The first bytes of the stream: the opening, and notices of a gap and of deletions.
 fn first_bytes(
     app: &AppState,
-    request: &SubscribeRequest,
+    options: &Options,
     start: StartPoint,
     topics: &[TopicName],
     deletion_notices: &[TopicName],
 ) -> Vec<u8> {
-    let (config, encoding) = (&app.config.stream, request.encoding);
+    let (config, encoding) = (&app.config.stream, options.encoding);
     let id = start.id();
     let opening = Opening { retry: jitter(config.retry), cursor: id, topics, heartbeat: config.heartbeat };
-    let mut bytes = BytesMut::from(&*frame::opening(encoding, request.marks, opening));
+    let mut bytes = BytesMut::from(&*frame::opening(encoding, options.marks, opening));
     if let Some(reason) = start.gap {
-        bytes.extend_from_slice(&frame::gap(encoding, reason, &request.requested, id));
+        bytes.extend_from_slice(&frame::gap(encoding, reason, &options.requested, id));
     }
     for topic in deletion_notices {
         bytes.extend_from_slice(&frame::deleted(encoding, topic));

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::time;
 use crate::{
     auth::{Caller, Grant, Subscribe},
-    event::{EventId, StopId},
+    event::{EventId, StopId, TopicName},
     frame::{Encoding, Format, Framing, Marks},
     http::{
         accept::Accept,
@@ -43,13 +43,26 @@ pub(super) struct CheckedCaller {
     pub(super) checked_at: Instant,
 }
 
-/// A request to subscribe.
+/// A request to subscribe, of a caller who may do so.
 pub(super) struct SubscribeRequest {
     pub(super) grants: SmallVec<[Grant<Subscribe>; 1]>,
     /// The right to subscribe, if the caller has a credential.
     pub(super) right: Option<CheckedRight>,
     /// How many streams the credential allows at one time, if it has a limit of its own.
     pub(super) own_max: Option<NonZeroU32>,
+    /// The caller has a ticket. Taking it has counted as this subscription.
+    pub(super) has_ticket: bool,
+    pub(super) options: Options,
+}
+
+/// What a request asks for, before it is known who the caller is.
+pub(super) struct Asked {
+    topics: SmallVec<[TopicName; 1]>,
+    pub(super) options: Options,
+}
+
+/// How the client wants its stream.
+pub(super) struct Options {
     pub(super) encoding: Encoding,
     pub(super) marks: Marks,
     pub(super) start: Start,
@@ -58,25 +71,32 @@ pub(super) struct SubscribeRequest {
     /// `on_gap=fail`: refuse the request if there is a gap.
     pub(super) fails_on_gap: bool,
     pub(super) is_event_source: bool,
-    /// The caller has a ticket. Taking it has counted as this subscription.
-    pub(super) has_ticket: bool,
     pub(super) remote: Option<IpAddr>,
 }
 
-impl SubscribeRequest {
-    /// Reads what `caller` asks for.
+impl Asked {
     pub(super) fn read(
         app: &AppState,
         request: &impl Head,
         query: &Fields<'_>,
         cursor: Option<Cursor>,
-        CheckedCaller { caller, checked_at }: CheckedCaller,
     ) -> Result<Self, Problem> {
         let topics = app.topics(query.all("topic"), query.topics_dropped())?.topics;
-        let grants = topics.into_iter().map(|topic| caller.grant(topic)).collect::<Result<_, _>>()?;
+        Ok(Self { topics, options: Options::read(request, query, cursor)? })
+    }
+
+    /// The request, if `caller` may make it.
+    pub(super) fn of(self, CheckedCaller { caller, checked_at }: CheckedCaller) -> Result<SubscribeRequest, Problem> {
+        let grants = self.topics.into_iter().map(|topic| caller.grant(topic)).collect::<Result<_, _>>()?;
         let ends_at = caller.valid_for(SystemTime::now()).map(|valid_for| Instant::now() + valid_for);
         let right = caller.shared_identity().map(|identity| CheckedRight { identity, checked_at, ends_at });
-        let own_max = caller.limits().subscribers_max;
+        let (own_max, has_ticket) = (caller.limits().subscribers_max, caller.has_ticket());
+        Ok(SubscribeRequest { grants, right, own_max, has_ticket, options: self.options })
+    }
+}
+
+impl Options {
+    fn read(request: &impl Head, query: &Fields<'_>, cursor: Option<Cursor>) -> Result<Self, Problem> {
         let start = match &cursor {
             Some(cursor) => cursor.id().map_or(Start::Unreadable, Start::After),
             None => start(query)?,
@@ -94,21 +114,8 @@ impl SubscribeRequest {
         let framing = if request.is_http_1_1() { Framing::Chunked } else { Framing::Close };
         let encoding = Encoding { format, framing };
         let marks = marks(query)?;
-        let (is_event_source, has_ticket) = (is_event_source(accept), caller.has_ticket());
-        let remote = request.remote();
-        Ok(Self {
-            grants,
-            right,
-            own_max,
-            encoding,
-            marks,
-            start,
-            requested,
-            fails_on_gap,
-            is_event_source,
-            has_ticket,
-            remote,
-        })
+        let (is_event_source, remote) = (is_event_source(accept), request.remote());
+        Ok(Self { encoding, marks, start, requested, fails_on_gap, is_event_source, remote })
     }
 }
 

@@ -1,9 +1,9 @@
-//! The content of a message: one event, or the deletion of a topic.
+//! The content of a message: one event, the deletion of a topic, or the end of a subject's streams.
 //!
 //! ```text
 //! version    1 byte, 1
-//! kind       1 byte, 0 for an event, 1 for a deletion
-//! topic      its length, then its bytes
+//! kind       1 byte: 0 for an event, 1 for a deletion, 3 for the end of a subject's streams
+//! topic      its length, then its bytes; with kind 3, this is the subject
 //! and of an event:
 //! name       its length, then its bytes; the length 0 stands for none
 //! key        the length of the idempotency key, then its bytes; the length 0 stands for none
@@ -28,6 +28,8 @@ mod fuzz;
 pub(super) enum Envelope {
     Event(Sent),
     Deletion(TopicName),
+    /// All streams of this subject end.
+    SubjectEnd(String),
 }
 
 /// An event as it was published.
@@ -44,6 +46,7 @@ pub(super) struct Sent {
 const VERSION: u8 = 1;
 const EVENT: u8 = 0;
 const DELETION: u8 = 1;
+const SUBJECT_END: u8 = 3;
 /// What an envelope adds to its content, at most: a topic of 1 KiB, a name, a key, and the headers of the message.
 pub(super) const OVERHEAD_MAX: usize = 4 << 10;
 
@@ -54,6 +57,10 @@ impl Envelope {
             Self::Deletion(topic) => {
                 out.extend([VERSION, DELETION]);
                 write_text(&mut out, topic.as_str());
+            }
+            Self::SubjectEnd(subject) => {
+                out.extend([VERSION, SUBJECT_END]);
+                write_text(&mut out, subject);
             }
             Self::Event(Sent { topic, name, key, subscribers, content }) => {
                 out.reserve(content.len() + topic.as_str().len() + 64);
@@ -75,7 +82,11 @@ impl Envelope {
     pub(super) fn decode(bytes: &Bytes) -> Option<Self> {
         let mut rest: &[u8] = bytes;
         let [VERSION, kind] = *take(&mut rest, 2)? else { return None };
-        let topic = TopicName::parse(read_text(&mut rest)?, usize::MAX).ok()?;
+        let text = read_text(&mut rest)?;
+        if kind == SUBJECT_END {
+            return rest.is_empty().then(|| Self::SubjectEnd(text.to_owned()));
+        }
+        let topic = TopicName::parse(text, usize::MAX).ok()?;
         match kind {
             DELETION => rest.is_empty().then_some(Self::Deletion(topic)),
             EVENT => {

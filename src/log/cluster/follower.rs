@@ -66,6 +66,11 @@ enum Change {
         topic: TopicName,
         seq: u64,
     },
+    /// The streams of the subject end on all servers.
+    SubjectEnd {
+        subject: String,
+        seq: u64,
+    },
     /// It is no envelope. Its topic is known from the subject, if at all.
     Unreadable {
         topic: Option<TopicName>,
@@ -214,7 +219,7 @@ impl Follower {
             self.apply(&changes, index, Some(feeds));
             self.shared.watermark.store(index.watermark(), Ordering::Release);
         }
-        self.note_keys(changes);
+        self.obey(changes);
         if self.shared.open.initialized() {
             self.shared.position.send_replace(self.position);
         }
@@ -224,6 +229,7 @@ impl Follower {
     fn read(&mut self, message: &Message, seq: u64, wall_ms: u64) -> Change {
         match Envelope::decode(&message.payload) {
             Some(Envelope::Deletion(topic)) => Change::Deletion { topic, seq },
+            Some(Envelope::SubjectEnd(subject)) => Change::SubjectEnd { subject, seq },
             Some(Envelope::Event(Sent { topic, name, key, subscribers, content })) => {
                 self.time_ms = Moment { mono_ms: 0, wall_ms }.stamp(self.time_ms);
                 let id = EventId { epoch: self.link.epoch, seq };
@@ -258,6 +264,12 @@ impl Follower {
                         feeds.push(Commit::Deleted(topic.clone(), *seq));
                     }
                 }
+                Change::SubjectEnd { seq, .. } => {
+                    index.pass(*seq);
+                    if let Some(feeds) = &mut feeds {
+                        feeds.push(Commit::Other(*seq));
+                    }
+                }
                 Change::Unreadable { topic, seq } => {
                     if let Some(topic) = topic {
                         let id = EventId { epoch: self.link.epoch, seq: *seq };
@@ -284,9 +296,9 @@ impl Follower {
         }
     }
 
-    /// Notes the keys of the events, and forgets those of deleted topics. It comes after the feeds, because a noted key
-    /// answers a retry.
-    fn note_keys(&self, changes: Vec<Change>) {
+    /// Notes the keys of the events, forgets those of deleted topics, and ends the streams of subjects. It comes after the
+    /// feeds, because a noted key answers a retry.
+    fn obey(&self, changes: Vec<Change>) {
         let (epoch, now) = (self.link.epoch, self.shared.clock.read());
         for change in changes {
             let committed_ms = self.mono_ms(&change, now);
@@ -299,7 +311,13 @@ impl Follower {
                     }
                 }
                 Change::Deletion { topic, seq } => self.shared.keys.forget(&topic, seq),
-                Change::Event { .. } | Change::Unreadable { .. } => {}
+                // At the start, there are no streams yet.
+                Change::SubjectEnd { subject, .. } if self.shared.open.initialized() => {
+                    if let Some(local) = self.shared.others.local() {
+                        tokio::spawn(local.end_subject(subject));
+                    }
+                }
+                Change::Event { .. } | Change::SubjectEnd { .. } | Change::Unreadable { .. } => {}
             }
         }
     }

@@ -168,20 +168,19 @@ impl Publisher {
         if self.is_refusing() {
             return refuse(&self.shared, job, AppendError::Unavailable);
         }
-        let (envelope, id) = match &job.work {
-            Work::Delete { topic, .. } => (Envelope::Deletion(topic.clone()), None),
+        let (topic, envelope, id) = match &job.work {
+            Work::Delete { topic, .. } => (topic.clone(), Envelope::Deletion(topic.clone()), None),
             Work::Append { draft, claim, .. } => {
                 let key = claim.as_ref().map(|claim| (Arc::clone(&claim.key), claim.fingerprint));
                 let id = claim.as_ref().map(|claim| id_of_key(&draft.topic, &claim.key, 0));
                 let (topic, name, content) = (draft.topic.clone(), draft.name.clone(), draft.content.clone());
-                (Envelope::Event(Sent { topic, name, key, subscribers: draft.subscribers, content }), id)
+                let sent = Sent { topic, name, key, subscribers: draft.subscribers, content };
+                (draft.topic.clone(), Envelope::Event(sent), id)
             }
         };
         let now = Instant::now();
         let flight = Flight {
-            topic: match &envelope {
-                Envelope::Event(Sent { topic, .. }) | Envelope::Deletion(topic) => topic.clone(),
-            },
+            topic,
             job,
             payload: envelope.encode(),
             id: id.unwrap_or_else(|| format!("{:016x}-{:x}", self.nonce, self.next_number)),

@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{connection::Link, envelope::OVERHEAD_MAX};
+use super::{connection::Link, envelope::OVERHEAD_MAX, others::Others};
 use crate::{
     event::{Epoch, EventId},
     log::{
@@ -40,6 +40,8 @@ pub(super) struct Shared {
     /// Everything up to this position is in the index, in the feeds and in the keys.
     pub(super) position: watch::Sender<u64>,
     pub(super) health: Health,
+    /// The other servers of the cluster.
+    pub(super) others: Others,
     /// The reason, once the log has failed for good. The process must then end.
     pub(super) failed: Arc<SetOnce<String>>,
     /// How many events could not be read since the server started.

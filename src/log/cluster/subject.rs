@@ -5,6 +5,8 @@
 //! becomes `=`. For example, `tidings.t.room.=C3=A4.=` is the topic `room/ä/` in the namespace `tidings`.
 //!
 //! A subject that would be too long becomes `<namespace>.h.<hash>`. The message has the name of the topic in any case.
+//!
+//! `<namespace>.c` is the subject of commands to all servers, which belong to no topic.
 
 use std::fmt::Write as _;
 
@@ -54,9 +56,14 @@ pub(super) fn to_topic(namespace: &str, subject: &str) -> Option<TopicName> {
     (of_topic(namespace, &topic) == subject).then_some(topic)
 }
 
-/// The subjects of all topics, for the stream.
+/// The subject of commands to all servers.
+pub(super) fn of_commands(namespace: &str) -> String {
+    format!("{namespace}.c")
+}
+
+/// All subjects of the stream.
 pub(super) fn of_all(namespace: &str) -> Vec<String> {
-    vec![format!("{namespace}.t.>"), format!("{namespace}.h.*")]
+    vec![format!("{namespace}.t.>"), format!("{namespace}.h.*"), of_commands(namespace)]
 }
 
 fn write_token(subject: &mut String, part: &str) {

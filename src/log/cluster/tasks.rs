@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     connection::{ConnectError, Link},
     error::OpenError,
+    exchange,
     follower::Follower,
     publisher::{self, Publisher},
     shared::Shared,
@@ -93,9 +94,10 @@ async fn run(parts: &Parts, jobs: &mut mpsc::Receiver<Job>, opened: &blocking::S
         Ok(publisher) => publisher,
         Err(error) => return shared.fail(format!("NATS gives no subscription: {error}")),
     };
+    tokio::spawn(report_panic(Arc::clone(shared), exchange::run(Arc::clone(shared), Arc::clone(&link))));
     let watchdog = Watchdog {
         shared: Arc::clone(shared),
-        link,
+        link: Arc::clone(&link),
         restart,
         interval: config.watch_interval,
         goal: None,
@@ -106,6 +108,7 @@ async fn run(parts: &Parts, jobs: &mut mpsc::Receiver<Job>, opened: &blocking::S
     tokio::spawn(report_panic(Arc::clone(shared), watchdog.run()));
     opened.send(Ok(())).ok();
     publisher.run(jobs).await;
+    exchange::leave(shared, &link).await;
 }
 
 /// Runs a task. Its panic makes the log fail.

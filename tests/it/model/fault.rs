@@ -54,6 +54,7 @@ impl Breaker {
                     let topic = match commit {
                         Commit::Event(event) => &event.topic,
                         Commit::Deleted(topic, _) => topic,
+                        Commit::Other(_) => return false,
                     };
                     topic.as_str().ends_with(['1', '3', '5'])
                 };
@@ -69,6 +70,7 @@ impl Breaker {
                     self.deleted.insert(topic.clone());
                     true
                 }
+                Commit::Other(_) => true,
             }),
             Fault::Swallowed => batch.commits.retain(|_| {
                 self.commits += 1;

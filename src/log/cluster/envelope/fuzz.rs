@@ -32,6 +32,9 @@ fn the_form_of_an_envelope_stays() {
     let deletion = Envelope::Deletion(topic);
     assert_eq!(deletion.encode(), &b"\x01\x01\x04news"[..]);
     assert_eq!(Envelope::decode(&deletion.encode()), Some(deletion));
+    let end = Envelope::SubjectEnd("ann".to_owned());
+    assert_eq!(end.encode(), &b"\x01\x03\x03ann"[..]);
+    assert_eq!(Envelope::decode(&end.encode()), Some(end));
 }
 
 #[test]
@@ -43,6 +46,7 @@ fn what_is_no_envelope_is_refused() {
         b"\x01\x02\x04news",
         b"\x01\x01\x05news",
         b"\x01\x01\x04news!",
+        b"\x01\x03\x03ann!",
         b"\x01\x01\x84\x00news",
         b"\x01\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
         b"\x01\x00\x04news\x00\x03key123\x00",
