@@ -161,12 +161,12 @@ export class Subscription {
   }
 
   // Each connection needs a ticket of its own: the last one is used up. A refusal that says when to
-  // try again passes by itself; any other one would repeat itself.
+  // try again passes by itself, and so does that of a proxy; any other one would repeat itself.
   async #ticket(connection) {
     const response = await this.#askForTicket(this.#topics, connection.signal);
     if (response === null) return null;
     if (response.status === 201) return (await response.json()).ticket;
-    if (response.headers.has('Retry-After')) this.#lost(connection);
+    if (response.headers.has('Retry-After') || isOfProxy(response)) this.#lost(connection);
     else this.#finish(connection, 'refused', { status: response.status, ...(await readProblem(response)) });
     return null;
   }
@@ -178,8 +178,7 @@ export class Subscription {
       this.#finish(connection, 'ended', { reason: 'gone' });
       return false;
     }
-    // A proxy cannot reach the server at this moment.
-    if (response.status >= 502 && response.status <= 504) {
+    if (isOfProxy(response)) {
       this.#lost(connection);
       return false;
     }
@@ -288,6 +287,11 @@ export class Subscription {
     this.#startAfresh();
     this.#on.state(state, details);
   }
+}
+
+/** Whether a proxy says that it cannot reach the server at this moment. */
+function isOfProxy(response) {
+  return response.status >= 502 && response.status <= 504;
 }
 
 /** Calls `bark` when it has not been kicked for SILENCE_MAX_MS. */
