@@ -20,6 +20,7 @@ pub mod answer;
 pub mod blocking;
 pub mod chunks;
 pub mod nats;
+pub mod nginx;
 pub mod parser;
 pub mod preload;
 pub mod process;

@@ -2,17 +2,15 @@
 //!
 //! Without nginx these tests are left out and say so; `tests/run` installs it and makes leaving out a failure.
 
-use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-};
+use std::{net::SocketAddr, path::Path};
 
 use tidings::config::Config;
 use tokio::net::TcpSocket;
 
-use super::left_out;
-use crate::harness::{Stream, TestServer, blocking::Directory, tools::installed, until};
+use crate::harness::{
+    Stream, TestServer,
+    nginx::{Nginx, program},
+};
 use crate::proxies::{KEY, with_key};
 
 /// The block on the page.
@@ -34,47 +32,23 @@ fn settings(config: &mut Config) {
     config.server.trusted_proxies = vec!["127.0.0.1/32".parse().expect("a network")];
 }
 
-/// An nginx with `recipe` in front of `server`; killed with the value.
-struct Nginx {
-    address: SocketAddr,
-    process: Child,
-    _directory: Directory,
-}
-
-/// Where it is.
-fn program() -> Option<PathBuf> {
-    let found = installed("nginx");
-    if found.is_none() {
-        left_out("no nginx (tests/run installs it)");
-    }
-    found
+/// An nginx with `recipe` in front of `server`.
+async fn start(program: &Path, recipe: &str, server: SocketAddr) -> Nginx {
+    assert!(recipe.contains("http://127.0.0.1:8080"), "it names the server's default address");
+    let recipe = recipe.replace("127.0.0.1:8080", &server.to_string());
+    let text = |address: SocketAddr, directory: &Path| {
+        let path = directory.display();
+        let of_client = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+        let paths: String = of_client.iter().map(|name| format!("{name}_temp_path {path}/{name};\n")).collect();
+        format!(
+            "pid {path}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n{paths}server {{\n\
+             listen {address};\n{recipe}\n}}\n}}\n"
+        )
+    };
+    Nginx::start(program, text).await
 }
 
 impl Nginx {
-    async fn start(program: &Path, recipe: &str, server: SocketAddr) -> Self {
-        let directory = Directory::new();
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = free.local_addr().expect("an address");
-        drop(free);
-        let path = directory.0.display();
-        let of_client = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
-        let paths: String = of_client.iter().map(|name| format!("{name}_temp_path {path}/{name};\n")).collect();
-        assert!(recipe.contains("http://127.0.0.1:8080"), "it names the server's default address");
-        let recipe = recipe.replace("127.0.0.1:8080", &server.to_string());
-        let text = format!(
-            "daemon off;\nmaster_process off;\npid {path}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n\
-             {paths}server {{\nlisten {address};\n{recipe}\n}}\n}}\n"
-        );
-        let file = directory.0.join("nginx.conf");
-        std::fs::write(&file, text).expect("a file");
-        let mut command = Command::new(program);
-        command.arg("-c").arg(&file).arg("-p").arg(&directory.0).stdin(Stdio::null());
-        let process = command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("nginx starts");
-        let nginx = Self { address, process, _directory: directory };
-        until("nginx to listen", async || TcpStream::connect(nginx.address).is_ok()).await;
-        nginx
-    }
-
     /// Asks as a page that came through it does; the status.
     async fn ask(&self, method: &str, path: &str, origin: &str, site: Option<&str>) -> u16 {
         let site = site.map(|site| format!("Sec-Fetch-Site: {site}\r\n")).unwrap_or_default();
@@ -106,21 +80,13 @@ impl Nginx {
     }
 }
 
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // Fails when it has ended already.
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
 /// Goal: behind the proxy of the recipe the page subscribes, publishes and deletes, with a browser that sends
 /// `Sec-Fetch-Site` and with one that does not; other pages do not.
 #[tokio::test]
 async fn the_page_works_behind_the_recipe() {
     let Some(program) = program() else { return };
     let server = TestServer::with(with_key);
-    let nginx = Nginx::start(&program, &recipe(), server.address).await;
+    let nginx = start(&program, &recipe(), server.address).await;
     let own = format!("http://{}", nginx.address);
     let mut stream = Stream::open(
         nginx.address,
@@ -141,7 +107,7 @@ async fn the_page_works_behind_the_recipe() {
     assert_eq!(nginx.ask("DELETE", "/topics/a", &own, None).await, 204);
     assert_eq!(stream.next().await.expect("the end of the topic").event, "broker.deleted");
     // The control: without the lines that pass `Host`, only the browser's own word helps.
-    let nginx = Nginx::start(&program, &recipe_without("Host"), server.address).await;
+    let nginx = start(&program, &recipe_without("Host"), server.address).await;
     let own = format!("http://{}", nginx.address);
     assert_eq!(nginx.ask("POST", "/publish?topic=a", &own, None).await, 403);
     assert_eq!(nginx.ask("POST", "/publish?topic=a", &own, Some("same-origin")).await, 200);
@@ -166,7 +132,7 @@ async fn the_settings_of_the_recipe_hold_against_made_up_headers() {
     let own = format!("{site}Origin: http://push.example.com\r\n");
     // Without the line that passes `Host`, too: then the server goes by what the proxy says.
     for recipe in [recipe(), recipe_without(" Host ")] {
-        let nginx = Nginx::start(&program, &recipe, server.address).await;
+        let nginx = start(&program, &recipe, server.address).await;
         assert_eq!(nginx.send("POST", "/publish?topic=a", &own).await, 200);
         for made_up in [
             "",
