@@ -3,6 +3,7 @@
 //! Without chromedriver or Chromium these tests are left out and say so; `tests/run` installs both and makes leaving
 //! out a failure.
 
+mod cluster;
 mod driver;
 mod eventsource;
 mod files;

@@ -26,6 +26,7 @@ mod cli;
 mod clients;
 mod cluster;
 mod crash;
+mod deploy;
 mod disk;
 mod disk_log;
 mod hostile;

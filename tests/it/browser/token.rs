@@ -22,7 +22,7 @@ fn token_until(subject: &str, exp: u64) -> String {
 }
 
 /// Types a token into the field of the page.
-async fn enter(window: &Window<'_>, token: &str) {
+pub async fn enter(window: &Window<'_>, token: &str) {
     window.run("document.querySelector('#token-panel').open = true").await;
     window.fill("#token", "").await;
     window.press("#token", &format!("{token}{ENTER}")).await;
