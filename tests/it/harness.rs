@@ -19,7 +19,9 @@ use tokio::{
 pub mod answer;
 pub mod blocking;
 pub mod chunks;
+pub mod link;
 pub mod nats;
+pub mod nats_cluster;
 pub mod nginx;
 pub mod parser;
 pub mod preload;

@@ -60,15 +60,32 @@ pub fn namespace() -> String {
 impl Nats {
     /// Starts a server of its own.
     pub fn start(program: PathBuf) -> Self {
-        let directory = std::env::temp_dir().join(format!("tidings-nats-{}", namespace()));
-        fs::create_dir_all(&directory).expect("a directory");
-        let mut nats = Self { program, directory, port: 0, state: Mutex::new(State::new()) };
-        nats.write_config("port: -1");
+        let mut nats = Self::new(program);
+        nats.write_config("port: -1\nserver_name: test");
         nats.launch();
         nats.port = nats.found_port();
         // The next process has the same port.
-        nats.write_config(&format!("port: {}", nats.port));
+        nats.write_config(&format!("port: {}\nserver_name: test", nats.port));
         nats
+    }
+
+    /// Starts a server on `port`, with these lines in its configuration, too.
+    pub fn start_on(program: PathBuf, port: u16, lines: &str) -> Self {
+        let mut nats = Self::new(program);
+        nats.port = port;
+        nats.write_config(&format!("port: {port}\n{lines}"));
+        nats.launch();
+        nats
+    }
+
+    fn new(program: PathBuf) -> Self {
+        let directory = std::env::temp_dir().join(format!("tidings-nats-{}", namespace()));
+        fs::create_dir_all(&directory).expect("a directory");
+        Self { program, directory, port: 0, state: Mutex::new(State::new()) }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn url(&self) -> String {
@@ -97,9 +114,9 @@ impl Nats {
         fs::read_to_string(self.directory.join("nats.log")).unwrap_or_default()
     }
 
-    fn write_config(&self, port: &str) {
+    fn write_config(&self, lines: &str) {
         let directory = self.directory.display();
-        let mut config = format!("{port}\nhost: 127.0.0.1\nserver_name: test\nports_file_dir: \"{directory}\"\n");
+        let mut config = format!("{lines}\nhost: 127.0.0.1\nports_file_dir: \"{directory}\"\n");
         // Every stream reserves its largest size, and there are many.
         let limits = "max_file_store: 1000000000000000, max_memory_store: 1000000000000000";
         writeln!(config, "jetstream {{ store_dir: \"{directory}\", {limits} }}").expect("it is text");

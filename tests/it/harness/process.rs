@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -143,6 +144,29 @@ impl Process {
             said.push_str(&String::from_utf8_lossy(&buffer[..n]));
         }
         said
+    }
+
+    /// Reads what it reports from now on into `reports`, in the background, so that it never waits for a reader.
+    pub fn report_to(&mut self, reports: Arc<Mutex<String>>) {
+        let mut errors = self.child.stderr.take().expect("its errors");
+        tokio::spawn(async move {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = errors.read(&mut buffer).await {
+                reports.lock().expect("no panic").push_str(&String::from_utf8_lossy(&buffer[..n]));
+            }
+        });
+    }
+
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("its status")
+    }
+
+    /// As `kill -9` does, and waits until it has gone. It must not have ended by itself.
+    pub async fn kill(mut self) {
+        let ended = self.ended();
+        assert!(ended.is_none(), "it has ended by itself: {ended:?}");
+        self.child.kill().await.expect("it is killed");
     }
 
     /// Waits for its end.
