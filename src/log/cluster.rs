@@ -57,6 +57,7 @@ mod publisher;
 mod watchdog;
 mod follower;
 mod fetch;
+mod reach;
 mod commands;
 mod exchange;
 mod shared;
@@ -110,6 +111,7 @@ impl ClusterLog {
             keys: Keys::new(keys),
             position: watch::Sender::new(0),
             health: Health::new(),
+            marker: tokio::sync::Mutex::default(),
             others: Others::new(),
             failed: Arc::default(),
             unreadable: AtomicU64::new(0),

@@ -14,6 +14,7 @@ use crate::harness::{
 
 mod outage;
 mod peers;
+mod stale;
 
 /// What the processes of one cluster have in common.
 struct Cluster {

@@ -31,7 +31,7 @@ pub(super) async fn end_subject(shared: Arc<Shared>, subject: String) -> Result<
 }
 
 /// Stores the command, and returns its position.
-async fn store(link: &Link, command: &Envelope) -> Result<u64, PeerError> {
+pub(super) async fn store(link: &Link, command: &Envelope) -> Result<u64, PeerError> {
     let (id, subject) = (format!("c-{:016x}", fastrand::u64(..)), subject::of_commands(&link.name));
     // Once an attempt got no answer, the command may be stored.
     let mut otherwise = PeerError::Unavailable;

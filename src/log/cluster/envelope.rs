@@ -1,9 +1,9 @@
-//! The content of a message: one event, the deletion of a topic, or the end of a subject's streams.
+//! The content of a message: one event, the deletion of a topic, the end of a subject's streams, or a marker.
 //!
 //! ```text
 //! version    1 byte, 1
-//! kind       1 byte: 0 for an event, 1 for a deletion, 3 for the end of a subject's streams
-//! topic      its length, then its bytes; with kind 3, this is the subject
+//! kind       1 byte: 0 for an event, 1 for a deletion, 3 for the end of a subject's streams, 4 for a marker
+//! topic      its length, then its bytes; with kind 3, this is the subject; with kind 4, it is empty
 //! and of an event:
 //! name       its length, then its bytes; the length 0 stands for none
 //! key        the length of the idempotency key, then its bytes; the length 0 stands for none
@@ -30,6 +30,8 @@ pub(super) enum Envelope {
     Deletion(TopicName),
     /// All streams of this subject end.
     SubjectEnd(String),
+    /// Only a position: what was stored before has a lower one.
+    Marker,
 }
 
 /// An event as it was published.
@@ -47,6 +49,7 @@ const VERSION: u8 = 1;
 const EVENT: u8 = 0;
 const DELETION: u8 = 1;
 const SUBJECT_END: u8 = 3;
+const MARKER: u8 = 4;
 /// What an envelope adds to its content, at most: a topic of 1 KiB, a name, a key, and the headers of the message.
 pub(super) const OVERHEAD_MAX: usize = 4 << 10;
 
@@ -61,6 +64,10 @@ impl Envelope {
             Self::SubjectEnd(subject) => {
                 out.extend([VERSION, SUBJECT_END]);
                 write_text(&mut out, subject);
+            }
+            Self::Marker => {
+                out.extend([VERSION, MARKER]);
+                write_text(&mut out, "");
             }
             Self::Event(Sent { topic, name, key, subscribers, content }) => {
                 out.reserve(content.len() + topic.as_str().len() + 64);
@@ -83,6 +90,9 @@ impl Envelope {
         let mut rest: &[u8] = bytes;
         let [VERSION, kind] = *take(&mut rest, 2)? else { return None };
         let text = read_text(&mut rest)?;
+        if kind == MARKER {
+            return (text.is_empty() && rest.is_empty()).then_some(Self::Marker);
+        }
         if kind == SUBJECT_END {
             return rest.is_empty().then(|| Self::SubjectEnd(text.to_owned()));
         }

@@ -1,12 +1,16 @@
 //! Fetches pages: hot events come from memory, cold ones from the stream.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use async_nats::jetstream::{
     message::StreamMessage,
     stream::{DirectGetErrorKind, RawMessageErrorKind, Stream},
 };
 use futures_util::{StreamExt as _, stream};
+use tokio::time::sleep;
 
 use super::{
     connection::{Link, millis_of, text_of},
@@ -26,6 +30,9 @@ use crate::{
 
 /// How many events of one page are fetched at once.
 const AT_ONCE: usize = 32;
+/// How often the leader is asked for an event that it does not have.
+const LEADER_ATTEMPTS: usize = 3;
+const LEADER_PAUSE: Duration = Duration::from_millis(200);
 
 /// Why a page cannot be read.
 pub(super) struct FetchError(pub(super) String);
@@ -116,22 +123,34 @@ async fn find(link: &Link, stream: &Stream<()>, topic: &TopicName, entry: &Entry
     Ok(read(link, &message, topic, entry))
 }
 
-/// The same, from the leader of the stream, which has everything.
+/// The same, from the leader of the stream, which has everything. For a while, a server may believe by mistake that it is
+/// the leader, so it is asked several times before an event counts as unreadable.
 async fn find_at_leader(
     link: &Link,
     stream: &Stream<()>,
     topic: &TopicName,
     entry: &Entry,
 ) -> Result<Found, FetchError> {
-    match stream.get_raw_message(entry.seq).await {
-        Ok(message) if message.sequence == entry.seq => Ok(read(link, &message, topic, entry)),
-        Err(error) if !matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => Err(FetchError(text_of(&error))),
-        _ => {
-            let info = link.info().await.map_err(|error| FetchError(error.to_string()))?;
-            let first = info.state.first_sequence;
-            Ok(if first > entry.seq { Found::RemovedTo(first - 1) } else { Found::Unreadable })
+    for _ in 0..LEADER_ATTEMPTS {
+        match stream.get_raw_message(entry.seq).await {
+            Ok(message) if message.sequence == entry.seq => return Ok(read(link, &message, topic, entry)),
+            Err(error) if !matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {
+                return Err(FetchError(text_of(&error)));
+            }
+            _ => {}
         }
+        let info = link.info().await.map_err(|error| FetchError(error.to_string()))?;
+        let (first, last) = (info.state.first_sequence, info.state.last_sequence);
+        if first > entry.seq {
+            return Ok(Found::RemovedTo(first - 1));
+        }
+        // This server has read the event from the stream.
+        if last < entry.seq {
+            return Err(FetchError(format!("the server of NATS that was asked has only read up to {last}")));
+        }
+        sleep(LEADER_PAUSE).await;
     }
+    Ok(Found::Unreadable)
 }
 
 fn read(link: &Link, message: &StreamMessage, topic: &TopicName, entry: &Entry) -> Found {

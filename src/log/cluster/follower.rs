@@ -71,6 +71,9 @@ enum Change {
         subject: String,
         seq: u64,
     },
+    Marker {
+        seq: u64,
+    },
     /// It is no envelope. Its topic is known from the subject, if at all.
     Unreadable {
         topic: Option<TopicName>,
@@ -230,6 +233,7 @@ impl Follower {
         match Envelope::decode(&message.payload) {
             Some(Envelope::Deletion(topic)) => Change::Deletion { topic, seq },
             Some(Envelope::SubjectEnd(subject)) => Change::SubjectEnd { subject, seq },
+            Some(Envelope::Marker) => Change::Marker { seq },
             Some(Envelope::Event(Sent { topic, name, key, subscribers, content })) => {
                 self.time_ms = Moment { mono_ms: 0, wall_ms }.stamp(self.time_ms);
                 let id = EventId { epoch: self.link.epoch, seq };
@@ -264,7 +268,7 @@ impl Follower {
                         feeds.push(Commit::Deleted(topic.clone(), *seq));
                     }
                 }
-                Change::SubjectEnd { seq, .. } => {
+                Change::SubjectEnd { seq, .. } | Change::Marker { seq } => {
                     index.pass(*seq);
                     if let Some(feeds) = &mut feeds {
                         feeds.push(Commit::Other(*seq));
@@ -317,7 +321,10 @@ impl Follower {
                         tokio::spawn(local.end_subject(subject));
                     }
                 }
-                Change::Event { .. } | Change::SubjectEnd { .. } | Change::Unreadable { .. } => {}
+                Change::Event { .. }
+                | Change::SubjectEnd { .. }
+                | Change::Marker { .. }
+                | Change::Unreadable { .. } => {}
             }
         }
     }

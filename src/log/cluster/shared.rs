@@ -8,14 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::{SetOnce, watch},
-    time::timeout,
-};
+use tokio::sync::{SetOnce, watch};
 
 use super::{connection::Link, envelope::OVERHEAD_MAX, others::Others};
 use crate::{
-    event::{Epoch, EventId},
+    event::Epoch,
     log::{
         clock::Clock,
         feed::Feeds,
@@ -40,6 +37,8 @@ pub(super) struct Shared {
     /// Everything up to this position is in the index, in the feeds and in the keys.
     pub(super) position: watch::Sender<u64>,
     pub(super) health: Health,
+    /// The last marker.
+    pub(super) marker: tokio::sync::Mutex<Option<Marker>>,
     /// The other servers of the cluster.
     pub(super) others: Others,
     /// The reason, once the log has failed for good. The process must then end.
@@ -48,6 +47,15 @@ pub(super) struct Shared {
     pub(super) unreadable: AtomicU64,
     /// For how long a publish with a key may rely on the keys that this server has read from the stream.
     pub(super) keys_valid: Duration,
+}
+
+/// A marker in the stream.
+#[derive(Clone, Copy)]
+pub(super) struct Marker {
+    /// When it was sent.
+    pub(super) at: Instant,
+    /// Its position; `None` if it is not certain to be in the stream.
+    pub(super) seq: Option<u64>,
 }
 
 /// What is known once the stream has been read.
@@ -100,24 +108,6 @@ impl Shared {
             }
             unlock_fair(state);
         }
-    }
-
-    /// Waits until this server has reached the cursor. Returns `false` when that takes too long. A cursor that the
-    /// stream itself has not reached is not waited for: it is of another history.
-    pub(super) async fn reach(&self, cursor: EventId, wait: Duration) -> bool {
-        let reach = async {
-            let open = self.open.wait().await;
-            if open.epoch != cursor.epoch || cursor.seq <= *self.position.borrow() {
-                return true;
-            }
-            // Without an answer, it is not known whose cursor it is. Then the client asks again later.
-            let Ok(info) = open.link.info().await else { return false };
-            if info.state.last_sequence < cursor.seq {
-                return true;
-            }
-            self.position.subscribe().wait_for(|position| *position >= cursor.seq).await.is_ok()
-        };
-        timeout(wait, reach).await.unwrap_or(false)
     }
 }
 

@@ -33,6 +33,13 @@ pub(super) struct Watchdog {
     pub(super) failures: u32,
 }
 
+/// Why the stream may be another one.
+struct Suspicion {
+    text: String,
+    /// Its last position is lower than it was.
+    has_lower_position: bool,
+}
+
 /// After so many suspicions the log has failed.
 const SUSPICIONS_MAX: u32 = 3;
 /// After so many failures no events are accepted.
@@ -46,7 +53,7 @@ impl Watchdog {
             let position = *self.shared.position.borrow();
             let suspicion = match self.link.info().await {
                 Ok(info) => self.compare(&info, position),
-                Err(InfoError::Missing) => Some("it is gone".to_owned()),
+                Err(InfoError::Missing) => Some(Suspicion { text: "it is gone".to_owned(), has_lower_position: false }),
                 Err(InfoError::Other(why)) => {
                     tracing::debug!(why, "the stream does not answer");
                     self.note_failure();
@@ -54,10 +61,13 @@ impl Watchdog {
                 }
             };
             self.suspicions = if suspicion.is_some() { self.suspicions + 1 } else { 0 };
-            if let Some(suspicion) = suspicion {
-                tracing::error!(stream = self.link.name, suspicion, "the stream is not the one of before");
+            if let Some(Suspicion { text, has_lower_position }) = suspicion {
+                tracing::error!(stream = self.link.name, suspicion = text, "the stream is not the one of before");
                 if self.suspicions >= SUSPICIONS_MAX {
-                    self.shared.fail(format!("the stream {} is not the one of before: {suspicion}", self.link.name));
+                    if has_lower_position && !self.has_gone_back(position).await {
+                        continue;
+                    }
+                    self.shared.fail(format!("the stream {} is not the one of before: {text}", self.link.name));
                     return;
                 }
             }
@@ -66,15 +76,27 @@ impl Watchdog {
         }
     }
 
+    /// Whether the stream no longer has `position`. A server of NATS that says so may be out of date, but a new message
+    /// is certain to come after all that are stored.
+    async fn has_gone_back(&mut self, position: u64) -> bool {
+        let Some(marker) = self.shared.marker(&self.link).await else {
+            self.note_failure();
+            return false;
+        };
+        self.suspicions = 0;
+        marker <= position
+    }
+
     /// Compares the stream with `position`, where the follower was before the stream was asked. Returns why the stream
-    /// is another one.
-    fn compare(&mut self, info: &Info, position: u64) -> Option<String> {
+    /// may be another one.
+    fn compare(&mut self, info: &Info, position: u64) -> Option<Suspicion> {
         let (first, last) = (info.state.first_sequence, info.state.last_sequence);
         if self.link.is_other(info) {
-            return Some("it was made anew".to_owned());
+            return Some(Suspicion { text: "it was made anew".to_owned(), has_lower_position: false });
         }
         if last < position {
-            return Some(format!("its last position is {last}, and {position} was read before"));
+            let text = format!("its last position is {last}, and {position} was read before");
+            return Some(Suspicion { text, has_lower_position: true });
         }
         self.shared.note_removed(first.saturating_sub(1));
         let reached = *self.shared.position.borrow();

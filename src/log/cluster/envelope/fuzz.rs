@@ -35,6 +35,8 @@ fn the_form_of_an_envelope_stays() {
     let end = Envelope::SubjectEnd("ann".to_owned());
     assert_eq!(end.encode(), &b"\x01\x03\x03ann"[..]);
     assert_eq!(Envelope::decode(&end.encode()), Some(end));
+    assert_eq!(Envelope::Marker.encode(), &b"\x01\x04\x00"[..]);
+    assert_eq!(Envelope::decode(&Envelope::Marker.encode()), Some(Envelope::Marker));
 }
 
 #[test]
@@ -47,6 +49,8 @@ fn what_is_no_envelope_is_refused() {
         b"\x01\x01\x05news",
         b"\x01\x01\x04news!",
         b"\x01\x03\x03ann!",
+        b"\x01\x04\x01a",
+        b"\x01\x04\x00a",
         b"\x01\x01\x84\x00news",
         b"\x01\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
         b"\x01\x00\x04news\x00\x03key123\x00",
