@@ -12,8 +12,14 @@ use crate::harness::{
     until,
 };
 
+mod chaos;
+mod checker;
+mod controls;
+mod load;
+mod nodes;
 mod outage;
 mod peers;
+mod replicas;
 mod stale;
 
 /// What the processes of one cluster have in common.

@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::harness::{DEADLINE, QueryPair as _, TestServer, chunks::Chunks, parser::Parser};
 
-mod checker;
+pub mod checker;
 
 use checker::{Seen, check};
 
@@ -37,7 +37,7 @@ struct Record {
     content: String,
 }
 
-fn seq(id: &str) -> u64 {
+pub fn seq(id: &str) -> u64 {
     id.rsplit_once('-').and_then(|(_, seq)| seq.parse().ok()).unwrap_or_else(|| panic!("{id} is no id"))
 }
 

@@ -10,7 +10,7 @@ pub struct Seen {
 }
 
 /// What is wrong with what a subscriber got.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     Missing(Seen),
     Twice(Seen),
