@@ -32,10 +32,7 @@
 //! - *Damage* is a part of the file that cannot be read, or is not what was written.
 
 use std::{
-    fs::{File, TryLockError},
-    io,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
     sync::{Arc, Mutex, atomic::Ordering, mpsc},
     thread::JoinHandle,
     time::Duration,
@@ -74,9 +71,11 @@ mod transaction;
 mod salvage;
 mod format;
 mod column;
+mod directory;
 mod error;
 mod filesystem;
 
+use directory::{DirectoryLock, directory_error};
 pub use error::{OpenError, StoreError};
 use shared::{READERS, Shared};
 
@@ -90,9 +89,6 @@ pub struct DiskLog {
     read_permits: Arc<Semaphore>,
     _lock: DirectoryLock,
 }
-
-/// The lock on the log's directory, so that no second process uses it.
-struct DirectoryLock(File);
 
 impl DiskLog {
     /// Opens the log in the directory `config.path`, and creates the directory if it does not exist. Many events take
@@ -139,25 +135,6 @@ impl DiskLog {
     fn stop(&self) -> Option<JoinHandle<()>> {
         self.queue.close();
         lock(&self.writer_thread).take()
-    }
-}
-
-impl DirectoryLock {
-    fn acquire(path: &Path) -> Result<Self, OpenError> {
-        let file = File::create(path.join("lock")).map_err(directory_error(path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
-            Err(TryLockError::Error(source)) => Err(OpenError::Directory { path: path.to_owned(), source }),
-        }
-    }
-}
-
-impl Drop for DirectoryLock {
-    /// Unlocks explicitly, because closing the file might not. A child process has a copy of the descriptor until it
-    /// executes its program, and the lock lasts until all copies are closed.
-    fn drop(&mut self) {
-        self.0.unlock().ok();
     }
 }
 
@@ -268,9 +245,4 @@ fn join(writer_thread: Option<JoinHandle<()>>) {
     if let Some(thread) = writer_thread {
         thread.join().ok();
     }
-}
-
-/// Turns an error of the system at the directory `path` into an [`OpenError`].
-fn directory_error(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
-    move |source| OpenError::Directory { path: path.to_owned(), source }
 }
