@@ -5,3 +5,4 @@ mod check;
 pub mod bench;
 pub mod config;
 pub mod token;
+mod progress;

@@ -20,7 +20,6 @@ mod run;
 mod report;
 mod process;
 mod load;
-mod progress;
 mod publisher;
 mod subscriber;
 mod shared;

@@ -10,13 +10,13 @@ use mio::{Events, Poll, Token};
 use super::{
     dial::Dialer,
     plan::Plan,
-    progress::Progress,
     publisher::Publishers,
     shared::Shared,
     subscriber::Subscribers,
     tally::{Tally, nanos},
     verify::Topic,
 };
+use crate::cli::progress::Progress;
 
 /// The size of the read buffer.
 const READ_BYTES: usize = 256 << 10;

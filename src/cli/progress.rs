@@ -1,4 +1,4 @@
-//! The progress line on stderr.
+//! The progress line on stderr, for commands that take time.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
