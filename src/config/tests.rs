@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::sources::parse;
 use super::*;
 
+mod lists;
 mod values;
 
 const SHIPPED: &str = include_str!("../../config.toml");
