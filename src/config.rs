@@ -121,15 +121,17 @@ impl Config {
     /// The keys of TLS that are set without another key that they need.
     fn incomplete_tls(&self, values: &Values) -> Vec<ConfigProblem> {
         let server = &self.server;
-        let (has_cert, has_key) = (server.tls_cert.is_some(), server.tls_key.is_some());
-        let has_client_ca = server.tls_client_ca.is_some();
+        let (has_cert, has_client_ca) = (server.tls_cert.is_some(), server.tls_client_ca.is_some());
+        let pairs = [
+            ("server.tls_cert", has_cert, "server.tls_key", server.tls_key.is_some()),
+            ("cluster.tls_cert", self.cluster.tls_cert.is_some(), "cluster.tls_key", self.cluster.tls_key.is_some()),
+        ];
         // A key, and the missing key that it needs.
         let mut missing = Vec::new();
-        if has_cert && !has_key {
-            missing.push(("server.tls_cert", "server.tls_key"));
-        }
-        if has_key && !has_cert {
-            missing.push(("server.tls_key", "server.tls_cert"));
+        for (cert, has_cert, key, has_key) in pairs {
+            if has_cert != has_key {
+                missing.push(if has_cert { (cert, key) } else { (key, cert) });
+            }
         }
         if has_client_ca && !has_cert {
             missing.push(("server.tls_client_ca", "server.tls_cert"));

@@ -22,6 +22,7 @@ use tokio::{
 
 // Each file uses only files below it.
 mod acceptor;
+mod outgoing;
 mod certificates;
 mod session;
 mod client_certificate;
@@ -31,6 +32,7 @@ mod socket;
 pub use acceptor::Acceptor;
 pub use certificates::TlsError;
 pub use client_certificate::ClientCertificate;
+pub use outgoing::check_outgoing;
 use session::{NotTls, Session};
 pub(crate) use socket::{finish, recv, send};
 

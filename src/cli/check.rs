@@ -5,10 +5,10 @@ use std::{error::Error, fs, os::unix::fs::PermissionsExt as _};
 use tidings::{
     auth::Auth,
     config::{
-        Config,
+        Config, Engine,
         checklist::{Findings, Machine, review},
     },
-    transport::Acceptor,
+    transport::{Acceptor, check_outgoing},
 };
 
 /// Checks a configuration, and says what was found. `open_files_needed` is how many files the server may have to open.
@@ -19,6 +19,9 @@ pub(super) fn check(config: &Config, open_files_needed: usize) -> Result<String,
     // The keys and certificates are in files of their own, which the server reads when it starts.
     Auth::load(&config.auth, config.server.address())?;
     Acceptor::load(&config.server)?;
+    if config.log.engine == Engine::Cluster {
+        check_outgoing(&config.cluster)?;
+    }
     let hard_limit = rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX);
     let machine = Machine {
         log_mode: fs::metadata(&config.log.path).ok().map(|directory| directory.permissions().mode()),

@@ -6,6 +6,7 @@ use super::check::check;
 use clap::Args;
 use tidings::{
     config::{Anonymous, Config, Engine},
+    log::cluster::OpenError,
     server::{Server, StartError},
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -86,7 +87,9 @@ async fn run(arguments: &ServeArguments, config: Config) -> ExitCode {
     grow_descriptor_table(descriptors);
     let server = match Server::listen(config) {
         Ok(server) => server,
-        Err(error @ (StartError::Tls(_) | StartError::Auth(_))) => return fail(EXIT_CONFIG, error),
+        Err(error @ (StartError::Tls(_) | StartError::Auth(_) | StartError::Cluster(OpenError::Tls(_)))) => {
+            return fail(EXIT_CONFIG, error);
+        }
         Err(error) => return fail(EXIT_FAILURE, error),
     };
     // After listening, so that an error of listening is printed alone.

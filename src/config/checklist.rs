@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::credentials::Anonymous;
+use super::lists::is_loopback_address;
 use super::sections::{Config, Engine, Origins};
 use super::setting::Setting;
 use super::size::Size;
@@ -89,6 +90,14 @@ impl Facts<'_> {
         let server = &self.config.server;
         !self.is_loopback() || !server.hosts.is_empty() || !server.trusted_proxies.is_empty()
     }
+
+    /// Whether the events cross a network to NATS, as far as the configuration shows, without TLS.
+    fn has_plain_nats(&self) -> bool {
+        let (log, cluster) = (&self.config.log, &self.config.cluster);
+        log.engine == Engine::Cluster
+            && !cluster.requires_tls()
+            && !cluster.servers.iter().all(|server| is_loopback_address(server))
+    }
 }
 
 /// `question`, if `is_asked`.
@@ -147,6 +156,13 @@ pub const ITEMS: &[Item] = &[
         question: |facts| ask(!facts.is_loopback() && facts.config.server.tls_cert.is_none(),
             "tokens and events cross the network unencrypted. Does a proxy encrypt, on a network \
             that is yours alone? Otherwise set both."),
+    },
+    Item {
+        advice: "Encrypt the connections to NATS, which carry every event.",
+        keys: &["cluster.servers", "cluster.tls_ca"],
+        asked: "`log.engine` is `cluster`, a server of NATS is on another machine, and nothing asks for TLS",
+        question: |facts| ask(facts.has_plain_nats(),
+            "events cross the network unencrypted. Is it yours alone? Otherwise write tls:// or set the second one."),
     },
     Item {
         advice: "Name your proxies, and no other address: the addresses that you name may say who the client is.",

@@ -96,3 +96,12 @@ pub(super) fn servers(value: &ValueKind) -> Option<Vec<String>> {
     };
     list(value, 1..=SERVERS_MAX, server)
 }
+
+/// Whether the address of a NATS server is on this machine.
+pub(super) fn is_loopback_address(server: &str) -> bool {
+    let address = server.parse::<async_nats::ServerAddr>();
+    address.is_ok_and(|address| {
+        let host = address.host().trim_matches(['[', ']']);
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    })
+}

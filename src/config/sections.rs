@@ -173,10 +173,25 @@ pub struct ClusterConfig {
     pub storage: ClusterStorage,
     /// The file with the credentials for NATS.
     pub credentials_file: Option<PathBuf>,
+    /// The file of the authorities that have signed the certificates of the NATS servers; `None` for those of the system.
+    pub tls_ca: Option<PathBuf>,
+    /// The file of the certificate that the server shows to NATS.
+    pub tls_cert: Option<PathBuf>,
+    /// The file of the certificate's key. Both files are named, or none.
+    pub tls_key: Option<PathBuf>,
     /// How long one attempt to store an event waits for the answer of NATS.
     pub ack_timeout: Duration,
     /// How often the server compares its position with the stream's.
     pub watch_interval: Duration,
+}
+
+impl ClusterConfig {
+    /// Whether every connection to NATS must be encrypted: one of the keys says that it is to be. NATS may list other
+    /// servers of its own, whose addresses do not say it.
+    pub fn requires_tls(&self) -> bool {
+        let is_named = self.servers.iter().any(|server| server.starts_with("tls://"));
+        is_named || self.tls_ca.is_some() || self.tls_cert.is_some()
+    }
 }
 
 /// Where the NATS servers keep the events.
@@ -196,6 +211,9 @@ impl Default for ClusterConfig {
             replicas: 1,
             storage: ClusterStorage::File,
             credentials_file: None,
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
             ack_timeout: Duration::from_secs(2),
             watch_interval: Duration::from_secs(2),
         }

@@ -95,15 +95,12 @@ impl Files {
     pub(super) fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let provider = Arc::new(default_provider());
         let chain = certificates("server.tls_cert", &self.cert)?;
-        let key = self.private_key()?;
+        let key = private_key("server.tls_key", &self.key)?;
         let verifier = match &self.client_ca {
             None => WebPkiClientVerifier::no_client_auth(),
             Some(path) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in certificates(CLIENT_CA, path)? {
-                    roots.add(certificate).map_err(|error| unusable(CLIENT_CA, path, &error))?;
-                }
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
+                let roots = authorities(CLIENT_CA, path)?.into();
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
                 verifier.allow_unauthenticated().build().map_err(|error| unusable(CLIENT_CA, path, &error))?
             }
         };
@@ -123,25 +120,32 @@ impl Files {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Arc::new(config))
     }
+}
 
-    fn private_key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
-        let pem = read("server.tls_key", &self.key)?;
-        let mode = fs::metadata(&self.key).map_or(0, |metadata| metadata.permissions().mode());
-        if mode & 0o077 != 0 {
-            let path = self.key.display();
-            tracing::warn!(%path, "other users of this machine may read the private key (server.tls_key): chmod 600");
-        }
-        PrivateKeyDer::from_pem_slice(&pem).map_err(|_| TlsError::NotPem {
-            key: "server.tls_key",
-            path: self.key.clone(),
-            expected: "private key without a password",
-        })
+/// Reads a private key. `key` is the key of the configuration that names the file.
+pub(super) fn private_key(key: &'static str, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let pem = read(key, path)?;
+    let mode = fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    if mode & 0o077 != 0 {
+        let path = path.display();
+        tracing::warn!(%path, "other users of this machine may read the private key ({key}): chmod 600");
     }
+    let expected = "private key without a password";
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|_| TlsError::NotPem { key, path: path.to_owned(), expected })
 }
 
 const CLIENT_CA: &str = "server.tls_client_ca";
 
-fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// Reads the certificates of authorities.
+pub(super) fn authorities(key: &'static str, path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(key, path)? {
+        roots.add(certificate).map_err(|error| unusable(key, path, &error))?;
+    }
+    Ok(roots)
+}
+
+pub(super) fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem = read(key, path)?;
     let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     let certificates = certificates.ok().filter(|certificates| !certificates.is_empty());
@@ -158,6 +162,6 @@ fn read(key: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> 
     read().map_err(|source| TlsError::Unreadable { key, path: path.to_owned(), source })
 }
 
-fn unusable(key: &'static str, path: &Path, error: &dyn std::error::Error) -> TlsError {
+pub(super) fn unusable(key: &'static str, path: &Path, error: &dyn std::error::Error) -> TlsError {
     TlsError::Unusable { key, path: path.to_owned(), reason: error.to_string() }
 }

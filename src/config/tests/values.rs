@@ -30,6 +30,9 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("cluster.replicas", "3", &["0", "6", "three"]),
     ("cluster.storage", "memory", &["", "disk", "File"]),
     ("cluster.credentials_file", "nats.creds", &[]),
+    ("cluster.tls_ca", "ca.pem", &[]),
+    ("cluster.tls_cert", "cert.pem", &[]),
+    ("cluster.tls_key", "key.pem", &[]),
     ("cluster.ack_timeout", "20s", &["0s", "99ms", "21s", "5"]),
     ("cluster.watch_interval", "100ms", &["0s", "99ms", "6s", "5"]),
     ("stream.heartbeat", "100ms", &["0s", "99ms", "601s", "15"]),
@@ -95,6 +98,8 @@ fn every_key_is_set_by_its_variable_and_changes_only_its_field() {
         let needed: &[&str] = match *key {
             "server.tls_cert" => &["server.tls_key"],
             "server.tls_key" => &["server.tls_cert"],
+            "cluster.tls_cert" => &["cluster.tls_key"],
+            "cluster.tls_key" => &["cluster.tls_cert"],
             "auth.certificates" => &["server.tls_client_ca", "server.tls_cert", "server.tls_key"],
             "server.tls_client_ca" => &["server.tls_cert", "server.tls_key"],
             _ => &[],

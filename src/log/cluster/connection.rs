@@ -20,6 +20,7 @@ use super::{error::OpenError, subject};
 use crate::{
     config::{ClusterConfig, ClusterStorage, LogConfig},
     event::Epoch,
+    transport::check_outgoing,
 };
 
 /// How long NATS remembers the id of a message. It is longer than all repetitions of a message take, and short, because
@@ -139,8 +140,16 @@ async fn connect(config: &ClusterConfig, connected: watch::Sender<u64>) -> Resul
             .await
             .map_err(|source| ConnectError::Refused(OpenError::Credentials { path: file.clone(), source }))?;
     }
+    check_outgoing(config).map_err(|error| ConnectError::Refused(error.into()))?;
+    if let Some(file) = &config.tls_ca {
+        options = options.add_root_certificates(file.clone());
+    }
+    if let Some((cert, key)) = config.tls_cert.as_ref().zip(config.tls_key.as_ref()) {
+        options = options.add_client_certificate(cert.clone(), key.clone());
+    }
     let options = options
         .name("tidings")
+        .require_tls(config.requires_tls())
         .ping_interval(PING_INTERVAL)
         .connection_timeout(REQUEST_TIMEOUT)
         .client_capacity(COMMANDS_MAX)
@@ -161,7 +170,17 @@ async fn connect(config: &ClusterConfig, connected: watch::Sender<u64>) -> Resul
         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
             ConnectError::Refused(OpenError::Denied(text_of(&error)))
         }
-        _ => ConnectError::Later(text_of(&error)),
+        _ => {
+            let text = text_of(&error);
+            let hint = if text.contains("certificate") {
+                "; see cluster.tls_ca"
+            } else if config.requires_tls() {
+                "; this configuration asks for TLS: does NATS speak it?"
+            } else {
+                ""
+            };
+            ConnectError::Later(text + hint)
+        }
     })
 }
 

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::transport::TlsError;
+
 /// Why the log cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -27,6 +29,9 @@ pub enum OpenError {
         /// The error of the system.
         source: io::Error,
     },
+    /// The files of TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system cannot create the thread of the engine, or what the thread needs.
     #[error("the thread of the log cannot be started: {0}")]
     Thread(#[source] io::Error),

@@ -62,6 +62,7 @@ const CASES: &[(&str, &str, &str, &str)] = &[
         "\"wide\" may publish to every topic"),
     ("auth.query_token", "TIDINGS__AUTH__QUERY_TOKEN", "true", "true: tokens in addresses end up in logs"),
     ("server.tls_cert", "TIDINGS__SERVER__TLS_CERT", "", "tokens and events cross the network unencrypted"),
+    ("cluster.servers", "TIDINGS__CLUSTER__SERVERS", "nats://127.0.0.1,nats://10.0.0.1", "events cross the network unencrypted"),
     ("server.trusted_proxies", "TIDINGS__SERVER__TRUSTED_PROXIES", "10.0.0.0/23", "every address in 10.0.0.0/23 may say"),
     ("server.trusted_proxies", "TIDINGS__SERVER__TRUSTED_PROXIES", "fd00::/63", "every address in fd00::/63 may say"),
     ("server.host", "TIDINGS__SERVER__TRUSTED_PROXIES", "10.0.0.0/24", "other machines than the proxies can connect"),
@@ -124,6 +125,9 @@ async fn each_item_is_asked_about_when_it_is_not_followed() {
         let mut settings = with(&follows, name, value);
         if *key == "server.tls_cert" {
             settings = with(&settings, "TIDINGS__SERVER__TLS_KEY", "");
+        }
+        if *key == "cluster.servers" {
+            settings = with(&settings, "TIDINGS__LOG__ENGINE", "cluster");
         }
         let said = check(&settings).await;
         let questions: Vec<&String> = said.iter().filter(|line| line.starts_with("  ")).collect();

@@ -1,7 +1,6 @@
 //! Servers of NATS for the tests. The unit tests of the library include this file, too.
 
 use std::{
-    fmt::Write as _,
     fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
@@ -18,6 +17,8 @@ use std::{
 pub struct Nats {
     program: PathBuf,
     directory: PathBuf,
+    /// Further lines of the configuration.
+    settings: String,
     port: u16,
     state: Mutex<State>,
 }
@@ -34,6 +35,9 @@ const WATCHER: &str =
     r#""$0" -c "$1/nats.conf" >>"$1/nats.log" 2>&1 & echo $!; cat >/dev/null; kill -9 $! 2>/dev/null; rm -rf "$1""#;
 /// How long a server may take to start.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Every stream reserves its largest size, and there are many.
+const DISK_BYTES: u64 = 1_000_000_000_000_000;
 
 /// Where `nats-server` is; `Err` says what is missing.
 pub fn program() -> Result<PathBuf, String> {
@@ -60,7 +64,12 @@ pub fn namespace() -> String {
 impl Nats {
     /// Starts a server of its own.
     pub fn start(program: PathBuf) -> Self {
-        let mut nats = Self::new(program);
+        Self::start_with(program, DISK_BYTES, "")
+    }
+
+    /// As [`start`](Self::start), with a limit of bytes on the disk, and with these further lines of the configuration.
+    pub fn start_with(program: PathBuf, disk_bytes_max: u64, settings: &str) -> Self {
+        let mut nats = Self::new(program, disk_bytes_max, settings);
         nats.write_config("port: -1\nserver_name: test");
         nats.launch();
         nats.port = nats.found_port();
@@ -71,17 +80,20 @@ impl Nats {
 
     /// Starts a server on `port`, with these lines in its configuration, too.
     pub fn start_on(program: PathBuf, port: u16, lines: &str) -> Self {
-        let mut nats = Self::new(program);
+        let mut nats = Self::new(program, DISK_BYTES, lines);
         nats.port = port;
-        nats.write_config(&format!("port: {port}\n{lines}"));
+        nats.write_config(&format!("port: {port}"));
         nats.launch();
         nats
     }
 
-    fn new(program: PathBuf) -> Self {
+    fn new(program: PathBuf, disk_bytes_max: u64, settings: &str) -> Self {
         let directory = std::env::temp_dir().join(format!("tidings-nats-{}", namespace()));
         fs::create_dir_all(&directory).expect("a directory");
-        Self { program, directory, port: 0, state: Mutex::new(State::new()) }
+        let limits = format!("max_file_store: {disk_bytes_max}, max_memory_store: {DISK_BYTES}");
+        let store = format!("jetstream {{ store_dir: \"{}\", {limits} }}", directory.display());
+        let settings = format!("{store}\n{settings}");
+        Self { program, directory, settings, port: 0, state: Mutex::new(State::new()) }
     }
 
     pub fn port(&self) -> u16 {
@@ -109,6 +121,22 @@ impl Nats {
         self.launch();
     }
 
+    /// Copies what a killed server has stored.
+    pub fn save(&self) {
+        self.copy("jetstream", "saved");
+    }
+
+    /// Puts back what [`save`](Self::save) has copied, instead of what a killed server has stored.
+    pub fn put_back(&self) {
+        fs::remove_dir_all(self.directory.join("jetstream")).expect("it is removed");
+        self.copy("saved", "jetstream");
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        let (from, to) = (self.directory.join(from), self.directory.join(to));
+        assert!(Command::new("cp").arg("-a").args([from, to]).status().expect("cp runs").success());
+    }
+
     /// What the server has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.join("nats.log")).unwrap_or_default()
@@ -117,9 +145,7 @@ impl Nats {
     fn write_config(&self, lines: &str) {
         let directory = self.directory.display();
         let mut config = format!("{lines}\nhost: 127.0.0.1\nports_file_dir: \"{directory}\"\n");
-        // Every stream reserves its largest size, and there are many.
-        let limits = "max_file_store: 1000000000000000, max_memory_store: 1000000000000000";
-        writeln!(config, "jetstream {{ store_dir: \"{directory}\", {limits} }}").expect("it is text");
+        config.push_str(&self.settings);
         fs::write(self.directory.join("nats.conf"), config).expect("it is written");
     }
 
@@ -139,7 +165,7 @@ impl Nats {
         let begin = Instant::now();
         loop {
             let port = ports_file(&self.directory).and_then(|text| {
-                let (_, port) = text.split_once("\"nats://127.0.0.1:")?;
+                let (_, port) = text.split_once("://127.0.0.1:")?;
                 port.split('"').next()?.parse().ok()
             });
             if let Some(port) = port {
