@@ -21,6 +21,7 @@ mod outage;
 mod peers;
 mod replicas;
 mod stale;
+mod storage;
 mod tls;
 
 /// What the processes of one cluster have in common.

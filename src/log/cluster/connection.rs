@@ -121,6 +121,24 @@ impl Link {
         }
     }
 
+    /// Gives the stream another epoch if it is still this one. It is called when the stream has gone back: its next
+    /// positions had other events before, and must not get the same ids.
+    pub(super) async fn renew_epoch(&self) {
+        let mut config = match self.info().await {
+            Ok(info) if !self.is_other(&info) => info.config,
+            _ => return,
+        };
+        let epoch = Epoch::random();
+        config.metadata.insert(EPOCH_KEY.to_owned(), epoch.as_str().to_owned());
+        match self.context.update_stream(config).await {
+            Ok(_) => tracing::warn!(epoch = epoch.as_str(), "the stream has a new epoch, so that no id is given twice"),
+            Err(error) => {
+                let error = text_of(&error);
+                tracing::error!(error, "the stream keeps its epoch: its next ids may be those of lost events");
+            }
+        }
+    }
+
     /// The stream, without a request.
     pub(super) async fn stream(&self) -> Option<Stream<()>> {
         self.context.get_stream_no_info(&self.name).await.ok()

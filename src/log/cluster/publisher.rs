@@ -241,6 +241,7 @@ impl Publisher {
                     let (then, name) = (flight.position_then, &self.link.name);
                     let reason = format!("the stream {name} has gone back: {seq} comes after {then}. Was it restored?");
                     self.refuse_flight(flight, AppendError::Unknown);
+                    self.link.renew_epoch().await;
                     return self.shared.fail(reason);
                 }
                 self.stored.entry(seq).or_default().push((flight, duplicate));

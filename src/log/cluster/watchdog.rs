@@ -64,8 +64,11 @@ impl Watchdog {
             if let Some(Suspicion { text, has_lower_position }) = suspicion {
                 tracing::error!(stream = self.link.name, suspicion = text, "the stream is not the one of before");
                 if self.suspicions >= SUSPICIONS_MAX {
-                    if has_lower_position && !self.has_gone_back(position).await {
-                        continue;
+                    if has_lower_position {
+                        if !self.has_gone_back(position).await {
+                            continue;
+                        }
+                        self.link.renew_epoch().await;
                     }
                     self.shared.fail(format!("the stream {} is not the one of before: {text}", self.link.name));
                     return;
