@@ -1,7 +1,10 @@
-//! NATS has an older copy of its stream.
+//! NATS has no space, has an older copy of its stream, or keeps less than what a server has missed.
 
-use super::{Cluster, resume, until};
+use async_nats::jetstream::{self, Context, stream};
+
+use super::{Cluster, is_ready, resume, until};
 use crate::harness::{
+    Process,
     nats::{Nats, program},
     tools::left_out,
 };
@@ -10,6 +13,53 @@ use crate::harness::{
 fn own_nats(disk_bytes_max: u64) -> Option<Nats> {
     let started = program().map(|program| Nats::start_with(program, disk_bytes_max, ""));
     started.map_err(|missing| left_out(&missing)).ok()
+}
+
+async fn jetstream(nats: &Nats) -> Context {
+    jetstream::new(async_nats::connect(nats.url()).await.expect("a connection"))
+}
+
+#[tokio::test]
+async fn without_space_in_nats_publishes_get_507_and_work_again_afterwards() {
+    // Goal: another stream takes all the space that NATS may use. Publishes are refused, the history is served, and
+    // nothing that was refused is there later. When there is space again, publishing goes on without a restart.
+    let Some(nats) = own_nats(70_000_000) else { return };
+    let cluster = Cluster::on(&nats);
+    // So NATS reserves 64 MiB and 144 KiB for the stream.
+    let small = [
+        ("TIDINGS__PUBLISH__EVENT_BYTES_MAX", "1KiB"),
+        ("TIDINGS__LOG__TOPIC_BYTES_MAX", "72KiB"),
+        ("TIDINGS__LOG__BYTES_MAX", "72KiB"),
+        ("TIDINGS__CLUSTER__WATCH_INTERVAL", "5s"),
+    ];
+    let node = Process::start(&cluster.settings(&small)).await;
+    let mut stream = node.subscribe("topic=a").await;
+    cluster.publish(&node, "a", "before").await;
+    let context = jetstream(&nats).await;
+    let config = stream::Config { name: "ballast".to_owned(), ..stream::Config::default() };
+    let ballast = context.create_stream(config).await.expect("a stream");
+    let mut messages = 0;
+    while context.publish("ballast", vec![0; 1_000_000].into()).await.expect("it is sent").await.is_ok() {
+        messages += 1;
+        assert!(messages < 100, "NATS has no limit");
+    }
+    // The server believes from time to time that there may be space again, until a publish shows that there is none.
+    until("that it is not ready", async || {
+        let refused = cluster.publish_once(&node, "k", "refused").await.expect("an answer");
+        assert_eq!(refused.status(), 507);
+        let problem: serde_json::Value = refused.json().await.expect("JSON");
+        assert_eq!(problem["code"], "disk_full", "{problem}");
+        !is_ready(&node).await
+    })
+    .await;
+    let mut replay = node.subscribe("topic=a&since=all").await;
+    assert_eq!(replay.next().await.expect("an event").data, "before");
+    ballast.purge().await.expect("it is emptied");
+    cluster.publish(&node, "a", "after").await;
+    assert!(is_ready(&node).await);
+    let received: Vec<_> = stream.take(2).await.into_iter().map(|block| block.data).collect();
+    assert_eq!(received, ["before", "after"]);
+    assert_eq!(replay.next().await.expect("an event").data, "after");
 }
 
 #[tokio::test]
@@ -50,4 +100,44 @@ async fn a_stream_that_was_restored_from_a_copy_ends_the_processes() {
     let id = cluster.publish(&next, "a", "new").await;
     let epoch = |id: &str| id.split('-').next().map(str::to_owned);
     assert_ne!(epoch(&id), epoch(&lost));
+}
+
+#[tokio::test]
+async fn after_an_outage_that_is_longer_than_the_stream_keeps_subscribers_are_told() {
+    // Goal: a node is paused while the other one publishes more than the stream keeps. Then its subscriber is told of the
+    // gap, and goes on with what is left, in order, nothing twice.
+    let Some(nats) = own_nats(1_000_000_000_000_000) else { return };
+    let cluster = Cluster::on(&nats);
+    // So the stream keeps some 80 MiB.
+    let small = [("TIDINGS__LOG__TOPIC_BYTES_MAX", "8256KiB"), ("TIDINGS__LOG__BYTES_MAX", "8256KiB")];
+    let (paused, other) =
+        (Process::start(&cluster.settings(&small)).await, Process::start(&cluster.settings(&small)).await);
+    let mut subscriber = paused.subscribe("topic=a").await;
+    cluster.publish(&other, "a", "before").await;
+    let before = subscriber.next().await.expect("an event");
+    assert_eq!(before.data, "before");
+    paused.signal("STOP").await;
+    let content = "x".repeat(1_000_000);
+    let mut published = Vec::new();
+    for _ in 0..120 {
+        published.push(cluster.publish(&other, "a", &content).await);
+    }
+    let streams = jetstream(&nats).await;
+    let first = streams.get_stream(&cluster.namespace).await.expect("the stream").cached_info().state.first_sequence;
+    assert!(first > 20, "the stream has removed events: {first}");
+    paused.signal("CONT").await;
+    published.push(cluster.publish(&other, "a", "end").await);
+    let (mut received, mut gaps) = (Vec::new(), 0);
+    while received.last() != published.last() {
+        let block = subscriber.next().await.expect("an event");
+        if block.event == "broker.gap" {
+            assert!(block.data.contains("evicted"), "{}", block.data);
+            gaps += 1;
+        } else {
+            received.push(block.id);
+        }
+    }
+    assert!(gaps > 0 && received.len() < published.len(), "{gaps} gaps, {} events", received.len());
+    let mut rest = published.iter();
+    assert!(received.iter().all(|id| rest.any(|other| other == id)), "in order, nothing twice: {received:?}");
 }
