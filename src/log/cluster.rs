@@ -56,6 +56,7 @@ mod tasks;
 mod publisher;
 mod watchdog;
 mod follower;
+mod change;
 mod fetch;
 mod reach;
 mod commands;

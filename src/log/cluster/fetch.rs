@@ -154,16 +154,16 @@ async fn find_at_leader(
 }
 
 fn read(link: &Link, message: &StreamMessage, topic: &TopicName, entry: &Entry) -> Found {
+    let (Sent { topic: found, name, content, .. }, time_ms) = match Envelope::decode(&message.payload) {
+        Some(Envelope::Event(sent)) => (sent, millis_of(message.time)),
+        Some(Envelope::Imported(sent, time_ms)) => (sent, time_ms),
+        _ => return Found::Unreadable,
+    };
     // The times differ when the clock has gone back a little. When they differ by more, the stream was restored, and this
     // is another event.
-    if millis_of(message.time).abs_diff(entry.time_ms) > TOLERANCE_MS {
+    if found != *topic || time_ms.abs_diff(entry.time_ms) > TOLERANCE_MS {
         return Found::Unreadable;
     }
-    match Envelope::decode(&message.payload) {
-        Some(Envelope::Event(Sent { topic: found, name, content, .. })) if found == *topic => {
-            let id = EventId { epoch: link.epoch, seq: entry.seq };
-            Found::Event(frame::encode(id, entry.time_ms, found, name, &content))
-        }
-        _ => Found::Unreadable,
-    }
+    let id = EventId { epoch: link.epoch, seq: entry.seq };
+    Found::Event(frame::encode(id, entry.time_ms, found, name, &content))
 }

@@ -21,20 +21,20 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::Notify;
 
 use super::{
+    change::Change,
     connection::{Link, millis_of, text_of},
-    envelope::{Envelope, Sent},
+    envelope::{Envelope, Missing},
     shared::{Open, Shared, State},
     subject,
 };
 use crate::{
-    event::{Event, EventId, TopicName},
+    event::{EventId, TopicName},
     frame,
     log::{
         Commit, Receipt,
-        clock::{Moment, millis},
+        clock::millis,
         feed::Feeds,
         index::{Entry, Index},
-        keys::KeyUse,
         mutex::lock,
     },
 };
@@ -53,32 +53,6 @@ pub(super) struct Follower {
     pub(super) time_ms: u64,
     /// After this position, the consumer has left out a message once.
     pub(super) suspect: Option<u64>,
-}
-
-/// A message that was read.
-enum Change {
-    Event {
-        event: Arc<Event>,
-        key: Option<KeyUse>,
-        subscribers: usize,
-    },
-    Deletion {
-        topic: TopicName,
-        seq: u64,
-    },
-    /// The streams of the subject end on all servers.
-    SubjectEnd {
-        subject: String,
-        seq: u64,
-    },
-    Marker {
-        seq: u64,
-    },
-    /// It is no envelope. Its topic is known from the subject, if at all.
-    Unreadable {
-        topic: Option<TopicName>,
-        seq: u64,
-    },
 }
 
 /// Why the follower needs another consumer.
@@ -230,23 +204,13 @@ impl Follower {
     }
 
     fn read(&mut self, message: &Message, seq: u64, wall_ms: u64) -> Change {
-        match Envelope::decode(&message.payload) {
-            Some(Envelope::Deletion(topic)) => Change::Deletion { topic, seq },
-            Some(Envelope::SubjectEnd(subject)) => Change::SubjectEnd { subject, seq },
-            Some(Envelope::Marker) => Change::Marker { seq },
-            Some(Envelope::Event(Sent { topic, name, key, subscribers, content })) => {
-                self.time_ms = Moment { mono_ms: 0, wall_ms }.stamp(self.time_ms);
-                let id = EventId { epoch: self.link.epoch, seq };
-                let key = key.map(|(key, fingerprint)| KeyUse::of_event(topic.clone(), key, fingerprint));
-                Change::Event { event: frame::encode(id, self.time_ms, topic, name, &content), key, subscribers }
-            }
-            None => {
-                let topic = subject::to_topic(&self.link.name, &message.subject);
-                tracing::error!(position = seq, subject = %message.subject, "a message in the stream cannot be read");
-                self.shared.unreadable.fetch_add(1, Ordering::Relaxed);
-                Change::Unreadable { topic, seq }
-            }
+        if let Some(envelope) = Envelope::decode(&message.payload) {
+            return Change::new(envelope, EventId { epoch: self.link.epoch, seq }, wall_ms, &mut self.time_ms);
         }
+        let topic = subject::to_topic(&self.link.name, &message.subject);
+        tracing::error!(position = seq, subject = %message.subject, "a message in the stream cannot be read");
+        self.shared.unreadable.fetch_add(1, Ordering::Relaxed);
+        Change::Unreadable { topic, seq }
     }
 
     /// Adds what was read to the index and the feeds.
@@ -254,50 +218,57 @@ impl Follower {
         let now = self.shared.clock.read();
         index.begin_step();
         for change in changes {
-            let mono_ms = self.mono_ms(change, now);
-            match change {
+            let mono_ms = change.mono_ms(now, self.shared.open.initialized());
+            let skipped = match change {
                 Change::Event { event, .. } => {
                     index.push(&event.topic, Entry::hot(Arc::clone(event), mono_ms), &mut |_| ());
                     if let Some(feeds) = &mut feeds {
                         feeds.push(Commit::Event(Arc::clone(event)));
                     }
+                    continue;
                 }
                 Change::Deletion { topic, seq } => {
                     index.delete(topic, *seq, mono_ms);
                     if let Some(feeds) = &mut feeds {
                         feeds.push(Commit::Deleted(topic.clone(), *seq));
                     }
+                    continue;
                 }
                 Change::SubjectEnd { seq, .. } | Change::Marker { seq } => {
                     index.pass(*seq);
                     if let Some(feeds) = &mut feeds {
                         feeds.push(Commit::Other(*seq));
                     }
+                    continue;
                 }
                 Change::Unreadable { topic, seq } => {
-                    if let Some(topic) = topic {
-                        let id = EventId { epoch: self.link.epoch, seq: *seq };
-                        let empty = frame::encode(id, self.time_ms, topic.clone(), None, b"");
-                        index.push(topic, Entry::hot(empty, mono_ms), &mut |_| ());
-                        index.mark_unreadable(topic, *seq);
-                    } else {
-                        index.remove_to(*seq, self.time_ms);
-                    }
-                    if let Some(feeds) = &mut feeds {
-                        // The hubs read it from the log, and so report the gap.
-                        feeds.skip(*seq);
-                    }
+                    self.lose_event(topic.as_ref(), *seq, (self.time_ms, mono_ms), index);
+                    seq
                 }
+                Change::Missing { missing: Missing { topic, is_unreadable, time_ms, .. }, seq, .. } => {
+                    match topic {
+                        Some(topic) if !is_unreadable => index.remove_topic(topic, *seq, *time_ms),
+                        topic => self.lose_event(topic.as_ref(), *seq, (*time_ms, mono_ms), index),
+                    }
+                    seq
+                }
+            };
+            if let Some(feeds) = &mut feeds {
+                // The hubs read it from the log, and so report the gap.
+                feeds.skip(*skipped);
             }
         }
     }
 
-    /// When it was committed, in monotonic time. While the server runs, only its own clock counts.
-    fn mono_ms(&self, change: &Change, now: Moment) -> u64 {
-        match change {
-            Change::Event { event, .. } if !self.shared.open.initialized() => now.mono_ms_of(event.time_ms),
-            _ => now.mono_ms,
-        }
+    /// Adds the gap of an event that cannot be read. Its times are those of both clocks.
+    fn lose_event(&self, topic: Option<&TopicName>, seq: u64, (time_ms, mono_ms): (u64, u64), index: &mut Index) {
+        let Some(topic) = topic else {
+            index.remove_to(seq, time_ms);
+            return;
+        };
+        let id = EventId { epoch: self.link.epoch, seq };
+        index.push(topic, Entry::hot(frame::encode(id, time_ms, topic.clone(), None, b""), mono_ms), &mut |_| ());
+        index.mark_unreadable(topic, seq);
     }
 
     /// Notes the keys of the events, forgets those of deleted topics, and ends the streams of subjects. It comes after the
@@ -305,26 +276,28 @@ impl Follower {
     fn obey(&self, changes: Vec<Change>) {
         let (epoch, now) = (self.link.epoch, self.shared.clock.read());
         for change in changes {
-            let committed_ms = self.mono_ms(&change, now);
-            match change {
-                Change::Event { event, key: Some(key), subscribers } => {
-                    let expires_mono_ms = committed_ms.saturating_add(millis(self.key_window));
-                    let id = EventId { epoch, seq: event.seq };
-                    if expires_mono_ms > now.mono_ms {
-                        self.shared.keys.note(key, Receipt { id, subscribers, replayed: false }, expires_mono_ms);
-                    }
+            let expires_mono_ms = change.mono_ms(now, self.shared.open.initialized()).saturating_add(millis(self.key_window));
+            let (key, seq, subscribers) = match change {
+                Change::Event { event, key: Some(key), subscribers, .. } => (key, event.seq, subscribers),
+                Change::Missing { missing, key: Some(key), seq } => (key, seq, missing.subscribers),
+                Change::Deletion { topic, seq } => {
+                    self.shared.keys.forget(&topic, seq);
+                    continue;
                 }
-                Change::Deletion { topic, seq } => self.shared.keys.forget(&topic, seq),
                 // At the start, there are no streams yet.
-                Change::SubjectEnd { subject, .. } if self.shared.open.initialized() => {
-                    if let Some(local) = self.shared.others.local() {
+                Change::SubjectEnd { subject, .. } => {
+                    if let Some(local) = self.shared.others.local().filter(|_| self.shared.open.initialized()) {
                         tokio::spawn(local.end_subject(subject));
                     }
+                    continue;
                 }
-                Change::Event { .. }
-                | Change::SubjectEnd { .. }
-                | Change::Marker { .. }
-                | Change::Unreadable { .. } => {}
+                Change::Event { .. } | Change::Marker { .. } | Change::Unreadable { .. } | Change::Missing { .. } => {
+                    continue;
+                }
+            };
+            if expires_mono_ms > now.mono_ms {
+                let receipt = Receipt { id: EventId { epoch, seq }, subscribers, replayed: false };
+                self.shared.keys.note(key, receipt, expires_mono_ms);
             }
         }
     }

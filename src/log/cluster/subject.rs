@@ -56,7 +56,7 @@ pub(super) fn to_topic(namespace: &str, subject: &str) -> Option<TopicName> {
     (of_topic(namespace, &topic) == subject).then_some(topic)
 }
 
-/// The subject of commands to all servers.
+/// The subject of commands to all servers, and of other messages that concern more than one topic.
 pub(super) fn of_commands(namespace: &str) -> String {
     format!("{namespace}.c")
 }

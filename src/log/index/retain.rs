@@ -133,6 +133,22 @@ impl Index {
         false
     }
 
+    /// Notes at position `seq`, which follows all others, that the events of `topic` so far were removed elsewhere, and
+    /// others at or before `newest_ms` that the index has not seen.
+    pub(in crate::log) fn remove_topic(&mut self, topic: &TopicName, seq: u64, newest_ms: u64) {
+        debug_assert!(seq > self.watermark, "positions only grow");
+        self.watermark = seq;
+        while let Some(removed) = self.remove_oldest(topic, &mut |_| ()) {
+            self.mark_stale(removed);
+        }
+        self.removals += 1;
+        let state = self.topics.entry(topic.clone()).or_insert(TopicState::new(self.forgotten));
+        self.empty.remove(&(state.last_removal_seq(), topic.clone()));
+        state.removed.add(seq, newest_ms, self.removals);
+        self.empty.insert((seq, topic.clone()));
+        self.assert_invariants();
+    }
+
     /// Does one step of retention, without a new event. Returns whether another step is needed.
     pub(in crate::log) fn enforce_retention(&mut self, now: Moment, on_removal: &mut dyn FnMut(Removal<'_>)) -> bool {
         self.begin_step();

@@ -68,3 +68,25 @@ fn a_long_removal_takes_several_steps() {
     }
     assert_eq!((steps, watched.index.size().0), (3, 0));
 }
+
+#[test]
+fn the_removed_events_of_one_topic_are_a_gap_of_this_topic_only() {
+    // Goal: an import says that a topic has lost events: those that the index has, and others that it has not seen. The
+    // gap counts for streams that are open, and for starts by position and by time. Other topics have none.
+    let mut watched = index();
+    let before = watched.index.resolve_start(&[topic("a")], &Start::Live, &[]).from;
+    watched.index.remove_topic(&topic("a"), 6, 7);
+    watched.index.remove_topic(&topic("never"), 7, 7);
+    watched.push(&topic("a"), 10, 10);
+    let evicted = Some(GapReason::Evicted);
+    for (name, position) in [("a", 6), ("never", 7)] {
+        assert_eq!([0, position - 1].map(|seq| place(&watched, name, seq).1), [evicted; 2], "{name}");
+        assert_eq!(place(&watched, name, position).1, None, "{name}");
+        let gap = |ms| watched.index.resolve_start(&[topic(name)], &Start::Since(ms), &[]).gap;
+        assert_eq!((gap(7), gap(8)), (evicted, None), "{name}");
+        let page = watched.index.read(&[topic(name)], before, usize::MAX).expect("a page");
+        assert_eq!(page.missing_to, position, "{name}");
+    }
+    assert_eq!(place(&watched, "b", 0), (0, None));
+    assert_eq!((watched.index.size(), watched.index.watermark()), ((3, 3), 8));
+}
