@@ -55,6 +55,7 @@ use crate::{
 };
 
 // Each file uses only files below it.
+mod stopped;
 mod load;
 mod receipts;
 mod writer;
@@ -78,6 +79,7 @@ mod filesystem;
 use directory::{DirectoryLock, directory_error};
 pub use error::{OpenError, StoreError};
 use shared::{READERS, Shared};
+pub(in crate::log) use stopped::{StoppedLog, UsedKey, directory_of};
 
 /// The log on disk.
 pub struct DiskLog {

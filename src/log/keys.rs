@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use futures_util::{
@@ -17,7 +17,7 @@ use twox_hash::{XxHash3_64, XxHash3_128};
 
 use super::{Append, AppendError, Appended, Draft, KeyLimits, Receipt, clock::millis, mutex::lock, mutex::unlock_fair};
 use crate::{
-    event::TopicName,
+    event::{EventName, TopicName},
     later::{Known, NotYet, known},
 };
 
@@ -93,7 +93,7 @@ impl KeyUse {
     /// The key of `draft`, if it has one.
     pub(super) fn of(draft: &Draft) -> Option<Self> {
         let key = Arc::clone(draft.key.as_ref()?);
-        Some(Self { topic: draft.topic.clone(), key, fingerprint: fingerprint(draft) })
+        Some(Self { topic: draft.topic.clone(), key, fingerprint: fingerprint(draft.name.as_ref(), &draft.content) })
     }
 
     /// The key of an event that another server may have published.
@@ -110,6 +110,11 @@ impl Keys {
     /// How many keys are remembered.
     pub(super) fn len(&self) -> usize {
         lock(&self.0).by_age.len()
+    }
+
+    /// All keys, the oldest first.
+    pub(super) fn into_entries(self) -> impl Iterator<Item = KeyEntry> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).by_age.into_values()
     }
 
     /// The outcome of the first publish with this key; `None` when the key is unused.
@@ -311,12 +316,12 @@ impl AllKeys {
     }
 }
 
-/// A hash of a draft's content and name, to detect a key that is reused for another event. It is not
+/// A hash of an event's name and content, to detect a key that is reused for another event. It is not
 /// cryptographic: a publisher that constructs a collision harms only itself. It is stored on disk, so it must be the
 /// same in every release.
-fn fingerprint(draft: &Draft) -> u128 {
-    let seed = draft.name.as_ref().map_or(0, |name| XxHash3_64::oneshot(name.as_str().as_bytes()));
-    XxHash3_128::oneshot_with_seed(seed, &draft.content)
+pub(super) fn fingerprint(name: Option<&EventName>, content: &[u8]) -> u128 {
+    let seed = name.map_or(0, |name| XxHash3_64::oneshot(name.as_str().as_bytes()));
+    XxHash3_128::oneshot_with_seed(seed, content)
 }
 
 #[cfg(test)]

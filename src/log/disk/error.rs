@@ -30,6 +30,9 @@ pub enum OpenError {
         /// The type of the file system.
         kind: String,
     },
+    /// There is no log in the directory.
+    #[error("{}: there is no log of Tidings in it (no file tidings.db)", .0.display())]
+    Absent(PathBuf),
     /// Another process uses the directory.
     #[error("log.path {}: another Tidings uses it; stop that one, or choose another log.path", .0.display())]
     InUse(PathBuf),
@@ -61,6 +64,14 @@ pub enum StoreError {
         found: i32,
         /// The latest format that this version knows.
         known: i32,
+    },
+    /// The file was written by an earlier version, and may not be changed now.
+    #[error("it has format {found}, and {needed} is needed; start and stop a server of this version on it once")]
+    Older {
+        /// The format found.
+        found: i32,
+        /// The format that can be read without a change.
+        needed: i32,
     },
     /// The file is damaged.
     #[error("it is corrupt ({0}); {RESTORE}")]

@@ -63,6 +63,15 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     Ok(transaction.commit()?)
 }
 
+/// Fails unless the file has the latest format. This does not write.
+pub(super) fn require_latest(connection: &Connection) -> Result<(), StoreError> {
+    match check(connection)? {
+        Some(FORMAT) => Ok(()),
+        Some(found) => Err(StoreError::Older { found, needed: FORMAT }),
+        None => Err(StoreError::Foreign),
+    }
+}
+
 /// Returns the format of the file; `None` when the file is empty. Refuses a file of another program, or of a later
 /// version. This does not write.
 pub(super) fn check(connection: &Connection) -> Result<Option<i32>, StoreError> {

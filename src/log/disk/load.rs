@@ -133,14 +133,14 @@ fn check_high_water(store: &mut Store, meta: &mut Meta, config: &LogConfig) -> R
 
 /// What a start learns from the rows of events.
 #[derive(Default)]
-struct Loaded {
+pub(super) struct Loaded {
     /// Time of the last event.
     newest_ms: u64,
     /// The rows that are no longer needed.
     garbage: Garbage,
     /// Position of the last event that is lost, because its row or that of its topic cannot be read; 0 when none is
     /// lost.
-    unreadable_to: u64,
+    pub(super) unreadable_to: u64,
     /// How many events are lost, roughly: a range of rows that cannot be read counts as one event.
     unreadable: u64,
     /// The largest topic id.
@@ -148,7 +148,7 @@ struct Loaded {
 }
 
 /// Adds every event in the file to the index as a cold entry.
-fn load_events(
+pub(super) fn load_events(
     store: &Store,
     index: &mut Index,
     topics: &HashMap<i64, TopicName>,
@@ -214,6 +214,6 @@ fn report(meta: &Meta, index: &Index, newest_ms: u64, wall_ms: u64, took: Durati
 
 /// The id of the machine's current boot. When it has changed, the machine has restarted, and writes without an fsync
 /// may be lost.
-fn boot_id() -> String {
+pub(super) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }

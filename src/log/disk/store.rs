@@ -125,9 +125,28 @@ impl Store {
         Ok(committed?)
     }
 
+    /// Opens the file of a log that no server uses, to read it. Nothing is written to the file.
+    pub(super) fn open_read_only(path: &Path) -> Result<Self, StoreError> {
+        let connection = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        format::require_latest(&connection)?;
+        let directory = path.parent().unwrap_or(Path::new(".")).to_owned();
+        Ok(Self { connection, directory, durable: true, topic_id_floor: 0 })
+    }
+
     /// Reads what the file says about the log. Then writes that the file is in use, whether commits wait for the disk,
     /// and the id of the machine's boot.
     pub(super) fn begin(&mut self, boot: &str) -> Result<Meta, StoreError> {
+        let meta = self.read_meta(boot)?;
+        let (durable, hole_to) = (u64::from(self.durable), meta.stored.hole_to);
+        self.commit_durably(|connection| {
+            set_meta(connection, &[("clean", 0), ("durable", durable), ("hole_to", hole_to)])?;
+            connection.execute("UPDATE boot SET id = ?1", [boot]).map(drop)
+        })?;
+        Ok(meta)
+    }
+
+    /// Reads what the file says about the log. `boot` is the id of the machine's boot.
+    pub(super) fn read_meta(&self, boot: &str) -> Result<Meta, StoreError> {
         let value_of = |name: &str| {
             let sql = "SELECT value FROM meta WHERE name = ?1";
             self.connection.query_row(sql, [name], |row| get_u64(row, 0))
@@ -146,13 +165,7 @@ impl Store {
             hole_to,
             unreadable_to: value_of("unreadable_to")?,
         };
-        let meta = Meta { epoch, stored, last_found: self.last_found()?, was_closed, lost_power };
-        let durable = u64::from(self.durable);
-        self.commit_durably(|connection| {
-            set_meta(connection, &[("clean", 0), ("durable", durable), ("hole_to", hole_to)])?;
-            connection.execute("UPDATE boot SET id = ?1", [boot]).map(drop)
-        })?;
-        Ok(meta)
+        Ok(Meta { epoch, stored, last_found: self.last_found()?, was_closed, lost_power })
     }
 
     /// Begins a new epoch, which keeps the events. The next position is after `reserved`. The receipts are removed,

@@ -1,7 +1,7 @@
 //! Fills the index from what an engine has stored: first the topics, then the events in order of position, then what
 //! concerns all topics.
 
-use super::{Entry, Index, LogState, Missing, Removal, TopicState};
+use super::{Entry, Index, LogState, Missing, Removal, TopicState, is_held};
 use crate::{event::TopicName, log::clock::Moment};
 
 impl Index {
@@ -54,6 +54,28 @@ impl Index {
         let empty = self.topics.iter().filter(|(_, state)| state.entries.is_empty());
         self.empty = empty.map(|(topic, state)| (state.last_removal_seq(), topic.clone())).collect();
         self.trim(now.mono_ms, on_removal);
+    }
+
+    /// The held events after `seq`, each with its topic, in order of position.
+    pub(in crate::log) fn held_after(&self, seq: u64) -> impl Iterator<Item = (u64, &TopicName)> {
+        let in_order = self.order.after(seq).filter(|(seq, topic)| is_held(&self.topics, *seq, topic));
+        in_order.map(|(seq, topic)| (*seq, topic))
+    }
+
+    /// Each topic with its removed events and the position of its last deletion, 0 when there was none.
+    pub(in crate::log) fn removed(&self) -> impl Iterator<Item = (&TopicName, Missing, u64)> {
+        self.topics.iter().map(|(topic, state)| (topic, state.removed, state.deleted_to))
+    }
+
+    /// The events that are missing and may be of any topic.
+    pub(in crate::log) fn removed_of_any(&self) -> Missing {
+        let mut all = Missing::default();
+        for missing in
+            [self.forgotten, self.hole, self.unreadable_at_start].into_iter().filter(|missing| missing.to > 0)
+        {
+            all.add(missing.to, missing.newest_ms, missing.removal);
+        }
+        all
     }
 
     /// Sets the monotonic time of every entry, and the time of the missing events. All events must be restored before,

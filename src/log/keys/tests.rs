@@ -237,16 +237,10 @@ fn the_limits_hold_for_concurrent_threads() {
 #[test]
 fn a_fingerprint_is_the_same_in_every_release() {
     // Goal: fingerprints on disk stay valid. The values are from the reference implementation of XXH3.
-    let draft = |name: Option<&str>, content: &'static str| Draft {
-        topic: TopicName::parse("any", 255).expect("a name"),
-        name: name.map(|name| EventName::parse(name).expect("a name")),
-        content: content.into(),
-        subscribers: 0,
-        key: None,
-    };
-    assert_eq!(fingerprint(&draft(None, "")), 0x99aa_06d3_0147_98d8_6001_c324_468d_497f);
-    assert_eq!(fingerprint(&draft(None, "content")), 0x917e_1274_274f_c195_b27a_2d23_88d9_568c);
-    assert_eq!(fingerprint(&draft(Some("tick"), "content")), 0x3c3d_aa1c_95c1_53aa_96b1_a6c3_0198_b861);
+    let tick = EventName::parse("tick");
+    assert_eq!(fingerprint(None, b""), 0x99aa_06d3_0147_98d8_6001_c324_468d_497f);
+    assert_eq!(fingerprint(None, b"content"), 0x917e_1274_274f_c195_b27a_2d23_88d9_568c);
+    assert_eq!(fingerprint(tick.as_ref().ok(), b"content"), 0x3c3d_aa1c_95c1_53aa_96b1_a6c3_0198_b861);
 }
 
 /// Notes an event with the key at this position, with this fingerprint.
