@@ -5,4 +5,5 @@ mod check;
 pub mod bench;
 pub mod config;
 pub mod token;
+pub mod import;
 mod progress;

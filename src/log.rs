@@ -59,6 +59,7 @@ use crate::{
 mod conformance;
 
 // Each file uses only files below it.
+pub mod import;
 pub mod memory;
 pub mod disk;
 pub mod cluster;

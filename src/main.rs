@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod cli;
 
-use cli::{bench, config, serve, token};
+use cli::{bench, config, import, serve, token};
 
 /// The configuration is invalid (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
@@ -37,6 +37,9 @@ enum Command {
     /// Make a token, or show what a token says.
     #[command(subcommand, after_help = token::EXAMPLES)]
     Token(token::TokenCommand),
+    /// Move a log from the disk into the cluster.
+    #[command(after_help = import::EXAMPLES)]
+    Import(import::ImportArguments),
 }
 
 const EXAMPLES: &str = "\
@@ -55,5 +58,6 @@ fn main() -> ExitCode {
         Command::Bench(plan) => bench::bench(&plan),
         Command::Config => config::config(),
         Command::Token(command) => token::token(command),
+        Command::Import(arguments) => import::import(&arguments),
     }
 }

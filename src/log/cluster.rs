@@ -52,6 +52,7 @@ use crate::{
 };
 
 // Each file uses only files below it.
+mod import;
 mod tasks;
 mod publisher;
 mod watchdog;
@@ -70,7 +71,9 @@ mod subject;
 mod error;
 
 use connection::DUPLICATE_WINDOW;
-pub use error::OpenError;
+pub(in crate::log) use envelope::{Envelope, Missing, Sent};
+pub use error::{ImportError, OpenError};
+pub(in crate::log) use import::{Done, Importer, Item};
 use others::Others;
 use shared::{Health, Open, Shared, State};
 use tasks::Parts;

@@ -15,6 +15,7 @@ use crate::harness::{
 mod chaos;
 mod checker;
 mod controls;
+mod import;
 mod load;
 mod nodes;
 mod outage;

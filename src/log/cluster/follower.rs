@@ -276,7 +276,8 @@ impl Follower {
     fn obey(&self, changes: Vec<Change>) {
         let (epoch, now) = (self.link.epoch, self.shared.clock.read());
         for change in changes {
-            let expires_mono_ms = change.mono_ms(now, self.shared.open.initialized()).saturating_add(millis(self.key_window));
+            let expires_mono_ms =
+                change.mono_ms(now, self.shared.open.initialized()).saturating_add(millis(self.key_window));
             let (key, seq, subscribers) = match change {
                 Change::Event { event, key: Some(key), subscribers, .. } => (key, event.seq, subscribers),
                 Change::Missing { missing, key: Some(key), seq } => (key, seq, missing.subscribers),

@@ -89,19 +89,19 @@ struct Flight {
 
 /// What NATS answers.
 #[derive(Deserialize)]
-struct Answer {
-    seq: Option<u64>,
+pub(super) struct Answer {
+    pub(super) seq: Option<u64>,
     #[serde(default)]
     duplicate: bool,
-    error: Option<Refusal>,
+    pub(super) error: Option<Refusal>,
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+pub(super) struct Refusal {
     #[serde(default)]
-    err_code: u64,
+    pub(super) err_code: u64,
     #[serde(default)]
-    description: String,
+    pub(super) description: String,
 }
 
 /// How many messages may be on their way.
@@ -112,7 +112,7 @@ const TICK: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(200);
 /// The codes of NATS that say that there is no space: of the account, of the server, of its disk, of its memory; and
 /// that the message could not be written, for example on a full disk.
-const FULL: [u64; 5] = [10_002, 10_023, 10_047, 10_028, 10_077];
+pub(super) const FULL: [u64; 5] = [10_002, 10_023, 10_047, 10_028, 10_077];
 /// NATS is storing a message with the same id at this moment.
 const IN_PROCESS: u64 = 10_158;
 

@@ -10,7 +10,7 @@ use crate::harness::{
 };
 
 /// A NATS that the test may stop; `None` without, which is said.
-fn own_nats() -> Option<Nats> {
+pub fn own_nats() -> Option<Nats> {
     program().map(Nats::start).map_err(|missing| left_out(&missing)).ok()
 }
 
