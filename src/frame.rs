@@ -96,8 +96,22 @@ impl GapReason {
 pub enum Frame {
     /// The bytes that the event holds: [`Event::frame`].
     Event(Arc<Event>),
-    /// Bytes in memory of their own.
+    /// An event in bytes of its own, and when it was committed: [`Event::time_ms`].
+    Encoded(Bytes, u64),
+    /// A notice.
     Made(Bytes),
+}
+
+impl Frame {
+    /// When the event was committed; `None` if this is no event.
+    #[must_use]
+    pub fn time_ms(&self) -> Option<u64> {
+        match self {
+            Self::Event(event) => Some(event.time_ms),
+            Self::Encoded(_, time_ms) => Some(*time_ms),
+            Self::Made(_) => None,
+        }
+    }
 }
 
 impl Deref for Frame {
@@ -106,7 +120,7 @@ impl Deref for Frame {
     fn deref(&self) -> &[u8] {
         match self {
             Self::Event(event) => &event.frame,
-            Self::Made(bytes) => bytes,
+            Self::Encoded(bytes, _) | Self::Made(bytes) => bytes,
         }
     }
 }
@@ -151,25 +165,26 @@ pub fn encode(id: EventId, time_ms: u64, topic: TopicName, name: Option<EventNam
 #[must_use]
 pub fn event(encoding: Encoding, epoch: Epoch, event: Arc<Event>) -> Frame {
     let Encoding { format, framing } = encoding;
-    let id = EventId { epoch, seq: event.seq };
-    match (format, framing) {
-        (Format::Plain, Framing::Chunked) => Frame::Event(event),
+    let (id, time_ms) = (EventId { epoch, seq: event.seq }, event.time_ms);
+    let bytes = match (format, framing) {
+        (Format::Plain, Framing::Chunked) => return Frame::Event(event),
         (Format::Plain, Framing::Close) => {
             let range = block_range(&event.frame);
-            Frame::Made(Bytes::from_owner(Frame::Event(event)).slice(range))
+            Bytes::from_owner(Frame::Event(event)).slice(range)
         }
-        (Format::Envelope, _) => Frame::Made(frame_of_about(framing, event.frame.len() * 2, |out| {
+        (Format::Envelope, _) => frame_of_about(framing, event.frame.len() * 2, |out| {
             write_name(out, event.name.as_ref());
             out.extend_from_slice(b"data: ");
             write_object(out, id, &event);
             out.push(b'\n');
             write_id(out, id);
-        })),
-        (Format::Lines, _) => Frame::Made(frame_of_about(framing, event.frame.len() * 2, |out| {
+        }),
+        (Format::Lines, _) => frame_of_about(framing, event.frame.len() * 2, |out| {
             write_object(out, id, &event);
             out.push(b'\n');
-        })),
-    }
+        }),
+    };
+    Frame::Encoded(bytes, time_ms)
 }
 
 /// What a stream's first block tells its client.

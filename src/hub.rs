@@ -55,14 +55,16 @@ use crate::{
     transport::Transport,
 };
 
-// Each file uses only files below it. Those from `fanout` to `pages` have methods of `Streams`, whose struct is in
+// Each file uses only files below it. Those from `fanout` to `invariants` have methods of `Streams`, whose struct is in
 // `streams`.
 mod slice;
 mod fanout;
 mod lifetimes;
 mod subscribers;
 mod delivery;
+mod rest;
 mod pages;
+mod invariants;
 mod streams;
 mod walk;
 mod recent_ends;
@@ -76,12 +78,14 @@ mod connection;
 mod segment;
 mod unsent;
 mod command;
+mod counts;
 mod end;
 mod jitter;
 
 use channels::SMALL_CHANNEL_MEMBERS_MAX;
 pub use command::{Command, EndWhere, Hubs, Inbox, Listed, Matches, StreamId, SubscriberId};
 pub use connection::{CheckedRight, Peer, Subscription};
+pub use counts::HubCounts;
 pub use end::End;
 pub use handover::Carrier;
 pub use jitter::jitter;
@@ -135,17 +139,19 @@ impl HubHandle {
         inbox: Inbox,
         drain: Drain,
     ) -> io::Result<Self> {
+        let counts = Arc::clone(&inbox.counts);
         let shared = Rc::new(Shared { inbox: RefCell::new(Some(inbox)), ..Shared::default() });
         let handle = Self(Rc::clone(&shared));
         let delays_drain = drain.delays_drain.upgrade();
-        let (log, config, unsent) = (Arc::clone(log), config.clone(), Arc::clone(unsent));
-        let mut hub = Hub::new(&log, &config, &unsent, &shared)?;
+        let (log, config) = (Arc::clone(log), config.clone());
+        let unsent = Arc::clone(unsent);
+        let mut hub = Hub::new(&log, &config, &unsent, &counts, &shared)?;
         tokio::task::spawn_local(async move {
             let _delays_drain = delays_drain;
             // A panic closes the streams of this worker. Their clients resume at the new hub.
             while let Err(error) = tokio::task::spawn_local(hub.run(drain.clone())).await {
                 tracing::error!(%error, "a hub panicked and is restarted; its subscribers must reconnect");
-                hub = match Hub::new(&log, &config, &unsent, &shared) {
+                hub = match Hub::new(&log, &config, &unsent, &counts, &shared) {
                     Ok(hub) => hub,
                     Err(error) => {
                         tracing::error!(%error, "the hub cannot be restarted");
@@ -198,7 +204,9 @@ impl HubHandle {
 impl Shared {
     /// The next command. It is not lost if the future is dropped before it is ready.
     fn next_command(&self) -> impl Future<Output = Option<Command>> {
-        poll_fn(|cx| self.inbox.borrow_mut().as_mut().map_or(task::Poll::Ready(None), |inbox| inbox.0.poll_recv(cx)))
+        poll_fn(|cx| {
+            self.inbox.borrow_mut().as_mut().map_or(task::Poll::Ready(None), |inbox| inbox.commands.poll_recv(cx))
+        })
     }
 }
 
@@ -224,6 +232,7 @@ impl Hub {
         log: &Arc<dyn Log>,
         config: &StreamConfig,
         unsent: &Arc<UnsentBytes>,
+        counts: &Arc<HubCounts>,
         shared: &Rc<Shared>,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
@@ -231,6 +240,7 @@ impl Hub {
         // Open the feed before `Streams` reads the watermark: a feed that is opened later misses the events in between.
         let feed = log.feed();
         let streams = Streams::new(Arc::clone(log), config.clone(), Arc::clone(unsent), Instant::now());
+        let streams = streams.counting_in(Arc::clone(counts));
         // `with_interest` is deprecated because it trusts the caller that the descriptor stays open and is not
         // replaced. A `Poll` keeps its own descriptor for its whole life. The successor of `with_interest` is unsafe to
         // call.

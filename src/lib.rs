@@ -38,6 +38,7 @@
 //! - [`event`]: the basic types: topic names, events, ids.
 //! - [`transport`]: a client's connection: a socket, and a session if it speaks TLS.
 //! - [`identity`]: who a request or a stream belongs to.
+//! - [`metrics`]: counters, histograms, and their text.
 //! - [`later`]: an outcome that is known now or later.
 //! - [`config`]: defaults < `config.toml` < environment < flags.
 
@@ -54,6 +55,7 @@ pub mod frame;
 pub mod event;
 pub mod transport;
 pub mod identity;
+pub mod metrics;
 pub mod later;
 pub mod config;
 #[cfg(test)]

@@ -48,7 +48,6 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 
 use crate::{
-    config::Config,
     event::{Epoch, Event, EventId, EventName, TopicName},
     frame::GapReason,
     later::Later,
@@ -66,12 +65,16 @@ pub mod cluster;
 mod queue;
 mod index;
 mod keys;
+mod key_limits;
 mod feed;
+mod stats;
 mod clock;
 mod mutex;
 
 pub use clock::{Wall, wall_ms};
 pub use feed::{Batch, Commit, Feed};
+pub use key_limits::KeyLimits;
+pub use stats::{LogStats, LogTimes};
 
 /// What every engine implements. Its methods never block on I/O, because they run on the workers' threads.
 pub trait Log: Send + Sync {
@@ -110,11 +113,6 @@ pub trait Log: Send + Sync {
     /// once.
     fn read(&self, topics: &[TopicName], from: ReadFrom, bytes_max: usize) -> Reading;
 
-    /// How many events could not be read since the server started.
-    fn unreadable(&self) -> u64 {
-        0
-    }
-
     /// Position of the last deletion of `topic`, and how long ago it was; `None` when there was none, or when the log
     /// no longer knows of it. The topic's actor calls this when it starts and cannot wait, so an engine answers from
     /// memory. If [other servers](Self::peers) may delete topics, it calls this for every subscriber.
@@ -146,6 +144,14 @@ pub trait Log: Send + Sync {
     /// Opens a feed. It gets everything that is committed from now on, in order.
     fn feed(&self) -> Arc<Feed>;
 
+    /// What the log holds, for metrics. It may be slightly out of date.
+    fn stats(&self) -> LogStats;
+
+    /// How long commits take, unless each is made at once.
+    fn times(&self) -> Option<&LogTimes> {
+        None
+    }
+
     /// How many idempotency keys are remembered.
     fn keys(&self) -> usize;
 
@@ -165,27 +171,6 @@ pub type Reading = Later<Result<Page, ReadError>>;
 
 /// A receipt, or the reason why there is none.
 pub type Appended = Result<Receipt, AppendError>;
-
-/// How long an idempotency key is remembered, and how many are.
-#[derive(Clone, Copy, Debug)]
-pub struct KeyLimits {
-    /// `publish.idempotency_window`.
-    pub window: Duration,
-    /// `publish.idempotency_keys_max`: the limit for each topic.
-    pub of_topic_max: usize,
-    /// `limits.idempotency_keys_max`: the limit for all topics together.
-    pub max: usize,
-}
-
-impl From<&Config> for KeyLimits {
-    fn from(config: &Config) -> Self {
-        Self {
-            window: config.publish.idempotency_window,
-            of_topic_max: config.publish.idempotency_keys_max,
-            max: config.limits.idempotency_keys_max,
-        }
-    }
-}
 
 /// An event to publish, which has no position yet.
 #[derive(Clone, Debug)]

@@ -153,6 +153,7 @@ impl Server {
             drain: Drain { begin, delays_drain: delays_drain.downgrade() },
             descriptors: Arc::new(accept::reserve(sockets.len())),
             acceptor,
+            counts: sockets.iter().map(|_| Arc::default()).collect(),
             config: Arc::new(config),
         };
         // Listen only when the log is open. Otherwise clients would connect to a server that may fail to start.

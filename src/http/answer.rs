@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use actix_http::StatusCode;
 use smallvec::SmallVec;
 
+use super::code::Code;
+
 /// Every response has this header: a browser must not guess that a response is a page or a script. It also keeps pages
 /// of other sites from loading JSON and streams as scripts or images.
 ///
@@ -28,6 +30,8 @@ pub(super) struct Answer {
     pub(super) is_stream: bool,
     /// The connection is closed after the response.
     pub(super) is_last: bool,
+    /// Why the request is refused, for the counters.
+    pub(super) code: Option<Code>,
 }
 
 impl Answer {
@@ -40,6 +44,7 @@ impl Answer {
             is_head: false,
             is_stream: false,
             is_last: false,
+            code: None,
         }
     }
 

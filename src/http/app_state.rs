@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 use tokio::sync::mpsc;
 
 use super::{
+    counts::HttpCounts,
     gate::Gate,
     problem::{Code, Problem, RETRY_AFTER},
 };
@@ -45,6 +46,8 @@ pub struct SharedState {
     pub descriptors: Arc<DescriptorReserve>,
     /// Begins TLS on new connections.
     pub acceptor: Acceptor,
+    /// What each worker counts.
+    pub counts: Arc<[Arc<HttpCounts>]>,
 }
 
 /// The topics that a request names.
@@ -61,6 +64,8 @@ pub struct AppState {
     pub shared: SharedState,
     /// The hub of this worker's thread.
     pub hub: HubHandle,
+    /// What this worker counts.
+    pub own_counts: Arc<HttpCounts>,
 }
 
 impl Deref for AppState {

@@ -384,6 +384,7 @@ impl FastPath {
     /// Refuses a request, and closes the connection after the response: the end of the request may not be known, or may
     /// not have arrived.
     fn refuse(&self, problem: &Problem) -> Step<'_> {
+        self.app.own_counts.note_problem(problem.code());
         Step::Respond(self.responder.format(problem.answer(), AfterResponse::Linger))
     }
 }

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use crate::{
     auth::{Grant, GrantAll, Manage, Publish, RightKind, Subscribe},
     event::{Epoch, EventName, TopicName},
-    hub::{Hubs, Listed, SubscriberId},
+    hub::{HubCounts, Hubs, Listed, SubscriberId},
     later::Later,
-    log::{Append, AppendError, Draft, Durability, Held, Log, ReadError, Resolved, Start},
+    log::{Append, AppendError, Draft, Durability, Held, Log, LogStats, LogTimes, ReadError, Resolved, Start},
     peers::{Node, PeerError, Peers, TicketHash, TicketUse},
     registry::{Registry, RegistryError},
     topic::{DeleteError, Joined, Membership, Subscriber},
@@ -35,6 +35,11 @@ impl GrantedDraft {
     pub(super) fn topic(&self) -> &TopicName {
         &self.0.topic
     }
+
+    /// The size of the content.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.content.len()
+    }
 }
 
 impl Gate {
@@ -52,6 +57,26 @@ impl Gate {
     /// What an acknowledgement survives.
     pub(super) fn durability(&self) -> Durability {
         self.log.durability()
+    }
+
+    /// What the log holds.
+    pub(super) fn log_stats(&self) -> LogStats {
+        self.log.stats()
+    }
+
+    /// How long the commits of the log take.
+    pub(super) fn log_times(&self) -> Option<&LogTimes> {
+        self.log.times()
+    }
+
+    /// What the hubs have counted.
+    pub(super) fn hub_counts(&self) -> &[Arc<HubCounts>] {
+        self.hubs.counts()
+    }
+
+    /// How many topics are in use.
+    pub(super) fn live_topics(&self) -> usize {
+        self.registry.count()
     }
 
     /// Whether the log accepts events.

@@ -7,9 +7,7 @@ use serde_json::{Map, Value, json};
 use super::answer::Answer;
 use crate::limits::{LimitReached, RateError};
 
-mod code;
-
-pub use code::Code;
+pub use super::code::Code;
 
 /// How long a client waits before it retries after a failure that may pass by itself.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -126,6 +124,7 @@ impl Problem {
             document.extend(self.0.members.clone());
         }
         let mut answer = Answer::new(status).with("content-type", "application/problem+json");
+        answer.code = Some(self.0.code);
         if let Some(after) = self.0.retry_after {
             answer = answer.with("retry-after", whole_seconds(after).to_string());
         }

@@ -172,7 +172,7 @@ impl PublishRequest {
             Ok(one) => one,
             Err(several) => return reply_later(append_each(app, several, permit)),
         };
-        let topic = draft.topic().clone();
+        let (topic, bytes) = (draft.topic().clone(), draft.bytes());
         match app.gate.publish(draft) {
             Known(outcome) => {
                 let outcome = outcome.into_inner();
@@ -180,14 +180,14 @@ impl PublishRequest {
                     // If the subscribers are few, the hub takes the event from its feed now, and delivers it.
                     app.hub.deliver(published.subscribers);
                 }
-                reply_now(answer(app, &[(topic, outcome)], is_list))
+                reply_now(answer(app, &[(topic, outcome)], is_list, bytes))
             }
             NotYet(outcome) => {
                 // An error is ignored (no `?`): the log may already have the event, so the reply must tell the outcome.
                 let delays_drain = app.delay_drain();
                 reply_later(outcome.map(move |outcome| {
                     drop((delays_drain, permit));
-                    answer(app, &[(topic, outcome)], is_list)
+                    answer(app, &[(topic, outcome)], is_list, bytes)
                 }))
             }
         }
@@ -203,8 +203,10 @@ async fn append_each(
     // An error is ignored, as in `PublishRequest::append`.
     let _delays_drain = app.delay_drain();
     let publish = async |draft: GrantedDraft| (draft.topic().clone(), app.gate.publish(draft).await);
+    // All have the same content.
+    let bytes = drafts.first().map_or(0, GrantedDraft::bytes);
     let outcomes = join_all(drafts.into_iter().map(publish)).await;
-    answer(app, &outcomes, true)
+    answer(app, &outcomes, true, bytes)
 }
 
 /// The `Idempotency-Key`, if the request has one.
@@ -219,8 +221,9 @@ fn key(request: &impl Head) -> Result<Option<Arc<str>>, Problem> {
     }
 }
 
-/// The response: the receipts, or the last error, with the receipts of the topics that did not fail.
-fn answer(app: &AppState, outcomes: &[(TopicName, Appended)], is_list: bool) -> Result<Answer, Problem> {
+/// The response: the receipts, or the last error, with the receipts of the topics that did not fail. Counts the events,
+/// whose content has so many `bytes`.
+fn answer(app: &AppState, outcomes: &[(TopicName, Appended)], is_list: bool, bytes: usize) -> Result<Answer, Problem> {
     let durability = app.gate.durability().as_str();
     let mut receipts = Vec::with_capacity(RECEIPT_BYTES * outcomes.len());
     let (mut are_all_replayed, mut failure) = (true, None);
@@ -232,6 +235,9 @@ fn answer(app: &AppState, outcomes: &[(TopicName, Appended)], is_list: bool) -> 
                 }
                 write_receipt(&mut receipts, topic, *receipt, durability);
                 are_all_replayed &= receipt.replayed;
+                if !receipt.replayed {
+                    app.own_counts.note_published(bytes);
+                }
             }
             Err(error) => failure = Some(Problem::from(*error)),
         }

@@ -21,6 +21,13 @@ pub(super) type Served<'a> = LocalLater<'a, Reply>;
 
 impl Reply {
     /// The answer, or the head of the stream.
+    pub(super) fn answer(&self) -> &Answer {
+        match self {
+            Self::Answer(answer) | Self::Stream(answer, _) => answer,
+        }
+    }
+
+    /// See [`Self::answer`].
     pub(super) fn answer_mut(&mut self) -> &mut Answer {
         match self {
             Self::Answer(answer) | Self::Stream(answer, _) => answer,

@@ -4,35 +4,48 @@
 //! readers do not decide which methods an address has, whether the server drains, which hosts it answers to, or what
 //! pages of other origins may do. So a request means the same to both.
 
+use std::time::Instant;
+
 use futures_util::FutureExt as _;
 
 use super::{
     app_state::AppState,
-    cors, fields,
+    cors,
     head::{Head, SentHead},
-    health, hosts, page,
+    health, hosts, metrics, page,
     payload::Body,
     problem::{Code, Problem},
     publish,
     received::Received,
     reply::{Reply, Served, reply_later, reply_now},
+    route::Route,
     subscribe, subscribers, tickets, topics,
 };
 use crate::later::{Known, NotYet};
 
-/// Serves a request.
+/// Serves a request, and counts it.
 pub(super) fn serve<'a>(app: &'a AppState, head: &impl SentHead, body: Body<'_>) -> Served<'a> {
-    match Received::read(&app.config.server, head) {
-        Ok(head) => serve_received(app, &head, body),
+    let (begun, route) = (Instant::now(), Route::find(head.path()));
+    let served = match Received::read(&app.config.server, head) {
+        Ok(head) => serve_received(app, route, &head, body),
         Err(problem) => {
             let mut answer = problem.answer();
             answer.is_head = head.method() == "HEAD";
             reply_now(answer)
         }
+    };
+    let (route, counts) = (route.index(), &*app.own_counts);
+    match served {
+        Known(reply) => {
+            let reply = reply.into_inner();
+            counts.note(route, begun, &reply);
+            reply_now(reply)
+        }
+        NotYet(reply) => reply_later(reply.inspect(move |reply| counts.note(route, begun, reply))),
     }
 }
 
-fn serve_received<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Served<'a> {
+fn serve_received<'a>(app: &'a AppState, route: Route<'_>, head: &impl Head, body: Body<'_>) -> Served<'a> {
     let host_check = hosts::check(&app.config.server, head);
     let permission = cors::permission(&app.config.cors, head);
     if let Some(permission) = &permission
@@ -41,7 +54,7 @@ fn serve_received<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Se
     {
         return reply_now(permission.preflight(head));
     }
-    let served = host_check.and_then(|()| route(app, head, body));
+    let served = host_check.and_then(|()| call(app, route, head, body));
     let served = served.unwrap_or_else(|problem| reply_now(problem.answer()));
     let is_head = head.method() == "HEAD";
     if permission.is_none() && !is_head {
@@ -61,49 +74,32 @@ fn serve_received<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Se
     }
 }
 
-/// Calls the handler of the request's path and method.
-fn route<'a>(app: &'a AppState, head: &impl Head, body: Body<'_>) -> Result<Served<'a>, Problem> {
+/// Calls the handler of the request's route and method.
+fn call<'a>(app: &'a AppState, route: Route<'_>, head: &impl Head, body: Body<'_>) -> Result<Served<'a>, Problem> {
     let method = head.method();
-    if let Some(topic) = head.path().strip_prefix("/topics/").filter(|topic| !topic.is_empty()) {
-        // The path is divided before it is decoded. So the slash of a topic `a/subscribers` must be encoded.
-        let listed = topic.strip_suffix("/subscribers").filter(|topic| !topic.is_empty());
-        return match (listed, method) {
-            (Some(topic), "GET") => subscribers::list(app, head, topic),
-            (Some(_), _) => Err(Problem::method_not_allowed("GET")),
-            (None, "GET") => topics::show(app, head, topic),
-            (None, "DELETE") => topics::delete(app, head, topic),
-            (None, _) => Err(Problem::method_not_allowed("GET, DELETE")),
-        };
-    }
-    if let Some(id) = head.path().strip_prefix("/subscribers/").filter(|id| !id.is_empty()) {
-        return match method {
-            "GET" => subscribers::show(app, head, id),
-            "DELETE" => subscribers::end(app, head, id),
-            _ => Err(Problem::method_not_allowed("GET, DELETE")),
-        };
-    }
-    if let Some(subject) = head.path().strip_prefix("/subjects/").filter(|subject| !subject.is_empty()) {
-        return match method {
-            "DELETE" => subscribers::end_subject(app, head, subject),
-            _ => Err(Problem::method_not_allowed("DELETE")),
-        };
-    }
-    // `/%70ublish` is another spelling of the same address (RFC 3986, section 6.2.2.2). The text needs no name (`b""`),
-    // because the decoder's error, which would contain the name, is replaced.
-    let path = fields::decode_path(head.path(), b"").map_err(|_| not_found(head.path()))?;
-    let answer = match (&*path, method) {
-        ("/publish", _) => return publish::serve(app, head, body),
-        ("/tickets", _) => return tickets::serve(app, head, body),
-        ("/subscribe", "GET") => return subscribe::serve(app, head),
-        ("/subscribe", "HEAD") => return subscribe::head(app, head),
-        ("/healthz", "GET" | "HEAD") => Ok(health::alive()),
-        ("/readyz", "GET" | "HEAD") => health::ready(app),
-        ("/subscribe" | "/healthz" | "/readyz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
-        (path, _) => match page::find(path) {
-            Some(file) if matches!(method, "GET" | "HEAD") => Ok(page::answer(file)),
-            Some(_) => Err(Problem::method_not_allowed("GET, HEAD")),
-            None => Err(not_found(head.path())),
-        },
+    let not_allowed = |allowed| Err(Problem::method_not_allowed(allowed));
+    let answer = match (route, method) {
+        (Route::Publish, _) => return publish::serve(app, head, body),
+        (Route::Tickets, _) => return tickets::serve(app, head, body),
+        (Route::Subscribe, "GET") => return subscribe::serve(app, head),
+        (Route::Subscribe, "HEAD") => return subscribe::head(app, head),
+        (Route::Topic(topic), "GET") => return topics::show(app, head, topic),
+        (Route::Topic(topic), "DELETE") => return topics::delete(app, head, topic),
+        (Route::TopicSubscribers(topic), "GET") => return subscribers::list(app, head, topic),
+        (Route::Subscriber(id), "GET") => return subscribers::show(app, head, id),
+        (Route::Subscriber(id), "DELETE") => return subscribers::end(app, head, id),
+        (Route::Subject(subject), "DELETE") => return subscribers::end_subject(app, head, subject),
+        (Route::Metrics, "GET" | "HEAD") => return metrics::serve(app, head),
+        (Route::Topic(_) | Route::Subscriber(_), _) => return not_allowed("GET, DELETE"),
+        (Route::TopicSubscribers(_), _) => return not_allowed("GET"),
+        (Route::Subject(_), _) => return not_allowed("DELETE"),
+        (Route::Health, "GET" | "HEAD") => Ok(health::alive()),
+        (Route::Ready, "GET" | "HEAD") => health::ready(app),
+        (Route::Page(file), "GET" | "HEAD") => Ok(page::answer(file)),
+        (Route::Subscribe | Route::Health | Route::Ready | Route::Metrics | Route::Page(_), _) => {
+            return not_allowed("GET, HEAD");
+        }
+        (Route::Unknown, _) => Err(not_found(head.path())),
     };
     answer.map(reply_now)
 }

@@ -15,7 +15,7 @@ use std::{
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
-use super::end::End;
+use super::{counts::HubCounts, end::End};
 use crate::{
     event::{EventId, TopicName},
     identity::Identity,
@@ -108,22 +108,42 @@ pub enum Command {
     EndWhere(EndWhere, oneshot::Sender<usize>),
 }
 
-/// The commands that wait for one hub.
+/// What a hub is started with, besides what all hubs share.
 #[derive(Debug)]
-pub struct Inbox(pub(super) mpsc::Receiver<Command>);
+pub struct Inbox {
+    /// The number of the hub, and of its worker.
+    pub worker: usize,
+    /// The commands that wait for the hub.
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) counts: Arc<HubCounts>,
+}
 
 /// The way to all hubs, from any thread. Cheap to clone.
 ///
 /// A hub that has ended has no subscribers, so the answers leave it out.
 #[derive(Clone, Debug)]
-pub struct Hubs(Arc<[mpsc::Sender<Command>]>);
+pub struct Hubs {
+    senders: Arc<[mpsc::Sender<Command>]>,
+    counts: Arc<[Arc<HubCounts>]>,
+}
 
 impl Hubs {
     /// The way to `workers` hubs, and the inbox of each.
     #[must_use]
     pub fn new(workers: usize) -> (Self, Vec<Inbox>) {
-        let (senders, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(INBOX)).unzip();
-        (Self(senders.into()), inboxes.into_iter().map(Inbox).collect())
+        let counts: Arc<[Arc<HubCounts>]> = (0..workers).map(|_| Arc::default()).collect();
+        let hubs = counts.iter().enumerate().map(|(worker, counts)| {
+            let (sender, commands) = mpsc::channel(INBOX);
+            (sender, Inbox { worker, commands, counts: Arc::clone(counts) })
+        });
+        let (senders, inboxes): (Vec<_>, Vec<_>) = hubs.unzip();
+        (Self { senders: senders.into(), counts }, inboxes)
+    }
+
+    /// What each hub has counted.
+    #[must_use]
+    pub fn counts(&self) -> &[Arc<HubCounts>] {
+        &self.counts
     }
 
     /// The first `limit` subscribers of a topic whose ids are after `after`, in order.
@@ -134,7 +154,7 @@ impl Hubs {
         limit: usize,
     ) -> Vec<Listed<SubscriberId>> {
         let first = after.map_or(0, |id| id.worker);
-        let pages = (first..).zip(self.0.iter().skip(first.into())).map(async |(worker, hub)| {
+        let pages = (first..).zip(self.senders.iter().skip(first.into())).map(async |(worker, hub)| {
             let after = after.filter(|id| id.worker == worker).map(|id| id.stream);
             let list = |answer| Command::List { topic: topic.clone(), after, limit, answer };
             let listed = ask(hub, list).await.unwrap_or_default();
@@ -148,14 +168,14 @@ impl Hubs {
 
     /// The subscriber with this id, and its topics.
     pub async fn find(&self, id: SubscriberId) -> Option<(Listed<SubscriberId>, Vec<TopicName>)> {
-        let hub = self.0.get(usize::from(id.worker))?;
+        let hub = self.senders.get(usize::from(id.worker))?;
         let (Listed { since, cursor, .. }, topics) = ask(hub, |answer| Command::Find(id.stream, answer)).await??;
         Some((Listed { id, since, cursor }, topics))
     }
 
     /// Ends the stream of one subscriber. Its client is told to stop. Returns whether there was such a subscriber.
     pub async fn end(&self, id: SubscriberId) -> bool {
-        let Some(hub) = self.0.get(usize::from(id.worker)) else { return false };
+        let Some(hub) = self.senders.get(usize::from(id.worker)) else { return false };
         ask(hub, |answer| Command::End(id.stream, answer)).await.unwrap_or(false)
     }
 
@@ -177,7 +197,7 @@ impl Hubs {
 
     async fn end_all(&self, matches: Matches, end: End) -> usize {
         let command = EndWhere { matches, at: Instant::now(), end };
-        let ended = self.0.iter().map(|hub| ask(hub, |answer| Command::EndWhere(command.clone(), answer)));
+        let ended = self.senders.iter().map(|hub| ask(hub, |answer| Command::EndWhere(command.clone(), answer)));
         join_all(ended).await.into_iter().flatten().sum()
     }
 }

@@ -26,8 +26,9 @@ use crate::{
 use super::{
     channel::Channel,
     connection::{Connection, Partial, Peer, Slot},
+    counts::{HubCounts, Written},
     end::End,
-    segment::{Segment, merge, write_end},
+    segment::{Merge, Segment, WriteEnd, merge, write_end},
     streams::Streams,
 };
 
@@ -163,11 +164,14 @@ impl<S: Peer> Streams<S> {
             connection.move_cursor(self.seen);
             return Ok(0);
         };
-        let size = segment.bytes.len();
+        let (size, written) = (segment.bytes.len(), segment.written);
         let accepted = connection.write(segment, self.now)?;
         if accepted < size {
             let end = write_end(channel.window.after(connection.cursor), accepted);
+            self.counts.note_written(completed(end.as_ref()), accepted);
             self.stop_at(key, end)?;
+        } else {
+            self.counts.note_written(written, accepted);
         }
         Ok(size)
     }
@@ -180,7 +184,7 @@ impl<S: Peer> Streams<S> {
             frames.extend(channel.window.after(connection.cursor).cloned());
         }
         frames.sort_unstable_by_key(|(seq, _)| *seq);
-        self.write_frames(key, &frames, self.seen)
+        self.write_frames(key, &frames, self.seen, HubCounts::note_written)
     }
 
     /// Writes a page of the log, because the windows do not cover the connection. If the page is not in memory, it is
@@ -214,47 +218,6 @@ impl<S: Peer> Streams<S> {
             Err(error) => self.cut_failed(key, &error),
         }
         self.assert_invariants();
-    }
-
-    /// Writes the rest of a partly sent event. If the event is not in memory, its page is only requested.
-    fn write_rest(&mut self, key: usize, partial: Partial) -> io::Result<()> {
-        let Some(connection) = self.connections.get(key) else { return Ok(()) };
-        if let Some(frame) = self.unsent.frame((partial.seq, connection.encoding)) {
-            return self.write_rest_of(key, partial, &frame);
-        }
-        // `u64::MAX` means that the reader knows of all removals, so this page reports no gap. The connection's own
-        // `removals_seen` stays, so the page of the next events reports the gap.
-        let from = ReadFrom { after: partial.seq - 1, removals_seen: u64::MAX };
-        let Some(page) = self.read(key, from, 1)? else { return Ok(()) };
-        self.write_rest_from_page(key, partial, page)
-    }
-
-    /// Writes the rest of what was partly sent. `page` has it: its first event, or the notice of a deletion.
-    fn write_rest_from_page(&mut self, key: usize, partial: Partial, page: Page) -> io::Result<()> {
-        let Some(connection) = self.connections.get(key) else { return Ok(()) };
-        let encoding = connection.encoding;
-        let deletion = page.deleted.iter().find(|(_, seq)| *seq == partial.seq);
-        let frame = if let Some(event) = page.events.into_iter().next().filter(|event| event.seq == partial.seq) {
-            frame::event(encoding, self.epoch, event)
-        } else if let Some((topic, _)) = deletion {
-            Frame::Made(frame::deleted(encoding, topic))
-        } else {
-            // This error closes the stream. The client has not got the event's id, so it resumes before the event, and
-            // is told of the gap.
-            return Err(io::Error::other("the log has removed the event that was sent in part"));
-        };
-        self.unsent.keep((partial.seq, encoding), frame.clone());
-        self.write_rest_of(key, partial, &frame)
-    }
-
-    /// Writes the rest of a partly sent event, whose whole frame is `frame`.
-    fn write_rest_of(&mut self, key: usize, partial: Partial, frame: &Frame) -> io::Result<()> {
-        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
-        if !connection.write_rest(partial, frame, self.now)? {
-            return self.wait_writable(key);
-        }
-        self.unsent.remove_reader((partial.seq, connection.encoding));
-        Ok(())
     }
 
     /// Writes a page of the log, with the notices of the gap and the deletions that it reports.
@@ -294,7 +257,7 @@ impl<S: Peer> Streams<S> {
             frames.push((*seq, Frame::Made(frame::deleted(encoding, topic))));
         }
         frames.sort_unstable_by_key(|(seq, _)| *seq);
-        self.write_frames(key, &frames, page.to)
+        self.write_frames(key, &frames, page.to, HubCounts::note_replayed)
     }
 
     /// Queues the gap notice for the events that are missing according to `page`, and moves the cursor past the gap.
@@ -313,8 +276,14 @@ impl<S: Peer> Streams<S> {
     }
 
     /// Writes as many of `frames` as fit into a segment, from the first one. A subscriber that has got all of `frames`
-    /// has everything up to `to`.
-    fn write_frames(&mut self, key: usize, frames: &[(u64, Frame)], to: u64) -> io::Result<usize> {
+    /// has everything up to `to`. `note` counts what was accepted.
+    fn write_frames(
+        &mut self,
+        key: usize,
+        frames: &[(u64, Frame)],
+        to: u64,
+        note: fn(&HubCounts, Written, usize),
+    ) -> io::Result<usize> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(0) };
         debug_assert!(frames.is_sorted_by(|(a, _), (b, _)| a < b), "frames are in order of position, each once");
         debug_assert!(frames.first().is_none_or(|(seq, _)| *seq > connection.cursor), "they come after the cursor");
@@ -323,11 +292,15 @@ impl<S: Peer> Streams<S> {
             connection.move_cursor(to);
             return Ok(0);
         };
-        let (last, bytes) = merge(frames.iter());
-        let segment = Segment { bytes: &bytes, last, to: if last == *last_of_all { to } else { last } };
+        let Merge { last, bytes, written } = merge(frames.iter());
+        let segment = Segment { bytes: &bytes, last, to: if last == *last_of_all { to } else { last }, written };
         let accepted = connection.write(segment, self.now)?;
         if accepted < bytes.len() {
-            self.stop_at(key, write_end(frames.iter(), accepted))?;
+            let end = write_end(frames.iter(), accepted);
+            note(&self.counts, completed(end.as_ref()), accepted);
+            self.stop_at(key, end)?;
+        } else {
+            note(&self.counts, written, accepted);
         }
         self.lower_last_id_below_notice(key);
         Ok(bytes.len())
@@ -382,4 +355,9 @@ impl<S: Peer> Streams<S> {
         self.push_control(key, &notice.unwrap_or_default());
         self.push_last(key, &frame::end(encoding.framing), End::Deleted);
     }
+}
+
+/// The events that a partial write has sent to their last byte.
+fn completed(end: Option<&WriteEnd>) -> Written {
+    end.map(|end| end.written).unwrap_or_default()
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::counts::Written;
 use crate::frame::Frame;
 
 /// The maximum size of a segment of several frames. A larger frame is a segment by itself.
@@ -16,6 +17,16 @@ pub(super) struct Segment<'a> {
     pub(super) last: u64,
     /// A subscriber that has got the whole segment has everything up to here.
     pub(super) to: u64,
+    /// Its events.
+    pub(super) written: Written,
+}
+
+/// Frames that were joined.
+pub(super) struct Merge<'a> {
+    /// The position of the last one; 0 if there is none.
+    pub(super) last: u64,
+    pub(super) bytes: Cow<'a, [u8]>,
+    pub(super) written: Written,
 }
 
 /// Where a partial write ended.
@@ -24,6 +35,8 @@ pub(super) struct WriteEnd {
     pub(super) seq: u64,
     /// That frame, and how many of its bytes were sent; `None` if all of them were sent.
     pub(super) partial: Option<(Frame, usize)>,
+    /// The events that were sent to their last byte.
+    pub(super) written: Written,
 }
 
 /// Whether `frame` is a segment by itself, because no other frame fits beside it.
@@ -31,37 +44,38 @@ pub(super) fn fills_segment(frame: &Frame) -> bool {
     frame.len() >= SEGMENT_BYTES_MAX
 }
 
-/// Joins as many frames as fit into a segment, and at least one. Returns the position of the last one, and the bytes.
-/// They are copied only if the segment has several frames.
-pub(super) fn merge<'a>(frames: impl Iterator<Item = &'a (u64, Frame)> + Clone) -> (u64, Cow<'a, [u8]>) {
-    let (mut last, mut total, mut count) = (0, 0, 0);
+/// Joins as many frames as fit into a segment, and at least one. Their bytes are copied only if there are several.
+pub(super) fn merge<'a>(frames: impl Iterator<Item = &'a (u64, Frame)> + Clone) -> Merge<'a> {
+    let (mut last, mut total, mut count, mut written) = (0, 0, 0, Written::default());
     for (seq, frame) in frames.clone() {
         if count > 0 && total + frame.len() > SEGMENT_BYTES_MAX {
             break;
         }
         (last, total, count) = (*seq, total + frame.len(), count + 1);
+        written.add(frame);
     }
     let mut fitting = frames.take(count).map(|(_, frame)| &**frame);
     if count <= 1 {
-        return (last, Cow::Borrowed(fitting.next().unwrap_or_default()));
+        return Merge { last, bytes: Cow::Borrowed(fitting.next().unwrap_or_default()), written };
     }
     let mut bytes = Vec::with_capacity(total);
     fitting.for_each(|frame| bytes.extend_from_slice(frame));
-    (last, Cow::Owned(bytes))
+    Merge { last, bytes: Cow::Owned(bytes), written }
 }
 
 /// Where a write of `frames` ended, if the socket accepted only `accepted` bytes; `None` if it accepted nothing.
 pub(super) fn write_end<'a>(frames: impl Iterator<Item = &'a (u64, Frame)>, accepted: usize) -> Option<WriteEnd> {
-    let mut left = accepted;
+    let (mut left, mut written) = (accepted, Written::default());
     let mut end = None;
     for (seq, frame) in frames {
         if left == 0 {
             break;
         }
         if left < frame.len() {
-            return Some(WriteEnd { seq: *seq, partial: Some((frame.clone(), left)) });
+            return Some(WriteEnd { seq: *seq, partial: Some((frame.clone(), left)), written });
         }
-        end = Some(WriteEnd { seq: *seq, partial: None });
+        written.add(frame);
+        end = Some(WriteEnd { seq: *seq, partial: None, written });
         left -= frame.len();
     }
     debug_assert_eq!(left, 0, "the socket accepts no more than the frames have");
@@ -91,7 +105,7 @@ mod tests {
         for (sizes, last, bytes) in cases {
             let frames = frames(sizes);
             let merged = merge(frames.iter());
-            assert_eq!((merged.0, merged.1.len()), (last, bytes), "{sizes:?}");
+            assert_eq!((merged.last, merged.bytes.len()), (last, bytes), "{sizes:?}");
         }
         let sizes = frames(&[2 * HALF - 1, 2 * HALF]);
         assert!(!fills_segment(&sizes[0].1) && fills_segment(&sizes[1].1), "nothing fits behind the second");
@@ -103,7 +117,7 @@ mod tests {
         let frames = frames(&[3, 4]);
         let end = |accepted| {
             let end = write_end(frames.iter(), accepted);
-            end.map(|WriteEnd { seq, partial }| (seq, partial.map(|(_, sent)| sent)))
+            end.map(|WriteEnd { seq, partial, .. }| (seq, partial.map(|(_, sent)| sent)))
         };
         let ends = [None, Some((1, Some(1))), Some((1, Some(2))), Some((1, None)), Some((2, Some(1)))];
         for (bytes, expected) in ends.into_iter().enumerate() {

@@ -22,6 +22,7 @@ use super::{
     channel::Channel,
     channels::Channels,
     connection::{Connection, Peer, Slot, Stage},
+    counts::HubCounts,
     end::End,
     recent_ends::RecentEnds,
     segment::WriteEnd,
@@ -51,10 +52,11 @@ pub struct Streams<S> {
     pub(super) config: StreamConfig,
     /// The unsent bytes of slow subscribers. All hubs share them.
     pub(super) unsent: Arc<UnsentBytes>,
+    pub(super) counts: Arc<HubCounts>,
     /// The queue of connections that must be visited. They have `is_queued` set.
-    backlog: Backlog,
+    pub(super) backlog: Backlog,
     /// When to check which connection, by its key. An entry is stale if the connection's `timer_at` is another time.
-    timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    pub(super) timers: BinaryHeap<Reverse<(Instant, usize)>>,
     /// Pages that the event loop must fetch, in order.
     pub(super) page_requests: VecDeque<PageRequest>,
     /// The id of the newest page request.
@@ -82,8 +84,6 @@ pub struct PageRequest {
 /// The shortest timer of a connection. With a shorter one, a connection whose check changes nothing could keep the hub
 /// busy.
 const TIMER_MIN: Duration = Duration::from_millis(10);
-/// A debug build asserts the invariants after each change, if there are at most this many connections.
-const CHECKED_MAX: usize = 32;
 
 impl<S: Peer> Streams<S> {
     /// Creates the streams of a hub that has no subscribers yet. The hub's feed must already be open.
@@ -100,6 +100,7 @@ impl<S: Peer> Streams<S> {
             now,
             config,
             unsent,
+            counts: Arc::default(),
             backlog: Backlog::default(),
             timers: BinaryHeap::new(),
             page_requests: VecDeque::new(),
@@ -109,6 +110,14 @@ impl<S: Peer> Streams<S> {
             walks: VecDeque::new(),
             recent_ends: RecentEnds::new(now),
         }
+    }
+
+    /// Counts in `counts` from now on.
+    #[must_use]
+    pub fn counting_in(self, counts: Arc<HubCounts>) -> Self {
+        let mut streams = self;
+        streams.counts = counts;
+        streams
     }
 
     /// The number of connections.
@@ -135,6 +144,7 @@ impl<S: Peer> Streams<S> {
             }
         }
         self.connections.insert(connection);
+        self.counts.opened.add(1);
         self.set_timer(key);
         key
     }
@@ -160,7 +170,7 @@ impl<S: Peer> Streams<S> {
     /// Removes a connection, which closes its socket.
     fn remove(&mut self, key: usize, end: End, error: Option<&io::Error>) {
         let Some(connection) = self.connections.try_remove(key) else { return };
-        log_end(key, end, error);
+        self.counts.note_end(key, end, error);
         if connection.is_queued {
             self.backlog.close(key);
         }
@@ -259,7 +269,7 @@ impl<S: Peer> Streams<S> {
     /// nothing.
     pub(super) fn stop_at(&mut self, key: usize, end: Option<WriteEnd>) -> io::Result<()> {
         if let Some(connection) = self.connections.get_mut(key)
-            && let Some(WriteEnd { seq, partial }) = end
+            && let Some(WriteEnd { seq, partial, .. }) = end
         {
             connection.move_cursor(seq);
             connection.last_id_sent = seq;
@@ -352,48 +362,16 @@ impl<S: Peer> Streams<S> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
         timer.into_iter().chain(self.channels.next_pause_end()).min()
     }
-
-    /// In a debug build, panics if connections, channels, backlog and timers contradict each other. Each call checks
-    /// everything, so larger hubs are not checked.
-    pub(super) fn assert_invariants(&self) {
-        if !cfg!(debug_assertions) || self.len() > CHECKED_MAX {
-            return;
-        }
-        self.channels.assert_invariants();
-        let backlog: Vec<usize> = self.backlog.iter().collect();
-        let mut slots = 0;
-        for (key, connection) in &self.connections {
-            slots += connection.slots.len();
-            for slot in &connection.slots {
-                let member = self.channels.get(slot.channel).and_then(|channel| channel.members.get(slot.index));
-                assert_eq!(member, Some(&key), "a connection is a member where its slots say");
-            }
-            let queued = backlog.iter().filter(|other| **other == key).count();
-            assert_eq!(queued, usize::from(connection.is_queued), "`is_queued` tells whether it is in the backlog");
-            let timer = Reverse((connection.cold.timer_at, key));
-            assert!(self.timers.iter().any(|other| *other == timer), "each connection has a timer");
-            assert!(connection.last_id_sent <= connection.cursor, "the last id sent is not after the cursor");
-            let ends = connection.is_ending() || connection.cold.stage_ends_at.is_some();
-            assert!(ends || self.drain_ends_at.is_none(), "in a drain each stream has an end");
-        }
-        assert_eq!(slots, self.channels.memberships(), "each member of a channel is a connection with a slot there");
-        assert!(backlog.iter().all(|key| self.connections.contains(*key)), "no closed connection is in the backlog");
-    }
 }
 
 /// Gives back the connections' part of the shared [`UnsentBytes`], also when the hub panics.
 impl<S> Drop for Streams<S> {
     fn drop(&mut self) {
         for (key, connection) in &self.connections {
-            log_end(key, End::Cut, None);
+            self.counts.note_end(key, End::Cut, None);
             connection.release_unsent(&self.unsent);
         }
     }
-}
-
-fn log_end(key: usize, end: End, error: Option<&io::Error>) {
-    let error = error.map(tracing::field::display);
-    tracing::debug!(key, end = end.as_str(), error, "stream closed");
 }
 
 #[cfg(test)]

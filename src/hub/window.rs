@@ -4,7 +4,10 @@
 
 use std::collections::VecDeque;
 
-use super::segment::{Segment, fills_segment, merge};
+use super::{
+    counts::Written,
+    segment::{Merge, Segment, fills_segment, merge},
+};
 use crate::frame::Frame;
 
 /// The newest frames of one channel.
@@ -31,6 +34,7 @@ struct Merged {
     /// is merged again.
     window_last: u64,
     bytes: Vec<u8>,
+    written: Written,
 }
 
 impl Window {
@@ -116,16 +120,20 @@ impl Window {
         if is_only || fills {
             // The segment is this one frame, without a copy.
             let to = if is_only { seen } else { first };
-            return self.after(cursor).next().map(|(_, frame)| Segment { bytes: frame, last: first, to });
+            return self.after(cursor).next().map(|(_, frame)| {
+                let mut written = Written::default();
+                written.add(frame);
+                Segment { bytes: frame, last: first, to, written }
+            });
         }
         let is_same = |merged: &Merged| merged.first == first && merged.window_last == window_last;
         if !self.merged.as_deref().is_some_and(is_same) {
-            let (last, bytes) = merge(self.after(cursor));
-            self.merged = Some(Box::new(Merged { first, last, window_last, bytes: bytes.into_owned() }));
+            let Merge { last, bytes, written } = merge(self.after(cursor));
+            self.merged = Some(Box::new(Merged { first, last, window_last, bytes: bytes.into_owned(), written }));
         }
         let merged = self.merged.as_ref()?;
         let to = if merged.last == window_last { seen } else { merged.last };
-        Some(Segment { bytes: &merged.bytes, last: merged.last, to })
+        Some(Segment { bytes: &merged.bytes, last: merged.last, to, written: merged.written })
     }
 }
 

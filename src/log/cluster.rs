@@ -36,7 +36,8 @@ use tokio::{
 };
 
 use super::{
-    Append, AppendError, Draft, Durability, Feed, Held, KeyLimits, Log, ReadError, ReadFrom, Reading, Resolved, Start,
+    Append, AppendError, Draft, Durability, Feed, Held, KeyLimits, Log, LogStats, LogTimes, ReadError, ReadFrom,
+    Reading, Resolved, Start,
     clock::{self, Clock},
     feed::Feeds,
     index::Index,
@@ -113,6 +114,7 @@ impl ClusterLog {
             watermark: AtomicU64::new(0),
             state: Mutex::new(State { index, feeds: Feeds::default() }),
             keys: Keys::new(keys),
+            times: LogTimes::default(),
             position: watch::Sender::new(0),
             health: Health::new(),
             marker: tokio::sync::Mutex::default(),
@@ -291,8 +293,17 @@ impl Log for ClusterLog {
         }
     }
 
-    fn unreadable(&self) -> u64 {
-        self.shared.unreadable.load(Ordering::Relaxed)
+    fn stats(&self) -> LogStats {
+        LogStats {
+            unreadable: self.shared.unreadable.load(Ordering::Relaxed),
+            keys: self.shared.keys.len(),
+            queue_bytes: self.queue.used_bytes(),
+            ..lock(&self.shared.state).index.stats()
+        }
+    }
+
+    fn times(&self) -> Option<&LogTimes> {
+        Some(&self.shared.times)
     }
 
     fn check(&self) -> Result<(), AppendError> {

@@ -42,8 +42,8 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::sync::Semaphore;
 
 use super::{
-    Append, AppendError, Draft, Durability, Feed, Held, KeyLimits, Log, ReadError, ReadFrom, Reading, Resolved, Start,
-    Wall,
+    Append, AppendError, Draft, Durability, Feed, Held, KeyLimits, Log, LogStats, LogTimes, ReadError, ReadFrom,
+    Reading, Resolved, Start, Wall,
     clock::{self, Clock},
     mutex::lock,
     queue::{Job, Queue},
@@ -222,8 +222,17 @@ impl Log for DiskLog {
         self.shared.keys.drop_expired(self.shared.clock.read().mono_ms);
     }
 
-    fn unreadable(&self) -> u64 {
-        self.shared.unreadable.load(Ordering::Relaxed)
+    fn stats(&self) -> LogStats {
+        LogStats {
+            unreadable: self.shared.unreadable.load(Ordering::Relaxed),
+            keys: self.shared.keys.len(),
+            queue_bytes: self.queue.used_bytes(),
+            ..lock(&self.shared.state).index.stats()
+        }
+    }
+
+    fn times(&self) -> Option<&LogTimes> {
+        Some(&self.shared.times)
     }
 
     fn check(&self) -> Result<(), AppendError> {

@@ -18,7 +18,7 @@ use std::{
     sync::Arc,
 };
 
-use super::Page;
+use super::{LogStats, Page};
 use crate::{
     config::LogConfig,
     event::{Content, Epoch, Event, TopicName},
@@ -281,6 +281,19 @@ impl Index {
     /// When the event of `entry` was committed, corrected: never later than an event after it.
     fn time_ms(&self, entry: &Entry) -> u64 {
         self.times.corrected(entry.seq, entry.time_ms)
+    }
+
+    /// What the index has, for [`Log::stats`](super::Log::stats). The engine adds what only it knows.
+    pub(super) fn stats(&self) -> LogStats {
+        LogStats {
+            events: self.events,
+            bytes: self.bytes,
+            hot_bytes: self.hot_bytes,
+            topics: self.topics.len(),
+            position: self.watermark,
+            removals: self.removals,
+            ..LogStats::default()
+        }
     }
 
     /// How many events and topics the index has.

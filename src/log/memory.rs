@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Append, AppendError, Commit, Draft, Durability, Feed, Held, KeyLimits, Log, ReadError, ReadFrom, Reading, Receipt,
-    Resolved, Start, Wall,
+    Append, AppendError, Commit, Draft, Durability, Feed, Held, KeyLimits, Log, LogStats, ReadError, ReadFrom, Reading,
+    Receipt, Resolved, Start, Wall,
     clock::{self, Clock},
     feed::Feeds,
     index::{Entry, Index, Removal},
@@ -130,6 +130,10 @@ impl Log for MemoryLog {
 
     fn feed(&self) -> Arc<Feed> {
         lock(&self.state).feeds.open()
+    }
+
+    fn stats(&self) -> LogStats {
+        LogStats { keys: self.keys.len(), ..lock(&self.state).index.stats() }
     }
 
     fn keys(&self) -> usize {

@@ -83,6 +83,8 @@ pub(super) struct Queue<J> {
     /// The free space, in units of [`SPACE_UNIT`]. The semaphore is fair, so waiting jobs get space in order of
     /// arrival.
     space: Arc<Semaphore>,
+    /// All its space, in the same units.
+    units: usize,
     /// `log.queue_wait`.
     wait: Duration,
     /// `None` once the log is closed.
@@ -94,13 +96,19 @@ pub(super) struct Queue<J> {
 impl<J: Jobs> Queue<J> {
     /// An empty queue, whose jobs go to `jobs`.
     pub(super) fn new(bytes_max: usize, wait: Duration, jobs: J) -> Self {
-        let space = Arc::new(Semaphore::new(jobs_max(bytes_max)));
-        Self { space, wait, jobs: Mutex::new(Some(jobs)), has_timed_out: AtomicBool::new(false) }
+        let units = jobs_max(bytes_max);
+        let space = Arc::new(Semaphore::new(units));
+        Self { space, units, wait, jobs: Mutex::new(Some(jobs)), has_timed_out: AtomicBool::new(false) }
     }
 
     /// Stops accepting jobs. The writer ends when it has done the jobs in the queue.
     pub(super) fn close(&self) {
         lock(&self.jobs).take();
+    }
+
+    /// Bytes of the jobs that are in the queue or are being written, in whole units.
+    pub(super) fn used_bytes(&self) -> usize {
+        self.units.saturating_sub(self.space.available_permits()) * SPACE_UNIT
     }
 
     /// Whether a new job would probably be refused.

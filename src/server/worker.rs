@@ -52,8 +52,9 @@ async fn start(
     shared: SharedState,
     inbox: Inbox,
 ) -> io::Result<(AsyncFd<TcpListener>, Rc<FastPath>)> {
+    let own_counts = shared.counts.get(inbox.worker).map(Arc::clone).unwrap_or_default();
     let hub = HubHandle::start(log, &shared.config.stream, &shared.unsent, inbox, shared.drain.clone())?;
-    let app = Rc::new(AppState { shared, hub });
+    let app = Rc::new(AppState { shared, hub, own_counts });
     let fallback = start_fallback(&app).await?;
     // `with_interest` is deprecated because it trusts the caller that the descriptor stays open and is not replaced. A
     // listener keeps its own descriptor for its whole life. The successor of `with_interest` is unsafe to call.

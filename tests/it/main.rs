@@ -32,6 +32,7 @@ mod disk_log;
 mod hostile;
 mod hosts;
 mod limits;
+mod metrics;
 mod model;
 mod power;
 mod proxies;

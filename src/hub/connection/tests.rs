@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     event::Epoch,
     frame::{Format, Framing},
+    hub::counts::Written,
     log::ReadFrom,
 };
 
@@ -71,7 +72,7 @@ fn nothing_but_the_rest_of_a_cut_event_is_written() {
     for frame in [&b""[..], b"ev", b"eve"] {
         assert!(connection.write_rest(partial, frame, now).is_err(), "{frame:?} has no rest");
     }
-    let segment = Segment { bytes: b"next", last: 2, to: 2 };
+    let segment = Segment { bytes: b"next", last: 2, to: 2, written: Written::default() };
     assert!(connection.write(segment, now).is_err() && connection.write_control(now).is_err());
     let state = |connection: &Connection<Narrow>| (connection.partial(), connection.control(), connection.socket.0);
     assert_eq!(state(&connection), (Some(partial), "own".into(), 100), "as it was");
@@ -103,7 +104,7 @@ fn a_cut_event_goes_on_where_it_was_cut_and_nothing_that_is_sent_is_kept() {
 #[test]
 fn a_call_that_was_interrupted_is_made_again_and_an_error_ends_the_stream() {
     // Goal: a signal costs no stream, and a socket that has failed is not kept.
-    let (now, segment) = (Instant::now(), Segment { bytes: b"next", last: 1, to: 1 });
+    let (now, segment) = (Instant::now(), Segment { bytes: b"next", last: 1, to: 1, written: Written::default() });
     let write = |ends: &[Result<usize, ErrorKind>]| {
         let mut connection = connection(100);
         connection.socket.1 = ends.to_vec();

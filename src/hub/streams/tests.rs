@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     config::{Config, LogConfig},
     frame::Frame,
-    hub::connection::tests::subscription,
+    hub::{connection::tests::subscription, counts::Written},
     log::{KeyLimits, memory::MemoryLog},
 };
 
@@ -76,7 +76,7 @@ fn a_hub_that_goes_gives_back_what_its_streams_have_not_sent() {
     // Goal: hubs share the limit, and one that panics must not take a part of it along.
     let (mut streams, key, _) = streams(20, 5);
     let unsent = Arc::clone(&streams.unsent);
-    let end = WriteEnd { seq: 1, partial: Some((Frame::Made("event".into()), 2)) };
+    let end = WriteEnd { seq: 1, partial: Some((Frame::Made("event".into()), 2)), written: Written::default() };
     streams.stop_at(key, Some(end)).expect("it is noted");
     streams.push_control(key, &"block".into());
     assert!(!unsent.is_empty());

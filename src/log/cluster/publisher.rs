@@ -237,6 +237,8 @@ impl Publisher {
             Answer { seq: Some(seq), duplicate, .. } => {
                 let Some(flight) = self.sent.remove(&number) else { return };
                 self.shared.health.set_full(false);
+                self.shared.times.commit.add(flight.first_sent.elapsed(), 1);
+                self.shared.times.events.add(1);
                 if !duplicate && seq <= flight.position_then {
                     let (then, name) = (flight.position_then, &self.link.name);
                     let reason = format!("the stream {name} has gone back: {seq} comes after {then}. Was it restored?");

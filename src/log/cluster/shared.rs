@@ -14,6 +14,7 @@ use super::{connection::Link, envelope::OVERHEAD_MAX, others::Others};
 use crate::{
     event::Epoch,
     log::{
+        LogTimes,
         clock::Clock,
         feed::Feeds,
         index::Index,
@@ -43,6 +44,8 @@ pub(super) struct Shared {
     pub(super) others: Others,
     /// The reason, once the log has failed for good. The process must then end.
     pub(super) failed: Arc<SetOnce<String>>,
+    /// How long NATS takes.
+    pub(super) times: LogTimes,
     /// How many events could not be read since the server started.
     pub(super) unreadable: AtomicU64,
     /// For how long a publish with a key may rely on the keys that this server has read from the stream.

@@ -23,7 +23,7 @@ use crate::{
     config::{DiskDurability, LogConfig},
     event::TopicName,
     log::{
-        KeyLimits,
+        KeyLimits, LogTimes,
         clock::{self, Clock},
         feed::Feeds,
         index::{Index, Removal},
@@ -79,6 +79,7 @@ pub(super) fn load(
         full: AtomicBool::new(false),
         idle_readers: Mutex::new(readers),
         unreadable: AtomicU64::new(loaded.unreadable),
+        times: LogTimes::default(),
     });
     let writer = Writer {
         store,

@@ -14,7 +14,7 @@ use super::reader::Reader;
 use crate::{
     config,
     event::Epoch,
-    log::{clock::Clock, feed::Feeds, index::Index, keys::Keys, queue::KeyHolder},
+    log::{LogTimes, clock::Clock, feed::Feeds, index::Index, keys::Keys, queue::KeyHolder},
 };
 
 /// The shared state of the log.
@@ -34,6 +34,8 @@ pub(super) struct Shared {
     pub(super) full: AtomicBool,
     /// The read connections that no read uses now.
     pub(super) idle_readers: Mutex<Vec<Reader>>,
+    /// How long the writer's thread takes.
+    pub(super) times: LogTimes,
     /// How many events could not be read since the server started.
     pub(super) unreadable: AtomicU64,
 }

@@ -94,7 +94,13 @@ impl Writer {
             if is_maintenance {
                 last_maintenance = Instant::now();
             }
-            if let Err(error) = self.write_batch(changes, is_maintenance) {
+            let (events, begun) = (changes.len(), Instant::now());
+            let written = self.write_batch(changes, is_maintenance);
+            if events > 0 {
+                self.shared.times.commit.add(begun.elapsed(), 1);
+                self.shared.times.events.add(u64::try_from(events).unwrap_or_default());
+            }
+            if let Err(error) = written {
                 let reason = format!("{}: cannot be written: {error}", self.shared.file.display());
                 self.shared.failed.set(reason).ok();
                 return;

@@ -11,8 +11,8 @@ use tidings::{
     event::{Epoch, EventId, TopicName},
     later::Later,
     log::{
-        Append, AppendError, Batch, Draft, Durability, Feed, Held, KeyLimits, Log, ReadError, ReadFrom, Reading,
-        Resolved, Start, memory::MemoryLog,
+        Append, AppendError, Batch, Draft, Durability, Feed, Held, KeyLimits, Log, LogStats, ReadError, ReadFrom,
+        Reading, Resolved, Start, memory::MemoryLog,
     },
 };
 
@@ -133,6 +133,10 @@ impl Log for Remote {
         let feed = Arc::new(Feed::default());
         self.lock().feeds.push(Arc::clone(&feed));
         feed
+    }
+
+    fn stats(&self) -> LogStats {
+        self.lock().history.stats()
     }
 
     fn keys(&self) -> usize {

@@ -14,8 +14,8 @@ use tidings::{
     later::Later,
     limits::Quota,
     log::{
-        Append, AppendError, Draft, Durability, Feed, Held, Log, ReadError, ReadFrom, Reading, Resolved, Start,
-        memory::MemoryLog,
+        Append, AppendError, Draft, Durability, Feed, Held, Log, LogStats, ReadError, ReadFrom, Reading, Resolved,
+        Start, memory::MemoryLog,
     },
     registry::Registry,
     topic::{DeleteError, TopicLimits},
@@ -70,6 +70,10 @@ impl Log for Fragile {
 
     fn feed(&self) -> Arc<Feed> {
         self.log.feed()
+    }
+
+    fn stats(&self) -> LogStats {
+        self.log.stats()
     }
 
     fn keys(&self) -> usize {

@@ -39,18 +39,10 @@ fn same(page: &str, code: &Names, told: &Names) {
 #[test]
 fn every_route_is_on_the_page_and_no_other() {
     // A row of the table under `## Routes` begins with each route, such as `GET /subscribe?topic=T`; the page's own parts are not routes to use.
-    let serve = read("src/http/serve.rs");
-    let paths = serve.split("(\"/").skip(1).filter_map(|rest| rest.split('"').next());
-    let route = |path: &str| match path {
-        "topics/" => "/topics/{topic}".to_owned(),
-        // It follows the topic.
-        "subscribers" => "/topics/{topic}/subscribers".to_owned(),
-        "subscribers/" => "/subscribers/{id}".to_owned(),
-        "subjects/" => "/subjects/{name}".to_owned(),
-        path => format!("/{path}"),
-    };
-    let mut routes: Names = paths.map(route).collect();
-    routes.insert("/".to_owned());
+    let source = read("src/http/route.rs");
+    let names = source.split("const NAMES").nth(1).and_then(|rest| rest.split("];").next()).expect("the names");
+    let routes: Names =
+        names.split('"').skip(1).step_by(2).filter(|name| *name != "other").map(str::to_owned).collect();
     assert!(routes.contains("/subscribe") && routes.contains("/topics/{topic}"), "{routes:?}");
     let mut told = Names::new();
     for row in rows(section(&read(API), "## Routes")) {
@@ -58,6 +50,19 @@ fn every_route_is_on_the_page_and_no_other() {
         told.extend(words.map(|word| word.split(['?', '[']).next().unwrap_or_default().to_owned()));
     }
     same(API, &routes, &told);
+}
+
+#[test]
+fn every_metric_is_on_the_page_and_no_other() {
+    let sources = ["src/http/metrics.rs", "src/metrics/process.rs"].map(read).concat();
+    let names = sources.split('"').skip(1).step_by(2);
+    let is_metric = |name: &&str| name.starts_with("tidings_") || name.starts_with("process_");
+    let metrics: Names = names.filter(is_metric).map(str::to_owned).collect();
+    assert!(metrics.contains("tidings_streams_open") && metrics.contains("process_open_fds"), "{metrics:?}");
+    let page = read("docs/metrics.md");
+    let told = rows(section(&page, "## What there is")).into_iter().skip(2);
+    let told: Names = told.flat_map(|row| quoted(&row[0]).map(str::to_owned).collect::<Vec<_>>()).collect();
+    same("docs/metrics.md", &metrics, &told);
 }
 
 /// The tests in the table of threats: the cells of its last column.

@@ -91,7 +91,7 @@ fn check_all<T: std::fmt::Debug>(path: &str, name: &str, all: &[T]) {
 #[test]
 fn every_code_of_a_problem_is_documented_with_its_status_and_meaning() {
     // Clients branch on codes: the documents have each of them, and no other.
-    check_all("src/http/problem/code.rs", "Code", Code::ALL);
+    check_all("src/http/code.rs", "Code", Code::ALL);
     let product: String = rust(&["src"]).into_iter().map(|file| file.code).collect();
     for code in Code::ALL {
         assert!(words(&product, &format!("Code::{code:?}")).next().is_some(), "{code:?} is sent by something");
