@@ -27,6 +27,7 @@ pub mod parser;
 pub mod preload;
 pub mod process;
 pub mod remote;
+pub mod small_disk;
 pub mod tools;
 
 pub use answer::{Answer, FALLBACK_LINE, FOR_THE_FALLBACK, READERS, connect_from, encoded};

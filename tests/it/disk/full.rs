@@ -1,30 +1,14 @@
 //! A disk without room.
 
-use std::{fs, io, path::PathBuf, process::Command};
+use std::{fs, io};
 
 use rusqlite::{Connection, params};
 
 use super::subscribe;
-use crate::harness::blocking::{Broker, Client, Directory, wait_for};
-
-/// A small file system of its own; unmounted with the value.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// `None` when this process may not mount.
-    fn mount(at: PathBuf, size: &str) -> Option<Self> {
-        fs::create_dir_all(&at).expect("a directory");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(&at).output();
-        mounted.is_ok_and(|mounted| mounted.status.success()).then_some(Self(at))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Fails only when something still uses it, and then the directory stays.
-        Command::new("umount").arg("-l").arg(&self.0).status().ok();
-    }
-}
+use crate::harness::{
+    blocking::{Broker, Client, Directory, wait_for},
+    small_disk::SmallDisk,
+};
 
 #[test]
 fn a_full_disk_refuses_publishes_serves_subscribers_and_recovers_by_itself() {
