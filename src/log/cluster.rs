@@ -312,6 +312,9 @@ impl Log for ClusterLog {
         if self.shared.failed.initialized() || !is_connected || !health.follows.load(Ordering::Relaxed) {
             return Err(AppendError::Unavailable);
         }
+        if health.is_unanswered() {
+            return Err(AppendError::Unavailable);
+        }
         if health.full.load(Ordering::Relaxed) {
             return Err(AppendError::DiskFull);
         }

@@ -236,7 +236,7 @@ impl Publisher {
             }
             Answer { seq: Some(seq), duplicate, .. } => {
                 let Some(flight) = self.sent.remove(&number) else { return };
-                self.shared.health.set_full(false);
+                self.shared.health.note_stored();
                 self.shared.times.commit.add(flight.first_sent.elapsed(), 1);
                 self.shared.times.events.add(1);
                 if !duplicate && seq <= flight.position_then {
@@ -336,6 +336,7 @@ impl Publisher {
             let Some(mut flight) = self.sent.remove(&number) else { continue };
             flight.is_doubtful |= flight.again_at.is_none();
             if now.duration_since(flight.first_sent) >= 2 * self.ack_timeout {
+                self.shared.health.note_unanswered();
                 self.refuse_flight(flight, AppendError::Unavailable);
             } else if self.down_since.is_none() {
                 self.look_for_another_server(now).await;

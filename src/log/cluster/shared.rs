@@ -81,7 +81,12 @@ pub(super) struct Health {
     pub(super) full: AtomicBool,
     /// When the stream had nothing that this server has not read by now.
     pub(super) current_at: Mutex<Instant>,
+    /// When NATS last left a message without an answer, if it has stored none since.
+    unanswered_at: Mutex<Option<Instant>>,
 }
+
+/// For how long a message without an answer makes the server not ready.
+const UNANSWERED_FOR: Duration = Duration::from_secs(30);
 
 impl Shared {
     /// Notes that the log has failed for good.
@@ -117,7 +122,23 @@ impl Shared {
 impl Health {
     pub(super) fn new() -> Self {
         let (follows, full) = (AtomicBool::new(true), AtomicBool::new(false));
-        Self { follows, full, current_at: Mutex::new(Instant::now()) }
+        Self { follows, full, current_at: Mutex::new(Instant::now()), unanswered_at: Mutex::default() }
+    }
+
+    /// Notes that NATS has not answered a message in time. On a full disk it answers none, although it can be reached.
+    pub(super) fn note_unanswered(&self) {
+        *lock(&self.unanswered_at) = Some(Instant::now());
+    }
+
+    /// Notes that NATS has stored a message.
+    pub(super) fn note_stored(&self) {
+        *lock(&self.unanswered_at) = None;
+        self.set_full(false);
+    }
+
+    /// Whether NATS did not answer lately. After a while only another message can show it.
+    pub(super) fn is_unanswered(&self) -> bool {
+        lock(&self.unanswered_at).is_some_and(|at| at.elapsed() < UNANSWERED_FOR)
     }
 
     /// Notes whether NATS has space. Logs when it has none.

@@ -2,10 +2,11 @@
 
 use async_nats::jetstream::{self, Context, stream};
 
-use super::{Cluster, is_ready, resume, until};
+use super::{Cluster, held, is_ready, resume, until};
 use crate::harness::{
     Process,
     nats::{Nats, program},
+    small_disk::SmallDisk,
     tools::left_out,
 };
 
@@ -60,6 +61,44 @@ async fn without_space_in_nats_publishes_get_507_and_work_again_afterwards() {
     let received: Vec<_> = stream.take(2).await.into_iter().map(|block| block.data).collect();
     assert_eq!(received, ["before", "after"]);
     assert_eq!(replay.next().await.expect("an event").data, "after");
+}
+
+#[tokio::test]
+async fn on_a_full_disk_nats_answers_nothing_and_the_server_is_not_ready() {
+    // Goal: NATS does not answer publishes that it cannot write, and says otherwise that it is well. The server says that
+    // it is not ready. NATS writes again after a restart with more space; then nothing acknowledged is lost.
+    let Some(nats) = own_nats(1_000_000_000_000_000) else { return };
+    nats.kill();
+    std::fs::remove_dir_all(nats.store()).expect("nothing is stored");
+    let Some(disk) = SmallDisk::mount(nats.store(), "size=16m") else {
+        return left_out("mounting a small file system needs root");
+    };
+    nats.restart();
+    let cluster = Cluster::on(&nats);
+    let node = Process::start(&cluster.settings(&[("TIDINGS__CLUSTER__ACK_TIMEOUT", "500ms")])).await;
+    until("readiness", async || is_ready(&node).await).await;
+    let (mut published, content) = (Vec::new(), "x".repeat(300_000));
+    let refused = loop {
+        let answer = cluster.publish_once(&node, &published.len().to_string(), &content).await.expect("an answer");
+        if answer.status() != 200 {
+            break answer;
+        }
+        let body: serde_json::Value = answer.json().await.expect("JSON");
+        published.push(body["id"].as_str().expect("an id").to_owned());
+        assert!(published.len() < 100, "16 MiB do not hold this");
+    };
+    assert_eq!(refused.status(), 503);
+    assert!(published.len() > 10 && !is_ready(&node).await, "{}", published.len());
+    nats.kill();
+    disk.grow("64m");
+    nats.restart();
+    until("an acknowledgement", async || {
+        cluster.publish_once(&node, "after", "after").await.expect("an answer").status() == 200
+    })
+    .await;
+    assert!(is_ready(&node).await);
+    let held: Vec<_> = held(&node, "after").await.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(held[..published.len()], published);
 }
 
 #[tokio::test]

@@ -121,6 +121,11 @@ impl Nats {
         self.launch();
     }
 
+    /// Where the server keeps its streams.
+    pub fn store(&self) -> PathBuf {
+        self.directory.join("jetstream")
+    }
+
     /// Copies what a killed server has stored.
     pub fn save(&self) {
         self.copy("jetstream", "saved");

@@ -12,6 +12,12 @@ impl SmallDisk {
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(&at).output();
         mounted.is_ok_and(|mounted| mounted.status.success()).then_some(Self(at))
     }
+
+    /// Gives it another size.
+    pub fn grow(&self, size: &str) {
+        let remount = format!("remount,size={size}");
+        assert!(Command::new("mount").args(["-o", &remount]).arg(&self.0).status().expect("mount runs").success());
+    }
 }
 
 impl Drop for SmallDisk {
