@@ -49,6 +49,7 @@ async fn help_teaches() {
         "--version",
         "serve",
         "bench",
+        "import",
         "tidings config",
         "config.toml",
         "TIDINGS__",
@@ -60,6 +61,11 @@ async fn help_teaches() {
     let (code, serve, _) = run(program().args(["serve", "--help"])).await;
     assert_eq!(code, 0);
     assert!(serve.contains("--listen") && serve.contains("--check"), "{serve}");
+    let (code, import, _) = run(program().args(["import", "--help"])).await;
+    assert_eq!(code, 0);
+    for word in ["--from <PATH>", "--config <FILE>", "tidings import --from", "TIDINGS__CLUSTER__SERVERS=", "reset"] {
+        assert!(import.contains(word), "`{word}` is missing in:\n{import}");
+    }
 }
 
 /// Goal: `tidings config` prints a file that may be kept as `config.toml`: the shipped one, whatever is set around it.
