@@ -3,7 +3,10 @@
 use std::{array, time::Instant};
 
 use super::{problem::Code, reply::Reply, route::Route};
-use crate::metrics::{Counter, Histogram};
+use crate::{
+    frame::GapReason,
+    metrics::{Counter, Histogram},
+};
 
 /// The statuses that are counted one by one.
 const STATUSES: [u16; 23] =
@@ -24,6 +27,8 @@ pub struct HttpCounts {
     /// Without retries that found their event.
     pub(super) events_published: Counter,
     pub(super) bytes_published: Counter,
+    /// Gaps that new streams begin with, by the place of the reason in [`GapReason::ALL`].
+    pub(super) gaps: [Counter; GapReason::ALL.len()],
     /// From the moment when the head was read to the answer.
     pub(super) publish: Histogram,
 }
@@ -36,6 +41,7 @@ impl Default for HttpCounts {
             streams_refused: array::from_fn(|_| Counter::default()),
             events_published: Counter::default(),
             bytes_published: Counter::default(),
+            gaps: array::from_fn(|_| Counter::default()),
             publish: Histogram::default(),
         }
     }
@@ -65,6 +71,14 @@ impl HttpCounts {
     pub(super) fn note_published(&self, bytes: usize) {
         self.events_published.add(1);
         self.bytes_published.add(u64::try_from(bytes).unwrap_or_default());
+    }
+
+    /// Counts a gap that a new stream begins with.
+    pub(super) fn note_gap(&self, reason: GapReason) {
+        if let Some(counter) = GapReason::ALL.iter().position(|other| *other == reason).and_then(|at| self.gaps.get(at))
+        {
+            counter.add(1);
+        }
     }
 
     /// Counts a problem that was found before the request had a route.

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     auth::{GrantAll, Manage},
+    frame::GapReason,
     hub::{End, HubCounts},
     log::{LogStats, LogTimes},
     metrics::{Counter, Format, Kind, Text, Times, process},
@@ -41,6 +42,7 @@ fn write(app: &AppState, format: Format, _: GrantAll<Manage>) -> String {
         .value(&[("version", env!("CARGO_PKG_VERSION"))], 1_u64);
     write_http(&mut text, &app.counts.iter().map(|counts| &**counts).collect::<Vec<_>>());
     write_streams(&mut text, app.gate.hub_counts());
+    write_gaps(&mut text, app);
     write_log(&mut text, &app.gate.log_stats(), app.gate.log_times());
     write_in_use(&mut text, app);
     process(&mut text);
@@ -91,6 +93,16 @@ fn write_streams(text: &mut Text, all: &[Arc<HubCounts>]) {
     let help = "From the commit of an event to its acceptance by a socket, without replayed ones.";
     let times: Times = all.iter().map(|hub| &hub.delivery).collect();
     text.begin("tidings_delivery_latency_seconds", Kind::Histogram, help).times(&times);
+}
+
+fn write_gaps(text: &mut Text, app: &AppState) {
+    text.begin("tidings_gaps_total", Kind::Counter, "Gaps that subscribers were told of.");
+    for (at, reason) in GapReason::ALL.iter().enumerate() {
+        let at_start = app.counts.iter().filter_map(|counts| counts.gaps.get(at));
+        let later = app.gate.hub_counts().iter().filter_map(|hub| hub.gaps.get(at));
+        let count: u64 = at_start.chain(later).map(Counter::get).sum();
+        text.value(&[("reason", reason.as_str())], count);
+    }
 }
 
 fn write_log(text: &mut Text, log: &LogStats, times: Option<&LogTimes>) {

@@ -4,7 +4,7 @@ use std::{array, io, time::Duration};
 
 use super::end::End;
 use crate::{
-    frame::Frame,
+    frame::{Frame, GapReason},
     log::wall_ms,
     metrics::{Counter, Histogram},
 };
@@ -24,6 +24,8 @@ pub struct HubCounts {
     pub replayed: Counter,
     /// The bytes of events that sockets have accepted.
     pub bytes: Counter,
+    /// Gaps that open streams were told of, by the place of the reason in [`GapReason::ALL`].
+    pub gaps: [Counter; GapReason::ALL.len()],
     /// From the commit of an event to the moment when a socket accepts it, without those that were replayed. The time
     /// of an event is known to the millisecond. A write of several events counts each with the age of the oldest one.
     pub delivery: Histogram,
@@ -58,6 +60,7 @@ impl Default for HubCounts {
             events: Counter::default(),
             replayed: Counter::default(),
             bytes: Counter::default(),
+            gaps: array::from_fn(|_| Counter::default()),
             delivery: Histogram::default(),
         }
     }
@@ -101,6 +104,14 @@ impl HubCounts {
     pub(super) fn note_rest(&self, bytes: usize, is_complete: bool) {
         self.note_bytes(bytes);
         self.events.add(u64::from(is_complete));
+    }
+
+    /// Counts a gap that an open stream is told of.
+    pub(super) fn note_gap(&self, reason: GapReason) {
+        if let Some(counter) = GapReason::ALL.iter().position(|other| *other == reason).and_then(|at| self.gaps.get(at))
+        {
+            counter.add(1);
+        }
     }
 
     fn note_bytes(&self, bytes: usize) {

@@ -272,6 +272,7 @@ impl<S: Peer> Streams<S> {
         for (topic, _) in page.deleted.extract_if(.., |(_, seq)| *seq <= resumed_after.seq) {
             self.push_control(key, &frame::deleted(encoding, &topic));
         }
+        self.counts.note_gap(page.reason());
         self.push_control(key, &frame::gap(encoding, page.reason(), &requested, resumed_after));
     }
 

@@ -123,6 +123,41 @@ async fn a_replay_is_counted_apart() {
 }
 
 #[tokio::test]
+async fn gaps_are_counted_by_their_reason() {
+    // Goal: a gap counts when a stream begins with it, and when an open stream meets it.
+    let server = TestServer::with(|config| {
+        config.log.engine = Engine::Memory;
+        config.log.topic_events_max = 2;
+        config.publish.event_bytes_max = Size::mib(16);
+    });
+    let first = server.publish("a", "0").await;
+    for n in 1..5 {
+        server.publish("a", &n.to_string()).await;
+    }
+    let before = Scrape::of(&server).await;
+    for id in [first.as_str(), "unreadable", "aaaaaaaa-7"] {
+        assert_eq!(server.resume("topic=a", id).await.next().await.expect("a notice").event, "broker.gap");
+    }
+    let mut expected = vec![
+        ("tidings_gaps_total{reason=\"evicted\"}", 1.0),
+        ("tidings_gaps_total{reason=\"unreadable\"}", 1.0),
+        ("tidings_gaps_total{reason=\"reset\"}", 1.0),
+    ];
+    until_changed(&server, &before, &expected).await;
+    // This subscriber does not read, so its socket is full after the first event, and retention removes the others.
+    let mut slow = subscribe(&server, "topic=b").await;
+    let content = "x".repeat(12 << 20);
+    for _ in 0..4 {
+        let headers = [("content-type", "text/plain")];
+        assert_eq!(server.ask("POST", "/publish?topic=b", &headers, content.as_bytes()).await.status, 200);
+    }
+    let blocks = slow.take(3).await;
+    assert_eq!(blocks[1].event, "broker.gap", "after the event that was partly sent");
+    expected[0].1 = 2.0;
+    until_changed(&server, &before, &expected).await;
+}
+
+#[tokio::test]
 async fn an_event_that_is_sent_in_parts_counts_once() {
     // Goal: the socket accepts a large event in many pieces. All its bytes count, and it is one event.
     let server = TestServer::with(|config| config.publish.event_bytes_max = Size::mib(16));

@@ -125,6 +125,7 @@ fn first_bytes(
     let opening = Opening { retry: jitter(config.retry), cursor: id, topics, heartbeat: config.heartbeat };
     let mut bytes = BytesMut::from(&*frame::opening(encoding, options.marks, opening));
     if let Some(reason) = start.gap {
+        app.own_counts.note_gap(reason);
         bytes.extend_from_slice(&frame::gap(encoding, reason, &options.requested, id));
     }
     for topic in deletion_notices {
