@@ -336,7 +336,9 @@ impl Publisher {
             let Some(mut flight) = self.sent.remove(&number) else { continue };
             flight.is_doubtful |= flight.again_at.is_none();
             if now.duration_since(flight.first_sent) >= 2 * self.ack_timeout {
-                self.shared.health.note_unanswered();
+                if self.down_since.is_none() {
+                    self.shared.health.note_unanswered();
+                }
                 self.refuse_flight(flight, AppendError::Unavailable);
             } else if self.down_since.is_none() {
                 self.look_for_another_server(now).await;

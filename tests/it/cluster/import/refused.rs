@@ -22,9 +22,11 @@ fn some_log() -> Directory {
 fn assert_refused(command: std::process::Command, expected_code: i32, words: &[&str]) {
     let (code, said) = run(command);
     assert_eq!(code, Some(expected_code), "{said}");
-    assert!(said.lines().count() == 1 && said.starts_with("tidings import: "), "{said}");
+    // On a busy machine, it says before how far it has read a long log.
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.starts_with("tidings import: "), "{said}");
     for word in words {
-        assert!(said.contains(word), "{word:?} is not in {said:?}");
+        assert!(last.contains(word), "{word:?} is not in {said:?}");
     }
 }
 
