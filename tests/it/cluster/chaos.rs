@@ -119,10 +119,10 @@ impl Run {
         let Self { nats, links, nodes, load, resumed, .. } = self;
         let namespace = nodes.namespace.clone();
         let on_nats = async {
-            if let Some(fault) = nats_fault {
-                if let Some(took) = fail_nats(nats, &namespace, fault, load, &mut nats_rng).await {
-                    resumed.entry(fault).or_default().push(took);
-                }
+            if let Some(fault) = nats_fault
+                && let Some(took) = fail_nats(nats, &namespace, fault, load, &mut nats_rng).await
+            {
+                resumed.entry(fault).or_default().push(took);
             }
         };
         let on_node = async {

@@ -17,7 +17,10 @@ use super::{
 use crate::{
     harness::{
         DEADLINE,
-        link::{Link, Mode, Tamper, frame::Frame},
+        link::{
+            Link, Mode, Tamper,
+            frame::{Frame, Subscriptions},
+        },
         nats,
         tools::left_out,
     },
@@ -64,8 +67,7 @@ struct Forger {
 
 #[derive(Default)]
 struct Forgery {
-    /// What the server has subscribed to, each with the id of the subscription.
-    subscriptions: Vec<(String, String)>,
+    subscriptions: Subscriptions,
     /// The last position that NATS has answered with.
     last: u64,
     answers: usize,
@@ -79,19 +81,15 @@ const TRUE_ANSWERS: usize = 10;
 const AHEAD: u64 = 30;
 
 impl Tamper for Forger {
-    fn to_nats(&self, frame: &mut Frame) -> Option<Frame> {
+    fn take_request(&self, frame: &mut Frame) -> Option<Frame> {
         let mut state = self.state.lock().expect("no panic");
-        if frame.operation() == "SUB" {
-            let sid = frame.words.last()?.clone();
-            state.subscriptions.push((frame.word(1).trim_end_matches('*').to_owned(), sid));
-        }
+        state.subscriptions.note(frame);
         let is_event = frame.operation() == "HPUB" && frame.word(1).contains(".t.");
         if !is_event || state.answers < TRUE_ANSWERS || state.forged == FORGED {
             return None;
         }
         let reply = frame.word(2);
-        // After another connection, the last one counts.
-        let (_, sid) = state.subscriptions.iter().rev().find(|(subject, _)| reply.starts_with(subject))?;
+        let sid = state.subscriptions.of(reply)?;
         let stream = frame.word(1).split('.').next()?;
         let answer = format!(r#"{{"stream":"{stream}","seq":{}}}"#, state.last + AHEAD);
         let forged = Frame::message(reply, sid, &answer);
@@ -99,7 +97,7 @@ impl Tamper for Forger {
         Some(forged)
     }
 
-    fn from_nats(&self, frame: &mut Frame) -> bool {
+    fn take_answer(&self, frame: &mut Frame) -> bool {
         let answer = frame.payload.as_ref().and_then(|payload| serde_json::from_slice::<Value>(payload).ok());
         // Other answers have no position at their top.
         if let Some(seq) = answer.and_then(|answer| answer["seq"].as_u64()) {
@@ -130,7 +128,7 @@ struct Late {
 }
 
 impl Tamper for Late {
-    fn to_nats(&self, frame: &mut Frame) -> Option<Frame> {
+    fn take_request(&self, frame: &mut Frame) -> Option<Frame> {
         let mut left = self.left.lock().expect("no panic");
         if frame.word(1).starts_with("$JS.API.CONSUMER.CREATE.") && *left > 0 {
             let payload = String::from_utf8(frame.payload.take()?).expect("JSON");
@@ -147,7 +145,7 @@ impl Tamper for Late {
         None
     }
 
-    fn from_nats(&self, _: &mut Frame) -> bool {
+    fn take_answer(&self, _: &mut Frame) -> bool {
         true
     }
 }

@@ -77,11 +77,11 @@ impl Load {
         let (stop, over) = (watch::Sender::new(false), watch::Sender::new(false));
         let (mut publishers, mut subscribers) = (JoinSet::new(), JoinSet::new());
         for _ in 0..plan.subscribers {
-            let subscriber = Subscriber::new(plan, targets.clone(), rng.fork());
+            let subscriber = Subscriber::new(plan, &targets, rng.fork());
             subscribers.spawn(subscriber.run(over.subscribe()));
         }
         for n in 0..plan.publishers {
-            let publisher = Publisher::new(&format!("p{n}"), plan, targets.clone(), rng.fork(), acks.clone());
+            let publisher = Publisher::new(&format!("p{n}"), plan, &targets, rng.fork(), acks.clone());
             publishers.spawn(publisher.run(stop.subscribe()));
         }
         Self { plan: plan.clone(), targets, rng, stop, over, publishers, subscribers, acks }
@@ -106,7 +106,7 @@ impl Load {
     pub async fn finish(mut self, nodes: &Nodes, nats: &str) -> (Observed, Figures) {
         self.stop.send_replace(true);
         let mut publishers = self.publishers.join_all().await;
-        let mut last = Publisher::new("last", &self.plan, self.targets.clone(), self.rng.fork(), self.acks.clone());
+        let mut last = Publisher::new("last", &self.plan, &self.targets, self.rng.fork(), self.acks.clone());
         for topic in 0..self.plan.topics {
             last.publish(topic, END).await;
         }
@@ -119,12 +119,11 @@ impl Load {
             received
         };
         tokio::pin!(all);
-        let received = match timeout(END_DEADLINE, &mut all).await {
-            Ok(received) => received,
-            Err(_) => {
-                self.over.send_replace(true);
-                all.await
-            }
+        let received = if let Ok(received) = timeout(END_DEADLINE, &mut all).await {
+            received
+        } else {
+            self.over.send_replace(true);
+            all.await
         };
         let mut figures = Figures { connections_min: usize::MAX, ..Figures::default() };
         let mut observed = Observed { stored: stored(nats, &nodes.namespace).await, ..Observed::default() };

@@ -2,10 +2,15 @@
 
 use std::sync::{Arc, Mutex};
 
+use async_nats::jetstream;
+
 use super::{Cluster, is_ready, resume, until};
 use crate::harness::{
     Process,
-    link::{Link, Tamper, frame::Frame},
+    link::{
+        Link, Tamper,
+        frame::{Frame, Subscriptions},
+    },
     nats,
     tools::left_out,
 };
@@ -22,13 +27,22 @@ struct State {
     last: Option<u64>,
     /// The server gets no messages of the stream.
     is_silent: bool,
-    /// How often it was told the wrong position.
+    /// The server finds no message by its position.
+    is_blind: bool,
+    /// How often it was told something wrong.
     told: usize,
+    subscriptions: Subscriptions,
 }
 
 impl Stale {
     fn set(&self, last: Option<u64>, is_silent: bool) {
-        *self.state.lock().expect("no panic") = State { last, is_silent, told: 0 };
+        let mut state = self.state.lock().expect("no panic");
+        (state.last, state.is_silent, state.told) = (last, is_silent, 0);
+    }
+
+    fn set_blind(&self, last: Option<u64>) {
+        self.set(last, false);
+        self.state.lock().expect("no panic").is_blind = last.is_some();
     }
 
     fn told(&self) -> usize {
@@ -37,11 +51,26 @@ impl Stale {
 }
 
 impl Tamper for Stale {
-    fn to_nats(&self, _: &mut Frame) -> Option<Frame> {
-        None
+    fn take_request(&self, frame: &mut Frame) -> Option<Frame> {
+        let mut state = self.state.lock().expect("no panic");
+        state.subscriptions.note(frame);
+        let (subject, reply) = (frame.word(1), frame.word(2));
+        if !state.is_blind {
+            return None;
+        }
+        let answer = if subject.starts_with("$JS.API.DIRECT.GET.") {
+            Frame::status(reply, state.subscriptions.of(reply)?, "404 Message Not Found")
+        } else if subject.starts_with("$JS.API.STREAM.MSG.GET.") {
+            let error = r#"{"error":{"code":404,"err_code":10037,"description":"no message found"}}"#;
+            Frame::message(reply, state.subscriptions.of(reply)?, error)
+        } else {
+            return None;
+        };
+        state.told += 1;
+        Some(answer)
     }
 
-    fn from_nats(&self, frame: &mut Frame) -> bool {
+    fn take_answer(&self, frame: &mut Frame) -> bool {
         let mut state = self.state.lock().expect("no panic");
         let is_message = frame.words.iter().any(|word| word.starts_with("$JS.ACK."));
         if is_message && state.is_silent {
@@ -61,6 +90,21 @@ impl Tamper for Stale {
     }
 }
 
+/// A server that `stale` misleads, with these settings; and one that it does not.
+async fn misled(
+    cluster: &Cluster,
+    port: u16,
+    stale: &Arc<Stale>,
+    settings: &[(&str, &str)],
+) -> (Link, Process, Process) {
+    let link = Link::tampered(&[port], Arc::<Stale>::clone(stale)).await;
+    let node = cluster.node().await;
+    let urls = link.urls();
+    let settings = [settings, &[("TIDINGS__CLUSTER__SERVERS", urls.as_str())]].concat();
+    let misled = Process::start(&cluster.settings(&settings)).await;
+    (link, node, misled)
+}
+
 #[tokio::test]
 async fn a_position_that_is_out_of_date_is_not_believed() {
     // Goal: a server is told for a while that the stream ends before the ids that another server has given. It does not
@@ -70,10 +114,7 @@ async fn a_position_that_is_out_of_date_is_not_believed() {
         Err(missing) => return left_out(&missing),
     };
     let (cluster, stale) = (Cluster::on(nats), Arc::new(Stale::default()));
-    let link = Link::tampered(&[nats.port()], Arc::<Stale>::clone(&stale)).await;
-    let node = cluster.node().await;
-    let urls = link.urls();
-    let behind = Process::start(&cluster.settings(&[("TIDINGS__CLUSTER__SERVERS", &urls)])).await;
+    let (_link, node, behind) = misled(&cluster, nats.port(), &stale, &[]).await;
     cluster.publish(&node, "a", "first").await;
     stale.set(Some(1), true);
     let seen = cluster.publish(&node, "a", "second").await;
@@ -93,4 +134,46 @@ async fn a_position_that_is_out_of_date_is_not_believed() {
     let fifth = cluster.publish(&node, "a", "fifth").await;
     let block = resume(&behind, "topic=a", &seen).await.next().await.expect("an event");
     assert_eq!((block.event.as_str(), block.id), ("message", fifth));
+}
+
+#[tokio::test]
+async fn an_event_that_a_server_out_of_date_does_not_have_is_no_gap() {
+    // Goal: a server that keeps no event in memory asks a NATS that has not read up to the event. It ends the stream, and
+    // does not call the event unreadable. Later it sends the event.
+    let nats = match nats::shared() {
+        Ok(nats) => nats,
+        Err(missing) => return left_out(&missing),
+    };
+    let (cluster, stale) = (Cluster::on(nats), Arc::new(Stale::default()));
+    let cold = [("TIDINGS__LOG__HOT_BYTES_MAX", "0B")];
+    let (_link, _node, behind) = misled(&cluster, nats.port(), &stale, &cold).await;
+    let first = cluster.publish(&behind, "a", "first").await;
+    let second = cluster.publish(&behind, "a", "second").await;
+    stale.set_blind(Some(1));
+    let told = resume(&behind, "topic=a", &first).await.until_cut().await;
+    assert!(told.is_empty() && stale.told() > 0, "{told:?}");
+    stale.set_blind(None);
+    let block = resume(&behind, "topic=a", &first).await.next().await.expect("an event");
+    assert_eq!((block.event.as_str(), block.id), ("message", second));
+    // The control: a NATS that has read that far, and does not have the event.
+    stale.set_blind(Some(2));
+    let block = resume(&behind, "topic=a", &first).await.next().await.expect("a notice");
+    assert!(block.event == "broker.gap" && block.data.contains("unreadable"), "{block:?}");
+}
+
+#[tokio::test]
+async fn a_stream_that_was_restored_ends_the_process() {
+    // Goal: the control; a stream of the same epoch that really has fewer messages ends the process.
+    let Some(cluster) = Cluster::on_shared() else { return };
+    let mut node = cluster.node().await;
+    for content in ["one", "two", "three"] {
+        cluster.publish(&node, "a", content).await;
+    }
+    let context = jetstream::new(async_nats::connect(&cluster.url).await.expect("a connection"));
+    let config = context.get_stream(&cluster.namespace).await.expect("a stream").cached_info().config.clone();
+    context.delete_stream(&cluster.namespace).await.expect("it is deleted");
+    context.create_stream(config).await.expect("it is made");
+    assert_eq!(node.exit().await.code(), Some(74));
+    let (_, errors) = node.last_words().await;
+    assert!(errors.contains("its last position is"), "{errors}");
 }

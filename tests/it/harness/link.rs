@@ -34,10 +34,10 @@ pub enum Mode {
 pub trait Tamper: Send + Sync {
     /// Looks at a frame that goes to NATS, and may change it. If there is an answer, NATS does not get the frame, and the
     /// sender gets the answer.
-    fn to_nats(&self, frame: &mut Frame) -> Option<Frame>;
+    fn take_request(&self, frame: &mut Frame) -> Option<Frame>;
 
     /// Looks at a frame that comes from NATS, and may change it. Returns whether it is passed on.
-    fn from_nats(&self, frame: &mut Frame) -> bool;
+    fn take_answer(&self, frame: &mut Frame) -> bool;
 }
 
 type Tampering = Option<Arc<dyn Tamper>>;
@@ -109,7 +109,7 @@ async fn swallow(mut client: TcpStream, nats: Option<TcpStream>) {
     if let Some(mut nats) = nats {
         copy(&mut nats, &mut sink()).await.ok();
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn exchange(client: &mut TcpStream, nats: &mut TcpStream, tamper: Tampering) {
@@ -122,7 +122,7 @@ async fn exchange(client: &mut TcpStream, nats: &mut TcpStream, tamper: Tamperin
     let requests = async {
         let mut frames = Frames::new(from_client);
         while let Some(mut frame) = frames.next().await {
-            match tamper.to_nats(&mut frame) {
+            match tamper.take_request(&mut frame) {
                 Some(forged) => answer.send(forged).await.ok()?,
                 None => to_nats.write_all(&frame.bytes()).await.ok()?,
             }
@@ -136,7 +136,7 @@ async fn exchange(client: &mut TcpStream, nats: &mut TcpStream, tamper: Tamperin
             let frame = tokio::select! {
                 frame = frames.next() => {
                     let mut frame = frame?;
-                    if !tamper.from_nats(&mut frame) {
+                    if !tamper.take_answer(&mut frame) {
                         continue;
                     }
                     frame

@@ -30,9 +30,10 @@ struct State {
     watchers: Vec<Child>,
 }
 
-/// Ends the server when this process has ended or has dropped its end of the pipe.
-const WATCHER: &str =
-    r#""$0" -c "$1/nats.conf" >>"$1/nats.log" 2>&1 & echo $!; cat >/dev/null; kill -9 $! 2>/dev/null; rm -rf "$1""#;
+/// Ends the server when this process has ended or has dropped its end of the pipe. A signal that ends this process may go
+/// to the shell, too, which must outlive it.
+const WATCHER: &str = r#""$0" -c "$1/nats.conf" >>"$1/nats.log" 2>&1 & echo $!; trap "" HUP INT QUIT TERM
+cat >/dev/null; kill -9 $! 2>/dev/null; rm -rf "$1""#;
 /// How long a server may take to start.
 const DEADLINE: Duration = Duration::from_secs(30);
 

@@ -41,9 +41,9 @@ const RETRY_PAUSE_MS: std::ops::Range<u64> = 20..200;
 const REPEATED: u8 = 8;
 
 impl Publisher {
-    pub fn new(name: &str, plan: &Plan, targets: Targets, rng: Rng, acks: watch::Sender<Ack>) -> Self {
+    pub fn new(name: &str, plan: &Plan, targets: &Targets, rng: Rng, acks: watch::Sender<Ack>) -> Self {
         let client = Client::builder().timeout(ANSWER_TIMEOUT).build().expect("a client");
-        let (name, plan) = (name.to_owned(), plan.clone());
+        let (name, plan, targets) = (name.to_owned(), plan.clone(), Targets::clone(targets));
         Self { name, plan, targets, rng, client, acks, sent: Vec::new(), retries: 0, unexpected: Vec::new() }
     }
 
@@ -63,9 +63,9 @@ impl Publisher {
     pub async fn publish(&mut self, topic: usize, end: &str) {
         let key = format!("{}-{}", self.name, self.sent.len());
         let mut sent = Sent { topic, content: format!("t{topic} {key}{end}"), ids: Vec::new() };
-        let begin = Instant::now();
+        let first_attempt = Instant::now();
         while sent.ids.is_empty() {
-            if begin.elapsed() > ACK_DEADLINE {
+            if first_attempt.elapsed() > ACK_DEADLINE {
                 return self.unexpected.push(format!("{sent:?} is not acknowledged after {ACK_DEADLINE:?}"));
             }
             let begun = Instant::now();

@@ -35,7 +35,7 @@ pub struct Subscriber {
 const PAUSE_MS: std::ops::Range<u64> = 20..200;
 
 impl Subscriber {
-    pub fn new(plan: &Plan, targets: Targets, mut rng: Rng) -> Self {
+    pub fn new(plan: &Plan, targets: &Targets, mut rng: Rng) -> Self {
         let (wanted, mut topics) = (rng.usize(1..=10.min(plan.topics)), BTreeSet::new());
         while topics.len() < wanted {
             topics.insert(rng.usize(..plan.topics));
@@ -48,6 +48,7 @@ impl Subscriber {
         let joined = is_since_all.then_some(0);
         let received = Received { topics, joined, seen: Vec::new(), notices: Vec::new() };
         let (last, last_event_id) = (rng.usize(..targets.len()), String::new());
+        let targets = Targets::clone(targets);
         Self { plan: plan.clone(), targets, rng, last, request, last_event_id, ends: 0, received, connections: 0 }
     }
 

@@ -20,6 +20,13 @@ impl Frame {
         Self { words, payload: Some(payload.into()) }
     }
 
+    /// A message that consists of a status.
+    pub fn status(subject: &str, sid: &str, status: &str) -> Self {
+        let payload = format!("NATS/1.0 {status}\r\n\r\n").into_bytes();
+        let words = ["HMSG", subject, sid, &payload.len().to_string(), ""].map(str::to_owned).to_vec();
+        Self { words, payload: Some(payload) }
+    }
+
     pub fn operation(&self) -> &str {
         self.words.first().map_or("", String::as_str)
     }
@@ -42,6 +49,25 @@ impl Frame {
             bytes.extend_from_slice(b"\r\n");
         }
         bytes
+    }
+}
+
+/// What a server has subscribed to: the subjects without their wildcards, each with the id of the subscription.
+#[derive(Default)]
+pub struct Subscriptions(Vec<(String, String)>);
+
+impl Subscriptions {
+    /// Notes a subscription, if this frame is one.
+    pub fn note(&mut self, frame: &Frame) {
+        if let ("SUB", Some(sid)) = (frame.operation(), frame.words.last()) {
+            self.0.push((frame.word(1).trim_end_matches('*').to_owned(), sid.clone()));
+        }
+    }
+
+    /// The id of the subscription that gets what is sent to `subject`. After another connection, the last one counts.
+    pub fn of(&self, subject: &str) -> Option<&str> {
+        let (_, sid) = self.0.iter().rev().find(|(prefix, _)| subject.starts_with(prefix))?;
+        Some(sid)
     }
 }
 
