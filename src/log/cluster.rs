@@ -67,6 +67,7 @@ mod shared;
 mod others;
 mod counts;
 mod connection;
+mod answer;
 mod envelope;
 mod subject;
 mod error;

@@ -31,10 +31,10 @@ use futures_util::StreamExt as _;
 use tokio::time::interval;
 
 use super::{
+    answer::{Answer, FULL},
     connection::{ConnectError, InfoError, Link, text_of},
     envelope::{Envelope, OVERHEAD_MAX},
     error::ImportError,
-    publisher::{Answer, FULL},
     subject,
 };
 use crate::{

@@ -31,11 +31,11 @@ use std::{
 use async_nats::{HeaderMap, Message, StatusCode, Subscriber, header};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use serde::Deserialize;
 use tokio::{sync::mpsc::Receiver, time::interval};
 use twox_hash::XxHash3_128;
 
 use super::{
+    answer::{Answer, FULL, IN_PROCESS, Refusal},
     connection::{Link, text_of},
     envelope::{Envelope, Sent},
     shared::Shared,
@@ -87,35 +87,12 @@ struct Flight {
     position_then: u64,
 }
 
-/// What NATS answers.
-#[derive(Deserialize)]
-pub(super) struct Answer {
-    pub(super) seq: Option<u64>,
-    #[serde(default)]
-    duplicate: bool,
-    pub(super) error: Option<Refusal>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Refusal {
-    #[serde(default)]
-    pub(super) err_code: u64,
-    #[serde(default)]
-    pub(super) description: String,
-}
-
 /// How many messages may be on their way.
 const SENT_MAX: usize = 4096;
 /// How often messages without an answer are looked for.
 const TICK: Duration = Duration::from_millis(50);
 /// How long to wait when the stream has no leader.
 const PAUSE: Duration = Duration::from_millis(200);
-/// The codes of NATS that say that there is no space: of the account, of the server, of its disk, of its memory; and
-/// that the message could not be written, for example on a full disk.
-pub(super) const FULL: [u64; 5] = [10_002, 10_023, 10_047, 10_028, 10_077];
-/// NATS is storing a message with the same id at this moment.
-const IN_PROCESS: u64 = 10_158;
-
 impl Publisher {
     pub(super) async fn new(shared: Arc<Shared>, link: Arc<Link>, ack_timeout: Duration) -> Result<Self, String> {
         let inbox = link.client.new_inbox();
