@@ -77,6 +77,7 @@ pub(in crate::log) use envelope::{Envelope, Missing, Sent};
 pub use error::{ImportError, OpenError};
 pub(in crate::log) use import::{Done, Importer, Item};
 use others::Others;
+use reach::Reach;
 use shared::{Health, Open, Shared, State};
 use tasks::Parts;
 
@@ -112,6 +113,7 @@ impl ClusterLog {
             provisional,
             open: SetOnce::new(),
             clock: Clock::new(clock::system()),
+            started_wall_ms: clock::wall_ms(),
             watermark: AtomicU64::new(0),
             state: Mutex::new(State { index, feeds: Feeds::default() }),
             keys: Keys::new(keys),
@@ -223,8 +225,13 @@ impl Log for ClusterLog {
             let (topics, start, deleted, cursor) = (topics.to_vec(), start.clone(), deleted.to_vec(), *cursor);
             let resolved = async move {
                 let wait = async move {
-                    let is_reached = shared.reach(cursor, CURSOR_WAIT).await;
-                    is_reached.then(|| lock(&shared.state).index.resolve_start(&topics, &start, &deleted))
+                    let start = match shared.reach(cursor, CURSOR_WAIT).await {
+                        Reach::Reached => start,
+                        // As a cursor of another epoch.
+                        Reach::Ahead => Start::After(EventId { epoch: shared.provisional, ..cursor }),
+                        Reach::Unknown => return None,
+                    };
+                    Some(lock(&shared.state).index.resolve_start(&topics, &start, &deleted))
                 };
                 runtime.spawn(wait).await.ok().flatten().ok_or(ReadError)
             };

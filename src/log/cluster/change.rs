@@ -25,6 +25,8 @@ pub(super) enum Change {
     SubjectEnd {
         subject: String,
         seq: u64,
+        /// When NATS has stored it.
+        wall_ms: u64,
     },
     Marker {
         seq: u64,
@@ -50,7 +52,7 @@ impl Change {
             Envelope::Event(sent) => (sent, wall_ms, false),
             Envelope::Imported(sent, time_ms) => (sent, time_ms, true),
             Envelope::Deletion(topic) => return Self::Deletion { topic, seq },
-            Envelope::SubjectEnd(subject) => return Self::SubjectEnd { subject, seq },
+            Envelope::SubjectEnd(subject) => return Self::SubjectEnd { subject, seq, wall_ms },
             Envelope::Marker => return Self::Marker { seq },
             Envelope::Missing(mut missing) => {
                 let of_topic = missing.topic.clone().zip(missing.key.take());

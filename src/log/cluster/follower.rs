@@ -32,7 +32,7 @@ use crate::{
     frame,
     log::{
         Commit, Receipt,
-        clock::millis,
+        clock::{TOLERANCE_MS, millis},
         feed::Feeds,
         index::{Entry, Index},
         mutex::lock,
@@ -285,9 +285,12 @@ impl Follower {
                     self.shared.keys.forget(&topic, seq);
                     continue;
                 }
-                // At the start, there are no streams yet.
-                Change::SubjectEnd { subject, .. } => {
-                    if let Some(local) = self.shared.others.local().filter(|_| self.shared.open.initialized()) {
+                Change::SubjectEnd { subject, wall_ms, .. } => {
+                    // While the stream is read at the start, there may be tickets, and subscribers that wait. They are
+                    // not older than the process.
+                    let is_new = self.shared.open.initialized()
+                        || wall_ms.saturating_add(TOLERANCE_MS) >= self.shared.started_wall_ms;
+                    if let Some(local) = self.shared.others.local().filter(|_| is_new) {
                         tokio::spawn(local.end_subject(subject));
                     }
                     continue;

@@ -31,6 +31,8 @@ pub(super) struct Shared {
     /// The stream, once this server has read it.
     pub(super) open: SetOnce<Open>,
     pub(super) clock: Clock,
+    /// The wall clock when the log was opened.
+    pub(super) started_wall_ms: u64,
     /// A copy of the index's watermark, which can be read without the lock.
     pub(super) watermark: AtomicU64,
     pub(super) state: Mutex<State>,
@@ -59,6 +61,8 @@ pub(super) struct Marker {
     pub(super) at: Instant,
     /// Its position; `None` if it is not certain to be in the stream.
     pub(super) seq: Option<u64>,
+    /// How long after it the next one may be sent.
+    pub(super) pause: Duration,
 }
 
 /// What is known once the stream has been read.

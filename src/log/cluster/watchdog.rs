@@ -82,7 +82,7 @@ impl Watchdog {
     /// Whether the stream no longer has `position`. A server of NATS that says so may be out of date, but a new message
     /// is certain to come after all that are stored.
     async fn has_gone_back(&mut self, position: u64) -> bool {
-        let Some(marker) = self.shared.marker(&self.link).await else {
+        let Some(marker) = self.shared.marker(&self.link, position).await else {
             self.note_failure();
             return false;
         };

@@ -62,6 +62,11 @@ enum Place {
 }
 
 impl Life {
+    /// Whether the log is a stream of NATS.
+    pub fn is_stream(&self) -> bool {
+        matches!(&self.stored, Some(Stored { place: Place::Stream(_), .. }))
+    }
+
     pub fn first(engine: Engine, config: &LogConfig) -> Self {
         match engine {
             Engine::Memory => Self {

@@ -79,6 +79,8 @@ pub struct World {
     /// How many turns that takes.
     pub delay: usize,
     breaker: Breaker,
+    /// A client has come with a cursor ahead of the stream.
+    has_asked_ahead: bool,
 }
 
 /// A page on its way to the connection that wants it.
@@ -127,6 +129,7 @@ impl World {
             fetched: Vec::new(),
             delay: 0,
             breaker: Breaker::new(fault),
+            has_asked_ahead: false,
         }
     }
 
