@@ -2,6 +2,8 @@
 
 use std::{array, time::Instant};
 
+use actix_http::StatusCode;
+
 use super::{problem::Code, reply::Reply, route::Route};
 use crate::{
     frame::GapReason,
@@ -9,8 +11,8 @@ use crate::{
 };
 
 /// The statuses that are counted one by one.
-const STATUSES: [u16; 23] =
-    [200, 201, 204, 304, 400, 401, 403, 404, 405, 408, 409, 410, 413, 414, 415, 421, 429, 431, 500, 501, 503, 505, 507];
+const STATUSES: [u16; 19] =
+    [200, 201, 204, 400, 401, 403, 404, 405, 408, 409, 410, 413, 414, 415, 421, 429, 431, 503, 507];
 const ROUTES: usize = Route::NAMES.len();
 
 /// What one worker has counted of its requests since the server started.
@@ -29,7 +31,7 @@ pub struct HttpCounts {
     pub(super) bytes_published: Counter,
     /// Gaps that new streams begin with, by the place of the reason in [`GapReason::ALL`].
     pub(super) gaps: [Counter; GapReason::ALL.len()],
-    /// From the moment when the head was read to the answer.
+    /// From the moment when the request was read, on the fast path with its body, to the answer.
     pub(super) publish: Histogram,
 }
 
@@ -62,7 +64,8 @@ impl HttpCounts {
                 count_code(&self.streams_refused, code);
             }
         }
-        if route == PUBLISH && answer.code.is_none() {
+        // Another status than 200 is that of a preflight.
+        if route == PUBLISH && answer.status == StatusCode::OK {
             self.publish.add(begun.elapsed(), 1);
         }
     }

@@ -119,11 +119,12 @@ impl FastPath {
     /// Rejects a connection that was not admitted. `/healthz` is answered nevertheless: otherwise a supervisor would
     /// restart a server that is only busy.
     pub fn reject(self: &Rc<Self>, socket: Transport<BareStream>, error: LimitReached) {
-        let eviction = self.rejected.add();
+        let (eviction, problem) = (self.rejected.add(), Problem::from(error));
+        self.app.own_counts.note_problem(problem.code());
         let fast = Rc::clone(self);
         spawn_local(async move {
             // An error means that the client has disconnected.
-            rejected::answer(socket, error.into(), &eviction, &fast.responder, &fast.scratch).await.ok();
+            rejected::answer(socket, problem, &eviction, &fast.responder, &fast.scratch).await.ok();
             fast.rejected.remove(&eviction);
             // A descriptor is free now. If the reserve is not complete, it gets this one.
             fast.app.descriptors.refill();

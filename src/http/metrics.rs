@@ -67,7 +67,7 @@ fn write_http(text: &mut Text, all: &[&HttpCounts]) {
     text.one("tidings_events_published_total", Kind::Counter, "Events that were acknowledged.", published);
     let bytes = sum(|counts| &counts.bytes_published);
     text.one("tidings_published_bytes_total", Kind::Counter, "Bytes of their content.", bytes);
-    let help = "From the head of a publish request to its answer.";
+    let help = "From a publish request to its answer.";
     let times: Times = all.iter().map(|counts| &counts.publish).collect();
     text.begin("tidings_publish_latency_seconds", Kind::Histogram, help).times(&times);
 }

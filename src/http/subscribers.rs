@@ -121,12 +121,11 @@ pub(super) fn end_subject<'a>(app: &'a AppState, head: &impl Head, name: &str) -
     let subject = fields::decode_path(name, b"subject")?.into_owned();
     audit::record(caller.identity(), head.remote(), "end_subject", &subject);
     Ok(reply_later(async move {
-        // In a cluster, all servers end them when they read of it from the log, this one included.
         let Some(peers) = app.gate.peers() else {
             end_subject_here(app, grant, &subject).await;
             return Ok(Answer::new(StatusCode::NO_CONTENT));
         };
-        // All servers end them when they read of it from the log, this one included.
+        // In a cluster, all servers end them when they read of it from the log, this one included.
         if let Err(error) = peers.end_subject(&subject).await {
             end_subject_here(app, grant, &subject).await;
             return Err(Problem::from(error));

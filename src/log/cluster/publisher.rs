@@ -215,7 +215,8 @@ impl Publisher {
                 let Some(flight) = self.sent.remove(&number) else { return };
                 self.shared.health.note_stored();
                 self.shared.times.commit.add(flight.first_sent.elapsed(), 1);
-                self.shared.times.events.add(1);
+                let is_event = matches!(flight.job.work, Work::Append { .. }) && !duplicate;
+                self.shared.times.events.add(u64::from(is_event));
                 if !duplicate && seq <= flight.position_then {
                     let (then, name) = (flight.position_then, &self.link.name);
                     let reason = format!("the stream {name} has gone back: {seq} comes after {then}. Was it restored?");

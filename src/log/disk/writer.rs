@@ -94,9 +94,11 @@ impl Writer {
             if is_maintenance {
                 last_maintenance = Instant::now();
             }
-            let (events, begun) = (changes.len(), Instant::now());
+            let events = changes.iter().filter(|change| matches!(change, Change::Event { .. })).count();
+            let (has_changes, begun) = (!changes.is_empty(), Instant::now());
             let written = self.write_batch(changes, is_maintenance);
-            if events > 0 {
+            // A batch that does not fit on the disk is refused, which is no error.
+            if has_changes && written.is_ok() && !self.shared.full.load(Ordering::Relaxed) {
                 self.shared.times.commit.add(begun.elapsed(), 1);
                 self.shared.times.events.add(u64::try_from(events).unwrap_or_default());
             }
