@@ -41,7 +41,7 @@ pub enum PeerError {
     Unknown,
 }
 
-/// The other servers of the cluster. Its methods never block.
+/// The other servers of the cluster. Its methods wait for no other server.
 pub trait Peers: Send + Sync {
     /// The name of this server.
     fn node(&self) -> Node;

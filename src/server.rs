@@ -138,7 +138,7 @@ impl Server {
             None => auth,
         });
         if let Some(peers) = log.peers() {
-            let (auth, registry, hubs) = (Arc::clone(&auth), Arc::clone(&registry), hubs.clone());
+            let (auth, registry, hubs) = (Arc::clone(&auth), Arc::downgrade(&registry), hubs.clone());
             peers.serve(Arc::new(LocalParts { auth, registry, hubs }));
         }
         let shared = SharedState {

@@ -223,7 +223,7 @@ impl Items<'_> {
             let bytes = event.map(|event| event.content().len());
             self.left_out.push(LeftOut { id: self.origin, topic: topic.clone(), bytes });
             let (topic, time_ms) = (Some(topic.clone()), self.time_ms);
-            // A retry would be refused in any case.
+            // A retry of an event that is too large would be refused in any case. One of a damaged event is a new event.
             return Envelope::Missing(Missing { topic, is_unreadable: true, time_ms, key: None, subscribers: 0 });
         };
         let used = self.log.key_of(event);

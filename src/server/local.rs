@@ -1,6 +1,6 @@
 //! What the other servers of a cluster ask of this one.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures_util::future::{BoxFuture, FutureExt as _};
 
@@ -15,17 +15,19 @@ use crate::{
 /// The parts of this server that answer.
 pub(super) struct LocalParts {
     pub(super) auth: Arc<Auth>,
-    pub(super) registry: Arc<Registry>,
+    /// Not an `Arc`: the registry has the log, and the log has this.
+    pub(super) registry: Weak<Registry>,
     pub(super) hubs: Hubs,
 }
 
 impl Local for LocalParts {
     fn subscribers(&self, topic: &str) -> usize {
-        self.registry.find(topic).map_or(0, |topic| topic.subscribers())
+        let topic = self.registry.upgrade().and_then(|registry| registry.find(topic));
+        topic.map_or(0, |topic| topic.subscribers())
     }
 
     fn all_subscribers(&self) -> Vec<(TopicName, usize)> {
-        self.registry.all_subscribers()
+        self.registry.upgrade().map(|registry| registry.all_subscribers()).unwrap_or_default()
     }
 
     fn ticket(&self, hash: &TicketHash, ticket_use: TicketUse) -> Option<String> {

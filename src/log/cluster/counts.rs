@@ -23,6 +23,8 @@ const NODES_MAX: usize = 1000;
 const TOPICS_MAX: usize = 1 << 20;
 /// How many changes this server remembers. As long as NATS is not reached, clients could name ever more topics.
 const CHANGES_MAX: usize = 1 << 16;
+/// No server has more subscribers. With such counts, no sum overflows.
+const COUNT_MAX: usize = 1 << 31;
 /// A message has at most about so many bytes of topics.
 const MESSAGE_BYTES: usize = 32 << 10;
 
@@ -100,18 +102,26 @@ pub(super) fn farewell(node: Node) -> Vec<u8> {
     serde_json::to_vec(&message).unwrap_or_default()
 }
 
+/// Reads what another server says; `None` if it cannot be read.
+pub(super) fn read(message: &[u8]) -> Option<Message> {
+    let message = serde_json::from_slice(message);
+    message.inspect_err(|error| tracing::warn!(%error, "another server says something that cannot be read")).ok()
+}
+
 impl Counts {
     /// How many subscribers of the topic the other servers have.
     pub(super) fn of(&self, topic: &str) -> usize {
         self.totals.get(topic).copied().unwrap_or_default()
     }
 
+    /// Whether the server was heard lately.
+    pub(super) fn knows(&self, node: Node) -> bool {
+        self.nodes.contains_key(&node)
+    }
+
     /// Takes a message. Returns whether its server must begin again, because a message of it is missing.
-    pub(super) fn take(&mut self, message: &[u8], own: Node, now: Instant) -> bool {
-        let Ok(Message { node, number, begin, leaves, counts }) = serde_json::from_slice(message) else {
-            tracing::warn!("a message of another server about its subscribers cannot be read");
-            return false;
-        };
+    pub(super) fn take(&mut self, message: Message, own: Node, now: Instant) -> bool {
+        let Message { node, number, begin, leaves, counts } = message;
         let Some(node) = Node::parse(&node).filter(|node| *node != own) else { return false };
         if begin || leaves {
             self.forget(node);
@@ -124,7 +134,7 @@ impl Counts {
         (known.next_number, known.heard_at) = (number + 1, now);
         for (topic, count) in counts {
             if let Ok(topic) = TopicName::parse(&topic, usize::MAX) {
-                self.set(node, topic, count);
+                self.set(node, topic, count.min(COUNT_MAX));
             }
         }
         false
@@ -201,6 +211,11 @@ impl Changes {
 mod tests {
     use super::*;
 
+    /// Takes a message as it comes from NATS.
+    fn take(counts: &mut Counts, message: &[u8], own: Node, now: Instant) -> bool {
+        read(message).is_some_and(|message| counts.take(message, own, now))
+    }
+
     fn topic(name: &str) -> TopicName {
         TopicName::parse(name, 255).expect("a name")
     }
@@ -214,25 +229,25 @@ mod tests {
         let mut speakers = [Speaker::new(Node::random()), Speaker::new(Node::random())];
         for speaker in &mut speakers {
             for message in speaker.say(vec![(topic("a"), 2), (topic("b"), 1)], true) {
-                assert!(!counts.take(&message, own, start));
+                assert!(!take(&mut counts, &message, own, start));
             }
         }
         assert_eq!((counts.of("a"), counts.of("b"), counts.of("c")), (4, 2, 0));
         let change = speakers[0].say(vec![(topic("a"), 5), (topic("b"), 0)], false);
-        assert!(!counts.take(&change[0], own, start));
+        assert!(!take(&mut counts, &change[0], own, start));
         assert_eq!((counts.of("a"), counts.of("b")), (7, 1));
-        assert!(counts.take(&change[0], own, start), "a message twice is a message too many");
+        assert!(take(&mut counts, &change[0], own, start), "a message twice is a message too many");
 
         speakers[1].say(vec![(topic("a"), 0)], false);
         let next = speakers[1].say(vec![(topic("b"), 9)], false);
-        assert!(counts.take(&next[0], own, start), "the server must begin again");
+        assert!(take(&mut counts, &next[0], own, start), "the server must begin again");
         for message in speakers[1].say(vec![(topic("b"), 9)], true) {
-            assert!(!counts.take(&message, own, start));
+            assert!(!take(&mut counts, &message, own, start));
         }
         assert_eq!((counts.of("a"), counts.of("b")), (5, 9));
 
         let later = start + GONE_AFTER;
-        assert!(!counts.take(&speakers[0].say(Vec::new(), false)[0], own, later), "nothing new, but it is there");
+        assert!(!take(&mut counts, &speakers[0].say(Vec::new(), false)[0], own, later), "nothing new, but it is there");
         counts.forget_gone(later);
         assert_eq!((counts.of("a"), counts.of("b"), counts.nodes.len()), (5, 0, 1));
         counts.forget_gone(later + GONE_AFTER);
@@ -245,16 +260,16 @@ mod tests {
         let (own, now) = (Node::random(), Instant::now());
         let mut counts = Counts::default();
         let own_message = &Speaker::new(own).say(vec![(topic("a"), 2)], true)[0];
-        assert!(!counts.take(own_message, own, now));
+        assert!(!take(&mut counts, own_message, own, now));
         for text in ["", "{}", r#"{"node":"x","number":0,"begin":true,"counts":[["a",1]]}"#] {
-            assert!(!counts.take(text.as_bytes(), own, now), "{text}");
+            assert!(!take(&mut counts, text.as_bytes(), own, now), "{text}");
         }
         assert!(counts.nodes.is_empty());
         for _ in 0..2 {
             let message = &Speaker::new(Node::random()).say(vec![(topic("a"), usize::MAX)], true)[0];
-            assert!(!counts.take(message, own, now));
+            assert!(!take(&mut counts, message, own, now));
         }
-        assert_eq!(counts.of("a"), usize::MAX);
+        assert_eq!(counts.of("a"), 2 * COUNT_MAX);
     }
 
     #[test]
@@ -262,9 +277,9 @@ mod tests {
         // Goal: a restart does not count subscribers twice; and changes that nobody takes do not use ever more memory.
         let (own, node, now) = (Node::random(), Node::random(), Instant::now());
         let mut counts = Counts::default();
-        assert!(!counts.take(&Speaker::new(node).say(vec![(topic("a"), 2)], true)[0], own, now));
-        assert!(!counts.take(&farewell(Node::random()), own, now) && counts.of("a") == 2);
-        assert!(!counts.take(&farewell(node), own, now) && counts.of("a") == 0 && counts.nodes.is_empty());
+        assert!(!take(&mut counts, &Speaker::new(node).say(vec![(topic("a"), 2)], true)[0], own, now));
+        assert!(!take(&mut counts, &farewell(Node::random()), own, now) && counts.of("a") == 2);
+        assert!(!take(&mut counts, &farewell(node), own, now) && counts.of("a") == 0 && counts.nodes.is_empty());
 
         let mut changes = Changes::default();
         for n in (0..CHANGES_MAX).chain(0..CHANGES_MAX) {
@@ -288,7 +303,7 @@ mod tests {
         assert!(messages.len() > 3 && messages.iter().all(|message| message.len() < 4 * MESSAGE_BYTES));
         let mut counts = Counts::default();
         for message in &messages {
-            assert!(!counts.take(message, own, now));
+            assert!(!take(&mut counts, message, own, now));
         }
         assert_eq!(counts.totals.len(), 10_000);
     }

@@ -21,7 +21,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{
     connection::{Link, REQUEST_TIMEOUT, text_of},
-    counts::{INTERVAL, Speaker, farewell},
+    counts::{self, INTERVAL, Speaker, farewell},
     shared::Shared,
 };
 use crate::{
@@ -80,7 +80,9 @@ async fn exchange(shared: &Arc<Shared>, link: &Arc<Link>) -> Result<(), String> 
         tokio::select! {
             message = heard.next() => match message {
                 Some(message) => {
-                    must_greet |= lock(&others.counts).take(&message.payload, others.own, Instant::now());
+                    // Outside of the lock, for which publishes wait.
+                    let said = counts::read(&message.payload);
+                    must_greet |= said.is_some_and(|said| lock(&others.counts).take(said, others.own, Instant::now()));
                 }
                 None => return Ok(()),
             },
@@ -169,14 +171,18 @@ pub(super) fn ask(
         let request = Request::new().payload(question.into()).timeout(Some(ANSWER_TIMEOUT));
         let answer = match link.client.send_request(subject, request).await {
             Ok(answer) => answer,
-            // The server that gave the ticket has ended, and its tickets with it.
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => return Ok(None),
+            // A server that was heard lately is about to connect anew. Any other one has ended, and its tickets with it.
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+                let is_known = lock(&shared.others.counts).knows(node);
+                return if is_known { Err(PeerError::Unavailable) } else { Ok(None) };
+            }
             Err(error) => {
                 tracing::warn!(error = text_of(&error), %node, "another server does not say what a ticket stands for");
-                return Err(PeerError::Unavailable);
+                // It may have used the ticket up.
+                return Err(PeerError::Unknown);
             }
         };
-        let answer: TicketAnswer = serde_json::from_slice(&answer.payload).map_err(|_| PeerError::Unavailable)?;
+        let answer: TicketAnswer = serde_json::from_slice(&answer.payload).map_err(|_| PeerError::Unknown)?;
         Ok(answer.ticket)
     })
 }

@@ -189,8 +189,24 @@ impl Importer {
                 },
             }
         }
-        let last = self.last_position().await?;
-        if last == self.stored { Ok(()) } else { Err(self.foreign(last).into()) }
+        Ok(self.check_end().await?)
+    }
+
+    /// Makes sure that nobody else has written to the stream.
+    async fn check_end(&self) -> Result<(), ImportError> {
+        let asked_at = Instant::now();
+        loop {
+            let last = self.last_position().await?;
+            if last == self.stored {
+                return Ok(());
+            }
+            if last > self.stored {
+                return Err(self.foreign(last));
+            }
+            // A server that has just become the leader may not have everything yet.
+            let why = format!("the stream ends at {last}, before {}", self.stored);
+            pause(asked_at, self.ack_timeout, why).await?;
+        }
     }
 
     async fn begin(&mut self, Item { origin, envelope }: Item) {

@@ -225,7 +225,7 @@ async fn the_end_of_a_subject_is_not_confirmed_without_nats() {
     refused.problem(503, "outcome_unknown");
     last_id(&mut streams[0]).await;
     let path = format!("/subscribe?topic=a&ticket={ticket}");
-    servers[1].ask("GET", &path, &[], b"").await.problem(503, "unavailable");
+    servers[1].ask("GET", &path, &[], b"").await.problem(503, "outcome_unknown");
     nats.signal("-CONT");
     until("the end is confirmed", async || {
         servers[0].ask("DELETE", "/subjects/ann", &[("authorization", &bob)], b"").await.status == 204
