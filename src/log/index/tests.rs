@@ -9,7 +9,7 @@ use super::{
 use crate::{
     config::{LogConfig, Size},
     event::{Content, Epoch, Event, TopicName},
-    log::{ReadFrom, Start},
+    log::{LogStats, ReadFrom, Start},
 };
 
 mod elsewhere;
@@ -89,6 +89,29 @@ impl Watched {
         self.removed.sort_unstable();
         assert!(self.removed.iter().copied().eq(1..=count), "each once: {} of {count}", self.removed.len());
     }
+}
+
+#[test]
+fn the_stats_are_what_the_index_holds() {
+    // Goal: each number is its own: cold events count, and are not hot; removed ones do not count any more.
+    let (a, b) = (topic("a"), topic("b"));
+    let cost = 1 + 100 + EVENT_OVERHEAD;
+    let mut watched = Watched::new(LogConfig { topic_events_max: 3, ..high_limits() }, 2 * cost);
+    for _ in 0..4 {
+        watched.push(&a, 100, 1);
+    }
+    watched.push(&b, 100, 1);
+    watched.index.pass(7);
+    let expected = LogStats {
+        events: 4,
+        bytes: 4 * cost,
+        hot_bytes: 2 * cost,
+        topics: 2,
+        position: 7,
+        removals: 1,
+        ..LogStats::default()
+    };
+    assert_eq!(watched.index.stats(), expected);
 }
 
 #[test]
