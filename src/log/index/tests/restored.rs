@@ -134,3 +134,26 @@ fn a_removed_event_is_no_later_than_a_clock_that_was_set_back() {
     let gaps = [20_000, 20_001].map(|time_ms| gap_since(&watched.index, "a", time_ms));
     assert_eq!(gaps, [Some(GapReason::Evicted), None]);
 }
+
+#[test]
+fn an_import_learns_what_is_held_and_what_is_missing() {
+    // Goal: the events in order, also after a position; of each topic and of all what is missing, the latest of each
+    // kind; and nothing that is not.
+    let stored = LogState { reserved: 9, forgotten_to: 2, forgotten_ms: 20, hole_to: 3, ..NOTHING };
+    let topics = [("a", missing(4, 40), (0, 0)), ("b", Missing::default(), (6, 9_900))];
+    let index = restored(&topics, &[(5, 50), (7, 70)], stored, NOW);
+    let a = topic("a");
+    assert_eq!(index.held_after(0).collect::<Vec<_>>(), [(5, &a), (7, &a)]);
+    assert_eq!(index.held_after(5).collect::<Vec<_>>(), [(7, &a)]);
+    let mut removed: Vec<_> = index.removed().map(|(topic, missing, deleted)| (topic, missing.to, deleted)).collect();
+    removed.sort();
+    assert_eq!(removed, [(&a, 4, 0), (&topic("b"), 0, 6)]);
+    let of_any = index.removed_of_any();
+    // The hole is before the event at position 5.
+    assert_eq!((of_any.to, of_any.newest_ms), (3, 50));
+    let plain = [("a", Missing::default(), (0, 0))];
+    assert_eq!(restored(&plain, &[(5, 50)], NOTHING, NOW).removed_of_any().to, 0);
+    let forgotten = LogState { reserved: 9, forgotten_to: 2, forgotten_ms: 20, ..NOTHING };
+    let of_any = restored(&plain, &[(5, 50)], forgotten, NOW).removed_of_any();
+    assert_eq!((of_any.to, of_any.newest_ms), (2, 20), "without a hole, its time does not count");
+}
