@@ -57,6 +57,16 @@ fn what_was_removed_unseen_may_be_of_any_topic() {
 }
 
 #[test]
+fn what_was_removed_unseen_is_a_gap_although_nothing_was_held() {
+    // Goal: an open stream is told, too, when the index itself had nothing to remove.
+    let mut watched = Watched::new(high_limits(), u64::MAX);
+    let before = watched.index.resolve_start(&[topic("a")], &Start::Live, &[]).from;
+    assert!(!watched.index.remove_to(3, 7));
+    let page = watched.index.read(&[topic("a")], before, usize::MAX).expect("a page");
+    assert_eq!((page.missing_to, page.to), (3, 3));
+}
+
+#[test]
 fn a_long_removal_takes_several_steps() {
     // Goal: readers do not wait for the removal of many events.
     let mut watched = Watched::new(high_limits(), u64::MAX);
