@@ -81,7 +81,7 @@ impl Auth {
         Ok(Self { anonymous, anonymous_forwarded, keys, tickets })
     }
 
-    /// Lets the tickets of this server begin with its name, so that the other servers of the cluster know whom to ask.
+    /// Puts the name of this server in front of its tickets. The other servers of the cluster then ask this one.
     #[must_use]
     pub fn in_cluster(self, node: Node) -> Self {
         Self { tickets: self.tickets.in_cluster(node), ..self }

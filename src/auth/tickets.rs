@@ -103,7 +103,7 @@ impl Tickets {
         }
     }
 
-    /// Lets the tickets begin with the name of this server.
+    /// Puts the name of this server in front of its tickets.
     pub(super) fn in_cluster(self, node: Node) -> Self {
         Self { node: Some(node), ..self }
     }
