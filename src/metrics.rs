@@ -5,6 +5,6 @@ mod process;
 mod text;
 mod counter;
 
-pub use counter::{Counter, Histogram, Times};
+pub use counter::{Counter, Histogram, Times, count_one};
 pub use process::process;
 pub use text::{Format, Kind, Text};

@@ -7,7 +7,7 @@ use actix_http::StatusCode;
 use super::{problem::Code, reply::Reply, route::Route};
 use crate::{
     frame::GapReason,
-    metrics::{Counter, Histogram},
+    metrics::{Counter, Histogram, count_one},
 };
 
 /// The statuses that are counted one by one.
@@ -61,7 +61,7 @@ impl HttpCounts {
         if let Some(code) = answer.code {
             self.note_problem(code);
             if route == SUBSCRIBE {
-                count_code(&self.streams_refused, code);
+                count_one(Code::ALL, &self.streams_refused, &code);
             }
         }
         // Another status than 200 is that of a preflight.
@@ -78,15 +78,12 @@ impl HttpCounts {
 
     /// Counts a gap that a new stream begins with.
     pub(super) fn note_gap(&self, reason: GapReason) {
-        if let Some(counter) = GapReason::ALL.iter().position(|other| *other == reason).and_then(|at| self.gaps.get(at))
-        {
-            counter.add(1);
-        }
+        count_one(GapReason::ALL, &self.gaps, &reason);
     }
 
     /// Counts a problem that was found before the request had a route.
     pub(super) fn note_problem(&self, code: Code) {
-        count_code(&self.problems, code);
+        count_one(Code::ALL, &self.problems, &code);
     }
 
     /// The requests of each route and status that have occurred. `all` has the counts of all workers.
@@ -116,13 +113,6 @@ const PUBLISH: usize = Route::Publish.index();
 const SUBSCRIBE: usize = Route::Subscribe.index();
 
 type ByCode = [Counter; Code::ALL.len()];
-
-fn count_code(counters: &ByCode, code: Code) {
-    let at = Code::ALL.iter().position(|other| *other == code);
-    if let Some(counter) = at.and_then(|at| counters.get(at)) {
-        counter.add(1);
-    }
-}
 
 fn sums<'a>(
     all: &'a [&'a HttpCounts],

@@ -6,7 +6,7 @@ use super::end::End;
 use crate::{
     frame::{Frame, GapReason},
     log::wall_ms,
-    metrics::{Counter, Histogram},
+    metrics::{Counter, Histogram, count_one},
 };
 
 /// What one hub has counted since the server started.
@@ -78,9 +78,7 @@ impl HubCounts {
     pub(super) fn note_end(&self, key: usize, end: End, error: Option<&io::Error>) {
         let error = error.map(tracing::field::display);
         tracing::debug!(key, end = end.as_str(), error, "stream closed");
-        if let Some(counter) = End::ALL.iter().position(|other| *other == end).and_then(|at| self.ended.get(at)) {
-            counter.add(1);
-        }
+        count_one(End::ALL, &self.ended, &end);
     }
 
     /// Counts events that a socket has accepted, and bytes of events.
@@ -108,10 +106,7 @@ impl HubCounts {
 
     /// Counts a gap that an open stream is told of.
     pub(super) fn note_gap(&self, reason: GapReason) {
-        if let Some(counter) = GapReason::ALL.iter().position(|other| *other == reason).and_then(|at| self.gaps.get(at))
-        {
-            counter.add(1);
-        }
+        count_one(GapReason::ALL, &self.gaps, &reason);
     }
 
     fn note_bytes(&self, bytes: usize) {

@@ -23,6 +23,14 @@ impl Counter {
     }
 }
 
+/// Counts `key`, which is one of `keys`. Each of these has the counter at the same place.
+pub fn count_one<K: PartialEq>(keys: &[K], counters: &[Counter], key: &K) {
+    debug_assert_eq!(keys.len(), counters.len(), "each key has a counter");
+    if let Some(counter) = keys.iter().position(|other| other == key).and_then(|at| counters.get(at)) {
+        counter.add(1);
+    }
+}
+
 /// The upper bounds of a histogram's buckets, in microseconds.
 pub(super) const BOUNDS_US: [u64; 16] = [
     50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
